@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+# Private dependencies of the library: none of their headers appears in include/nfloat.
+find_package(Boost 1.74 REQUIRED)  # headers only: Boost.Math
+find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
+pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
+pkg_check_modules(SENTENCEPIECE REQUIRED IMPORTED_TARGET sentencepiece)

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+include(CMakePackageConfigHelpers)
+install(TARGETS nfloat EXPORT nfloat-targets
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
+  RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/nfloat DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/nfloat)
+install(EXPORT nfloat-targets NAMESPACE nfloat:: DESTINATION ${package_dir})
+configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/nfloat-config.cmake.in nfloat-config.cmake
+  INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(nfloat-config-version.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/nfloat-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/nfloat-config-version.cmake
+  DESTINATION ${package_dir})
+configure_file(${PROJECT_SOURCE_DIR}/cmake/nfloat.pc.in nfloat.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/nfloat.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_API_H_
+#define NFLOAT_API_H_
+
+// Marks what the library exports; the only macro of the public headers.
+#if defined(_WIN32) && defined(NFLOAT_SHARED)
+#if defined(NFLOAT_BUILDING)
+#define NFLOAT_API __declspec(dllexport)
+#else
+#define NFLOAT_API __declspec(dllimport)
+#endif
+#elif defined(__GNUC__)
+#define NFLOAT_API __attribute__((visibility("default")))
+#else
+#define NFLOAT_API
+#endif
+
+#endif  // NFLOAT_API_H_

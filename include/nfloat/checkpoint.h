@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CHECKPOINT_H_
+#define NFLOAT_CHECKPOINT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/codebook.h"
+#include "nfloat/tensor.h"
+
+namespace nfloat {
+
+// One tensor of a checkpoint, as its file's header describes it.
+struct TensorInfo {
+  std::string name;
+  DType dtype = DType::kF32;
+  Shape shape;
+  size_t file = 0;      // index into Checkpoint::files()
+  uint64_t offset = 0;  // of its first byte in that file
+  uint64_t bytes = 0;
+};
+
+// The parts of one bitsandbytes 4-bit weight, borrowed from the mapped files.
+// value = level(code) * scale, scale[i] = absmax[i], or nested_map[absmax[i]] * nested_absmax[i/256] +
+// offset.
+struct QuantizedView {
+  std::string quant_type;      // "nf4" or "fp4"
+  DType dtype = DType::kBF16;  // what the weight was before
+  Shape shape;                 // [out, in]
+  int64_t block_size = 64;
+  TensorView codes;      // (elements + 1) / 2 bytes whatever the storage dtype
+  TensorView absmax;     // F32 [blocks], or U8 [blocks] when nested
+  TensorView quant_map;  // F32 [16]
+  bool nested = false;
+  int64_t nested_block_size = 256;
+  float nested_offset = 0;
+  TensorView nested_absmax;     // F32
+  TensorView nested_quant_map;  // F32 [256]
+};
+
+// A checkpoint opened for reading: a Hugging Face folder (model.safetensors, or shards with their index), or
+// one .safetensors file. Files are mapped, headers checked whole: every length, offset, overlap, gap, name.
+// Throws kMalformedFile, kNotFound, kUnsupported (PyTorch .bin files, with what to do), naming file and
+// tensor.
+class NFLOAT_API Checkpoint {
+ public:
+  explicit Checkpoint(const std::string& path);
+  Checkpoint(Checkpoint&&) noexcept;
+  Checkpoint& operator=(Checkpoint&&) noexcept;
+  ~Checkpoint();
+
+  const std::string& path() const noexcept;
+  bool is_folder() const noexcept;
+  const std::vector<std::string>& files() const noexcept;        // paths of the safetensors files
+  const std::vector<TensorInfo>& tensors() const noexcept;       // in file order, then offset
+  const TensorInfo* find(std::string_view name) const noexcept;  // null when there is none
+  // The "__metadata__" of file `index`.
+  const std::map<std::string, std::string>& metadata(size_t file) const;
+
+  // The bytes of a tensor, whatever its dtype. Throws kNotFound.
+  TensorView view(std::string_view name) const;
+  TensorView view(const TensorInfo& info) const;
+  // True when `name` ("model.layers.0.mlp.up_proj.weight") has a quant_state companion.
+  bool is_quantized(std::string_view name) const noexcept;
+  // Its parts, checked against one another. Throws kMalformedFile naming the tensor and what disagrees.
+  QuantizedView quantized(std::string_view name) const;
+  // Logical weights: every tensor that is not a companion of a quantized one.
+  std::vector<std::string> weight_names() const;
+
+  // Text of a file of the folder ("config.json"); empty when there is none. Throws kIo, or kMalformedFile
+  // above 64 MiB.
+  std::string text_file(const std::string& name) const;
+
+  // Drops the pages under `view` from resident memory, or asks for them ahead.
+  void release(const TensorView& view) const noexcept;
+  void prefetch(const TensorView& view) const noexcept;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// Where the Hugging Face cache keeps "org/model" (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub), or `path`
+// itself when it exists. Throws kNotFound naming the places looked at.
+NFLOAT_API std::string resolve_model_path(const std::string& path);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_CHECKPOINT_H_

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CODEBOOK_H_
+#define NFLOAT_CODEBOOK_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nfloat/api.h"
+
+namespace nfloat {
+
+// A table of 2^bits levels (int4 has 15: its last code is unused), each level the value of a weight divided
+// by its block's scale. Encoding of y: rank = number of thresholds strictly below y (a tie goes to the lower
+// level), code = code_of_rank[rank].
+struct NFLOAT_API Codebook {
+  std::string name;  // as make_codebook takes it: "nf4", "fp4", "bof4-s"
+  int bits = 4;
+  std::vector<float> levels;          // by code: what quantize and dequantize use
+  std::vector<double> exact;          // by code: the same before rounding
+  std::vector<float> thresholds;      // levels.size() - 1 float32 midpoints of neighbours, ascending
+  std::vector<uint8_t> code_of_rank;  // codes in ascending order of level
+  bool signed_scale = false;          // designed for scales that carry the sign of the largest weight
+
+  // Code of one normalised value, the slow plain way. NaN gives the lowest level.
+  uint8_t encode(float y) const noexcept;
+  // The code whose level is exactly zero and is chosen for y = 0, or -1.
+  int zero_code() const noexcept;
+};
+
+// Finishes a table: sorts, computes thresholds. `levels` by code; at most 256, finite, at least two distinct.
+// Throws kInvalidArgument.
+NFLOAT_API Codebook codebook_from_levels(std::string name, const std::vector<double>& levels);
+
+// A code by name ("nf4", "nf3", "fp4", "e2m1", "int4", "af4", "sf4", "bof4", "bof4-s", "lloyd-max", ...).
+// `block_size` matters only to codes fitted to it. "nf4" and "fp4" give bitsandbytes' float32 tables bit for
+// bit. Throws kNotFound naming the codes there are.
+NFLOAT_API Codebook make_codebook(std::string_view name, int64_t block_size = 64);
+
+// Every name that make_codebook takes, in the order to list them.
+NFLOAT_API std::vector<std::string> codebook_names();
+
+// The 256-entry map of bitsandbytes' double quantization ("dynamic map"), its float32 table bit for bit.
+NFLOAT_API const Codebook& dynamic_codebook();
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_CODEBOOK_H_

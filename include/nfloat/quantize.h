@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_QUANTIZE_H_
+#define NFLOAT_QUANTIZE_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/codebook.h"
+#include "nfloat/tensor.h"
+
+namespace nfloat {
+
+// How a block's scale is chosen.
+enum class ScaleMethod : uint8_t {
+  kAbsmax,  // the largest magnitude: bitsandbytes' bytes
+  kSearch,  // the positive scale with the least squared error
+  kSigned,  // the same, negative scales allowed: 19 % less squared error than absmax for NF4
+            // (docs/formats.md)
+};
+
+struct QuantizeOptions {
+  int64_t block_size = 64;  // at least 16, any integer
+  ScaleMethod scale = ScaleMethod::kAbsmax;
+  bool double_quantization = false;  // scales in 8 bits (dynamic map, blocks of 256)
+  bool allow_nonfinite = false;  // NaN becomes the lowest level, infinity saturates, instead of kNotFinite
+  int threads = 0;               // 0: all that OpenMP gives
+};
+
+inline constexpr int64_t kMinBlockSize = 16;
+inline constexpr int64_t kNestedBlockSize = 256;
+
+// Scales in 8 bits: scale[i] = map[codes[i]] * absmax[i / 256] + offset, in float32, product rounded first.
+struct NestedScales {
+  std::vector<uint8_t> codes;
+  std::vector<float> absmax;
+  float offset = 0;
+};
+
+// Codes, scales and what is needed to turn them back. Owns its memory.
+struct NFLOAT_API QuantizedTensor {
+  Codebook codebook;
+  DType dtype = DType::kF32;  // of the weights it was made from
+  Shape shape;
+  int64_t block_size = 64;
+  std::vector<uint8_t> codes;  // (elements + 1) / 2 bytes, element 2i in the high nibble
+  std::vector<float> scales;   // ceil(elements / block_size); empty when double-quantized
+  NestedScales nested;         // empty unless double-quantized
+
+  int64_t elements() const noexcept { return shape.elements(); }
+  int64_t blocks() const noexcept { return (elements() + block_size - 1) / block_size; }
+  bool double_quantized() const noexcept { return !nested.codes.empty(); }
+  double bits_per_weight() const noexcept;  // codes and scales, without the tables
+};
+
+// Quantizes `weights` (F32, F16 or BF16, row-major, any shape) with a code of at most 16 levels, in runs of
+// `block_size` elements; runs cross rows, as bitsandbytes does. |error| <= scale * widest gap / 2 for absmax
+// (NF4: 0.152 * absmax). The same bytes on every target and for every number of threads.
+// Throws kInvalidArgument (block size, dtype, codebook), kNotFinite naming the first bad index.
+NFLOAT_API QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& codebook,
+                                              const QuantizeOptions& options = {});
+
+// Writes elements() values of `dtype` (F32, F16, BF16): level * scale in float32, then rounded once.
+// Throws kInvalidArgument when `output` has another size.
+NFLOAT_API void dequantize_blockwise(const QuantizedTensor& tensor, DType dtype, std::span<std::byte> output,
+                                     int threads = 0);
+
+// Float32 scales -> 8 bits and back (bitsandbytes' second level; the mean summed in torch's order).
+NFLOAT_API NestedScales quantize_scales(std::span<const float> scales);
+NFLOAT_API std::vector<float> dequantize_scales(const NestedScales& nested);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_QUANTIZE_H_

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+#include "base/fail.h"
+
+namespace nfloat {
+namespace {
+
+// The pages that lie wholly inside `range`, as madvise wants them.
+std::pair<void*, size_t> inner_pages(std::span<const std::byte> range) noexcept {
+  static const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(range.data()) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(range.data()) + range.size()) / page * page;
+  return {reinterpret_cast<void*>(begin), end > begin ? end - begin : 0};
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const std::string& path) : path_(path) {
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) {
+    fail(errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo, "{}: cannot open: {}", path,
+         std::strerror(errno));
+  }
+  struct stat info {};
+  if (::fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+    ::close(fd);
+    fail(ErrorCode::kIo, "{}: not a regular file", path);
+  }
+  size_ = static_cast<size_t>(info.st_size);
+  if (size_ > 0) {
+    void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
+    const int error = errno;
+    ::close(fd);
+    if (mapped == MAP_FAILED) fail(ErrorCode::kIo, "{}: cannot map: {}", path, std::strerror(error));
+    data_ = static_cast<const std::byte*>(mapped);
+  } else {
+    ::close(fd);
+  }
+}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+void MappedFile::release(std::span<const std::byte> range) const noexcept {
+  const auto [begin, length] = inner_pages(range);
+  if (length > 0) ::madvise(begin, length, MADV_DONTNEED);
+}
+
+void MappedFile::prefetch(std::span<const std::byte> range) const noexcept {
+  const auto [begin, length] = inner_pages(range);
+  if (length > 0) ::madvise(begin, length, MADV_WILLNEED);
+}
+
+}  // namespace nfloat

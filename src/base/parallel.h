@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_BASE_PARALLEL_H_
+#define NFLOAT_BASE_PARALLEL_H_
+
+#include <cstdint>
+#include <type_traits>
+
+namespace nfloat {
+
+// Threads a loop will use: `requested` if positive, else what OpenMP gives (OMP_NUM_THREADS, the cores).
+int thread_count(int requested) noexcept;
+
+// Calls body(context, begin, end) once a thread with an even, contiguous share of [0, count), shares being
+// multiples of `grain` (except the last). The same split for the same arguments. `body` must not throw.
+void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(void*, int64_t, int64_t),
+                     void* context);
+
+// The same for a callable body(begin, end).
+template <typename Body>
+void parallel_for(int64_t count, int64_t grain, int threads, Body&& body) {
+  parallel_ranges(
+      count, grain, threads,
+      [](void* context, int64_t begin, int64_t end) {
+        (*static_cast<std::remove_reference_t<Body>*>(context))(begin, end);
+      },
+      const_cast<void*>(static_cast<const void*>(&body)));
+}
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_BASE_PARALLEL_H_

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/dispatch.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "base/cpu_features.h"
+#include "kernels/targets.h"
+
+namespace nfloat::kernels {
+namespace {
+
+struct Choice {
+  const KernelTable* runnable[8];
+  size_t count = 0;
+  const KernelTable* chosen = nullptr;
+  const char* error = nullptr;
+
+  Choice() noexcept {
+    const auto add = [this](bool can_run, const KernelTable& entry) {
+      if (can_run) runnable[count++] = &entry;
+    };
+    add(true, kScalarTable);
+#if defined(__x86_64__)
+    const CpuFeatures& cpu = cpu_features();
+    add(cpu.avx2, kAvx2Table);
+    add(cpu.avx512, kAvx512Table);
+    add(cpu.avx512_vnni && cpu.avx512_bf16 && cpu.avx512_vbmi, kAvx512Bf16Table);
+#elif defined(__aarch64__)
+    const CpuFeatures& cpu = cpu_features();
+    add(cpu.neon_dotprod && cpu.neon_bf16 && cpu.neon_i8mm, kNeonTable);
+#endif
+    chosen = runnable[count - 1];
+    const char* wanted = std::getenv("NFLOAT_TARGET");
+    if (wanted == nullptr || *wanted == '\0') return;
+    for (size_t i = 0; i < count; ++i) {
+      if (std::strcmp(wanted, runnable[i]->name) == 0) {
+        chosen = runnable[i];
+        return;
+      }
+    }
+    error = "NFLOAT_TARGET names a target that is unknown or that this machine cannot run";
+  }
+};
+
+const Choice& choice() noexcept {
+  static const Choice instance;
+  return instance;
+}
+
+}  // namespace
+
+const KernelTable& table() noexcept {
+  return *choice().chosen;
+}
+std::span<const KernelTable* const> runnable_tables() noexcept {
+  return {choice().runnable, choice().count};
+}
+const char* forced_target_error() noexcept {
+  return choice().error;
+}
+
+}  // namespace nfloat::kernels

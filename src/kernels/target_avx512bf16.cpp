@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/targets.h"
+
+#define NFLOAT_TARGET_NAMESPACE avx512bf16
+#include "kernels/quantize-inl.h"
+
+namespace nfloat::kernels {
+
+const KernelTable kAvx512Bf16Table = {.name = "avx512bf16", .quantize = {}};
+
+}  // namespace nfloat::kernels

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/targets.h"
+
+#define NFLOAT_TARGET_NAMESPACE scalar
+#include "kernels/quantize-inl.h"
+
+namespace nfloat::kernels {
+
+const KernelTable kScalarTable = {.name = "scalar", .quantize = {}};
+
+}  // namespace nfloat::kernels

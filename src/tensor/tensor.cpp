@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/tensor.h"
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "base/fail.h"
+#include "base/float16.h"
+
+namespace nfloat {
+namespace {
+
+struct DTypeFacts {
+  DType dtype;
+  uint8_t bytes;
+  std::string_view name;
+  std::string_view torch_name;
+};
+
+constexpr std::array<DTypeFacts, 15> kDTypes{{
+    {DType::kF64, 8, "F64", "float64"},
+    {DType::kF32, 4, "F32", "float32"},
+    {DType::kF16, 2, "F16", "float16"},
+    {DType::kBF16, 2, "BF16", "bfloat16"},
+    {DType::kI64, 8, "I64", "int64"},
+    {DType::kI32, 4, "I32", "int32"},
+    {DType::kI16, 2, "I16", "int16"},
+    {DType::kI8, 1, "I8", "int8"},
+    {DType::kU64, 8, "U64", "uint64"},
+    {DType::kU32, 4, "U32", "uint32"},
+    {DType::kU16, 2, "U16", "uint16"},
+    {DType::kU8, 1, "U8", "uint8"},
+    {DType::kBool, 1, "BOOL", "bool"},
+    {DType::kF8E4M3, 1, "F8_E4M3", "float8_e4m3fn"},
+    {DType::kF8E5M2, 1, "F8_E5M2", "float8_e5m2"},
+}};
+
+const DTypeFacts& facts(DType dtype) noexcept {
+  return kDTypes[static_cast<size_t>(dtype)];
+}
+
+bool equal_ignoring_case(std::string_view a, std::string_view b) noexcept {
+  if (a.size() != b.size()) return false;
+  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (lower(a[i]) != lower(b[i])) return false;
+  }
+  return true;
+}
+
+template <typename T>
+T load(const std::byte* bytes, int64_t index) noexcept {
+  T value;
+  std::memcpy(&value, bytes + static_cast<size_t>(index) * sizeof(T), sizeof(T));
+  return value;
+}
+
+template <typename T>
+void store(std::byte* bytes, int64_t index, T value) noexcept {
+  std::memcpy(bytes + static_cast<size_t>(index) * sizeof(T), &value, sizeof(T));
+}
+
+// F64 -> 16 bits goes through F32 rounded to odd, so that the value is rounded once.
+float narrow_to_odd(double value) noexcept {
+  const float nearest = static_cast<float>(value);
+  if (static_cast<double>(nearest) == value || nearest - nearest != 0.0f) return nearest;
+  uint32_t bits = std::bit_cast<uint32_t>(nearest);
+  if ((bits & 1u) != 0) return nearest;
+  const bool away = (static_cast<double>(nearest) > value) == (value > 0);
+  bits = away ? bits - 1 : bits + 1;
+  return std::bit_cast<float>(bits);
+}
+
+}  // namespace
+
+size_t dtype_bytes(DType dtype) noexcept {
+  return facts(dtype).bytes;
+}
+std::string_view dtype_name(DType dtype) noexcept {
+  return facts(dtype).name;
+}
+std::string_view dtype_torch_name(DType dtype) noexcept {
+  return facts(dtype).torch_name;
+}
+
+bool parse_dtype(std::string_view name, DType* dtype) noexcept {
+  for (const DTypeFacts& entry : kDTypes) {
+    if (equal_ignoring_case(name, entry.name) || equal_ignoring_case(name, entry.torch_name)) {
+      *dtype = entry.dtype;
+      return true;
+    }
+  }
+  return false;
+}
+
+bool is_quantizable(DType dtype) noexcept {
+  return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16;
+}
+
+int64_t Shape::elements() const noexcept {
+  int64_t product = 1;
+  for (int64_t dim : dims_) product *= dim;
+  return product;
+}
+
+std::string Shape::to_string() const {
+  return fmt::format("[{}]", fmt::join(dims_, ", "));
+}
+
+Buffer::Buffer(size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  if (memory == nullptr) throw std::bad_alloc();
+  data_.reset(static_cast<std::byte*>(memory));
+}
+
+void Buffer::Free::operator()(std::byte* pointer) const noexcept {
+  std::free(pointer);
+}
+
+Tensor::Tensor(DType dtype, Shape shape)
+    : dtype_(dtype),
+      shape_(std::move(shape)),
+      buffer_(static_cast<size_t>(shape_.elements()) * dtype_bytes(dtype)) {}
+
+void convert_elements(const TensorView& view, DType dtype, std::span<std::byte> output) {
+  const auto is_float = [](DType type) { return type == DType::kF64 || is_quantizable(type); };
+  if (!is_float(view.dtype) || !is_float(dtype)) {
+    fail(ErrorCode::kInvalidArgument, "cannot convert {} to {}", dtype_name(view.dtype), dtype_name(dtype));
+  }
+  const int64_t count = view.elements();
+  if (view.bytes.size() != static_cast<size_t>(count) * dtype_bytes(view.dtype) ||
+      output.size() != static_cast<size_t>(count) * dtype_bytes(dtype)) {
+    fail(ErrorCode::kInvalidArgument, "convert_elements: {} elements in {} bytes of {} to {} bytes of {}",
+         count, view.bytes.size(), dtype_name(view.dtype), output.size(), dtype_name(dtype));
+  }
+  const std::byte* from = view.bytes.data();
+  std::byte* to = output.data();
+  if (view.dtype == dtype) {
+    if (count > 0) std::memcpy(to, from, output.size());
+    return;
+  }
+  const auto narrow = [&](int64_t i, float value) {
+    if (dtype == DType::kF32) store(to, i, value);
+    if (dtype == DType::kF16) store(to, i, float_to_f16(value));
+    if (dtype == DType::kBF16) store(to, i, float_to_bf16(value));
+    if (dtype == DType::kF64) store(to, i, static_cast<double>(value));
+  };
+  for (int64_t i = 0; i < count; ++i) {
+    switch (view.dtype) {
+      case DType::kF64: {
+        const double value = load<double>(from, i);
+        narrow(i, dtype == DType::kF32 ? static_cast<float>(value) : narrow_to_odd(value));
+        break;
+      }
+      case DType::kF32:
+        narrow(i, load<float>(from, i));
+        break;
+      case DType::kF16:
+        narrow(i, f16_to_float(load<uint16_t>(from, i)));
+        break;
+      default:
+        narrow(i, bf16_to_float(load<uint16_t>(from, i)));
+        break;
+    }
+  }
+}
+
+}  // namespace nfloat

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <span>
+#include <string>
+
+#include "base/atomic_file.h"
+#include "base/mapped_file.h"
+#include "nfloat/error.h"
+
+namespace nfloat {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Files : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ =
+        fs::path(::testing::TempDir()) / ::testing::UnitTest::GetInstance()->current_test_info()->name();
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+  static std::string read(const fs::path& path) {
+    std::ifstream in(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  size_t entries() const { return static_cast<size_t>(std::distance(fs::directory_iterator(folder_), {})); }
+  fs::path folder_;
+};
+
+TEST_F(Files, AppearWholeOrNotAtAll) {
+  const fs::path path = folder_ / "out.bin";
+  write_file_atomically(path.string(), "old");
+  {
+    AtomicFile file(path.string());
+    file.append(std::string_view("half"));
+    EXPECT_EQ(read(path), "old");
+    EXPECT_EQ(entries(), 2u);
+  }  // destroyed before commit: nothing left behind
+  EXPECT_EQ(read(path), "old");
+  EXPECT_EQ(entries(), 1u);
+  AtomicFile file(path.string());
+  file.write_at(4, std::as_bytes(std::span("tail", 4)));
+  file.write_at(0, std::as_bytes(std::span("head", 4)));
+  file.commit();
+  EXPECT_EQ(read(path), "headtail");
+  EXPECT_EQ(entries(), 1u);
+}
+
+TEST_F(Files, TemporaryNamesAreRecognised) {
+  AtomicFile file((folder_ / "model.safetensors").string());
+  long pid = 0;
+  EXPECT_TRUE(is_temporary_name(fs::path(file.temporary_path()).filename().string(), &pid));
+  EXPECT_EQ(pid, static_cast<long>(::getpid()));
+  for (const char* name :
+       {"model.safetensors", ".hidden", ".a.nfloat-.tmp", ".a.nfloat-12x.tmp", "a.nfloat-12.tmp"}) {
+    EXPECT_FALSE(is_temporary_name(name, &pid)) << name;
+  }
+}
+
+TEST_F(Files, MappedFileSurvivesReleaseAndNamesWhatItCannotOpen) {
+  const fs::path path = folder_ / "mapped";
+  std::string text(100'000, 'x');
+  text[50'000] = 'y';
+  write_file_atomically(path.string(), text);
+  MappedFile file(path.string());
+  ASSERT_EQ(file.bytes().size(), text.size());
+  file.release(file.bytes());
+  EXPECT_EQ(static_cast<char>(file.bytes()[50'000]), 'y');
+  MappedFile moved(std::move(file));
+  EXPECT_EQ(static_cast<char>(moved.bytes()[50'000]), 'y');
+  try {
+    MappedFile missing((folder_ / "missing").string());
+    FAIL() << "opened a file that is not there";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kNotFound);
+    EXPECT_NE(std::string(error.what()).find("missing"), std::string::npos);
+  }
+  EXPECT_THROW(MappedFile(folder_.string()), Error);
+}
+
+}  // namespace
+}  // namespace nfloat

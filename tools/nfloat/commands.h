@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_COMMANDS_H_
+#define NFLOAT_TOOLS_COMMANDS_H_
+
+#include <CLI/CLI.hpp>
+
+// One function a subcommand, each in the file of its name. It declares the options; its callback does the
+// work, throws nfloat::Error for bad input (exit code 1) or UsageError for options that do not go together
+// (exit code 2).
+namespace nfloat::cli {
+
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_COMMANDS_H_
