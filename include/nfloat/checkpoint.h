@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -63,9 +64,13 @@ class NFLOAT_API Checkpoint {
   // The "__metadata__" of file `index`.
   const std::map<std::string, std::string>& metadata(size_t file) const;
 
-  // The bytes of a tensor, whatever its dtype. Throws kNotFound.
+  // The bytes of a tensor, whatever its dtype. They may lie at any address: F32 data need not be aligned
+  // to 4. Throws kNotFound.
   TensorView view(std::string_view name) const;
   TensorView view(const TensorInfo& info) const;
+  // Names of the tensors that `name` brings along when quantized: absmax, quant_map, quant_state, nested
+  // ones.
+  std::vector<std::string> companions(std::string_view name) const;
   // True when `name` ("model.layers.0.mlp.up_proj.weight") has a quant_state companion.
   bool is_quantized(std::string_view name) const noexcept;
   // Its parts, checked against one another. Throws kMalformedFile naming the tensor and what disagrees.
@@ -76,6 +81,10 @@ class NFLOAT_API Checkpoint {
   // Text of a file of the folder ("config.json"); empty when there is none. Throws kIo, or kMalformedFile
   // above 64 MiB.
   std::string text_file(const std::string& name) const;
+
+  // Copies bytes [begin, begin + output.size()) of a tensor with a positioned read: nothing stays mapped, and
+  // a file that shrinks meanwhile is a kIo error. Safe from several threads.
+  void read(const TensorInfo& info, uint64_t begin, std::span<std::byte> output) const;
 
   // Drops the pages under `view` from resident memory, or asks for them ahead.
   void release(const TensorView& view) const noexcept;

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/checkpoint.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <unordered_map>
+
+#include "base/fail.h"
+#include "base/mapped_file.h"
+#include "checkpoint/quant_state.h"
+#include "checkpoint/safetensors_header.h"
+
+namespace nfloat {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+constexpr uintmax_t kMaxTextBytes = 64 << 20;
+constexpr const char* kWholeName = "model.safetensors";
+constexpr const char* kIndexName = "model.safetensors.index.json";
+
+std::string read_text(const fs::path& path) {
+  std::error_code error;
+  if (!fs::exists(path, error)) return {};
+  const MappedFile file(path.string());
+  if (file.bytes().size() > kMaxTextBytes) {
+    fail(ErrorCode::kMalformedFile, "{}: {} bytes, more than the {} that such a file may have", path.string(),
+         file.bytes().size(), kMaxTextBytes);
+  }
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
+
+struct StringHash {
+  using is_transparent = void;
+  size_t operator()(std::string_view text) const noexcept { return std::hash<std::string_view>()(text); }
+};
+
+// The tensor-to-shard map of model.safetensors.index.json.
+std::unordered_map<std::string, std::string> read_index(const fs::path& path) {
+  const std::string text = read_text(path);
+  // Callbacks stop deep nesting before a document of it is built.
+  const Json index = Json::parse(
+      text,
+      [&](int depth, Json::parse_event_t, Json&) {
+        if (depth > 16) fail(ErrorCode::kMalformedFile, "{}: nested too deeply", path.string());
+        return true;
+      },
+      /*allow_exceptions=*/false);
+  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    fail(ErrorCode::kMalformedFile, "{}: not a JSON object with a 'weight_map'", path.string());
+  }
+  std::unordered_map<std::string, std::string> map;
+  for (const auto& [tensor, shard] : index["weight_map"].items()) {
+    if (!shard.is_string())
+      fail(ErrorCode::kMalformedFile, "{}: the shard of '{}' is not a name", path.string(), tensor);
+    const std::string& name = shard.get_ref<const std::string&>();
+    if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos ||
+        name == "..") {
+      fail(ErrorCode::kMalformedFile, "{}: the shard '{}' of '{}' is not a file name", path.string(), name,
+           tensor);
+    }
+    map.emplace(tensor, name);
+  }
+  if (map.empty()) fail(ErrorCode::kMalformedFile, "{}: the weight_map is empty", path.string());
+  return map;
+}
+
+// What to say about a folder without safetensors.
+[[noreturn]] void no_safetensors(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    const std::string name = entry.path().filename().string();
+    const std::string extension = entry.path().extension().string();
+    if (extension == ".bin" || extension == ".pth" || extension == ".pt") {
+      fail(ErrorCode::kUnsupported,
+           "{}: a PyTorch checkpoint ({}), which can run code when it is opened; nfloat reads safetensors. "
+           "Convert it once "
+           "with Transformers: model.save_pretrained(FOLDER, safe_serialization=True)",
+           folder.string(), name);
+    }
+    if (extension == ".gguf") {
+      fail(ErrorCode::kUnsupported, "{}: a GGUF file ({}); expected a folder with safetensors",
+           folder.string(), name);
+    }
+  }
+  fail(ErrorCode::kNotFound, "{}: no {} and no {} in this folder", folder.string(), kWholeName, kIndexName);
+}
+
+}  // namespace
+
+struct Checkpoint::State {
+  struct File {
+    MappedFile mapped;
+    int fd = -1;
+    std::map<std::string, std::string> metadata;
+
+    explicit File(const std::string& path) : mapped(path), fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+      if (fd < 0) fail(ErrorCode::kIo, "{}: cannot open: {}", path, std::strerror(errno));
+    }
+    File(File&& other) noexcept
+        : mapped(std::move(other.mapped)),
+          fd(std::exchange(other.fd, -1)),
+          metadata(std::move(other.metadata)) {}
+    ~File() {
+      if (fd >= 0) ::close(fd);
+    }
+  };
+
+  std::string path;
+  bool is_folder = false;
+  std::vector<std::string> names;
+  std::vector<File> files;
+  std::vector<TensorInfo> tensors;
+  std::unordered_map<std::string, size_t, StringHash, std::equal_to<>> by_name;
+
+  void add_file(const std::string& file_path) {
+    File& file = files.emplace_back(file_path);
+    names.push_back(file_path);
+    const std::span<const std::byte> bytes = file.mapped.bytes();
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    SafetensorsHeader header = parse_safetensors_header(text, bytes.size(), file_path);
+    file.metadata = std::move(header.metadata);
+    for (TensorInfo& tensor : header.tensors) {
+      tensor.file = files.size() - 1;
+      if (!by_name.emplace(tensor.name, tensors.size()).second) {
+        fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is in {} too", file_path, tensor.name,
+             names[tensors[by_name.find(tensor.name)->second].file]);
+      }
+      tensors.push_back(std::move(tensor));
+    }
+    file.mapped.release(bytes);
+  }
+
+  void open_shards(const fs::path& folder) {
+    const fs::path index_path = folder / kIndexName;
+    const auto index = read_index(index_path);
+    std::set<std::string> shards;
+    for (const auto& [tensor, shard] : index) shards.insert(shard);
+    for (const std::string& shard : shards) {
+      std::error_code error;
+      if (!fs::exists(folder / shard, error)) {
+        fail(ErrorCode::kNotFound, "{}: shard {} is missing: the index names {} of them", folder.string(),
+             shard, shards.size());
+      }
+      add_file((folder / shard).string());
+    }
+    for (const auto& [tensor, shard] : index) {
+      const auto found = by_name.find(tensor);
+      if (found == by_name.end()) {
+        fail(ErrorCode::kMalformedFile, "{}: tensor '{}' should be in {}, which does not have it",
+             index_path.string(), tensor, shard);
+      }
+      const std::string& actual = names[tensors[found->second].file];
+      if (fs::path(actual).filename() != shard) {
+        fail(ErrorCode::kMalformedFile, "{}: tensor '{}' should be in {}, but is in {}", index_path.string(),
+             tensor, shard, actual);
+      }
+    }
+    for (const TensorInfo& tensor : tensors) {
+      if (!index.contains(tensor.name)) {
+        fail(ErrorCode::kMalformedFile, "{}: tensor '{}' of {} is not in the index", index_path.string(),
+             tensor.name, names[tensor.file]);
+      }
+    }
+  }
+
+  void open_folder(const fs::path& folder) {
+    if (fs::exists(folder / kIndexName)) return open_shards(folder);
+    if (fs::exists(folder / kWholeName)) return add_file((folder / kWholeName).string());
+    std::vector<fs::path> others;
+    for (const auto& entry : fs::directory_iterator(folder)) {
+      if (entry.path().extension() == ".safetensors") others.push_back(entry.path());
+    }
+    if (others.empty()) no_safetensors(folder);
+    if (others.size() > 1) {
+      fail(ErrorCode::kNotFound, "{}: {} safetensors files and no {} to tell which belong together",
+           folder.string(), others.size(), kIndexName);
+    }
+    add_file(others.front().string());
+  }
+};
+
+Checkpoint::Checkpoint(const std::string& path) : state_(std::make_unique<State>()) {
+  state_->path = path;
+  std::error_code error;
+  const fs::file_status status = fs::status(path, error);
+  if (!fs::exists(status)) fail(ErrorCode::kNotFound, "{}: no such file or folder", path);
+  state_->is_folder = fs::is_directory(status);
+  try {
+    if (state_->is_folder) {
+      state_->open_folder(path);
+    } else {
+      state_->add_file(path);
+    }
+  } catch (const fs::filesystem_error& failure) {
+    fail(ErrorCode::kIo, "{}: {}", path, failure.code().message());
+  }
+}
+
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
+Checkpoint::~Checkpoint() = default;
+
+const std::string& Checkpoint::path() const noexcept {
+  return state_->path;
+}
+bool Checkpoint::is_folder() const noexcept {
+  return state_->is_folder;
+}
+const std::vector<std::string>& Checkpoint::files() const noexcept {
+  return state_->names;
+}
+const std::vector<TensorInfo>& Checkpoint::tensors() const noexcept {
+  return state_->tensors;
+}
+
+const TensorInfo* Checkpoint::find(std::string_view name) const noexcept {
+  const auto found = state_->by_name.find(name);
+  return found == state_->by_name.end() ? nullptr : &state_->tensors[found->second];
+}
+
+const std::map<std::string, std::string>& Checkpoint::metadata(size_t file) const {
+  return state_->files.at(file).metadata;
+}
+
+TensorView Checkpoint::view(std::string_view name) const {
+  const TensorInfo* info = find(name);
+  if (info == nullptr) fail(ErrorCode::kNotFound, "{}: no tensor '{}'", path(), name);
+  return view(*info);
+}
+
+TensorView Checkpoint::view(const TensorInfo& info) const {
+  return {info.dtype, info.shape, state_->files[info.file].mapped.bytes().subspan(info.offset, info.bytes)};
+}
+
+std::vector<std::string> Checkpoint::companions(std::string_view name) const {
+  std::vector<std::string> found;
+  const std::string base(name);
+  for (std::string_view suffix :
+       {kAbsmaxSuffix, kQuantMapSuffix, kNestedAbsmaxSuffix, kNestedQuantMapSuffix}) {
+    if (find(base + std::string(suffix)) != nullptr) found.push_back(base + std::string(suffix));
+  }
+  for (const char* type : {"nf4", "fp4"}) {
+    const std::string state = base + std::string(kQuantStateSuffix) + type;
+    if (find(state) != nullptr) found.push_back(state);
+  }
+  return found;
+}
+
+bool Checkpoint::is_quantized(std::string_view name) const noexcept {
+  const std::string base = std::string(name) + std::string(kQuantStateSuffix);
+  return find(name) != nullptr && (find(base + "nf4") != nullptr || find(base + "fp4") != nullptr);
+}
+
+QuantizedView Checkpoint::quantized(std::string_view name) const {
+  const std::string base(name);
+  const std::string nf4 = base + std::string(kQuantStateSuffix) + "nf4";
+  const std::string fp4 = base + std::string(kQuantStateSuffix) + "fp4";
+  const TensorInfo* info = find(nf4) != nullptr ? find(nf4) : find(fp4);
+  if (find(name) == nullptr || info == nullptr) {
+    fail(ErrorCode::kNotFound, "{}: no quantized tensor '{}'", path(), name);
+  }
+  const std::string where = fmt::format("{}: '{}'", state_->names[info->file], info->name);
+  const auto bad = [&]<typename... Args>(fmt::format_string<Args...> format, Args&&... args) {
+    throw Error(ErrorCode::kMalformedFile, fmt::format("{}: '{}': ", state_->names[info->file], base) +
+                                               fmt::format(format, std::forward<Args>(args)...));
+  };
+  if (find(nf4) != nullptr && find(fp4) != nullptr) bad("has the quant_state of nf4 and of fp4");
+
+  const TensorView json = view(*info);
+  const QuantState parsed =
+      parse_quant_state({reinterpret_cast<const char*>(json.bytes.data()), json.bytes.size()}, where);
+  if (info->name != base + std::string(kQuantStateSuffix) + parsed.quant_type) {
+    bad("the quant_state of '{}' says quant_type '{}'", info->name, parsed.quant_type);
+  }
+  QuantizedView result;
+  result.quant_type = parsed.quant_type;
+  result.dtype = parsed.dtype;
+  result.shape = parsed.shape;
+  result.block_size = parsed.block_size;
+  result.nested = parsed.nested;
+  result.nested_block_size = parsed.nested_block_size;
+  result.nested_offset = parsed.nested_offset;
+
+  // A companion by suffix, with the dtype and number of elements that it must have.
+  const auto companion = [&](std::string_view suffix, DType dtype, int64_t elements) {
+    const TensorInfo* found = find(base + std::string(suffix));
+    if (found == nullptr) bad("the companion '{}' is missing", base + std::string(suffix));
+    if (found->dtype != dtype || found->shape.elements() != elements) {
+      bad("'{}' is {} {}, expected {} [{}]", found->name, dtype_name(found->dtype), found->shape.to_string(),
+          dtype_name(dtype), elements);
+    }
+    return view(*found);
+  };
+  const int64_t elements = result.shape.elements();
+  const int64_t blocks = elements / result.block_size + (elements % result.block_size != 0 ? 1 : 0);
+  result.codes = view(name);
+  const auto code_bytes = static_cast<uint64_t>((elements + 1) / 2);
+  if (result.codes.bytes.size() != code_bytes) {
+    bad("{} bytes of codes, shape {} needs {}", result.codes.bytes.size(), result.shape.to_string(),
+        code_bytes);
+  }
+  result.quant_map = companion(kQuantMapSuffix, DType::kF32, 16);
+  result.absmax = companion(kAbsmaxSuffix, result.nested ? DType::kU8 : DType::kF32, blocks);
+  if (result.nested) {
+    const int64_t nested_blocks =
+        blocks / result.nested_block_size + (blocks % result.nested_block_size != 0 ? 1 : 0);
+    result.nested_absmax = companion(kNestedAbsmaxSuffix, DType::kF32, nested_blocks);
+    result.nested_quant_map = companion(kNestedQuantMapSuffix, DType::kF32, 256);
+  }
+  return result;
+}
+
+std::vector<std::string> Checkpoint::weight_names() const {
+  std::set<std::string> hidden;
+  for (const TensorInfo& tensor : tensors()) {
+    const size_t mark = tensor.name.find(kQuantStateSuffix);
+    if (mark == std::string::npos) continue;
+    for (std::string& companion : companions(tensor.name.substr(0, mark)))
+      hidden.insert(std::move(companion));
+  }
+  std::vector<std::string> names;
+  for (const TensorInfo& tensor : tensors()) {
+    if (!hidden.contains(tensor.name)) names.push_back(tensor.name);
+  }
+  return names;
+}
+
+std::string Checkpoint::text_file(const std::string& name) const {
+  return is_folder() ? read_text(fs::path(path()) / name) : std::string();
+}
+
+void Checkpoint::read(const TensorInfo& info, uint64_t begin, std::span<std::byte> output) const {
+  const State::File& file = state_->files[info.file];
+  if (begin + output.size() > info.bytes) {
+    fail(ErrorCode::kInvalidArgument, "'{}': bytes {} to {} of {}", info.name, begin, begin + output.size(),
+         info.bytes);
+  }
+  uint64_t offset = info.offset + begin;
+  while (!output.empty()) {
+    const ssize_t got = ::pread(file.fd, output.data(), output.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) {
+      fail(ErrorCode::kIo, "{}: tensor '{}': cannot read at byte {}: {}", state_->names[info.file], info.name,
+           offset, got == 0 ? "the file has become shorter" : std::strerror(errno));
+    }
+    output = output.subspan(static_cast<size_t>(got));
+    offset += static_cast<uint64_t>(got);
+  }
+}
+
+void Checkpoint::release(const TensorView& view) const noexcept {
+  for (const State::File& file : state_->files) {
+    const std::span<const std::byte> all = file.mapped.bytes();
+    if (view.bytes.data() >= all.data() && view.bytes.data() < all.data() + all.size())
+      file.mapped.release(view.bytes);
+  }
+}
+
+void Checkpoint::prefetch(const TensorView& view) const noexcept {
+  for (const State::File& file : state_->files) {
+    const std::span<const std::byte> all = file.mapped.bytes();
+    if (view.bytes.data() >= all.data() && view.bytes.data() < all.data() + all.size())
+      file.mapped.prefetch(view.bytes);
+  }
+}
+
+}  // namespace nfloat
