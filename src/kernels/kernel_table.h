@@ -2,6 +2,7 @@
 #ifndef NFLOAT_KERNELS_KERNEL_TABLE_H_
 #define NFLOAT_KERNELS_KERNEL_TABLE_H_
 
+#include "kernels/attention.h"
 #include "kernels/quantize.h"
 
 namespace nfloat::kernels {
@@ -10,6 +11,7 @@ namespace nfloat::kernels {
 struct KernelTable {
   const char* name;  // what NFLOAT_TARGET takes
   QuantizeKernels quantize;
+  TransformerKernels transformer;
 };
 
 }  // namespace nfloat::kernels

@@ -2,10 +2,12 @@
 #include "kernels/targets.h"
 
 #define NFLOAT_TARGET_NAMESPACE avx512
+#include "kernels/attention-inl.h"
 #include "kernels/quantize-inl.h"
 
 namespace nfloat::kernels {
 
-const KernelTable kAvx512Table = {.name = "avx512", .quantize = {}};
+const KernelTable kAvx512Table = {
+    .name = "avx512", .quantize = {}, .transformer = avx512::kTransformerKernels};
 
 }  // namespace nfloat::kernels

@@ -2,10 +2,12 @@
 #include "kernels/targets.h"
 
 #define NFLOAT_TARGET_NAMESPACE avx512bf16
+#include "kernels/attention-inl.h"
 #include "kernels/quantize-inl.h"
 
 namespace nfloat::kernels {
 
-const KernelTable kAvx512Bf16Table = {.name = "avx512bf16", .quantize = {}};
+const KernelTable kAvx512Bf16Table = {
+    .name = "avx512bf16", .quantize = {}, .transformer = avx512bf16::kTransformerKernels};
 
 }  // namespace nfloat::kernels

@@ -2,10 +2,11 @@
 #include "kernels/targets.h"
 
 #define NFLOAT_TARGET_NAMESPACE neon
+#include "kernels/attention-inl.h"
 #include "kernels/quantize-inl.h"
 
 namespace nfloat::kernels {
 
-const KernelTable kNeonTable = {.name = "neon", .quantize = {}};
+const KernelTable kNeonTable = {.name = "neon", .quantize = {}, .transformer = neon::kTransformerKernels};
 
 }  // namespace nfloat::kernels
