@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_MODEL_H_
+#define NFLOAT_MODEL_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/checkpoint.h"
+#include "nfloat/codebook.h"
+#include "nfloat/model_config.h"
+
+namespace nfloat {
+
+// Arithmetic of the matrix products.
+enum class Precision : uint8_t { kF32, kBF16, kInt8 };
+
+// How the output head is held. kKeep: as the file has it.
+enum class HeadFormat : uint8_t { kKeep, kInt8, kNf4 };
+
+struct ModelOptions {
+  // Quantize the projections of a plain checkpoint while loading: a code of at most 16 levels. Weights that
+  // are already quantized stay as they are.
+  std::optional<Codebook> quantize;
+  int64_t quantize_block_size = 64;
+  bool quantize_double = false;  // scales in 8 bits
+  HeadFormat head = HeadFormat::kKeep;
+  Precision precision = Precision::kF32;
+  int threads = 0;  // 0: all that OpenMP gives; used for loading and for every session
+  // Called from the loading thread after each tensor with bytes read so far and in all; may throw to cancel.
+  std::function<void(uint64_t, uint64_t)> progress;
+};
+
+// What a model occupies.
+struct ModelMemory {
+  uint64_t projection_bytes = 0;  // packed weights of the layers
+  uint64_t head_bytes = 0;        // the head's own copy
+  uint64_t embedding_bytes = 0;   // rows looked up; mapped from the file, so only the rows used are resident
+  uint64_t other_bytes = 0;       // norms, biases
+  // Bytes of weights that one decoded token reads: its time is at least this over the memory bandwidth.
+  uint64_t read_per_token_bytes = 0;
+  uint64_t resident_bytes() const noexcept { return projection_bytes + head_bytes + other_bytes; }
+};
+
+// A decoder-only transformer, its weights packed for the kernels. Copies share the weights, which never
+// change: any number of sessions may run on one model, each from one thread at a time.
+class NFLOAT_API Model {
+ public:
+  // `path`: a Hugging Face folder, plain or bitsandbytes 4-bit. Throws kMalformedFile (all missing tensors
+  // and wrong shapes named at once), kUnsupported (architecture), kOutOfMemory (before loading, with the
+  // numbers).
+  static Model load(const std::string& path, const ModelOptions& options = {});
+  // The same from an opened checkpoint and a configuration.
+  static Model load(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
+                    const ModelOptions& options = {});
+
+  const ModelConfig& config() const noexcept;
+  const ModelOptions& options() const noexcept;
+  const ModelMemory& memory() const noexcept;
+
+  struct State;
+  const State& state() const noexcept { return *state_; }
+  explicit Model(std::shared_ptr<const State> state) noexcept : state_(std::move(state)) {}
+
+ private:
+  std::shared_ptr<const State> state_;
+};
+
+// How keys and values are kept. kAuto: kF32 with Precision::kF32, else kF16, half its bytes; kInt8: half of
+// that, one scale a position and head.
+enum class KvCacheType : uint8_t { kAuto, kF32, kF16, kInt8 };
+
+struct SessionOptions {
+  int64_t context = 0;  // positions to keep room for; 0: the model's own context
+  KvCacheType kv_cache = KvCacheType::kAuto;
+};
+
+// Bytes of keys and values for `context` positions; `type` is not kAuto.
+NFLOAT_API uint64_t kv_cache_bytes(const ModelConfig& config, KvCacheType type, int64_t context) noexcept;
+
+// One sequence of tokens and what the model remembers of it.
+class NFLOAT_API Session {
+ public:
+  // Throws kInvalidArgument (context beyond the model's), kOutOfMemory with the numbers.
+  explicit Session(const Model& model, const SessionOptions& options = {});
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+  ~Session();
+
+  const Model& model() const noexcept;
+  int64_t context() const noexcept;
+  int64_t position() const noexcept;  // tokens taken in so far
+
+  // Takes in `tokens` (any number, at least one) and returns the logits of the last: `vocabulary` floats,
+  // valid until the next call. Throws kInvalidArgument: a token out of range, more tokens than the context
+  // has room for.
+  std::span<const float> prefill(std::span<const int32_t> tokens);
+  std::span<const float> decode(int32_t token) { return prefill({&token, 1}); }
+  // Of the last token taken in; empty at the start and after a rewind.
+  std::span<const float> logits() const noexcept;
+
+  // Forgets every token from `position` on. Throws kInvalidArgument when it is beyond the current one.
+  void rewind(int64_t position);
+  // A second session with the same past.
+  Session fork() const;
+
+  struct State;
+  State& state() noexcept { return *state_; }
+
+ private:
+  explicit Session(std::unique_ptr<State> state) noexcept;
+  std::unique_ptr<State> state_;
+};
+
+// One sequence's part of a batch.
+struct BatchEntry {
+  Session* session;
+  std::span<const int32_t> tokens;  // at least one
+};
+
+// Logits of token `index` of entry `entry`, valid during the call. In ascending order of entry, then index.
+using LogitsVisitor = std::function<void(size_t entry, int64_t index, std::span<const float> logits)>;
+
+// Takes in the tokens of several different sessions of one model together: each weight is read once for all
+// of them. Every session's logits() are then its last token's. With a visitor, the logits of every token are
+// visited: what scoring needs. Throws as Session::prefill does, before anything is changed.
+NFLOAT_API void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& visitor = nullptr);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_MODEL_H_

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/embedding.h"
+
+#include <cstring>
+
+namespace nfloat {
+namespace {
+
+// Views of mapped files need not be aligned.
+float float_at(const TensorView& view, int64_t index) noexcept {
+  float value;
+  std::memcpy(&value, view.bytes.data() + index * 4, sizeof value);
+  return value;
+}
+
+}  // namespace
+
+Embedding::Embedding(TensorView table, std::shared_ptr<const void> owner)
+    : owner_(std::move(owner)), plain_(std::move(table)) {}
+
+Embedding::Embedding(QuantizedView table, std::shared_ptr<const void> owner)
+    : owner_(std::move(owner)), quantized_(std::move(table)) {}
+
+uint64_t Embedding::bytes() const noexcept {
+  return quantized_ ? quantized_->codes.bytes.size() + quantized_->absmax.bytes.size() : plain_.bytes.size();
+}
+
+void Embedding::row(int32_t token, float* output) const {
+  if (!quantized_) {
+    const int64_t hidden = plain_.shape[1];
+    const size_t row_bytes = static_cast<size_t>(hidden) * dtype_bytes(plain_.dtype);
+    convert_elements({plain_.dtype, Shape{hidden},
+                      plain_.bytes.subspan(static_cast<size_t>(token) * row_bytes, row_bytes)},
+                     DType::kF32, {reinterpret_cast<std::byte*>(output), static_cast<size_t>(hidden) * 4});
+    return;
+  }
+  const QuantizedView& table = *quantized_;
+  const int64_t hidden = table.shape[1];
+  const auto* codes = static_cast<const uint8_t*>(table.codes.data());
+  const auto scale_of = [&](int64_t block) {
+    if (!table.nested) return float_at(table.absmax, block);
+    const uint8_t code = static_cast<const uint8_t*>(table.absmax.data())[block];
+    return float_at(table.nested_quant_map, code) *
+               float_at(table.nested_absmax, block / table.nested_block_size) +
+           table.nested_offset;
+  };
+  for (int64_t i = 0; i < hidden; ++i) {
+    const int64_t element = int64_t{token} * hidden + i;
+    const uint8_t pair = codes[element / 2];
+    output[i] = float_at(table.quant_map, element % 2 == 0 ? pair >> 4 : pair & 15) *
+                scale_of(element / table.block_size);
+  }
+}
+
+}  // namespace nfloat

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_MODEL_EMBEDDING_H_
+#define NFLOAT_MODEL_EMBEDDING_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+
+#include "nfloat/checkpoint.h"
+#include "nfloat/tensor.h"
+
+namespace nfloat {
+
+// One row a token, decoded when it is looked up; the table stays where it is (a mapped file, or memory that
+// `owner` keeps).
+class Embedding {
+ public:
+  Embedding() = default;
+  // F32, F16 or BF16 [vocabulary, hidden].
+  Embedding(TensorView table, std::shared_ptr<const void> owner);
+  // A quantized table.
+  Embedding(QuantizedView table, std::shared_ptr<const void> owner);
+
+  void row(int32_t token, float* output) const;
+  uint64_t bytes() const noexcept;
+
+ private:
+  std::shared_ptr<const void> owner_;
+  TensorView plain_;
+  std::optional<QuantizedView> quantized_;
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_MODEL_EMBEDDING_H_

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/loader.h"
+
+#include <fmt/ranges.h>
+
+#include <cstdio>
+
+#include "base/fail.h"
+#include "model/families.h"
+#include "model/model_state.h"
+#include "nfloat/quantize.h"
+
+namespace nfloat {
+namespace {
+
+std::vector<float> read_floats(const Checkpoint& checkpoint, const std::string& name) {
+  const TensorView view = checkpoint.view(name);
+  std::vector<float> values(static_cast<size_t>(view.elements()));
+  convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
+class Loader {
+ public:
+  Loader(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config, const ModelOptions& options)
+      : checkpoint_(std::move(checkpoint)), tensors_(find_family(config.family)->tensors) {
+    state_->config = config;
+    state_->options = options;
+    for (const TensorInfo& info : checkpoint_->tensors()) total_bytes_ += info.bytes;
+  }
+
+  std::shared_ptr<const Model::State> run() {
+    const ModelConfig& config = state_->config;
+    read_embedding();
+    for (int64_t layer = 0; layer < config.layers; ++layer) read_layer(layer);
+    state_->final_norm = read_floats(*checkpoint_, tensors_.final_norm);
+    read_head();
+    ModelMemory& memory = state_->memory;
+    memory.other_bytes += state_->final_norm.size() * 4;
+    memory.embedding_bytes = state_->embedding.bytes();
+    memory.read_per_token_bytes = memory.projection_bytes + memory.head_bytes;
+    return std::move(state_);
+  }
+
+ private:
+  void read_embedding() {
+    if (checkpoint_->is_quantized(tensors_.embedding))
+      state_->embedding = Embedding(checkpoint_->quantized(tensors_.embedding), checkpoint_);
+    else
+      state_->embedding = Embedding(checkpoint_->view(tensors_.embedding), checkpoint_);
+  }
+
+  void read_layer(int64_t layer) {
+    const ModelConfig& config = state_->config;
+    LayerWeights weights;
+    const auto name = [&](const char* pattern) { return layer_tensor(pattern, layer); };
+    weights.attention_norm = read_floats(*checkpoint_, name(tensors_.attention_norm));
+    for (const char* pattern : {tensors_.query, tensors_.key, tensors_.value})
+      add(weights.query_key_value, name(pattern), config.attention_bias);
+    add(weights.output, name(tensors_.output), config.output_bias);
+    weights.mlp_norm = read_floats(*checkpoint_, name(tensors_.mlp_norm));
+    for (const char* pattern : {tensors_.gate, tensors_.up})
+      add(weights.gate_up, name(pattern), config.mlp_bias);
+    add(weights.down, name(tensors_.down), config.mlp_bias);
+    ModelMemory& memory = state_->memory;
+    for (const LinearGroup* group :
+         {&weights.query_key_value, &weights.output, &weights.gate_up, &weights.down})
+      memory.projection_bytes += group->bytes();
+    memory.other_bytes += (weights.attention_norm.size() + weights.mlp_norm.size()) * 4;
+    state_->layers.push_back(std::move(weights));
+  }
+
+  void read_head() {
+    add(state_->head, state_->config.tied_head ? tensors_.embedding : tensors_.head, false);
+    state_->memory.head_bytes = state_->head.bytes();
+  }
+
+  void add(LinearGroup& group, const std::string& name, bool with_bias) {
+    std::vector<float> bias;
+    if (with_bias) bias = read_floats(*checkpoint_, bias_name(name));
+    if (checkpoint_->is_quantized(name)) {
+      const QuantizedView view = checkpoint_->quantized(name);
+      group.add(view, bias);
+      checkpoint_->release(view.codes);
+      checkpoint_->release(view.absmax);
+      count(view.codes.bytes.size() + view.absmax.bytes.size());
+    } else {
+      const TensorView view = checkpoint_->view(name);
+      group.add(view, bias);
+      checkpoint_->release(view);
+      count(view.bytes.size());
+    }
+  }
+
+  void count(uint64_t bytes) {
+    done_bytes_ += bytes;
+    if (state_->options.progress) state_->options.progress(done_bytes_, total_bytes_);
+  }
+
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  const FamilyTensors& tensors_;
+  std::shared_ptr<Model::State> state_ = std::make_shared<Model::State>();
+  uint64_t done_bytes_ = 0;
+  uint64_t total_bytes_ = 0;
+};
+
+}  // namespace
+
+std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config) {
+  const FamilyTensors& names = find_family(config.family)->tensors;
+  std::vector<ExpectedTensor> list;
+  list.push_back({names.embedding, {config.vocabulary, config.hidden}});
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    const auto matrix = [&](const char* pattern, int64_t outputs, int64_t inputs, bool with_bias) {
+      const std::string name = layer_tensor(pattern, layer);
+      list.push_back({name, {outputs, inputs}});
+      if (with_bias) list.push_back({bias_name(name), {outputs}});
+    };
+    list.push_back({layer_tensor(names.attention_norm, layer), {config.hidden}});
+    matrix(names.query, config.query_size(), config.hidden, config.attention_bias);
+    matrix(names.key, config.kv_size(), config.hidden, config.attention_bias);
+    matrix(names.value, config.kv_size(), config.hidden, config.attention_bias);
+    matrix(names.output, config.hidden, config.query_size(), config.output_bias);
+    list.push_back({layer_tensor(names.mlp_norm, layer), {config.hidden}});
+    matrix(names.gate, config.intermediate, config.hidden, config.mlp_bias);
+    matrix(names.up, config.intermediate, config.hidden, config.mlp_bias);
+    matrix(names.down, config.hidden, config.intermediate, config.mlp_bias);
+  }
+  list.push_back({names.final_norm, {config.hidden}});
+  if (!config.tied_head) list.push_back({names.head, {config.vocabulary, config.hidden}});
+  return list;
+}
+
+void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config) {
+  std::vector<std::string> missing, wrong;
+  for (const ExpectedTensor& expected : expected_tensors(config)) {
+    const TensorInfo* info = checkpoint.find(expected.name);
+    if (info == nullptr) {
+      missing.push_back(expected.name);
+      continue;
+    }
+    const bool quantized = expected.shape.rank() == 2 && checkpoint.is_quantized(expected.name);
+    const Shape shape = quantized ? checkpoint.quantized(expected.name).shape : info->shape;
+    if (shape != expected.shape)
+      wrong.push_back(
+          fmt::format("{} is {}, expected {}", expected.name, shape.to_string(), expected.shape.to_string()));
+    else if (!quantized && !is_quantizable(info->dtype))
+      wrong.push_back(fmt::format("{} is {}, expected F32, F16, BF16 or bitsandbytes 4-bit", expected.name,
+                                  dtype_name(info->dtype)));
+  }
+  if (!missing.empty())
+    fail(ErrorCode::kMalformedFile, "{}: {} tensors that config.json ({}) asks for are missing: {}",
+         checkpoint.path(), missing.size(), config.family, fmt::join(missing, ", "));
+  if (!wrong.empty())
+    fail(ErrorCode::kMalformedFile, "{}: {} tensors disagree with config.json: {}", checkpoint.path(),
+         wrong.size(), fmt::join(wrong, "; "));
+}
+
+uint64_t available_memory_bytes() noexcept {
+  std::FILE* file = std::fopen("/proc/meminfo", "r");
+  if (file == nullptr) return 0;
+  char line[256];
+  unsigned long long kib = 0;
+  while (std::fgets(line, sizeof line, file) != nullptr)
+    if (std::sscanf(line, "MemAvailable: %llu kB", &kib) == 1) break;
+  std::fclose(file);
+  return uint64_t{kib} * 1024;
+}
+
+Model Model::load(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
+                  const ModelOptions& options) {
+  check_tensors(*checkpoint, config);
+  return Model(Loader(std::move(checkpoint), config, options).run());
+}
+
+Model Model::load(const std::string& path, const ModelOptions& options) {
+  auto checkpoint = std::make_shared<const Checkpoint>(resolve_model_path(path));
+  const std::string text = checkpoint->text_file("config.json");
+  if (text.empty())
+    fail(ErrorCode::kNotFound, "{}: no config.json; a model is a folder with its configuration", path);
+  const ModelConfig config = parse_model_config(text, checkpoint->path() + "/config.json");
+  return load(std::move(checkpoint), config, options);
+}
+
+const ModelConfig& Model::config() const noexcept {
+  return state_->config;
+}
+const ModelOptions& Model::options() const noexcept {
+  return state_->options;
+}
+const ModelMemory& Model::memory() const noexcept {
+  return state_->memory;
+}
+
+}  // namespace nfloat

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+
+#include "base/fail.h"
+#include "model/loader.h"
+#include "model/model_state.h"
+#include "model/session_state.h"
+
+namespace nfloat {
+namespace {
+
+// Dynamic RoPE is made for sequences beyond the trained context; everything else ends there.
+int64_t largest_context(const ModelConfig& config) noexcept {
+  if (config.rope.scaling != RopeScaling::kDynamic) return config.context;
+  return static_cast<int64_t>(static_cast<double>(config.context) * std::max(1.0, config.rope.factor));
+}
+
+SessionOptions resolved(const Model& model, SessionOptions options) {
+  const ModelConfig& config = model.config();
+  if (options.context == 0) options.context = config.context;
+  if (options.context < 1 || options.context > largest_context(config))
+    fail(ErrorCode::kInvalidArgument, "a context of {} tokens: this model allows 1 to {}", options.context,
+         largest_context(config));
+  if (options.kv_cache == KvCacheType::kAuto)
+    options.kv_cache = model.options().precision == Precision::kF32 ? KvCacheType::kF32 : KvCacheType::kF16;
+  const uint64_t bytes = kv_cache_bytes(config, options.kv_cache, options.context);
+  const uint64_t available = available_memory_bytes();
+  if (available != 0 && bytes > available)
+    fail(ErrorCode::kOutOfMemory,
+         "the KV cache for {} tokens takes {} MiB and {} MiB of memory are available; choose a shorter "
+         "context or int8",
+         options.context, bytes >> 20, available >> 20);
+  return options;
+}
+
+}  // namespace
+
+Session::Session(const Model& model, const SessionOptions& options) {
+  const SessionOptions own = resolved(model, options);
+  state_ = std::make_unique<State>(
+      State{.model = model,
+            .options = own,
+            .position = 0,
+            .rope = std::make_shared<const RopeTable>(model.config(), own.context),
+            .cache = KvCache(model.config(), own.kv_cache, own.context),
+            .workspace = {},
+            .logits = std::vector<float>(static_cast<size_t>(model.config().vocabulary)),
+            .has_logits = false});
+}
+
+Session::Session(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+Session::~Session() = default;
+
+const Model& Session::model() const noexcept {
+  return state_->model;
+}
+int64_t Session::context() const noexcept {
+  return state_->options.context;
+}
+int64_t Session::position() const noexcept {
+  return state_->position;
+}
+
+std::span<const float> Session::prefill(std::span<const int32_t> tokens) {
+  const BatchEntry entry{this, tokens};
+  forward_batch({&entry, 1});
+  return logits();
+}
+
+std::span<const float> Session::logits() const noexcept {
+  return state_->has_logits ? std::span<const float>(state_->logits) : std::span<const float>();
+}
+
+void Session::rewind(int64_t position) {
+  if (position < 0 || position > state_->position)
+    fail(ErrorCode::kInvalidArgument, "cannot rewind to position {}: the session is at {}", position,
+         state_->position);
+  if (position == state_->position) return;
+  state_->position = position;
+  state_->has_logits = false;
+}
+
+Session Session::fork() const {
+  const State& from = *state_;
+  auto state = std::make_unique<State>(
+      State{.model = from.model,
+            .options = from.options,
+            .position = from.position,
+            .rope = from.rope,
+            .cache = KvCache(from.model.config(), from.options.kv_cache, from.options.context),
+            .workspace = {},
+            .logits = from.logits,
+            .has_logits = from.has_logits});
+  state->cache.copy_from(from.cache, from.position);
+  return Session(std::move(state));
+}
+
+}  // namespace nfloat

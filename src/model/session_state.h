@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_MODEL_SESSION_STATE_H_
+#define NFLOAT_MODEL_SESSION_STATE_H_
+
+#include <memory>
+#include <vector>
+
+#include "model/kv_cache.h"
+#include "model/rope.h"
+#include "model/workspace.h"
+#include "nfloat/model.h"
+
+namespace nfloat {
+
+struct Session::State {
+  Model model;
+  SessionOptions options;  // context resolved
+  int64_t position = 0;
+  std::shared_ptr<const RopeTable> rope;
+  KvCache cache;
+  Workspace workspace;
+  std::vector<float> logits;  // vocabulary floats, made once
+  bool has_logits = false;
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_MODEL_SESSION_STATE_H_
