@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compares the #include lines of the tree with one table: who may know whom (docs/architecture.md).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Room {
+  int rank;
+  std::set<std::string> public_headers;  // the headers of include/nfloat that declare what this room does
+};
+
+// A room includes only rooms of a lower rank.
+const std::map<std::string, Room> kRooms = {
+    {"base", {0, {"api.h", "error.h"}}},
+    {"machine", {1, {"machine.h"}}},
+    {"codebook", {1, {"codebook.h", "codebook_errors.h"}}},
+    {"tensor", {1, {"tensor.h"}}},
+    {"kernels", {2, {}}},
+    {"quantize", {3, {"quantize.h"}}},
+    {"checkpoint", {3, {"checkpoint.h"}}},
+    {"tokenizer", {3, {"tokenizer.h"}}},
+    {"convert", {4, {"convert.h"}}},
+    {"model", {4, {"model.h"}}},
+    {"evaluate", {5, {"evaluate.h"}}},
+    {"tune", {5, {"tune.h"}}},
+    {"report", {6, {"report.h"}}},
+    {"c_api", {7, {"nfloat.h"}}},
+};
+
+// What files compiled with instruction-set flags may include besides src/kernels: nothing that instantiates a
+// template which the portable files share, or the linker may keep the copy that an older machine cannot run.
+const std::set<std::string> kKernelHeaders = {
+    "bit",         "cfloat",      "climits",    "cmath",      "cstddef",     "cstdint",  "cstring", "limits",
+    "type_traits", "immintrin.h", "arm_neon.h", "arm_bf16.h", "x86intrin.h", "stddef.h", "stdint.h"};
+
+const std::set<std::string> kSystemHeaderPrefixes = {"immintrin", "x86intrin", "arm_",         "fmt/",
+                                                     "nlohmann/", "CLI/",      "boost/",       "omp",
+                                                     "pcre2",     "utf8proc",  "sentencepiece"};
+
+struct Include {
+  std::string file;  // the one that includes, relative to the repository
+  int line;
+  std::string target;
+  bool quoted;
+};
+
+const fs::path kRoot = NFLOAT_SOURCE_DIR;
+
+bool is_source(const fs::path& path) {
+  static const std::set<std::string> kExtensions = {".h", ".cpp", ".cu", ".cuh", ".c"};
+  return kExtensions.count(path.extension().string()) != 0;
+}
+
+std::vector<Include> includes_of(const fs::path& path) {
+  std::vector<Include> found;
+  std::ifstream in(path);
+  std::string text;
+  for (int line = 1; std::getline(in, text); ++line) {
+    const size_t hash = text.find_first_not_of(" \t");
+    if (hash == std::string::npos || text[hash] != '#') continue;
+    const size_t word = text.find_first_not_of(" \t", hash + 1);
+    if (word == std::string::npos || text.compare(word, 7, "include") != 0) continue;
+    const size_t open = text.find_first_of("<\"", word);
+    if (open == std::string::npos) continue;
+    const bool quoted = text[open] == '"';
+    const size_t close = text.find(quoted ? '"' : '>', open + 1);
+    found.push_back(
+        {fs::relative(path, kRoot).generic_string(), line, text.substr(open + 1, close - open - 1), quoted});
+  }
+  return found;
+}
+
+std::vector<Include> includes_under(const std::string& folder) {
+  std::vector<Include> all;
+  if (!fs::exists(kRoot / folder)) return all;
+  for (const auto& entry : fs::recursive_directory_iterator(kRoot / folder)) {
+    if (!entry.is_regular_file() || !is_source(entry.path())) continue;
+    for (Include& include : includes_of(entry.path())) all.push_back(std::move(include));
+  }
+  return all;
+}
+
+std::string where(const Include& include) {
+  return include.file + ":" + std::to_string(include.line) + ": includes " + include.target;
+}
+
+std::optional<std::string> room_of_public_header(const std::string& header) {
+  for (const auto& [name, room] : kRooms) {
+    if (room.public_headers.count(header) != 0) return name;
+  }
+  return std::nullopt;
+}
+
+// The room that an include line reaches into, if any: "kernels/dispatch.h", "nfloat/tensor.h".
+std::optional<std::string> room_reached(const Include& include) {
+  const size_t slash = include.target.find('/');
+  if (slash == std::string::npos) return std::nullopt;
+  const std::string first = include.target.substr(0, slash);
+  if (first == "nfloat") return room_of_public_header(include.target.substr(slash + 1));
+  return kRooms.count(first) != 0 ? std::optional(first) : std::nullopt;
+}
+
+TEST(Layering, EveryFolderOfSrcAndEveryPublicHeaderIsInTheTable) {
+  for (const auto& entry : fs::directory_iterator(kRoot / "src")) {
+    if (!entry.is_directory()) continue;
+    EXPECT_EQ(kRooms.count(entry.path().filename().string()), 1u)
+        << "src/" << entry.path().filename().string() << " has no rank: add it to kRooms";
+  }
+  for (const auto& entry : fs::directory_iterator(kRoot / "include/nfloat")) {
+    const std::string header = entry.path().filename().string();
+    EXPECT_TRUE(room_of_public_header(header).has_value())
+        << "include/nfloat/" << header << " belongs to no room: add it to kRooms";
+  }
+}
+
+TEST(Layering, RoomsIncludeOnlyLowerRooms) {
+  const std::vector<Include> all = includes_under("src");
+  ASSERT_FALSE(all.empty());
+  for (const Include& include : all) {
+    const std::string from = include.file.substr(4, include.file.find('/', 4) - 4);
+    if (include.quoted) {
+      EXPECT_EQ(include.target.find(".."), std::string::npos) << where(include) << ": name it from src/";
+    }
+    const std::optional<std::string> to = room_reached(include);
+    if (!to || *to == from || kRooms.count(from) == 0) continue;
+    EXPECT_LT(kRooms.at(*to).rank, kRooms.at(from).rank)
+        << where(include) << ": " << from << " (" << kRooms.at(from).rank << ") must not know " << *to << " ("
+        << kRooms.at(*to).rank << ")";
+  }
+}
+
+TEST(Layering, PublicHeadersAreSelfContainedAndPlain) {
+  for (const Include& include : includes_under("include/nfloat")) {
+    if (include.quoted) {
+      EXPECT_TRUE(include.target.starts_with("nfloat/")) << where(include);
+      EXPECT_TRUE(fs::exists(kRoot / "include" / include.target))
+          << where(include) << ", which does not exist";
+      continue;
+    }
+    EXPECT_EQ(include.target.find('/'), std::string::npos) << where(include) << ": not a standard header";
+    for (const std::string& prefix : kSystemHeaderPrefixes) {
+      EXPECT_FALSE(include.target.starts_with(prefix)) << where(include) << ": not a standard header";
+    }
+    const bool c_header = include.target.ends_with(".h");
+    EXPECT_EQ(c_header, include.file == "include/nfloat/nfloat.h")
+        << where(include) << ": C headers in nfloat.h, C++ headers elsewhere";
+  }
+}
+
+TEST(Layering, ToolsAndExamplesUsePublicHeadersOnly) {
+  for (const char* folder : {"tools", "examples", "python"}) {
+    for (const Include& include : includes_under(folder)) {
+      const size_t slash = include.target.find('/');
+      if (slash == std::string::npos) continue;
+      const std::string first = include.target.substr(0, slash);
+      EXPECT_EQ(kRooms.count(first), 0u) << where(include) << ", which is private to the library";
+      EXPECT_NE(first, "src") << where(include);
+      if (first == "nfloat") {
+        EXPECT_TRUE(fs::exists(kRoot / "include" / include.target))
+            << where(include) << ", which does not exist";
+      }
+    }
+  }
+}
+
+// Follows the includes of every target_*.cpp through src/kernels.
+TEST(Layering, KernelTargetsIncludeNoStandardContainers) {
+  std::vector<fs::path> open;
+  for (const auto& entry : fs::directory_iterator(kRoot / "src/kernels")) {
+    if (entry.path().filename().string().starts_with("target_")) open.push_back(entry.path());
+  }
+  ASSERT_GE(open.size(), 5u) << "the target files moved; this test looks at nothing";
+  std::set<fs::path> seen;
+  while (!open.empty()) {
+    const fs::path path = open.back();
+    open.pop_back();
+    if (!seen.insert(path).second) continue;
+    for (const Include& include : includes_of(path)) {
+      if (!include.quoted) {
+        EXPECT_EQ(kKernelHeaders.count(include.target), 1u)
+            << where(include) << ", reached from a file with instruction-set flags";
+        continue;
+      }
+      EXPECT_TRUE(include.target.starts_with("kernels/"))
+          << where(include) << ": target files see nothing but src/kernels";
+      const fs::path target = kRoot / "src" / include.target;
+      EXPECT_TRUE(fs::exists(target)) << where(include) << ", which does not exist";
+      open.push_back(target);
+    }
+  }
+}
+
+}  // namespace
