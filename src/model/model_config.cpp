@@ -4,18 +4,14 @@
 #include <fmt/ranges.h>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "base/fail.h"
 #include "model/families.h"
+#include "model/json_reader.h"
 
 namespace nfloat {
 namespace {
 
-using Json = nlohmann::json;
-
-constexpr size_t kMaxConfigBytes = size_t{1} << 20;
-constexpr int kMaxDepth = 32;
 // Bounds well above any published model. The largest product of two is below 2^40, so no size overflows.
 constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxWidth = int64_t{1} << 20;
@@ -23,84 +19,7 @@ constexpr int64_t kMaxHeads = 4096;
 constexpr int64_t kMaxHeadDim = 4096;
 constexpr int64_t kMaxContext = int64_t{1} << 27;
 
-// One JSON object with typed, bounded access; errors name the file and the key.
-class Reader {
- public:
-  Reader(const Json& object, const std::string& source, std::string prefix = "")
-      : object_(object), source_(source), prefix_(std::move(prefix)) {}
-
-  const Json* get(const char* key) const {
-    const auto found = object_.find(key);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
-  }
-
-  int64_t integer(const char* key, int64_t low, int64_t high, const int64_t* fallback = nullptr) const {
-    const Json* value = get(key);
-    if (value == nullptr && fallback != nullptr) return *fallback;
-    if (value == nullptr) missing(key);
-    // A value beyond int64 parses as unsigned or as a double and fails here too.
-    if (!value->is_number_integer() ||
-        (value->is_number_unsigned() && value->get<uint64_t>() > uint64_t{1} << 62) ||
-        value->get<int64_t>() < low || value->get<int64_t>() > high)
-      fail(ErrorCode::kMalformedFile, "{}: \"{}{}\" is {}, expected an integer from {} to {}", source_,
-           prefix_, key, shown(*value), low, high);
-    return value->get<int64_t>();
-  }
-  int64_t integer_or(const char* key, int64_t low, int64_t high, int64_t fallback) const {
-    return integer(key, low, high, &fallback);
-  }
-
-  double number(const char* key, double low, double high, const double* fallback = nullptr) const {
-    const Json* value = get(key);
-    if (value == nullptr && fallback != nullptr) return *fallback;
-    if (value == nullptr) missing(key);
-    const double found = value->is_number() ? value->get<double>() : NAN;
-    if (!(found >= low && found <= high))
-      fail(ErrorCode::kMalformedFile, "{}: \"{}{}\" is {}, expected a number from {} to {}", source_, prefix_,
-           key, shown(*value), low, high);
-    return found;
-  }
-  double number_or(const char* key, double low, double high, double fallback) const {
-    return number(key, low, high, &fallback);
-  }
-
-  bool boolean_or(const char* key, bool fallback) const {
-    const Json* value = get(key);
-    if (value == nullptr) return fallback;
-    if (!value->is_boolean())
-      fail(ErrorCode::kMalformedFile, "{}: \"{}{}\" is {}, expected true or false", source_, prefix_, key,
-           shown(*value));
-    return value->get<bool>();
-  }
-
-  std::string text_or(const char* key, const char* fallback) const {
-    const Json* value = get(key);
-    if (value == nullptr) return fallback;
-    if (!value->is_string())
-      fail(ErrorCode::kMalformedFile, "{}: \"{}{}\" is {}, expected a string", source_, prefix_, key,
-           shown(*value));
-    return value->get<std::string>();
-  }
-
-  const std::string& source() const { return source_; }
-
-  static std::string shown(const Json& value) {
-    constexpr size_t kMost = 60;
-    std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-    return text.size() <= kMost ? text : text.substr(0, kMost) + "...";
-  }
-
- private:
-  [[noreturn]] void missing(const char* key) const {
-    fail(ErrorCode::kMalformedFile, "{}: \"{}{}\" is missing", source_, prefix_, key);
-  }
-
-  const Json& object_;
-  const std::string& source_;
-  std::string prefix_;
-};
-
-const Family& read_family(const Reader& reader) {
+const Family& read_family(const JsonReader& reader) {
   const std::string model_type = reader.text_or("model_type", "");
   if (const Family* family = find_family(model_type)) return *family;
   std::string architecture;
@@ -116,7 +35,7 @@ const Family& read_family(const Reader& reader) {
       fmt::join(model_families(), ", "));
 }
 
-void read_rope_scaling(const Reader& root, const std::string& source, ModelConfig& config) {
+void read_rope_scaling(const JsonReader& root, const std::string& source, ModelConfig& config) {
   // Transformers 5 writes "rope_parameters" with theta inside; before that "rope_theta" and "rope_scaling".
   const Json* parameters = root.get("rope_parameters");
   const char* key = parameters != nullptr ? "rope_parameters" : "rope_scaling";
@@ -125,8 +44,8 @@ void read_rope_scaling(const Reader& root, const std::string& source, ModelConfi
   if (scaling == nullptr) return;
   if (!scaling->is_object())
     fail(ErrorCode::kMalformedFile, "{}: \"{}\" is {}, expected an object", source, key,
-         Reader::shown(*scaling));
-  const Reader rope(*scaling, source, std::string(key) + ".");
+         JsonReader::shown(*scaling));
+  const JsonReader rope(*scaling, source, std::string(key) + ".");
   config.rope.theta = rope.number_or("rope_theta", 1, 1e12, config.rope.theta);
   const std::string type = rope.text_or("rope_type", rope.text_or("type", "default").c_str());
   if (type == "default") return;
@@ -154,36 +73,6 @@ void read_rope_scaling(const Reader& root, const std::string& source, ModelConfi
   config.rope.factor = rope.number("factor", 1e-3, 1e6);
 }
 
-void read_special_tokens(const Reader& root, const std::string& source, ModelConfig& config) {
-  const int64_t last = config.vocabulary - 1;
-  config.bos_token = static_cast<int32_t>(root.integer_or("bos_token_id", -1, last, -1));
-  const Json* eos = root.get("eos_token_id");
-  if (eos == nullptr) return;
-  const auto add = [&](const Json& id) {
-    const Json object{{"eos_token_id", id}};
-    config.eos_tokens.push_back(
-        static_cast<int32_t>(Reader(object, source).integer("eos_token_id", 0, last)));
-  };
-  if (!eos->is_array()) return add(*eos);
-  for (const Json& id : *eos) add(id);
-}
-
-Json parse_bounded(std::string_view text, const std::string& source) {
-  if (text.size() > kMaxConfigBytes)
-    fail(ErrorCode::kMalformedFile, "{}: {} bytes, expected a configuration of at most {}", source,
-         text.size(), kMaxConfigBytes);
-  const auto guard = [&](int depth, Json::parse_event_t, Json&) {
-    if (depth > kMaxDepth)
-      fail(ErrorCode::kMalformedFile, "{}: JSON nested deeper than {} levels", source, kMaxDepth);
-    return true;
-  };
-  try {
-    return Json::parse(text, guard);
-  } catch (const Json::exception& error) {
-    fail(ErrorCode::kMalformedFile, "{}: not valid JSON: {}", source, error.what());
-  }
-}
-
 }  // namespace
 
 int64_t ModelConfig::parameters() const noexcept {
@@ -202,9 +91,9 @@ std::vector<std::string> model_families() {
 }
 
 ModelConfig parse_model_config(std::string_view json, const std::string& source) {
-  const Json root_json = parse_bounded(json, source);
+  const Json root_json = parse_small_json(json, source);
   if (!root_json.is_object()) fail(ErrorCode::kMalformedFile, "{}: expected a JSON object", source);
-  const Reader root(root_json, source);
+  const JsonReader root(root_json, source);
   const Family& family = read_family(root);
 
   ModelConfig config;
@@ -243,7 +132,8 @@ ModelConfig parse_model_config(std::string_view json, const std::string& source)
     fail(ErrorCode::kUnsupported, "{}: the activation \"{}\" is not known to this version; it runs silu",
          source, activation);
   read_rope_scaling(root, source, config);
-  read_special_tokens(root, source, config);
+  config.bos_token = static_cast<int32_t>(root.integer_or("bos_token_id", -1, config.vocabulary - 1, -1));
+  config.eos_tokens = root.token_ids("eos_token_id", config.vocabulary);
   return config;
 }
 

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_SAMPLER_H_
+#define NFLOAT_SAMPLER_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/model_config.h"
+
+namespace nfloat {
+
+// How the next token is chosen. Applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
+struct SamplerOptions {
+  float temperature = 1;         // 0: the most likely token, always
+  int64_t top_k = 0;             // keep the k most likely; 0: all
+  float top_p = 1;               // keep the most likely until their probabilities reach p
+  float min_p = 0;               // keep those at least min_p times as likely as the most likely
+  float repetition_penalty = 1;  // logits of tokens seen before: divided when positive, else multiplied
+  uint64_t seed = 0;
+};
+
+// One token with the natural logarithm of its probability under the unmodified logits.
+struct TokenProbability {
+  int32_t token = 0;
+  float log_probability = 0;
+};
+
+// Chooses tokens. The same seed, options and logits give the same tokens.
+class NFLOAT_API Sampler {
+ public:
+  // Throws kInvalidArgument naming the option that is out of range.
+  explicit Sampler(const SamplerOptions& options);
+  Sampler(Sampler&&) noexcept;
+  Sampler& operator=(Sampler&&) noexcept;
+  ~Sampler();
+
+  // `history`: the tokens so far, prompt included (only the repetition penalty looks at it). Of equal logits
+  // the lowest token counts as the most likely. Throws kNotFinite when no logit is a number.
+  int32_t sample(std::span<const float> logits, std::span<const int32_t> history);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// The most likely token, the lowest of equals.
+NFLOAT_API int32_t most_likely(std::span<const float> logits) noexcept;
+
+// The `count` most likely tokens, in order.
+NFLOAT_API std::vector<TokenProbability> most_likely(std::span<const float> logits, size_t count);
+
+// Natural logarithm of softmax(logits)[token].
+NFLOAT_API double log_probability(std::span<const float> logits, int32_t token) noexcept;
+
+// What a generation_config.json asks for, unset keys at the defaults above; temperature 0 when it says
+// do_sample false or nothing about sampling. `end_tokens` gets its eos_token_id. An empty text changes
+// nothing. Throws kMalformedFile.
+NFLOAT_API SamplerOptions parse_generation_config(std::string_view json, const std::string& source,
+                                                  const ModelConfig& config,
+                                                  std::vector<int32_t>* end_tokens);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_SAMPLER_H_

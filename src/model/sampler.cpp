@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+
+#include "base/fail.h"
+#include "kernels/dispatch.h"
+#include "model/json_reader.h"
+
+namespace nfloat {
+namespace {
+
+struct Candidate {
+  float logit;
+  int32_t token;
+};
+
+bool more_likely(const Candidate& a, const Candidate& b) noexcept {
+  return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
+}
+
+void check(const SamplerOptions& options) {
+  const auto require = [](bool good, const char* name, auto value, const char* range) {
+    if (!good) fail(ErrorCode::kInvalidArgument, "{} is {}, expected {}", name, value, range);
+  };
+  require(options.temperature >= 0 && std::isfinite(options.temperature), "temperature", options.temperature,
+          "0 or more");
+  require(options.top_k >= 0, "top-k", options.top_k, "0 (all) or more");
+  require(options.top_p > 0 && options.top_p <= 1, "top-p", options.top_p, "more than 0, at most 1");
+  require(options.min_p >= 0 && options.min_p <= 1, "min-p", options.min_p, "0 to 1");
+  require(options.repetition_penalty > 0 && std::isfinite(options.repetition_penalty), "repetition penalty",
+          options.repetition_penalty, "more than 0");
+}
+
+float largest_of(std::span<const float> logits) noexcept {
+  float largest = -INFINITY;
+  for (float logit : logits) largest = std::max(largest, logit);
+  return largest;
+}
+
+double log_of_sum(std::span<const float> logits, float largest) noexcept {
+  return static_cast<double>(largest) + std::log(kernels::table().transformer.sum_exp(
+                                            logits.data(), largest, static_cast<int64_t>(logits.size())));
+}
+
+}  // namespace
+
+struct Sampler::State {
+  SamplerOptions options;
+  std::mt19937_64
+      generator;  // its sequence is fixed by the standard; its distributions are not and stay unused
+  std::vector<Candidate> candidates;
+  std::vector<double> weights;
+};
+
+Sampler::Sampler(const SamplerOptions& options) {
+  check(options);
+  state_ = std::make_unique<State>(State{options, std::mt19937_64(options.seed), {}, {}});
+}
+Sampler::Sampler(Sampler&&) noexcept = default;
+Sampler& Sampler::operator=(Sampler&&) noexcept = default;
+Sampler::~Sampler() = default;
+
+int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history) {
+  const SamplerOptions& options = state_->options;
+  std::vector<Candidate>& list = state_->candidates;
+  list.clear();
+  for (size_t i = 0; i < logits.size(); ++i)
+    if (!std::isnan(logits[i])) list.push_back({logits[i], static_cast<int32_t>(i)});
+  if (options.repetition_penalty != 1) {
+    std::vector<int32_t> seen(history.begin(), history.end());
+    std::sort(seen.begin(), seen.end());
+    for (Candidate& one : list)
+      if (std::binary_search(seen.begin(), seen.end(), one.token))
+        one.logit =
+            one.logit > 0 ? one.logit / options.repetition_penalty : one.logit * options.repetition_penalty;
+  }
+  if (list.empty()) fail(ErrorCode::kNotFinite, "none of the {} logits is a number", logits.size());
+  const Candidate best = *std::min_element(list.begin(), list.end(), more_likely);
+  if (options.temperature == 0 || options.top_k == 1 || !std::isfinite(best.logit)) return best.token;
+
+  // What is far below the best cannot be drawn: leave it out before sorting. 2^-53 is the resolution of the
+  // draw.
+  const float floor = best.logit - 37.0f * options.temperature;
+  std::erase_if(list, [&](const Candidate& one) { return one.logit < floor; });
+  if (options.top_k > 0 && static_cast<size_t>(options.top_k) < list.size()) {
+    std::nth_element(list.begin(), list.begin() + options.top_k, list.end(), more_likely);
+    list.resize(static_cast<size_t>(options.top_k));
+  }
+  std::sort(list.begin(), list.end(), more_likely);
+  std::vector<double>& weights = state_->weights;
+  weights.resize(list.size());
+  for (size_t i = 0; i < list.size(); ++i)
+    weights[i] = std::exp((static_cast<double>(list[i].logit) - static_cast<double>(best.logit)) /
+                          static_cast<double>(options.temperature));
+  size_t kept = list.size();
+  if (options.top_p < 1) {
+    const double enough =
+        static_cast<double>(options.top_p) * std::accumulate(weights.begin(), weights.end(), 0.0);
+    double reached = 0;
+    for (kept = 0; kept < list.size() && reached < enough;) reached += weights[kept++];
+  }
+  while (kept > 1 && weights[kept - 1] < static_cast<double>(options.min_p)) --kept;
+
+  const double total =
+      std::accumulate(weights.begin(), weights.begin() + static_cast<std::ptrdiff_t>(kept), 0.0);
+  double left = static_cast<double>(state_->generator() >> 11) * 0x1p-53 * total;
+  for (size_t i = 0; i < kept; ++i) {
+    left -= weights[i];
+    if (left < 0) return list[i].token;
+  }
+  return list[kept - 1].token;
+}
+
+int32_t most_likely(std::span<const float> logits) noexcept {
+  return static_cast<int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+std::vector<TokenProbability> most_likely(std::span<const float> logits, size_t count) {
+  std::vector<Candidate> list(logits.size());
+  for (size_t i = 0; i < logits.size(); ++i) list[i] = {logits[i], static_cast<int32_t>(i)};
+  count = std::min(count, list.size());
+  std::partial_sort(list.begin(), list.begin() + static_cast<std::ptrdiff_t>(count), list.end(), more_likely);
+  const double total = log_of_sum(logits, largest_of(logits));
+  std::vector<TokenProbability> result(count);
+  for (size_t i = 0; i < count; ++i)
+    result[i] = {list[i].token, static_cast<float>(static_cast<double>(list[i].logit) - total)};
+  return result;
+}
+
+double log_probability(std::span<const float> logits, int32_t token) noexcept {
+  return static_cast<double>(logits[static_cast<size_t>(token)]) - log_of_sum(logits, largest_of(logits));
+}
+
+SamplerOptions parse_generation_config(std::string_view text, const std::string& source,
+                                       const ModelConfig& config, std::vector<int32_t>* end_tokens) {
+  SamplerOptions options;
+  if (text.empty()) {
+    options.temperature = 0;
+    return options;
+  }
+  const Json json = parse_small_json(text, source);
+  if (!json.is_object()) fail(ErrorCode::kMalformedFile, "{}: expected a JSON object", source);
+  const JsonReader reader(json, source);
+  options.top_k = reader.integer_or("top_k", 0, INT32_MAX, 0);
+  options.top_p = static_cast<float>(reader.number_or("top_p", 1e-6, 1, 1));
+  options.min_p = static_cast<float>(reader.number_or("min_p", 0, 1, 0));
+  options.repetition_penalty = static_cast<float>(reader.number_or("repetition_penalty", 1e-3, 1e3, 1));
+  options.temperature = static_cast<float>(reader.number_or("temperature", 0, 1e3, 1));
+  if (!reader.boolean_or("do_sample", false)) options.temperature = 0;
+  if (end_tokens != nullptr) {
+    const std::vector<int32_t> ids = reader.token_ids("eos_token_id", config.vocabulary);
+    if (!ids.empty()) *end_tokens = ids;
+  }
+  return options;
+}
+
+}  // namespace nfloat
