@@ -37,7 +37,7 @@ struct PerplexityOptions {
   KvCacheType kv_cache = KvCacheType::kAuto;
   // Called after each window with tokens scored, tokens to score in all, and the perplexity so far; may throw
   // to cancel.
-  std::function<void(int64_t, int64_t, double)> progress;
+  std::function<void(int64_t, int64_t, double)> progress = nullptr;
 };
 
 struct PerplexityResult {

@@ -26,14 +26,14 @@ enum class HeadFormat : uint8_t { kKeep, kInt8, kNf4 };
 struct ModelOptions {
   // Quantize the projections of a plain checkpoint while loading: a code of at most 16 levels. Weights that
   // are already quantized stay as they are.
-  std::optional<Codebook> quantize;
+  std::optional<Codebook> quantize = std::nullopt;
   int64_t quantize_block_size = 64;
   bool quantize_double = false;  // scales in 8 bits
   HeadFormat head = HeadFormat::kKeep;
   Precision precision = Precision::kF32;
   int threads = 0;  // 0: all that OpenMP gives; used for loading and for every session
   // Called from the loading thread after each tensor with bytes read so far and in all; may throw to cancel.
-  std::function<void(uint64_t, uint64_t)> progress;
+  std::function<void(uint64_t, uint64_t)> progress = nullptr;
 };
 
 // What a model occupies.

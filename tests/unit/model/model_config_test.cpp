@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/model_config.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "nfloat/error.h"
+
+namespace nfloat {
+namespace {
+
+using nlohmann::json;
+
+json good() {
+  return {{"model_type", "llama"},
+          {"hidden_size", 2048},
+          {"intermediate_size", 8192},
+          {"num_hidden_layers", 16},
+          {"num_attention_heads", 32},
+          {"num_key_value_heads", 8},
+          {"vocab_size", 128256},
+          {"rms_norm_eps", 1e-5},
+          {"max_position_embeddings", 131072},
+          {"rope_theta", 500000.0},
+          {"hidden_act", "silu"},
+          {"tie_word_embeddings", true},
+          {"bos_token_id", 128000},
+          {"eos_token_id", {128001, 128009}}};
+}
+
+ModelConfig parse(const json& config) {
+  return parse_model_config(config.dump(), "here/config.json");
+}
+
+// The error for `config`, or an empty one of no meaning.
+Error error_of(const std::string& text) {
+  try {
+    parse_model_config(text, "here/config.json");
+  } catch (const Error& error) {
+    return error;
+  }
+  ADD_FAILURE() << "no error for " << text.substr(0, 200);
+  return {ErrorCode::kIo, ""};
+}
+
+void expect_error(const json& config, ErrorCode code, const std::string& part) {
+  const Error error = error_of(config.dump());
+  EXPECT_EQ(error.code(), code) << error.what();
+  EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+  EXPECT_NE(std::string(error.what()).find("here/config.json"), std::string::npos) << error.what();
+}
+
+json with(const char* key, const json& value) {
+  json config = good();
+  config[key] = value;
+  return config;
+}
+
+TEST(ModelConfig, ReadsLlama32) {
+  json config = good();
+  config["rope_scaling"] = {{"rope_type", "llama3"},
+                            {"factor", 32.0},
+                            {"low_freq_factor", 1.0},
+                            {"high_freq_factor", 4.0},
+                            {"original_max_position_embeddings", 8192}};
+  const ModelConfig found = parse(config);
+  EXPECT_EQ(found.head_dim, 64);
+  EXPECT_EQ(found.kv_size(), 512);
+  EXPECT_EQ(found.rope.scaling, RopeScaling::kLlama3);
+  EXPECT_EQ(found.rope.factor, 32);
+  EXPECT_EQ(found.eos_tokens, (std::vector<int32_t>{128001, 128009}));
+  EXPECT_EQ(found.parameters(), 1235814400);  // as the model's card says
+}
+
+TEST(ModelConfig, ReadsRopeParametersOfTransformers5) {
+  json config = good();
+  config.erase("rope_theta");
+  config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 12345.0}};
+  const ModelConfig found = parse(config);
+  EXPECT_EQ(found.rope.theta, 12345);
+  EXPECT_EQ(found.rope.scaling, RopeScaling::kNone);
+}
+
+TEST(ModelConfig, ChoosesTheFamily) {
+  json config = good();
+  config.erase("model_type");
+  config["architectures"] = {"MistralForCausalLM"};
+  config["sliding_window"] = 4096;
+  EXPECT_EQ(parse(config).family, "mistral");
+  EXPECT_EQ(parse(config).sliding_window, 4096);
+  EXPECT_EQ(parse(with("sliding_window", 4096)).sliding_window, 0) << "Llama has no window";
+}
+
+TEST(ModelConfig, NamesWhatItDoesNotKnow) {
+  json config = with("model_type", "mamba2");
+  config["architectures"] = {"Mamba2ForCausalLM"};
+  expect_error(config, ErrorCode::kUnsupported, "Mamba2ForCausalLM");
+  expect_error(config, ErrorCode::kUnsupported, "llama, mistral");
+  expect_error(with("hidden_act", "relu2"), ErrorCode::kUnsupported, "relu2");
+  expect_error(with("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}), ErrorCode::kUnsupported,
+               "yarn");
+}
+
+TEST(ModelConfig, RejectsWhatCannotBe) {
+  for (const char* key :
+       {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}) {
+    json config = good();
+    config.erase(key);
+    expect_error(config, ErrorCode::kMalformedFile, key);
+    for (const json& value : {json(0), json(-3), json(1e300), json("8"), json(uint64_t{1} << 63), json(1.5),
+                              json::array({4}), json(int64_t{1} << 40)})
+      expect_error(with(key, value), ErrorCode::kMalformedFile, key);
+  }
+  expect_error(with("num_key_value_heads", 7), ErrorCode::kMalformedFile, "no multiple of 7");
+  expect_error(with("num_attention_heads", 24), ErrorCode::kMalformedFile, "no multiple of 24");
+  expect_error(with("head_dim", 63), ErrorCode::kMalformedFile, "even");
+  expect_error(with("rms_norm_eps", -1), ErrorCode::kMalformedFile, "rms_norm_eps");
+  expect_error(with("rope_theta", 0), ErrorCode::kMalformedFile, "rope_theta");
+  expect_error(with("tie_word_embeddings", "yes"), ErrorCode::kMalformedFile, "tie_word_embeddings");
+  expect_error(with("eos_token_id", {1, 128256}), ErrorCode::kMalformedFile, "eos_token_id");
+  expect_error(with("rope_scaling", 4), ErrorCode::kMalformedFile, "rope_scaling");
+  expect_error(with("rope_scaling", {{"type", "linear"}}), ErrorCode::kMalformedFile, "factor");
+  expect_error(with("rope_scaling", {{"type", "llama3"},
+                                     {"factor", 8.0},
+                                     {"low_freq_factor", 4.0},
+                                     {"high_freq_factor", 4.0},
+                                     {"original_max_position_embeddings", 64}}),
+               ErrorCode::kMalformedFile, "high_freq_factor");
+}
+
+TEST(ModelConfig, RejectsHostileText) {
+  EXPECT_EQ(error_of("").code(), ErrorCode::kMalformedFile);
+  EXPECT_EQ(error_of("[]").code(), ErrorCode::kMalformedFile);
+  EXPECT_EQ(error_of("{\"model_type\": \"llama\"").code(), ErrorCode::kMalformedFile);
+  EXPECT_EQ(error_of(std::string(100000, '[')).code(), ErrorCode::kMalformedFile);
+  EXPECT_EQ(error_of("\"" + std::string(2 << 20, 'x') + "\"").code(), ErrorCode::kMalformedFile);
+  EXPECT_EQ(error_of("{\"model_type\": \"\xff\xfe\"}").code(), ErrorCode::kMalformedFile);
+}
+
+}  // namespace
+}  // namespace nfloat

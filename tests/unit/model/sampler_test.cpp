@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/sampler.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include "nfloat/error.h"
+
+namespace nfloat {
+namespace {
+
+constexpr int kDraws = 20000;
+
+// Shares of the tokens among many draws.
+std::map<int32_t, double> shares(const std::vector<float>& logits, const SamplerOptions& options,
+                                 const std::vector<int32_t>& history = {}) {
+  Sampler sampler(options);
+  std::map<int32_t, double> result;
+  for (int i = 0; i < kDraws; ++i) result[sampler.sample(logits, history)] += 1.0 / kDraws;
+  return result;
+}
+
+std::vector<float> logits_of(const std::vector<double>& probabilities) {
+  std::vector<float> logits;
+  for (double p : probabilities) logits.push_back(static_cast<float>(std::log(p)) + 3);
+  return logits;
+}
+
+// Four standard deviations of a share.
+double tolerance(double p) {
+  return 4 * std::sqrt(p * (1 - p) / kDraws) + 1e-9;
+}
+
+void expect_shares(const std::map<int32_t, double>& found, const std::map<int32_t, double>& expected) {
+  for (const auto& [token, share] : found) EXPECT_TRUE(expected.contains(token)) << token << " drawn";
+  for (const auto& [token, p] : expected) {
+    ASSERT_TRUE(found.contains(token)) << token << " never drawn";
+    EXPECT_NEAR(found.at(token), p, tolerance(p)) << token;
+  }
+}
+
+const std::vector<double> kProbabilities{.1, .4, .2, .05, .25};
+
+TEST(Sampler, FollowsTheDistribution) {
+  expect_shares(shares(logits_of(kProbabilities), {}), {{0, .1}, {1, .4}, {2, .2}, {3, .05}, {4, .25}});
+}
+TEST(Sampler, Temperature) {
+  // Squares of the probabilities, normalised: their sum is .2750.
+  expect_shares(shares(logits_of(kProbabilities), {.temperature = .5f}),
+                {{0, .01 / .275}, {1, .16 / .275}, {2, .04 / .275}, {3, .0025 / .275}, {4, .0625 / .275}});
+}
+TEST(Sampler, TopK) {
+  expect_shares(shares(logits_of(kProbabilities), {.top_k = 2}), {{1, .4 / .65}, {4, .25 / .65}});
+}
+TEST(Sampler, TopP) {  // .4 + .25 < .7: the third is needed
+  expect_shares(shares(logits_of(kProbabilities), {.top_p = .7f}),
+                {{1, .4 / .85}, {4, .25 / .85}, {2, .2 / .85}});
+}
+TEST(Sampler, MinP) {  // at least .24 of the largest: .096
+  expect_shares(shares(logits_of(kProbabilities), {.min_p = .24f}),
+                {{0, .1 / .95}, {1, .4 / .95}, {2, .2 / .95}, {4, .25 / .95}});
+}
+TEST(Sampler, RepetitionPenalty) {
+  // Logits 2 and 1 with the first seen and divided by 2: equal. A negative one is multiplied.
+  expect_shares(shares({2, 1}, {.repetition_penalty = 2}, {0, 0}), {{0, .5}, {1, .5}});
+  const double odds = std::exp(-1.0);
+  expect_shares(shares({-1, -1}, {.repetition_penalty = 2}, {1}),
+                {{0, 1 / (1 + odds)}, {1, odds / (1 + odds)}});
+}
+
+TEST(Sampler, GreedyTakesTheLowestOfEquals) {
+  Sampler sampler({.temperature = 0});
+  EXPECT_EQ(sampler.sample(std::vector<float>{1, 5, 5, 2}, {}), 1);
+  EXPECT_EQ(most_likely(std::vector<float>{1, 5, 5, 2}), 1);
+}
+
+TEST(Sampler, SameSeedSameTokens) {
+  const std::vector<float> logits = logits_of(kProbabilities);
+  Sampler a({.seed = 9}), b({.seed = 9}), c({.seed = 10});
+  int differ = 0;
+  for (int i = 0; i < 100; ++i) {
+    const int32_t token = a.sample(logits, {});
+    EXPECT_EQ(token, b.sample(logits, {}));
+    differ += token != c.sample(logits, {});
+  }
+  EXPECT_GT(differ, 20);
+}
+
+TEST(Sampler, NumbersThatAreNone) {
+  Sampler sampler({});
+  EXPECT_EQ(sampler.sample(std::vector<float>{NAN, 3, NAN}, {}), 1);
+  EXPECT_THROW(sampler.sample(std::vector<float>{NAN, NAN}, {}), Error);
+}
+
+TEST(Sampler, OptionsOutOfRange) {
+  EXPECT_THROW(Sampler({.temperature = -1}), Error);
+  EXPECT_THROW(Sampler({.temperature = NAN}), Error);
+  EXPECT_THROW(Sampler({.top_k = -1}), Error);
+  EXPECT_THROW(Sampler({.top_p = 0}), Error);
+  EXPECT_THROW(Sampler({.min_p = 1.5f}), Error);
+  EXPECT_THROW(Sampler({.repetition_penalty = 0}), Error);
+}
+
+TEST(Sampler, LogProbabilities) {
+  const std::vector<float> logits = logits_of(kProbabilities);
+  EXPECT_NEAR(log_probability(logits, 2), std::log(.2), 1e-6);
+  const auto top = most_likely(logits, 3);
+  ASSERT_EQ(top.size(), 3u);
+  EXPECT_EQ(top[1].token, 4);
+  EXPECT_NEAR(top[1].log_probability, std::log(.25), 1e-6);
+  EXPECT_EQ(most_likely(logits, 100).size(), logits.size());
+}
+
+TEST(GenerationConfig, ReadsWhatIsThere) {
+  ModelConfig config;
+  config.vocabulary = 100;
+  std::vector<int32_t> ends{7};
+  const SamplerOptions found = parse_generation_config(
+      R"({"do_sample": true, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [1, 2]})", "g.json", config,
+      &ends);
+  EXPECT_FLOAT_EQ(found.temperature, .6f);
+  EXPECT_FLOAT_EQ(found.top_p, .9f);
+  EXPECT_EQ(ends, (std::vector<int32_t>{1, 2}));
+  EXPECT_EQ(parse_generation_config(R"({"temperature": 0.6})", "g.json", config, &ends).temperature, 0)
+      << "no do_sample";
+  EXPECT_EQ(parse_generation_config("", "g.json", config, &ends).temperature, 0);
+  EXPECT_THROW(parse_generation_config(R"({"top_p": "high"})", "g.json", config, nullptr), Error);
+  EXPECT_THROW(parse_generation_config(R"({"eos_token_id": 100})", "g.json", config, &ends), Error);
+  EXPECT_THROW(parse_generation_config("[", "g.json", config, nullptr), Error);
+}
+
+}  // namespace
+}  // namespace nfloat

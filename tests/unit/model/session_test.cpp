@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include "nfloat/error.h"
+#include "random_model.h"
+
+namespace nfloat {
+namespace {
+
+using testing::RandomModel;
+
+constexpr const char* kConfig = R"({"model_type": "llama", "hidden_size": 48, "intermediate_size": 72,
+  "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 61,
+  "max_position_embeddings": 200, "tie_word_embeddings": false})";
+
+std::vector<float> copy(std::span<const float> values) {
+  return {values.begin(), values.end()};
+}
+
+std::string error_text(const std::function<void()>& work, ErrorCode code) {
+  try {
+    work();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), code) << error.what();
+    return error.what();
+  }
+  ADD_FAILURE() << "no error";
+  return "";
+}
+
+class Sessions : public ::testing::TestWithParam<KvCacheType> {
+ protected:
+  RandomModel random_{kConfig};
+  Model model_ = Model::load(random_.folder.path());
+  std::vector<int32_t> tokens_ = random_.tokens(150);
+};
+
+TEST_P(Sessions, RewindForgets) {
+  Session session(model_, {.context = 200, .kv_cache = GetParam()});
+  const std::span<const int32_t> tokens(tokens_);
+  const std::vector<float> at_40 = copy(session.prefill(tokens.first(40)));
+  session.prefill(tokens.subspan(40, 60));
+  session.rewind(39);
+  EXPECT_TRUE(session.logits().empty());
+  EXPECT_EQ(session.position(), 39);
+  EXPECT_EQ(copy(session.decode(tokens_[39])), at_40);
+  EXPECT_THROW(session.rewind(41), Error);
+  EXPECT_THROW(session.rewind(-1), Error);
+}
+
+TEST_P(Sessions, ForksGoTheirOwnWays) {
+  Session session(model_, {.context = 200, .kv_cache = GetParam()});
+  session.prefill(std::span(tokens_).first(37));
+  Session other = session.fork();
+  EXPECT_EQ(copy(other.logits()), copy(session.logits()));
+  const std::vector<float> next = copy(session.decode(5));
+  other.decode(60);
+  other.decode(60);
+  session.rewind(37);
+  EXPECT_EQ(copy(session.decode(5)), next);
+  EXPECT_EQ(other.position(), 39);
+}
+
+INSTANTIATE_TEST_SUITE_P(Caches, Sessions,
+                         ::testing::Values(KvCacheType::kF32, KvCacheType::kF16, KvCacheType::kInt8));
+
+// More tokens than one pass takes, in sequences of unlike length, some of them with a past.
+TEST(Batch, EqualsOneByOne) {
+  const RandomModel random(kConfig);
+  const Model model = Model::load(random.folder.path());
+  const std::vector<int32_t> tokens = random.tokens(200);
+  const size_t lengths[] = {200, 1, 130, 77, 3, 190, 64};
+  std::vector<Session> sessions;
+  std::vector<BatchEntry> entries;
+  for (size_t i = 0; i < std::size(lengths); ++i) sessions.emplace_back(model);
+  sessions[3].prefill(std::span(tokens).first(11));
+  for (size_t i = 0; i < std::size(lengths); ++i)
+    entries.push_back({&sessions[i], std::span(tokens).first(lengths[i])});
+
+  std::vector<std::vector<std::vector<float>>> visited(std::size(lengths));
+  forward_batch(entries, [&](size_t entry, int64_t index, std::span<const float> logits) {
+    ASSERT_EQ(static_cast<size_t>(index), visited[entry].size());
+    visited[entry].push_back(copy(logits));
+  });
+  for (size_t i = 0; i < std::size(lengths); ++i) {
+    Session alone(model);
+    if (i == 3) alone.prefill(std::span(tokens).first(11));
+    ASSERT_EQ(visited[i].size(), lengths[i]);
+    for (size_t t = 0; t < lengths[i]; ++t) {
+      const std::span<const float> expected = alone.decode(tokens[t]);
+      for (size_t v = 0; v < expected.size(); ++v)
+        ASSERT_NEAR(visited[i][t][v], expected[v], 1e-4) << "entry " << i << ", token " << t;
+    }
+    EXPECT_EQ(copy(sessions[i].logits()), visited[i].back());
+    EXPECT_EQ(sessions[i].position(), alone.position());
+  }
+}
+
+TEST(Batch, LastLogitsOfSeveral) {
+  const RandomModel random(kConfig);
+  const Model model = Model::load(random.folder.path());
+  Session a(model), b(model), c(model);
+  const std::vector<int32_t> one{3, 4, 5}, two{6};
+  const BatchEntry entries[] = {{&a, one}, {&b, two}};
+  forward_batch(entries);
+  const std::vector<float> expected = copy(c.prefill(two));
+  for (size_t v = 0; v < expected.size(); ++v) EXPECT_NEAR(b.logits()[v], expected[v], 1e-4);
+  EXPECT_EQ(a.position(), 3);
+}
+
+TEST(Session, RefusesWhatCannotBe) {
+  const RandomModel random(kConfig);
+  const Model model = Model::load(random.folder.path());
+  Session session(model, {.context = 10});
+  const std::vector<int32_t> eleven(11, 1), bad{1, 61}, negative{-1};
+  EXPECT_NE(
+      error_text([&] { session.prefill(eleven); }, ErrorCode::kInvalidArgument).find("11 tokens do not fit"),
+      std::string::npos);
+  EXPECT_NE(error_text([&] { session.prefill(bad); }, ErrorCode::kInvalidArgument).find("token 1 is 61"),
+            std::string::npos);
+  error_text([&] { session.prefill(negative); }, ErrorCode::kInvalidArgument);
+  error_text([&] { session.prefill({}); }, ErrorCode::kInvalidArgument);
+  EXPECT_EQ(session.position(), 0);
+  error_text([&] { Session(model, {.context = 201}); }, ErrorCode::kInvalidArgument);
+  const std::vector<int32_t> one{1};
+  const BatchEntry twice[] = {{&session, one}, {&session, one}};
+  error_text([&] { forward_batch(twice); }, ErrorCode::kInvalidArgument);
+}
+
+TEST(Loader, NamesEveryMissingTensor) {
+  const RandomModel random(kConfig, {"model.layers.1.mlp.up_proj.weight", "model.norm.weight"});
+  const std::string text = error_text([&] { Model::load(random.folder.path()); }, ErrorCode::kMalformedFile);
+  EXPECT_NE(text.find("model.layers.1.mlp.up_proj.weight"), std::string::npos) << text;
+  EXPECT_NE(text.find("model.norm.weight"), std::string::npos) << text;
+}
+
+TEST(Loader, NamesEveryWrongShape) {
+  const RandomModel random(kConfig);
+  ModelConfig config = random.config;
+  config.intermediate = 71;
+  const auto checkpoint = std::make_shared<const Checkpoint>(random.folder.path());
+  const std::string text = error_text([&] { Model::load(checkpoint, config); }, ErrorCode::kMalformedFile);
+  EXPECT_NE(text.find("6 tensors disagree"), std::string::npos) << text;
+  EXPECT_NE(text.find("model.layers.1.mlp.down_proj.weight is [48, 72], expected [48, 71]"),
+            std::string::npos)
+      << text;
+}
+
+}  // namespace
+}  // namespace nfloat
