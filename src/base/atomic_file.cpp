@@ -2,10 +2,12 @@
 #include "base/atomic_file.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/file.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -19,18 +21,27 @@ namespace {
 constexpr std::string_view kMark = ".nfloat-";
 constexpr std::string_view kSuffix = ".tmp";
 
+std::string temporary_prefix(const std::filesystem::path& target) {
+  return fmt::format(".{}{}", target.filename().string(), kMark);
+}
+
 std::string temporary_name(const std::string& path) {
   const std::filesystem::path target(path);
-  return (target.parent_path() /
-          fmt::format(".{}{}{}{}", target.filename().string(), kMark, ::getpid(), kSuffix))
+  return (target.parent_path() / fmt::format("{}{}{}", temporary_prefix(target), ::getpid(), kSuffix))
       .string();
+}
+
+std::string parent_of(const std::string& path) {
+  const std::string parent = std::filesystem::path(path).parent_path().string();
+  return parent.empty() ? "." : parent;
 }
 
 }  // namespace
 
 AtomicFile::AtomicFile(const std::string& path) : path_(path), temporary_(temporary_name(path)) {
   fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd_ < 0) fail(ErrorCode::kIo, "{}: cannot create: {}", temporary_, std::strerror(errno));
+  if (fd_ < 0) fail(ErrorCode::kIo, "{}: cannot create: {}", path_, std::strerror(errno));
+  ::flock(fd_, LOCK_EX | LOCK_NB);
 }
 
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
@@ -76,8 +87,7 @@ void AtomicFile::commit() {
     ::unlink(temporary_.c_str());
     fail(ErrorCode::kIo, "{}: cannot rename into place: {}", path_, std::strerror(error));
   }
-  const std::string parent = std::filesystem::path(path_).parent_path().string();
-  sync_directory(parent.empty() ? "." : parent);
+  sync_directory(parent_of(path_));
 }
 
 void write_file_atomically(const std::string& path, std::string_view text) {
@@ -86,21 +96,63 @@ void write_file_atomically(const std::string& path, std::string_view text) {
   file.commit();
 }
 
-void sync_directory(const std::string& path) {
+AtomicFolder::AtomicFolder(const std::string& target) : target_(target), temporary_(temporary_name(target)) {
+  std::error_code error;
+  std::filesystem::remove_all(temporary_, error);  // a killed run of a process with our number
+  if (!std::filesystem::create_directory(temporary_, error)) {
+    fail(ErrorCode::kIo, "{}: cannot create: {}", target_,
+         error ? error.message() : "the temporary folder exists");
+  }
+  lock_ = ::open(temporary_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (lock_ >= 0) ::flock(lock_, LOCK_EX | LOCK_NB);
+}
+
+AtomicFolder::~AtomicFolder() {
+  std::error_code ignored;
+  if (!temporary_.empty()) std::filesystem::remove_all(temporary_, ignored);
+  if (lock_ >= 0) ::close(lock_);
+}
+
+void AtomicFolder::commit() {
+  sync_directory(temporary_);
+  std::error_code error;
+  if (std::filesystem::exists(target_, error)) {
+    if (::syscall(SYS_renameat2, AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE) !=
+        0) {
+      fail(ErrorCode::kIo, "{}: cannot exchange the old folder for the new one: {}", target_,
+           std::strerror(errno));
+    }
+    sync_directory(parent_of(target_));
+    std::filesystem::remove_all(temporary_, error);  // now the old folder
+  } else if (std::rename(temporary_.c_str(), target_.c_str()) != 0) {
+    fail(ErrorCode::kIo, "{}: cannot rename into place: {}", target_, std::strerror(errno));
+  }
+  temporary_.clear();
+  sync_directory(parent_of(target_));
+}
+
+void remove_stale_temporaries(const std::string& target) noexcept {
+  try {
+    const std::string prefix = temporary_prefix(target);
+    std::error_code ignored;
+    for (const auto& entry : std::filesystem::directory_iterator(parent_of(target), ignored)) {
+      const std::string name = entry.path().filename().string();
+      if (!name.starts_with(prefix) || !name.ends_with(kSuffix)) continue;
+      const int fd = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+      if (fd < 0) continue;
+      if (::flock(fd, LOCK_EX | LOCK_NB) == 0) std::filesystem::remove_all(entry.path(), ignored);
+      ::close(fd);
+    }
+  } catch (const std::exception&) {
+    // Out of memory while tidying: what is left stays for the next run.
+  }
+}
+
+void sync_directory(const std::string& path) noexcept {
   const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return;  // some file systems do not open directories; the rename itself has happened
   ::fsync(fd);
   ::close(fd);
-}
-
-bool is_temporary_name(std::string_view file_name, long* pid) noexcept {
-  if (!file_name.starts_with('.') || !file_name.ends_with(kSuffix)) return false;
-  const size_t mark = file_name.rfind(kMark);
-  if (mark == std::string_view::npos) return false;
-  const char* begin = file_name.data() + mark + kMark.size();
-  const char* end = file_name.data() + file_name.size() - kSuffix.size();
-  const auto [stop, error] = std::from_chars(begin, end, *pid);
-  return error == std::errc{} && stop == end;
 }
 
 }  // namespace nfloat

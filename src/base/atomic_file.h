@@ -41,12 +41,29 @@ class AtomicFile {
 // Writes `text` to `path` as an AtomicFile does.
 void write_file_atomically(const std::string& path, std::string_view text);
 
-// Syncs a directory, so that the renames in it last.
-void sync_directory(const std::string& path);
+// A folder that appears whole or not at all, in the same way. Files are written into path().
+class AtomicFolder {
+ public:
+  explicit AtomicFolder(const std::string& target);
+  AtomicFolder(const AtomicFolder&) = delete;
+  AtomicFolder& operator=(const AtomicFolder&) = delete;
+  ~AtomicFolder();
 
-// True for the names that AtomicFile and the output folders give their unfinished work; `pid` is the
-// writer's.
-bool is_temporary_name(std::string_view file_name, long* pid) noexcept;
+  const std::string& path() const noexcept { return temporary_; }
+  // Renames into place. A target that exists is exchanged for the new folder in one step, then removed.
+  void commit();
+
+ private:
+  std::string target_;
+  std::string temporary_;
+  int lock_ = -1;
+};
+
+// Removes what killed runs left of `target`; what a living process is writing stays.
+void remove_stale_temporaries(const std::string& target) noexcept;
+
+// Syncs a directory, so that the renames in it last.
+void sync_directory(const std::string& path) noexcept;
 
 }  // namespace nfloat
 

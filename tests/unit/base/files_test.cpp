@@ -54,14 +54,34 @@ TEST_F(Files, AppearWholeOrNotAtAll) {
   EXPECT_EQ(entries(), 1u);
 }
 
-TEST_F(Files, TemporaryNamesAreRecognised) {
-  AtomicFile file((folder_ / "model.safetensors").string());
-  long pid = 0;
-  EXPECT_TRUE(is_temporary_name(fs::path(file.temporary_path()).filename().string(), &pid));
-  EXPECT_EQ(pid, static_cast<long>(::getpid()));
-  for (const char* name :
-       {"model.safetensors", ".hidden", ".a.nfloat-.tmp", ".a.nfloat-12x.tmp", "a.nfloat-12.tmp"}) {
-    EXPECT_FALSE(is_temporary_name(name, &pid)) << name;
+TEST_F(Files, StaleTemporariesGoLivingOnesStay) {
+  const fs::path target = folder_ / "model.safetensors";
+  std::ofstream(folder_ / ".model.safetensors.nfloat-1.tmp") << "left by a killed run";
+  fs::create_directories(folder_ / ".model.safetensors.nfloat-2.tmp" / "inside");
+  std::ofstream(folder_ / ".other.nfloat-3.tmp") << "another target's";
+  std::ofstream(folder_ / "model.safetensors.tmp") << "the user's own";
+  AtomicFile living(target.string());
+  remove_stale_temporaries(target.string());
+  EXPECT_TRUE(fs::exists(living.temporary_path()));
+  EXPECT_EQ(entries(), 3u);
+  living.append(std::string_view("x"));
+  living.commit();
+  EXPECT_EQ(read(target), "x");
+}
+
+TEST_F(Files, FoldersAppearWholeAndReplaceInOneStep) {
+  const fs::path target = folder_ / "out";
+  {
+    AtomicFolder folder(target.string());
+    std::ofstream(fs::path(folder.path()) / "a") << "half";
+  }
+  EXPECT_EQ(entries(), 0u);
+  for (const char* text : {"first", "second"}) {
+    AtomicFolder folder(target.string());
+    std::ofstream(fs::path(folder.path()) / "a") << text;
+    folder.commit();
+    EXPECT_EQ(read(target / "a"), text);
+    EXPECT_EQ(entries(), 1u);
   }
 }
 

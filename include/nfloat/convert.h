@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CONVERT_H_
+#define NFLOAT_CONVERT_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/checkpoint.h"
+#include "nfloat/quantize.h"
+#include "nfloat/tensor.h"
+
+// Whole checkpoints, streamed: resident memory does not grow with the model (a few megabytes a thread, and
+// the float32 scales of the tensors at work when they are double-quantized).
+namespace nfloat {
+
+struct ConvertProgress {
+  uint64_t input_bytes_done = 0;
+  uint64_t input_bytes_total = 0;
+  size_t tensors_done = 0;
+  size_t tensors_total = 0;
+};
+
+// What the caller sees and steers while a conversion runs. Both functions are called from worker threads, one
+// at a time; `cancelled` returning true ends the work with kInterrupted, the old output untouched.
+struct ConvertControl {
+  std::function<void(const ConvertProgress&)> progress;
+  std::function<bool()> cancelled;
+  int threads = 0;         // 0: all that OpenMP gives
+  bool overwrite = false;  // a folder is replaced only if it looks like a checkpoint
+};
+
+struct QuantizeCheckpointOptions {
+  std::string format = "nf4";  // "nf4" or "fp4": what bitsandbytes stores
+  QuantizeOptions quantize;
+  DType storage = DType::kU8;     // of the packed codes: U8, BF16, F16, F32 hold the same bytes
+  std::vector<std::string> skip;  // regular expressions (ECMAScript) searched in tensor names
+  std::vector<std::string> only;
+  bool quantize_experts = false;         // 3-D expert weights, companions on the parameter's own name
+  uint64_t shard_bytes = 5'000'000'000;  // a shard grows to this size at most, if no single weight is larger
+};
+
+// What happens to one tensor, and why.
+struct TensorPlan {
+  TensorInfo input;
+  bool quantize = false;
+  std::string reason;        // of being left alone
+  bool transpose = false;    // GPT-2's Conv1D, stored [in, out]
+  uint64_t bytes_after = 0;  // companions included
+};
+
+struct QuantizationPlan {
+  std::vector<TensorPlan> tensors;
+  std::vector<std::string> copied_files;  // tokenizer and so on
+  uint64_t bytes_before = 0;
+  uint64_t bytes_after = 0;
+  int64_t parameters = 0;
+  int64_t quantized_parameters = 0;
+};
+
+struct ConvertResult {
+  QuantizationPlan plan;
+  std::vector<std::string> files;  // safetensors files written
+  double seconds = 0;              // from the first read to the last write
+  double sync_seconds = 0;         // for the data to be on the disk; not in `seconds`
+};
+
+// Which tensors bitsandbytes and Transformers expect quantized: 2-D floating weights of linear layers, not
+// the embeddings, not the output head, not routers. Of a single file every 2-D floating tensor is. Throws
+// kInvalidArgument (options, expressions), kUnsupported (already quantized, and by what).
+NFLOAT_API QuantizationPlan plan_quantization(const Checkpoint& input,
+                                              const QuantizeCheckpointOptions& options);
+
+// Writes `output` (a folder if the input is one, else a file) in the bitsandbytes layout: packed codes,
+// scales, quant_map, quant_state; config.json's quantization_config, the index, and the folder's other files.
+// The output appears whole or not at all. Throws also kAlreadyExists, kIo (with the space needed), kNotFinite
+// naming tensor and index, kInterrupted.
+NFLOAT_API ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& output,
+                                             const QuantizeCheckpointOptions& options,
+                                             const ConvertControl& control = {});
+
+// The reverse: quantized weights become plain ones of `dtype` (F32, F16, BF16), plain tensors stay as they
+// are, quantization_config goes. Levels are those of the quant_type, as bitsandbytes' kernels have it.
+NFLOAT_API ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& output,
+                                               DType dtype, uint64_t shard_bytes = 5'000'000'000,
+                                               const ConvertControl& control = {});
+
+// What is wrong with a checkpoint, or may be.
+struct Finding {
+  bool error = false;  // a loader would fail or decode wrongly; else worth knowing
+  std::string tensor;
+  std::string text;
+};
+
+// Companions complete and consistent, quant_map the one that loaders use, scales finite, config.json in
+// agreement.
+NFLOAT_API std::vector<Finding> check_checkpoint(const Checkpoint& checkpoint,
+                                                 const ConvertControl& control = {});
+
+// How far a weight is from its original, both as float32 values.
+struct TensorError {
+  std::string name;
+  int64_t elements = 0;
+  double squared_error = 0;     // sum
+  double squared_original = 0;  // sum
+  double max_error = 0;
+  int64_t zeros = 0;                // exact zeros in the original
+  int64_t zeros_kept = 0;           // of them, still exactly zero
+  double sqnr_db() const noexcept;  // 10 log10(squared_original / squared_error); infinity when equal
+};
+
+// Compares every weight of the two checkpoints, worst SQNR first. Throws kMalformedFile when names or shapes
+// disagree, naming the first.
+NFLOAT_API std::vector<TensorError> compare_checkpoints(const Checkpoint& checkpoint,
+                                                        const Checkpoint& original,
+                                                        const ConvertControl& control = {});
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_CONVERT_H_

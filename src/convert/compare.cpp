@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "base/fail.h"
+#include "convert/output.h"
+#include "convert/weights.h"
+#include "nfloat/convert.h"
+
+namespace nfloat {
+namespace {
+
+class CompareJob : public StreamJob {
+ public:
+  CompareJob(const Checkpoint& checkpoint, const Checkpoint& original, const std::string& name,
+             bool transpose, TensorError* result)
+      : approximate_(checkpoint, name), exact_(original, name, transpose), result_(result) {
+    if (approximate_.shape() != exact_.shape()) {
+      fail(ErrorCode::kMalformedFile, "tensor '{}' is {} in {} and {} in {}", name,
+           approximate_.shape().to_string(), checkpoint.path(), exact_.shape().to_string(), original.path());
+    }
+    exact_.align_chunks(approximate_.chunk_elements());
+    parts_.resize(static_cast<size_t>(exact_.chunks()));
+    result_->name = name;
+    result_->elements = exact_.elements();
+  }
+
+  int64_t next_stage() override {
+    if (started_++ == 0) return exact_.chunks();
+    for (const TensorError& part : parts_) {  // in order: the same sums for any number of threads
+      result_->squared_error += part.squared_error;
+      result_->squared_original += part.squared_original;
+      result_->max_error = std::max(result_->max_error, part.max_error);
+      result_->zeros += part.zeros;
+      result_->zeros_kept += part.zeros_kept;
+    }
+    return 0;
+  }
+
+  uint64_t run(int64_t chunk, Scratch& scratch) override {
+    const auto count = static_cast<size_t>(exact_.count(chunk));
+    const auto read_floats = [&](const WeightReader& reader, std::span<float> values) {
+      const auto bytes = reader.read_as(chunk, DType::kF32, scratch);
+      std::memcpy(values.data(), bytes.data(), bytes.size());
+    };
+    const std::span<float> x = scratch.get<float>(2, count), y = scratch.get<float>(3, count);
+    read_floats(exact_, x);
+    read_floats(approximate_, y);
+    TensorError& part = parts_[static_cast<size_t>(chunk)];
+    for (size_t i = 0; i < count; ++i) {
+      const double error = static_cast<double>(y[i]) - static_cast<double>(x[i]);
+      part.squared_error += error * error;
+      part.squared_original += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+      part.max_error = std::max(part.max_error, std::fabs(error));
+      part.zeros += x[i] == 0 ? 1 : 0;
+      part.zeros_kept += x[i] == 0 && y[i] == 0 ? 1 : 0;
+    }
+    return approximate_.input_bytes(chunk);
+  }
+
+ private:
+  const WeightReader approximate_;
+  WeightReader exact_;
+  TensorError* const result_;
+  std::vector<TensorError> parts_;
+  int started_ = 0;
+};
+
+bool is_floating(const Checkpoint& checkpoint, const std::string& name) {
+  return checkpoint.is_quantized(name) || is_quantizable(checkpoint.find(name)->dtype) ||
+         checkpoint.find(name)->dtype == DType::kF64;
+}
+
+}  // namespace
+
+double TensorError::sqnr_db() const noexcept {
+  if (squared_error == 0) return std::numeric_limits<double>::infinity();
+  return 10 * std::log10(squared_original / squared_error);
+}
+
+std::vector<TensorError> compare_checkpoints(const Checkpoint& checkpoint, const Checkpoint& original,
+                                             const ConvertControl& control) {
+  std::vector<std::string> names;
+  ConvertProgress progress;
+  for (const std::string& name : checkpoint.weight_names()) {
+    if (original.find(name) == nullptr) {
+      fail(ErrorCode::kMalformedFile, "tensor '{}' of {} is not in {}", name, checkpoint.path(),
+           original.path());
+    }
+    if (!is_floating(checkpoint, name) || !is_floating(original, name)) continue;
+    names.push_back(name);
+    progress.input_bytes_total += checkpoint.find(name)->bytes;
+  }
+  for (const std::string& name : original.weight_names()) {
+    if (checkpoint.find(name) == nullptr) {
+      fail(ErrorCode::kMalformedFile, "tensor '{}' of {} is not in {}", name, original.path(),
+           checkpoint.path());
+    }
+  }
+  progress.tensors_total = names.size();
+  const std::string model_type = model_type_of(parse_config(original));
+  std::vector<TensorError> errors(names.size());
+  run_stream(
+      names.size(),
+      [&](size_t i) -> std::unique_ptr<StreamJob> {
+        const bool transpose = checkpoint.is_quantized(names[i]) && !original.is_quantized(names[i]) &&
+                               stored_transposed(model_type, names[i]);
+        return std::make_unique<CompareJob>(checkpoint, original, names[i], transpose, &errors[i]);
+      },
+      progress, control);
+  std::stable_sort(errors.begin(), errors.end(),
+                   [](const TensorError& a, const TensorError& b) { return a.sqnr_db() < b.sqnr_db(); });
+  return errors;
+}
+
+}  // namespace nfloat

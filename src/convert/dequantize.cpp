@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <nlohmann/json.hpp>
+
+#include "base/fail.h"
+#include "convert/output.h"
+#include "convert/quantize_job.h"
+#include "convert/weights.h"
+#include "nfloat/convert.h"
+
+namespace nfloat {
+namespace {
+
+class DequantizeJob : public StreamJob {
+ public:
+  DequantizeJob(const Checkpoint& input, const std::string& name, DType dtype, bool transpose,
+                SafetensorsWriter& writer, size_t index)
+      : reader_(input, name, transpose), dtype_(dtype), writer_(writer), index_(index) {}
+
+  int64_t next_stage() override { return started_++ > 0 ? 0 : reader_.chunks(); }
+
+  uint64_t run(int64_t chunk, Scratch& scratch) override {
+    const auto values = reader_.read_as(chunk, dtype_, scratch);
+    writer_.write(index_, static_cast<uint64_t>(reader_.begin(chunk)) * dtype_bytes(dtype_), values);
+    return reader_.input_bytes(chunk);
+  }
+
+ private:
+  const WeightReader reader_;
+  const DType dtype_;
+  SafetensorsWriter& writer_;
+  const size_t index_;
+  int started_ = 0;
+};
+
+}  // namespace
+
+ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& output, DType dtype,
+                                    uint64_t shard_bytes, const ConvertControl& control) {
+  if (!is_quantizable(dtype)) {
+    fail(ErrorCode::kInvalidArgument, "cannot dequantize to {}: F32, F16 or BF16", dtype_name(dtype));
+  }
+  nlohmann::ordered_json config = parse_config(input);
+  ConvertResult result;
+  std::vector<OutputUnit> units;
+  std::vector<TensorPlan>& plans = result.plan.tensors;
+  for (const std::string& name : input.weight_names()) {
+    TensorPlan plan;
+    plan.input = *input.find(name);
+    plan.quantize = input.is_quantized(name);
+    plan.bytes_after = plan.input.bytes;
+    SafetensorsWriter::Declared declared{name, plan.input.dtype, plan.input.shape};
+    result.plan.bytes_before += plan.input.bytes;
+    if (plan.quantize) {
+      const QuantizedView view = input.quantized(name);
+      plan.transpose = stored_transposed(model_type_of(config), name);
+      declared.dtype = dtype;
+      declared.shape = plan.transpose ? Shape({view.shape[1], view.shape[0]}) : view.shape;
+      plan.bytes_after = static_cast<uint64_t>(view.shape.elements()) * dtype_bytes(dtype);
+      result.plan.quantized_parameters += view.shape.elements();
+      for (const std::string& companion : input.companions(name))
+        result.plan.bytes_before += input.find(companion)->bytes;
+    }
+    result.plan.parameters += declared.shape.elements();
+    result.plan.bytes_after += plan.bytes_after;
+    OutputUnit unit;
+    unit.tensors = {declared};
+    unit.bytes = plan.bytes_after;
+    units.push_back(std::move(unit));
+    plans.push_back(std::move(plan));
+  }
+  if (result.plan.quantized_parameters == 0) {
+    fail(ErrorCode::kUnsupported, "{}: nothing to dequantize: no tensor has a bitsandbytes quant_state",
+         input.path());
+  }
+  for (size_t i = 0; i < units.size(); ++i) units[i].input = &plans[i].input;
+  if (!config.empty()) {
+    config.erase("quantization_config");
+    for (const char* key : {"torch_dtype", "dtype"}) {
+      if (config.contains(key)) config[key] = dtype_torch_name(dtype);
+    }
+  }
+  if (input.is_folder()) result.plan.copied_files = other_files(input.path());
+  const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,
+                                std::function<void(std::string)>) -> std::unique_ptr<StreamJob> {
+    if (!plans[i].quantize) return make_copy_job(input, plans[i].input, writer, first);
+    return std::make_unique<DequantizeJob>(input, plans[i].input.name, dtype, plans[i].transpose, writer,
+                                           first);
+  };
+  write_checkpoint(input, output, units, make_job, config, shard_bytes, control, &result);
+  return result;
+}
+
+}  // namespace nfloat

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "convert/output.h"
+
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <mutex>
+
+#include "base/fail.h"
+
+namespace nfloat {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+constexpr const char* kConfigName = "config.json";
+constexpr const char* kIndexName = "model.safetensors.index.json";
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+bool is_inside(const fs::path& path, const fs::path& folder) {
+  const auto [mismatch, unused] = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
+  return mismatch == folder.end();
+}
+
+// Only a folder that holds nothing but files, safetensors among them, is ever replaced.
+bool looks_like_checkpoint(const fs::path& folder) {
+  bool has_weights = false;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (!entry.is_regular_file()) return false;
+    has_weights = has_weights || entry.path().extension() == ".safetensors";
+  }
+  return has_weights;
+}
+
+fs::path normal_path(const std::string& path) {
+  fs::path normal = fs::weakly_canonical(fs::absolute(path));
+  return normal.has_filename() ? normal : normal.parent_path();
+}
+
+// Checks that `output` may be written, and gives its path without a trailing slash.
+fs::path check_output(const Checkpoint& input, const std::string& output, bool overwrite,
+                      uint64_t needed_bytes) {
+  if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
+  const fs::path from = normal_path(input.path()), to = normal_path(output);
+  if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
+  if (input.is_folder() && is_inside(to, from)) {
+    fail(ErrorCode::kInvalidArgument, "{}: the output lies inside the input folder {}", output, input.path());
+  }
+  if (is_inside(from, to)) {
+    fail(ErrorCode::kInvalidArgument, "{}: the input {} lies inside the output", output, input.path());
+  }
+  if (fs::exists(to)) {
+    if (fs::is_directory(to) != input.is_folder()) {
+      fail(ErrorCode::kInvalidArgument, "{}: is a {}, the input is a {}", output,
+           input.is_folder() ? "file" : "folder", input.is_folder() ? "folder" : "file");
+    }
+    if (!overwrite)
+      fail(ErrorCode::kAlreadyExists,
+           "{}: exists already (--overwrite replaces it when the new one is whole)", output);
+    if (fs::is_directory(to) && !looks_like_checkpoint(to)) {
+      fail(ErrorCode::kAlreadyExists,
+           "{}: is not replaced: it is not a checkpoint folder (files only, safetensors among them)", output);
+    }
+  }
+  const fs::path parent = to.parent_path();
+  if (!fs::is_directory(parent))
+    fail(ErrorCode::kNotFound, "{}: the folder {} does not exist", output, parent.string());
+  struct statvfs space {};
+  if (::statvfs(parent.c_str(), &space) == 0) {
+    const uint64_t free_bytes = uint64_t{space.f_bavail} * space.f_frsize;
+    if (free_bytes < needed_bytes) {
+      fail(ErrorCode::kIo, "{}: the disk is too full: {:.3f} GB are needed, {:.3f} GB are free in {}", output,
+           static_cast<double>(needed_bytes) / 1e9, static_cast<double>(free_bytes) / 1e9, parent.string());
+    }
+  }
+  return to;
+}
+
+struct Shard {
+  std::vector<size_t> units;
+  std::string name;
+  std::unique_ptr<SafetensorsWriter> writer;
+};
+
+// Units in order, a new shard when the next one would make it too large.
+std::vector<Shard> split_into_shards(const std::vector<OutputUnit>& units, uint64_t shard_bytes,
+                                     bool folder) {
+  std::vector<Shard> shards(1);
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < units.size(); ++i) {
+    if (folder && !shards.back().units.empty() && bytes + units[i].bytes > shard_bytes) {
+      shards.emplace_back();
+      bytes = 0;
+    }
+    shards.back().units.push_back(i);
+    bytes += units[i].bytes;
+  }
+  for (size_t i = 0; i < shards.size(); ++i) {
+    shards[i].name = shards.size() == 1
+                         ? "model.safetensors"
+                         : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+  }
+  return shards;
+}
+
+// Where a unit's tensors are.
+struct Place {
+  Shard* shard = nullptr;
+  size_t first = 0;
+};
+
+void open_writer(const std::string& path, Shard& shard, const std::vector<OutputUnit>& units,
+                 std::vector<Place>& places) {
+  std::vector<SafetensorsWriter::Declared> declared;
+  std::vector<std::string> late;
+  for (size_t unit : shard.units) {
+    places[unit] = {&shard, declared.size()};
+    declared.insert(declared.end(), units[unit].tensors.begin(), units[unit].tensors.end());
+    if (!units[unit].late.empty()) late.push_back(units[unit].late);
+  }
+  shard.writer = std::make_unique<SafetensorsWriter>(path, declared, late);
+}
+
+std::string index_text(const std::vector<Shard>& shards, const std::vector<OutputUnit>& units) {
+  nlohmann::ordered_json index;
+  uint64_t total = 0;
+  nlohmann::json map = nlohmann::json::object();
+  for (const Shard& shard : shards) {
+    total += shard.writer->data_bytes();
+    for (size_t unit : shard.units) {
+      for (const auto& tensor : units[unit].tensors) map[tensor.name] = shard.name;
+      if (!units[unit].late.empty()) map[units[unit].late] = shard.name;
+    }
+  }
+  index["metadata"]["total_size"] = total;
+  index["weight_map"] = map;
+  return index.dump(2) + "\n";
+}
+
+void copy_following_links(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  fs::copy_file(from, to, error);
+  if (error) fail(ErrorCode::kIo, "{}: cannot copy: {}", from.string(), error.message());
+}
+
+}  // namespace
+
+nlohmann::ordered_json parse_config(const Checkpoint& input) {
+  const std::string text = input.text_file(kConfigName);
+  if (text.empty()) return nlohmann::ordered_json::object();
+  auto config = nlohmann::ordered_json::parse(
+      text,
+      [&](int depth, nlohmann::ordered_json::parse_event_t, nlohmann::ordered_json&) {
+        if (depth > 64)
+          fail(ErrorCode::kMalformedFile, "{}/{}: nested too deeply", input.path(), kConfigName);
+        return true;
+      },
+      /*allow_exceptions=*/false);
+  if (!config.is_object())
+    fail(ErrorCode::kMalformedFile, "{}/{}: not a JSON object", input.path(), kConfigName);
+  return config;
+}
+
+std::string text_of(const nlohmann::ordered_json& object, const char* key, const std::string& otherwise) {
+  const auto found = object.find(key);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : otherwise;
+}
+
+std::string model_type_of(const nlohmann::ordered_json& config) {
+  return text_of(config, "model_type");
+}
+
+std::vector<std::string> other_files(const std::string& folder) {
+  static constexpr std::string_view kWeightExtensions[] = {
+      ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".ckpt"};
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    std::error_code error;
+    const std::string name = entry.path().filename().string();
+    const std::string extension = entry.path().extension().string();
+    const bool weights = std::find(std::begin(kWeightExtensions), std::end(kWeightExtensions), extension) !=
+                             std::end(kWeightExtensions) ||
+                         name.ends_with(".index.json");
+    if (!weights && name != kConfigName && !name.starts_with('.') && entry.is_regular_file(error))
+      names.push_back(name);
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+void write_checkpoint(const Checkpoint& input, const std::string& output,
+                      const std::vector<OutputUnit>& units, const JobMaker& make_job,
+                      const nlohmann::ordered_json& config, uint64_t shard_bytes,
+                      const ConvertControl& control, ConvertResult* result) {
+  const Clock::time_point start = Clock::now();
+  ConvertProgress progress;
+  progress.tensors_total = units.size();
+  uint64_t needed = 1 << 16;
+  for (const OutputUnit& unit : units) {
+    progress.input_bytes_total += unit.input->bytes;
+    needed += unit.bytes;
+  }
+  const fs::path target = check_output(input, output, control.overwrite, needed);
+  remove_stale_temporaries(target.string());
+
+  std::unique_ptr<AtomicFolder> folder;
+  if (input.is_folder()) folder = std::make_unique<AtomicFolder>(target.string());
+  std::vector<Shard> shards = split_into_shards(units, shard_bytes, input.is_folder());
+  std::vector<Place> places(units.size());
+  std::vector<std::string> late_texts(units.size());
+  std::mutex open_mutex;
+  std::vector<std::once_flag> opened(shards.size());
+  std::vector<size_t> shard_of(units.size());
+  for (size_t s = 0; s < shards.size(); ++s) {
+    for (size_t unit : shards[s].units) shard_of[unit] = s;
+  }
+  const auto open_shard = [&](size_t s) {
+    const fs::path path = folder ? fs::path(folder->path()) / shards[s].name : target;
+    std::call_once(opened[s], [&] { open_writer(path.string(), shards[s], units, places); });
+  };
+  if (units.empty()) open_shard(0);
+  run_stream(
+      units.size(),
+      [&](size_t unit) {
+        open_shard(shard_of[unit]);
+        return make_job(unit, *places[unit].shard->writer, places[unit].first,
+                        [&late_texts, unit](std::string text) { late_texts[unit] = std::move(text); });
+      },
+      progress, control);
+
+  for (Shard& shard : shards) {
+    for (size_t unit : shard.units) {
+      if (!units[unit].late.empty()) shard.writer->write_late(units[unit].late, late_texts[unit]);
+    }
+    shard.writer->finish();
+    result->files.push_back(folder ? (target / shard.name).string() : target.string());
+  }
+  result->seconds = seconds_since(start);
+  const Clock::time_point sync_start = Clock::now();
+  for (Shard& shard : shards) shard.writer->sync();
+  result->sync_seconds = seconds_since(sync_start);
+  if (folder) {
+    const fs::path inside(folder->path());
+    if (shards.size() > 1) write_file_atomically((inside / kIndexName).string(), index_text(shards, units));
+    if (!config.empty()) write_file_atomically((inside / kConfigName).string(), config.dump(2) + "\n");
+    for (const std::string& name : other_files(input.path()))
+      copy_following_links(fs::path(input.path()) / name, inside / name);
+  }
+  if (control.cancelled && control.cancelled())
+    fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
+  for (Shard& shard : shards) shard.writer->commit();
+  if (folder) folder->commit();
+}
+
+}  // namespace nfloat

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CONVERT_OUTPUT_H_
+#define NFLOAT_CONVERT_OUTPUT_H_
+
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "base/atomic_file.h"
+#include "checkpoint/safetensors_writer.h"
+#include "convert/stream.h"
+#include "nfloat/convert.h"
+
+namespace nfloat {
+
+inline constexpr int64_t kMaxBlockSize = int64_t{1} << 30;
+
+// config.json of a folder with its keys in order; an empty object when there is none. Throws kMalformedFile.
+nlohmann::ordered_json parse_config(const Checkpoint& input);
+// The string under `key`, `otherwise` when it is absent or of another type.
+std::string text_of(const nlohmann::ordered_json& object, const char* key, const std::string& otherwise = {});
+std::string model_type_of(const nlohmann::ordered_json& config);
+
+// GPT-2 keeps its projections as Conv1D, [in, out]; bitsandbytes transposes them to [out, in] before
+// quantizing.
+bool stored_transposed(const std::string& model_type, const std::string& name);
+
+// Files of a model folder that go along with the weights: all but weights in any format, indices and
+// config.json.
+std::vector<std::string> other_files(const std::string& folder);
+
+// What one weight of the input becomes: tensors declared together, in one shard.
+struct OutputUnit {
+  const TensorInfo* input = nullptr;
+  std::vector<SafetensorsWriter::Declared> tensors;
+  std::string late;  // name of its late tensor, if any
+  uint64_t bytes = 0;
+};
+
+// Makes the job of unit `index`, whose tensors begin at `first` in `writer`; write_late gives its late
+// tensor.
+using JobMaker = std::function<std::unique_ptr<StreamJob>(
+    size_t index, SafetensorsWriter& writer, size_t first, std::function<void(std::string)> write_late)>;
+
+// Writes a whole checkpoint: shards, index, `config` (unless empty), other files; a single file when the
+// input is one. Fills files, seconds and sync_seconds of the result.
+void write_checkpoint(const Checkpoint& input, const std::string& output,
+                      const std::vector<OutputUnit>& units, const JobMaker& make_job,
+                      const nlohmann::ordered_json& config, uint64_t shard_bytes,
+                      const ConvertControl& control, ConvertResult* result);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_CONVERT_OUTPUT_H_

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <nlohmann/json.hpp>
+
+#include "convert/output.h"
+#include "convert/quantize_job.h"
+#include "nfloat/convert.h"
+
+namespace nfloat {
+namespace {
+
+// Module names that a loader must not replace with 4-bit layers, when its own default (the output head) does
+// not say it all; null else.
+nlohmann::ordered_json skip_modules(const QuantizationPlan& plan) {
+  nlohmann::ordered_json modules = nlohmann::ordered_json::array();
+  bool beyond_default = false;
+  for (const TensorPlan& tensor : plan.tensors) {
+    const bool linear = tensor.reason == "output head" || tensor.reason == "router" ||
+                        tensor.reason == "--skip" || tensor.reason == "not in --only";
+    if (tensor.quantize || !linear || !tensor.input.name.ends_with(".weight")) continue;
+    beyond_default = beyond_default || tensor.reason != "output head";
+    modules.push_back(
+        tensor.input.name.substr(0, tensor.input.name.size() - std::string_view(".weight").size()));
+  }
+  if (!beyond_default) return nullptr;
+  // A list replaces the loader's default, and a tied head has no tensor of its own.
+  if (std::find(modules.begin(), modules.end(), "lm_head") == modules.end()) modules.push_back("lm_head");
+  return modules;
+}
+
+DType compute_dtype(const QuantizationPlan& plan) {
+  for (const TensorPlan& tensor : plan.tensors) {
+    if (tensor.quantize) return tensor.input.dtype;
+  }
+  return DType::kBF16;
+}
+
+// As Transformers writes it, key for key.
+nlohmann::ordered_json quantization_config(const QuantizeCheckpointOptions& options,
+                                           const QuantizationPlan& plan) {
+  nlohmann::ordered_json config;
+  config["_load_in_4bit"] = true;
+  config["_load_in_8bit"] = false;
+  config["bnb_4bit_compute_dtype"] = dtype_torch_name(compute_dtype(plan));
+  config["bnb_4bit_quant_storage"] = dtype_torch_name(options.storage);
+  config["bnb_4bit_quant_type"] = options.format;
+  config["bnb_4bit_use_double_quant"] = options.quantize.double_quantization;
+  config["llm_int8_enable_fp32_cpu_offload"] = false;
+  config["llm_int8_has_fp16_weight"] = false;
+  config["llm_int8_skip_modules"] = skip_modules(plan);
+  config["llm_int8_threshold"] = 6.0;
+  config["load_in_4bit"] = true;
+  config["load_in_8bit"] = false;
+  config["quant_method"] = "bitsandbytes";
+  return config;
+}
+
+}  // namespace
+
+ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& output,
+                                  const QuantizeCheckpointOptions& options, const ConvertControl& control) {
+  ConvertResult result;
+  result.plan = plan_quantization(input, options);
+  const std::vector<TensorPlan>& plans = result.plan.tensors;
+  std::vector<OutputUnit> units(plans.size());
+  for (size_t i = 0; i < plans.size(); ++i) {
+    units[i].input = &plans[i].input;
+    units[i].bytes = plans[i].bytes_after;
+    if (plans[i].quantize) {
+      QuantizedLayout layout = quantized_layout(plans[i], options);
+      units[i].tensors = std::move(layout.tensors);
+      units[i].late = std::move(layout.late);
+    } else {
+      units[i].tensors = {{plans[i].input.name, plans[i].input.dtype, plans[i].input.shape}};
+    }
+  }
+  nlohmann::ordered_json config = parse_config(input);
+  if (!config.empty()) config["quantization_config"] = quantization_config(options, result.plan);
+  const QuantizeSetup setup(input, options);
+  const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,
+                                std::function<void(std::string)> write_late) {
+    return plans[i].quantize ? make_quantize_job(setup, plans[i], writer, first, std::move(write_late))
+                             : make_copy_job(input, plans[i].input, writer, first);
+  };
+  write_checkpoint(input, output, units, make_job, config, options.shard_bytes, control, &result);
+  return result;
+}
+
+}  // namespace nfloat

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "convert/quantize_job.h"
+
+#include "base/fail.h"
+#include "convert/weights.h"
+
+namespace nfloat {
+namespace {
+
+int64_t block_count(int64_t elements, int64_t block_size) {
+  return (elements + block_size - 1) / block_size;
+}
+
+Shape quantized_shape(const TensorPlan& plan) {
+  return plan.transpose ? Shape({plan.input.shape[1], plan.input.shape[0]}) : plan.input.shape;
+}
+
+// One weight. Without double quantization one pass writes codes and scales. With it the scales of the whole
+// weight come first; codes chosen by search then need a second pass, against the scales as stored.
+class QuantizeJob : public StreamJob {
+ public:
+  QuantizeJob(const QuantizeSetup& setup, const TensorPlan& plan, SafetensorsWriter& writer,
+              size_t first_index, std::function<void(std::string)> write_state)
+      : setup_(setup),
+        plan_(plan),
+        writer_(writer),
+        index_(first_index),
+        write_state_(std::move(write_state)),
+        reader_(setup.input, plan.input.name, plan.transpose) {
+    reader_.align_chunks(options().block_size);
+    if (options().double_quantization) {
+      scales_.resize(static_cast<size_t>(block_count(reader_.elements(), options().block_size)));
+    }
+  }
+
+  int64_t next_stage() override {
+    ++stage_;
+    if (stage_ == 1) return reader_.chunks();
+    if (stage_ == 2 && options().double_quantization) {
+      store_nested_scales();
+      if (options().scale != ScaleMethod::kAbsmax) return reader_.chunks();
+    }
+    store_state();
+    return 0;
+  }
+
+  uint64_t run(int64_t chunk, Scratch& scratch) override {
+    const std::span<const std::byte> values = reader_.read(chunk, scratch);
+    const int64_t block_size = options().block_size;
+    const BlockRange range{values.data(), reader_.dtype(), reader_.count(chunk), block_size};
+    const int64_t first_block = reader_.begin(chunk) / block_size;
+    const auto blocks = static_cast<size_t>(block_count(range.elements, block_size));
+    const auto codes = scratch.get<uint8_t>(2, static_cast<size_t>((range.elements + 1) / 2));
+    float* scales = scales_.empty() ? scratch.get<float>(3, blocks).data() : scales_.data() + first_block;
+    const bool fits = options().scale != ScaleMethod::kAbsmax;
+    bool codes_ready = true;
+    if (stage_ == 1) {
+      int64_t bad = -1;
+      if (!fits) {
+        bad = quantize_blocks(range, setup_.table, scales, codes.data());
+      } else {
+        bad = fit_scales(range, setup_.table, options().scale, scales);
+        codes_ready = scales_.empty();
+        if (codes_ready) encode_blocks(range, setup_.table, scales, codes.data());
+      }
+      if (bad >= 0 && !options().allow_nonfinite) throw_not_finite(reader_.begin(chunk) + bad);
+    } else {
+      encode_blocks(range, setup_.table, scales, codes.data());
+    }
+    if (codes_ready)
+      writer_.write(index_, static_cast<uint64_t>(reader_.begin(chunk) / 2), std::as_bytes(codes));
+    if (scales_.empty()) {
+      writer_.write(index_ + 1, static_cast<uint64_t>(first_block) * sizeof(float),
+                    std::as_bytes(std::span(scales, blocks)));
+    }
+    return codes_ready ? reader_.input_bytes(chunk) : 0;
+  }
+
+ private:
+  const QuantizeOptions& options() const { return setup_.options.quantize; }
+
+  [[noreturn]] void throw_not_finite(int64_t index) const {
+    const Shape& shape = reader_.shape();
+    std::string place = fmt::format("{}", index);
+    if (shape.rank() == 2) place = fmt::format("[{}, {}]", index / shape[1], index % shape[1]);
+    fail(ErrorCode::kNotFinite,
+         "{}: tensor '{}' has a NaN or infinity at {} (--allow-nonfinite goes on: NaN becomes the lowest "
+         "level)",
+         setup_.input.files()[plan_.input.file], plan_.input.name, place);
+  }
+
+  void store_nested_scales() {
+    const NestedScales nested = quantize_scales(scales_);
+    writer_.write(index_ + 1, 0, std::as_bytes(std::span(nested.codes)));
+    writer_.write(index_ + 3, 0, std::as_bytes(std::span(nested.absmax)));
+    writer_.write(index_ + 4, 0, std::as_bytes(std::span(dynamic_codebook().levels)));
+    offset_ = nested.offset;
+    scales_ = dequantize_scales(nested);
+  }
+
+  void store_state() {
+    writer_.write(index_ + 2, 0, std::as_bytes(std::span(setup_.codebook.levels)));
+    QuantState state;
+    state.quant_type = setup_.options.format;
+    state.block_size = options().block_size;
+    state.dtype = reader_.dtype();
+    state.shape = reader_.shape();
+    state.nested = options().double_quantization;
+    state.nested_block_size = kNestedBlockSize;
+    state.nested_offset = offset_;
+    write_state_(format_quant_state(state));
+  }
+
+  const QuantizeSetup& setup_;
+  const TensorPlan& plan_;
+  SafetensorsWriter& writer_;
+  const size_t index_;  // of codes; then absmax, quant_map, and if nested nested_absmax, nested_quant_map
+  const std::function<void(std::string)> write_state_;
+  WeightReader reader_;
+  std::vector<float> scales_;  // of the whole weight, only for double quantization
+  float offset_ = 0;
+  int stage_ = 0;
+};
+
+class CopyJob : public StreamJob {
+ public:
+  CopyJob(const Checkpoint& input, const TensorInfo& info, SafetensorsWriter& writer, size_t index)
+      : input_(input), info_(info), writer_(writer), index_(index) {}
+
+  int64_t next_stage() override {
+    return started_++ > 0 ? 0 : static_cast<int64_t>((info_.bytes + kChunkBytes - 1) / kChunkBytes);
+  }
+
+  uint64_t run(int64_t chunk, Scratch& scratch) override {
+    const uint64_t begin = static_cast<uint64_t>(chunk) * kChunkBytes;
+    const auto bytes = scratch.bytes(0, std::min(kChunkBytes, info_.bytes - begin));
+    input_.read(info_, begin, bytes);
+    writer_.write(index_, begin, bytes);
+    return bytes.size();
+  }
+
+ private:
+  static constexpr uint64_t kChunkBytes = 1 << 20;
+  const Checkpoint& input_;
+  const TensorInfo& info_;
+  SafetensorsWriter& writer_;
+  const size_t index_;
+  int started_ = 0;
+};
+
+}  // namespace
+
+QuantizeSetup::QuantizeSetup(const Checkpoint& checkpoint, const QuantizeCheckpointOptions& quantize_options)
+    : input(checkpoint),
+      options(quantize_options),
+      codebook(make_codebook(quantize_options.format)),
+      table(make_code_table(codebook)) {}
+
+void check_storage(const TensorPlan& plan, DType storage) {
+  const auto code_bytes = static_cast<uint64_t>((plan.input.shape.elements() + 1) / 2);
+  if (code_bytes % dtype_bytes(storage) != 0) {
+    fail(ErrorCode::kInvalidArgument,
+         "tensor '{}': {} bytes of codes do not fill whole elements of {}: use storage uint8",
+         plan.input.name, code_bytes, dtype_torch_name(storage));
+  }
+}
+
+QuantizedLayout quantized_layout(const TensorPlan& plan, const QuantizeCheckpointOptions& options) {
+  const std::string& name = plan.input.name;
+  const int64_t elements = plan.input.shape.elements();
+  const int64_t blocks = block_count(elements, options.quantize.block_size);
+  const auto code_elements = (elements + 1) / 2 / static_cast<int64_t>(dtype_bytes(options.storage));
+  const bool nested = options.quantize.double_quantization;
+  const auto companion = [&](std::string_view suffix) { return name + std::string(suffix); };
+  QuantizedLayout layout;
+  layout.tensors = {{name, options.storage, Shape({code_elements, 1})},
+                    {companion(kAbsmaxSuffix), nested ? DType::kU8 : DType::kF32, Shape({blocks})},
+                    {companion(kQuantMapSuffix), DType::kF32, Shape({16})}};
+  if (nested) {
+    layout.tensors.push_back(
+        {companion(kNestedAbsmaxSuffix), DType::kF32, Shape({block_count(blocks, kNestedBlockSize)})});
+    layout.tensors.push_back({companion(kNestedQuantMapSuffix), DType::kF32, Shape({256})});
+  }
+  layout.late = companion(kQuantStateSuffix) + options.format;
+  QuantState state;
+  state.quant_type = options.format;
+  state.block_size = options.quantize.block_size;
+  state.dtype = plan.input.dtype;
+  state.shape = quantized_shape(plan);
+  state.nested = nested;
+  layout.bytes = format_quant_state(state).size();
+  for (const auto& tensor : layout.tensors) {
+    layout.bytes += static_cast<uint64_t>(tensor.shape.elements()) * dtype_bytes(tensor.dtype);
+  }
+  return layout;
+}
+
+std::unique_ptr<StreamJob> make_quantize_job(const QuantizeSetup& setup, const TensorPlan& plan,
+                                             SafetensorsWriter& writer, size_t first_index,
+                                             std::function<void(std::string)> write_state) {
+  return std::make_unique<QuantizeJob>(setup, plan, writer, first_index, std::move(write_state));
+}
+
+std::unique_ptr<StreamJob> make_copy_job(const Checkpoint& input, const TensorInfo& info,
+                                         SafetensorsWriter& writer, size_t index) {
+  return std::make_unique<CopyJob>(input, info, writer, index);
+}
+
+}  // namespace nfloat

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "convert/weights.h"
+
+#include <cstring>
+#include <numeric>
+
+#include "base/fail.h"
+
+namespace nfloat {
+namespace {
+
+const TensorInfo& require(const Checkpoint& checkpoint, const std::string& name) {
+  const TensorInfo* info = checkpoint.find(name);
+  if (info == nullptr) fail(ErrorCode::kNotFound, "{}: no tensor '{}'", checkpoint.path(), name);
+  return *info;
+}
+
+std::vector<float> floats(const TensorView& view) {
+  std::vector<float> values(view.bytes.size() / sizeof(float));
+  if (!values.empty()) std::memcpy(values.data(), view.bytes.data(), values.size() * sizeof(float));
+  return values;
+}
+
+template <typename T>
+void transpose_into(const std::byte* from, std::byte* to, int64_t rows, int64_t columns) {
+  constexpr int64_t kTile = 32;
+  const T* source = reinterpret_cast<const T*>(from);
+  T* target = reinterpret_cast<T*>(to);
+  for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
+    for (int64_t c0 = 0; c0 < columns; c0 += kTile) {
+      for (int64_t r = r0; r < std::min(rows, r0 + kTile); ++r) {
+        for (int64_t c = c0; c < std::min(columns, c0 + kTile); ++c)
+          target[c * rows + r] = source[r * columns + c];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<float> stored_scales(const QuantizedView& view) {
+  if (!view.nested) return floats(view.absmax);
+  // In bitsandbytes' order: map value times nested absmax, then the offset, each rounded to float32.
+  const std::vector<float> map = floats(view.nested_quant_map);
+  const std::vector<float> nested = floats(view.nested_absmax);
+  std::vector<float> scales(view.absmax.bytes.size());
+  for (size_t i = 0; i < scales.size(); ++i) {
+    const float product = map[static_cast<uint8_t>(view.absmax.bytes[i])] *
+                          nested[i / static_cast<size_t>(view.nested_block_size)];
+    scales[i] = product + view.nested_offset;
+  }
+  return scales;
+}
+
+WeightReader::WeightReader(const Checkpoint& checkpoint, const std::string& name, bool transpose)
+    : checkpoint_(checkpoint), info_(require(checkpoint, name)), dtype_(info_.dtype), shape_(info_.shape) {
+  if (checkpoint.is_quantized(name)) {
+    const QuantizedView view = checkpoint.quantized(name);
+    quantized_ = true;
+    dtype_ = view.dtype;
+    shape_ = view.shape;
+    block_size_ = view.block_size;
+    table_ = make_code_table(make_codebook(view.quant_type));
+    scales_ = stored_scales(view);
+    for (const std::string& companion : checkpoint.companions(name))
+      checkpoint.release(checkpoint.view(companion));
+    align_chunks(block_size_);
+  }
+  if (!transpose) return;
+  const int64_t rows = shape_[0], columns = shape_[1];
+  Buffer whole(static_cast<size_t>(elements()) * dtype_bytes(dtype_));
+  if (quantized_) {
+    Scratch scratch;
+    for (int64_t chunk = 0; chunk < chunks(); ++chunk) {
+      const auto values = read_as(chunk, dtype_, scratch);
+      std::memcpy(whole.data() + static_cast<size_t>(begin(chunk)) * dtype_bytes(dtype_), values.data(),
+                  values.size());
+    }
+  } else {
+    checkpoint.read(info_, 0, whole.span());
+  }
+  Buffer turned(whole.size());
+  if (dtype_bytes(dtype_) == 4) {
+    transpose_into<uint32_t>(whole.data(), turned.data(), rows, columns);
+  } else {
+    transpose_into<uint16_t>(whole.data(), turned.data(), rows, columns);
+  }
+  transposed_ = std::move(turned);
+  shape_ = Shape({columns, rows});
+}
+
+void WeightReader::align_chunks(int64_t unit_elements) noexcept {
+  const int64_t unit = unit_elements % 2 == 0 ? unit_elements : 2 * unit_elements;
+  chunk_elements_ = std::max<int64_t>(1, kChunkElements / unit) * unit;
+}
+
+uint64_t WeightReader::input_bytes(int64_t chunk) const noexcept {
+  const auto values = static_cast<uint64_t>(count(chunk));
+  return quantized_ ? (values + 1) / 2 : values * dtype_bytes(info_.dtype);
+}
+
+std::span<const std::byte> WeightReader::read(int64_t chunk, Scratch& scratch) const {
+  return read_as(chunk, dtype_, scratch);
+}
+
+std::span<const std::byte> WeightReader::read_as(int64_t chunk, DType as, Scratch& scratch) const {
+  const auto first = static_cast<uint64_t>(begin(chunk));
+  const auto values = static_cast<size_t>(count(chunk));
+  if (transposed_.size() > 0) {
+    const TensorView view{
+        dtype_, Shape({count(chunk)}),
+        transposed_.span().subspan(first * dtype_bytes(dtype_), values * dtype_bytes(dtype_))};
+    if (as == dtype_) return view.bytes;
+    const auto converted = scratch.bytes(1, values * dtype_bytes(as));
+    convert_elements(view, as, converted);
+    return converted;
+  }
+  if (quantized_) {
+    const auto codes = scratch.get<uint8_t>(0, (values + 1) / 2);
+    checkpoint_.read(info_, first / 2, std::as_writable_bytes(codes));
+    const auto decoded = scratch.bytes(1, values * dtype_bytes(as));
+    decode_blocks(codes.data(), scales_.data() + first / static_cast<uint64_t>(block_size_), table_,
+                  static_cast<int64_t>(values), block_size_, as, decoded.data());
+    return decoded;
+  }
+  const auto plain = scratch.bytes(0, values * dtype_bytes(dtype_));
+  checkpoint_.read(info_, first * dtype_bytes(dtype_), plain);
+  if (as == dtype_) return plain;
+  const auto converted = scratch.bytes(1, values * dtype_bytes(as));
+  convert_elements({dtype_, Shape({count(chunk)}), plain}, as, converted);
+  return converted;
+}
+
+}  // namespace nfloat
