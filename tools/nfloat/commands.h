@@ -12,6 +12,10 @@ namespace nfloat::cli {
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+void add_dequantize_command(CLI::App& app);
+void add_inspect_command(CLI::App& app);
+void add_plan_command(CLI::App& app);
+void add_quantize_command(CLI::App& app);
 
 }  // namespace nfloat::cli
 

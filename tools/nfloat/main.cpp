@@ -27,6 +27,10 @@ int main(int argc, char** argv) {
       "Derive the code, quantize a checkpoint, check it, run it, measure it.\n"};
   app.set_version_flag("--version", "nfloat " NFLOAT_VERSION_STRING);
   app.require_subcommand(1);
+  nfloat::cli::add_quantize_command(app);
+  nfloat::cli::add_dequantize_command(app);
+  nfloat::cli::add_inspect_command(app);
+  nfloat::cli::add_plan_command(app);
 
   try {
     app.parse(argc, argv);

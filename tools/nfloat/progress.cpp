@@ -44,8 +44,10 @@ void ProgressBar::update(uint64_t done, uint64_t total, const std::string& note)
   const double rate = seconds > 0 ? static_cast<double>(done) / seconds : 0;
   std::string text = fmt::format(" {:3.0f} %  {}", 100 * share, note);
   if (rate > 0) {
-    text += unit_ == "GB" ? fmt::format("  {:.2f} GB/s", rate / 1e9) : fmt::format("  {:.0f} {}/s", rate, unit_);
-    text += fmt::format("  {} left", format_seconds(static_cast<double>(total - std::min(done, total)) / rate));
+    text +=
+        unit_ == "GB" ? fmt::format("  {:.2f} GB/s", rate / 1e9) : fmt::format("  {:.0f} {}/s", rate, unit_);
+    text +=
+        fmt::format("  {} left", format_seconds(static_cast<double>(total - std::min(done, total)) / rate));
   }
   const size_t columns = terminal_columns();
   const size_t used = label_.size() + text.size() + 4;
@@ -53,7 +55,8 @@ void ProgressBar::update(uint64_t done, uint64_t total, const std::string& note)
   std::string bar;
   const auto filled = static_cast<size_t>(share * static_cast<double>(width));
   for (size_t i = 0; i < width; ++i) bar += i < filled ? "█" : "░";
-  fmt::print(stderr, "\r{} {}{}\x1b[K", label_, bar, text.substr(0, columns > label_.size() + 2 ? columns - label_.size() - 2 : 0));
+  fmt::print(stderr, "\r{} {}{}\x1b[K", label_, bar,
+             text.substr(0, columns > label_.size() + 2 ? columns - label_.size() - 2 : 0));
   std::fflush(stderr);
   drawn_ = true;
 }
@@ -73,7 +76,9 @@ void catch_interrupts() {
   ::sigaction(SIGTERM, &action, nullptr);
 }
 
-bool interrupted() noexcept { return interrupt_seen != 0; }
+bool interrupted() noexcept {
+  return interrupt_seen != 0;
+}
 
 std::string format_bytes(uint64_t bytes) {
   const auto value = static_cast<double>(bytes);

@@ -27,7 +27,8 @@ class ProgressBar {
   Clock::time_point start_, last_;
 };
 
-// From now on Ctrl-C and a termination request set a flag instead of ending the program; a second one ends it.
+// From now on Ctrl-C and a termination request set a flag instead of ending the program; a second one ends
+// it.
 void catch_interrupts();
 bool interrupted() noexcept;
 

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "convert_options.h"
+#include "nfloat/convert.h"
+
+namespace nfloat::cli {
+namespace {
+
+struct Options {
+  std::string input, output, dtype = "bf16", shard_size = "5GB";
+  bool overwrite = false, json = false;
+  int threads = 0;
+};
+
+void run(const Options& options) {
+  DType dtype = DType::kBF16;
+  parse_dtype(options.dtype, &dtype);
+  const uint64_t shard_bytes = parse_bytes(options.shard_size, "--shard-size");
+  const Checkpoint input(resolve_model_path(options.input));
+  catch_interrupts();
+  const auto bar = std::make_shared<ProgressBar>("dequantize", "GB");
+  const ConvertResult result =
+      dequantize_checkpoint(input, options.output, dtype, shard_bytes,
+                            control_with_progress(bar, options.threads, options.overwrite));
+  bar->finish();
+  const double rate = static_cast<double>(result.plan.bytes_after) / 1e9 / std::max(result.seconds, 1e-9);
+  if (options.json) {
+    nlohmann::ordered_json json;
+    json["files"] = result.files;
+    json["parameters"] = result.plan.parameters;
+    json["dequantized_parameters"] = result.plan.quantized_parameters;
+    json["bytes_before"] = result.plan.bytes_before;
+    json["bytes_after"] = result.plan.bytes_after;
+    json["seconds"] = result.seconds;
+    json["sync_seconds"] = result.sync_seconds;
+    fmt::print("{}\n", json.dump(2));
+    return;
+  }
+  fmt::print(
+      "{}: {} parameters, of which {} were quantized, {} -> {} ({}), {:.2f} s at {:.2f} GB/s of output\n",
+      options.output, result.plan.parameters, result.plan.quantized_parameters,
+      format_bytes(result.plan.bytes_before), format_bytes(result.plan.bytes_after), dtype_name(dtype),
+      result.seconds, rate);
+}
+
+}  // namespace
+
+void add_dequantize_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("dequantize", "Turn a 4-bit checkpoint back into a plain one");
+  command->footer(
+      "Example:\n"
+      "  nfloat dequantize ./Llama-3.2-1B-nf4 ./Llama-3.2-1B-back --dtype bf16\n"
+      "Quantized weights become plain tensors; tensors that were plain stay as they are; quantization_config "
+      "is removed\n"
+      "from config.json.");
+  command->add_option("IN", options->input, "Folder or .safetensors file in the bitsandbytes 4-bit layout")
+      ->required();
+  command->add_option("OUT", options->output, "Folder to make (a file when IN is a file)")->required();
+  command->add_option("--dtype", options->dtype, "Type of the dequantized weights")
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
+      ->capture_default_str();
+  command->add_option("--shard-size", options->shard_size, "Largest size of an output file")
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "Threads; 0: all cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace nfloat::cli

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "convert_options.h"
+#include "nfloat/checkpoint.h"
+#include "nfloat/memory_plan.h"
+#include "table.h"
+
+namespace nfloat::cli {
+namespace {
+
+struct Options {
+  std::string path, memory;
+  int64_t context = 0;
+  bool json = false;
+};
+
+void print_json(const ModelSize& model, const std::vector<MemoryPlanRow>& rows, uint64_t memory,
+                int64_t context) {
+  nlohmann::ordered_json json;
+  json["model_type"] = model.model_type;
+  json["parameters"] = model.parameters();
+  json["linear_parameters"] = model.linear_parameters;
+  json["embedding_parameters"] = model.embedding_parameters;
+  json["head_parameters"] = model.head_parameters;
+  json["other_parameters"] = model.other_parameters;
+  json["tied_head"] = model.tied_head;
+  json["context"] = context;
+  if (memory > 0) json["memory_bytes"] = memory;
+  json["formats"] = nlohmann::ordered_json::array();
+  for (const MemoryPlanRow& row : rows) {
+    nlohmann::ordered_json entry;
+    entry["format"] = row.format;
+    entry["bits_per_weight"] = row.bits_per_weight;
+    entry["weight_bytes"] = row.weight_bytes;
+    entry["kv_cache_bytes"] = row.kv_cache_bytes;
+    entry["working_bytes"] = row.working_bytes;
+    entry["peak_bytes"] = row.peak_bytes();
+    if (memory > 0) {
+      entry["fits"] = row.peak_bytes() <= memory;
+      entry["largest_context"] = row.largest_context;
+    }
+    json["formats"].push_back(std::move(entry));
+  }
+  fmt::print("{}\n", json.dump(2));
+}
+
+void run(const Options& options) {
+  const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
+  const ModelSize model = measure_model(resolve_model_path(options.path));
+  const int64_t context = options.context > 0     ? options.context
+                          : model.max_context > 0 ? std::min<int64_t>(model.max_context, 4096)
+                                                  : 2048;
+  const std::vector<MemoryPlanRow> rows = plan_memory(model, memory, context);
+  if (options.json) return print_json(model, rows, memory, context);
+
+  const auto millions = [](int64_t count) {
+    return fmt::format("{:.2f} M", static_cast<double>(count) / 1e6);
+  };
+  fmt::print("{}: {} parameters: {} in linear layers, {} embeddings, output head {}, {} other\n",
+             model.model_type.empty() ? options.path : model.model_type, millions(model.parameters()),
+             millions(model.linear_parameters), millions(model.embedding_parameters),
+             model.head_parameters > 0 ? millions(model.head_parameters)
+             : model.tied_head         ? "tied to the embeddings"
+                                       : "none",
+             millions(model.other_parameters));
+  fmt::print("{} layers of {}, {} query and {} key/value heads of {}; a token of context takes {} in f16\n",
+             model.layers, model.hidden, model.heads, model.kv_heads, model.head_dim,
+             format_bytes(model.kv_cache_bytes(1, 2)));
+  if (model.experts > 0)
+    fmt::print("{} experts, {} of them at work for a token\n", model.experts, model.active_experts);
+  if (model.max_context > 0 && context > model.max_context) {
+    fmt::print("Note: the model was made for at most {} tokens of context.\n", model.max_context);
+  }
+  std::vector<Table::Column> columns = {{"format", Table::Align::kLeft},
+                                        {"bits/weight"},
+                                        {"weights"},
+                                        {fmt::format("KV cache ({} tokens)", context)},
+                                        {"peak"}};
+  if (memory > 0) {
+    columns.push_back({"fits " + format_bytes(memory)});
+    columns.push_back({"largest context"});
+  }
+  Table table(columns);
+  for (const MemoryPlanRow& row : rows) {
+    std::vector<std::string> cells = {row.format, fmt::format("{:.3f}", row.bits_per_weight),
+                                      format_bytes(row.weight_bytes), format_bytes(row.kv_cache_bytes),
+                                      format_bytes(row.peak_bytes())};
+    if (memory > 0) {
+      cells.push_back(row.peak_bytes() <= memory ? "yes" : "no");
+      cells.push_back(row.largest_context > 0 ? fmt::format("{}", row.largest_context) : "-");
+    }
+    table.add(std::move(cells));
+  }
+  fmt::print(
+      "\n{}\nEmbeddings and output head count at 16 bits beside 4-bit weights, as loaders keep them; KV "
+      "cache in f16.\n",
+      table.to_string());
+}
+
+}  // namespace
+
+void add_plan_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("plan", "Say what fits into memory, from config.json alone");
+  command->footer(
+      "Example:\n"
+      "  nfloat plan ./config.json --memory 16GB --context 8192\n"
+      "Nothing but config.json is needed: ask before you download. With the weights beside it, they are "
+      "counted.");
+  command->add_option("CONFIG", options->path, "config.json, or a model folder")->required();
+  command->add_option("--memory", options->memory, "Memory that may be used: 16GB, 8GiB");
+  command->add_option("--context", options->context, "Tokens of context (default: the model's, at most 4096)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace nfloat::cli

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "convert_options.h"
+#include "nfloat/convert.h"
+#include "table.h"
+
+namespace nfloat::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct Options {
+  std::string input, output;
+  std::string format = "nf4", scale = "absmax", preset, storage = "uint8", shard_size = "5GB";
+  int64_t block_size = 64;
+  bool double_quantization = false;
+  std::vector<std::string> skip, only;
+  bool quantize_experts = false, allow_nonfinite = false, overwrite = false, dry_run = false, json = false;
+  int threads = 0;
+};
+
+QuantizeCheckpointOptions library_options(const Options& options, const CLI::App& command) {
+  QuantizeCheckpointOptions result;
+  result.format = options.format;
+  result.quantize.block_size = options.block_size;
+  result.quantize.double_quantization = options.double_quantization;
+  result.quantize.scale = options.scale == "search"   ? ScaleMethod::kSearch
+                          : options.scale == "signed" ? ScaleMethod::kSigned
+                                                      : ScaleMethod::kAbsmax;
+  // A preset is what is not said otherwise.
+  if (!options.preset.empty()) {
+    result.quantize.double_quantization = true;
+    if (options.preset == "best" && command.count("--scale") == 0)
+      result.quantize.scale = ScaleMethod::kSigned;
+  }
+  result.quantize.allow_nonfinite = options.allow_nonfinite;
+  result.quantize.threads = options.threads;
+  parse_dtype(options.storage, &result.storage);
+  result.skip = options.skip;
+  result.only = options.only;
+  result.quantize_experts = options.quantize_experts;
+  result.shard_bytes = parse_bytes(options.shard_size, "--shard-size");
+  return result;
+}
+
+double bits(uint64_t bytes, int64_t parameters) {
+  return parameters > 0 ? 8 * static_cast<double>(bytes) / static_cast<double>(parameters) : 0;
+}
+
+struct Sums {
+  int64_t tensors = 0, parameters = 0;
+  uint64_t before = 0, after = 0;
+  void add(const TensorPlan& tensor) {
+    ++tensors;
+    parameters += tensor.input.shape.elements();
+    before += tensor.input.bytes;
+    after += tensor.bytes_after;
+  }
+};
+
+std::string summary(const QuantizationPlan& plan) {
+  Sums quantized;
+  std::map<std::pair<std::string, std::string>, Sums> kept;  // by reason, then by pattern
+  for (const TensorPlan& tensor : plan.tensors) {
+    if (tensor.quantize) {
+      quantized.add(tensor);
+    } else {
+      kept[{tensor.reason, name_pattern(tensor.input.name)}].add(tensor);
+    }
+  }
+  Table table({{"", Table::Align::kLeft},
+               {"tensors"},
+               {"parameters"},
+               {"before"},
+               {"after"},
+               {"bits/weight"},
+               {"share"}});
+  const auto row = [&](const std::string& title, const Sums& sums) {
+    const double share = plan.bytes_after > 0
+                             ? 100 * static_cast<double>(sums.after) / static_cast<double>(plan.bytes_after)
+                             : 0;
+    table.add({title, fmt::format("{}", sums.tensors), fmt::format("{}", sums.parameters),
+               format_bytes(sums.before), format_bytes(sums.after),
+               fmt::format("{:.3f}", bits(sums.after, sums.parameters)), fmt::format("{:.1f} %", share)});
+  };
+  row("quantized", quantized);
+  for (const auto& [key, sums] : kept) row(fmt::format("plain: {} ({})", key.second, key.first), sums);
+  table.add_rule();
+  row("all",
+      {static_cast<int64_t>(plan.tensors.size()), plan.parameters, plan.bytes_before, plan.bytes_after});
+  return table.to_string();
+}
+
+Json to_json(const QuantizationPlan& plan) {
+  Json json;
+  json["parameters"] = plan.parameters;
+  json["quantized_parameters"] = plan.quantized_parameters;
+  json["bytes_before"] = plan.bytes_before;
+  json["bytes_after"] = plan.bytes_after;
+  json["bits_per_weight_before"] = bits(plan.bytes_before, plan.parameters);
+  json["bits_per_weight_after"] = bits(plan.bytes_after, plan.parameters);
+  json["copied_files"] = plan.copied_files;
+  json["tensors"] = Json::array();
+  for (const TensorPlan& tensor : plan.tensors) {
+    Json entry;
+    entry["name"] = tensor.input.name;
+    entry["dtype"] = dtype_name(tensor.input.dtype);
+    entry["shape"] = tensor.input.shape.dims();
+    entry["quantized"] = tensor.quantize;
+    if (!tensor.quantize) entry["reason"] = tensor.reason;
+    entry["bytes_before"] = tensor.input.bytes;
+    entry["bytes_after"] = tensor.bytes_after;
+    json["tensors"].push_back(std::move(entry));
+  }
+  return json;
+}
+
+void run(const Options& options, const CLI::App& command) {
+  const QuantizeCheckpointOptions settings = library_options(options, command);
+  const Checkpoint input(resolve_model_path(options.input));
+  if (options.dry_run) {
+    const QuantizationPlan plan = plan_quantization(input, settings);
+    if (options.json) {
+      fmt::print("{}\n", to_json(plan).dump(2));
+    } else {
+      fmt::print(
+          "{}\nNothing was written (--dry-run). Copied along: {}\n", summary(plan),
+          plan.copied_files.empty() ? "nothing" : fmt::format("{}", fmt::join(plan.copied_files, ", ")));
+    }
+    return;
+  }
+  if (options.output.empty()) throw UsageError("quantize: OUT is missing (only --dry-run goes without)");
+  catch_interrupts();
+  const auto bar = std::make_shared<ProgressBar>("quantize", "GB");
+  const ConvertResult result = quantize_checkpoint(
+      input, options.output, settings, control_with_progress(bar, options.threads, options.overwrite));
+  bar->finish();
+  const double rate = static_cast<double>(result.plan.bytes_before) / 1e9 / std::max(result.seconds, 1e-9);
+  if (options.json) {
+    Json json = to_json(result.plan);
+    json["files"] = result.files;
+    json["seconds"] = result.seconds;
+    json["sync_seconds"] = result.sync_seconds;
+    json["input_gigabytes_per_second"] = rate;
+    fmt::print("{}\n", json.dump(2));
+    return;
+  }
+  fmt::print("{}\n{}: {} file{}, {:.2f} s at {:.2f} GB/s of input, {:.2f} s more until the disk had it\n",
+             summary(result.plan), options.output, result.files.size(), result.files.size() == 1 ? "" : "s",
+             result.seconds, rate, result.sync_seconds);
+  if (result.plan.quantized_parameters == 0)
+    fmt::print("Nothing was quantized: every tensor was left plain.\n");
+}
+
+}  // namespace
+
+void add_quantize_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("quantize", "Quantize a checkpoint to 4 bits (bitsandbytes layout)");
+  command->footer(
+      "Examples:\n"
+      "  nfloat quantize ./Llama-3.2-1B ./Llama-3.2-1B-nf4\n"
+      "  nfloat quantize meta-llama/Llama-3.2-1B out --preset best     from the local Hugging Face cache\n"
+      "  nfloat quantize ./model --dry-run                             what would be done, and the sizes\n"
+      "  nfloat quantize weights.safetensors weights-nf4.safetensors\n"
+      "The result loads in Transformers, PEFT and vLLM. Embeddings, norms, the output head and routers stay "
+      "plain, as\n"
+      "those programs expect; what stays plain is listed with its reason.");
+  command
+      ->add_option("IN", options->input,
+                   "Model folder, a name org/model in the Hugging Face cache, or a .safetensors file")
+      ->required();
+  command->add_option("OUT", options->output,
+                      "Folder to make (a file when IN is a file); appears whole or not at all");
+  command
+      ->add_option("--format", options->format, "Code: nf4 (NormalFloat) or fp4 (bitsandbytes' 4-bit float)")
+      ->check(CLI::IsMember({"nf4", "fp4"}))
+      ->capture_default_str();
+  command->add_option("--block-size", options->block_size, "Weights that share a scale, 16 or more")
+      ->check(CLI::Range(kMinBlockSize, int64_t{1} << 30))
+      ->capture_default_str();
+  command->add_flag("--double-quantization,--double-quant", options->double_quantization,
+                    "Store the scales in 8 bits too: 4.127 instead of 4.5 bits a weight at block size 64");
+  command
+      ->add_option("--scale", options->scale,
+                   "absmax: bitsandbytes' own bytes; search: the scale with the least squared error; signed: "
+                   "the same, "
+                   "negative scales allowed (least error, same file size, loads everywhere)")
+      ->check(CLI::IsMember({"absmax", "search", "signed"}))
+      ->capture_default_str();
+  command
+      ->add_option("--preset", options->preset,
+                   "qlora: nf4, blocks of 64, double quantization, absmax; best: the same with signed scales")
+      ->check(CLI::IsMember({"qlora", "best"}));
+  command->add_option("--skip", options->skip,
+                      "Leave tensors plain whose name has a match of this regular expression");
+  command->add_option("--only", options->only,
+                      "Quantize only tensors whose name has a match of this regular expression");
+  command->add_flag("--quantize-experts", options->quantize_experts,
+                    "Quantize 3-D expert weights too (bitsandbytes leaves them plain)");
+  command->add_flag("--allow-nonfinite", options->allow_nonfinite, "Go on when a weight is NaN or infinite");
+  command->add_option("--storage-dtype", options->storage, "Type of the tensors that hold the packed codes")
+      ->check(CLI::IsMember({"uint8", "bfloat16", "float16", "float32"}))
+      ->capture_default_str();
+  command->add_option("--shard-size", options->shard_size, "Largest size of an output file")
+      ->capture_default_str();
+  command->add_option("--threads", options->threads, "Threads; 0: all cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
+  command->add_flag("--dry-run", options->dry_run, "Only say what would be done");
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([options, command] { run(*options, *command); });
+}
+
+}  // namespace nfloat::cli
