@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+
+#include "nfloat/quantize.h"
+
+namespace nfloat {
+namespace {
+
+int64_t ceil_log2(int64_t n) {
+  int64_t bits = 0;
+  while ((int64_t{1} << bits) < n) ++bits;
+  return bits;
+}
+
+// The float32 mean as torch sums it on a CPU: rows of 4 vectors of 8 lanes, four cascade levels.
+float torch_mean(std::span<const float> values) {
+  constexpr size_t kLanes = 8, kVectors = 4, kRow = kLanes * kVectors, kLevels = 4;
+  const size_t rows = values.size() / kRow;
+  const int64_t level_power =
+      std::max<int64_t>(4, ceil_log2(static_cast<int64_t>(rows)) / static_cast<int64_t>(kLevels));
+  const size_t level_step = size_t{1} << level_power;
+  float sums[kLevels][kRow] = {};
+  for (size_t row = 0; row < rows; ++row) {
+    for (size_t i = 0; i < kRow; ++i) sums[0][i] += values[row * kRow + i];
+    // A level that has taken its rows is added to the next one and begins again.
+    size_t done = row + 1;
+    for (size_t level = 1; level < kLevels && done % level_step == 0; ++level, done /= level_step) {
+      for (size_t i = 0; i < kRow; ++i) {
+        sums[level][i] += sums[level - 1][i];
+        sums[level - 1][i] = 0;
+      }
+    }
+  }
+  for (size_t level = 1; level < kLevels; ++level) {
+    for (size_t i = 0; i < kRow; ++i) sums[0][i] += sums[level][i];
+  }
+  size_t next = rows * kRow;
+  for (; next + kLanes <= values.size(); next += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) sums[0][lane] += values[next + lane];
+  }
+  for (size_t vector = 1; vector < kVectors; ++vector) {
+    for (size_t lane = 0; lane < kLanes; ++lane) sums[0][lane] += sums[0][vector * kLanes + lane];
+  }
+  float total = 0;
+  for (; next < values.size(); ++next) total += values[next];
+  for (size_t lane = 0; lane < kLanes; ++lane) total += sums[0][lane];
+  return total / static_cast<float>(values.size());
+}
+
+}  // namespace
+
+NestedScales quantize_scales(std::span<const float> scales) {
+  const Codebook& map = dynamic_codebook();
+  NestedScales nested;
+  if (scales.empty()) return nested;
+  nested.offset = torch_mean(scales);
+  nested.codes.resize(scales.size());
+  for (size_t begin = 0; begin < scales.size(); begin += kNestedBlockSize) {
+    const size_t end = std::min(scales.size(), begin + kNestedBlockSize);
+    float absmax = 0;
+    for (size_t i = begin; i < end; ++i) absmax = std::max(absmax, std::fabs(scales[i] - nested.offset));
+    nested.absmax.push_back(absmax);
+    const float clamped = std::max(absmax, 1e-38f);
+    const bool whole = end - begin == static_cast<size_t>(kNestedBlockSize);
+    for (size_t i = begin; i < end; ++i) {
+      const float centred = scales[i] - nested.offset;
+      const float y = std::clamp(whole ? centred * (1.0f / clamped) : centred / clamped, -1.0f, 1.0f);
+      const auto above = std::lower_bound(map.thresholds.begin(), map.thresholds.end(), y);
+      nested.codes[i] = map.code_of_rank[static_cast<size_t>(above - map.thresholds.begin())];
+    }
+  }
+  return nested;
+}
+
+std::vector<float> dequantize_scales(const NestedScales& nested) {
+  const Codebook& map = dynamic_codebook();
+  std::vector<float> scales(nested.codes.size());
+  for (size_t i = 0; i < scales.size(); ++i) {
+    const float product =
+        map.levels[nested.codes[i]] * nested.absmax[i / static_cast<size_t>(kNestedBlockSize)];
+    scales[i] = product + nested.offset;
+  }
+  return scales;
+}
+
+}  // namespace nfloat
