@@ -31,7 +31,7 @@ struct ModelOptions {
   bool quantize_double = false;  // scales in 8 bits
   HeadFormat head = HeadFormat::kKeep;
   Precision precision = Precision::kF32;
-  int threads = 0;  // 0: all that OpenMP gives; used for loading and for every session
+  int threads = 0;  // 0: all that OpenMP gives; for loading, and for sessions that say nothing else
   // Called from the loading thread after each tensor with bytes read so far and in all; may throw to cancel.
   std::function<void(uint64_t, uint64_t)> progress = nullptr;
 };
@@ -78,6 +78,7 @@ enum class KvCacheType : uint8_t { kAuto, kF32, kF16, kInt8 };
 struct SessionOptions {
   int64_t context = 0;  // positions to keep room for; 0: the model's own context
   KvCacheType kv_cache = KvCacheType::kAuto;
+  int threads = 0;  // 0: the model's. A batch uses those of its first session
 };
 
 // Bytes of keys and values for `context` positions; `type` is not kAuto.

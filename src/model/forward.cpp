@@ -24,14 +24,15 @@ struct Segment {
 
 class Forward {
  public:
-  Forward(const Model::State& model, Workspace& workspace, std::span<const Segment> segments, int64_t rows)
+  Forward(const Model::State& model, Workspace& workspace, std::span<const Segment> segments, int64_t rows,
+          int threads)
       : model_(model),
         config_(model.config),
         workspace_(workspace),
         kernels_(kernels::table().transformer),
         segments_(segments),
         rows_(rows),
-        threads_(thread_count(model.options.threads)) {}
+        threads_(threads) {}
 
   void layers() noexcept {
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
@@ -259,7 +260,8 @@ void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& vis
   Workspace& workspace = entries[0].session->state().workspace;
   int64_t total = 0;
   for (const BatchEntry& entry : entries) total += static_cast<int64_t>(entry.tokens.size());
-  workspace.reserve(config, std::min(total, kMaxRows), thread_count(model.options.threads));
+  const int threads = thread_count(entries[0].session->state().options.threads);
+  workspace.reserve(config, std::min(total, kMaxRows), threads);
 
   std::vector<Segment> segments;
   std::vector<float> logits;
@@ -289,7 +291,7 @@ void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& vis
       taken = count == left ? 0 : taken + count;
       if (count == left) ++entry;
     }
-    Forward forward(model, workspace, segments, rows);
+    Forward forward(model, workspace, segments, rows, threads);
     forward.layers();
     visit_logits(forward, segments, config.vocabulary, static_cast<bool>(visitor), logits,
                  [&](const Segment& segment, int64_t row, std::span<const float> values) {

@@ -37,6 +37,14 @@ void LinearGroup::add(const QuantizedView& weight, const std::vector<float>& bia
   append(bias, weight.shape[0]);
 }
 
+void LinearGroup::add(const QuantizedTensor& weight, const std::vector<float>& bias) {
+  inputs_ = weight.shape[1];
+  const size_t old = weight_.size();
+  weight_.resize(old + static_cast<size_t>(weight.elements()));
+  dequantize_blockwise(weight, DType::kF32, std::as_writable_bytes(std::span(weight_).subspan(old)));
+  append(bias, weight.shape[0]);
+}
+
 void LinearGroup::apply(const float* x, int64_t x_stride, int64_t rows, float* y, int64_t y_stride,
                         int threads) const noexcept {
   parallel_for(outputs_, 16, threads, [&](int64_t begin, int64_t end) {

@@ -8,6 +8,7 @@
 
 #include "nfloat/checkpoint.h"
 #include "nfloat/model.h"
+#include "nfloat/quantize.h"
 
 namespace nfloat {
 
@@ -17,6 +18,7 @@ class LinearGroup {
   // Adds [out, in] from a plain or a quantized tensor.
   void add(const TensorView& weight, const std::vector<float>& bias);
   void add(const QuantizedView& weight, const std::vector<float>& bias);
+  void add(const QuantizedTensor& weight, const std::vector<float>& bias);
 
   int64_t inputs() const noexcept { return inputs_; }
   int64_t outputs() const noexcept { return outputs_; }

@@ -86,9 +86,24 @@ class Loader {
       count(view.codes.bytes.size() + view.absmax.bytes.size());
     } else {
       const TensorView view = checkpoint_->view(name);
-      group.add(view, bias);
+      if (state_->options.quantize && &group != &state_->head)
+        group.add(quantize(view, *state_->options.quantize, name), bias);
+      else
+        group.add(view, bias);
       checkpoint_->release(view);
       count(view.bytes.size());
+    }
+  }
+
+  QuantizedTensor quantize(const TensorView& view, const Codebook& codebook, const std::string& name) const {
+    const ModelOptions& options = state_->options;
+    try {
+      return quantize_blockwise(view, codebook,
+                                {.block_size = options.quantize_block_size,
+                                 .double_quantization = options.quantize_double,
+                                 .threads = options.threads});
+    } catch (const Error& error) {
+      fail(error.code(), "{}: {}: {}", checkpoint_->path(), name, error.what());
     }
   }
 

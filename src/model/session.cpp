@@ -23,6 +23,7 @@ SessionOptions resolved(const Model& model, SessionOptions options) {
          largest_context(config));
   if (options.kv_cache == KvCacheType::kAuto)
     options.kv_cache = model.options().precision == Precision::kF32 ? KvCacheType::kF32 : KvCacheType::kF16;
+  if (options.threads == 0) options.threads = model.options().threads;
   const uint64_t bytes = kv_cache_bytes(config, options.kv_cache, options.context);
   const uint64_t available = available_memory_bytes();
   if (available != 0 && bytes > available)

@@ -105,5 +105,13 @@ TEST_F(Stories260K, PlainPerplexity) {
   EXPECT_NEAR(found.perplexity, expected, 1e-4 * expected);
 }
 
+TEST_F(Stories260K, Nf4Perplexity) {
+  ModelOptions options;
+  options.quantize = make_codebook("nf4");
+  const PerplexityResult found = perplexity_of_sequences(Model::load(kStories, options), sequences_);
+  const double expected = reference_["perplexity_nf4_block64_absmax_projections_only"];
+  EXPECT_NEAR(found.perplexity, expected, 1e-4 * expected);
+}
+
 }  // namespace
 }  // namespace nfloat

@@ -51,6 +51,9 @@ void expect_reference_logits(const char* code, const char* key) {
 TEST(EmbeddedModel, LogitsAndGreedyText) {
   expect_reference_logits("", "plain");
 }
+TEST(EmbeddedModel, Nf4LogitsAndGreedyText) {
+  expect_reference_logits("nf4", "nf4");
+}
 
 }  // namespace
 }  // namespace nfloat
