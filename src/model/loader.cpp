@@ -35,10 +35,7 @@ class Loader {
     for (int64_t layer = 0; layer < config.layers; ++layer) read_layer(layer);
     state_->final_norm = read_floats(*checkpoint_, tensors_.final_norm);
     read_head();
-    ModelMemory& memory = state_->memory;
-    memory.other_bytes += state_->final_norm.size() * 4;
-    memory.embedding_bytes = state_->embedding.bytes();
-    memory.read_per_token_bytes = memory.projection_bytes + memory.head_bytes;
+    count_memory(*state_);
     return std::move(state_);
   }
 
@@ -62,17 +59,11 @@ class Loader {
     for (const char* pattern : {tensors_.gate, tensors_.up})
       add(weights.gate_up, name(pattern), config.mlp_bias);
     add(weights.down, name(tensors_.down), config.mlp_bias);
-    ModelMemory& memory = state_->memory;
-    for (const LinearGroup* group :
-         {&weights.query_key_value, &weights.output, &weights.gate_up, &weights.down})
-      memory.projection_bytes += group->bytes();
-    memory.other_bytes += (weights.attention_norm.size() + weights.mlp_norm.size()) * 4;
     state_->layers.push_back(std::move(weights));
   }
 
   void read_head() {
     add(state_->head, state_->config.tied_head ? tensors_.embedding : tensors_.head, false);
-    state_->memory.head_bytes = state_->head.bytes();
   }
 
   void add(LinearGroup& group, const std::string& name, bool with_bias) {
@@ -169,6 +160,27 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config) {
   if (!wrong.empty())
     fail(ErrorCode::kMalformedFile, "{}: {} tensors disagree with config.json: {}", checkpoint.path(),
          wrong.size(), fmt::join(wrong, "; "));
+}
+
+void count_memory(Model::State& state) noexcept {
+  ModelMemory& memory = state.memory;
+  memory = {};
+  for (const LayerWeights& layer : state.layers) {
+    for (const LinearGroup* group : {&layer.query_key_value, &layer.output, &layer.gate_up, &layer.down})
+      memory.projection_bytes += group->bytes();
+    memory.other_bytes += (layer.attention_norm.size() + layer.mlp_norm.size()) * 4;
+  }
+  memory.other_bytes += state.final_norm.size() * 4;
+  memory.head_bytes = state.head.bytes();
+  memory.embedding_bytes = state.embedding.bytes();
+  memory.read_per_token_bytes = memory.projection_bytes + memory.head_bytes;
+}
+
+void check_available_memory(uint64_t needed, const std::string& what) {
+  const uint64_t available = available_memory_bytes();
+  if (available != 0 && needed > available)
+    fail(ErrorCode::kOutOfMemory, "{} takes {} MiB of memory and {} MiB are available", what, needed >> 20,
+         available >> 20);
 }
 
 uint64_t available_memory_bytes() noexcept {

@@ -23,6 +23,12 @@ std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config);
 // Throws kMalformedFile naming every tensor that is missing and every one of another shape or dtype.
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config);
 
+// Fills `state.memory` from the weights.
+void count_memory(Model::State& state) noexcept;
+
+// Throws kOutOfMemory, with the numbers, when `what` needs more than there is.
+void check_available_memory(uint64_t needed, const std::string& what);
+
 // Bytes of memory that the system would give now (Linux: MemAvailable); 0 when it does not say.
 uint64_t available_memory_bytes() noexcept;
 

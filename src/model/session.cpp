@@ -24,13 +24,8 @@ SessionOptions resolved(const Model& model, SessionOptions options) {
   if (options.kv_cache == KvCacheType::kAuto)
     options.kv_cache = model.options().precision == Precision::kF32 ? KvCacheType::kF32 : KvCacheType::kF16;
   if (options.threads == 0) options.threads = model.options().threads;
-  const uint64_t bytes = kv_cache_bytes(config, options.kv_cache, options.context);
-  const uint64_t available = available_memory_bytes();
-  if (available != 0 && bytes > available)
-    fail(ErrorCode::kOutOfMemory,
-         "the KV cache for {} tokens takes {} MiB and {} MiB of memory are available; choose a shorter "
-         "context or int8",
-         options.context, bytes >> 20, available >> 20);
+  check_available_memory(kv_cache_bytes(config, options.kv_cache, options.context),
+                         fmt::format("the KV cache for {} tokens", options.context));
   return options;
 }
 

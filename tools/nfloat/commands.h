@@ -12,6 +12,7 @@ namespace nfloat::cli {
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+void add_bench_command(CLI::App& app);
 void add_dequantize_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_plan_command(CLI::App& app);

@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   nfloat::cli::add_dequantize_command(app);
   nfloat::cli::add_inspect_command(app);
   nfloat::cli::add_plan_command(app);
+  nfloat::cli::add_bench_command(app);
 
   try {
     app.parse(argc, argv);

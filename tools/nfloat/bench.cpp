@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "model_options.h"
+#include "nfloat/error.h"
+#include "nfloat/sampler.h"
+#include "nfloat/synthetic.h"
+#include "progress.h"
+#include "table.h"
+
+namespace nfloat::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+  ModelArguments model;
+  std::string synthetic;
+  std::vector<int64_t> prefill{512}, generate{128};
+  std::vector<int> threads;
+  std::vector<std::string> precisions;
+  int64_t depth = 0;
+  int repetitions = 5;
+  bool json = false;
+};
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+struct Result {
+  std::string test;  // "prefill 512"
+  std::string precision;
+  int threads = 0;
+  std::vector<double> rates;  // tokens a second, ascending
+
+  double median() const { return (rates[(rates.size() - 1) / 2] + rates[rates.size() / 2]) / 2; }
+};
+
+// Tokens that differ from one another: the values do not matter to the time.
+std::vector<int32_t> some_tokens(const Model& model, int64_t count) {
+  std::vector<int32_t> tokens(static_cast<size_t>(count));
+  for (size_t i = 0; i < tokens.size(); ++i)
+    tokens[i] = static_cast<int32_t>((i * 7919 + 13) % static_cast<size_t>(model.config().vocabulary));
+  return tokens;
+}
+
+// Seconds for `count` tokens after `depth` others, taken in at once (prefill) or one by one, each the most
+// likely successor of the one before.
+double time_once(Session& session, const std::vector<int32_t>& tokens, int64_t depth, bool prefill) {
+  session.rewind(0);
+  const std::span<const int32_t> all(tokens);
+  if (depth > 0) session.prefill(all.first(static_cast<size_t>(depth)));
+  const Clock::time_point start = Clock::now();
+  if (prefill) {
+    session.prefill(all.subspan(static_cast<size_t>(depth)));
+  } else {
+    int32_t token = tokens.back();
+    for (size_t i = static_cast<size_t>(depth); i < tokens.size(); ++i)
+      token = most_likely(session.decode(token));
+  }
+  return seconds_since(start);
+}
+
+Result measure(const Options& options, const Model& model, int64_t count, bool prefill, int threads,
+               const std::string& precision) {
+  const int64_t room = options.depth + count;
+  Session session(model,
+                  {.context = room, .kv_cache = parse_kv_cache(options.model.kv_cache), .threads = threads});
+  const std::vector<int32_t> tokens = some_tokens(model, room);
+  Result result{fmt::format("{} {}", prefill ? "prefill" : "generate", count), precision, threads, {}};
+  time_once(session, tokens, options.depth, prefill);  // touches every page, wakes every thread
+  for (int i = 0; i < options.repetitions; ++i) {
+    if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while measuring");
+    result.rates.push_back(static_cast<double>(count) / time_once(session, tokens, options.depth, prefill));
+  }
+  std::sort(result.rates.begin(), result.rates.end());
+  return result;
+}
+
+Model make_model(const Options& options, const std::string& precision) {
+  ModelArguments arguments = options.model;
+  arguments.precision = precision;
+  if (options.synthetic.empty()) return load_model(arguments);
+  SyntheticOptions synthetic;
+  synthetic.model = library_options(arguments);
+  return synthetic_model(synthetic_config(options.synthetic), synthetic);
+}
+
+void print_text(const Options& options, const Model& model, const std::vector<Result>& results,
+                double load_seconds) {
+  const ModelMemory& memory = model.memory();
+  fmt::print("{}: {:.2f} billion parameters, weights {} ({} a token), {} {:.2f} s, peak memory {}\n",
+             options.synthetic.empty() ? options.model.model : "synthetic " + options.synthetic,
+             static_cast<double>(model.config().parameters()) / 1e9, format_bytes(memory.resident_bytes()),
+             format_bytes(memory.read_per_token_bytes), options.synthetic.empty() ? "loaded in" : "made in",
+             load_seconds, format_bytes(peak_memory_bytes()));
+  Table table({{"test", Table::Align::kLeft},
+               {"precision"},
+               {"threads"},
+               {"tokens/s"},
+               {"lowest"},
+               {"highest"},
+               {"weights read, GB/s"}});
+  for (const Result& result : results) {
+    const bool generate = result.test.starts_with("generate");
+    table.add({result.test, result.precision, fmt::format("{}", result.threads),
+               fmt::format("{:.2f}", result.median()), fmt::format("{:.2f}", result.rates.front()),
+               fmt::format("{:.2f}", result.rates.back()),
+               generate ? fmt::format("{:.2f}", result.median() *
+                                                    static_cast<double>(memory.read_per_token_bytes) / 1e9)
+                        : ""});
+  }
+  fmt::print("{}", table.to_string());
+}
+
+void print_json(const Options& options, const Model& model, const std::vector<Result>& results,
+                double load_seconds) {
+  const ModelMemory& memory = model.memory();
+  Json json{{"model", options.synthetic.empty() ? options.model.model : "synthetic " + options.synthetic},
+            {"parameters", model.config().parameters()},
+            {"weight_bytes", memory.resident_bytes()},
+            {"read_per_token_bytes", memory.read_per_token_bytes},
+            {"load_seconds", load_seconds},
+            {"peak_memory_bytes", peak_memory_bytes()},
+            {"results", Json::array()}};
+  for (const Result& result : results)
+    json["results"].push_back({{"test", result.test},
+                               {"precision", result.precision},
+                               {"threads", result.threads},
+                               {"tokens_per_second", result.median()},
+                               {"all", result.rates}});
+  fmt::print("{}\n", json.dump(2));
+}
+
+void run(const Options& options) {
+  if (options.model.model.empty() == options.synthetic.empty())
+    throw UsageError("give a MODEL or --synthetic 1b|8b");
+  catch_interrupts();
+  std::vector<Result> results;
+  std::vector<int> threads = options.threads;
+  if (threads.empty()) threads.push_back(options.model.threads);
+  std::vector<std::string> precisions = options.precisions;
+  if (precisions.empty()) precisions.push_back(options.model.precision);
+  double load_seconds = 0;
+  std::optional<Model> model;
+  ProgressBar bar("bench", "tests");
+  const size_t tests =
+      precisions.size() * threads.size() * (options.prefill.size() + options.generate.size());
+  for (const std::string& precision : precisions) {
+    model.reset();  // never two models in memory
+    const Clock::time_point start = Clock::now();
+    model = make_model(options, precision);
+    load_seconds = seconds_since(start);
+    for (int count : threads)
+      for (const bool prefill : {true, false})
+        for (int64_t length : prefill ? options.prefill : options.generate) {
+          if (length == 0) continue;
+          results.push_back(
+              measure(options, *model, length, prefill, count, precision_name(model->options().precision)));
+          bar.update(results.size(), tests, results.back().test);
+        }
+  }
+  bar.finish();
+  if (options.json)
+    print_json(options, *model, results, load_seconds);
+  else
+    print_text(options, *model, results, load_seconds);
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("bench", "Measure how fast a model takes in a prompt and generates");
+  command->footer(
+      "Examples:\n"
+      "  nfloat bench ./Llama-3.2-1B-nf4\n"
+      "  nfloat bench --synthetic 1b --threads-list 1,2 --precision-list bf16,int8\n"
+      "  nfloat bench ./Llama-3.2-1B-nf4 --prefill 0 --generate 64 --depth 4096\n"
+      "A synthetic model has random 4-bit weights made in memory: 1b has 16 layers, 2048 wide (1.04 "
+      "billion), 8b the\n"
+      "shape of Llama 3 8B; NF4 with 8-bit scales, head too, unless --quantize or --head says otherwise.");
+  add_model_options(*command, options->model, false);
+  command->add_option("--synthetic", options->synthetic, "Random weights of a shape: 1b or 8b")
+      ->check(CLI::IsMember({"1b", "8b"}));
+  command->add_option("--prefill", options->prefill, "Prompt lengths; 0: none")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--generate", options->generate, "Numbers of tokens to generate; 0: none")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--depth", options->depth, "Tokens already in the context before each test")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  command->add_option("--threads-list", options->threads, "Several numbers of threads")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--precision-list", options->precisions, "Several precisions")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"f32", "bf16", "int8"}));
+  command->add_option("--repetitions", options->repetitions, "Runs of each test; the median is told")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([command, options] {
+    if (command->get_subcommands().empty()) run(*options);
+  });
+}
+
+}  // namespace nfloat::cli

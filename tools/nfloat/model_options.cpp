@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model_options.h"
+
+#include <fmt/format.h>
+#include <sys/resource.h>
+
+#include <charconv>
+#include <cstdio>
+#include <cstring>
+
+#include "commands.h"
+#include "nfloat/error.h"
+#include "progress.h"
+
+namespace nfloat::cli {
+namespace {
+
+HeadFormat parse_head(const std::string& name) {
+  return name == "int8" ? HeadFormat::kInt8 : name == "nf4" ? HeadFormat::kNf4 : HeadFormat::kKeep;
+}
+
+// "nf4", "nf4:128", "levels.json:32". A colon belongs to the block size only before digits to the end.
+void parse_quantize(const std::string& text, ModelOptions& options) {
+  std::string code = text;
+  if (const size_t colon = text.rfind(':'); colon != std::string::npos) {
+    const char* begin = text.data() + colon + 1;
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(begin, end, options.quantize_block_size);
+    if (error != std::errc() || stop != end || begin == end)
+      throw UsageError(fmt::format("--quantize {}: expected CODE or CODE:BLOCK, as nf4:64", text));
+    code = text.substr(0, colon);
+  }
+  options.quantize = make_codebook(code, options.quantize_block_size);
+}
+
+}  // namespace
+
+void add_model_options(CLI::App& command, ModelArguments& arguments, bool model_required) {
+  auto* model = command.add_option(
+      "MODEL", arguments.model,
+      "Model folder (plain or bitsandbytes 4-bit) or a name org/model in the Hugging Face cache");
+  if (model_required) model->required();
+  command.add_option(
+      "--quantize", arguments.quantize,
+      "Quantize plain weights while loading: CODE or CODE:BLOCK, as nf4:64 (see nfloat codebook)");
+  command.add_flag("--double-quantization,--double-quant", arguments.double_quantization,
+                   "With --quantize: scales in 8 bits");
+  command
+      .add_option("--head", arguments.head,
+                  "Output head: keep (as stored), int8 or nf4; packed while loading")
+      ->check(CLI::IsMember({"keep", "int8", "nf4"}))
+      ->capture_default_str();
+  command
+      .add_option(
+          "--precision", arguments.precision,
+          "Arithmetic of the matrix products: f32, bf16, int8, or auto (docs/cli.md says what each costs)")
+      ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}))
+      ->capture_default_str();
+  command
+      .add_option("--kv-cache", arguments.kv_cache,
+                  "Keys and values: f32, f16, int8; auto: f32 with --precision f32, else f16")
+      ->check(CLI::IsMember({"auto", "f32", "f16", "int8"}))
+      ->capture_default_str();
+  command.add_option("--threads", arguments.threads, "Threads; 0: all cores")->check(CLI::Range(0, 1024));
+}
+
+KvCacheType parse_kv_cache(const std::string& name) {
+  return name == "f32"    ? KvCacheType::kF32
+         : name == "f16"  ? KvCacheType::kF16
+         : name == "int8" ? KvCacheType::kInt8
+                          : KvCacheType::kAuto;
+}
+
+Precision parse_precision(const std::string& name) {
+  return name == "f32" ? Precision::kF32 : name == "bf16" ? Precision::kBF16 : Precision::kInt8;
+}
+
+std::string precision_name(Precision precision) {
+  return precision == Precision::kF32 ? "f32" : precision == Precision::kBF16 ? "bf16" : "int8";
+}
+
+ModelOptions library_options(const ModelArguments& arguments) {
+  ModelOptions options;
+  if (!arguments.quantize.empty()) parse_quantize(arguments.quantize, options);
+  if (arguments.double_quantization && arguments.quantize.empty())
+    throw UsageError("--double-quantization goes with --quantize");
+  options.quantize_double = arguments.double_quantization;
+  options.head = parse_head(arguments.head);
+  if (arguments.precision != "auto") options.precision = parse_precision(arguments.precision);
+  options.threads = arguments.threads;
+  return options;
+}
+
+Model load_model(const ModelArguments& arguments) {
+  ModelOptions options = library_options(arguments);
+  ProgressBar bar("load", "GB");
+  options.progress = [&bar](uint64_t done, uint64_t total) {
+    if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while loading");
+    bar.update(done, total, "");
+  };
+  return Model::load(arguments.model, options);
+}
+
+std::string read_text(const std::string& path, size_t most) {
+  std::FILE* file = path == "-" ? stdin : std::fopen(path.c_str(), "rb");
+  if (file == nullptr) throw Error(ErrorCode::kNotFound, fmt::format("{}: {}", path, std::strerror(errno)));
+  std::string text;
+  char part[1 << 16];
+  size_t count;
+  while (text.size() <= most && (count = std::fread(part, 1, sizeof part, file)) > 0)
+    text.append(part, count);
+  const bool failed = std::ferror(file) != 0;
+  if (file != stdin) std::fclose(file);
+  if (failed) throw Error(ErrorCode::kIo, fmt::format("{}: reading failed", path));
+  if (text.size() > most)
+    throw Error(ErrorCode::kMalformedFile, fmt::format("{}: more than {} MiB", path, most >> 20));
+  return text;
+}
+
+uint64_t peak_memory_bytes() noexcept {
+  struct rusage usage {};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+}
+
+}  // namespace nfloat::cli

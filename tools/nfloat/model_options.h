@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_MODEL_OPTIONS_H_
+#define NFLOAT_TOOLS_MODEL_OPTIONS_H_
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "nfloat/model.h"
+
+namespace nfloat::cli {
+
+// What every subcommand that runs a model asks for.
+struct ModelArguments {
+  std::string model;
+  std::string quantize;  // CODE[:BLOCK]
+  bool double_quantization = false;
+  std::string head = "keep";
+  std::string precision = "auto";
+  std::string kv_cache = "auto";
+  int threads = 0;
+};
+
+// Declares MODEL and its options; `model_required` is false where something else can take its place.
+void add_model_options(CLI::App& command, ModelArguments& arguments, bool model_required = true);
+
+// The same for the library. Throws UsageError or Error.
+ModelOptions library_options(const ModelArguments& arguments);
+KvCacheType parse_kv_cache(const std::string& name);
+Precision parse_precision(const std::string& name);
+std::string precision_name(Precision precision);
+
+// Loads with a progress bar; Ctrl-C stops it.
+Model load_model(const ModelArguments& arguments);
+
+// A whole file, or standard input for "-". Throws kNotFound, kIo, or kMalformedFile above `most` bytes.
+std::string read_text(const std::string& path, size_t most);
+
+// The most memory this process has held so far, in bytes.
+uint64_t peak_memory_bytes() noexcept;
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_MODEL_OPTIONS_H_
