@@ -24,7 +24,7 @@ ModelConfig small_config() {
 }
 
 TEST(Synthetic, ShapesThatBenchmarksUse) {
-  EXPECT_EQ(synthetic_config("1b").parameters(), 1039208448);
+  EXPECT_EQ(synthetic_config("1b").parameters(), 1038682112);
   EXPECT_EQ(synthetic_config("8b").parameters(), 8030261248);  // Llama 3 8B
   EXPECT_THROW(synthetic_config("2b"), Error);
 }
