@@ -214,7 +214,6 @@ void write_checkpoint(const Checkpoint& input, const std::string& output,
   std::vector<Shard> shards = split_into_shards(units, shard_bytes, input.is_folder());
   std::vector<Place> places(units.size());
   std::vector<std::string> late_texts(units.size());
-  std::mutex open_mutex;
   std::vector<std::once_flag> opened(shards.size());
   std::vector<size_t> shard_of(units.size());
   for (size_t s = 0; s < shards.size(); ++s) {

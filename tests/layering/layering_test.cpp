@@ -31,15 +31,16 @@ const std::map<std::string, Room> kRooms = {
     {"checkpoint", {3, {"checkpoint.h"}}},
     {"tokenizer", {3, {"tokenizer.h"}}},
     {"convert", {4, {"convert.h"}}},
-    {"model", {4, {"model.h"}}},
+    {"model", {4, {"model.h", "model_config.h", "memory_plan.h", "sampler.h"}}},
     {"evaluate", {5, {"evaluate.h"}}},
     {"tune", {5, {"tune.h"}}},
     {"report", {6, {"report.h"}}},
     {"c_api", {7, {"nfloat.h"}}},
 };
 
-// What files compiled with instruction-set flags may include besides src/kernels: nothing that instantiates a
-// template which the portable files share, or the linker may keep the copy that an older machine cannot run.
+// What files compiled with instruction-set flags may include besides our own plain headers: nothing that
+// instantiates a template which the portable files share, or the linker may keep the copy that an older
+// machine cannot run.
 const std::set<std::string> kKernelHeaders = {
     "bit",         "cfloat",      "climits",    "cmath",      "cstddef",     "cstdint",  "cstring", "limits",
     "type_traits", "immintrin.h", "arm_neon.h", "arm_bf16.h", "x86intrin.h", "stddef.h", "stdint.h"};
@@ -174,7 +175,7 @@ TEST(Layering, ToolsAndExamplesUsePublicHeadersOnly) {
   }
 }
 
-// Follows the includes of every target_*.cpp through src/kernels.
+// Follows the includes of every target_*.cpp.
 TEST(Layering, KernelTargetsIncludeNoStandardContainers) {
   std::vector<fs::path> open;
   for (const auto& entry : fs::directory_iterator(kRoot / "src/kernels")) {
@@ -192,8 +193,8 @@ TEST(Layering, KernelTargetsIncludeNoStandardContainers) {
             << where(include) << ", reached from a file with instruction-set flags";
         continue;
       }
-      EXPECT_TRUE(include.target.starts_with("kernels/"))
-          << where(include) << ": target files see nothing but src/kernels";
+      EXPECT_TRUE(include.target.starts_with("kernels/") || include.target.starts_with("base/"))
+          << where(include) << ": target files see nothing but src/kernels and src/base";
       const fs::path target = kRoot / "src" / include.target;
       EXPECT_TRUE(fs::exists(target)) << where(include) << ", which does not exist";
       open.push_back(target);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <fmt/format.h>
-
 #include <CLI/CLI.hpp>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
 #include <exception>
 #include <new>
+#include <string>
 
 #include "commands.h"
 #include "nfloat/error.h"
@@ -15,7 +17,7 @@ constexpr int kExitUsage = 2;
 constexpr int kExitInterrupted = 130;
 
 int complain(int exit_code, const char* message) {
-  fmt::print(stderr, "nfloat: {}\n", message);
+  std::fprintf(stderr, "nfloat: %s\n", message);  // not fmt::print, which throws when nobody reads
   return exit_code;
 }
 
@@ -26,7 +28,7 @@ int main(int argc, char** argv) {
       "nfloat: 4-bit NormalFloat (NF4) for language models.\n"
       "Derive the code, quantize a checkpoint, check it, run it, measure it.\n"};
   app.set_version_flag("--version", "nfloat " NFLOAT_VERSION_STRING);
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);  // none is told below, so that a misspelt one is named
   nfloat::cli::add_quantize_command(app);
   nfloat::cli::add_dequantize_command(app);
   nfloat::cli::add_inspect_command(app);
@@ -35,6 +37,9 @@ int main(int argc, char** argv) {
 
   try {
     app.parse(argc, argv);
+    if (app.get_subcommands().empty()) {
+      return complain(kExitUsage, "a subcommand is required: nfloat --help lists them");
+    }
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : kExitUsage;
   } catch (const nfloat::cli::UsageError& error) {
@@ -46,6 +51,9 @@ int main(int argc, char** argv) {
     return complain(kExitBadInput, "out of memory");
   } catch (const std::exception& error) {
     return complain(kExitBadInput, error.what());
+  }
+  if (std::fflush(stdout) != 0) {
+    return complain(kExitBadInput, (std::string("standard output: ") + std::strerror(errno)).c_str());
   }
   return 0;
 }

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "cli/process.h"
+
+namespace nfloat::cli_test {
+namespace {
+
+// The subcommands that `nfloat --help` lists.
+std::vector<std::string> subcommands() {
+  std::vector<std::string> names;
+  std::istringstream help(nfloat({"--help"}).out);
+  bool listed = false;
+  for (std::string line; std::getline(help, line);) {
+    if (line.find("ubcommands:") != std::string::npos) {
+      listed = true;
+    } else if (listed && line.starts_with("  ") && line.size() > 2 && line[2] != ' ') {
+      names.push_back(line.substr(2, line.find(' ', 2) - 2));
+    }
+  }
+  return names;
+}
+
+TEST_F(Cli, HelpAndVersionSucceedAndPrintToStandardOutput) {
+  const Result help = nfloat({"--help"});
+  EXPECT_TRUE(help.ok()) << help;
+  EXPECT_NE(help.out.find("nfloat"), std::string::npos);
+  EXPECT_EQ(help.err, "");
+  const Result version = nfloat({"--version"});
+  EXPECT_TRUE(version.ok()) << version;
+  EXPECT_TRUE(version.out.starts_with("nfloat ")) << version;
+}
+
+TEST_F(Cli, EverySubcommandExplainsItself) {
+  const std::vector<std::string> names = subcommands();
+  for (const char* expected : {"quantize", "dequantize", "inspect", "plan"}) {
+    EXPECT_NE(std::find(names.begin(), names.end(), expected), names.end())
+        << expected << " is not in --help";
+  }
+  for (const std::string& name : names) {
+    const Result help = nfloat({name, "--help"});
+    EXPECT_TRUE(help.ok()) << name << help;
+    EXPECT_NE(help.out.find(name), std::string::npos) << help;
+    EXPECT_GT(std::count(help.out.begin(), help.out.end(), '\n'), 4) << name << " says too little:\n"
+                                                                     << help.out;
+    std::istringstream lines(help.out);
+    for (std::string line; std::getline(lines, line);) {
+      const bool option_without_text = line.starts_with("  --") && line.find("  ", 4) == std::string::npos &&
+                                       line.size() < 30 && lines.peek() != ' ';
+      EXPECT_FALSE(option_without_text) << name << ": an option without a word about it: " << line;
+    }
+  }
+}
+
+TEST_F(Cli, MisuseExitsWith2AndNamesWhatIsWrong) {
+  struct Case {
+    std::vector<std::string> arguments;
+    std::string word;
+  };
+  const std::string out = path("out");
+  const std::vector<Case> cases = {
+      {{}, "subcommand"},
+      {{"quantise"}, "quantise"},
+      {{"quantize"}, "IN"},
+      {{"quantize", model(), out, "--no-such-option"}, "--no-such-option"},
+      {{"quantize", model(), out, "--format", "nf5"}, "--format"},
+      {{"quantize", model(), out, "--block-size", "0"}, "--block-size"},
+      {{"quantize", model(), out, "--block-size", "many"}, "--block-size"},
+      {{"quantize", model(), out, "--scale", "best"}, "--scale"},
+      {{"quantize", model(), out, "--preset", "worst"}, "--preset"},
+      {{"quantize", model(), out, "--shard-size", "5 apples"}, "--shard-size"},
+      {{"quantize", model(), out, "--threads", "-1"}, "--threads"},
+      {{"quantize", model(), out, "one-too-many"}, "one-too-many"},
+      {{"quantize", model()}, "OUT"},
+      {{"dequantize", model()}, "OUT"},
+      {{"dequantize", model(), out, "--dtype", "f8"}, "--dtype"},
+      {{"inspect"}, "PATH"},
+      {{"plan"}, ""},
+  };
+  for (const Case& misuse : cases) {
+    const Result result = nfloat(misuse.arguments);
+    EXPECT_EQ(result.exit_code, 2) << ::testing::PrintToString(misuse.arguments) << "\n" << result;
+    EXPECT_NE((result.err + result.out).find(misuse.word), std::string::npos)
+        << ::testing::PrintToString(misuse.arguments) << "\n"
+        << result;
+    EXPECT_FALSE(std::filesystem::exists(out));
+  }
+}
+
+TEST_F(Cli, JsonParsesAndHasTheNamedKeys) {
+  const std::string packed = path("packed");
+  struct Case {
+    std::vector<std::string> arguments;
+    std::vector<std::string> keys;
+  };
+  const std::vector<Case> cases = {
+      {{"quantize", model(), "--dry-run", "--json"},
+       {"parameters", "bytes_before", "bytes_after", "tensors"}},
+      {{"quantize", model(), packed, "--json"}, {"parameters", "files", "seconds"}},
+      {{"inspect", packed, "--json"}, {"tensors"}},
+      {{"inspect", packed, "--check", "--against", model(), "--json"}, {"tensors"}},
+      {{"dequantize", packed, path("back"), "--json"}, {"parameters", "files"}},
+      {{"plan", model(), "--memory", "16GB", "--context", "512", "--json"}, {"parameters"}},
+  };
+  for (const Case& command : cases) {
+    const Result result = nfloat(command.arguments);
+    ASSERT_TRUE(result.ok()) << ::testing::PrintToString(command.arguments) << "\n" << result;
+    const auto json = nlohmann::json::parse(result.out, nullptr, false);
+    ASSERT_TRUE(json.is_object()) << result;
+    for (const std::string& key : command.keys) EXPECT_TRUE(json.contains(key)) << key << " in " << result;
+  }
+}
+
+TEST_F(Cli, OutputThatCannotBeWrittenIsAnError) {
+  Limits limits;
+  limits.standard_output = "/dev/full";
+  const Result result = nfloat({"inspect", model()}, limits);
+  EXPECT_EQ(result.exit_code, 1) << result;
+  EXPECT_NE(result.err.find("No space left"), std::string::npos) << result;
+}
+
+TEST_F(Cli, NoTerminalMeansNoProgressBarAndNoEscapes) {
+  const Result result = nfloat({"quantize", model(), path("packed")});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_EQ(result.err, "");
+  EXPECT_EQ(result.out.find('\x1b'), std::string::npos) << result;
+  EXPECT_EQ(result.out.find('\r'), std::string::npos) << result;
+}
+
+}  // namespace
+}  // namespace nfloat::cli_test
