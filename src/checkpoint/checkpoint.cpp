@@ -322,7 +322,7 @@ std::vector<std::string> Checkpoint::weight_names() const {
   std::set<std::string> hidden;
   for (const TensorInfo& tensor : tensors()) {
     const size_t mark = tensor.name.find(kQuantStateSuffix);
-    if (mark == std::string::npos) continue;
+    if (mark == std::string::npos || find(tensor.name.substr(0, mark)) == nullptr) continue;
     for (std::string& companion : companions(tensor.name.substr(0, mark)))
       hidden.insert(std::move(companion));
   }

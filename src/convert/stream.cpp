@@ -31,7 +31,7 @@ class Scheduler {
     while (!error_) {
       Active* active = claim(lock);
       if (active == nullptr) {
-        if (next_ == count_ && active_.empty()) break;
+        if (error_ || (next_ == count_ && active_.empty())) break;
         changed_.wait(lock);
         continue;
       }

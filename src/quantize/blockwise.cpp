@@ -32,11 +32,15 @@ QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& co
   const int64_t bad = fit_scales(range, table, options.scale, result.scales.data());
   if (bad >= 0 && !options.allow_nonfinite)
     fail(ErrorCode::kNotFinite, "the weight at index {} is NaN or infinite", bad);
-  encode_blocks(range, table, result.scales.data(), result.codes.data());
+  // With searched scales the codes are chosen against the scale as stored; with absmax never, as bitsandbytes
+  // does.
+  std::vector<float> stored;
   if (options.double_quantization) {
     result.nested = quantize_scales(result.scales);
-    result.scales.clear();
+    if (options.scale != ScaleMethod::kAbsmax) stored = dequantize_scales(result.nested);
   }
+  encode_blocks(range, table, stored.empty() ? result.scales.data() : stored.data(), result.codes.data());
+  if (options.double_quantization) result.scales.clear();
   return result;
 }
 
