@@ -130,10 +130,11 @@ bool print_findings(const std::vector<Finding>& findings) {
   return errors == 0;
 }
 
-TensorError sum_errors(const std::vector<TensorError>& errors) {
+TensorError sum_errors(const std::vector<TensorError>& errors, bool inexact_only) {
   TensorError total;
-  total.name = "all";
+  total.name = inexact_only ? "all that differ" : "all";
   for (const TensorError& error : errors) {
+    if (inexact_only && error.squared_error == 0) continue;
     total.elements += error.elements;
     total.squared_error += error.squared_error;
     total.squared_original += error.squared_original;
@@ -162,13 +163,13 @@ void print_errors(const std::vector<TensorError>& errors, bool all) {
                fmt::format("{:.6f}", relative_error(error)), fmt::format("{:.3g}", error.max_error),
                error.zeros == 0 ? "-" : fmt::format("{}/{}", error.zeros_kept, error.zeros)});
   };
-  const TensorError total = sum_errors(errors);
   size_t inexact = 0;
   for (const TensorError& error : errors) inexact += error.squared_error > 0 ? 1 : 0;
   const size_t shown = all ? errors.size() : std::min(inexact, kWorstShown);
   for (size_t i = 0; i < shown; ++i) add(errors[i]);
   if (shown > 0) table.add_rule();
-  add(total);
+  if (inexact > 0 && inexact < errors.size()) add(sum_errors(errors, true));
+  add(sum_errors(errors, false));
   fmt::print("{}", table.to_string());
   if (!all)
     fmt::print("{} of {} tensors are exact{}\n", errors.size() - inexact, errors.size(),
@@ -235,7 +236,8 @@ void run(const Options& options) {
         compare_checkpoints(checkpoint, original, control_with_progress(bar, options.threads, false));
     bar->finish();
     if (options.json) {
-      json["total"] = to_json(sum_errors(errors));
+      json["total"] = to_json(sum_errors(errors, false));
+      json["total_of_inexact"] = to_json(sum_errors(errors, true));
       json["errors"] = Json::array();
       for (const TensorError& error : errors) json["errors"].push_back(to_json(error));
     } else {
