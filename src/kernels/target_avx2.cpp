@@ -3,10 +3,12 @@
 
 #define NFLOAT_TARGET_NAMESPACE avx2
 #include "kernels/attention-inl.h"
-#include "kernels/quantize-inl.h"
+#include "kernels/dequantize-inl.h"
+#include "kernels/fit-inl.h"
 
 namespace nfloat::kernels {
 
-const KernelTable kAvx2Table = {.name = "avx2", .quantize = {}, .transformer = avx2::kTransformerKernels};
+const KernelTable kAvx2Table = {
+    .name = "avx2", .quantize = avx2::kQuantizeKernels, .transformer = avx2::kTransformerKernels};
 
 }  // namespace nfloat::kernels

@@ -3,11 +3,12 @@
 
 #define NFLOAT_TARGET_NAMESPACE avx512
 #include "kernels/attention-inl.h"
-#include "kernels/quantize-inl.h"
+#include "kernels/dequantize-inl.h"
+#include "kernels/fit-inl.h"
 
 namespace nfloat::kernels {
 
 const KernelTable kAvx512Table = {
-    .name = "avx512", .quantize = {}, .transformer = avx512::kTransformerKernels};
+    .name = "avx512", .quantize = avx512::kQuantizeKernels, .transformer = avx512::kTransformerKernels};
 
 }  // namespace nfloat::kernels

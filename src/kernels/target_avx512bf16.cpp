@@ -3,11 +3,13 @@
 
 #define NFLOAT_TARGET_NAMESPACE avx512bf16
 #include "kernels/attention-inl.h"
-#include "kernels/quantize-inl.h"
+#include "kernels/dequantize-inl.h"
+#include "kernels/fit-inl.h"
 
 namespace nfloat::kernels {
 
-const KernelTable kAvx512Bf16Table = {
-    .name = "avx512bf16", .quantize = {}, .transformer = avx512bf16::kTransformerKernels};
+const KernelTable kAvx512Bf16Table = {.name = "avx512bf16",
+                                      .quantize = avx512bf16::kQuantizeKernels,
+                                      .transformer = avx512bf16::kTransformerKernels};
 
 }  // namespace nfloat::kernels

@@ -3,10 +3,12 @@
 
 #define NFLOAT_TARGET_NAMESPACE neon
 #include "kernels/attention-inl.h"
-#include "kernels/quantize-inl.h"
+#include "kernels/dequantize-inl.h"
+#include "kernels/fit-inl.h"
 
 namespace nfloat::kernels {
 
-const KernelTable kNeonTable = {.name = "neon", .quantize = {}, .transformer = neon::kTransformerKernels};
+const KernelTable kNeonTable = {
+    .name = "neon", .quantize = neon::kQuantizeKernels, .transformer = neon::kTransformerKernels};
 
 }  // namespace nfloat::kernels

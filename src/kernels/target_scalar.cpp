@@ -3,11 +3,12 @@
 
 #define NFLOAT_TARGET_NAMESPACE scalar
 #include "kernels/attention-inl.h"
-#include "kernels/quantize-inl.h"
+#include "kernels/dequantize-inl.h"
+#include "kernels/fit-inl.h"
 
 namespace nfloat::kernels {
 
 const KernelTable kScalarTable = {
-    .name = "scalar", .quantize = {}, .transformer = scalar::kTransformerKernels};
+    .name = "scalar", .quantize = scalar::kQuantizeKernels, .transformer = scalar::kTransformerKernels};
 
 }  // namespace nfloat::kernels

@@ -34,9 +34,11 @@ int64_t quantize_blocks(const BlockRange& range, const kernels::CodeTable& table
 void encode_blocks(const BlockRange& range, const kernels::CodeTable& table, const float* scales,
                    uint8_t* codes) noexcept;
 
-// level * scale in float32, rounded once to `dtype` (F32, F16, BF16).
+// level * scale in float32, rounded once to `dtype` (F32, F16, BF16). `stream` writes past the caches: for
+// outputs that they could not hold.
 void decode_blocks(const uint8_t* codes, const float* scales, const kernels::CodeTable& table,
-                   int64_t elements, int64_t block_size, DType dtype, void* output) noexcept;
+                   int64_t elements, int64_t block_size, DType dtype, void* output,
+                   bool stream = false) noexcept;
 
 }  // namespace nfloat
 

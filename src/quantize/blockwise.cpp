@@ -1,9 +1,45 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <atomic>
+
 #include "base/fail.h"
+#include "base/parallel.h"
 #include "nfloat/quantize.h"
 #include "quantize/blocks.h"
 
 namespace nfloat {
+namespace {
+
+// A thread's share is whole blocks, an even number of elements, and work enough to pay for waking a thread.
+int64_t blocks_per_grain(int64_t block_size) noexcept {
+  constexpr int64_t kGrainElements = 1 << 15;
+  return 2 * std::max<int64_t>(1, kGrainElements / 2 / block_size);
+}
+
+// Outputs from here on cannot stay in a core's own caches.
+constexpr size_t kStreamBytes = size_t{8} << 20;
+
+// Runs body(range, first block) over the tensor's blocks; it returns an index within its range or -1. The
+// result is the least index in the tensor, or -1.
+template <typename Body>
+int64_t over_blocks(const TensorView& weights, int64_t block_size, int threads, Body body) {
+  const int64_t elements = weights.elements();
+  const int64_t blocks = (elements + block_size - 1) / block_size;
+  std::atomic<int64_t> least{elements};
+  parallel_for(blocks, blocks_per_grain(block_size), threads, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * block_size;
+    const BlockRange range{weights.bytes.data() + static_cast<size_t>(first) * dtype_bytes(weights.dtype),
+                           weights.dtype, std::min(elements, end * block_size) - first, block_size};
+    const int64_t found = body(range, begin);
+    if (found < 0) return;
+    int64_t seen = least.load();
+    while (first + found < seen && !least.compare_exchange_weak(seen, first + found)) {
+    }
+  });
+  return least.load() < elements ? least.load() : -1;
+}
+
+}  // namespace
 
 double QuantizedTensor::bits_per_weight() const noexcept {
   const size_t bytes = codes.size() + scales.size() * 4 + nested.codes.size() + nested.absmax.size() * 4;
@@ -18,6 +54,11 @@ QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& co
   if (options.block_size < kMinBlockSize) {
     fail(ErrorCode::kInvalidArgument, "block size {}: at least {}", options.block_size, kMinBlockSize);
   }
+  if (weights.bytes.size() != static_cast<size_t>(weights.elements()) * dtype_bytes(weights.dtype)) {
+    fail(ErrorCode::kInvalidArgument, "{} of {} needs {} bytes, not {}", weights.shape.to_string(),
+         dtype_name(weights.dtype), static_cast<size_t>(weights.elements()) * dtype_bytes(weights.dtype),
+         weights.bytes.size());
+  }
   const kernels::CodeTable table = make_code_table(codebook);
   QuantizedTensor result{.codebook = codebook,
                          .dtype = weights.dtype,
@@ -26,33 +67,60 @@ QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& co
                          .codes = {},
                          .scales = {},
                          .nested = {}};
+  // A block longer than the tensor is its one partial block, whatever its size: nothing below overflows.
+  const int64_t block_size = std::min(options.block_size, std::max<int64_t>(1, result.elements()) + 1);
   result.codes.resize(static_cast<size_t>((result.elements() + 1) / 2));
-  result.scales.resize(static_cast<size_t>(result.blocks()));
-  const BlockRange range{weights.data(), weights.dtype, result.elements(), options.block_size};
-  const int64_t bad = fit_scales(range, table, options.scale, result.scales.data());
+  result.scales.resize(static_cast<size_t>((result.elements() + block_size - 1) / block_size));
+  uint8_t* codes = result.codes.data();
+  float* scales = result.scales.data();
+  const bool absmax = options.scale == ScaleMethod::kAbsmax;
+  const int64_t bad =
+      over_blocks(weights, block_size, options.threads, [&](const BlockRange& range, int64_t block) {
+        uint8_t* own_codes = codes + block * block_size / 2;
+        if (absmax) return quantize_blocks(range, table, scales + block, own_codes);
+        const int64_t found = fit_scales(range, table, options.scale, scales + block);
+        if (!options.double_quantization) encode_blocks(range, table, scales + block, own_codes);
+        return found;
+      });
   if (bad >= 0 && !options.allow_nonfinite)
     fail(ErrorCode::kNotFinite, "the weight at index {} is NaN or infinite", bad);
-  // With searched scales the codes are chosen against the scale as stored; with absmax never, as bitsandbytes
-  // does.
-  std::vector<float> stored;
-  if (options.double_quantization) {
-    result.nested = quantize_scales(result.scales);
-    if (options.scale != ScaleMethod::kAbsmax) stored = dequantize_scales(result.nested);
+  if (!options.double_quantization) return result;
+  result.nested = quantize_scales(result.scales);
+  if (!absmax) {
+    const std::vector<float> stored = dequantize_scales(result.nested);
+    over_blocks(weights, block_size, options.threads, [&](const BlockRange& range, int64_t block) {
+      encode_blocks(range, table, stored.data() + block, codes + block * block_size / 2);
+      return int64_t{-1};
+    });
   }
-  encode_blocks(range, table, stored.empty() ? result.scales.data() : stored.data(), result.codes.data());
-  if (options.double_quantization) result.scales.clear();
+  result.scales.clear();
   return result;
 }
 
-void dequantize_blockwise(const QuantizedTensor& tensor, DType dtype, std::span<std::byte> output, int) {
-  if (!is_quantizable(dtype) ||
-      output.size() != static_cast<size_t>(tensor.elements()) * dtype_bytes(dtype)) {
+void dequantize_blockwise(const QuantizedTensor& tensor, DType dtype, std::span<std::byte> output,
+                          int threads) {
+  const int64_t elements = tensor.elements();
+  if (!is_quantizable(dtype) || output.size() != static_cast<size_t>(elements) * dtype_bytes(dtype)) {
     fail(ErrorCode::kInvalidArgument, "{} bytes of {} for {} elements", output.size(), dtype_name(dtype),
-         tensor.elements());
+         elements);
   }
   const std::vector<float> nested = dequantize_scales(tensor.nested);
-  decode_blocks(tensor.codes.data(), nested.empty() ? tensor.scales.data() : nested.data(),
-                make_code_table(tensor.codebook), tensor.elements(), tensor.block_size, dtype, output.data());
+  const std::vector<float>& scales = tensor.double_quantized() ? nested : tensor.scales;
+  const int64_t block_size = std::min(tensor.block_size, std::max<int64_t>(1, elements) + 1);
+  if (block_size < 1 || tensor.codes.size() != static_cast<size_t>((elements + 1) / 2) ||
+      scales.size() != static_cast<size_t>((elements + block_size - 1) / block_size)) {
+    fail(ErrorCode::kInvalidArgument, "{} bytes of codes and {} scales for {} elements in blocks of {}",
+         tensor.codes.size(), scales.size(), elements, tensor.block_size);
+  }
+  const kernels::CodeTable table = make_code_table(tensor.codebook);
+  const bool stream = output.size() >= kStreamBytes;
+  const int64_t blocks = static_cast<int64_t>(scales.size());
+  parallel_for(blocks, blocks_per_grain(block_size), threads, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * block_size;
+    decode_blocks(tensor.codes.data() + first / 2, scales.data() + begin, table,
+                  std::min(elements, end * block_size) - first, block_size, dtype,
+                  output.data() + static_cast<size_t>(first) * dtype_bytes(dtype), stream);
+  });
 }
 
 }  // namespace nfloat
