@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <sentencepiece_processor.h>
+
+#include <algorithm>
+
+#include "base/fail.h"
+#include "tokenizer/added_tokens.h"
+#include "tokenizer/sentencepiece_file.h"
+#include "tokenizer/tokenizer_state.h"
+
+// Exported by the library, declared in none of its installed headers: without it, loading a broken file
+// prints.
+namespace sentencepiece::logging {
+void SetMinLogLevel(int level);
+}
+
+namespace nfloat {
+namespace {
+
+constexpr int kOnlyFatal = 3;
+
+constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, SentencePiece's visible space
+
+// A tokenizer.model: the sentencepiece library cuts the text; BOS, special tokens inside the text and
+// decoding are as Hugging Face's Llama tokenizer does them.
+class SentencePiece final : public Tokenizer::State {
+ public:
+  SentencePiece(std::string_view model, const std::string& source) : source_(source) {
+    const SentencePieceFile file = read_sentencepiece_file(model, source);
+    sentencepiece::logging::SetMinLogLevel(kOnlyFatal);
+    try {
+      const auto status = processor_.LoadFromSerializedProto(model);
+      if (!status.ok())
+        fail(ErrorCode::kMalformedFile, "{}: the sentencepiece library refuses it: {}", source,
+             status.error_message());
+    } catch (const Error&) {
+      throw;
+    } catch (const std::exception& error) {  // its trie builder throws
+      fail(ErrorCode::kMalformedFile, "{}: the sentencepiece library refuses it: {}", source, error.what());
+    }
+    vocab_size = static_cast<int32_t>(file.pieces.size());
+    add_dummy_prefix_ = file.add_dummy_prefix;
+    texts_.reserve(file.pieces.size());
+    types_.reserve(file.pieces.size());
+    for (size_t id = 0; id < file.pieces.size(); ++id) {
+      const SentencePieceFile::Piece& piece = file.pieces[id];
+      texts_.emplace_back(piece.text);
+      types_.push_back(piece.type);
+      if (is_special(static_cast<int32_t>(id))) finder_.add(piece.text, id);
+    }
+    const auto control = [&](int32_t id) {
+      const bool found =
+          id >= 0 && id < vocab_size && types_[static_cast<size_t>(id)] == SentencePieceFile::kControl;
+      return found ? std::optional(id) : std::nullopt;
+    };
+    bos = control(file.bos);
+    eos = control(file.eos);
+    add_bos = true;
+  }
+
+  std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override {
+    std::vector<int32_t> ids;
+    if (options.add_special_tokens && add_bos && bos) ids.push_back(*bos);
+    size_t done = 0;
+    for (size_t at = 0; at < text.size() && options.parse_special_tokens;) {
+      size_t end = at;
+      const int64_t id = finder_.match(text, at, &end);
+      if (id < 0) {
+        ++at;
+        continue;
+      }
+      encode_plain(text.substr(done, at - done), ids);
+      ids.push_back(static_cast<int32_t>(id));
+      done = at = end;
+    }
+    encode_plain(text.substr(done), ids);
+    if (options.add_special_tokens && add_eos && eos) ids.push_back(*eos);
+    return ids;
+  }
+
+  std::string decode_bytes(Decoding decoding) const override {
+    decode_byte_tokens(decoding);
+    std::string bytes;
+    for (size_t i = 0; i < decoding.pieces.size(); ++i) {
+      std::string_view text = decoding.pieces[i].text;
+      if (i == 0 && decoding.at_start && add_dummy_prefix_ && text.starts_with(kSpace))
+        text.remove_prefix(kSpace.size());
+      size_t done = 0;
+      for (size_t at = 0; (at = text.find(kSpace, done)) != std::string_view::npos;
+           done = at + kSpace.size()) {
+        bytes += text.substr(done, at - done);
+        bytes += ' ';
+      }
+      bytes += text.substr(done);
+    }
+    return bytes;
+  }
+
+  std::string_view token_text(int32_t id) const override {
+    return id >= 0 && id < vocab_size ? std::string_view(texts_[static_cast<size_t>(id)])
+                                      : std::string_view();
+  }
+  bool is_added(int32_t) const override { return false; }
+  bool is_special(int32_t id) const override {
+    if (id < 0 || id >= vocab_size) return false;
+    const auto type = types_[static_cast<size_t>(id)];
+    return type == SentencePieceFile::kControl || type == SentencePieceFile::kUnknown;
+  }
+  int32_t find(std::string_view text) const override {
+    const int32_t id = processor_.PieceToId(text);
+    return token_text(id) == text ? id : kNoToken;
+  }
+
+ private:
+  void encode_plain(std::string_view text, std::vector<int32_t>& ids) const {
+    if (text.empty()) return;
+    std::vector<int> cut;
+    const auto status = processor_.Encode(text, &cut);
+    if (!status.ok())
+      fail(ErrorCode::kUnsupported, "{}: the sentencepiece library cannot encode the text: {}", source_,
+           status.error_message());
+    ids.insert(ids.end(), cut.begin(), cut.end());
+  }
+
+  std::string source_;
+  sentencepiece::SentencePieceProcessor processor_;
+  std::vector<std::string> texts_;
+  std::vector<SentencePieceFile::Type> types_;
+  TextFinder finder_;
+  bool add_dummy_prefix_ = true;
+};
+
+}  // namespace
+
+std::shared_ptr<Tokenizer::State> load_sentencepiece(std::string_view model, const std::string& source) {
+  return std::make_shared<SentencePiece>(model, source);
+}
+
+}  // namespace nfloat

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tokenizer/sentencepiece_file.h"
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "base/fail.h"
+#include "tokenizer/utf8.h"
+#include "tokenizer/vocabulary.h"
+
+namespace nfloat {
+namespace {
+
+constexpr size_t kMaxFileBytes = size_t{64} << 20;
+constexpr size_t kMaxPieceBytes = 1024;
+
+// One field of a protocol buffer message.
+struct Field {
+  uint64_t number = 0;
+  uint64_t value = 0;     // varint and fixed types
+  std::string_view text;  // length-delimited type
+  bool is_text = false;
+};
+
+// Reads a message field by field.
+class Message {
+ public:
+  Message(std::string_view bytes, const std::string& where) : bytes_(bytes), where_(where) {}
+
+  bool next(Field* field) {
+    if (at_ == bytes_.size()) return false;
+    const uint64_t tag = varint();
+    *field = {};
+    field->number = tag >> 3;
+    switch (tag & 7) {
+      case 0:
+        field->value = varint();
+        return true;
+      case 1:
+        field->value = fixed(8);
+        return true;
+      case 2: {
+        const uint64_t length = varint();
+        if (length > bytes_.size() - at_) broken();
+        field->text = bytes_.substr(at_, length);
+        field->is_text = true;
+        at_ += length;
+        return true;
+      }
+      case 5:
+        field->value = fixed(4);
+        return true;
+      default:
+        broken();
+    }
+  }
+
+ private:
+  uint64_t varint() {
+    uint64_t value = 0;
+    for (int shift = 0; shift < 64; shift += 7) {
+      if (at_ == bytes_.size()) broken();
+      const auto byte = static_cast<uint8_t>(bytes_[at_++]);
+      value |= uint64_t{byte & 0x7Fu} << shift;
+      if ((byte & 0x80) == 0) return value;
+    }
+    broken();
+  }
+  uint64_t fixed(size_t length) {
+    if (length > bytes_.size() - at_) broken();
+    uint64_t value = 0;
+    for (size_t i = 0; i < length; ++i) value |= uint64_t{static_cast<uint8_t>(bytes_[at_++])} << (8 * i);
+    return value;
+  }
+  [[noreturn]] void broken() const {
+    fail(ErrorCode::kMalformedFile, "{}: the protocol buffer message is broken at byte {}", where_, at_);
+  }
+
+  std::string_view bytes_;
+  const std::string& where_;
+  size_t at_ = 0;
+};
+
+SentencePieceFile::Piece read_piece(std::string_view bytes, const std::string& where) {
+  SentencePieceFile::Piece piece;
+  Field field;
+  for (Message message(bytes, where); message.next(&field);) {
+    if (field.number == 1 && field.is_text) {
+      piece.text = field.text;
+    } else if (field.number == 2 &&
+               !std::isfinite(std::bit_cast<float>(static_cast<uint32_t>(field.value)))) {
+      fail(ErrorCode::kMalformedFile, "{}: the score is not finite", where);
+    } else if (field.number == 3) {
+      if (field.value < 1 || field.value > 6)
+        fail(ErrorCode::kMalformedFile, "{}: the type is {}, expected 1 to 6", where, field.value);
+      piece.type = static_cast<SentencePieceFile::Type>(field.value);
+    }
+  }
+  if (piece.text.empty() || piece.text.size() > kMaxPieceBytes || !is_valid_utf8(piece.text) ||
+      piece.text.find('\0') != std::string_view::npos)
+    fail(ErrorCode::kMalformedFile, "{}: the text has {} bytes, expected 1 to {} of UTF-8 without zeros",
+         where, piece.text.size(), kMaxPieceBytes);
+  return piece;
+}
+
+void read_trainer(std::string_view bytes, const std::string& source, SentencePieceFile& file) {
+  constexpr uint64_t kUnigram = 1, kBpe = 2;
+  const std::string where = source + ": trainer_spec";
+  Field field;
+  for (Message message(bytes, where); message.next(&field);) {
+    if (field.number == 3 && field.value != kUnigram && field.value != kBpe)
+      fail(ErrorCode::kUnsupported, "{}: model_type is {}, only unigram (1) and bpe (2) are supported", where,
+           field.value);
+    if (field.number == 41) file.bos = static_cast<int32_t>(field.value);
+    if (field.number == 42) file.eos = static_cast<int32_t>(field.value);
+  }
+}
+
+void read_normalizer(std::string_view bytes, const std::string& where, SentencePieceFile& file) {
+  Field field;
+  for (Message message(bytes, where); message.next(&field);) {
+    if (field.number == 3) file.add_dummy_prefix = field.value != 0;
+    if (field.number == 2 && !field.text.empty() && !is_sound_charsmap(field.text))
+      fail(ErrorCode::kMalformedFile, "{}: precompiled_charsmap of {} bytes leads outside itself", where,
+           field.text.size());
+  }
+}
+
+}  // namespace
+
+bool is_sound_charsmap(std::string_view blob) noexcept {
+  uint32_t trie_bytes = 0;
+  if (blob.size() <= sizeof trie_bytes) return false;
+  std::memcpy(&trie_bytes, blob.data(), sizeof trie_bytes);
+  // A double array is built in blocks of 256 units of 4 bytes.
+  constexpr size_t kBlockBytes = 1024;
+  if (trie_bytes < kBlockBytes || trie_bytes % kBlockBytes != 0 ||
+      trie_bytes >= blob.size() - sizeof trie_bytes)
+    return false;
+  const std::string_view texts = blob.substr(sizeof trie_bytes + trie_bytes);
+  if (texts.back() != '\0') return false;
+  const size_t units = trie_bytes / 4;
+  for (size_t i = 0; i < units; ++i) {
+    uint32_t unit = 0;
+    std::memcpy(&unit, blob.data() + sizeof trie_bytes + 4 * i, sizeof unit);
+    if (unit >> 31 != 0) {
+      if ((unit & 0x7FFFFFFFu) >= texts.size()) return false;  // a leaf: where its replacement begins
+    } else {
+      const size_t offset = size_t{unit >> 10} << ((unit & (1u << 9)) >> 6);
+      if (((i ^ offset) | 0xFF) >= units) return false;  // the block of its children
+    }
+  }
+  return true;
+}
+
+SentencePieceFile read_sentencepiece_file(std::string_view bytes, const std::string& source) {
+  if (bytes.empty() || bytes.size() > kMaxFileBytes)
+    fail(ErrorCode::kMalformedFile, "{}: {} bytes, expected 1 to {}", source, bytes.size(), kMaxFileBytes);
+  SentencePieceFile file;
+  Field field;
+  for (Message message(bytes, source); message.next(&field);) {
+    if (!field.is_text) continue;
+    if (field.number == 1) {
+      if (file.pieces.size() > static_cast<size_t>(kMaxTokenId))
+        fail(ErrorCode::kMalformedFile, "{}: more than {} pieces", source, kMaxTokenId + 1);
+      file.pieces.push_back(read_piece(field.text, fmt::format("{}: piece {}", source, file.pieces.size())));
+    } else if (field.number == 2) {
+      read_trainer(field.text, source, file);
+    } else if (field.number == 3) {
+      read_normalizer(field.text, source + ": normalizer_spec", file);
+    } else if (field.number == 5) {
+      SentencePieceFile ignored;
+      read_normalizer(field.text, source + ": denormalizer_spec", ignored);
+    }
+  }
+  if (file.pieces.empty()) fail(ErrorCode::kMalformedFile, "{}: there are no pieces", source);
+  return file;
+}
+
+}  // namespace nfloat

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOKENIZER_SENTENCEPIECE_FILE_H_
+#define NFLOAT_TOKENIZER_SENTENCEPIECE_FILE_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nfloat {
+
+// What a tokenizer.model holds, as far as it must be known or checked before the sentencepiece library may
+// see the file: the library trusts the tables inside it.
+struct SentencePieceFile {
+  enum Type : uint8_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
+  struct Piece {
+    std::string_view text;  // borrows the file
+    Type type = kNormal;
+  };
+  std::vector<Piece> pieces;  // by id
+  int32_t bos = 1;
+  int32_t eos = 2;
+  bool add_dummy_prefix = true;
+};
+
+// Walks the protocol buffer and checks: sizes, piece texts, types, finite scores, the kind of model, the
+// tables of the normalizers. Throws kMalformedFile or kUnsupported naming `source` and the place.
+SentencePieceFile read_sentencepiece_file(std::string_view bytes, const std::string& source);
+
+// Whether a precompiled character map (size of the trie, trie, replacement texts) leads nowhere outside
+// itself.
+bool is_sound_charsmap(std::string_view blob) noexcept;
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_TOKENIZER_SENTENCEPIECE_FILE_H_

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "tokenizer/added_tokens.h"
+#include "tokenizer/json_at.h"
+#include "tokenizer/normalizer.h"
+#include "tokenizer/post_processor.h"
+#include "tokenizer/pre_tokenizer.h"
+#include "tokenizer/token_model.h"
+#include "tokenizer/tokenizer_state.h"
+
+namespace nfloat {
+namespace {
+
+// The pipeline of a tokenizer.json: added tokens, normalizer, pre-tokenizer, model, post-processor; decoder.
+class JsonTokenizer final : public Tokenizer::State {
+ public:
+  explicit JsonTokenizer(const JsonAt& json) {
+    model_ = make_token_model(json["model"]);
+    normalizer_ = make_normalizer(json["normalizer"]);
+    pre_tokenizer_ = make_pre_tokenizer(json["pre_tokenizer"], model_->takes_bytes());
+    added_ = AddedTokens(json["added_tokens"], model_->vocabulary(), normalizer_.get());
+    surroundings_ = read_post_processor(json["post_processor"]);
+    decoder_ = Decoder(json["decoder"]);
+    vocab_size = std::max(model_->vocabulary().size(), added_.largest_id() + 1);
+    check_ids(json["post_processor"], surroundings_.before);
+    check_ids(json["post_processor"], surroundings_.after);
+    if (surroundings_.before.size() == 1) bos = surroundings_.before[0];
+  }
+
+  std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override {
+    std::vector<int32_t> ids;
+    if (options.add_special_tokens) ids = surroundings_.before;
+    std::vector<TextPart> parts, inner;
+    added_.split(text, false, options.parse_special_tokens, parts);
+    for (const TextPart& part : parts) {
+      if (part.id != kNoToken) {
+        ids.push_back(part.id);
+        continue;
+      }
+      std::string normal(text.substr(part.begin, part.end - part.begin));
+      if (normalizer_ != nullptr) normalizer_->apply(normal);
+      if (!added_.any(true)) {
+        encode_plain(std::move(normal), part.begin == 0, ids);
+        continue;
+      }
+      inner.clear();
+      added_.split(normal, true, options.parse_special_tokens, inner);
+      for (const TextPart& piece : inner) {
+        if (piece.id != kNoToken)
+          ids.push_back(piece.id);
+        else
+          encode_plain(normal.substr(piece.begin, piece.end - piece.begin), part.begin + piece.begin == 0,
+                       ids);
+      }
+    }
+    if (options.add_special_tokens)
+      ids.insert(ids.end(), surroundings_.after.begin(), surroundings_.after.end());
+    return ids;
+  }
+
+  std::string decode_bytes(Decoding decoding) const override { return decoder_.run(std::move(decoding)); }
+
+  std::string_view token_text(int32_t id) const override {
+    const AddedToken* added = added_.find(id);
+    return added != nullptr ? std::string_view(added->text) : model_->vocabulary().text(id);
+  }
+  bool is_added(int32_t id) const override { return added_.find(id) != nullptr; }
+  bool is_special(int32_t id) const override {
+    const AddedToken* added = added_.find(id);
+    return added != nullptr && added->special;
+  }
+  int32_t find(std::string_view text) const override {
+    const AddedToken* added = added_.find(text);
+    return added != nullptr ? added->id : model_->vocabulary().find(text);
+  }
+
+ private:
+  void encode_plain(std::string text, bool at_start, std::vector<int32_t>& ids) const {
+    Pieces pieces;
+    pieces.text = std::move(text);
+    pieces.at_text_start = at_start;
+    if (!pieces.text.empty()) pieces.ranges.push_back({0, pieces.text.size()});
+    if (pre_tokenizer_ != nullptr) pre_tokenizer_->run(pieces);
+    model_->encode(pieces, ids);
+  }
+
+  void check_ids(const JsonAt& json, const std::vector<int32_t>& ids) const {
+    for (const int32_t id : ids)
+      if (id >= vocab_size)
+        json.malformed(fmt::format("token id {} is outside the vocabulary of {}", id, vocab_size));
+  }
+
+  std::unique_ptr<const TokenModel> model_;
+  std::unique_ptr<const Normalizer> normalizer_;
+  std::unique_ptr<const PreTokenizer> pre_tokenizer_;
+  AddedTokens added_;
+  Surroundings surroundings_;
+  Decoder decoder_;
+};
+
+// "bos_token": "<s>", or an object with its "content".
+void read_named_token(const JsonAt& json, const Tokenizer::State& state, std::optional<int32_t>& id) {
+  if (!json.present()) return;
+  const int32_t found = state.find(json.raw().is_object() ? json["content"].text() : json.text());
+  if (found != kNoToken) id = found;
+}
+
+}  // namespace
+
+std::shared_ptr<Tokenizer::State> load_tokenizer_json(std::string_view text, const std::string& source) {
+  const nlohmann::json document = parse_tokenizer_json(text, source);
+  return std::make_shared<JsonTokenizer>(JsonAt(document, source));
+}
+
+void read_tokenizer_config(std::string_view text, const std::string& source, Tokenizer::State& state) {
+  const nlohmann::json document = parse_tokenizer_json(text, source);
+  const JsonAt json(document, source);
+  read_named_token(json["bos_token"], state, state.bos);
+  read_named_token(json["eos_token"], state, state.eos);
+  state.add_bos = json["add_bos_token"].flag_or(state.add_bos);
+  state.add_eos = json["add_eos_token"].flag_or(state.add_eos);
+}
+
+}  // namespace nfloat

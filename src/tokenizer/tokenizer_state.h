@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOKENIZER_TOKENIZER_STATE_H_
+#define NFLOAT_TOKENIZER_TOKENIZER_STATE_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nfloat/tokenizer.h"
+#include "tokenizer/decoder.h"
+#include "tokenizer/vocabulary.h"
+
+namespace nfloat {
+
+// What a kind of tokenizer file becomes. Immutable; texts are valid UTF-8 and ids in range when they come
+// here.
+struct Tokenizer::State {
+  virtual ~State() = default;
+
+  virtual std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const = 0;
+  virtual std::string decode_bytes(Decoding decoding) const = 0;
+  virtual std::string_view token_text(int32_t id) const = 0;  // empty for an id without a token
+  virtual bool is_added(int32_t id) const = 0;
+  virtual bool is_special(int32_t id) const = 0;
+  virtual int32_t find(std::string_view text) const = 0;  // kNoToken when there is none
+
+  int32_t vocab_size = 0;
+  std::optional<int32_t> bos, eos;
+  bool add_bos = false, add_eos = false;  // around every text, where the file itself does not say so
+};
+
+std::shared_ptr<Tokenizer::State> load_tokenizer_json(std::string_view text, const std::string& source);
+std::shared_ptr<Tokenizer::State> load_sentencepiece(std::string_view model, const std::string& source);
+
+// Takes the BOS and EOS tokens that a tokenizer_config.json names.
+void read_tokenizer_config(std::string_view text, const std::string& source, Tokenizer::State& state);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_TOKENIZER_TOKENIZER_STATE_H_
