@@ -17,6 +17,7 @@ void add_dequantize_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
 void add_plan_command(CLI::App& app);
 void add_quantize_command(CLI::App& app);
+void add_tokenize_command(CLI::App& app);
 
 }  // namespace nfloat::cli
 

@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   nfloat::cli::add_inspect_command(app);
   nfloat::cli::add_plan_command(app);
   nfloat::cli::add_bench_command(app);
+  nfloat::cli::add_tokenize_command(app);
 
   try {
     app.parse(argc, argv);
