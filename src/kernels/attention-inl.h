@@ -5,7 +5,10 @@
 
 namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 
-inline constexpr int kQueryTile = 4;
+// Queries that share what is loaded of a key or a value; with two groups of keys, or kValueVectors of a
+// value, the sums of a tile fill half of the registers.
+inline constexpr int kQueryTile = kLaneBytes == 64 ? 8 : 4;
+inline constexpr int kValueVectors = 2;
 inline constexpr int kGroupVectors = static_cast<int>(kKeyGroup) / kLanes;
 inline constexpr float kLargestHalf = 65504.0f;
 
@@ -117,112 +120,102 @@ static void store_position(const KvHead& cache, int64_t position, const float* k
   }
 }
 
-// Keys of the positions [first, last), whole groups, to float32 in the cache's own order.
-static void decode_keys(const KvHead& cache, int64_t first, int64_t last, float* output) noexcept {
-  const int64_t head_dim = cache.head_dim;
-  const int64_t begin = first * head_dim;
-  const int64_t count = (last - first) * head_dim;
-  switch (cache.type) {
-    case KvType::kF32:
-      std::memcpy(output, static_cast<const float*>(cache.keys) + begin, static_cast<size_t>(count) * 4);
-      return;
-    case KvType::kF16: {
-      const uint16_t* keys = static_cast<const uint16_t*>(cache.keys) + begin;
-      for (int64_t i = 0; i < count; i += kLanes) store(output + i, load_f16(keys + i));
-      return;
-    }
-    case KvType::kInt8: {
-      const int8_t* keys = static_cast<const int8_t*>(cache.keys) + begin;
-      for (int64_t group = first; group < last; group += kKeyGroup) {
-        Floats scales[kGroupVectors];
-        for (int v = 0; v < kGroupVectors; ++v) scales[v] = load(cache.key_scales + group + v * kLanes);
-        const int64_t offset = (group - first) * head_dim;
-        for (int64_t d = 0; d < head_dim; ++d)
-          for (int v = 0; v < kGroupVectors; ++v) {
-            const int64_t i = offset + d * kKeyGroup + v * kLanes;
-            store(output + i, load_int8(keys + i) * scales[v]);
-          }
-      }
-      return;
+// How an element of a cache is read.
+template <KvType kType>
+struct Element;
+template <>
+struct Element<KvType::kF32> {
+  using Type = float;
+  static Floats load(const float* from) noexcept { return NFLOAT_TARGET_NAMESPACE::load(from); }
+};
+template <>
+struct Element<KvType::kF16> {
+  using Type = uint16_t;
+  static Floats load(const uint16_t* from) noexcept { return load_f16(from); }
+};
+template <>
+struct Element<KvType::kInt8> {
+  using Type = int8_t;
+  static Floats load(const int8_t* from) noexcept { return load_int8(from); }
+};
+
+// scores[q][position - block] of kGroups groups of positions.
+template <KvType kType, int kQueries, int kGroups>
+static inline void score_groups(const typename Element<kType>::Type* keys, int64_t head_dim,
+                                const float* key_scales, const float* const* query, float* scores) noexcept {
+  constexpr int kVectors = kGroups * kGroupVectors;
+  Floats sums[kQueries][kVectors] = {};
+  for (int64_t d = 0; d < head_dim; ++d) {
+    Floats k[kVectors];
+    for (int v = 0; v < kVectors; ++v)
+      k[v] = Element<kType>::load(keys + v / kGroupVectors * kKeyGroup * head_dim + d * kKeyGroup +
+                                  v % kGroupVectors * kLanes);
+    for (int q = 0; q < kQueries; ++q) {
+      const Floats x = broadcast(query[q][d]);
+      for (int v = 0; v < kVectors; ++v) sums[q][v] = multiply_add(x, k[v], sums[q][v]);
     }
   }
-}
-
-// Values of the positions [first, last) to float32 rows of `padded` floats, the padding zero.
-static void decode_values(const KvHead& cache, int64_t first, int64_t last, int64_t padded,
-                          float* output) noexcept {
-  const int64_t head_dim = cache.head_dim;
-  for (int64_t position = first; position < last; ++position, output += padded) {
-    const int64_t begin = position * head_dim;
-    int64_t d = 0;
-    switch (cache.type) {
-      case KvType::kF32:
-        std::memcpy(output, static_cast<const float*>(cache.values) + begin,
-                    static_cast<size_t>(head_dim) * 4);
-        d = head_dim;
-        break;
-      case KvType::kF16: {
-        const uint16_t* values = static_cast<const uint16_t*>(cache.values) + begin;
-        for (; d + kLanes <= head_dim; d += kLanes) store(output + d, load_f16(values + d));
-        for (; d < head_dim; ++d) output[d] = f16_to_float(values[d]);
-        break;
-      }
-      case KvType::kInt8: {
-        const int8_t* values = static_cast<const int8_t*>(cache.values) + begin;
-        const float scale = cache.value_scales[position];
-        for (; d + kLanes <= head_dim; d += kLanes) store(output + d, load_int8(values + d) * scale);
-        for (; d < head_dim; ++d) output[d] = static_cast<float>(values[d]) * scale;
-        break;
-      }
+  for (int q = 0; q < kQueries; ++q)
+    for (int v = 0; v < kVectors; ++v) {
+      const Floats sum = kType == KvType::kInt8 ? sums[q][v] * load(key_scales + v * kLanes) : sums[q][v];
+      store(scores + q * kAttentionBlock + v * kLanes, sum);
     }
-    for (; d < padded; ++d) output[d] = 0;
-  }
 }
 
-// scores[q][position - first] for the groups of [first, last).
-template <int kQueries>
-static inline void score(const float* keys, int64_t head_dim, int64_t first, int64_t last,
+// scores[q][position - block] for the positions [first, last), whole groups.
+template <KvType kType, int kQueries>
+static inline void score(const KvHead& cache, int64_t block, int64_t first, int64_t last,
                          const float* const* query, float* scores) noexcept {
-  for (int64_t position = first; position < last; position += kKeyGroup) {
-    const float* group = keys + position * head_dim;
-    Floats sums[kQueries][kGroupVectors] = {};
-    for (int64_t d = 0; d < head_dim; ++d) {
-      Floats k[kGroupVectors];
-      for (int v = 0; v < kGroupVectors; ++v) k[v] = load(group + d * kKeyGroup + v * kLanes);
-      for (int q = 0; q < kQueries; ++q) {
-        const Floats x = broadcast(query[q][d]);
-        for (int v = 0; v < kGroupVectors; ++v) sums[q][v] = multiply_add(x, k[v], sums[q][v]);
-      }
-    }
-    for (int q = 0; q < kQueries; ++q)
-      for (int v = 0; v < kGroupVectors; ++v)
-        store(scores + q * kAttentionBlock + position + v * kLanes, sums[q][v]);
-  }
+  constexpr int kGroups = kLaneBytes == 16 ? 1 : 2;
+  const auto* keys = static_cast<const typename Element<kType>::Type*>(cache.keys) + block * cache.head_dim;
+  const float* scales = kType == KvType::kInt8 ? cache.key_scales + block : nullptr;
+  int64_t i = first;
+  for (; i + kGroups * kKeyGroup <= last; i += kGroups * kKeyGroup)
+    score_groups<kType, kQueries, kGroups>(keys + i * cache.head_dim, cache.head_dim, scales + i, query,
+                                           scores + i);
+  for (; i < last; i += kKeyGroup)
+    score_groups<kType, kQueries, 1>(keys + i * cache.head_dim, cache.head_dim, scales + i, query,
+                                     scores + i);
 }
 
-// sums[q] += sum over [first, last) of weights[q][position] * values[position].
-template <int kQueries>
-static inline void accumulate(const float* values, int64_t padded, int64_t first, int64_t last,
+// sums[q] += sum over the positions [first, last) of the block of weights[q][position] * value.
+template <KvType kType, int kQueries>
+static inline void accumulate(const KvHead& cache, int64_t block, int64_t first, int64_t last,
                               const float* weights, float* const* sums) noexcept {
-  constexpr int kVectors = kLaneBytes == 64 ? 4 : 2;
+  const int64_t head_dim = cache.head_dim;
+  const auto* values = static_cast<const typename Element<kType>::Type*>(cache.values) + block * head_dim;
   int64_t d = 0;
-  const auto columns = [&]<int kWidth>() {
-    Floats sum[kQueries][kWidth];
+  const auto columns = [&]<int kVectors>() {
+    Floats sum[kQueries][kVectors];
     for (int q = 0; q < kQueries; ++q)
-      for (int v = 0; v < kWidth; ++v) sum[q][v] = load(sums[q] + d + v * kLanes);
+      for (int v = 0; v < kVectors; ++v) sum[q][v] = load(sums[q] + d + v * kLanes);
     for (int64_t position = first; position < last; ++position) {
-      Floats x[kWidth];
-      for (int v = 0; v < kWidth; ++v) x[v] = load(values + position * padded + d + v * kLanes);
+      Floats x[kVectors];
+      for (int v = 0; v < kVectors; ++v)
+        x[v] = Element<kType>::load(values + position * head_dim + d + v * kLanes);
       for (int q = 0; q < kQueries; ++q) {
         const Floats weight = broadcast(weights[q * kAttentionBlock + position]);
-        for (int v = 0; v < kWidth; ++v) sum[q][v] = multiply_add(weight, x[v], sum[q][v]);
+        for (int v = 0; v < kVectors; ++v) sum[q][v] = multiply_add(weight, x[v], sum[q][v]);
       }
     }
     for (int q = 0; q < kQueries; ++q)
-      for (int v = 0; v < kWidth; ++v) store(sums[q] + d + v * kLanes, sum[q][v]);
+      for (int v = 0; v < kVectors; ++v) store(sums[q] + d + v * kLanes, sum[q][v]);
+    d += kVectors * kLanes;
   };
-  for (; d + kVectors * kLanes <= padded; d += kVectors * kLanes) columns.template operator()<kVectors>();
-  for (; d < padded; d += kLanes) columns.template operator()<1>();
+  // Few queries leave registers for more of a value.
+  if constexpr (kQueries * 4 <= kQueryTile * kValueVectors)
+    while (d + 4 * kLanes <= head_dim) columns.template operator()<4>();
+  while (d + kValueVectors * kLanes <= head_dim) columns.template operator()<kValueVectors>();
+  while (d + kLanes <= head_dim) columns.template operator()<1>();
+  if (d == head_dim) return;
+  for (int64_t position = first; position < last; ++position) {
+    typename Element<kType>::Type tail[kLanes] = {};
+    for (int64_t i = d; i < head_dim; ++i) tail[i - d] = values[position * head_dim + i];
+    const Floats x = Element<kType>::load(tail);
+    for (int q = 0; q < kQueries; ++q)
+      store(sums[q] + d,
+            multiply_add(broadcast(weights[q * kAttentionBlock + position]), x, load(sums[q] + d)));
+  }
 }
 
 // Turns the scores of one query into weights; [first, last) are the positions computed, [low, high) those it
@@ -247,10 +240,19 @@ static float softmax_step(float* scores, int64_t first, int64_t last, int64_t lo
   return factor;
 }
 
-template <int kQueries>
-static void attend_tile(const AttentionArgs& args, int64_t query, int64_t block, const float* keys,
-                        const float* values, int64_t padded, float* scores, float* sums,
-                        float* state) noexcept {
+// Tiles of one call of attend: the running sums and, for each query, the largest score and the sum of
+// weights.
+struct AttentionState {
+  int64_t padded;  // floats of a sum
+  float* scores;   // [kQueryTile][kAttentionBlock]
+  float* sums;     // [queries][padded]
+  float* largest;  // [queries]
+  float* total;    // [queries]
+};
+
+template <KvType kType, int kQueries>
+static void attend_tile(const AttentionArgs& args, int64_t query, int64_t block,
+                        const AttentionState& state) noexcept {
   int64_t low[kQueries], high[kQueries];
   int64_t first = kAttentionBlock, last = 0;
   float* sum[kQueries];
@@ -260,61 +262,74 @@ static void attend_tile(const AttentionArgs& args, int64_t query, int64_t block,
     high[q] = end < kAttentionBlock ? end : kAttentionBlock;
     if (low[q] < high[q] && low[q] < first) first = low[q];
     if (low[q] < high[q] && high[q] > last) last = high[q];
-    sum[q] = sums + (query + q) * padded;
+    sum[q] = state.sums + (query + q) * state.padded;
   }
   if (first >= last) return;
   const int64_t first_group = first / kKeyGroup * kKeyGroup;
   const int64_t last_group = (last + kKeyGroup - 1) / kKeyGroup * kKeyGroup;
-  score<kQueries>(keys, args.cache.head_dim, first_group, last_group, args.query + query, scores);
+  score<kType, kQueries>(args.cache, block, first_group, last_group, args.query + query, state.scores);
   for (int q = 0; q < kQueries; ++q) {
-    float* own = scores + q * kAttentionBlock;
-    float* own_state = state + 2 * (query + q);
+    float* own = state.scores + q * kAttentionBlock;
     if (low[q] >= high[q]) {
       for (int64_t i = first_group; i < last_group; ++i) own[i] = 0;
       continue;
     }
-    const float factor =
-        softmax_step(own, first_group, last_group, low[q], high[q], own_state, own_state + 1);
+    const float factor = softmax_step(own, first_group, last_group, low[q], high[q],
+                                      state.largest + query + q, state.total + query + q);
     if (factor != 1.0f)
-      for (int64_t d = 0; d < padded; d += kLanes) store(sum[q] + d, load(sum[q] + d) * factor);
+      for (int64_t d = 0; d < state.padded; d += kLanes) store(sum[q] + d, load(sum[q] + d) * factor);
+    if constexpr (kType == KvType::kInt8)
+      for (int64_t i = first; i < last; ++i) own[i] *= args.cache.value_scales[block + i];
   }
-  accumulate<kQueries>(values, padded, first, last, scores, sum);
+  accumulate<kType, kQueries>(args.cache, block, first, last, state.scores, sum);
+}
+
+template <KvType kType>
+static void attend_as(const AttentionArgs& args, const AttentionState& state, int64_t begin,
+                      int64_t end) noexcept {
+  for (int64_t block = begin / kAttentionBlock * kAttentionBlock; block < end; block += kAttentionBlock) {
+    int64_t query = 0;
+    for (; query + kQueryTile <= args.queries; query += kQueryTile)
+      attend_tile<kType, kQueryTile>(args, query, block, state);
+    if constexpr (kQueryTile > 4)
+      for (; query + 4 <= args.queries; query += 4) attend_tile<kType, 4>(args, query, block, state);
+    for (; query + 2 <= args.queries; query += 2) attend_tile<kType, 2>(args, query, block, state);
+    for (; query < args.queries; ++query) attend_tile<kType, 1>(args, query, block, state);
+  }
 }
 
 static void attend(const AttentionArgs& args) noexcept {
   const int64_t head_dim = args.cache.head_dim;
-  const int64_t padded = (head_dim + 15) / 16 * 16;
-  float* keys = args.scratch;
-  float* values = keys + kAttentionBlock * head_dim;
-  float* scores = values + kAttentionBlock * padded;
-  float* sums = scores + 4 * kAttentionBlock;
-  float* state = sums + args.queries * padded;
-  static_assert(kQueryTile == 4, "attention_scratch_floats counts four rows of scores");
+  AttentionState state;
+  state.padded = (head_dim + 15) / 16 * 16;
+  state.scores = args.scratch;
+  state.sums = state.scores + kMaxQueryTile * kAttentionBlock;
+  state.largest = state.sums + args.queries * state.padded;
+  state.total = state.largest + args.queries;
+  static_assert(kQueryTile <= kMaxQueryTile);
 
   int64_t begin = args.begins[0], end = args.ends[0];
   for (int64_t q = 0; q < args.queries; ++q) {
     begin = args.begins[q] < begin ? args.begins[q] : begin;
     end = args.ends[q] > end ? args.ends[q] : end;
-    state[2 * q] = -1e30f;
-    state[2 * q + 1] = 0;
+    state.largest[q] = -1e30f;
+    state.total[q] = 0;
   }
-  for (int64_t i = 0; i < args.queries * padded; ++i) sums[i] = 0;
-
-  for (int64_t block = begin / kAttentionBlock * kAttentionBlock; block < end; block += kAttentionBlock) {
-    const int64_t first = begin > block ? (begin - block) / kKeyGroup * kKeyGroup : 0;
-    const int64_t last = end - block < kAttentionBlock ? end - block : kAttentionBlock;
-    const int64_t last_group = (last + kKeyGroup - 1) / kKeyGroup * kKeyGroup;
-    decode_keys(args.cache, block + first, block + last_group, keys + first * head_dim);
-    decode_values(args.cache, block + first, block + last, padded, values + first * padded);
-    int64_t query = 0;
-    for (; query + kQueryTile <= args.queries; query += kQueryTile)
-      attend_tile<kQueryTile>(args, query, block, keys, values, padded, scores, sums, state);
-    for (; query < args.queries; ++query)
-      attend_tile<1>(args, query, block, keys, values, padded, scores, sums, state);
+  for (int64_t i = 0; i < args.queries * state.padded; ++i) state.sums[i] = 0;
+  switch (args.cache.type) {
+    case KvType::kF32:
+      attend_as<KvType::kF32>(args, state, begin, end);
+      break;
+    case KvType::kF16:
+      attend_as<KvType::kF16>(args, state, begin, end);
+      break;
+    case KvType::kInt8:
+      attend_as<KvType::kInt8>(args, state, begin, end);
+      break;
   }
   for (int64_t q = 0; q < args.queries; ++q) {
-    const float factor = 1.0f / state[2 * q + 1];
-    for (int64_t d = 0; d < head_dim; ++d) args.output[q][d] = sums[q * padded + d] * factor;
+    const float factor = 1.0f / state.total[q];
+    for (int64_t d = 0; d < head_dim; ++d) args.output[q][d] = state.sums[q * state.padded + d] * factor;
   }
 }
 

@@ -35,9 +35,10 @@ struct AttentionArgs {
   float* scratch;  // attention_scratch_floats(head_dim, queries)
 };
 
+inline constexpr int64_t kMaxQueryTile = 8;  // queries that a target takes at once, at most
+
 inline constexpr int64_t attention_scratch_floats(int64_t head_dim, int64_t queries) noexcept {
-  const int64_t padded = (head_dim + 15) / 16 * 16;
-  return kAttentionBlock * (head_dim + padded + 4) + queries * (padded + 2);
+  return kMaxQueryTile * kAttentionBlock + queries * ((head_dim + 15) / 16 * 16 + 2);
 }
 
 // The parts of a transformer layer that are no matrix product.

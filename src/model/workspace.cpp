@@ -15,7 +15,8 @@ void Workspace::reserve(const ModelConfig& config, int64_t rows, int threads) {
   const int64_t queries = kAttentionRows * std::min(config.heads / config.kv_heads, kAttentionHeads);
   // Every part begins on a cache line.
   const auto lines = [](int64_t floats) { return (floats + 15) / 16 * 16; };
-  scratch_floats = lines(kernels::attention_scratch_floats(config.head_dim, queries));
+  scratch_floats =
+      lines(std::max(config.head_dim, kernels::attention_scratch_floats(config.head_dim, queries)));
   float** const parts[] = {&x, &normed, &projected, &attended, &gate_up, &added, &scratch};
   const int64_t sizes[] = {lines(rows_ * config.hidden),
                            lines(rows_ * config.hidden),

@@ -29,7 +29,6 @@ inline constexpr int kLanes = kLaneBytes / 4;
 
 typedef float Floats __attribute__((vector_size(kLaneBytes)));
 typedef int32_t Ints __attribute__((vector_size(kLaneBytes)));
-typedef int8_t Bytes __attribute__((vector_size(kLanes)));
 
 static inline Floats load(const float* from) noexcept {
   Floats x;
@@ -71,9 +70,15 @@ static inline Floats load_f16(const uint16_t* from) noexcept {
 }
 
 static inline Floats load_int8(const int8_t* from) noexcept {
-  Bytes x;
-  std::memcpy(&x, from, sizeof x);
-  return __builtin_convertvector(x, Floats);
+#if defined(__AVX512F__)
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#elif defined(__AVX2__)
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
+#else
+  Floats x;
+  for (int i = 0; i < kLanes; ++i) x[i] = static_cast<float>(from[i]);
+  return x;
+#endif
 }
 
 static inline Floats maximum(Floats a, Floats b) noexcept {
