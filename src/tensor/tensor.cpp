@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/tensor.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -109,10 +113,20 @@ std::string Shape::to_string() const {
   return fmt::format("[{}]", fmt::join(dims_, ", "));
 }
 
+// Streaming through weights on 4 KiB pages loses a third of the bandwidth: the processor's prefetchers stop
+// at each page's end.
+static constexpr size_t kHugePage = size_t{2} << 20;
+static constexpr size_t kHugePagesFrom = size_t{16} << 20;
+
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
-  void* memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  const size_t alignment = bytes >= kHugePagesFrom ? kHugePage : 64;
+  void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
   if (memory == nullptr) throw std::bad_alloc();
+#if defined(__linux__)
+  // A hint: where the system refuses it, everything works on small pages.
+  if (alignment == kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
   data_.reset(static_cast<std::byte*>(memory));
 }
 

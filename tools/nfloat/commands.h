@@ -14,7 +14,9 @@ struct UsageError : std::runtime_error {
 };
 void add_bench_command(CLI::App& app);
 void add_dequantize_command(CLI::App& app);
+void add_generate_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);
+void add_perplexity_command(CLI::App& app);
 void add_plan_command(CLI::App& app);
 void add_quantize_command(CLI::App& app);
 void add_tokenize_command(CLI::App& app);

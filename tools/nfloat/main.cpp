@@ -33,6 +33,8 @@ int main(int argc, char** argv) {
   nfloat::cli::add_dequantize_command(app);
   nfloat::cli::add_inspect_command(app);
   nfloat::cli::add_plan_command(app);
+  nfloat::cli::add_generate_command(app);
+  nfloat::cli::add_perplexity_command(app);
   nfloat::cli::add_bench_command(app);
   nfloat::cli::add_tokenize_command(app);
 

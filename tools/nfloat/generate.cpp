@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "commands.h"
+#include "model_options.h"
+#include "nfloat/error.h"
+#include "nfloat/sampler.h"
+#include "nfloat/tokenizer.h"
+#include "progress.h"
+#include "stop_filter.h"
+
+namespace nfloat::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kMaxPromptBytes = size_t{256} << 20;
+
+struct Options {
+  ModelArguments model;
+  std::optional<std::string> prompt;
+  int64_t max_tokens = 128, context = 0;
+  std::optional<float> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int64_t> top_k;
+  std::optional<uint64_t> seed;
+  std::vector<std::string> stop;
+  int64_t logprobs = -1;
+  bool ignore_eos = false, echo = false, quiet = false, json = false;
+};
+
+struct Generation {
+  std::string text;
+  std::vector<int32_t> tokens;
+  std::string finish_reason = "length";
+  Json logprobs = Json::array();
+  double prefill_seconds = 0, decode_seconds = 0;
+};
+
+double seconds_between(Clock::time_point begin, Clock::time_point end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+SamplerOptions sampler_options(const Options& options, const std::string& folder, const ModelConfig& config,
+                               std::vector<int32_t>* ends) {
+  const Checkpoint checkpoint(folder);
+  SamplerOptions result = parse_generation_config(checkpoint.text_file("generation_config.json"),
+                                                  folder + "/generation_config.json", config, ends);
+  if (options.temperature) result.temperature = *options.temperature;
+  if (options.top_k) result.top_k = *options.top_k;
+  if (options.top_p) result.top_p = *options.top_p;
+  if (options.min_p) result.min_p = *options.min_p;
+  if (options.repetition_penalty) result.repetition_penalty = *options.repetition_penalty;
+  // Another text each time unless a seed is given.
+  result.seed = options.seed.value_or(
+      static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()));
+  return result;
+}
+
+Json logprobs_of(const Tokenizer& tokenizer, std::span<const float> logits, int32_t token,
+                 int64_t alternatives) {
+  const auto one = [&](int32_t id, double value) {
+    return Json{{"id", id}, {"text", tokenizer.token_bytes(id)}, {"logprob", value}};
+  };
+  Json result = one(token, log_probability(logits, token));
+  result["top"] = Json::array();
+  for (const TokenProbability& other : most_likely(logits, static_cast<size_t>(alternatives)))
+    result["top"].push_back(one(other.token, static_cast<double>(other.log_probability)));
+  return result;
+}
+
+void show(const Options& options, const std::string& text) {
+  if (options.json || text.empty()) return;
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+Generation generate(const Options& options, Session& session, const Tokenizer& tokenizer, Sampler& sampler,
+                    const std::vector<int32_t>& ends, const std::vector<int32_t>& prompt) {
+  Generation result;
+  StopFilter filter(options.stop);
+  TokenStream stream(tokenizer);
+  std::vector<int32_t> history = prompt;
+  const auto emit = [&](const std::string& text) {
+    const std::string ready = filter.push(text);
+    show(options, ready);
+    result.text += ready;
+  };
+
+  const Clock::time_point start = Clock::now();
+  std::span<const float> logits = session.prefill(prompt);
+  const Clock::time_point ready = Clock::now();
+  const int64_t room = std::min(options.max_tokens, session.context() - session.position());
+  while (static_cast<int64_t>(result.tokens.size()) < room) {
+    const int32_t token = sampler.sample(logits, history);
+    if (!options.ignore_eos && std::find(ends.begin(), ends.end(), token) != ends.end()) {
+      result.finish_reason = "end of text";
+      break;
+    }
+    result.tokens.push_back(token);
+    history.push_back(token);
+    if (options.logprobs >= 0)
+      result.logprobs.push_back(logprobs_of(tokenizer, logits, token, options.logprobs));
+    // A model's vocabulary may be padded beyond its tokenizer's: such a token has no text.
+    emit(token < tokenizer.vocab_size() ? stream.push(token) : std::string());
+    if (filter.stopped()) {
+      result.finish_reason = "stop";
+      break;
+    }
+    if (interrupted()) {
+      result.finish_reason = "interrupted";
+      break;
+    }
+    if (static_cast<int64_t>(result.tokens.size()) < room) logits = session.decode(token);
+  }
+  if (!filter.stopped()) emit(stream.flush());
+  const std::string rest = filter.finish();
+  show(options, rest);
+  result.text += rest;
+  result.prefill_seconds = seconds_between(start, ready);
+  result.decode_seconds = seconds_between(ready, Clock::now());
+  return result;
+}
+
+void print_json(const Generation& result, const std::vector<int32_t>& prompt) {
+  Json json{{"text", result.text},
+            {"tokens", result.tokens},
+            {"prompt_tokens", prompt},
+            {"finish_reason", result.finish_reason},
+            {"prefill_seconds", result.prefill_seconds},
+            {"decode_seconds", result.decode_seconds}};
+  if (!result.logprobs.empty()) json["logprobs"] = result.logprobs;
+  fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+}
+
+void print_speed(const Generation& result, size_t prompt) {
+  // The first token comes from the prompt's own pass.
+  const double decoded = static_cast<double>(result.tokens.empty() ? 0 : result.tokens.size() - 1);
+  fmt::print(stderr, "\n[prompt {} tokens, {:.0f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}]\n",
+             prompt, static_cast<double>(prompt) / result.prefill_seconds, result.tokens.size(),
+             decoded > 0 ? decoded / result.decode_seconds : 0.0, result.finish_reason);
+}
+
+void run(const Options& options) {
+  if (options.logprobs >= 0 && !options.json) throw UsageError("--logprobs goes with --json");
+  if (!options.prompt && ::isatty(STDIN_FILENO) == 1)
+    throw UsageError("give a prompt with -p, or on standard input");
+  const std::string prompt_text =
+      options.prompt && *options.prompt != "-" ? *options.prompt : read_text("-", kMaxPromptBytes);
+  catch_interrupts();
+  const std::string folder = resolve_model_path(options.model.model);
+  const Tokenizer tokenizer = Tokenizer::load(folder);
+  const Model model = load_model(options.model);
+  std::vector<int32_t> ends = model.config().eos_tokens;
+  Sampler sampler(sampler_options(options, folder, model.config(), &ends));
+  std::vector<int32_t> prompt = tokenizer.encode(prompt_text);
+  if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty");
+
+  const int64_t most = options.context > 0 ? options.context : model.config().context;
+  const auto length = static_cast<int64_t>(prompt.size());
+  if (length > most)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("the prompt has {} tokens, more than the context of {}", length, most));
+  // Room for what can come: the whole context of a large model would take gigabytes.
+  Session session(model, {.context = std::min(most, length + options.max_tokens),
+                          .kv_cache = parse_kv_cache(options.model.kv_cache)});
+  if (options.echo) show(options, tokenizer.decode(prompt, true));
+  const Generation result = generate(options, session, tokenizer, sampler, ends, prompt);
+  if (options.json)
+    print_json(result, prompt);
+  else
+    fmt::print("\n");
+  if (!options.quiet && !options.json) print_speed(result, prompt.size());
+  if (result.finish_reason == "interrupted")
+    throw Error(ErrorCode::kInterrupted, fmt::format("interrupted after {} tokens", result.tokens.size()));
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("generate", "Continue a text with a model, token by token");
+  command->footer(
+      "Examples:\n"
+      "  nfloat generate models/nfloat-tiny -p \"The old lighthouse\" --quantize nf4 --seed 1\n"
+      "  nfloat generate ./Llama-3.2-1B-nf4 -p \"The capital of France is\" --max-tokens 8 --temperature 0\n"
+      "  cat story.txt | nfloat generate ./SmolLM2-360M --json --logprobs 3\n"
+      "Sampling options that are not given come from the model's generation_config.json; without one the "
+      "most likely\n"
+      "token is taken each time. The text goes to standard output as it is made, everything else to standard "
+      "error.");
+  add_model_options(*command, options->model);
+  command->add_option("-p,--prompt", options->prompt, "Text to continue; - or none: standard input");
+  command->add_option("-n,--max-tokens", options->max_tokens, "Most tokens to generate")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 27))
+      ->capture_default_str();
+  command
+      ->add_option("--context", options->context,
+                   "Most tokens of prompt and text together; 0: what the model allows")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 27));
+  command->add_option("--temperature", options->temperature,
+                      "Below 1 plainer, above 1 wilder; 0: the most likely token");
+  command->add_option("--top-k", options->top_k, "Choose among the K most likely tokens; 0: all");
+  command->add_option("--top-p", options->top_p,
+                      "Choose among the most likely tokens that reach probability P together");
+  command->add_option("--min-p", options->min_p,
+                      "Leave out tokens less than P times as likely as the most likely");
+  command->add_option("--repetition-penalty", options->repetition_penalty,
+                      "Above 1: tokens seen before become less likely");
+  command->add_option("--seed", options->seed, "The same seed gives the same text; none: another each time");
+  command->add_option("--stop", options->stop, "End before this text appears; may be given several times")
+      ->allow_extra_args(false);
+  command->add_flag("--ignore-eos", options->ignore_eos, "Go on after the model ends its text");
+  command->add_flag("--echo", options->echo, "Print the prompt before the text");
+  command->add_flag("--quiet", options->quiet, "No line about speed at the end");
+  command
+      ->add_option("--logprobs", options->logprobs,
+                   "With --json: log-probability of each token and of the N most likely ones")
+      ->check(CLI::Range(0, 1000));
+  command->add_flag("--json", options->json, "Print one JSON object at the end");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace nfloat::cli
