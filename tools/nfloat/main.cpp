@@ -26,7 +26,9 @@ int complain(int exit_code, const char* message) {
 int main(int argc, char** argv) {
   CLI::App app{
       "nfloat: 4-bit NormalFloat (NF4) for language models.\n"
-      "Derive the code, quantize a checkpoint, check it, run it, measure it.\n"};
+      "Derive the code, quantize a checkpoint, check it, run it, measure it.\n",
+      "nfloat"};
+  app.footer("nfloat COMMAND --help explains a command, with examples.");
   app.set_version_flag("--version", "nfloat " NFLOAT_VERSION_STRING);
   app.require_subcommand(0, 1);  // none is told below, so that a misspelt one is named
   nfloat::cli::add_quantize_command(app);

@@ -74,24 +74,25 @@ std::string summary(const QuantizationPlan& plan) {
     }
   }
   Table table({{"", Table::Align::kLeft},
+               {"why plain", Table::Align::kLeft},
                {"tensors"},
                {"parameters"},
                {"before"},
                {"after"},
                {"bits/weight"},
                {"share"}});
-  const auto row = [&](const std::string& title, const Sums& sums) {
+  const auto row = [&](const std::string& title, const std::string& reason, const Sums& sums) {
     const double share = plan.bytes_after > 0
                              ? 100 * static_cast<double>(sums.after) / static_cast<double>(plan.bytes_after)
                              : 0;
-    table.add({title, fmt::format("{}", sums.tensors), fmt::format("{}", sums.parameters),
+    table.add({title, reason, fmt::format("{}", sums.tensors), fmt::format("{}", sums.parameters),
                format_bytes(sums.before), format_bytes(sums.after),
                fmt::format("{:.3f}", bits(sums.after, sums.parameters)), fmt::format("{:.1f} %", share)});
   };
-  row("quantized", quantized);
-  for (const auto& [key, sums] : kept) row(fmt::format("plain: {} ({})", key.second, key.first), sums);
+  row("quantized", "", quantized);
+  for (const auto& [key, sums] : kept) row(key.second, key.first, sums);
   table.add_rule();
-  row("all",
+  row("all", "",
       {static_cast<int64_t>(plan.tensors.size()), plan.parameters, plan.bytes_before, plan.bytes_after});
   return table.to_string();
 }
@@ -197,10 +198,14 @@ void add_quantize_command(CLI::App& app) {
       ->add_option("--preset", options->preset,
                    "qlora: nf4, blocks of 64, double quantization, absmax; best: the same with signed scales")
       ->check(CLI::IsMember({"qlora", "best"}));
-  command->add_option("--skip", options->skip,
-                      "Leave tensors plain whose name has a match of this regular expression");
-  command->add_option("--only", options->only,
-                      "Quantize only tensors whose name has a match of this regular expression");
+  command
+      ->add_option("--skip", options->skip,
+                   "Leave tensors plain whose name has a match of this regular expression")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--only", options->only,
+                   "Quantize only tensors whose name has a match of this regular expression")
+      ->allow_extra_args(false);
   command->add_flag("--quantize-experts", options->quantize_experts,
                     "Quantize 3-D expert weights too (bitsandbytes leaves them plain)");
   command->add_flag("--allow-nonfinite", options->allow_nonfinite, "Go on when a weight is NaN or infinite");
