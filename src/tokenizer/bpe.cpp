@@ -144,7 +144,8 @@ Merges read_merges(const JsonAt& json, const Vocabulary& vocabulary, size_t pref
     };
     merged.assign(left);
     merged += right.substr(std::min(prefix_bytes, right.size()));
-    merges.add(known(left), known(right), {static_cast<uint32_t>(i), known(merged)});
+    const int32_t left_id = known(left), right_id = known(right);
+    merges.add(left_id, right_id, {static_cast<uint32_t>(i), known(merged)});
   }
   return merges;
 }

@@ -34,12 +34,15 @@ std::string replace_all(std::string_view text, const Pattern& pattern, std::stri
   size_t copied = 0;
   Match match{};
   for (size_t at = 0; at <= text.size() && !text.empty() && pattern.find(text, at, &match);) {
-    out.append(text, copied, match.begin - copied);
-    out += content;
-    copied = match.end;
+    const bool empty = match.begin == match.end;
+    if (!empty || match.begin != copied || copied == 0) {  // no empty match right behind another match
+      out.append(text, copied, match.begin - copied);
+      out += content;
+      copied = match.end;
+    }
     // After an empty match the search goes on behind the next character.
     at = match.end;
-    if (match.begin == match.end) at += at < text.size() ? next_char(text, at).bytes : 1;
+    if (empty) at += at < text.size() ? next_char(text, at).bytes : 1;
     if (out.size() > most)
       fail(ErrorCode::kUnsupported, "replacing patterns turns {} bytes into more than {}", text.size(), most);
   }

@@ -7,6 +7,7 @@
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/sentencepiece_file.h"
 #include "tokenizer/tokenizer_state.h"
+#include "tokenizer/word_cache.h"
 
 // Exported by the library, declared in none of its installed headers: without it, loading a broken file
 // prints.
@@ -40,6 +41,7 @@ class SentencePiece final : public Tokenizer::State {
     }
     vocab_size = static_cast<int32_t>(file.pieces.size());
     add_dummy_prefix_ = file.add_dummy_prefix;
+    words_are_independent_ = file.words_are_independent;
     texts_.reserve(file.pieces.size());
     types_.reserve(file.pieces.size());
     for (size_t id = 0; id < file.pieces.size(); ++id) {
@@ -113,6 +115,38 @@ class SentencePiece final : public Tokenizer::State {
 
  private:
   void encode_plain(std::string_view text, std::vector<int32_t>& ids) const {
+    if (!words_are_independent_) return encode_part(text, ids);
+    WordCache cache;
+    while (!text.empty()) {
+      // A word with the spaces before it. The library puts a space before every text: the word's first is
+      // left out.
+      const size_t end = word_end(text);
+      const std::string_view word = text.substr(0, end);
+      text.remove_prefix(end == text.size() ? end : end + 1);
+      WordCache::Entry* const entry = cache.find(word);
+      const size_t begin = ids.size();
+      if (entry == nullptr || !entry->known()) {
+        encode_part(word, ids);
+        if (entry != nullptr) entry->remember(begin, ids.size() - begin);
+        continue;
+      }
+      ids.resize(begin + entry->count);
+      std::copy_n(ids.begin() + static_cast<ptrdiff_t>(entry->begin), entry->count,
+                  ids.begin() + static_cast<ptrdiff_t>(begin));
+    }
+  }
+
+  // Where a space follows a character that is none, visible or not; a space that ends the text belongs to the
+  // word before it, for the library makes nothing of an empty text.
+  static size_t word_end(std::string_view text) noexcept {
+    size_t at = std::min(text.find_first_not_of(' '), text.size());
+    do {
+      at = std::min(text.find(' ', at + 1), text.size());
+    } while (at < text.size() && (text[at - 1] == ' ' || text.substr(0, at).ends_with(kSpace)));
+    return at + 1 >= text.size() ? text.size() : at;
+  }
+
+  void encode_part(std::string_view text, std::vector<int32_t>& ids) const {
     if (text.empty()) return;
     std::vector<int> cut;
     const auto status = processor_.Encode(text, &cut);
@@ -128,6 +162,7 @@ class SentencePiece final : public Tokenizer::State {
   std::vector<SentencePieceFile::Type> types_;
   TextFinder finder_;
   bool add_dummy_prefix_ = true;
+  bool words_are_independent_ = false;
 };
 
 }  // namespace

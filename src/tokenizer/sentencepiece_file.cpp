@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tokenizer/sentencepiece_file.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -107,24 +108,46 @@ SentencePieceFile::Piece read_piece(std::string_view bytes, const std::string& w
 void read_trainer(std::string_view bytes, const std::string& source, SentencePieceFile& file) {
   constexpr uint64_t kUnigram = 1, kBpe = 2;
   const std::string where = source + ": trainer_spec";
+  bool is_bpe = false;
   Field field;
   for (Message message(bytes, where); message.next(&field);) {
     if (field.number == 3 && field.value != kUnigram && field.value != kBpe)
       fail(ErrorCode::kUnsupported, "{}: model_type is {}, only unigram (1) and bpe (2) are supported", where,
            field.value);
+    if (field.number == 3) is_bpe = field.value == kBpe;
+    if (field.number == 24 && field.value != 0) file.words_are_independent = false;  // spaces end words
     if (field.number == 41) file.bos = static_cast<int32_t>(field.value);
     if (field.number == 42) file.eos = static_cast<int32_t>(field.value);
   }
+  file.words_are_independent = file.words_are_independent && is_bpe;
 }
 
 void read_normalizer(std::string_view bytes, const std::string& where, SentencePieceFile& file) {
+  bool removes_spaces = true, escapes_spaces = true;
   Field field;
   for (Message message(bytes, where); message.next(&field);) {
+    if (field.number == 4) removes_spaces = field.value != 0;
+    if (field.number == 5) escapes_spaces = field.value != 0;
+    if (field.number == 2 && !field.text.empty()) file.words_are_independent = false;
     if (field.number == 3) file.add_dummy_prefix = field.value != 0;
     if (field.number == 2 && !field.text.empty() && !is_sound_charsmap(field.text))
       fail(ErrorCode::kMalformedFile, "{}: precompiled_charsmap of {} bytes leads outside itself", where,
            field.text.size());
   }
+  if (removes_spaces || !escapes_spaces || !file.add_dummy_prefix) file.words_are_independent = false;
+}
+
+// Whether a visible space stands behind any other character.
+bool goes_over_a_space(std::string_view text) noexcept {
+  bool other = false;
+  for (size_t at = 0; at < text.size();) {
+    const Utf8Char next = next_char(text, at);
+    const bool space = next.value == 0x2581 || next.value == 0x20;
+    if (space && other) return true;
+    other = other || !space;
+    at += next.bytes;
+  }
+  return false;
 }
 
 }  // namespace
@@ -158,6 +181,7 @@ SentencePieceFile read_sentencepiece_file(std::string_view bytes, const std::str
   if (bytes.empty() || bytes.size() > kMaxFileBytes)
     fail(ErrorCode::kMalformedFile, "{}: {} bytes, expected 1 to {}", source, bytes.size(), kMaxFileBytes);
   SentencePieceFile file;
+  bool normalizer_seen = false;
   Field field;
   for (Message message(bytes, source); message.next(&field);) {
     if (!field.is_text) continue;
@@ -169,11 +193,15 @@ SentencePieceFile read_sentencepiece_file(std::string_view bytes, const std::str
       read_trainer(field.text, source, file);
     } else if (field.number == 3) {
       read_normalizer(field.text, source + ": normalizer_spec", file);
+      normalizer_seen = true;
     } else if (field.number == 5) {
       SentencePieceFile ignored;
       read_normalizer(field.text, source + ": denormalizer_spec", ignored);
     }
   }
+  file.words_are_independent = file.words_are_independent && normalizer_seen &&
+                               std::none_of(file.pieces.begin(), file.pieces.end(),
+                                            [](const auto& piece) { return goes_over_a_space(piece.text); });
   if (file.pieces.empty()) fail(ErrorCode::kMalformedFile, "{}: there are no pieces", source);
   return file;
 }

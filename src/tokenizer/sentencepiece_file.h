@@ -21,6 +21,9 @@ struct SentencePieceFile {
   int32_t bos = 1;
   int32_t eos = 2;
   bool add_dummy_prefix = true;
+  // No piece goes on over a space behind another character and nothing rewrites the text: every word can be
+  // cut on its own, with the same result.
+  bool words_are_independent = true;
 };
 
 // Walks the protocol buffer and checks: sizes, piece texts, types, finite scores, the kind of model, the

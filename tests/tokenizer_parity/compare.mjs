@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// node compare.mjs PACKAGE TOKENIZER_FOLDER NFLOAT TEXT_FILE...
+// Encodes every text with the npm package @huggingface/tokenizers (installed at PACKAGE) and with `nfloat
+// tokenize`, with and without special tokens, compares the ids, and checks nfloat's round trip. Prints one line
+// a difference and one for the folder; the exit code is 1 when anything differs.
+import { spawnSync } from "node:child_process";
+import fs from "node:fs";
+import path from "node:path";
+import { pathToFileURL } from "node:url";
+
+const [packageFolder, folder, nfloat, ...files] = process.argv.slice(2);
+const entry = path.join(packageFolder, "dist", "tokenizers.mjs");
+const { Tokenizer } = await import(pathToFileURL(path.resolve(entry)).href);
+const read = (file) => JSON.parse(fs.readFileSync(path.join(folder, file), "utf8"));
+const config = fs.existsSync(path.join(folder, "tokenizer_config.json")) ? read("tokenizer_config.json") : {};
+const definition = read("tokenizer.json");
+const peer = new Tokenizer(definition, config);
+// Two classes where the package differs from the Rust library that made the files, which nfloat follows: Digits
+// knows ASCII digits only (Rust: all of \p{N}; " \u00bd" is cut there), and ByteLevel's \s is JavaScript's, with
+// U+FEFF and without U+0085. AS_SHIPPED=1 compares with the package as it is.
+const steps = peer.pre_tokenizer?.tokenizers ?? [peer.pre_tokenizer];
+for (const [index, kind] of [definition.pre_tokenizer?.pretokenizers ?? [definition.pre_tokenizer]].flat().entries()) {
+  if (process.env.AS_SHIPPED) break;
+  if (kind?.type === "Digits") steps[index].pattern = kind.individual_digits ? /\P{N}+|\p{N}/gu : /\P{N}+|\p{N}+/gu;
+  if (kind?.type === "ByteLevel")
+    steps[index].pattern =
+      /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
+}
+// The slow part depends on the text alone: it is done once for a text, with and without special tokens.
+const cut = peer.encode_text.bind(peer);
+let last = { text: null, tokens: null };
+peer.encode_text = (text) => {
+  if (text === null) return null;
+  if (text !== last.text) last = { text, tokens: cut(text) };
+  return last.tokens;
+};
+
+// Paragraphs: the whole file at once is nfloat's own test, and minutes in JavaScript.
+const kChunk = 8192;
+function chunks(text) {
+  const parts = [];
+  for (let at = 0; at < text.length; ) {
+    let end = Math.min(at + kChunk, text.length);
+    const line = text.indexOf("\n", end);
+    end = line < 0 || line > end + kChunk ? end : line + 1;
+    if (end < text.length && (text.charCodeAt(end - 1) & 0xfc00) === 0xd800) ++end;
+    parts.push(text.slice(at, end));
+    at = end;
+  }
+  return parts;
+}
+
+function tokenize(lines, ...flags) {
+  const run = spawnSync(nfloat, ["tokenize", folder, "--lines", ...flags], {
+    input: lines.map((line) => JSON.stringify(line)).join("\n") + "\n",
+    maxBuffer: 1 << 30,
+  });
+  if (run.status !== 0) throw new Error(`nfloat tokenize: ${run.stderr}`);
+  return run.stdout.toString().trimEnd().split("\n").map((line) => JSON.parse(line));
+}
+
+// A normalizer rewrites the text: the round trip gives the rewritten one.
+const types = JSON.stringify(definition.normalizer ?? {});
+const normal = types === "{}" ? (text) => text : types === '{"type":"NFC"}' ? (text) => text.normalize("NFC") : null;
+
+let tokens = 0;
+let characters = 0;
+let differences = 0;
+let lossy = 0;
+function differ(file, index, what, found, expected) {
+  if (++differences > 20) return;
+  console.log(`DIFFERENT ${folder} ${file} part ${index}: ${what}: ${found}, expected ${expected}`);
+}
+for (const file of files) {
+  const text = fs.readFileSync(file, "utf8");
+  const parts = file.endsWith(".lines") ? text.split("\n").filter((line) => line).map((line) => JSON.parse(line)) : chunks(text);
+  characters += text.length;
+  const ours = { special: tokenize(parts), plain: tokenize(parts, "--no-special") };
+  const round = tokenize(ours.plain);
+  parts.forEach((part, index) => {
+    for (const kind of ["special", "plain"]) {
+      const theirs = peer.encode(part, { add_special_tokens: kind === "special" }).ids;
+      tokens += theirs.length;
+      const found = ours[kind][index];
+      const at = theirs.findIndex((id, i) => id !== found[i]);
+      if (at < 0 && theirs.length === found.length) continue;
+      const from = at < 0 ? theirs.length : at;
+      const show = (ids) => JSON.stringify(ids.slice(from, from + 6).map((id) => [id, peer.id_to_token(id)]));
+      differ(file, index, `ids from ${from} of ${JSON.stringify(part.slice(0, 60))}`, show(found), show(theirs));
+    }
+  });
+  if (normal === null) continue;
+  parts.forEach((part, index) => {
+    if (round[index] === normal(part)) return;
+    // A vocabulary that lacks some bytes loses them: then the peer loses the same.
+    const ids = peer.encode(part, { add_special_tokens: false }).ids;
+    const back = ids.length ? peer.decode(ids, { clean_up_tokenization_spaces: false }) : "";
+    if (round[index] === back) return ++lossy;
+    differ(file, index, "round trip", JSON.stringify(round[index].slice(0, 80)), JSON.stringify(part.slice(0, 80)));
+  });
+}
+console.log(`${differences ? "DIFFERENT" : "same"} ${folder}: ${files.length} files, ${characters} characters, ${tokens} ids, ${differences} differences${lossy ? `, ${lossy} texts that this vocabulary cannot hold` : ""}`);
+process.exit(differences ? 1 : 0);
