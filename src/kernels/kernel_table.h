@@ -3,6 +3,7 @@
 #define NFLOAT_KERNELS_KERNEL_TABLE_H_
 
 #include "kernels/attention.h"
+#include "kernels/gemm.h"
 #include "kernels/quantize.h"
 
 namespace nfloat::kernels {
@@ -12,6 +13,7 @@ struct KernelTable {
   const char* name;  // what NFLOAT_TARGET takes
   QuantizeKernels quantize;
   TransformerKernels transformer;
+  GemmKernels gemm;
 };
 
 }  // namespace nfloat::kernels

@@ -5,10 +5,13 @@
 #include "kernels/attention-inl.h"
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
+#include "kernels/gemm-inl.h"
 
 namespace nfloat::kernels {
 
-const KernelTable kAvx2Table = {
-    .name = "avx2", .quantize = avx2::kQuantizeKernels, .transformer = avx2::kTransformerKernels};
+const KernelTable kAvx2Table = {.name = "avx2",
+                                .quantize = avx2::kQuantizeKernels,
+                                .transformer = avx2::kTransformerKernels,
+                                .gemm = avx2::kGemmKernels};
 
 }  // namespace nfloat::kernels

@@ -5,10 +5,13 @@
 #include "kernels/attention-inl.h"
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
+#include "kernels/gemm-inl.h"
 
 namespace nfloat::kernels {
 
-const KernelTable kAvx512Table = {
-    .name = "avx512", .quantize = avx512::kQuantizeKernels, .transformer = avx512::kTransformerKernels};
+const KernelTable kAvx512Table = {.name = "avx512",
+                                  .quantize = avx512::kQuantizeKernels,
+                                  .transformer = avx512::kTransformerKernels,
+                                  .gemm = avx512::kGemmKernels};
 
 }  // namespace nfloat::kernels

@@ -5,11 +5,13 @@
 #include "kernels/attention-inl.h"
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
+#include "kernels/gemm-inl.h"
 
 namespace nfloat::kernels {
 
 const KernelTable kAvx512Bf16Table = {.name = "avx512bf16",
                                       .quantize = avx512bf16::kQuantizeKernels,
-                                      .transformer = avx512bf16::kTransformerKernels};
+                                      .transformer = avx512bf16::kTransformerKernels,
+                                      .gemm = avx512bf16::kGemmKernels};
 
 }  // namespace nfloat::kernels

@@ -5,10 +5,13 @@
 #include "kernels/attention-inl.h"
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
+#include "kernels/gemm-inl.h"
 
 namespace nfloat::kernels {
 
-const KernelTable kNeonTable = {
-    .name = "neon", .quantize = neon::kQuantizeKernels, .transformer = neon::kTransformerKernels};
+const KernelTable kNeonTable = {.name = "neon",
+                                .quantize = neon::kQuantizeKernels,
+                                .transformer = neon::kTransformerKernels,
+                                .gemm = neon::kGemmKernels};
 
 }  // namespace nfloat::kernels

@@ -5,10 +5,13 @@
 #include "kernels/attention-inl.h"
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
+#include "kernels/gemm-inl.h"
 
 namespace nfloat::kernels {
 
-const KernelTable kScalarTable = {
-    .name = "scalar", .quantize = scalar::kQuantizeKernels, .transformer = scalar::kTransformerKernels};
+const KernelTable kScalarTable = {.name = "scalar",
+                                  .quantize = scalar::kQuantizeKernels,
+                                  .transformer = scalar::kTransformerKernels,
+                                  .gemm = scalar::kGemmKernels};
 
 }  // namespace nfloat::kernels

@@ -28,6 +28,7 @@ const std::map<std::string, Room> kRooms = {
     {"tensor", {1, {"tensor.h"}}},
     {"kernels", {2, {}}},
     {"quantize", {3, {"quantize.h"}}},
+    {"linear", {3, {"linear.h"}}},
     {"checkpoint", {3, {"checkpoint.h"}}},
     {"tokenizer", {3, {"tokenizer.h"}}},
     {"convert", {4, {"convert.h", "memory_plan.h"}}},

@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: Apache-2.0
+// Compiled once per target. Includer defines NFLOAT_TARGET_NAMESPACE.
+#include <cstring>
+
+#include "base/float16.h"
+#include "kernels/gemm.h"
+#include "kernels/simd/dot.h"
+
+namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
+
+// How far ahead of its use a packed line is asked for: past the end of the page that the hardware follows.
+inline constexpr int kPrefetchBytes = 4096;
+
+// Where the weights of a tile come from: decoded on the fly, or expanded before.
+struct Packed {
+  static constexpr int kInt8Bytes = kPackedOctetBytes;
+  static constexpr int kBf16Bytes = kPackedOctetBytes;
+  static constexpr int kF32Bytes = kPackedOctetBytes;
+  ByteLevels bytes;
+  PairLevels pairs;
+  FloatLevels floats;
+  explicit Packed(const PanelArgs& a) noexcept
+      : bytes(byte_levels(*a.levels)), pairs(pair_levels(*a.levels)), floats(float_levels(*a.levels)) {}
+  static void ahead(const uint8_t* w) noexcept { prefetch(w + kPrefetchBytes); }
+  template <int kHalf>
+  Bytes64 byte_weights(const uint8_t* w) const noexcept {
+    return lookup_bytes<4 * kHalf>(load_bytes(w), bytes);
+  }
+  template <int kPair>
+  Pairs16 pair_weights(const uint8_t* w) const noexcept {
+    return lookup_pairs<4 * kPair>(load_bytes(w), pairs);
+  }
+  template <int kColumn>
+  F32x16 float_weights(const uint8_t* w) const noexcept {
+    return lookup_floats<(kColumn < 4 ? 8 * kColumn : 8 * kColumn - 28)>(load_bytes(w), floats);
+  }
+};
+
+struct Dense {
+  static constexpr int kInt8Bytes = kInt8OctetBytes;
+  static constexpr int kBf16Bytes = kHalfOctetBytes;
+  static constexpr int kF32Bytes = kF32OctetBytes;
+  explicit Dense(const PanelArgs&) noexcept {}
+  static void ahead(const uint8_t*) noexcept {}
+  template <int kHalf>
+  Bytes64 byte_weights(const uint8_t* w) const noexcept {
+    return load_bytes(w + 64 * kHalf);
+  }
+  template <int kPair>
+  Pairs16 pair_weights(const uint8_t* w) const noexcept {
+    return load_pairs(w + 64 * kPair);
+  }
+  template <int kColumn>
+  F32x16 float_weights(const uint8_t* w) const noexcept {
+    return load16(reinterpret_cast<const float*>(w) + 16 * kColumn);
+  }
+};
+
+template <int kPanels, int kRows>
+static inline void store_tile(const PanelArgs& a, int64_t row,
+                              const F32x16 (&tile)[kPanels][kRows]) noexcept {
+  const F32x16 factor = splat16(a.factor);
+  for (int p = 0; p < kPanels; ++p) {
+    const int64_t first = p * kPanelRows;
+    const int64_t columns = a.columns - first;
+    if (columns <= 0) return;
+    for (int m = 0; m < kRows; ++m) {
+      float* y = a.y + (row + m) * a.y_stride + first;
+      if (columns >= kPanelRows) {
+        F32x16 old = splat16(0.0f);
+        if (a.accumulate) {
+          old = load16(y);
+        } else if (a.bias != nullptr) {
+          old = load16(a.bias + first);
+        }
+        store16(y, fma16(tile[p][m], factor, old));
+      } else {
+        float sums[kPanelRows];
+        store16(sums, multiply(tile[p][m], factor));
+        for (int64_t n = 0; n < columns; ++n)
+          y[n] = sums[n] + (a.accumulate ? y[n] : a.bias != nullptr ? a.bias[first + n] : 0.0f);
+      }
+    }
+  }
+}
+
+template <typename Source, int kPanels, int kRows>
+static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
+  const Source source(a);
+  F32x16 tile[kPanels][kRows];
+  for (int p = 0; p < kPanels; ++p)
+    for (int m = 0; m < kRows; ++m) tile[p][m] = splat16(0.0f);
+  const uint8_t* w = a.weights;
+  const int8_t* x = static_cast<const int8_t*>(a.x) + row * kOctet;
+  const int64_t x_step = a.m * kOctet;
+  const float* scales = a.scales;
+  const float* x_scales = a.x_scales + row;
+  const int32_t* x_offsets = a.x_offsets + row;
+  const int64_t blocks = a.octets / a.octets_per_block;
+  const int64_t blocks_per_group = a.octets_per_group / a.octets_per_block;
+  int64_t left_in_group = blocks_per_group;
+  for (int64_t block = 0; block < blocks; ++block) {
+    I32x16 sums[kPanels][kRows];
+    for (int m = 0; m < kRows; ++m) {
+      const I32x16 offset = splat16(x_offsets[m]);
+      for (int p = 0; p < kPanels; ++p) sums[p][m] = offset;
+    }
+    for (int64_t octet = 0; octet < a.octets_per_block; ++octet) {
+      Source::ahead(w);
+      const auto half = [&]<int kHalf>() {
+        Bytes64 weights[kPanels];
+        for (int p = 0; p < kPanels; ++p)
+          weights[p] = source.template byte_weights<kHalf>(w + static_cast<size_t>(p) * a.weights_stride);
+        for (int m = 0; m < kRows; ++m)
+          for (int p = 0; p < kPanels; ++p)
+            sums[p][m] = dot4(sums[p][m], weights[p], x + m * kOctet + 4 * kHalf);
+      };
+      half.template operator()<0>();
+      half.template operator()<1>();
+      w += Source::kInt8Bytes;
+      x += x_step;
+    }
+    for (int p = 0; p < kPanels; ++p) {
+      const F32x16 scale =
+          scales == nullptr ? splat16(1.0f) : load16(scales + static_cast<size_t>(p) * a.scales_stride);
+      for (int m = 0; m < kRows; ++m)
+        tile[p][m] = fma16(to_float16(sums[p][m]), multiply(scale, splat16(x_scales[m])), tile[p][m]);
+    }
+    x_scales += a.m;
+    x_offsets += a.m;
+    if (--left_in_group == 0) {
+      left_in_group = blocks_per_group;
+      if (scales != nullptr) scales += kPanelRows;
+    }
+  }
+  store_tile(a, row, tile);
+}
+
+// bf16 and float32 share their loops: Step adds one octet's products.
+template <typename Source>
+struct Bf16Step {
+  using Element = uint16_t;
+  static constexpr int kBytes = Source::kBf16Bytes;
+  template <int kPair, int kPanels, int kRows>
+  static inline void part(const Source& source, const uint8_t* w, size_t stride, const uint16_t* x,
+                          F32x16 (&sums)[kPanels][kRows]) noexcept {
+    Pairs16 weights[kPanels];
+    for (int p = 0; p < kPanels; ++p)
+      weights[p] = source.template pair_weights<kPair>(w + static_cast<size_t>(p) * stride);
+    for (int m = 0; m < kRows; ++m)
+      for (int p = 0; p < kPanels; ++p) sums[p][m] = dot2(sums[p][m], weights[p], x + m * kOctet + 2 * kPair);
+  }
+  template <int kPanels, int kRows>
+  static inline void octet(const Source& source, const uint8_t* w, size_t stride, const uint16_t* x,
+                           F32x16 (&a)[kPanels][kRows], F32x16 (&b)[kPanels][kRows]) noexcept {
+    part<0>(source, w, stride, x, a);
+    part<1>(source, w, stride, x, b);
+    part<2>(source, w, stride, x, a);
+    part<3>(source, w, stride, x, b);
+  }
+};
+
+template <typename Source>
+struct F32Step {
+  using Element = float;
+  static constexpr int kBytes = Source::kF32Bytes;
+  template <int kColumn, int kPanels, int kRows>
+  static inline void part(const Source& source, const uint8_t* w, size_t stride, const float* x,
+                          F32x16 (&sums)[kPanels][kRows]) noexcept {
+    F32x16 weights[kPanels];
+    for (int p = 0; p < kPanels; ++p)
+      weights[p] = source.template float_weights<kColumn>(w + static_cast<size_t>(p) * stride);
+    for (int m = 0; m < kRows; ++m) {
+      const F32x16 all = splat16(x[m * kOctet + kColumn]);
+      for (int p = 0; p < kPanels; ++p) sums[p][m] = fma16(weights[p], all, sums[p][m]);
+    }
+  }
+  template <int kPanels, int kRows>
+  static inline void octet(const Source& source, const uint8_t* w, size_t stride, const float* x,
+                           F32x16 (&a)[kPanels][kRows], F32x16 (&b)[kPanels][kRows]) noexcept {
+    part<0>(source, w, stride, x, a);
+    part<1>(source, w, stride, x, b);
+    part<2>(source, w, stride, x, a);
+    part<3>(source, w, stride, x, b);
+    part<4>(source, w, stride, x, a);
+    part<5>(source, w, stride, x, b);
+    part<6>(source, w, stride, x, a);
+    part<7>(source, w, stride, x, b);
+  }
+};
+
+template <typename Source, typename Step, int kPanels, int kRows>
+static void float_tile(const PanelArgs& a, int64_t row) noexcept {
+  // Few accumulators would wait for one another: two sets then, whatever the panels, since their number
+  // follows the threads and the sums must not.
+  constexpr bool kTwoSets = kRows <= kTileRows / 2;
+  const Source source(a);
+  F32x16 tile[kPanels][kRows];
+  for (int p = 0; p < kPanels; ++p)
+    for (int m = 0; m < kRows; ++m) tile[p][m] = splat16(0.0f);
+  const uint8_t* w = a.weights;
+  const typename Step::Element* x = static_cast<const typename Step::Element*>(a.x) + row * kOctet;
+  const int64_t x_step = a.m * kOctet;
+  const float* scales = a.scales;
+  const int64_t groups = a.octets / a.octets_per_group;
+  for (int64_t group = 0; group < groups; ++group) {
+    F32x16 sums[kPanels][kRows], others[kPanels][kRows];
+    for (int p = 0; p < kPanels; ++p)
+      for (int m = 0; m < kRows; ++m) sums[p][m] = others[p][m] = splat16(0.0f);
+    for (int64_t octet = 0; octet < a.octets_per_group; ++octet) {
+      Source::ahead(w);
+      Step::octet(source, w, a.weights_stride, x, sums, kTwoSets ? others : sums);
+      w += Step::kBytes;
+      x += x_step;
+    }
+    for (int p = 0; p < kPanels; ++p) {
+      const F32x16 scale =
+          scales == nullptr ? splat16(1.0f) : load16(scales + static_cast<size_t>(p) * a.scales_stride);
+      for (int m = 0; m < kRows; ++m)
+        tile[p][m] = fma16(kTwoSets ? add(sums[p][m], others[p][m]) : sums[p][m], scale, tile[p][m]);
+    }
+    if (scales != nullptr) scales += kPanelRows;
+  }
+  store_tile(a, row, tile);
+}
+
+struct Int8Tiles {
+  template <typename Source, int kPanels, int kRows>
+  static void run(const PanelArgs& a, int64_t row) noexcept {
+    int8_tile<Source, kPanels, kRows>(a, row);
+  }
+};
+struct Bf16Tiles {
+  template <typename Source, int kPanels, int kRows>
+  static void run(const PanelArgs& a, int64_t row) noexcept {
+    float_tile<Source, Bf16Step<Source>, kPanels, kRows>(a, row);
+  }
+};
+struct F32Tiles {
+  template <typename Source, int kPanels, int kRows>
+  static void run(const PanelArgs& a, int64_t row) noexcept {
+    float_tile<Source, F32Step<Source>, kPanels, kRows>(a, row);
+  }
+};
+
+// All rows of the block in tiles of kTileRows, the last one of what is left.
+template <typename Tiles, typename Source, int kPanels, int kRows = kTileRows>
+static void all_rows(const PanelArgs& a, int64_t row) noexcept {
+  for (; row + kRows <= a.m; row += kRows) Tiles::template run<Source, kPanels, kRows>(a, row);
+  if constexpr (kRows > 1) {
+    if (row < a.m) all_rows<Tiles, Source, kPanels, kRows - 1>(a, row);
+  }
+}
+
+template <typename Tiles>
+static void packed_panel(const PanelArgs& a) noexcept {
+  all_rows<Tiles, Packed, 1>(a, 0);
+}
+
+template <typename Tiles, int kPanels = kTilePanels>
+static void dense_panels(const PanelArgs& a, int panels) noexcept {
+  if constexpr (kPanels > 1) {
+    if (panels < kPanels) return dense_panels<Tiles, kPanels - 1>(a, panels);
+  }
+  all_rows<Tiles, Dense, kPanels>(a, 0);
+}
+
+static void expand_int8(const uint8_t* packed, int64_t octets, const LevelTables& levels,
+                        uint8_t* output) noexcept {
+  const ByteLevels table = byte_levels(levels);
+  for (int64_t i = 0; i < octets; ++i) {
+    const Bytes64 codes = load_bytes(packed + i * kPackedOctetBytes);
+    store_bytes(output + i * kInt8OctetBytes, lookup_bytes<0>(codes, table));
+    store_bytes(output + i * kInt8OctetBytes + 64, lookup_bytes<4>(codes, table));
+  }
+}
+
+static void expand_bf16(const uint8_t* packed, int64_t octets, const LevelTables& levels,
+                        uint8_t* output) noexcept {
+  const PairLevels table = pair_levels(levels);
+  for (int64_t i = 0; i < octets; ++i, output += kHalfOctetBytes) {
+    const Bytes64 codes = load_bytes(packed + i * kPackedOctetBytes);
+    store_pairs(output, lookup_pairs<0>(codes, table));
+    store_pairs(output + 64, lookup_pairs<4>(codes, table));
+    store_pairs(output + 128, lookup_pairs<8>(codes, table));
+    store_pairs(output + 192, lookup_pairs<12>(codes, table));
+  }
+}
+
+static void expand_f32(const uint8_t* packed, int64_t octets, const LevelTables& levels,
+                       uint8_t* output) noexcept {
+  const FloatLevels table = float_levels(levels);
+  for (int64_t i = 0; i < octets; ++i) {
+    const Bytes64 codes = load_bytes(packed + i * kPackedOctetBytes);
+    float* to = reinterpret_cast<float*>(output + i * kF32OctetBytes);
+    store16(to, lookup_floats<0>(codes, table));
+    store16(to + 16, lookup_floats<8>(codes, table));
+    store16(to + 32, lookup_floats<16>(codes, table));
+    store16(to + 48, lookup_floats<24>(codes, table));
+    store16(to + 64, lookup_floats<4>(codes, table));
+    store16(to + 80, lookup_floats<12>(codes, table));
+    store16(to + 96, lookup_floats<20>(codes, table));
+    store16(to + 112, lookup_floats<28>(codes, table));
+  }
+}
+
+static void widen_f16(const uint8_t* halves, int64_t octets, uint8_t* output) noexcept {
+  const F16* from = reinterpret_cast<const F16*>(halves);
+  float* to = reinterpret_cast<float*>(output);
+  for (int64_t i = 0; i < octets * kOctet; ++i) store16(to + 16 * i, load16(from + 16 * i));
+}
+
+static void widen_bf16(const uint8_t* halves, int64_t octets, uint8_t* output) noexcept {
+  constexpr int kFirst[4] = {0, 4, 1, 5};  // column of the low half of each pair; the high half: two more
+  for (int64_t i = 0; i < octets; ++i) {
+    float* to = reinterpret_cast<float*>(output + i * kF32OctetBytes);
+    for (int pair = 0; pair < 4; ++pair) {
+      const Pairs16 both = load_pairs(halves + i * kHalfOctetBytes + 64 * pair);
+      store16(to + 16 * kFirst[pair], low_half(both));
+      store16(to + 16 * kFirst[pair] + 32, high_half(both));
+    }
+  }
+}
+
+static void widen_int8(const uint8_t* bytes, int64_t octets, uint8_t* output) noexcept {
+  for (int64_t i = 0; i < octets; ++i) {
+    float* to = reinterpret_cast<float*>(output + i * kF32OctetBytes);
+    const uint8_t* from = bytes + i * kInt8OctetBytes;
+    for (int k = 0; k < kOctet; ++k)
+      for (int r = 0; r < kPanelRows; ++r)
+        to[16 * k + r] = static_cast<float>(from[64 * (k / 4) + 4 * r + k % 4] - 128);
+  }
+}
+
+static void nested_scales(const NestedArgs& a) noexcept {
+  for (int64_t g = 0; g < a.groups; ++g)
+    for (int r = 0; r < kPanelRows; ++r) {
+      const int64_t i = g * kPanelRows + r;
+      a.scales[i] = a.map[a.codes[i]] * a.absmax[(a.first_block[r] + g) >> a.absmax_shift] + a.offset;
+    }
+}
+
+// Four bytes of a file, eight columns in order, to four of a panel.
+static inline uint32_t interleave_nibbles(uint32_t file) noexcept {
+  const uint32_t low = file & 0xffffu, high = file >> 16;  // columns 0..3, 4..7
+  const auto spread = [](uint32_t four) {                  // column j to the low nibble of byte j
+    return ((four >> 4) & 0xfu) | ((four & 0xfu) << 8) | ((four & 0xf000u) << 4) | ((four & 0xf00u) << 16);
+  };
+  return spread(low) | (spread(high) << 4);
+}
+
+static void pack(const uint8_t* const* rows, int64_t octets, uint8_t* output) noexcept {
+  for (int64_t i = 0; i < octets; ++i)
+    for (int r = 0; r < kPanelRows; ++r) {
+      uint32_t file;
+      std::memcpy(&file, rows[r] + 4 * i, sizeof file);
+      const uint32_t panel = interleave_nibbles(file);
+      std::memcpy(output + i * kPackedOctetBytes + 4 * r, &panel, sizeof panel);
+    }
+}
+
+static void x_f32(const float* x, int64_t k, int64_t m, float* output) noexcept {
+  const int64_t whole = k / kOctet;
+  for (int64_t i = 0; i < whole; ++i)
+    std::memcpy(output + i * m * kOctet, x + i * kOctet, kOctet * sizeof(float));
+  if (whole * kOctet == k) return;
+  for (int64_t j = 0; j < kOctet; ++j)
+    output[whole * m * kOctet + j] = whole * kOctet + j < k ? x[whole * kOctet + j] : 0.0f;
+}
+
+static void x_bf16(const float* x, int64_t k, int64_t m, uint16_t* output) noexcept {
+  constexpr int kColumn[kOctet] = {0, 2, 4, 6, 1, 3, 5, 7};
+  for (int64_t i = 0; i < k; i += kOctet)
+    for (int64_t j = 0; j < kOctet; ++j)
+      output[i * m + j] = i + kColumn[j] < k ? float_to_bf16(x[i + kColumn[j]]) : uint16_t{0};
+}
+
+static void x_int8(const float* x, int64_t k, int64_t m, int64_t block, int8_t* output, float* scales,
+                   int32_t* offsets) noexcept {
+  for (int64_t begin = 0; begin < k; begin += block) {
+    const int64_t count = k - begin < block ? k - begin : block;
+    float largest = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const float magnitude = x[begin + i] < 0 ? -x[begin + i] : x[begin + i];
+      largest = magnitude > largest ? magnitude : largest;
+    }
+    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    int32_t sum = 0;
+    for (int64_t i = 0; i < block; i += kOctet)
+      for (int64_t j = 0; j < kOctet; ++j) {
+        const float scaled = i + j < count ? x[begin + i + j] * inverse : 0.0f;
+        const int32_t q = static_cast<int32_t>(scaled + (scaled < 0 ? -0.5f : 0.5f));
+        sum += q;
+        output[(begin + i) * m + j] = static_cast<int8_t>(q);
+      }
+    *scales = largest / 127.0f;
+    *offsets = -128 * sum;
+    scales += m;
+    offsets += m;
+  }
+}
+
+inline constexpr GemmKernels kGemmKernels = {
+    .max_panels = kTilePanels,
+    .f32_packed = packed_panel<F32Tiles>,
+    .bf16_packed = packed_panel<Bf16Tiles>,
+    .int8_packed = packed_panel<Int8Tiles>,
+    .f32_dense = dense_panels<F32Tiles>,
+    .bf16_dense = dense_panels<Bf16Tiles>,
+    .int8_dense = dense_panels<Int8Tiles>,
+    .expand_f32 = expand_f32,
+    .expand_bf16 = expand_bf16,
+    .expand_int8 = expand_int8,
+    .widen_f16 = widen_f16,
+    .widen_bf16 = widen_bf16,
+    .widen_int8 = widen_int8,
+    .nested_scales = nested_scales,
+    .pack = pack,
+    .x_f32 = x_f32,
+    .x_bf16 = x_bf16,
+    .x_int8 = x_int8,
+};
+
+}  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+// What gemm-inl.h needs beyond wide.h. 64 bytes of packed codes hold 16 rows of 8 columns (gemm.h); each
+// header below defines
+//   kTilePanels, kTileRows: the accumulators that fit this target's registers, in panels and activation rows
+//   Bytes64, Pairs16: 64 bytes; 16 pairs of bf16; load_*, store_* at any alignment
+//   byte_levels, pair_levels, float_levels (LevelTables): look-up tables
+//   lookup_bytes<shift>: 64 levels in bytes, of the nibbles at bit 0 or 4 of each byte
+//   lookup_pairs<shift>, lookup_floats<shift>: of the nibbles at that bit of each 16 or 32-bit word
+//   dot4(sum, w, x): sum + w . x[0..3] on unsigned times signed bytes, exact; dot2(sum, w, x): on bf16 pairs
+//   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32; prefetch
+#ifndef NFLOAT_KERNELS_SIMD_DOT_H_
+#define NFLOAT_KERNELS_SIMD_DOT_H_
+
+#include "kernels/simd/wide.h"
+
+#if defined(__AVX512F__)
+#include "kernels/simd/dot_avx512.h"
+#elif defined(__AVX2__)
+#include "kernels/simd/dot_avx2.h"
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#include "kernels/simd/dot_neon.h"
+#else
+#include "kernels/simd/dot_scalar.h"
+#endif
+
+#endif  // NFLOAT_KERNELS_SIMD_DOT_H_

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vocabulary of dot.h on AVX2; AVX-VNNI where compiled with it. Compiled once per target; includer
+// defines NFLOAT_TARGET_NAMESPACE.
+#ifndef NFLOAT_KERNELS_SIMD_DOT_AVX2_H_
+#define NFLOAT_KERNELS_SIMD_DOT_AVX2_H_
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels/gemm.h"
+
+namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
+
+inline constexpr int kTilePanels = 1;
+inline constexpr int kTileRows = 4;
+
+// Rows 0..7 and 8..15 in a register each.
+struct Bytes64 {
+  __m256i a, b;
+};
+struct Pairs16 {
+  __m256i a, b;
+};
+struct ByteLevels {
+  __m256i v;
+};
+struct PairLevels {
+  __m256i low, high;  // the bytes of 16 bf16, twice
+};
+struct FloatLevels {
+  __m256 low, high;  // levels 0..7, 8..15
+};
+
+static inline __m256i load_part(const void* from) noexcept {
+  return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+}
+static inline void store_part(void* to, __m256i x) noexcept {
+  _mm256_storeu_si256(static_cast<__m256i*>(to), x);
+}
+static inline ByteLevels byte_levels(const LevelTables& t) noexcept {
+  return {load_part(t.u8)};
+}
+static inline PairLevels pair_levels(const LevelTables& t) noexcept {
+  uint8_t low[32], high[32];
+  for (int i = 0; i < 32; ++i) {
+    low[i] = static_cast<uint8_t>(t.bf16[i] & 255);
+    high[i] = static_cast<uint8_t>(t.bf16[i] >> 8);
+  }
+  return {load_part(low), load_part(high)};
+}
+static inline FloatLevels float_levels(const LevelTables& t) noexcept {
+  return {_mm256_load_ps(t.f32), _mm256_load_ps(t.f32 + 8)};
+}
+static inline Bytes64 load_bytes(const uint8_t* from) noexcept {
+  return {load_part(from), load_part(from + 32)};
+}
+static inline void store_bytes(uint8_t* to, Bytes64 x) noexcept {
+  store_part(to, x.a);
+  store_part(to + 32, x.b);
+}
+static inline Pairs16 load_pairs(const uint8_t* from) noexcept {
+  return {load_part(from), load_part(from + 32)};
+}
+static inline void store_pairs(uint8_t* to, Pairs16 x) noexcept {
+  store_part(to, x.a);
+  store_part(to + 32, x.b);
+}
+template <int kShift>
+static inline Bytes64 lookup_bytes(Bytes64 codes, ByteLevels levels) noexcept {
+  const __m256i nibble = _mm256_set1_epi8(15);
+  return {_mm256_shuffle_epi8(levels.v, _mm256_and_si256(_mm256_srli_epi16(codes.a, kShift), nibble)),
+          _mm256_shuffle_epi8(levels.v, _mm256_and_si256(_mm256_srli_epi16(codes.b, kShift), nibble))};
+}
+template <int kShift>
+static inline __m256i lookup_pairs_part(__m256i codes, PairLevels levels) noexcept {
+  // The code in the low byte of each word; a high byte of 128 makes vpshufb give zero there.
+  const __m256i index = _mm256_or_si256(
+      _mm256_and_si256(_mm256_srli_epi16(codes, kShift), _mm256_set1_epi16(15)), _mm256_set1_epi16(-32768));
+  return _mm256_or_si256(_mm256_shuffle_epi8(levels.low, index),
+                         _mm256_slli_epi16(_mm256_shuffle_epi8(levels.high, index), 8));
+}
+template <int kShift>
+static inline Pairs16 lookup_pairs(Bytes64 codes, PairLevels levels) noexcept {
+  return {lookup_pairs_part<kShift>(codes.a, levels), lookup_pairs_part<kShift>(codes.b, levels)};
+}
+template <int kShift>
+static inline __m256 lookup_floats_part(__m256i codes, FloatLevels levels) noexcept {
+  const __m256i index = _mm256_srli_epi32(codes, kShift);
+  const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));  // bit 3 as the sign
+  return _mm256_blendv_ps(_mm256_permutevar8x32_ps(levels.low, index),
+                          _mm256_permutevar8x32_ps(levels.high, index), upper);
+}
+template <int kShift>
+static inline F32x16 lookup_floats(Bytes64 codes, FloatLevels levels) noexcept {
+  return {lookup_floats_part<kShift>(codes.a, levels), lookup_floats_part<kShift>(codes.b, levels)};
+}
+static inline I32x16 dot4(I32x16 sum, Bytes64 w, const int8_t* x) noexcept {
+  int32_t four;
+  std::memcpy(&four, x, sizeof four);
+  const __m256i all = _mm256_set1_epi32(four);
+#if defined(__AVXVNNI__)
+  return {_mm256_dpbusd_avx_epi32(sum.a, w.a, all), _mm256_dpbusd_avx_epi32(sum.b, w.b, all)};
+#else
+  // Even and odd bytes as words: exact, where vpmaddubsw would saturate.
+  const __m256i x_even = _mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), x_odd = _mm256_srai_epi16(all, 8);
+  const __m256i low = _mm256_set1_epi16(255);
+  const auto part = [&](__m256i total, __m256i bytes) {
+    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(bytes, low), x_even);
+    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(bytes, 8), x_odd);
+    return _mm256_add_epi32(total, _mm256_add_epi32(even, odd));
+  };
+  return {part(sum.a, w.a), part(sum.b, w.b)};
+#endif
+}
+static inline F32x16 low_half(Pairs16 x) noexcept {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(x.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(x.b, 16))};
+}
+static inline F32x16 high_half(Pairs16 x) noexcept {
+  const __m256i high = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  return {_mm256_castsi256_ps(_mm256_and_si256(x.a, high)), _mm256_castsi256_ps(_mm256_and_si256(x.b, high))};
+}
+static inline F32x16 fma16(F32x16 a, F32x16 b, F32x16 sum) noexcept {
+  return {_mm256_fmadd_ps(a.a, b.a, sum.a), _mm256_fmadd_ps(a.b, b.b, sum.b)};
+}
+static inline F32x16 dot2(F32x16 sum, Pairs16 w, const uint16_t* x) noexcept {
+  int32_t two;
+  std::memcpy(&two, x, sizeof two);
+  const __m256i all = _mm256_set1_epi32(two);
+  const Pairs16 pair = {all, all};
+  return fma16(low_half(w), low_half(pair), fma16(high_half(w), high_half(pair), sum));
+}
+static inline F32x16 to_float16(I32x16 x) noexcept {
+  return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
+}
+static inline void prefetch(const uint8_t* at) noexcept {
+  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
+}
+
+}  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
+
+#endif  // NFLOAT_KERNELS_SIMD_DOT_AVX2_H_

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vocabulary of dot.h on AVX-512; VBMI, VNNI and BF16 where compiled with them. Compiled once per target;
+// includer defines NFLOAT_TARGET_NAMESPACE.
+#ifndef NFLOAT_KERNELS_SIMD_DOT_AVX512_H_
+#define NFLOAT_KERNELS_SIMD_DOT_AVX512_H_
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "kernels/gemm.h"
+
+namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
+
+inline constexpr int kTilePanels = 3;
+inline constexpr int kTileRows = 8;
+
+struct Bytes64 {
+  __m512i v;
+};
+struct Pairs16 {
+  __m512i v;
+};
+struct ByteLevels {
+  __m512i v;
+};
+struct PairLevels {
+  __m512i v;
+};
+struct FloatLevels {
+  __m512 v;
+};
+
+static inline ByteLevels byte_levels(const LevelTables& t) noexcept {
+  return {_mm512_load_si512(t.u8)};
+}
+static inline PairLevels pair_levels(const LevelTables& t) noexcept {
+  return {_mm512_load_si512(t.bf16)};
+}
+static inline FloatLevels float_levels(const LevelTables& t) noexcept {
+  return {_mm512_load_ps(t.f32)};
+}
+static inline Bytes64 load_bytes(const uint8_t* from) noexcept {
+  return {_mm512_loadu_si512(from)};
+}
+static inline void store_bytes(uint8_t* to, Bytes64 x) noexcept {
+  _mm512_storeu_si512(to, x.v);
+}
+static inline Pairs16 load_pairs(const uint8_t* from) noexcept {
+  return {_mm512_loadu_si512(from)};
+}
+static inline void store_pairs(uint8_t* to, Pairs16 x) noexcept {
+  _mm512_storeu_si512(to, x.v);
+}
+template <int kShift>
+static inline Bytes64 lookup_bytes(Bytes64 codes, ByteLevels levels) noexcept {
+  const __m512i index = kShift == 0 ? codes.v : _mm512_srli_epi16(codes.v, kShift);
+#if defined(__AVX512VBMI__)
+  return {_mm512_permutexvar_epi8(index, levels.v)};  // the four copies make bits 4 and 5 harmless
+#else
+  return {_mm512_shuffle_epi8(levels.v, _mm512_and_si512(index, _mm512_set1_epi8(15)))};
+#endif
+}
+template <int kShift>
+static inline Pairs16 lookup_pairs(Bytes64 codes, PairLevels levels) noexcept {
+  const __m512i index = kShift == 0 ? codes.v : _mm512_srli_epi16(codes.v, kShift);
+  return {_mm512_permutexvar_epi16(index, levels.v)};
+}
+template <int kShift>
+static inline F32x16 lookup_floats(Bytes64 codes, FloatLevels levels) noexcept {
+  const __m512i index = kShift == 0 ? codes.v : _mm512_srli_epi32(codes.v, kShift);
+  return {_mm512_permutexvar_ps(index, levels.v)};
+}
+static inline I32x16 dot4(I32x16 sum, Bytes64 w, const int8_t* x) noexcept {
+  int32_t four;
+  std::memcpy(&four, x, sizeof four);
+  const __m512i all = _mm512_set1_epi32(four);
+#if defined(__AVX512VNNI__)
+  return {_mm512_dpbusd_epi32(sum.v, w.v, all)};
+#else
+  // Even and odd bytes as words: exact, where vpmaddubsw would saturate.
+  const __m512i even = _mm512_madd_epi16(_mm512_and_si512(w.v, _mm512_set1_epi16(255)),
+                                         _mm512_srai_epi16(_mm512_slli_epi16(all, 8), 8));
+  const __m512i odd = _mm512_madd_epi16(_mm512_srli_epi16(w.v, 8), _mm512_srai_epi16(all, 8));
+  return {_mm512_add_epi32(sum.v, _mm512_add_epi32(even, odd))};
+#endif
+}
+static inline F32x16 low_half(Pairs16 x) noexcept {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(x.v, 16))};
+}
+static inline F32x16 high_half(Pairs16 x) noexcept {
+  return {_mm512_castsi512_ps(_mm512_and_si512(x.v, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
+}
+static inline F32x16 fma16(F32x16 a, F32x16 b, F32x16 sum) noexcept {
+  return {_mm512_fmadd_ps(a.v, b.v, sum.v)};
+}
+static inline F32x16 dot2(F32x16 sum, Pairs16 w, const uint16_t* x) noexcept {
+  int32_t two;
+  std::memcpy(&two, x, sizeof two);
+  const __m512i all = _mm512_set1_epi32(two);
+#if defined(__AVX512BF16__)
+  return {_mm512_dpbf16_ps(sum.v, reinterpret_cast<__m512bh>(w.v), reinterpret_cast<__m512bh>(all))};
+#else
+  return fma16(low_half(w), low_half({all}), fma16(high_half(w), high_half({all}), sum));
+#endif
+}
+static inline F32x16 to_float16(I32x16 x) noexcept {
+  return {_mm512_cvtepi32_ps(x.v)};
+}
+static inline void prefetch(const uint8_t* at) noexcept {
+  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
+}
+
+}  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
+
+#endif  // NFLOAT_KERNELS_SIMD_DOT_AVX512_H_

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "base/fail.h"
+#include "base/float16.h"
+#include "base/parallel.h"
+#include "linear/state.h"
+
+namespace nfloat {
+namespace {
+
+using kernels::kOctet;
+using kernels::kPanelRows;
+using Storage = DenseMatrix::Storage;
+
+// Where column `k` of lane `r` lies in its octet, in elements of the storage (kernels/gemm.h).
+int64_t place(Storage storage, int64_t k, int64_t r) noexcept {
+  constexpr int64_t kPairOf[kOctet] = {0, 2, 0, 2, 1, 3, 1, 3};
+  const int64_t column = k % kOctet;
+  switch (storage) {
+    case Storage::kInt8:
+      return 64 * (column / 4) + 4 * r + column % 4;
+    case Storage::kBF16:
+      return 32 * kPairOf[column] + 2 * r + column / 2 % 2;
+    default:
+      return 16 * column + r;
+  }
+}
+
+size_t element_bytes(Storage storage) noexcept {
+  return storage == Storage::kF32 ? 4 : storage == Storage::kInt8 ? 1 : 2;
+}
+
+void put_row(DenseMatrix::State& state, int64_t row, const float* values) noexcept {
+  const int64_t panel = row / kPanelRows, lane = row % kPanelRows;
+  const int64_t padded = state.octets * kOctet;
+  std::byte* base = state.weights.data() + static_cast<size_t>(panel * state.octets) * state.octet_bytes();
+  const size_t width = element_bytes(state.storage);
+  for (int64_t k = 0; k < padded; ++k) {
+    std::byte* to = base + static_cast<size_t>(k / kOctet) * state.octet_bytes() +
+                    static_cast<size_t>(place(state.storage, k, lane)) * width;
+    if (state.storage == Storage::kInt8) {
+      const int64_t g = k / state.group;
+      float* scale = reinterpret_cast<float*>(state.scales.data()) +
+                     (panel * (padded / state.group) + g) * kPanelRows + lane;
+      if (k % state.group == 0) {
+        float largest = 0;
+        for (int64_t i = 0; i < state.group; ++i) largest = std::max(largest, std::fabs(values[k + i]));
+        *scale = largest / 127.0f;
+      }
+      const float scaled = *scale > 0 ? values[k] / *scale : 0.0f;
+      *reinterpret_cast<uint8_t*>(to) =
+          static_cast<uint8_t>(128 + std::clamp(std::nearbyint(scaled), -127.0f, 127.0f));
+    } else if (state.storage == Storage::kF32) {
+      std::memcpy(to, values + k, 4);
+    } else {
+      const uint16_t half =
+          state.storage == Storage::kBF16 ? float_to_bf16(values[k]) : float_to_f16(values[k]);
+      std::memcpy(to, &half, 2);
+    }
+  }
+}
+
+}  // namespace
+
+size_t DenseMatrix::State::octet_bytes() const noexcept {
+  return element_bytes(storage) * kOctet * kPanelRows;
+}
+
+DenseMatrix::DenseMatrix() noexcept = default;
+DenseMatrix::DenseMatrix(DenseMatrix&&) noexcept = default;
+DenseMatrix& DenseMatrix::operator=(DenseMatrix&&) noexcept = default;
+DenseMatrix::~DenseMatrix() = default;
+
+DenseMatrix DenseMatrix::pack(const TensorView& weights, Storage storage, int threads) {
+  if (weights.shape.rank() != 2)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: shape {} found, two dimensions expected",
+         weights.shape.to_string());
+  if (!is_quantizable(weights.dtype))
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: dtype {} found, F32, F16 or BF16 expected",
+         dtype_name(weights.dtype));
+  DenseMatrix matrix;
+  matrix.state_ = std::make_unique<State>();
+  State& state = *matrix.state_;
+  state.storage = storage;
+  state.rows = weights.shape[0];
+  state.cols = weights.shape[1];
+  if (static_cast<uint64_t>(weights.elements()) * dtype_bytes(weights.dtype) != weights.bytes.size())
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} bytes found, shape {} of {} expected",
+         weights.bytes.size(), weights.shape.to_string(), dtype_name(weights.dtype));
+  state.panels = (state.rows + kPanelRows - 1) / kPanelRows;
+  state.octets = (state.cols + kOctet - 1) / kOctet;
+  const int64_t padded = state.octets * kOctet;
+  state.weights = weight_buffer(static_cast<size_t>(state.panels * state.octets) * state.octet_bytes());
+  if (storage == Storage::kInt8) {
+    state.group = padded == 0 ? kOctet : activation_block(padded);
+    state.scales = Buffer(static_cast<size_t>(state.panels * padded / state.group * kPanelRows) * 4);
+  }
+  parallel_for(state.panels, 1, threads, [&](int64_t begin, int64_t end) {
+    std::vector<float> values(static_cast<size_t>(padded));
+    const size_t row_bytes = static_cast<size_t>(state.cols) * dtype_bytes(weights.dtype);
+    for (int64_t row = begin * kPanelRows; row < end * kPanelRows; ++row) {
+      std::fill(values.begin(), values.end(), 0.0f);
+      if (row < state.rows) {
+        const TensorView view{weights.dtype, Shape({state.cols}),
+                              weights.bytes.subspan(static_cast<size_t>(row) * row_bytes, row_bytes)};
+        convert_elements(view, DType::kF32,
+                         std::as_writable_bytes(std::span(values).first(static_cast<size_t>(state.cols))));
+      }
+      put_row(state, row, values.data());
+    }
+  });
+  return matrix;
+}
+
+int64_t DenseMatrix::rows() const noexcept {
+  return state_ ? state_->rows : 0;
+}
+int64_t DenseMatrix::cols() const noexcept {
+  return state_ ? state_->cols : 0;
+}
+uint64_t DenseMatrix::bytes() const noexcept {
+  return state_ ? state_->weights.size() + state_->scales.size() + sizeof(State) : 0;
+}
+
+void DenseMatrix::dequantize_row(int64_t row, float* output) const noexcept {
+  const State& s = *state_;
+  const int64_t panel = row / kPanelRows, lane = row % kPanelRows;
+  const std::byte* base = s.weights.data() + static_cast<size_t>(panel * s.octets) * s.octet_bytes();
+  for (int64_t k = 0; k < s.cols; ++k) {
+    const std::byte* from = base + static_cast<size_t>(k / kOctet) * s.octet_bytes() +
+                            static_cast<size_t>(place(s.storage, k, lane)) * element_bytes(s.storage);
+    uint16_t half = 0;
+    if (s.storage == Storage::kInt8) {
+      const int64_t groups = s.octets * kOctet / s.group;
+      const float scale =
+          reinterpret_cast<const float*>(s.scales.data())[(panel * groups + k / s.group) * kPanelRows + lane];
+      output[k] = static_cast<float>(std::to_integer<int>(*from) - 128) * scale;
+    } else if (s.storage == Storage::kF32) {
+      std::memcpy(output + k, from, 4);
+    } else {
+      std::memcpy(&half, from, 2);
+      output[k] = s.storage == Storage::kBF16 ? bf16_to_float(half) : f16_to_float(half);
+    }
+  }
+}
+
+}  // namespace nfloat

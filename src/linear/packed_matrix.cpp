@@ -1,0 +1,220 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <numeric>
+
+#include "base/fail.h"
+#include "base/parallel.h"
+#include "kernels/dispatch.h"
+#include "linear/state.h"
+
+namespace nfloat {
+namespace {
+
+using kernels::kOctet;
+using kernels::kPackedOctetBytes;
+using kernels::kPanelRows;
+
+constexpr int64_t kReleaseBytes = int64_t{32} << 20;  // of the source, between two calls of release
+
+void check_length(const char* what, size_t found, int64_t expected) {
+  if (static_cast<int64_t>(found) != expected)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} has {} elements, {} expected", what, found,
+         expected);
+}
+
+void check(const PackSource& s) {
+  constexpr int64_t kMost = int64_t{1} << 46;
+  if (s.rows < 0 || s.cols < 0 || (s.cols > 0 && s.rows > kMost / s.cols))
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: no matrix has the shape [{}, {}]", s.rows, s.cols);
+  if (s.block_size < 16)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: block size {} is below 16", s.block_size);
+  if (s.levels.empty() || s.levels.size() > 16)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} levels, 1 to 16 expected", s.levels.size());
+  const int64_t elements = s.rows * s.cols;
+  const int64_t blocks = (elements + s.block_size - 1) / s.block_size;
+  check_length("codes", s.codes.size(), (elements + 1) / 2);
+  if (!s.scales.empty() || s.nested_codes.empty()) {
+    check_length("scales", s.scales.size(), blocks);
+    return;
+  }
+  if (s.nested_block_size < 1)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: nested block size {} is below 1",
+         s.nested_block_size);
+  check_length("nested_codes", s.nested_codes.size(), blocks);
+  check_length("nested_absmax", s.nested_absmax.size(),
+               (blocks + s.nested_block_size - 1) / s.nested_block_size);
+  check_length("nested_map", s.nested_map.size(), 256);
+}
+
+float source_scale(const PackSource& s, int64_t block) noexcept {
+  const size_t i = static_cast<size_t>(block);
+  if (s.nested_codes.empty()) return s.scales[i];
+  return s.nested_map[s.nested_codes[i]] * s.nested_absmax[static_cast<size_t>(block / s.nested_block_size)] +
+         s.nested_offset;
+}
+
+// Codes and scales of one panel; rows past the last are zero.
+void pack_panel(const PackSource& source, PackedMatrix::State& state, int64_t panel) noexcept {
+  const int64_t row_bytes = state.octets * kOctet / 2;
+  const uint8_t* rows[kPanelRows];
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    const int64_t row = std::min(panel * kPanelRows + r, state.rows - 1);
+    rows[r] = source.codes.data() + row * row_bytes;
+  }
+  uint8_t* codes = reinterpret_cast<uint8_t*>(state.codes.data());
+  kernels::table().gemm.pack(rows, state.octets, codes + panel * state.octets * kPackedOctetBytes);
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    const int64_t row = panel * kPanelRows + r;
+    for (int64_t g = 0; g < state.groups; ++g) {
+      const int64_t to = (panel * state.groups + g) * kPanelRows + r;
+      const int64_t block = (row * state.cols + g * state.group) / state.block_size;
+      const bool inside = row < state.rows;
+      if (state.nested()) {
+        reinterpret_cast<uint8_t*>(state.nested_codes.data())[to] =
+            inside ? source.nested_codes[static_cast<size_t>(block)] : uint8_t{0};
+      } else {
+        reinterpret_cast<float*>(state.scales.data())[to] = inside ? source_scale(source, block) : 0.0f;
+      }
+    }
+  }
+}
+
+void keep_as_it_is(const PackSource& source, PackedMatrix::State& state) {
+  state.codes = Buffer(source.codes.size());
+  if (!source.codes.empty()) std::memcpy(state.codes.data(), source.codes.data(), source.codes.size());
+  const int64_t blocks = (state.rows * state.cols + state.block_size - 1) / state.block_size;
+  state.scales = Buffer(static_cast<size_t>(blocks) * 4);
+  float* scales = reinterpret_cast<float*>(state.scales.data());
+  for (int64_t i = 0; i < blocks; ++i) scales[i] = source_scale(source, i);
+  if (source.release) source.release(source.codes);
+}
+
+void pack_panels(const PackSource& source, PackedMatrix::State& state, int threads) {
+  const size_t per_panel = static_cast<size_t>(state.groups * kPanelRows);
+  state.codes = weight_buffer(static_cast<size_t>(state.panels * state.octets * kPackedOctetBytes));
+  // In whole blocks a row and a power of two a second-level block, 8 bits a scale are enough at run time too.
+  const bool power_of_two = std::has_single_bit(static_cast<uint64_t>(source.nested_block_size));
+  if (!source.nested_codes.empty() && state.group == state.block_size && power_of_two) {
+    state.nested_absmax.assign(source.nested_absmax.begin(), source.nested_absmax.end());
+    state.nested_map.assign(source.nested_map.begin(), source.nested_map.end());
+    state.nested_offset = source.nested_offset;
+    state.nested_shift = std::countr_zero(static_cast<uint64_t>(source.nested_block_size));
+    state.nested_codes = Buffer(static_cast<size_t>(state.panels) * per_panel);
+  } else {
+    state.scales = Buffer(static_cast<size_t>(state.panels) * per_panel * 4);
+  }
+  const int64_t panel_bytes = state.octets * kPackedOctetBytes;
+  const int64_t step = std::max<int64_t>(1, kReleaseBytes / std::max<int64_t>(1, panel_bytes));
+  for (int64_t first = 0; first < state.panels; first += step) {
+    const int64_t last = std::min(state.panels, first + step);
+    parallel_for(last - first, 1, threads, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = first + begin; panel < first + end; ++panel) pack_panel(source, state, panel);
+    });
+    if (!source.release) continue;
+    const size_t from = static_cast<size_t>(first * panel_bytes);
+    const size_t to = std::min(source.codes.size(), static_cast<size_t>(last * panel_bytes));
+    source.release(source.codes.subspan(from, to - from));
+  }
+}
+
+}  // namespace
+
+Buffer weight_buffer(size_t bytes) {
+  Buffer buffer(bytes);
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(buffer.data()) + kPage - 1) / kPage * kPage;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(buffer.data()) + bytes) / kPage * kPage;
+  // Advice: a refusal costs speed only.
+  if (end > begin + (uintptr_t{4} << 20)) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+  return buffer;
+}
+
+void PackedMatrix::State::panel_scales(int64_t panel, int64_t first_group, int64_t count,
+                                       float* output) const noexcept {
+  const int64_t at = (panel * groups + first_group) * kPanelRows;
+  kernels::NestedArgs args{.codes = reinterpret_cast<const uint8_t*>(nested_codes.data()) + at,
+                           .absmax = nested_absmax.data(),
+                           .map = nested_map.data(),
+                           .offset = nested_offset,
+                           .first_block = {},
+                           .absmax_shift = nested_shift,
+                           .groups = count,
+                           .scales = output};
+  for (int64_t r = 0; r < kPanelRows; ++r)
+    args.first_block[r] = std::min(panel * kPanelRows + r, rows - 1) * groups + first_group;
+  kernels::table().gemm.nested_scales(args);
+}
+
+PackedMatrix::PackedMatrix() noexcept = default;
+PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
+PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
+PackedMatrix::~PackedMatrix() = default;
+
+PackedMatrix PackedMatrix::pack(const PackSource& source, int threads) {
+  check(source);
+  PackedMatrix matrix;
+  matrix.state_ = std::make_unique<State>();
+  State& state = *matrix.state_;
+  state.rows = source.rows;
+  state.cols = source.cols;
+  state.block_size = source.block_size;
+  state.levels = make_level_tables(source.levels);
+  const int64_t common = std::gcd(source.cols, source.block_size);
+  if (common % kOctet != 0 || source.rows == 0 || source.cols == 0) {
+    keep_as_it_is(source, state);
+    return matrix;
+  }
+  state.group = common;
+  state.octets = source.cols / kOctet;
+  state.groups = source.cols / common;
+  state.panels = (source.rows + kPanelRows - 1) / kPanelRows;
+  pack_panels(source, state, threads);
+  return matrix;
+}
+
+int64_t PackedMatrix::rows() const noexcept {
+  return state_ ? state_->rows : 0;
+}
+int64_t PackedMatrix::cols() const noexcept {
+  return state_ ? state_->cols : 0;
+}
+uint64_t PackedMatrix::bytes() const noexcept {
+  if (!state_) return 0;
+  return state_->codes.size() + state_->scales.size() + state_->nested_codes.size() +
+         4 * (state_->nested_absmax.size() + state_->nested_map.size()) + sizeof(State);
+}
+
+void PackedMatrix::dequantize_row(int64_t row, float* output) const noexcept {
+  const State& s = *state_;
+  const uint8_t* codes = reinterpret_cast<const uint8_t*>(s.codes.data());
+  const float* scales = reinterpret_cast<const float*>(s.scales.data());
+  if (s.group == 0) {
+    for (int64_t k = 0; k < s.cols; ++k) {
+      const int64_t i = row * s.cols + k;
+      output[k] = s.levels.f32[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15] * scales[i / s.block_size];
+    }
+    return;
+  }
+  const int64_t panel = row / kPanelRows, lane = row % kPanelRows;
+  const uint8_t* from = codes + panel * s.octets * kPackedOctetBytes + 4 * lane;
+  for (int64_t g = 0; g < s.groups; ++g) {
+    const int64_t at = (panel * s.groups + g) * kPanelRows + lane;
+    const float scale =
+        s.nested() ? s.nested_map[static_cast<uint8_t>(s.nested_codes.data()[at])] *
+                             s.nested_absmax[static_cast<size_t>((row * s.groups + g) >> s.nested_shift)] +
+                         s.nested_offset
+                   : scales[at];
+    for (int64_t k = g * s.group; k < (g + 1) * s.group; ++k) {
+      const uint8_t byte = from[k / kOctet * kPackedOctetBytes + k % 4];
+      output[k] = s.levels.f32[k % kOctet < 4 ? byte & 15 : byte >> 4] * scale;
+    }
+  }
+}
+
+}  // namespace nfloat

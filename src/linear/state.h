@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_LINEAR_STATE_H_
+#define NFLOAT_LINEAR_STATE_H_
+
+#include <span>
+#include <vector>
+
+#include "kernels/gemm.h"
+#include "nfloat/linear.h"
+#include "nfloat/tensor.h"
+
+namespace nfloat {
+
+inline constexpr int64_t kMostActivationBlock = 64;
+
+// Columns that share one int8 scale of the activations: the largest power of two up to 64 that divides
+// `group`, a multiple of 8.
+int64_t activation_block(int64_t group) noexcept;
+
+// Rounds levels to bf16 and to int8 with the step that loses least.
+kernels::LevelTables make_level_tables(std::span<const float> levels) noexcept;
+
+// Memory that only grows, aligned to 64.
+class Scratch {
+ public:
+  std::byte* at_least(size_t bytes) {
+    if (buffer_.size() < bytes) buffer_ = Buffer(bytes);
+    return buffer_.data();
+  }
+
+ private:
+  Buffer buffer_;
+};
+
+// Uninitialised memory for weights, on huge pages where the system gives them.
+Buffer weight_buffer(size_t bytes);
+
+struct PackedMatrix::State {
+  int64_t rows = 0, cols = 0, block_size = 64;
+  kernels::LevelTables levels{};
+  // Columns of a row that share a scale whatever the row: the block size, or less where blocks cross rows.
+  // 0: they meet in the middle of octets, and codes and scales lie as in the source.
+  int64_t group = 0;
+  int64_t panels = 0, octets = 0, groups = 0;
+  Buffer codes;   // [panels][octets][64], or (rows * cols + 1) / 2 bytes
+  Buffer scales;  // float [panels][groups][16], or one a block
+  // Double-quantized: 8-bit scales, [panels][groups][16]; `scales` is empty.
+  Buffer nested_codes;
+  std::vector<float> nested_absmax, nested_map;
+  float nested_offset = 0;
+  int nested_shift = 8;
+
+  bool nested() const noexcept { return !nested_map.empty(); }
+  // Float32 scales of `count` groups of one panel.
+  void panel_scales(int64_t panel, int64_t first_group, int64_t count, float* output) const noexcept;
+};
+
+struct DenseMatrix::State {
+  Storage storage = Storage::kF32;
+  int64_t rows = 0, cols = 0, panels = 0, octets = 0;
+  int64_t group = 0;  // int8: columns a scale
+  Buffer weights;     // [panels][octets][octet_bytes]
+  Buffer scales;      // int8: float [panels][octets * 8 / group][16]
+
+  size_t octet_bytes() const noexcept;
+};
+
+struct Activations::State {
+  const float* x = nullptr;
+  int64_t x_stride = 0, m = 0, k = 0;
+  bool has_f32 = false, has_bf16 = false;
+  int64_t int8_block = 0;  // 0: not made
+  Scratch f32, bf16, int8, int8_scales, int8_offsets;
+
+  int64_t octets() const noexcept { return (k + kernels::kOctet - 1) / kernels::kOctet; }
+  const float* prepared_f32(int threads);
+  const uint16_t* prepared_bf16(int threads);
+  struct Int8 {
+    const int8_t* x;
+    const float* scales;
+    const int32_t* offsets;
+  };
+  Int8 prepared_int8(int64_t block, int threads);
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_LINEAR_STATE_H_

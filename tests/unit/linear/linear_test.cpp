@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/linear.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "kernels/dispatch.h"
+#include "nfloat/codebook.h"
+#include "nfloat/error.h"
+#include "nfloat/quantize.h"
+#include "reference/gemm.h"
+
+namespace nfloat {
+namespace {
+
+struct Case {
+  int64_t m, n, k, block;
+};
+
+// Every tail: rows past a panel, columns past a block, blocks that cross rows on and off octets, runs of
+// several panels, one and several runs along k, and few, some and many rows of activations.
+const Case kCases[] = {{1, 1, 1, 16},        {1, 16, 64, 64},     {2, 17, 128, 32},     {3, 5, 96, 64},
+                       {4, 33, 48, 64},      {5, 31, 80, 64},     {7, 64, 256, 16},     {8, 48, 512, 64},
+                       {9, 20, 1024, 128},   {12, 7, 2064, 64},   {23, 40, 320, 320},   {24, 65, 640, 64},
+                       {25, 100, 1088, 64},  {40, 18, 96, 64},    {64, 96, 4096, 4096}, {33, 50, 77, 64},
+                       {6, 19, 130, 20},     {70, 16, 1040, 104}, {30, 21, 4160, 1040}, {2, 9, 8192, 4096},
+                       {26, 80, 2048, 2048}, {27, 30, 1032, 24}};
+
+std::vector<float> gaussian(int64_t count, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+QuantizedTensor quantized(const std::vector<float>& weights, int64_t n, int64_t k, int64_t block,
+                          const char* code = "nf4", bool nested = false) {
+  const TensorView view{DType::kF32, Shape({n, k}), std::as_bytes(std::span(weights))};
+  QuantizeOptions options;
+  options.block_size = block;
+  options.double_quantization = nested;
+  return quantize_blockwise(view, make_codebook(code, block), options);
+}
+
+std::vector<float> dequantized(const QuantizedTensor& tensor) {
+  std::vector<float> values(static_cast<size_t>(tensor.elements()));
+  dequantize_blockwise(tensor, DType::kF32, std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
+PackSource source_of(const QuantizedTensor& tensor) {
+  PackSource source;
+  source.codes = tensor.codes;
+  source.levels = tensor.codebook.levels;
+  source.rows = tensor.shape[0];
+  source.cols = tensor.shape[1];
+  source.block_size = tensor.block_size;
+  if (tensor.double_quantized()) {
+    source.nested_codes = tensor.nested.codes;
+    source.nested_absmax = tensor.nested.absmax;
+    source.nested_map = dynamic_codebook().levels;
+    source.nested_offset = tensor.nested.offset;
+  } else {
+    source.scales = tensor.scales;
+  }
+  return source;
+}
+
+constexpr Precision kPrecisions[] = {Precision::kF32, Precision::kBF16, Precision::kInt8};
+
+template <typename Matrix>
+std::vector<float> product(const Matrix& matrix, const std::vector<float>& x, int64_t m, Precision precision,
+                           const std::vector<float>& bias = {}, int threads = 2) {
+  std::vector<float> y(static_cast<size_t>(m * matrix.rows()), NAN);
+  Activations activations;
+  activations.assign(x.data(), matrix.cols(), m, matrix.cols());
+  LinearOptions options;
+  options.precision = precision;
+  options.threads = threads;
+  options.bias = bias.empty() ? nullptr : bias.data();
+  linear(matrix, activations, y.data(), options);
+  return y;
+}
+
+// f32: 1e-6 of the sum of absolute products, each. bf16 and int8: each product is off by at most a relative
+// or absolute rounding; over the whole matrix 0.4 % and 1 % root mean square, wider where only a few sums are
+// averaged.
+void expect_close(const std::vector<float>& y, const reference::Product& expected, Precision precision) {
+  if (precision == Precision::kF32) {
+    for (size_t i = 0; i < y.size(); ++i)
+      ASSERT_LE(std::fabs(y[i] - expected.y[i]), 1e-6 * expected.magnitude[i] + 1e-37) << "element " << i;
+    return;
+  }
+  const double bound = precision == Precision::kBF16 ? 0.004 : 0.01;
+  const double few = y.size() < 64 ? 4 : y.size() < 1000 ? 1.5 : 1;
+  EXPECT_LE(reference::relative_rms(y, expected.y), bound * few);
+}
+
+class LinearTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const char* wanted = std::getenv("NFLOAT_TARGET");
+    if (wanted != nullptr && kernels::forced_target_error() != nullptr) {
+      std::puts("cannot run this target");
+      GTEST_SKIP() << "this machine cannot run " << wanted;
+    }
+  }
+};
+
+TEST_F(LinearTest, MatchesTheOracleForEveryShapeAndPrecision) {
+  for (const Case& c : kCases) {
+    const std::vector<float> x = gaussian(c.m * c.k, 1), bias = gaussian(c.n, 3);
+    for (const bool nested : {false, true}) {
+      const QuantizedTensor tensor = quantized(gaussian(c.n * c.k, 2), c.n, c.k, c.block, "nf4", nested);
+      const auto expected = reference::multiply(x, dequantized(tensor), bias, c.m, c.n, c.k);
+      const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor), 2);
+      for (const Precision precision : kPrecisions) {
+        SCOPED_TRACE(testing::Message()
+                     << "m " << c.m << " n " << c.n << " k " << c.k << " block " << c.block << " nested "
+                     << nested << " precision " << static_cast<int>(precision));
+        expect_close(product(matrix, x, c.m, precision, bias), expected, precision);
+      }
+    }
+  }
+}
+
+TEST_F(LinearTest, RowsDequantizeToTheirExactValues) {
+  for (const Case& c : kCases)
+    for (const bool nested : {false, true}) {
+      const QuantizedTensor tensor = quantized(gaussian(c.n * c.k, 4), c.n, c.k, c.block, "nf4", nested);
+      const std::vector<float> expected = dequantized(tensor);
+      const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor), 1);
+      std::vector<float> row(static_cast<size_t>(c.k));
+      for (int64_t n = 0; n < c.n; ++n) {
+        matrix.dequantize_row(n, row.data());
+        for (int64_t k = 0; k < c.k; ++k)
+          ASSERT_EQ(row[static_cast<size_t>(k)], expected[static_cast<size_t>(n * c.k + k)]) << n << " " << k;
+      }
+    }
+}
+
+TEST_F(LinearTest, OtherCodes) {
+  const int64_t m = 9, n = 48, k = 512;
+  for (const char* code : {"fp4", "int4"}) {
+    const std::vector<float> x = gaussian(m * k, 5);
+    const QuantizedTensor tensor = quantized(gaussian(n * k, 6), n, k, 64, code);
+    const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
+    const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor));
+    for (const Precision precision : kPrecisions) {
+      SCOPED_TRACE(testing::Message() << code << " precision " << static_cast<int>(precision));
+      expect_close(product(matrix, x, m, precision), expected, precision);
+    }
+  }
+}
+
+// Heavy tails: Student-t with three degrees of freedom, and one column in 64 of the activations ten times the
+// others.
+TEST_F(LinearTest, HoldsItsBoundsOnOutliers) {
+  const int64_t m = 8, n = 256, k = 1024;
+  std::mt19937 generator(7);
+  std::student_t_distribution<float> tails(3);
+  std::vector<float> weights(static_cast<size_t>(n * k));
+  for (float& w : weights) w = tails(generator);
+  std::vector<float> x = gaussian(m * k, 8);
+  const QuantizedTensor tensor = quantized(weights, n, k, 64);
+  const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
+  const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor));
+  for (const Precision precision : kPrecisions)
+    expect_close(product(matrix, x, m, precision), expected, precision);
+  RecordProperty(
+      "int8", std::to_string(reference::relative_rms(product(matrix, x, m, Precision::kInt8), expected.y)));
+}
+
+TEST_F(LinearTest, ThreadsChangeNothing) {
+  const int64_t n = 100, k = 1024;
+  const PackedMatrix matrix = PackedMatrix::pack(source_of(quantized(gaussian(n * k, 9), n, k, 64)));
+  for (const int64_t m : {1, 5, 40})
+    for (const Precision precision : kPrecisions) {
+      const std::vector<float> x = gaussian(m * k, 10);
+      EXPECT_EQ(product(matrix, x, m, precision, {}, 1), product(matrix, x, m, precision, {}, 3));
+    }
+}
+
+TEST_F(LinearTest, DenseMatricesOfEveryStorage) {
+  using Storage = DenseMatrix::Storage;
+  const struct {
+    int64_t m, n, k;
+  } shapes[] = {{1, 16, 64}, {3, 37, 100}, {8, 50, 1024}, {9, 33, 1000}, {40, 64, 640}};
+  for (const auto& s : shapes)
+    for (const Storage storage : {Storage::kF32, Storage::kF16, Storage::kBF16, Storage::kInt8}) {
+      const std::vector<float> weights = gaussian(s.n * s.k, 11), x = gaussian(s.m * s.k, 12),
+                               bias = gaussian(s.n, 13);
+      const TensorView view{DType::kF32, Shape({s.n, s.k}), std::as_bytes(std::span(weights))};
+      const DenseMatrix matrix = DenseMatrix::pack(view, storage);
+      std::vector<float> stored(weights.size());
+      for (int64_t row = 0; row < s.n; ++row) matrix.dequantize_row(row, stored.data() + row * s.k);
+      for (size_t i = 0; i < stored.size(); ++i)
+        ASSERT_NEAR(stored[i], weights[i],
+                    storage == Storage::kF32    ? 0
+                    : storage == Storage::kInt8 ? 0.025
+                                                : 0.016);
+      const auto expected = reference::multiply(x, stored, bias, s.m, s.n, s.k);
+      for (const Precision precision : kPrecisions) {
+        SCOPED_TRACE(testing::Message()
+                     << "m " << s.m << " n " << s.n << " k " << s.k << " storage "
+                     << static_cast<int>(storage) << " precision " << static_cast<int>(precision));
+        expect_close(product(matrix, x, s.m, precision, bias), expected, precision);
+      }
+    }
+}
+
+TEST_F(LinearTest, SharedActivationsAndStrides) {
+  const int64_t m = 10, k = 256, stride = 300;
+  const std::vector<float> x = gaussian(m * stride, 14);
+  const QuantizedTensor first = quantized(gaussian(32 * k, 15), 32, k, 64),
+                        second = quantized(gaussian(20 * k, 16), 20, k, 32);
+  const PackedMatrix a = PackedMatrix::pack(source_of(first)), b = PackedMatrix::pack(source_of(second));
+  std::vector<float> dense_x, y(static_cast<size_t>(m * 60), -1.0f);
+  for (int64_t row = 0; row < m; ++row)
+    dense_x.insert(dense_x.end(), x.begin() + row * stride, x.begin() + row * stride + k);
+  Activations activations;
+  LinearOptions options;
+  options.y_stride = 60;
+  for (const Precision precision : kPrecisions) {
+    options.precision = precision;
+    activations.assign(x.data(), stride, m, k);
+    linear(a, activations, y.data(), options);
+    linear(b, activations, y.data() + 32, options);
+    const auto ya = product(a, dense_x, m, precision), yb = product(b, dense_x, m, precision);
+    for (size_t row = 0; row < 10; ++row)
+      for (size_t j = 0; j < 60; ++j)
+        ASSERT_EQ(y[row * 60 + j], j < 32 ? ya[row * 32 + j] : j < 52 ? yb[row * 20 + j - 32] : -1.0f);
+  }
+}
+
+TEST_F(LinearTest, ReleasesTheSourceOnceFromFrontToBack) {
+  const int64_t n = 2000, k = 512;
+  const QuantizedTensor tensor = quantized(gaussian(n * k, 17), n, k, 64);
+  PackSource source = source_of(tensor);
+  const uint8_t* next = source.codes.data();
+  source.release = [&](std::span<const uint8_t> range) {
+    EXPECT_EQ(range.data(), next);
+    next = range.data() + range.size();
+  };
+  const PackedMatrix matrix = PackedMatrix::pack(source);
+  EXPECT_EQ(next, source.codes.data() + source.codes.size());
+  EXPECT_NEAR(static_cast<double>(matrix.bytes()), static_cast<double>(n * k) * 4.5 / 8, 2000);
+}
+
+TEST_F(LinearTest, RejectsWhatDoesNotFit) {
+  const QuantizedTensor tensor = quantized(gaussian(64, 18), 2, 32, 32);
+  PackSource source = source_of(tensor);
+  source.codes = source.codes.first(31);
+  EXPECT_THROW(PackedMatrix::pack(source), Error);
+  source = source_of(tensor);
+  source.rows = 3;
+  EXPECT_THROW(PackedMatrix::pack(source), Error);
+  source = source_of(tensor);
+  source.levels = {};
+  EXPECT_THROW(PackedMatrix::pack(source), Error);
+  const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor));
+  Activations x;
+  std::vector<float> values(64), y(4);
+  x.assign(values.data(), 31, 1, 31);
+  EXPECT_THROW(linear(matrix, x, y.data()), Error);
+}
+
+}  // namespace
+}  // namespace nfloat
