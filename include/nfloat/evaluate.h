@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,7 @@ struct PerplexityOptions {
   int64_t context = 0;     // 0: 512 for kLlamaCpp, else 2048, but no more than the model's own
   int32_t bos_token = -1;  // -1: the model's
   KvCacheType kv_cache = KvCacheType::kAuto;
+  std::optional<Precision> precision = std::nullopt;  // unset: the model's
   // Called after each window with tokens scored, tokens to score in all, and the perplexity so far; may throw
   // to cancel.
   std::function<void(int64_t, int64_t, double)> progress = nullptr;
@@ -73,9 +75,10 @@ struct DivergenceResult {
   PerplexityResult model;
 };
 
+// The two may be one model, told apart by their precisions.
 NFLOAT_API DivergenceResult divergence(const Model& reference, const Model& model,
-                                       std::span<const int32_t> tokens,
-                                       const PerplexityOptions& options = {});
+                                       std::span<const int32_t> tokens, const PerplexityOptions& options = {},
+                                       std::optional<Precision> reference_precision = std::nullopt);
 
 }  // namespace nfloat
 

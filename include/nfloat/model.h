@@ -13,12 +13,10 @@
 #include "nfloat/api.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/codebook.h"
+#include "nfloat/linear.h"
 #include "nfloat/model_config.h"
 
 namespace nfloat {
-
-// Arithmetic of the matrix products.
-enum class Precision : uint8_t { kF32, kBF16, kInt8 };
 
 // How the output head is held. kKeep: as the file has it.
 enum class HeadFormat : uint8_t { kKeep, kInt8, kNf4 };
@@ -30,7 +28,7 @@ struct ModelOptions {
   int64_t quantize_block_size = 64;
   bool quantize_double = false;  // scales in 8 bits
   HeadFormat head = HeadFormat::kKeep;
-  Precision precision = Precision::kF32;
+  Precision precision = Precision::kBF16;  // of sessions that say nothing else
   int threads = 0;  // 0: all that OpenMP gives; for loading, and for sessions that say nothing else
   // Called from the loading thread after each tensor with bytes read so far and in all; may throw to cancel.
   std::function<void(uint64_t, uint64_t)> progress = nullptr;
@@ -78,7 +76,9 @@ enum class KvCacheType : uint8_t { kAuto, kF32, kF16, kInt8 };
 struct SessionOptions {
   int64_t context = 0;  // positions to keep room for; 0: the model's own context
   KvCacheType kv_cache = KvCacheType::kAuto;
-  int threads = 0;  // 0: the model's. A batch uses those of its first session
+  // Unset or 0: the model's. A batch uses those of its first session.
+  std::optional<Precision> precision = std::nullopt;
+  int threads = 0;
 };
 
 // Bytes of keys and values for `context` positions; `type` is not kAuto.

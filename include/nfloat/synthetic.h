@@ -11,7 +11,7 @@
 namespace nfloat {
 
 struct SyntheticOptions {
-  // `quantize`: empty means NF4 with 8-bit scales; `head`: kKeep means the projections' own format.
+  // `quantize`: empty means NF4 with 8-bit scales; the head has the same format, whatever `head` says.
   ModelOptions model;
   uint64_t seed = 1;
 };

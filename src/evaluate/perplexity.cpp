@@ -61,18 +61,22 @@ int64_t tokens_to_score(std::span<const Window> windows) noexcept {
   return total;
 }
 
+SessionOptions session_options(const PerplexityOptions& options) {
+  return {.context = 1, .kv_cache = options.kv_cache, .precision = options.precision};
+}
+
 // Sessions of one model, one a window of a batch.
 class Scorer {
  public:
-  Scorer(const Model& model, std::span<const Window> windows, KvCacheType kv_cache)
-      : model_(model), kv_cache_(kv_cache) {
-    for (const Window& window : windows) longest_ = std::max(longest_, window.input.size());
+  Scorer(const Model& model, std::span<const Window> windows, const SessionOptions& options)
+      : model_(model), options_(options) {
+    for (const Window& window : windows)
+      options_.context = std::max(options_.context, static_cast<int64_t>(window.input.size()));
   }
 
   // Visits the logits of every input of `windows`; `entry` counts from the first of them.
   void run(std::span<const Window> windows, const LogitsVisitor& visitor) {
-    while (sessions_.size() < windows.size())
-      sessions_.emplace_back(model_, SessionOptions{static_cast<int64_t>(longest_), kv_cache_});
+    while (sessions_.size() < windows.size()) sessions_.emplace_back(model_, options_);
     std::vector<BatchEntry> entries;
     for (size_t i = 0; i < windows.size(); ++i) {
       sessions_[i].rewind(0);
@@ -83,8 +87,7 @@ class Scorer {
 
  private:
   const Model& model_;
-  KvCacheType kv_cache_;
-  size_t longest_ = 1;
+  SessionOptions options_;
   std::vector<Session> sessions_;
 };
 
@@ -104,7 +107,7 @@ void over_batches(std::span<const Window> windows, Body&& body) {
 PerplexityResult score(const Model& model, std::span<const Window> windows,
                        const PerplexityOptions& options) {
   const int64_t total = tokens_to_score(windows);
-  Scorer scorer(model, windows, options.kv_cache);
+  Scorer scorer(model, windows, session_options(options));
   LossMean mean;
   over_batches(windows, [&](std::span<const Window> batch) {
     scorer.run(batch, [&](size_t entry, int64_t index, std::span<const float> logits) {
@@ -150,14 +153,17 @@ PerplexityResult perplexity_of_sequences(const Model& model, std::span<const std
 }
 
 DivergenceResult divergence(const Model& reference, const Model& model, std::span<const int32_t> tokens,
-                            const PerplexityOptions& options) {
+                            const PerplexityOptions& options, std::optional<Precision> reference_precision) {
   if (reference.config().vocabulary != model.config().vocabulary)
     fail(ErrorCode::kInvalidArgument, "vocabularies of {} and {} tokens have no common distribution",
          reference.config().vocabulary, model.config().vocabulary);
   const PerplexityOptions own = resolved(model, options);
   const std::vector<Window> windows = cut_windows(tokens, own);
   const int64_t total = tokens_to_score(windows);
-  Scorer reference_scorer(reference, windows, own.kv_cache), model_scorer(model, windows, own.kv_cache);
+  SessionOptions reference_options = session_options(own);
+  reference_options.precision = reference_precision;
+  Scorer reference_scorer(reference, windows, reference_options);
+  Scorer model_scorer(model, windows, session_options(own));
   LossMean reference_loss, model_loss;
   std::vector<double> divergences;
   int64_t same_top = 0;

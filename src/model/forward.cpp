@@ -25,31 +25,33 @@ struct Segment {
 class Forward {
  public:
   Forward(const Model::State& model, Workspace& workspace, std::span<const Segment> segments, int64_t rows,
-          int threads)
+          const SessionOptions& options)
       : model_(model),
         config_(model.config),
         workspace_(workspace),
         kernels_(kernels::table().transformer),
         segments_(segments),
         rows_(rows),
-        threads_(threads) {}
+        precision_(*options.precision),
+        threads_(thread_count(options.threads)) {}
 
-  void layers() noexcept {
+  void layers() {
+    const int64_t hidden = config_.hidden;
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
       const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
       normalize(weights.attention_norm);
-      weights.query_key_value.apply(workspace_.normed, config_.hidden, rows_, workspace_.projected,
-                                    projected_size(), threads_);
+      multiply(weights.query_key_value, workspace_.normed, hidden, hidden, workspace_.projected,
+               projected_size());
       attend(layer);
-      weights.output.apply(workspace_.attended, config_.query_size(), rows_, workspace_.added, config_.hidden,
-                           threads_);
+      multiply(weights.output, workspace_.attended, config_.query_size(), config_.query_size(),
+               workspace_.added, hidden);
       add_residual();
       normalize(weights.mlp_norm);
-      weights.gate_up.apply(workspace_.normed, config_.hidden, rows_, workspace_.gate_up,
-                            2 * config_.intermediate, threads_);
+      multiply(weights.gate_up, workspace_.normed, hidden, hidden, workspace_.gate_up,
+               2 * config_.intermediate);
       activate();
-      weights.down.apply(workspace_.gate_up, 2 * config_.intermediate, rows_, workspace_.added,
-                         config_.hidden, threads_);
+      multiply(weights.down, workspace_.gate_up, 2 * config_.intermediate, config_.intermediate,
+               workspace_.added, hidden);
       add_residual();
     }
   }
@@ -62,12 +64,19 @@ class Forward {
   }
 
   // Logits of the rows selected into [0, count).
-  void head(int64_t count, float* logits) noexcept {
-    model_.head.apply(workspace_.normed, config_.hidden, count, logits, config_.vocabulary, threads_);
+  void head(int64_t count, float* logits) {
+    workspace_.activations.assign(workspace_.normed, config_.hidden, count, config_.hidden);
+    model_.head.apply(workspace_.activations, logits, config_.vocabulary, precision_, threads_);
   }
 
  private:
   int64_t projected_size() const noexcept { return config_.query_size() + 2 * config_.kv_size(); }
+
+  void multiply(const LinearGroup& group, const float* x, int64_t x_stride, int64_t width, float* y,
+                int64_t y_stride) {
+    workspace_.activations.assign(x, x_stride, rows_, width);
+    group.apply(workspace_.activations, y, y_stride, precision_, threads_);
+  }
 
   // A single row is not worth a parallel region.
   template <typename Body>
@@ -194,6 +203,7 @@ class Forward {
   const kernels::TransformerKernels& kernels_;
   std::span<const Segment> segments_;
   int64_t rows_;
+  Precision precision_;
   int threads_;
 };
 
@@ -260,8 +270,8 @@ void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& vis
   Workspace& workspace = entries[0].session->state().workspace;
   int64_t total = 0;
   for (const BatchEntry& entry : entries) total += static_cast<int64_t>(entry.tokens.size());
-  const int threads = thread_count(entries[0].session->state().options.threads);
-  workspace.reserve(config, std::min(total, kMaxRows), threads);
+  const SessionOptions& options = entries[0].session->state().options;
+  workspace.reserve(config, std::min(total, kMaxRows), thread_count(options.threads));
 
   std::vector<Segment> segments;
   std::vector<float> logits;
@@ -291,7 +301,7 @@ void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& vis
       taken = count == left ? 0 : taken + count;
       if (count == left) ++entry;
     }
-    Forward forward(model, workspace, segments, rows, threads);
+    Forward forward(model, workspace, segments, rows, options);
     forward.layers();
     visit_logits(forward, segments, config.vocabulary, static_cast<bool>(visitor), logits,
                  [&](const Segment& segment, int64_t row, std::span<const float> values) {

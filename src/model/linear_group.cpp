@@ -1,66 +1,102 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/linear_group.h"
 
-#include "base/parallel.h"
+#include <cstring>
 
 namespace nfloat {
+namespace {
 
-void LinearGroup::append(const std::vector<float>& bias, int64_t outputs) {
-  outputs_ += outputs;
-  bias_.insert(bias_.end(), bias.begin(), bias.end());
-  bias_.resize(static_cast<size_t>(outputs_));
+// Tensors of a mapped file need not be aligned; these are small.
+std::vector<float> floats_of(const TensorView& view) {
+  std::vector<float> values(static_cast<size_t>(view.elements()));
+  std::memcpy(values.data(), view.data(), values.size() * sizeof(float));
+  return values;
 }
 
-void LinearGroup::add(const TensorView& weight, const std::vector<float>& bias) {
-  inputs_ = weight.shape[1];
-  const size_t old = weight_.size();
-  weight_.resize(old + static_cast<size_t>(weight.elements()));
-  convert_elements(weight, DType::kF32, std::as_writable_bytes(std::span(weight_).subspan(old)));
-  append(bias, weight.shape[0]);
+std::span<const uint8_t> bytes_of(const TensorView& view) {
+  return {static_cast<const uint8_t*>(view.data()), view.bytes.size()};
 }
 
-void LinearGroup::add(const QuantizedView& weight, const std::vector<float>& bias) {
-  inputs_ = weight.shape[1];
-  const auto* codes = static_cast<const uint8_t*>(weight.codes.data());
-  const auto* map = static_cast<const float*>(weight.quant_map.data());
-  for (int64_t i = 0; i < weight.shape.elements(); ++i) {
-    const int64_t block = i / weight.block_size;
-    const float scale =
-        weight.nested
-            ? static_cast<const float*>(
-                  weight.nested_quant_map.data())[static_cast<const uint8_t*>(weight.absmax.data())[block]] *
-                      static_cast<const float*>(weight.nested_absmax.data())[block / 256] +
-                  weight.nested_offset
-            : static_cast<const float*>(weight.absmax.data())[block];
-    weight_.push_back(map[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15] * scale);
+DenseMatrix::Storage storage_of(DType dtype) noexcept {
+  return dtype == DType::kF32   ? DenseMatrix::Storage::kF32
+         : dtype == DType::kF16 ? DenseMatrix::Storage::kF16
+                                : DenseMatrix::Storage::kBF16;
+}
+
+}  // namespace
+
+void LinearGroup::add(const TensorView& weight, const std::vector<float>& bias, int threads) {
+  parts_.push_back({DenseMatrix::pack(weight, storage_of(weight.dtype), threads), bias, weight.shape[0]});
+}
+
+void LinearGroup::add_int8(const TensorView& weight, int threads) {
+  parts_.push_back({DenseMatrix::pack(weight, DenseMatrix::Storage::kInt8, threads), {}, weight.shape[0]});
+}
+
+void LinearGroup::add(const QuantizedView& weight, const std::vector<float>& bias, int threads,
+                      const Release& release) {
+  const int64_t elements = weight.shape.elements();
+  const std::vector<float> levels = floats_of(weight.quant_map);
+  std::vector<float> scales, nested_absmax, nested_map;
+  PackSource source;
+  source.codes = bytes_of(weight.codes).first(static_cast<size_t>((elements + 1) / 2));
+  source.levels = levels;
+  source.rows = weight.shape[0];
+  source.cols = weight.shape[1];
+  source.block_size = weight.block_size;
+  source.release = release;
+  if (weight.nested) {
+    nested_absmax = floats_of(weight.nested_absmax);
+    nested_map = floats_of(weight.nested_quant_map);
+    source.nested_codes = bytes_of(weight.absmax);
+    source.nested_absmax = nested_absmax;
+    source.nested_map = nested_map;
+    source.nested_offset = weight.nested_offset;
+    source.nested_block_size = weight.nested_block_size;
+  } else {
+    scales = floats_of(weight.absmax);
+    source.scales = scales;
   }
-  append(bias, weight.shape[0]);
+  parts_.push_back({PackedMatrix::pack(source, threads), bias, source.rows});
 }
 
-void LinearGroup::add(const QuantizedTensor& weight, const std::vector<float>& bias) {
-  inputs_ = weight.shape[1];
-  const size_t old = weight_.size();
-  weight_.resize(old + static_cast<size_t>(weight.elements()));
-  dequantize_blockwise(weight, DType::kF32, std::as_writable_bytes(std::span(weight_).subspan(old)));
-  append(bias, weight.shape[0]);
+void LinearGroup::add(const QuantizedTensor& weight, const std::vector<float>& bias, int threads) {
+  PackSource source;
+  source.codes = weight.codes;
+  source.levels = weight.codebook.levels;
+  source.rows = weight.shape[0];
+  source.cols = weight.shape[1];
+  source.block_size = weight.block_size;
+  if (weight.double_quantized()) {
+    source.nested_codes = weight.nested.codes;
+    source.nested_absmax = weight.nested.absmax;
+    source.nested_map = dynamic_codebook().levels;
+    source.nested_offset = weight.nested.offset;
+    source.nested_block_size = kNestedBlockSize;
+  } else {
+    source.scales = weight.scales;
+  }
+  parts_.push_back({PackedMatrix::pack(source, threads), bias, source.rows});
 }
 
-void LinearGroup::apply(const float* x, int64_t x_stride, int64_t rows, float* y, int64_t y_stride,
-                        int threads) const noexcept {
-  parallel_for(outputs_, 16, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t out = begin; out < end; ++out) {
-        const float* w = weight_.data() + out * inputs_;
-        float sum[16] = {};
-        int64_t i = 0;
-        for (; i + 16 <= inputs_; i += 16)
-          for (int j = 0; j < 16; ++j) sum[j] += w[i + j] * x[row * x_stride + i + j];
-        for (; i < inputs_; ++i) sum[0] += w[i] * x[row * x_stride + i];
-        float total = bias_[static_cast<size_t>(out)];
-        for (float part : sum) total += part;
-        y[row * y_stride + out] = total;
-      }
-  });
+uint64_t LinearGroup::bytes() const noexcept {
+  uint64_t total = 0;
+  for (const Part& part : parts_)
+    total += part.bias.size() * sizeof(float) +
+             std::visit([](const auto& matrix) { return matrix.bytes(); }, part.matrix);
+  return total;
+}
+
+void LinearGroup::apply(const Activations& x, float* y, int64_t y_stride, Precision precision,
+                        int threads) const {
+  for (const Part& part : parts_) {
+    const LinearOptions options{.precision = precision,
+                                .threads = threads,
+                                .bias = part.bias.empty() ? nullptr : part.bias.data(),
+                                .y_stride = y_stride};
+    std::visit([&](const auto& matrix) { linear(matrix, x, y, options); }, part.matrix);
+    y += part.rows;
+  }
 }
 
 }  // namespace nfloat

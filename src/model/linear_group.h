@@ -3,37 +3,44 @@
 #define NFLOAT_MODEL_LINEAR_GROUP_H_
 
 #include <cstdint>
-#include <string>
+#include <functional>
+#include <span>
+#include <variant>
 #include <vector>
 
 #include "nfloat/checkpoint.h"
-#include "nfloat/model.h"
+#include "nfloat/linear.h"
 #include "nfloat/quantize.h"
 
 namespace nfloat {
 
-// Matrices with one input (query, key and value; gate and up), their outputs side by side.
+// Matrices with one input (query, key and value; gate and up), packed for the kernels, their outputs side by
+// side.
 class LinearGroup {
  public:
-  // Adds [out, in] from a plain or a quantized tensor.
-  void add(const TensorView& weight, const std::vector<float>& bias);
-  void add(const QuantizedView& weight, const std::vector<float>& bias);
-  void add(const QuantizedTensor& weight, const std::vector<float>& bias);
+  using Release = std::function<void(std::span<const uint8_t>)>;  // PackSource::release
 
-  int64_t inputs() const noexcept { return inputs_; }
-  int64_t outputs() const noexcept { return outputs_; }
-  uint64_t bytes() const noexcept { return weight_.size() * 4; }
+  // Adds [out, in] as it is stored.
+  void add(const TensorView& weight, const std::vector<float>& bias, int threads);
+  // Adds a plain matrix rounded to int8, one scale for 64 elements.
+  void add_int8(const TensorView& weight, int threads);
+  // Adds 4-bit codes. Quantized checkpoints and what is quantized while loading keep their scales as they
+  // are.
+  void add(const QuantizedView& weight, const std::vector<float>& bias, int threads, const Release& release);
+  void add(const QuantizedTensor& weight, const std::vector<float>& bias, int threads);
 
-  // y[row][0..outputs) = W x[row] + bias.
-  void apply(const float* x, int64_t x_stride, int64_t rows, float* y, int64_t y_stride,
-             int threads) const noexcept;
+  uint64_t bytes() const noexcept;
+
+  // y[row][0..outputs) = W x[row] + bias; rows of y are y_stride floats apart.
+  void apply(const Activations& x, float* y, int64_t y_stride, Precision precision, int threads) const;
 
  private:
-  void append(const std::vector<float>& bias, int64_t outputs);
-  int64_t inputs_ = 0;
-  int64_t outputs_ = 0;
-  std::vector<float> weight_;
-  std::vector<float> bias_;
+  struct Part {
+    std::variant<PackedMatrix, DenseMatrix> matrix;
+    std::vector<float> bias;  // empty: none
+    int64_t rows = 0;
+  };
+  std::vector<Part> parts_;
 };
 
 }  // namespace nfloat

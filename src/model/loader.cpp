@@ -63,27 +63,43 @@ class Loader {
   }
 
   void read_head() {
-    add(state_->head, state_->config.tied_head ? tensors_.embedding : tensors_.head, false);
+    const std::string name = state_->config.tied_head ? tensors_.embedding : tensors_.head;
+    const HeadFormat format = state_->options.head;
+    if (format == HeadFormat::kKeep || checkpoint_->is_quantized(name)) return add(state_->head, name, false);
+    const TensorView view = checkpoint_->view(name);
+    if (format == HeadFormat::kInt8)
+      state_->head.add_int8(view, state_->options.threads);
+    else
+      state_->head.add(quantize(view, make_codebook("nf4"), name), {}, state_->options.threads);
+    finish(view);
   }
 
   void add(LinearGroup& group, const std::string& name, bool with_bias) {
+    const ModelOptions& options = state_->options;
     std::vector<float> bias;
     if (with_bias) bias = read_floats(*checkpoint_, bias_name(name));
     if (checkpoint_->is_quantized(name)) {
       const QuantizedView view = checkpoint_->quantized(name);
-      group.add(view, bias);
-      checkpoint_->release(view.codes);
-      checkpoint_->release(view.absmax);
-      count(view.codes.bytes.size() + view.absmax.bytes.size());
-    } else {
-      const TensorView view = checkpoint_->view(name);
-      if (state_->options.quantize && &group != &state_->head)
-        group.add(quantize(view, *state_->options.quantize, name), bias);
-      else
-        group.add(view, bias);
-      checkpoint_->release(view);
-      count(view.bytes.size());
+      group.add(view, bias, options.threads, [&](std::span<const uint8_t> done) {
+        checkpoint_->release({DType::kU8, Shape{static_cast<int64_t>(done.size())}, std::as_bytes(done)});
+      });
+      finish(view.codes);
+      finish(view.absmax);
+      return;
     }
+    const TensorView view = checkpoint_->view(name);
+    if (options.quantize && &group != &state_->head)
+      group.add(quantize(view, *options.quantize, name), bias, options.threads);
+    else
+      group.add(view, bias, options.threads);
+    finish(view);
+  }
+
+  // Its pages are not needed any more.
+  void finish(const TensorView& view) {
+    checkpoint_->release(view);
+    done_bytes_ += view.bytes.size();
+    if (state_->options.progress) state_->options.progress(done_bytes_, total_bytes_);
   }
 
   QuantizedTensor quantize(const TensorView& view, const Codebook& codebook, const std::string& name) const {
@@ -96,11 +112,6 @@ class Loader {
     } catch (const Error& error) {
       fail(error.code(), "{}: {}: {}", checkpoint_->path(), name, error.what());
     }
-  }
-
-  void count(uint64_t bytes) {
-    done_bytes_ += bytes;
-    if (state_->options.progress) state_->options.progress(done_bytes_, total_bytes_);
   }
 
   std::shared_ptr<const Checkpoint> checkpoint_;

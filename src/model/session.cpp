@@ -21,8 +21,9 @@ SessionOptions resolved(const Model& model, SessionOptions options) {
   if (options.context < 1 || options.context > largest_context(config))
     fail(ErrorCode::kInvalidArgument, "a context of {} tokens: this model allows 1 to {}", options.context,
          largest_context(config));
+  if (!options.precision) options.precision = model.options().precision;
   if (options.kv_cache == KvCacheType::kAuto)
-    options.kv_cache = model.options().precision == Precision::kF32 ? KvCacheType::kF32 : KvCacheType::kF16;
+    options.kv_cache = *options.precision == Precision::kF32 ? KvCacheType::kF32 : KvCacheType::kF16;
   if (options.threads == 0) options.threads = model.options().threads;
   check_available_memory(kv_cache_bytes(config, options.kv_cache, options.context),
                          fmt::format("the KV cache for {} tokens", options.context));

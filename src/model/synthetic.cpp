@@ -50,6 +50,7 @@ class Builder {
 
   std::shared_ptr<const Model::State> run() {
     const ModelConfig& config = state_->config;
+    const int threads = state_->options.threads;
     check_available_memory(static_cast<uint64_t>(config.parameters()) * 5 / 8,
                            "a synthetic model of this shape");
     const auto table = std::make_shared<const QuantizedTensor>(matrix(config.vocabulary, config.hidden));
@@ -59,14 +60,15 @@ class Builder {
       LayerWeights weights;
       weights.attention_norm = weights.mlp_norm = ones;
       for (int64_t outputs : {config.query_size(), config.kv_size(), config.kv_size()})
-        weights.query_key_value.add(matrix(outputs, config.hidden), {});
-      weights.output.add(matrix(config.hidden, config.query_size()), {});
-      for (int i = 0; i < 2; ++i) weights.gate_up.add(matrix(config.intermediate, config.hidden), {});
-      weights.down.add(matrix(config.hidden, config.intermediate), {});
+        weights.query_key_value.add(matrix(outputs, config.hidden), {}, threads);
+      weights.output.add(matrix(config.hidden, config.query_size()), {}, threads);
+      for (int i = 0; i < 2; ++i)
+        weights.gate_up.add(matrix(config.intermediate, config.hidden), {}, threads);
+      weights.down.add(matrix(config.hidden, config.intermediate), {}, threads);
       state_->layers.push_back(std::move(weights));
     }
     state_->final_norm = ones;
-    state_->head.add(config.tied_head ? *table : matrix(config.vocabulary, config.hidden), {});
+    state_->head.add(config.tied_head ? *table : matrix(config.vocabulary, config.hidden), {}, threads);
     count_memory(*state_);
     return std::move(state_);
   }

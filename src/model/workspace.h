@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "nfloat/linear.h"
 #include "nfloat/model_config.h"
 #include "nfloat/tensor.h"
 
@@ -26,6 +27,7 @@ struct Workspace {
   float* added = nullptr;      // [rows][hidden]: what a block adds to x
   float* scratch = nullptr;    // [threads][scratch_floats]
   int64_t scratch_floats = 0;
+  Activations activations;  // of the matrix products
 
  private:
   int64_t rows_ = 0;

@@ -69,12 +69,15 @@ double time_once(Session& session, const std::vector<int32_t>& tokens, int64_t d
 }
 
 Result measure(const Options& options, const Model& model, int64_t count, bool prefill, int threads,
-               const std::string& precision) {
+               Precision precision) {
   const int64_t room = options.depth + count;
-  Session session(model,
-                  {.context = room, .kv_cache = parse_kv_cache(options.model.kv_cache), .threads = threads});
+  Session session(model, {.context = room,
+                          .kv_cache = parse_kv_cache(options.model.kv_cache),
+                          .precision = precision,
+                          .threads = threads});
   const std::vector<int32_t> tokens = some_tokens(model, room);
-  Result result{fmt::format("{} {}", prefill ? "prefill" : "generate", count), precision, threads, {}};
+  Result result{
+      fmt::format("{} {}", prefill ? "prefill" : "generate", count), precision_name(precision), threads, {}};
   time_once(session, tokens, options.depth, prefill);  // touches every page, wakes every thread
   for (int i = 0; i < options.repetitions; ++i) {
     if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while measuring");
@@ -84,12 +87,10 @@ Result measure(const Options& options, const Model& model, int64_t count, bool p
   return result;
 }
 
-Model make_model(const Options& options, const std::string& precision) {
-  ModelArguments arguments = options.model;
-  arguments.precision = precision;
-  if (options.synthetic.empty()) return load_model(arguments);
+Model make_model(const Options& options) {
+  if (options.synthetic.empty()) return load_model(options.model);
   SyntheticOptions synthetic;
-  synthetic.model = library_options(arguments);
+  synthetic.model = library_options(options.model);
   return synthetic_model(synthetic_config(options.synthetic), synthetic);
 }
 
@@ -146,32 +147,28 @@ void run(const Options& options) {
   std::vector<Result> results;
   std::vector<int> threads = options.threads;
   if (threads.empty()) threads.push_back(options.model.threads);
-  std::vector<std::string> precisions = options.precisions;
-  if (precisions.empty()) precisions.push_back(options.model.precision);
-  double load_seconds = 0;
-  std::optional<Model> model;
+  const Clock::time_point start = Clock::now();
+  const Model model = make_model(options);
+  const double load_seconds = seconds_since(start);
+  std::vector<Precision> precisions;
+  for (const std::string& name : options.precisions) precisions.push_back(parse_precision(name));
+  if (precisions.empty()) precisions.push_back(model.options().precision);
   ProgressBar bar("bench", "tests");
   const size_t tests =
       precisions.size() * threads.size() * (options.prefill.size() + options.generate.size());
-  for (const std::string& precision : precisions) {
-    model.reset();  // never two models in memory
-    const Clock::time_point start = Clock::now();
-    model = make_model(options, precision);
-    load_seconds = seconds_since(start);
-    for (int count : threads)
+  for (const Precision precision : precisions)
+    for (const int count : threads)
       for (const bool prefill : {true, false})
-        for (int64_t length : prefill ? options.prefill : options.generate) {
+        for (const int64_t length : prefill ? options.prefill : options.generate) {
           if (length == 0) continue;
-          results.push_back(
-              measure(options, *model, length, prefill, count, precision_name(model->options().precision)));
+          results.push_back(measure(options, model, length, prefill, count, precision));
           bar.update(results.size(), tests, results.back().test);
         }
-  }
   bar.finish();
   if (options.json)
-    print_json(options, *model, results, load_seconds);
+    print_json(options, model, results, load_seconds);
   else
-    print_text(options, *model, results, load_seconds);
+    print_text(options, model, results, load_seconds);
 }
 
 }  // namespace
@@ -186,7 +183,7 @@ void add_bench_command(CLI::App& app) {
       "  nfloat bench ./Llama-3.2-1B-nf4 --prefill 0 --generate 64 --depth 4096\n"
       "A synthetic model has random 4-bit weights made in memory: 1b has 16 layers, 2048 wide (1.04 "
       "billion), 8b the\n"
-      "shape of Llama 3 8B; NF4 with 8-bit scales, head too, unless --quantize or --head says otherwise.");
+      "shape of Llama 3 8B; NF4 with 8-bit scales unless --quantize says otherwise, the head quantized too.");
   add_model_options(*command, options->model, false);
   command->add_option("--synthetic", options->synthetic, "Random weights of a shape: 1b or 8b")
       ->check(CLI::IsMember({"1b", "8b"}));

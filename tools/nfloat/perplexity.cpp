@@ -128,9 +128,8 @@ void run(const Options& options) {
     bar.finish();
     return print_perplexity(options, result, seconds());
   }
-  ModelArguments arguments = options.model;
-  arguments.precision = options.reference_precision;
-  const DivergenceResult result = divergence(load_model(arguments), model, tokens, own);
+  const DivergenceResult result =
+      divergence(model, model, tokens, own, parse_precision(options.reference_precision));
   bar.finish();
   print_divergence(options, result, model.options().precision);
 }

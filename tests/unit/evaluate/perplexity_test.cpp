@@ -64,10 +64,11 @@ TEST(Perplexity, BatchesDoNotMatter) {
   std::vector<std::vector<int32_t>> sequences;
   for (size_t length : {64, 5, 31, 2})
     sequences.emplace_back(prompt.begin(), prompt.begin() + static_cast<long>(length));
-  const PerplexityResult together = perplexity_of_sequences(model, sequences);
+  const PerplexityOptions exact{.precision = Precision::kF32};
+  const PerplexityResult together = perplexity_of_sequences(model, sequences, exact);
   double loss = 0;
   for (const auto& sequence : sequences) {
-    const PerplexityResult alone = perplexity_of_sequences(model, {&sequence, 1});
+    const PerplexityResult alone = perplexity_of_sequences(model, {&sequence, 1}, exact);
     loss += alone.mean_loss * static_cast<double>(alone.tokens);
   }
   EXPECT_EQ(together.tokens, 63 + 4 + 30 + 1);
@@ -87,6 +88,25 @@ TEST(Divergence, OfAModelFromItselfIsNothing) {
   EXPECT_EQ(found.model.perplexity, found.reference.perplexity);
 }
 
+// What rounding the activations costs on the same NF4 weights: the bounds of docs/cli.md.
+TEST(Divergence, OfThePrecisions) {
+  ModelOptions options;
+  options.quantize = make_codebook("nf4");
+  const Model model = Model::load(kEmbedded, options);
+  const nlohmann::json reference = nlohmann::json::parse(std::ifstream(kEmbedded + "/reference.json"));
+  const auto tokens = reference["prompt_ids"].get<std::vector<int32_t>>();
+  const auto of = [&](Precision precision) {
+    return divergence(model, model, tokens,
+                      {.protocol = PerplexityProtocol::kBos, .context = 64, .precision = precision},
+                      Precision::kF32);
+  };
+  const DivergenceResult bf16 = of(Precision::kBF16), int8 = of(Precision::kInt8);
+  EXPECT_GT(bf16.mean_kl, 0);
+  EXPECT_LT(bf16.mean_kl, 1e-4);
+  EXPECT_LT(int8.mean_kl, 1.5e-3);
+  EXPECT_GT(int8.mean_kl, bf16.mean_kl);
+}
+
 class Stories260K : public ::testing::Test {
  protected:
   void SetUp() override {
@@ -99,7 +119,8 @@ class Stories260K : public ::testing::Test {
 };
 
 TEST_F(Stories260K, PlainPerplexity) {
-  const PerplexityResult found = perplexity_of_sequences(Model::load(kStories), sequences_);
+  const PerplexityResult found =
+      perplexity_of_sequences(Model::load(kStories), sequences_, {.precision = Precision::kF32});
   const double expected = reference_["perplexity_f32_weights"];
   EXPECT_EQ(found.tokens, reference_["predicted_tokens"].get<int64_t>());
   EXPECT_NEAR(found.perplexity, expected, 1e-4 * expected);
@@ -108,7 +129,8 @@ TEST_F(Stories260K, PlainPerplexity) {
 TEST_F(Stories260K, Nf4Perplexity) {
   ModelOptions options;
   options.quantize = make_codebook("nf4");
-  const PerplexityResult found = perplexity_of_sequences(Model::load(kStories, options), sequences_);
+  const PerplexityResult found =
+      perplexity_of_sequences(Model::load(kStories, options), sequences_, {.precision = Precision::kF32});
   const double expected = reference_["perplexity_nf4_block64_absmax_projections_only"];
   EXPECT_NEAR(found.perplexity, expected, 1e-4 * expected);
 }

@@ -22,6 +22,7 @@ const nlohmann::json& reference_values() {
 
 ModelOptions quantized(const char* code) {
   ModelOptions options;
+  options.precision = Precision::kF32;
   if (*code != '\0') options.quantize = make_codebook(code);
   return options;
 }

@@ -67,7 +67,7 @@ void expect_oracle(const RandomModel& random, const std::vector<size_t>& pieces,
   const std::vector<int32_t> tokens = random.tokens(kTokens);
   const auto expected = random.oracle(tokens, kTokens);
   const Model model = Model::load(random.folder.path());
-  Session session(model, {.context = kTokens, .kv_cache = type});
+  Session session(model, {.context = kTokens, .kv_cache = type, .precision = Precision::kF32});
   size_t done = 0, piece = 0;
   while (done < tokens.size()) {
     const size_t count = std::min(pieces[std::min(piece++, pieces.size() - 1)], tokens.size() - done);
