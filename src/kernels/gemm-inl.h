@@ -6,6 +6,13 @@
 #include "kernels/gemm.h"
 #include "kernels/simd/dot.h"
 
+// GCC turns an array of accumulators into registers only when its loops are gone early.
+#if defined(__clang__)
+#define NFLOAT_UNROLL _Pragma("unroll")
+#else
+#define NFLOAT_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 
 // How far ahead of its use a packed line is asked for: past the end of the page that the hardware follows.
@@ -60,10 +67,12 @@ template <int kPanels, int kRows>
 static inline void store_tile(const PanelArgs& a, int64_t row,
                               const F32x16 (&tile)[kPanels][kRows]) noexcept {
   const F32x16 factor = splat16(a.factor);
+  NFLOAT_UNROLL
   for (int p = 0; p < kPanels; ++p) {
     const int64_t first = p * kPanelRows;
     const int64_t columns = a.columns - first;
     if (columns <= 0) return;
+    NFLOAT_UNROLL
     for (int m = 0; m < kRows; ++m) {
       float* y = a.y + (row + m) * a.y_stride + first;
       if (columns >= kPanelRows) {
@@ -88,8 +97,9 @@ template <typename Source, int kPanels, int kRows>
 static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
   const Source source(a);
   F32x16 tile[kPanels][kRows];
-  for (int p = 0; p < kPanels; ++p)
-    for (int m = 0; m < kRows; ++m) tile[p][m] = splat16(0.0f);
+  NFLOAT_UNROLL
+  for (int p = 0; p < kPanels; ++p) NFLOAT_UNROLL
+  for (int m = 0; m < kRows; ++m) tile[p][m] = splat16(0.0f);
   const uint8_t* w = a.weights;
   const int8_t* x = static_cast<const int8_t*>(a.x) + row * kOctet;
   const int64_t x_step = a.m * kOctet;
@@ -101,28 +111,34 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
   int64_t left_in_group = blocks_per_group;
   for (int64_t block = 0; block < blocks; ++block) {
     I32x16 sums[kPanels][kRows];
+    NFLOAT_UNROLL
     for (int m = 0; m < kRows; ++m) {
       const I32x16 offset = splat16(x_offsets[m]);
+      NFLOAT_UNROLL
       for (int p = 0; p < kPanels; ++p) sums[p][m] = offset;
     }
     for (int64_t octet = 0; octet < a.octets_per_block; ++octet) {
       Source::ahead(w);
       const auto half = [&]<int kHalf>() {
         Bytes64 weights[kPanels];
+        NFLOAT_UNROLL
         for (int p = 0; p < kPanels; ++p)
           weights[p] = source.template byte_weights<kHalf>(w + static_cast<size_t>(p) * a.weights_stride);
-        for (int m = 0; m < kRows; ++m)
-          for (int p = 0; p < kPanels; ++p)
-            sums[p][m] = dot4(sums[p][m], weights[p], x + m * kOctet + 4 * kHalf);
+        NFLOAT_UNROLL
+        for (int m = 0; m < kRows; ++m) NFLOAT_UNROLL
+        for (int p = 0; p < kPanels; ++p)
+          sums[p][m] = dot4(sums[p][m], weights[p], x + m * kOctet + 4 * kHalf);
       };
       half.template operator()<0>();
       half.template operator()<1>();
       w += Source::kInt8Bytes;
       x += x_step;
     }
+    NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       const F32x16 scale =
           scales == nullptr ? splat16(1.0f) : load16(scales + static_cast<size_t>(p) * a.scales_stride);
+      NFLOAT_UNROLL
       for (int m = 0; m < kRows; ++m)
         tile[p][m] = fma16(to_float16(sums[p][m]), multiply(scale, splat16(x_scales[m])), tile[p][m]);
     }
@@ -145,10 +161,12 @@ struct Bf16Step {
   static inline void part(const Source& source, const uint8_t* w, size_t stride, const uint16_t* x,
                           F32x16 (&sums)[kPanels][kRows]) noexcept {
     Pairs16 weights[kPanels];
+    NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p)
       weights[p] = source.template pair_weights<kPair>(w + static_cast<size_t>(p) * stride);
-    for (int m = 0; m < kRows; ++m)
-      for (int p = 0; p < kPanels; ++p) sums[p][m] = dot2(sums[p][m], weights[p], x + m * kOctet + 2 * kPair);
+    NFLOAT_UNROLL
+    for (int m = 0; m < kRows; ++m) NFLOAT_UNROLL
+    for (int p = 0; p < kPanels; ++p) sums[p][m] = dot2(sums[p][m], weights[p], x + m * kOctet + 2 * kPair);
   }
   template <int kPanels, int kRows>
   static inline void octet(const Source& source, const uint8_t* w, size_t stride, const uint16_t* x,
@@ -168,10 +186,13 @@ struct F32Step {
   static inline void part(const Source& source, const uint8_t* w, size_t stride, const float* x,
                           F32x16 (&sums)[kPanels][kRows]) noexcept {
     F32x16 weights[kPanels];
+    NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p)
       weights[p] = source.template float_weights<kColumn>(w + static_cast<size_t>(p) * stride);
+    NFLOAT_UNROLL
     for (int m = 0; m < kRows; ++m) {
       const F32x16 all = splat16(x[m * kOctet + kColumn]);
+      NFLOAT_UNROLL
       for (int p = 0; p < kPanels; ++p) sums[p][m] = fma16(weights[p], all, sums[p][m]);
     }
   }
@@ -196,8 +217,9 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
   constexpr bool kTwoSets = kRows <= kTileRows / 2;
   const Source source(a);
   F32x16 tile[kPanels][kRows];
-  for (int p = 0; p < kPanels; ++p)
-    for (int m = 0; m < kRows; ++m) tile[p][m] = splat16(0.0f);
+  NFLOAT_UNROLL
+  for (int p = 0; p < kPanels; ++p) NFLOAT_UNROLL
+  for (int m = 0; m < kRows; ++m) tile[p][m] = splat16(0.0f);
   const uint8_t* w = a.weights;
   const typename Step::Element* x = static_cast<const typename Step::Element*>(a.x) + row * kOctet;
   const int64_t x_step = a.m * kOctet;
@@ -205,17 +227,20 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
   const int64_t groups = a.octets / a.octets_per_group;
   for (int64_t group = 0; group < groups; ++group) {
     F32x16 sums[kPanels][kRows], others[kPanels][kRows];
-    for (int p = 0; p < kPanels; ++p)
-      for (int m = 0; m < kRows; ++m) sums[p][m] = others[p][m] = splat16(0.0f);
+    NFLOAT_UNROLL
+    for (int p = 0; p < kPanels; ++p) NFLOAT_UNROLL
+    for (int m = 0; m < kRows; ++m) sums[p][m] = others[p][m] = splat16(0.0f);
     for (int64_t octet = 0; octet < a.octets_per_group; ++octet) {
       Source::ahead(w);
       Step::octet(source, w, a.weights_stride, x, sums, kTwoSets ? others : sums);
       w += Step::kBytes;
       x += x_step;
     }
+    NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       const F32x16 scale =
           scales == nullptr ? splat16(1.0f) : load16(scales + static_cast<size_t>(p) * a.scales_stride);
+      NFLOAT_UNROLL
       for (int m = 0; m < kRows; ++m)
         tile[p][m] = fma16(kTwoSets ? add(sums[p][m], others[p][m]) : sums[p][m], scale, tile[p][m]);
     }
@@ -333,11 +358,17 @@ static void widen_int8(const uint8_t* bytes, int64_t octets, uint8_t* output) no
 }
 
 static void nested_scales(const NestedArgs& a) noexcept {
-  for (int64_t g = 0; g < a.groups; ++g)
-    for (int r = 0; r < kPanelRows; ++r) {
-      const int64_t i = g * kPanelRows + r;
-      a.scales[i] = a.map[a.codes[i]] * a.absmax[(a.first_block[r] + g) >> a.absmax_shift] + a.offset;
-    }
+  // Second-level blocks counted from that of the first row, so that 32 bits are enough.
+  const int64_t base = a.first_block[0] >> a.absmax_shift;
+  int32_t first[kPanelRows];
+  for (int r = 0; r < kPanelRows; ++r)
+    first[r] = static_cast<int32_t>(a.first_block[r] - (base << a.absmax_shift));
+  const F32x16 offset = splat16(a.offset);
+  for (int64_t g = 0; g < a.groups; ++g) {
+    const F32x16 level = gather_levels(a.map, a.codes + g * kPanelRows);
+    const F32x16 absmax = gather_shifted(a.absmax + base, first, static_cast<int32_t>(g), a.absmax_shift);
+    store16(a.scales + g * kPanelRows, add(multiply(level, absmax), offset));
+  }
 }
 
 // Four bytes of a file, eight columns in order, to four of a panel.
@@ -350,13 +381,17 @@ static inline uint32_t interleave_nibbles(uint32_t file) noexcept {
 }
 
 static void pack(const uint8_t* const* rows, int64_t octets, uint8_t* output) noexcept {
-  for (int64_t i = 0; i < octets; ++i)
-    for (int r = 0; r < kPanelRows; ++r) {
-      uint32_t file;
-      std::memcpy(&file, rows[r] + 4 * i, sizeof file);
-      const uint32_t panel = interleave_nibbles(file);
-      std::memcpy(output + i * kPackedOctetBytes + 4 * r, &panel, sizeof panel);
-    }
+  // A square of 16 rows by 16 octets is turned first, so that the nibbles move in vectors.
+  constexpr int64_t kSquare = 16;
+  uint32_t square[kSquare * kPanelRows];
+  for (int64_t first = 0; first < octets; first += kSquare) {
+    const int64_t count = octets - first < kSquare ? octets - first : kSquare;
+    for (int64_t r = 0; r < kPanelRows; ++r)
+      for (int64_t i = 0; i < count; ++i)
+        std::memcpy(&square[i * kPanelRows + r], rows[r] + 4 * (first + i), sizeof square[0]);
+    for (int64_t i = 0; i < count * kPanelRows; ++i) square[i] = interleave_nibbles(square[i]);
+    std::memcpy(output + first * kPackedOctetBytes, square, static_cast<size_t>(count) * kPackedOctetBytes);
+  }
 }
 
 static void x_f32(const float* x, int64_t k, int64_t m, float* output) noexcept {
@@ -422,3 +457,5 @@ inline constexpr GemmKernels kGemmKernels = {
 };
 
 }  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
+
+#undef NFLOAT_UNROLL

@@ -67,12 +67,14 @@ void pack_panel(const PackSource& source, PackedMatrix::State& state, int64_t pa
   }
   uint8_t* codes = reinterpret_cast<uint8_t*>(state.codes.data());
   kernels::table().gemm.pack(rows, state.octets, codes + panel * state.octets * kPackedOctetBytes);
+  const bool whole = state.group == state.block_size;
   for (int64_t r = 0; r < kPanelRows; ++r) {
     const int64_t row = panel * kPanelRows + r;
-    for (int64_t g = 0; g < state.groups; ++g) {
-      const int64_t to = (panel * state.groups + g) * kPanelRows + r;
-      const int64_t block = (row * state.cols + g * state.group) / state.block_size;
-      const bool inside = row < state.rows;
+    const bool inside = row < state.rows;
+    int64_t to = panel * state.groups * kPanelRows + r;
+    for (int64_t g = 0; g < state.groups; ++g, to += kPanelRows) {
+      const int64_t block =
+          whole ? row * state.groups + g : (row * state.cols + g * state.group) / state.block_size;
       if (state.nested()) {
         reinterpret_cast<uint8_t*>(state.nested_codes.data())[to] =
             inside ? source.nested_codes[static_cast<size_t>(block)] : uint8_t{0};

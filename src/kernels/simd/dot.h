@@ -8,6 +8,8 @@
 //   lookup_pairs<shift>, lookup_floats<shift>: of the nibbles at that bit of each 16 or 32-bit word
 //   dot4(sum, w, x): sum + w . x[0..3] on unsigned times signed bytes, exact; dot2(sum, w, x): on bf16 pairs
 //   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32; prefetch
+//   gather_levels(map, codes): 16 of 256 floats; gather_shifted(from, first, g, shift): from[(first[i] + g)
+//   >> shift]
 #ifndef NFLOAT_KERNELS_SIMD_DOT_H_
 #define NFLOAT_KERNELS_SIMD_DOT_H_
 

@@ -133,6 +133,16 @@ static inline F32x16 dot2(F32x16 sum, Pairs16 w, const uint16_t* x) noexcept {
 static inline F32x16 to_float16(I32x16 x) noexcept {
   return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
 }
+static inline F32x16 gather_levels(const float* map, const uint8_t* codes) noexcept {
+  float values[16];
+  for (int i = 0; i < 16; ++i) values[i] = map[codes[i]];
+  return load16(values);
+}
+static inline F32x16 gather_shifted(const float* from, const int32_t* first, int32_t g, int shift) noexcept {
+  float values[16];
+  for (int i = 0; i < 16; ++i) values[i] = from[(first[i] + g) >> shift];
+  return load16(values);
+}
 static inline void prefetch(const uint8_t* at) noexcept {
   _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
 }

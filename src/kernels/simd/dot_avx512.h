@@ -107,6 +107,14 @@ static inline F32x16 dot2(F32x16 sum, Pairs16 w, const uint16_t* x) noexcept {
 static inline F32x16 to_float16(I32x16 x) noexcept {
   return {_mm512_cvtepi32_ps(x.v)};
 }
+static inline F32x16 gather_levels(const float* map, const uint8_t* codes) noexcept {
+  const __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+  return {_mm512_i32gather_ps(index, map, 4)};
+}
+static inline F32x16 gather_shifted(const float* from, const int32_t* first, int32_t g, int shift) noexcept {
+  const __m512i sum = _mm512_add_epi32(_mm512_loadu_si512(first), _mm512_set1_epi32(g));
+  return {_mm512_i32gather_ps(_mm512_srl_epi32(sum, _mm_cvtsi32_si128(shift)), from, 4)};
+}
 static inline void prefetch(const uint8_t* at) noexcept {
   _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
 }
