@@ -205,9 +205,25 @@ uint64_t available_memory_bytes() noexcept {
   return uint64_t{kib} * 1024;
 }
 
+// What the packed weights will take, to a few percent: the table of embeddings stays in the mapped file.
+static uint64_t estimated_bytes(const Checkpoint& checkpoint, const ModelConfig& config,
+                                const ModelOptions& options) {
+  uint64_t total =
+      static_cast<uint64_t>(config.vocabulary * config.hidden);  // a head in int8, or half of bf16
+  for (const ExpectedTensor& expected : expected_tensors(config)) {
+    if (expected.shape.rank() != 2 || expected.shape[0] == config.vocabulary) continue;
+    const auto elements = static_cast<uint64_t>(expected.shape.elements());
+    const bool packed = options.quantize.has_value() || checkpoint.is_quantized(expected.name);
+    total +=
+        packed ? elements / 2 + elements / 32 : elements * dtype_bytes(checkpoint.find(expected.name)->dtype);
+  }
+  return total;
+}
+
 Model Model::load(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
                   const ModelOptions& options) {
   check_tensors(*checkpoint, config);
+  check_available_memory(estimated_bytes(*checkpoint, config, options), checkpoint->path());
   return Model(Loader(std::move(checkpoint), config, options).run());
 }
 
