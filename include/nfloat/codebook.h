@@ -33,13 +33,41 @@ struct NFLOAT_API Codebook {
 // Throws kInvalidArgument.
 NFLOAT_API Codebook codebook_from_levels(std::string name, const std::vector<double>& levels);
 
+// A table from a file: a JSON array of numbers, a JSON object with "levels" (and optionally "name" and
+// "signed_scale"), as `nfloat codebook --json` writes it, or plain text with numbers between spaces, commas
+// or line ends ('#' begins a comment). Throws kNotFound, kIo, or kMalformedFile naming what was found.
+NFLOAT_API Codebook load_codebook(const std::string& path);
+
 // A code by name ("nf4", "nf3", "fp4", "e2m1", "int4", "af4", "sf4", "bof4", "bof4-s", "lloyd-max", ...).
-// `block_size` matters only to codes fitted to it. "nf4" and "fp4" give bitsandbytes' float32 tables bit for
-// bit. Throws kNotFound naming the codes there are.
+// `block_size` (2 to 2^30) matters only to codes fitted to it, which take some 0.1 s to fit. "nf4" and "fp4"
+// give bitsandbytes' float32 tables bit for bit. Throws kNotFound naming the codes there are, or
+// kInvalidArgument.
 NFLOAT_API Codebook make_codebook(std::string_view name, int64_t block_size = 64);
 
 // Every name that make_codebook takes, in the order to list them.
 NFLOAT_API std::vector<std::string> codebook_names();
+
+// What the code of that name is, in one line. Throws as make_codebook does.
+NFLOAT_API std::string_view codebook_summary(std::string_view name);
+
+// True for codes that depend on make_codebook's block size. Throws as make_codebook does.
+NFLOAT_API bool codebook_is_fitted(std::string_view name);
+
+// 929/960 = 1/2 ((1 - 1/30) + (1 - 1/32)): the largest probability of NF4, where bitsandbytes writes
+// .9677083.
+inline constexpr double kNormalFloatOffset = 929.0 / 960.0;
+
+// The same formula for k bits: 1 - 1/2 (1/2^(k+1) + 1/(2^(k+1) - 2)).
+NFLOAT_API double generalised_offset(int bits);
+
+// NormalFloat with `bits` (2 to 8) and its largest probability `offset` (between 1/2 and 1): quantiles of the
+// normal distribution at 2^(bits-1) probabilities in equal steps from `offset` down to 1/2, one fewer on the
+// negative side, and exactly 0; divided by the largest. Levels are the exact values rounded once, except that
+// 4 bits at kNormalFloatOffset give bitsandbytes' table. Throws kInvalidArgument.
+NFLOAT_API Codebook make_normal_float(int bits, double offset = kNormalFloatOffset);
+
+// Inverse of the standard normal distribution function, for probabilities inside (0, 1).
+NFLOAT_API double normal_quantile(double probability);
 
 // The 256-entry map of bitsandbytes' double quantization ("dynamic map"), its float32 table bit for bit.
 NFLOAT_API const Codebook& dynamic_codebook();

@@ -2,15 +2,12 @@
 #include "codebook/bitsandbytes.h"
 
 #include <algorithm>
-#include <boost/math/special_functions/erf.hpp>
 #include <cmath>
+
+#include "nfloat/codebook.h"
 
 namespace nfloat {
 namespace {
-
-double normal_quantile(double probability) {
-  return -std::sqrt(2.0) * boost::math::erfc_inv(2 * probability);
-}
 
 // torch.linspace(start, end, count) in float32: both halves count from their own end.
 std::vector<float> linspace(float start, float end, int count) {

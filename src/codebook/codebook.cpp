@@ -7,32 +7,10 @@
 
 #include "base/fail.h"
 #include "codebook/bitsandbytes.h"
+#include "codebook/finish.h"
+#include "codebook/quantile_codes.h"
 
 namespace nfloat {
-namespace {
-
-std::vector<double> widen(const std::vector<float>& values) {
-  return {values.begin(), values.end()};
-}
-
-// By code: bit 3 is the sign; magnitudes are 1/12 of E2M1's, but for 1/192 where the regular step would be
-// 1/12.
-std::vector<double> fp4_levels() {
-  const double magnitudes[] = {0, 1.0 / 192, 2.0 / 3, 1, 1.0 / 3, 1.0 / 2, 1.0 / 6, 1.0 / 4};
-  std::vector<double> levels;
-  for (double sign : {1.0, -1.0}) {
-    for (double magnitude : magnitudes) levels.push_back(sign * magnitude + 0.0);
-  }
-  return levels;
-}
-
-std::vector<double> int4_levels() {
-  std::vector<double> levels;
-  for (int i = -7; i <= 7; ++i) levels.push_back(i / 7.0);
-  return levels;
-}
-
-}  // namespace
 
 uint8_t Codebook::encode(float y) const noexcept {
   size_t rank = 0;
@@ -45,48 +23,59 @@ int Codebook::zero_code() const noexcept {
   return levels[code] == 0.0f ? code : -1;
 }
 
-Codebook codebook_from_levels(std::string name, const std::vector<double>& levels) {
+Codebook finish_codebook(std::string name, std::vector<float> levels, std::vector<double> exact) {
   if (levels.size() < 2 || levels.size() > 256) {
     fail(ErrorCode::kInvalidArgument, "codebook '{}': {} levels, expected 2 to 256", name, levels.size());
   }
   Codebook codebook;
   codebook.name = std::move(name);
-  codebook.exact = levels;
-  for (size_t i = 0; i < levels.size(); ++i) {
-    codebook.levels.push_back(static_cast<float>(levels[i]));
-    if (!std::isfinite(codebook.levels.back())) {
-      fail(ErrorCode::kInvalidArgument, "codebook '{}': level {} is not a finite number", codebook.name, i);
+  codebook.levels = std::move(levels);
+  codebook.exact = std::move(exact);
+  const size_t count = codebook.levels.size();
+  for (size_t i = 0; i < count; ++i) {
+    if (!std::isfinite(codebook.levels[i])) {
+      fail(ErrorCode::kInvalidArgument, "codebook '{}': level {} is not a finite float32 number",
+           codebook.name, i);
     }
+    codebook.levels[i] += 0.0f;  // no negative zeros: bitsandbytes' tables have none
   }
   codebook.bits = 1;
-  while ((size_t{1} << codebook.bits) < levels.size()) ++codebook.bits;
-  codebook.code_of_rank.resize(levels.size());
+  while ((size_t{1} << codebook.bits) < count) ++codebook.bits;
+  codebook.code_of_rank.resize(count);
   std::iota(codebook.code_of_rank.begin(), codebook.code_of_rank.end(), uint8_t{0});
   std::stable_sort(codebook.code_of_rank.begin(), codebook.code_of_rank.end(),
                    [&](uint8_t a, uint8_t b) { return codebook.levels[a] < codebook.levels[b]; });
-  const auto ranked = [&](size_t rank) { return codebook.levels[codebook.code_of_rank[rank]]; };
-  if (ranked(0) == ranked(levels.size() - 1)) {
+  const auto ranked = [&](size_t rank) -> double { return codebook.levels[codebook.code_of_rank[rank]]; };
+  if (ranked(0) == ranked(count - 1)) {
     fail(ErrorCode::kInvalidArgument, "codebook '{}': all levels are {}", codebook.name, ranked(0));
   }
-  for (size_t rank = 0; rank + 1 < levels.size(); ++rank) {
-    codebook.thresholds.push_back((ranked(rank) + ranked(rank + 1)) / 2.0f);
+  for (size_t rank = 0; rank + 1 < count; ++rank) {
+    codebook.thresholds.push_back(static_cast<float>((ranked(rank) + ranked(rank + 1)) / 2));
   }
   return codebook;
 }
 
-Codebook make_codebook(std::string_view name, int64_t) {
-  if (name == "nf4") return codebook_from_levels("nf4", widen(bitsandbytes_nf4()));
-  if (name == "fp4") return codebook_from_levels("fp4", fp4_levels());
-  if (name == "int4") return codebook_from_levels("int4", int4_levels());
-  fail(ErrorCode::kNotFound, "unknown code '{}': nf4, fp4, int4", name);
+Codebook codebook_from_levels(std::string name, const std::vector<double>& levels) {
+  return finish_codebook(std::move(name), rounded(levels), levels);
 }
 
-std::vector<std::string> codebook_names() {
-  return {"nf4", "fp4", "int4"};
+std::vector<float> rounded(const std::vector<double>& exact) {
+  std::vector<float> levels;
+  for (double level : exact) levels.push_back(static_cast<float>(level));
+  return levels;
+}
+
+Codebook make_normal_float(int bits, double offset) {
+  std::vector<double> exact = normal_float_levels(bits, offset);
+  std::vector<float> levels = bits == 4 && offset == kNormalFloatOffset ? bitsandbytes_nf4() : rounded(exact);
+  return finish_codebook(fmt::format("nf{}", bits), std::move(levels), std::move(exact));
 }
 
 const Codebook& dynamic_codebook() {
-  static const Codebook codebook = codebook_from_levels("dynamic", widen(bitsandbytes_dynamic_map()));
+  static const Codebook codebook = [] {
+    const std::vector<float> levels = bitsandbytes_dynamic_map();
+    return finish_codebook("dynamic", levels, {levels.begin(), levels.end()});
+  }();
   return codebook;
 }
 

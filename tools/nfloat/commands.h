@@ -13,6 +13,7 @@ struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 void add_bench_command(CLI::App& app);
+void add_codebook_command(CLI::App& app);
 void add_dequantize_command(CLI::App& app);
 void add_generate_command(CLI::App& app);
 void add_inspect_command(CLI::App& app);

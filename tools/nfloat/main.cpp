@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
   app.footer("nfloat COMMAND --help explains a command, with examples.");
   app.set_version_flag("--version", "nfloat " NFLOAT_VERSION_STRING);
   app.require_subcommand(0, 1);  // none is told below, so that a misspelt one is named
+  nfloat::cli::add_codebook_command(app);
   nfloat::cli::add_quantize_command(app);
   nfloat::cli::add_dequantize_command(app);
   nfloat::cli::add_inspect_command(app);

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <charconv>
+#include <nlohmann/json.hpp>
+
+#include "base/fail.h"
+#include "base/mapped_file.h"
+#include "nfloat/codebook.h"
+
+namespace nfloat {
+namespace {
+
+constexpr size_t kMaxFileBytes = 1 << 20;
+
+// The text's place for a reader: which line.
+size_t line_of(std::string_view text, size_t position) {
+  size_t line = 1;
+  for (size_t i = 0; i < position; ++i) line += text[i] == '\n' ? 1 : 0;
+  return line;
+}
+
+std::vector<double> parse_plain(const std::string& path, std::string_view text) {
+  constexpr std::string_view kBetween = " \t\r\n,;";
+  std::vector<double> levels;
+  for (size_t i = 0; i < text.size();) {
+    if (kBetween.find(text[i]) != std::string_view::npos) {
+      ++i;
+    } else if (text[i] == '#') {
+      i = std::min(text.find('\n', i), text.size());
+    } else {
+      const size_t end = std::min(text.find_first_of(" \t\r\n,;#", i), text.size());
+      const char* first = text.data() + i + (text[i] == '+' ? 1 : 0);
+      double level = 0;
+      const auto [stop, error] = std::from_chars(first, text.data() + end, level);
+      if (error != std::errc{} || stop != text.data() + end) {
+        fail(ErrorCode::kMalformedFile, "{}: line {}: '{}' is not a number", path, line_of(text, i),
+             text.substr(i, std::min<size_t>(end - i, 40)));
+      }
+      levels.push_back(level);
+      i = end;
+    }
+  }
+  return levels;
+}
+
+}  // namespace
+
+Codebook load_codebook(const std::string& path) {
+  const MappedFile file(path);
+  if (file.bytes().size() > kMaxFileBytes) {
+    fail(ErrorCode::kMalformedFile, "{}: {} bytes, expected a table of at most {}", path, file.bytes().size(),
+         kMaxFileBytes);
+  }
+  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  const size_t start = std::min(text.find_first_not_of(" \t\r\n"), text.size());
+  std::string name = path.substr(path.find_last_of('/') + 1);
+  std::vector<double> levels;
+  bool signed_scale = false;
+  if (start < text.size() && (text[start] == '{' || text[start] == '[')) {
+    try {
+      const nlohmann::json json = nlohmann::json::parse(text);
+      const nlohmann::json& table = json.is_object() ? json.at("levels") : json;
+      levels = table.get<std::vector<double>>();
+      if (json.is_object()) {
+        name = json.value("name", name);
+        signed_scale = json.value("signed_scale", false);
+      }
+    } catch (const nlohmann::json::exception& error) {
+      fail(ErrorCode::kMalformedFile,
+           "{}: not a table of levels (an array of numbers, or an object with \"levels\"): {}", path,
+           error.what());
+    }
+  } else {
+    levels = parse_plain(path, text);
+  }
+  try {
+    Codebook codebook = codebook_from_levels(name, levels);
+    codebook.signed_scale = signed_scale;
+    return codebook;
+  } catch (const Error& error) {
+    fail(ErrorCode::kMalformedFile, "{}: {}", path, error.what());
+  }
+}
+
+}  // namespace nfloat

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/plot.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/fail.h"
+
+namespace nfloat {
+namespace {
+
+constexpr int kLeft = 74, kRight = 18, kTop = 46, kBottom = 56;
+constexpr const char* kStyle = R"(
+  svg { --ink: #1c2430; --soft: #6b7684; --grid: #e3e7ec; --paper: #ffffff; font: 13px system-ui, sans-serif; }
+  .s0 { --c: #2563c9; } .s1 { --c: #c2410c; } .s2 { --c: #15803d; } .s3 { --c: #7e22ce; } .s4 { --c: #a16207; } .s5 { --c: #0e7490; }
+  @media (prefers-color-scheme: dark) {
+    svg { --ink: #e8ecf1; --soft: #9aa5b1; --grid: #2c3440; --paper: #12171e; }
+    .s0 { --c: #7fb0ff; } .s1 { --c: #ff9d6b; } .s2 { --c: #6fd08c; } .s3 { --c: #c99bff; } .s4 { --c: #e5c35a; } .s5 { --c: #63cfe6; }
+  }
+  .paper { fill: var(--paper); } .grid { stroke: var(--grid); } .axis { stroke: var(--soft); }
+  text { fill: var(--ink); } .tick { fill: var(--soft); font-size: 12px; } .title { font-size: 16px; font-weight: 600; }
+  .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; } .stem { stroke: var(--c); stroke-width: 1.5; }
+  .dot { fill: var(--c); }
+)";
+
+std::string escaped(const std::string& text) {
+  std::string out;
+  for (char c : text) {
+    switch (c) {
+      case '&':
+        out += "&amp;";
+        break;
+      case '<':
+        out += "&lt;";
+        break;
+      case '>':
+        out += "&gt;";
+        break;
+      case '"':
+        out += "&quot;";
+        break;
+      default:
+        out += c;
+    }
+  }
+  return out;
+}
+
+// A range with round ticks that covers the values.
+struct Axis {
+  double low = INFINITY, high = -INFINITY, step = 1;
+
+  void include(double value) {
+    if (!std::isfinite(value)) return;
+    low = std::min(low, value);
+    high = std::max(high, value);
+  }
+  void finish(bool widen) {
+    if (high <= low) {
+      const double pad = std::max(std::fabs(low) * 0.1, 1e-9);
+      low -= pad;
+      high += pad;
+    }
+    const double rough = (high - low) / 6;
+    const double power = std::pow(10.0, std::floor(std::log10(rough)));
+    step = power * 10;
+    for (double factor : {1.0, 2.0, 2.5, 5.0}) {
+      if (factor * power >= rough) {
+        step = factor * power;
+        break;
+      }
+    }
+    if (widen) {
+      low = std::floor(low / step + 1e-9) * step;
+      high = std::ceil(high / step - 1e-9) * step;
+    }
+  }
+  std::vector<double> ticks() const {
+    std::vector<double> values;
+    for (double k = std::ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; ++k)
+      values.push_back(k * step + 0.0);
+    return values;
+  }
+  std::string label(double value) const {
+    const int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(step) + 0.5)), 0, 8);
+    std::string text = fmt::format("{:.{}f}", value, decimals);
+    if (text.find('.') != std::string::npos) {
+      text.erase(text.find_last_not_of('0') + 1);
+      if (text.back() == '.') text.pop_back();
+    }
+    return text == "-0" ? "0" : text;
+  }
+};
+
+class Drawing {
+ public:
+  Drawing(const Plot& plot, int width, int height) : plot_(plot), width_(width), height_(height) {
+    for (const PlotSeries& series : plot.series) {
+      if (series.x.size() != series.y.size()) {
+        fail(ErrorCode::kInvalidArgument, "series '{}' has {} x and {} y", series.name, series.x.size(),
+             series.y.size());
+      }
+      for (double value : series.x) x_.include(value);
+      for (double value : series.y) y_.include(value);
+      if (series.style == PlotSeries::Style::kStems) y_.include(0);
+    }
+    if (plot.y_from_zero) y_.include(0);
+    if (!(x_.low <= x_.high) || !(y_.low <= y_.high)) {
+      fail(ErrorCode::kInvalidArgument, "plot '{}': no finite point to draw", plot.title);
+    }
+    x_.finish(false);
+    y_.finish(true);
+  }
+
+  std::string draw() {
+    out_ = fmt::format(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" "
+        "role=\"img\" "
+        "aria-labelledby=\"t d\">\n<title id=\"t\">{2}</title>\n<desc "
+        "id=\"d\">{3}</desc>\n<style>{4}</style>\n"
+        "<rect class=\"paper\" width=\"{0}\" height=\"{1}\"/>\n<text class=\"title\" x=\"{5}\" "
+        "y=\"24\">{2}</text>\n",
+        width_, height_, escaped(plot_.title), escaped(plot_.description), kStyle, kLeft);
+    axes();
+    for (size_t i = 0; i < plot_.series.size(); ++i) series(i);
+    legend();
+    return out_ + "</svg>\n";
+  }
+
+ private:
+  double px(double x) const { return kLeft + (x - x_.low) / (x_.high - x_.low) * (width_ - kLeft - kRight); }
+  double py(double y) const {
+    return height_ - kBottom - (y - y_.low) / (y_.high - y_.low) * (height_ - kTop - kBottom);
+  }
+
+  template <typename... Args>
+  void add(fmt::format_string<Args...> format, Args&&... args) {
+    out_ += fmt::format(format, std::forward<Args>(args)...);
+  }
+
+  void axes() {
+    for (double tick : y_.ticks()) {
+      add("<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kLeft, width_ - kRight,
+          py(tick), py(tick));
+      add("<text class=\"tick\" text-anchor=\"end\" x=\"{}\" y=\"{:.1f}\">{}</text>\n", kLeft - 8,
+          py(tick) + 4, y_.label(tick));
+    }
+    for (double tick : x_.ticks()) {
+      add("<line class=\"grid\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1}\" y2=\"{2}\"/>\n", px(tick), kTop,
+          height_ - kBottom);
+      add("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", px(tick),
+          height_ - kBottom + 18, x_.label(tick));
+    }
+    add("<line class=\"axis\" x1=\"{0}\" x2=\"{1}\" y1=\"{2}\" y2=\"{2}\"/>\n", kLeft, width_ - kRight,
+        height_ - kBottom);
+    add("<text text-anchor=\"middle\" x=\"{}\" y=\"{}\">{}</text>\n", (kLeft + width_ - kRight) / 2,
+        height_ - 14, escaped(plot_.x_label));
+    add("<text text-anchor=\"middle\" transform=\"translate(18 {}) rotate(-90)\">{}</text>\n",
+        (kTop + height_ - kBottom) / 2, escaped(plot_.y_label));
+  }
+
+  void series(size_t index) {
+    const PlotSeries& series = plot_.series[index];
+    add("<g class=\"s{}\">\n", index % 6);
+    std::string points;
+    for (size_t i = 0; i < series.x.size(); ++i) {
+      if (!std::isfinite(series.x[i]) || !std::isfinite(series.y[i])) continue;
+      const double x = px(series.x[i]), y = py(series.y[i]);
+      if (series.style == PlotSeries::Style::kLine) {
+        points += fmt::format("{:.1f},{:.1f} ", x, y);
+        continue;
+      }
+      if (series.style == PlotSeries::Style::kStems) {
+        add("<line class=\"stem\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\"/>\n", x, py(0),
+            y);
+      }
+      add("<circle class=\"dot\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\"/>\n", x, y);
+    }
+    if (!points.empty()) add("<polyline class=\"line\" points=\"{}\"/>\n", points);
+    out_ += "</g>\n";
+  }
+
+  void legend() {
+    int y = kTop + 14;
+    for (size_t i = 0; i < plot_.series.size(); ++i) {
+      if (plot_.series[i].name.empty()) continue;
+      const int x = width_ - kRight - 12;
+      add("<g class=\"s{}\"><circle class=\"dot\" cx=\"{}\" cy=\"{}\" r=\"5\"/></g>\n", i % 6, x, y - 4);
+      add("<text text-anchor=\"end\" x=\"{}\" y=\"{}\">{}</text>\n", x - 12, y,
+          escaped(plot_.series[i].name));
+      y += 19;
+    }
+  }
+
+  const Plot& plot_;
+  const int width_, height_;
+  Axis x_, y_;
+  std::string out_;
+};
+
+}  // namespace
+
+std::string Plot::to_svg(int width, int height) const {
+  return Drawing(*this, width, height).draw();
+}
+
+}  // namespace nfloat

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/plot.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "nfloat/error.h"
+
+namespace nfloat {
+namespace {
+
+size_t count(const std::string& text, const std::string& part) {
+  size_t found = 0;
+  for (size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++found;
+  return found;
+}
+
+TEST(Plot, DrawsEveryPointAndEscapesText) {
+  Plot plot;
+  plot.title = "a < b & \"c\"";
+  plot.description = "what is shown";
+  plot.series = {{"stems", {-1, 0, 1}, {0.1, 0.4, 0.1}, PlotSeries::Style::kStems},
+                 {"dots", {0, 0.5}, {0.2, 0.3}, PlotSeries::Style::kMarkers},
+                 {"line", {-1, 0, 1}, {0, NAN, 0.5}, PlotSeries::Style::kLine}};
+  const std::string svg = plot.to_svg();
+  EXPECT_EQ(count(svg, "class=\"stem\""), 3u);
+  EXPECT_EQ(count(svg, "r=\"3.5\""), 5u);
+  EXPECT_EQ(count(svg, "<polyline"), 1u);
+  EXPECT_EQ(count(svg, "r=\"5\""), 3u);  // the legend
+  EXPECT_NE(svg.find("a &lt; b &amp; &quot;c&quot;"), std::string::npos);
+  EXPECT_NE(svg.find("prefers-color-scheme: dark"), std::string::npos);
+  EXPECT_NE(svg.find("<desc id=\"d\">what is shown</desc>"), std::string::npos);
+  EXPECT_EQ(svg.find("nan"), std::string::npos);
+  EXPECT_EQ(svg.find("inf"), std::string::npos);
+}
+
+TEST(Plot, RefusesNothing) {
+  Plot plot;
+  EXPECT_THROW(plot.to_svg(), Error);
+  plot.series = {{"", {NAN}, {1.0}}};
+  EXPECT_THROW(plot.to_svg(), Error);
+  plot.series = {{"", {1, 2}, {1}}};
+  EXPECT_THROW(plot.to_svg(), Error);
+  plot.series = {{"", {1}, {1}}};
+  EXPECT_NO_THROW(plot.to_svg());
+}
+
+}  // namespace
+}  // namespace nfloat

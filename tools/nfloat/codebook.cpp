@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/codebook.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <bit>
+#include <charconv>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "codebook_command.h"
+#include "commands.h"
+#include "nfloat/codebook_errors.h"
+#include "nfloat/error.h"
+#include "table.h"
+
+namespace nfloat::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// The exact value's distance from the float32 level, in units of that float's last place.
+double ulp_error(float level, double exact) {
+  const float next = std::nextafter(std::fabs(level), INFINITY);
+  const double ulp = static_cast<double>(next) - std::fabs(static_cast<double>(level));
+  return (exact - static_cast<double>(level)) / ulp;
+}
+
+std::vector<WeightSource> sources(const CodebookOptions& options) {
+  std::vector<WeightSource> result;
+  for (const std::string& name : options.distributions)
+    result.push_back({name, parse_source_distribution(name)});
+  return result;
+}
+
+Json table_json(const Codebook& codebook) {
+  Json json;
+  json["name"] = codebook.name;
+  json["bits"] = codebook.bits;
+  json["signed_scale"] = codebook.signed_scale;
+  json["levels"] = codebook.levels;
+  json["levels_hex"] = Json::array();
+  for (float level : codebook.levels)
+    json["levels_hex"].push_back(fmt::format("{:08x}", std::bit_cast<uint32_t>(level)));
+  json["thresholds"] = codebook.thresholds;
+  json["code_of_rank"] = codebook.code_of_rank;
+  json["exact"] = codebook.exact;
+  return json;
+}
+
+void print_table(const Codebook& codebook, int64_t block_size) {
+  const std::vector<double> frequencies = code_frequencies(codebook, block_size);
+  const double widest = expected_block_maximum(block_size);
+  fmt::print("{}: {} bits, {} levels; z-scores and probabilities for normal weights in blocks of {}\n\n",
+             codebook.name, codebook.bits, codebook.levels.size(), block_size);
+  Table table({{"code"},
+               {"level (float32)"},
+               {"hex", Table::Align::kLeft},
+               {"exact"},
+               {"ulp"},
+               {"z-score"},
+               {"probability"},
+               {"up to threshold"}});
+  for (size_t rank = 0; rank < codebook.levels.size(); ++rank) {
+    const uint8_t code = codebook.code_of_rank[rank];
+    const float level = codebook.levels[code];
+    table.add({fmt::format("{}", code), fmt::format("{:.9g}", level),
+               fmt::format("{:08x}", std::bit_cast<uint32_t>(level)),
+               fmt::format("{:.12f}", codebook.exact[code]),
+               fmt::format("{:+.2f}", ulp_error(level, codebook.exact[code])),
+               fmt::format("{:+.4f}", widest * static_cast<double>(level)),
+               fmt::format("{:.5f}", frequencies[code]),
+               rank < codebook.thresholds.size() ? fmt::format("{:.9g}", codebook.thresholds[rank]) : "1"});
+  }
+  fmt::print("{}\n", table.to_string());
+  fmt::print(
+      "ulp: exact value minus float32 level, in units of the level's last place. z-score: the level times "
+      "the expected\n"
+      "largest weight of a block, {:.4f} standard deviations. A weight over scale equal to a threshold takes "
+      "the lower code.\n",
+      widest);
+}
+
+void print_errors(const CodebookOptions& options, const std::vector<std::string>& names, Json* json) {
+  std::vector<Table::Column> columns = {{"code", Table::Align::kLeft},
+                                        {"weights", Table::Align::kLeft},
+                                        {"block"},
+                                        {"squared/variance"},
+                                        {"absolute/deviation"},
+                                        {"SQNR dB"},
+                                        {"entropy, bits"}};
+  if (options.simulate > 0) {
+    columns.push_back({"simulated squared"});
+    columns.push_back({"simulated absolute"});
+  }
+  Table table(columns);
+  if (json != nullptr) (*json)["errors"] = Json::array();
+  for (const WeightSource& source : sources(options)) {
+    for (const std::string& name : names) {
+      for (int64_t block_size : options.block_sizes) {
+        const Codebook codebook = chosen_codebook(options, name, block_size);
+        const CodebookErrors errors = codebook_errors(codebook, block_size, source.distribution);
+        std::vector<std::string> cells = {codebook.name,
+                                          source_distribution_name(source.distribution),
+                                          fmt::format("{}", block_size),
+                                          fmt::format("{:.8f}", errors.mse),
+                                          fmt::format("{:.8f}", errors.mae),
+                                          fmt::format("{:.4f}", errors.sqnr_db()),
+                                          fmt::format("{:.5f}", errors.entropy)};
+        Json entry = {
+            {"name", codebook.name},    {"distribution", source_distribution_name(source.distribution)},
+            {"block_size", block_size}, {"mse", errors.mse},
+            {"mae", errors.mae},        {"sqnr_db", errors.sqnr_db()},
+            {"entropy", errors.entropy}};
+        if (options.simulate > 0) {
+          const SimulatedErrors simulated =
+              simulate_codebook_errors(codebook, block_size, source.distribution, options.simulate);
+          cells.push_back(
+              fmt::format("{:.6f} +- {:.6f}", simulated.errors.mse, simulated.mse_standard_error));
+          cells.push_back(
+              fmt::format("{:.6f} +- {:.6f}", simulated.errors.mae, simulated.mae_standard_error));
+          entry["simulated"] = {{"samples", simulated.samples},
+                                {"mse", simulated.errors.mse},
+                                {"mse_standard_error", simulated.mse_standard_error},
+                                {"mae", simulated.errors.mae},
+                                {"mae_standard_error", simulated.mae_standard_error},
+                                {"entropy", simulated.errors.entropy}};
+        }
+        table.add(std::move(cells));
+        if (json != nullptr) (*json)["errors"].push_back(std::move(entry));
+      }
+    }
+  }
+  if (json == nullptr) fmt::print("{}", table.to_string());
+}
+
+void list_codes() {
+  Table table({{"code", Table::Align::kLeft}, {"levels"}, {"what it is", Table::Align::kLeft}});
+  for (const std::string& name : codebook_names()) {
+    table.add(
+        {name, fmt::format("{}", make_codebook(name).levels.size()), std::string(codebook_summary(name))});
+  }
+  fmt::print("{}", table.to_string());
+}
+
+void run(const CodebookOptions& options) {
+  std::vector<std::string> names = options.names;
+  if (!options.file.empty()) names.push_back(options.file);
+  if (options.sweep_offset) return sweep_offset(options);
+  if (options.explain) return explain(options);
+  if (names.empty()) return list_codes();
+  Json json = Json::array();
+  for (const std::string& name : names) {
+    const Codebook codebook = chosen_codebook(options, name, options.block_sizes.front());
+    if (options.json) {
+      json.push_back(table_json(codebook));
+    } else if (!options.errors) {
+      print_table(codebook, options.block_sizes.front());
+      if (&name != &names.back()) fmt::print("\n");
+    }
+  }
+  if (options.errors || options.simulate > 0) {
+    Json errors;
+    print_errors(options, names, options.json ? &errors : nullptr);
+    if (options.json) {
+      errors["codebooks"] = json;
+      json = errors;
+    }
+  } else if (options.json && json.size() == 1) {
+    json = Json(json[0]);
+  }
+  if (options.json) fmt::print("{}\n", json.dump(2));
+  if (!options.plot.empty()) plot_levels(options, names);
+}
+
+}  // namespace
+
+Codebook chosen_codebook(const CodebookOptions& options, const std::string& name, int64_t block_size) {
+  if (!options.file.empty() && name == options.file) return load_codebook(name);
+  if (options.offset.empty()) return make_codebook(name, block_size);
+  if (name.size() != 3 || name.substr(0, 2) != "nf" || name[2] < '2' || name[2] > '8') {
+    throw UsageError(fmt::format("--offset belongs to nf2 .. nf8, not to '{}'", name));
+  }
+  const int bits = name[2] - '0';
+  if (options.offset == "generalised") return make_normal_float(bits, generalised_offset(bits));
+  double offset = 0;
+  const char* end = options.offset.data() + options.offset.size();
+  const auto [stop, error] = std::from_chars(options.offset.data(), end, offset);
+  if (error != std::errc{} || stop != end) {
+    throw UsageError(fmt::format("--offset '{}': expected a probability between 0.5 and 1, or generalised",
+                                 options.offset));
+  }
+  return make_normal_float(bits, offset);
+}
+
+void add_codebook_command(CLI::App& app) {
+  auto options = std::make_shared<CodebookOptions>();
+  CLI::App* command =
+      app.add_subcommand("codebook", "Derive a code (NF4 and its rivals), explain it, compute its errors");
+  command->footer(
+      "Examples:\n"
+      "  nfloat codebook                                    the codes there are\n"
+      "  nfloat codebook nf4                                levels, thresholds, and the distance from exact, "
+      "in ulp\n"
+      "  nfloat codebook nf4 --explain                      the story: quantiles, the zero, 929/960\n"
+      "  nfloat codebook nf4 int4 bof4-s --errors --block-sizes 32,64\n"
+      "  nfloat codebook --sweep-offset --plot offset.svg   what the magic number optimises\n"
+      "  nfloat codebook --file my.json --errors            a table of your own");
+  command->add_option("NAME", options->names, "Codes; none: list them");
+  command->add_option("--file", options->file,
+                      "A table of your own: JSON (as --json writes it) or numbers as text");
+  command
+      ->add_option("--block-sizes,--block-size", options->block_sizes,
+                   "Weights that share a scale; several with commas")
+      ->delimiter(',')
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 30))
+      ->capture_default_str();
+  command->add_option("--offset", options->offset,
+                      "nf2 .. nf8: the largest probability (929/960), or 'generalised'");
+  command->add_flag("--errors", options->errors,
+                    "Squared and absolute error, SQNR and entropy by quadrature");
+  command
+      ->add_option("--distribution", options->distributions,
+                   "Of the weights: normal, student-t, student-t:7, laplace")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--simulate", options->simulate, "With --errors: check by drawing this many weights")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  command->add_flag("--explain", options->explain, "Tell where NF4's sixteen numbers come from");
+  command->add_flag("--sweep-offset", options->sweep_offset,
+                    "NF4's error against its offset, and the best offsets");
+  command->add_option("--plot", options->plot,
+                      "Write a picture (SVG): the levels on the density, or the sweep");
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([options] {
+    if (options->block_sizes.empty()) options->block_sizes = {64};
+    if (options->distributions.empty()) options->distributions = {"normal"};
+    run(*options);
+  });
+}
+
+}  // namespace nfloat::cli
