@@ -9,19 +9,46 @@
 namespace nfloat {
 namespace {
 
-constexpr int kLeft = 74, kRight = 18, kTop = 46, kBottom = 56;
-constexpr const char* kStyle = R"(
-  svg { --ink: #1c2430; --soft: #6b7684; --grid: #e3e7ec; --paper: #ffffff; font: 13px system-ui, sans-serif; }
-  .s0 { --c: #2563c9; } .s1 { --c: #c2410c; } .s2 { --c: #15803d; } .s3 { --c: #7e22ce; } .s4 { --c: #a16207; } .s5 { --c: #0e7490; }
-  @media (prefers-color-scheme: dark) {
-    svg { --ink: #e8ecf1; --soft: #9aa5b1; --grid: #2c3440; --paper: #12171e; }
-    .s0 { --c: #7fb0ff; } .s1 { --c: #ff9d6b; } .s2 { --c: #6fd08c; } .s3 { --c: #c99bff; } .s4 { --c: #e5c35a; } .s5 { --c: #63cfe6; }
+constexpr int kLeft = 74, kTop = 46, kBottom = 56;
+constexpr int kNarrowRight = 18, kLegendRight = 200;  // a long legend stands beside the drawing
+constexpr size_t kColours = 8;
+
+struct Theme {
+  const char *ink, *soft, *grid, *paper;
+  const char* series[kColours];
+};
+constexpr Theme kLight = {
+    "#1c2430",
+    "#5d6875",
+    "#e3e7ec",
+    "#ffffff",
+    {"#2563c9", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#0e7490", "#be185d", "#4b5563"}};
+constexpr Theme kDark = {
+    "#e8ecf1",
+    "#9aa5b1",
+    "#2c3440",
+    "#12171e",
+    {"#7fb0ff", "#ff9d6b", "#6fd08c", "#c99bff", "#e5c35a", "#63cfe6", "#ff8fb8", "#b6c0cc"}};
+
+// Plain colours and no custom properties: many programs that show SVG know only those.
+std::string colours(const Theme& theme) {
+  std::string css = fmt::format(
+      ".paper {{ fill: {0}; }} .grid {{ stroke: {1}; }} .axis {{ stroke: {2}; }} text {{ fill: {3}; }} .tick "
+      "{{ fill: {2}; }}\n",
+      theme.paper, theme.grid, theme.soft, theme.ink);
+  for (size_t i = 0; i < kColours; ++i) {
+    css += fmt::format(".s{0} .line, .s{0} .stem {{ stroke: {1}; }} .s{0} .dot {{ fill: {1}; }}\n", i,
+                       theme.series[i]);
   }
-  .paper { fill: var(--paper); } .grid { stroke: var(--grid); } .axis { stroke: var(--soft); }
-  text { fill: var(--ink); } .tick { fill: var(--soft); font-size: 12px; } .title { font-size: 16px; font-weight: 600; }
-  .line { fill: none; stroke: var(--c); stroke-width: 2; stroke-linejoin: round; } .stem { stroke: var(--c); stroke-width: 1.5; }
-  .dot { fill: var(--c); }
-)";
+  return css;
+}
+
+std::string style() {
+  return "\nsvg { font: 13px system-ui, sans-serif; } .tick { font-size: 12px; } .title { font-size: 16px; "
+         "font-weight: 600; }\n"
+         ".line { fill: none; stroke-width: 2; stroke-linejoin: round; } .stem { stroke-width: 1.5; }\n" +
+         colours(kLight) + "@media (prefers-color-scheme: dark) {\n" + colours(kDark) + "}\n";
+}
 
 std::string escaped(const std::string& text) {
   std::string out;
@@ -104,6 +131,9 @@ class Drawing {
       for (double value : series.y) y_.include(value);
       if (series.style == PlotSeries::Style::kStems) y_.include(0);
     }
+    const auto named = std::count_if(plot.series.begin(), plot.series.end(),
+                                     [](const PlotSeries& series) { return !series.name.empty(); });
+    right_ = named > 3 ? kLegendRight : kNarrowRight;
     if (plot.y_from_zero) y_.include(0);
     if (!(x_.low <= x_.high) || !(y_.low <= y_.high)) {
       fail(ErrorCode::kInvalidArgument, "plot '{}': no finite point to draw", plot.title);
@@ -120,7 +150,7 @@ class Drawing {
         "id=\"d\">{3}</desc>\n<style>{4}</style>\n"
         "<rect class=\"paper\" width=\"{0}\" height=\"{1}\"/>\n<text class=\"title\" x=\"{5}\" "
         "y=\"24\">{2}</text>\n",
-        width_, height_, escaped(plot_.title), escaped(plot_.description), kStyle, kLeft);
+        width_, height_, escaped(plot_.title), escaped(plot_.description), style(), kLeft);
     axes();
     for (size_t i = 0; i < plot_.series.size(); ++i) series(i);
     legend();
@@ -128,7 +158,7 @@ class Drawing {
   }
 
  private:
-  double px(double x) const { return kLeft + (x - x_.low) / (x_.high - x_.low) * (width_ - kLeft - kRight); }
+  double px(double x) const { return kLeft + (x - x_.low) / (x_.high - x_.low) * (width_ - kLeft - right_); }
   double py(double y) const {
     return height_ - kBottom - (y - y_.low) / (y_.high - y_.low) * (height_ - kTop - kBottom);
   }
@@ -140,7 +170,7 @@ class Drawing {
 
   void axes() {
     for (double tick : y_.ticks()) {
-      add("<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kLeft, width_ - kRight,
+      add("<line class=\"grid\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>\n", kLeft, width_ - right_,
           py(tick), py(tick));
       add("<text class=\"tick\" text-anchor=\"end\" x=\"{}\" y=\"{:.1f}\">{}</text>\n", kLeft - 8,
           py(tick) + 4, y_.label(tick));
@@ -151,9 +181,9 @@ class Drawing {
       add("<text class=\"tick\" text-anchor=\"middle\" x=\"{:.1f}\" y=\"{}\">{}</text>\n", px(tick),
           height_ - kBottom + 18, x_.label(tick));
     }
-    add("<line class=\"axis\" x1=\"{0}\" x2=\"{1}\" y1=\"{2}\" y2=\"{2}\"/>\n", kLeft, width_ - kRight,
+    add("<line class=\"axis\" x1=\"{0}\" x2=\"{1}\" y1=\"{2}\" y2=\"{2}\"/>\n", kLeft, width_ - right_,
         height_ - kBottom);
-    add("<text text-anchor=\"middle\" x=\"{}\" y=\"{}\">{}</text>\n", (kLeft + width_ - kRight) / 2,
+    add("<text text-anchor=\"middle\" x=\"{}\" y=\"{}\">{}</text>\n", (kLeft + width_ - right_) / 2,
         height_ - 14, escaped(plot_.x_label));
     add("<text text-anchor=\"middle\" transform=\"translate(18 {}) rotate(-90)\">{}</text>\n",
         (kTop + height_ - kBottom) / 2, escaped(plot_.y_label));
@@ -161,7 +191,7 @@ class Drawing {
 
   void series(size_t index) {
     const PlotSeries& series = plot_.series[index];
-    add("<g class=\"s{}\">\n", index % 6);
+    add("<g class=\"s{}\">\n", index % kColours);
     std::string points;
     for (size_t i = 0; i < series.x.size(); ++i) {
       if (!std::isfinite(series.x[i]) || !std::isfinite(series.y[i])) continue;
@@ -182,18 +212,21 @@ class Drawing {
 
   void legend() {
     int y = kTop + 14;
+    const bool beside = right_ == kLegendRight;
     for (size_t i = 0; i < plot_.series.size(); ++i) {
       if (plot_.series[i].name.empty()) continue;
-      const int x = width_ - kRight - 12;
-      add("<g class=\"s{}\"><circle class=\"dot\" cx=\"{}\" cy=\"{}\" r=\"5\"/></g>\n", i % 6, x, y - 4);
-      add("<text text-anchor=\"end\" x=\"{}\" y=\"{}\">{}</text>\n", x - 12, y,
-          escaped(plot_.series[i].name));
-      y += 19;
+      const int x = beside ? width_ - right_ + 16 : width_ - right_ - 12;
+      add("<g class=\"s{}\"><circle class=\"dot\" cx=\"{}\" cy=\"{}\" r=\"5\"/></g>\n", i % kColours, x,
+          y - 4);
+      add("<text text-anchor=\"{}\" x=\"{}\" y=\"{}\">{}</text>\n", beside ? "start" : "end",
+          beside ? x + 12 : x - 12, y, escaped(plot_.series[i].name));
+      y += 21;
     }
   }
 
   const Plot& plot_;
   const int width_, height_;
+  int right_ = kNarrowRight;
   Axis x_, y_;
   std::string out_;
 };

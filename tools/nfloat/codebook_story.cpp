@@ -40,7 +40,13 @@ double minimise(double low, double high, const std::function<double(double)>& fu
 }
 
 constexpr double kLowestOffset = 0.90, kHighestOffset = 0.995;
-constexpr int kSweepPoints = 39;
+constexpr int kSweepPoints = 96;
+constexpr double kSweepHighest =
+    1.1;  // of error over least error: beyond it the picture would only show the walls
+
+double drawn(double ratio) {
+  return ratio <= kSweepHighest ? ratio : std::nan("");
+}
 
 CodebookErrors errors_at(double offset, int64_t block_size) {
   return codebook_errors(make_normal_float(4, offset), block_size);
@@ -74,6 +80,7 @@ void sweep_offset(const CodebookOptions& options) {
       "929/960 is where the absolute error at block size 64 is least.";
   plot.x_label = "offset (largest probability); NF4: 929/960 = 0.96771";
   plot.y_label = "error over least error";
+  plot.series.push_back({"NF4: 929/960", {kNormalFloatOffset, kNormalFloatOffset}, {1, kSweepHighest}});
   for (int64_t block_size : options.block_sizes) {
     const double absolute = best_offset(block_size, true), squared = best_offset(block_size, false);
     const double least_absolute = errors_at(absolute, block_size).mae,
@@ -91,9 +98,9 @@ void sweep_offset(const CodebookOptions& options) {
       const double offset = kLowestOffset + (kHighestOffset - kLowestOffset) * i / (kSweepPoints - 1);
       const CodebookErrors errors = errors_at(offset, block_size);
       mae.x.push_back(offset);
-      mae.y.push_back(errors.mae / least_absolute);
+      mae.y.push_back(drawn(errors.mae / least_absolute));
       mse.x.push_back(offset);
-      mse.y.push_back(errors.mse / least_squared);
+      mse.y.push_back(drawn(errors.mse / least_squared));
       points.push_back({{"offset", offset}, {"mae", errors.mae}, {"mse", errors.mse}});
     }
     plot.series.push_back(std::move(mae));
@@ -113,7 +120,7 @@ void sweep_offset(const CodebookOptions& options) {
     fmt::print("NF4 with other offsets, normal weights. NF4's own is 929/960 = {:.8f}.\n\n{}",
                kNormalFloatOffset, best.to_string());
   }
-  if (!options.plot.empty()) write_output_file(options.plot, plot.to_svg(760, 460));
+  if (!options.plot.empty()) write_output_file(options.plot, plot.to_svg(860, 440));
 }
 
 void plot_levels(const CodebookOptions& options, const std::vector<std::string>& names) {
