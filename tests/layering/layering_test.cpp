@@ -35,7 +35,7 @@ const std::map<std::string, Room> kRooms = {
     {"model", {4, {"model.h", "model_config.h", "sampler.h", "synthetic.h"}}},
     {"evaluate", {5, {"evaluate.h"}}},
     {"tune", {5, {"tune.h"}}},
-    {"report", {6, {"report.h"}}},
+    {"report", {6, {"plot.h", "report.h"}}},
     {"c_api", {7, {"nfloat.h"}}},
 };
 
