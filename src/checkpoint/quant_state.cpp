@@ -13,6 +13,7 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr size_t kMaxStateBytes = 1 << 16;
+constexpr int kMaxDepth = 8;
 constexpr int64_t kMaxBlockSize = int64_t{1} << 40;
 
 std::string python_float(double value) {
@@ -53,7 +54,14 @@ QuantState parse_quant_state(std::string_view json, const std::string& where) {
     fail(ErrorCode::kMalformedFile, "{}: {} bytes, at most {} make sense", where, json.size(),
          kMaxStateBytes);
   }
-  const Json state = Json::parse(json.begin(), json.end(), nullptr, /*allow_exceptions=*/false);
+  // A deep document is refused while it is parsed: printing one for a message would recurse.
+  const Json state = Json::parse(
+      json.begin(), json.end(),
+      [&](int depth, Json::parse_event_t, Json&) {
+        if (depth > kMaxDepth) fail(ErrorCode::kMalformedFile, "{}: nested too deeply", where);
+        return true;
+      },
+      /*allow_exceptions=*/false);
   if (!state.is_object()) fail(ErrorCode::kMalformedFile, "{}: not a JSON object", where);
   QuantState result;
   const Json& type = member(state, "quant_type", where);

@@ -66,8 +66,10 @@ TEST(QuantState, NamesWhatIsWrong) {
   }
   EXPECT_NFLOAT_ERROR(parse_quant_state(std::string(1 << 17, ' ') + "{}", "file"), ErrorCode::kMalformedFile,
                       "bytes");
-  EXPECT_NFLOAT_ERROR(parse_quant_state(std::string(60'000, '['), "file"), ErrorCode::kMalformedFile,
-                      "not a JSON object");
+  const std::string deep = std::string(30'000, '[') + std::string(30'000, ']');
+  EXPECT_NFLOAT_ERROR(parse_quant_state(deep, "file"), ErrorCode::kMalformedFile, "nested too deeply");
+  EXPECT_NFLOAT_ERROR(parse_quant_state("{\"quant_type\": " + deep + "}", "file"), ErrorCode::kMalformedFile,
+                      "nested too deeply");
 }
 
 }  // namespace
