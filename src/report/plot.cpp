@@ -46,7 +46,8 @@ std::string colours(const Theme& theme) {
 std::string style() {
   return "\nsvg { font: 13px system-ui, sans-serif; } .tick { font-size: 12px; } .title { font-size: 16px; "
          "font-weight: 600; }\n"
-         ".line { fill: none; stroke-width: 2; stroke-linejoin: round; } .stem { stroke-width: 1.5; }\n" +
+         ".line { fill: none; stroke-width: 2; stroke-linejoin: round; } .dashed { stroke-dasharray: 6 4; } "
+         ".stem { stroke-width: 1.5; }\n" +
          colours(kLight) + "@media (prefers-color-scheme: dark) {\n" + colours(kDark) + "}\n";
 }
 
@@ -189,9 +190,14 @@ class Drawing {
         (kTop + height_ - kBottom) / 2, escaped(plot_.y_label));
   }
 
+  size_t colour(size_t index) const {
+    const int chosen = plot_.series[index].colour;
+    return (chosen < 0 ? index : static_cast<size_t>(chosen)) % kColours;
+  }
+
   void series(size_t index) {
     const PlotSeries& series = plot_.series[index];
-    add("<g class=\"s{}\">\n", index % kColours);
+    add("<g class=\"s{}\">\n", colour(index));
     std::string points;
     for (size_t i = 0; i < series.x.size(); ++i) {
       if (!std::isfinite(series.x[i]) || !std::isfinite(series.y[i])) continue;
@@ -206,7 +212,8 @@ class Drawing {
       }
       add("<circle class=\"dot\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.5\"/>\n", x, y);
     }
-    if (!points.empty()) add("<polyline class=\"line\" points=\"{}\"/>\n", points);
+    if (!points.empty())
+      add("<polyline class=\"line{}\" points=\"{}\"/>\n", series.dashed ? " dashed" : "", points);
     out_ += "</g>\n";
   }
 
@@ -216,10 +223,15 @@ class Drawing {
     for (size_t i = 0; i < plot_.series.size(); ++i) {
       if (plot_.series[i].name.empty()) continue;
       const int x = beside ? width_ - right_ + 16 : width_ - right_ - 12;
-      add("<g class=\"s{}\"><circle class=\"dot\" cx=\"{}\" cy=\"{}\" r=\"5\"/></g>\n", i % kColours, x,
-          y - 4);
+      if (plot_.series[i].style == PlotSeries::Style::kLine) {
+        add("<g class=\"s{}\"><line class=\"line{}\" x1=\"{}\" x2=\"{}\" y1=\"{}\" y2=\"{}\"/></g>\n",
+            colour(i), plot_.series[i].dashed ? " dashed" : "", x - 8, x + 12, y - 4, y - 4);
+      } else {
+        add("<g class=\"s{}\"><circle class=\"dot\" cx=\"{}\" cy=\"{}\" r=\"5\"/></g>\n", colour(i), x + 2,
+            y - 4);
+      }
       add("<text text-anchor=\"{}\" x=\"{}\" y=\"{}\">{}</text>\n", beside ? "start" : "end",
-          beside ? x + 12 : x - 12, y, escaped(plot_.series[i].name));
+          beside ? x + 20 : x - 16, y, escaped(plot_.series[i].name));
       y += 21;
     }
   }

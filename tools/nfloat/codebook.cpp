@@ -34,10 +34,11 @@ std::vector<WeightSource> sources(const CodebookOptions& options) {
   return result;
 }
 
-Json table_json(const Codebook& codebook) {
+Json table_json(const Codebook& codebook, int64_t block_size) {
   Json json;
   json["name"] = codebook.name;
   json["bits"] = codebook.bits;
+  json["block_size"] = block_size;
   json["signed_scale"] = codebook.signed_scale;
   json["levels"] = codebook.levels;
   json["levels_hex"] = Json::array();
@@ -46,6 +47,11 @@ Json table_json(const Codebook& codebook) {
   json["thresholds"] = codebook.thresholds;
   json["code_of_rank"] = codebook.code_of_rank;
   json["exact"] = codebook.exact;
+  json["zero_code"] = codebook.zero_code();
+  const double widest = expected_block_maximum(block_size);
+  json["z_scores"] = Json::array();
+  for (float level : codebook.levels) json["z_scores"].push_back(widest * static_cast<double>(level));
+  json["probabilities"] = code_frequencies(codebook, block_size);
   return json;
 }
 
@@ -135,43 +141,68 @@ void print_errors(const CodebookOptions& options, const std::vector<std::string>
   if (json == nullptr) fmt::print("{}", table.to_string());
 }
 
-void list_codes() {
+void list_codes(bool as_json) {
   Table table({{"code", Table::Align::kLeft}, {"levels"}, {"what it is", Table::Align::kLeft}});
+  Json json = Json::array();
   for (const std::string& name : codebook_names()) {
-    table.add(
-        {name, fmt::format("{}", make_codebook(name).levels.size()), std::string(codebook_summary(name))});
+    const size_t levels = make_codebook(name).levels.size();
+    table.add({name, fmt::format("{}", levels), std::string(codebook_summary(name))});
+    json.push_back({{"name", name},
+                    {"levels", levels},
+                    {"fitted_to_block_size", codebook_is_fitted(name)},
+                    {"summary", codebook_summary(name)}});
   }
-  fmt::print("{}", table.to_string());
+  fmt::print("{}", as_json ? json.dump(2) + "\n" : table.to_string());
+}
+
+// Options that would be passed over in silence are refused instead.
+void check_combination(const CodebookOptions& options, bool named) {
+  const bool wants_errors = options.errors || options.simulate > 0;
+  if (options.explain && options.sweep_offset) {
+    throw UsageError("--explain and --sweep-offset: one at a time");
+  }
+  if (options.explain && (options.json || !options.plot.empty() || wants_errors)) {
+    throw UsageError("--explain is a text: it goes with none of --json, --plot, --errors, --simulate");
+  }
+  if (options.sweep_offset && (wants_errors || !options.offset.empty())) {
+    throw UsageError("--sweep-offset goes with none of --errors, --simulate, --offset");
+  }
+  if (options.explain || options.sweep_offset) {
+    if (!options.file.empty() || (named && options.names != std::vector<std::string>{"nf4"})) {
+      throw UsageError("--explain and --sweep-offset are about nf4 alone");
+    }
+  } else if (!named && (wants_errors || !options.plot.empty() || !options.offset.empty())) {
+    throw UsageError("a code is required: nfloat codebook lists them");
+  }
 }
 
 void run(const CodebookOptions& options) {
   std::vector<std::string> names = options.names;
   if (!options.file.empty()) names.push_back(options.file);
+  check_combination(options, !names.empty());
   if (options.sweep_offset) return sweep_offset(options);
   if (options.explain) return explain(options);
-  if (names.empty()) return list_codes();
-  Json json = Json::array();
+  if (names.empty()) return list_codes(options.json);
+  if (!options.plot.empty()) plot_levels(options, names);
+  const bool wants_errors = options.errors || options.simulate > 0;
+  Json tables = Json::array();
   for (const std::string& name : names) {
     const Codebook codebook = chosen_codebook(options, name, options.block_sizes.front());
     if (options.json) {
-      json.push_back(table_json(codebook));
-    } else if (!options.errors) {
+      tables.push_back(table_json(codebook, options.block_sizes.front()));
+    } else if (!wants_errors) {
       print_table(codebook, options.block_sizes.front());
       if (&name != &names.back()) fmt::print("\n");
     }
   }
-  if (options.errors || options.simulate > 0) {
+  Json json = tables.size() == 1 ? tables[0] : tables;
+  if (wants_errors) {
     Json errors;
     print_errors(options, names, options.json ? &errors : nullptr);
-    if (options.json) {
-      errors["codebooks"] = json;
-      json = errors;
-    }
-  } else if (options.json && json.size() == 1) {
-    json = Json(json[0]);
+    errors["codebooks"] = std::move(tables);
+    json = std::move(errors);
   }
   if (options.json) fmt::print("{}\n", json.dump(2));
-  if (!options.plot.empty()) plot_levels(options, names);
 }
 
 }  // namespace
@@ -225,7 +256,7 @@ void add_codebook_command(CLI::App& app) {
                    "Of the weights: normal, student-t, student-t:7, laplace")
       ->delimiter(',')
       ->capture_default_str();
-  command->add_option("--simulate", options->simulate, "With --errors: check by drawing this many weights")
+  command->add_option("--simulate", options->simulate, "Errors also by drawing this many weights")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   command->add_flag("--explain", options->explain, "Tell where NF4's sixteen numbers come from");
   command->add_flag("--sweep-offset", options->sweep_offset,

@@ -27,7 +27,8 @@ TEST(Plot, DrawsEveryPointAndEscapesText) {
   EXPECT_EQ(count(svg, "class=\"stem\""), 3u);
   EXPECT_EQ(count(svg, "r=\"3.5\""), 5u);
   EXPECT_EQ(count(svg, "<polyline"), 1u);
-  EXPECT_EQ(count(svg, "r=\"5\""), 3u);  // the legend
+  EXPECT_EQ(count(svg, "r=\"5\""), 2u);  // the legend: dots for points, a stroke for a line
+  EXPECT_EQ(count(svg, "<line class=\"line\""), 1u);
   EXPECT_NE(svg.find("a &lt; b &amp; &quot;c&quot;"), std::string::npos);
   EXPECT_NE(svg.find("prefers-color-scheme: dark"), std::string::npos);
   EXPECT_NE(svg.find("<desc id=\"d\">what is shown</desc>"), std::string::npos);
@@ -35,7 +36,17 @@ TEST(Plot, DrawsEveryPointAndEscapesText) {
   EXPECT_EQ(svg.find("inf"), std::string::npos);
 }
 
-TEST(Plot, RefusesNothing) {
+TEST(Plot, TwoKindsOfLineShareAColour) {
+  Plot plot;
+  plot.series = {{"solid", {0, 1}, {0, 1}}, {"dashed", {0, 1}, {1, 2}}};
+  plot.series[0].colour = plot.series[1].colour = 5;
+  plot.series[1].dashed = true;
+  const std::string svg = plot.to_svg();
+  EXPECT_EQ(count(svg, "<g class=\"s5\">"), 4u);  // line and legend of both
+  EXPECT_EQ(count(svg, "class=\"line dashed\""), 2u);
+}
+
+TEST(Plot, RefusesWhatCannotBeDrawn) {
   Plot plot;
   EXPECT_THROW(plot.to_svg(), Error);
   plot.series = {{"", {NAN}, {1.0}}};
