@@ -61,8 +61,8 @@ TEST(QuantState, NamesWhatIsWrong) {
       {R"({"quant_type": "nf4", "blocksize": 64, "dtype": "float32", "shape": [1], "nested_blocksize": 256, "nested_offset": 1e300})",
        "nested_offset is not a finite number"},
   };
-  for (const auto& [json, said] : cases) {
-    EXPECT_NFLOAT_ERROR(parse_quant_state(json, "file"), ErrorCode::kMalformedFile, said);
+  for (const auto& entry : cases) {
+    EXPECT_NFLOAT_ERROR(parse_quant_state(entry.first, "file"), ErrorCode::kMalformedFile, entry.second);
   }
   EXPECT_NFLOAT_ERROR(parse_quant_state(std::string(1 << 17, ' ') + "{}", "file"), ErrorCode::kMalformedFile,
                       "bytes");

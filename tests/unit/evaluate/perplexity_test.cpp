@@ -62,8 +62,7 @@ TEST(Perplexity, BatchesDoNotMatter) {
   const nlohmann::json reference = nlohmann::json::parse(std::ifstream(kEmbedded + "/reference.json"));
   const auto prompt = reference["prompt_ids"].get<std::vector<int32_t>>();
   std::vector<std::vector<int32_t>> sequences;
-  for (size_t length : {64, 5, 31, 2})
-    sequences.emplace_back(prompt.begin(), prompt.begin() + static_cast<long>(length));
+  for (const long length : {64, 5, 31, 2}) sequences.emplace_back(prompt.begin(), prompt.begin() + length);
   const PerplexityOptions exact{.precision = Precision::kF32};
   const PerplexityResult together = perplexity_of_sequences(model, sequences, exact);
   double loss = 0;
