@@ -55,7 +55,7 @@ TEST(AddedTokens, CanBeSoughtInTheNormalizedText) {
 
 TEST(AddedTokens, KeepTheIdThatTheModelGivesThem) {
   Json file = bpe_file({"a", "<x>"}, {});
-  file["added_tokens"] = {added_token(7, "<x>")};
+  file["added_tokens"] = Json::array({added_token(7, "<x>")});
   EXPECT_EQ(load(file).encode("a<x>", false), (Ids{0, 1}));
 }
 
