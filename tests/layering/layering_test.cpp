@@ -32,6 +32,7 @@ const std::map<std::string, Room> kRooms = {
     {"checkpoint", {3, {"checkpoint.h"}}},
     {"tokenizer", {3, {"tokenizer.h"}}},
     {"convert", {4, {"convert.h", "memory_plan.h"}}},
+    {"formats", {4, {"formats.h"}}},
     {"model", {4, {"model.h", "model_config.h", "sampler.h", "synthetic.h"}}},
     {"evaluate", {5, {"evaluate.h"}}},
     {"tune", {5, {"tune.h"}}},
