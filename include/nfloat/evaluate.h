@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -63,22 +65,66 @@ NFLOAT_API PerplexityResult perplexity_of_sequences(const Model& model,
                                                     const PerplexityOptions& options = {});
 
 // How far the token distributions of `model` are from those of `reference`, over the tokens that the protocol
-// counts.
+// counts: what llama.cpp's perplexity tool reports. Standard errors take tokens as independent.
 struct DivergenceResult {
   int64_t tokens = 0;
   double mean_kl = 0;  // of D(reference || model), in nats a token
+  double mean_kl_error = 0;
   double median_kl = 0;
-  double kl_99 = 0;  // 99 % of the tokens are at or below
+  double kl_90 = 0, kl_95 = 0, kl_99 = 0, kl_999 = 0;  // 90, 95, 99, 99.9 % of the tokens are at or below
   double max_kl = 0;
+  double log_ratio = 0;  // ln(perplexity of the model / of the reference), its error from the paired losses
+  double log_ratio_error = 0;
+  double correlation = 0;   // of the two models' losses
+  double mean_delta_p = 0;  // of the probability of the right token, model - reference
+  double mean_delta_p_error = 0;
+  double rms_delta_p = 0;
+  double rms_delta_p_error = 0;
   double same_top = 0;  // share of tokens with the same most likely token
+  double same_top_error = 0;
   PerplexityResult reference;
   PerplexityResult model;
+  std::vector<float> token_kl, token_loss;  // of the model, in the order of the text
 };
 
 // The two may be one model, told apart by their precisions.
 NFLOAT_API DivergenceResult divergence(const Model& reference, const Model& model,
                                        std::span<const int32_t> tokens, const PerplexityOptions& options = {},
                                        std::optional<Precision> reference_precision = std::nullopt);
+
+// A reference's distributions over a text in a file, so that each further model costs one run and not two.
+// Log-probabilities take 16 bits, in steps of 1/65535 of the token's range (as llama.cpp keeps them): a file
+// of 2 bytes for each token that counts and each entry of the vocabulary.
+class NFLOAT_API ReferenceDistributions {
+ public:
+  // Runs `model` and writes the file, whole or not at all. `identity` says what was run (the caller's words).
+  // Throws as perplexity() does, kIo naming the path.
+  static void write(const std::string& path, std::string_view identity, const Model& model,
+                    std::span<const int32_t> tokens, const PerplexityOptions& options = {});
+  static uint64_t file_bytes(int64_t tokens, int64_t vocabulary) noexcept;
+
+  // Throws kNotFound, kIo, kMalformedFile.
+  explicit ReferenceDistributions(const std::string& path);
+  ReferenceDistributions(ReferenceDistributions&&) noexcept;
+  ReferenceDistributions& operator=(ReferenceDistributions&&) noexcept;
+  ~ReferenceDistributions();
+
+  const std::string& identity() const noexcept;
+  int64_t tokens() const noexcept;
+  int64_t vocabulary() const noexcept;
+
+  struct State;
+  const State& state() const noexcept { return *state_; }
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+// The same text and options as the file was made with: throws kInvalidArgument when vocabulary, number of
+// tokens or the tokens themselves differ.
+NFLOAT_API DivergenceResult divergence(const ReferenceDistributions& reference, const Model& model,
+                                       std::span<const int32_t> tokens,
+                                       const PerplexityOptions& options = {});
 
 }  // namespace nfloat
 

@@ -26,6 +26,12 @@ struct PackedFormat {
   bool double_quantization = false;
 };
 
+// What a round trip has to tell besides the values.
+struct StoredWeights {
+  uint64_t bytes = 0;  // of codes and scales, packed as tightly as the format's files do (3 bits take 3)
+  std::vector<uint64_t> code_counts;  // how often each code occurs; empty where codebook() is null
+};
+
 class NFLOAT_API Format {
  public:
   Format(std::string name, std::string summary) : name_(std::move(name)), summary_(std::move(summary)) {}
@@ -37,11 +43,10 @@ class NFLOAT_API Format {
   const std::string& summary() const noexcept { return summary_; }  // in one line
 
   // Replaces each weight of the row-major matrix [rows, cols] by the value that the format gives back, in
-  // float32. Returns the bytes that codes and scales take, packed as tightly as the format's files do (a code
-  // of 3 bits takes 3). The same values for every number of threads. Throws kNotFinite naming the index,
-  // kInvalidArgument for a row length that the format cannot store.
-  virtual uint64_t round_trip(std::span<float> weights, int64_t rows, int64_t cols,
-                              int threads = 0) const = 0;
+  // float32. The same for every number of threads. Throws kNotFinite naming the index, kInvalidArgument for a
+  // row length that the format cannot store.
+  virtual StoredWeights round_trip(std::span<float> weights, int64_t rows, int64_t cols,
+                                   int threads = 0) const = 0;
 
   // Bits a weight for a large matrix.
   virtual double bits_per_weight() const noexcept = 0;

@@ -27,6 +27,11 @@ struct ModelOptions {
   std::optional<Codebook> quantize = std::nullopt;
   int64_t quantize_block_size = 64;
   bool quantize_double = false;  // scales in 8 bits
+  // Called with each matrix [rows, cols] of the layers of a plain checkpoint while loading, one after the
+  // other; the model computes with what it leaves there (a number format's round trip), kept in float32 with
+  // Precision::kF32, else rounded to the checkpoint's dtype. `quantize` is not looked at then.
+  std::function<void(const std::string& name, std::span<float> weights, int64_t rows, int64_t cols)>
+      transform = nullptr;
   HeadFormat head = HeadFormat::kKeep;
   Precision precision = Precision::kBF16;  // of sessions that say nothing else
   int threads = 0;  // 0: all that OpenMP gives; for loading, and for sessions that say nothing else

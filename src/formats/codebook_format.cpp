@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
+#include <mutex>
 
 #include "base/fail.h"
 #include "base/float16.h"
@@ -32,9 +33,11 @@ class CodebookFormat final : public Format {
   CodebookFormat(std::string name, std::string summary, Codebook codebook, const Options& options)
       : Format(std::move(name), std::move(summary)), codebook_(std::move(codebook)), options_(options) {}
 
-  uint64_t round_trip(std::span<float> weights, int64_t, int64_t, int threads) const override {
+  StoredWeights round_trip(std::span<float> weights, int64_t, int64_t, int threads) const override {
     expect_finite(weights);
-    if (weights.empty()) return 0;
+    StoredWeights stored_weights;
+    stored_weights.code_counts.resize(codebook_.levels.size());
+    if (weights.empty()) return stored_weights;
     const auto elements = static_cast<int64_t>(weights.size());
     const int64_t block = std::min(options_.block_size, elements + elements % 2);
     const int64_t blocks = (elements + block - 1) / block;
@@ -47,10 +50,15 @@ class CodebookFormat final : public Format {
     const bool exact = options_.scale == ScaleMethod::kAbsmax && !codebook_.signed_scale &&
                        options_.storage == ScaleStorage::kDouble;
     const std::vector<float>& encoding = exact ? scales : stored;
+    std::mutex guard;
     each_share(weights, block, threads, [&](const BlockRange& range, float* values, int64_t first) {
-      code(range, values, encoding.data() + first, stored.data() + first);
+      const std::vector<uint64_t> counts =
+          code(range, values, encoding.data() + first, stored.data() + first);
+      const std::lock_guard lock(guard);
+      for (size_t i = 0; i < counts.size(); ++i) stored_weights.code_counts[i] += counts[i];
     });
-    return stored_bytes(static_cast<uint64_t>(elements), static_cast<uint64_t>(blocks));
+    stored_weights.bytes = stored_bytes(static_cast<uint64_t>(elements), static_cast<uint64_t>(blocks));
+    return stored_weights;
   }
 
   double bits_per_weight() const noexcept override {
@@ -105,19 +113,28 @@ class CodebookFormat final : public Format {
     return stored;
   }
 
-  void code(const BlockRange& range, float* values, const float* encoding, const float* stored) const {
+  // Replaces the values; returns how often each code occurs.
+  std::vector<uint64_t> code(const BlockRange& range, float* values, const float* encoding,
+                             const float* stored) const {
+    std::vector<uint64_t> counts(codebook_.levels.size());
     if (!wide()) {
+      counts.resize(16);
       const kernels::CodeTable table = make_code_table(codebook_);
       std::vector<uint8_t> codes(static_cast<size_t>((range.elements + 1) / 2));
       encode_blocks(range, table, encoding, codes.data());
       decode_blocks(codes.data(), stored, table, range.elements, range.block_size, DType::kF32, values);
-      return;
+      for (int64_t i = 0; i < range.elements; ++i)
+        ++counts[(codes[static_cast<size_t>(i / 2)] >> (i % 2 == 0 ? 4 : 0)) & 15];
+      counts.resize(codebook_.levels.size());
+      return counts;
     }
     for (int64_t i = 0; i < range.elements; ++i) {
       const float scale = encoding[i / range.block_size];
-      const float y = scale != 0 ? values[i] / scale : 0.0f;
-      values[i] = codebook_.levels[codebook_.encode(y)] * stored[i / range.block_size];
+      const uint8_t code = codebook_.encode(scale != 0 ? values[i] / scale : 0.0f);
+      ++counts[code];
+      values[i] = codebook_.levels[code] * stored[i / range.block_size];
     }
+    return counts;
   }
 
   uint64_t stored_bytes(uint64_t elements, uint64_t blocks) const noexcept {

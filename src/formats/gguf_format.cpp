@@ -177,14 +177,14 @@ class GgufFormat final : public Format {
  public:
   explicit GgufFormat(const Kind& kind) : Format(kind.name, kind.summary), kind_(kind) {}
 
-  uint64_t round_trip(std::span<float> weights, int64_t, int64_t cols, int threads) const override {
+  StoredWeights round_trip(std::span<float> weights, int64_t, int64_t cols, int threads) const override {
     expect_whole_blocks(*this, cols);
     expect_finite(weights);
     const int64_t blocks = static_cast<int64_t>(weights.size()) / kind_.block;
     parallel_for(blocks, 16384 / kind_.block, threads, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) kind_.code(weights.data() + b * kind_.block);
     });
-    return static_cast<uint64_t>(blocks) * kind_.bytes;
+    return {static_cast<uint64_t>(blocks) * kind_.bytes, {}};
   }
   double bits_per_weight() const noexcept override {
     return 8.0 * static_cast<double>(kind_.bytes) / static_cast<double>(kind_.block);

@@ -18,7 +18,7 @@ class AsymmetricInt4 final : public Format {
                    " weights of a row"),
         group_(group) {}
 
-  uint64_t round_trip(std::span<float> weights, int64_t rows, int64_t cols, int threads) const override {
+  StoredWeights round_trip(std::span<float> weights, int64_t rows, int64_t cols, int threads) const override {
     expect_finite(weights);
     const int64_t groups = (cols + group_ - 1) / group_;
     parallel_for(rows, std::max<int64_t>(1, 16384 / std::max<int64_t>(1, cols)), threads,
@@ -32,7 +32,7 @@ class AsymmetricInt4 final : public Format {
                    }
                  });
     const auto scales = static_cast<uint64_t>(rows * groups);
-    return (weights.size() + 1) / 2 + 2 * scales + (scales + 1) / 2;
+    return {(weights.size() + 1) / 2 + 2 * scales + (scales + 1) / 2, {}};
   }
   double bits_per_weight() const noexcept override { return 4 + 20.0 / static_cast<double>(group_); }
   int64_t block_size() const noexcept override { return group_; }

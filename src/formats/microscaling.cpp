@@ -60,7 +60,7 @@ class Mxfp4 final : public Format {
  public:
   Mxfp4() : Format("mxfp4", "OCP MXFP4: E2M1 elements, a power of two for 32 of them") {}
 
-  uint64_t round_trip(std::span<float> weights, int64_t, int64_t cols, int threads) const override {
+  StoredWeights round_trip(std::span<float> weights, int64_t, int64_t cols, int threads) const override {
     expect_whole_blocks(*this, cols);
     expect_finite(weights);
     over_blocks(weights, 32, threads, [](std::span<float> block) {
@@ -69,7 +69,7 @@ class Mxfp4 final : public Format {
       const int exponent = std::clamp(std::ilogb(largest) - 2, -127, 127);
       scale_e2m1(block, std::ldexp(1.0f, exponent));
     });
-    return weights.size() / 2 + weights.size() / 32;
+    return {weights.size() / 2 + weights.size() / 32, {}};
   }
   double bits_per_weight() const noexcept override { return 4.25; }
   int64_t block_size() const noexcept override { return 32; }
@@ -84,13 +84,13 @@ class Nvfp4 final : public Format {
                            : "NVFP4: E2M1 elements, an E4M3 scale for 16 of them, one float32 a tensor"),
         choose_four_(choose_four) {}
 
-  uint64_t round_trip(std::span<float> weights, int64_t, int64_t cols, int threads) const override {
+  StoredWeights round_trip(std::span<float> weights, int64_t, int64_t cols, int threads) const override {
     expect_whole_blocks(*this, cols);
     expect_finite(weights);
     // A largest weight put at 4 needs scales half again as large.
     const float top = choose_four_ ? 256.0f : 448.0f;
     const float tensor_scale = largest_magnitude(weights) / (6.0f * top);
-    if (!(tensor_scale > 0)) return stored_bytes(weights.size());
+    if (!(tensor_scale > 0)) return {stored_bytes(weights.size()), {}};
     const auto scale_for = [tensor_scale](float largest, float at) {
       return round_e4m3(largest / at / tensor_scale) * tensor_scale;
     };
@@ -104,7 +104,7 @@ class Nvfp4 final : public Format {
       }
       scale_e2m1(block, scale);
     });
-    return stored_bytes(weights.size());
+    return {stored_bytes(weights.size()), {}};
   }
   double bits_per_weight() const noexcept override { return 4.5; }
   int64_t block_size() const noexcept override { return 16; }

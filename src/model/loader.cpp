@@ -88,11 +88,25 @@ class Loader {
       return;
     }
     const TensorView view = checkpoint_->view(name);
-    if (options.quantize && &group != &state_->head)
+    if (options.transform && &group != &state_->head)
+      add_transformed(group, name, view, bias);
+    else if (options.quantize && &group != &state_->head)
       group.add(quantize(view, *options.quantize, name), bias, options.threads);
     else
       group.add(view, bias, options.threads);
     finish(view);
+  }
+
+  void add_transformed(LinearGroup& group, const std::string& name, const TensorView& view,
+                       const std::vector<float>& bias) {
+    const ModelOptions& options = state_->options;
+    std::vector<float> values = read_floats(*checkpoint_, name);
+    options.transform(name, values, view.shape[0], view.shape[1]);
+    const TensorView exact{DType::kF32, view.shape, std::as_bytes(std::span(values))};
+    if (options.precision == Precision::kF32) return group.add(exact, bias, options.threads);
+    Tensor rounded(view.dtype, view.shape);
+    convert_elements(exact, view.dtype, rounded.bytes());
+    group.add(rounded.view(), bias, options.threads);
   }
 
   // Its pages are not needed any more.
@@ -213,9 +227,13 @@ static uint64_t estimated_bytes(const Checkpoint& checkpoint, const ModelConfig&
   for (const ExpectedTensor& expected : expected_tensors(config)) {
     if (expected.shape.rank() != 2 || expected.shape[0] == config.vocabulary) continue;
     const auto elements = static_cast<uint64_t>(expected.shape.elements());
-    const bool packed = options.quantize.has_value() || checkpoint.is_quantized(expected.name);
-    total +=
-        packed ? elements / 2 + elements / 32 : elements * dtype_bytes(checkpoint.find(expected.name)->dtype);
+    const bool packed =
+        (options.quantize.has_value() && !options.transform) || checkpoint.is_quantized(expected.name);
+    if (options.transform && options.precision == Precision::kF32)
+      total += elements * 4;
+    else
+      total += packed ? elements / 2 + elements / 32
+                      : elements * dtype_bytes(checkpoint.find(expected.name)->dtype);
   }
   return total;
 }

@@ -34,7 +34,7 @@ const std::map<std::string, Room> kRooms = {
     {"convert", {4, {"convert.h", "memory_plan.h"}}},
     {"formats", {4, {"formats.h"}}},
     {"model", {4, {"model.h", "model_config.h", "sampler.h", "synthetic.h"}}},
-    {"evaluate", {5, {"evaluate.h"}}},
+    {"evaluate", {5, {"compare.h", "evaluate.h"}}},
     {"tune", {5, {"tune.h"}}},
     {"report", {6, {"plot.h", "report.h"}}},
     {"c_api", {7, {"nfloat.h"}}},

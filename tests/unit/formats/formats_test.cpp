@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <set>
 
@@ -117,12 +118,16 @@ TEST(Formats, EveryOneTurnsRoundAndIsFound) {
     EXPECT_EQ(make_format(format->name())->name(), format->name());
     EXPECT_FALSE(format->summary().empty());
     std::vector<float> one = weights, two = weights;
-    const uint64_t bytes = format->round_trip(one, 64, kCols, 1);
+    const StoredWeights stored = format->round_trip(one, 64, kCols, 1);
     format->round_trip(two, 64, kCols, 3);
     EXPECT_EQ(one, two) << name << " depends on the number of threads";
-    EXPECT_NEAR(8.0 * static_cast<double>(bytes) / static_cast<double>(weights.size()),
+    EXPECT_NEAR(8.0 * static_cast<double>(stored.bytes) / static_cast<double>(weights.size()),
                 format->bits_per_weight(), 0.02)
         << name;
+    if (format->codebook() != nullptr) {
+      EXPECT_EQ(std::accumulate(stored.code_counts.begin(), stored.code_counts.end(), uint64_t{0}),
+                weights.size());
+    }
     EXPECT_TRUE(std::all_of(one.begin(), one.end(), [](float v) { return std::isfinite(v); })) << name;
     const double error = error_of(name, weights);
     EXPECT_GT(error, 0) << name;
@@ -148,7 +153,7 @@ TEST(Formats, AgreeWithTheQuantizer) {
     std::vector<float> expected(weights.size()), values = weights;
     dequantize_blockwise(tensor, DType::kF32, std::as_writable_bytes(std::span(expected)));
     const auto count = static_cast<int64_t>(weights.size());
-    const uint64_t bytes = make_format(each.name)->round_trip(values, 1, count);
+    const uint64_t bytes = make_format(each.name)->round_trip(values, 1, count).bytes;
     EXPECT_EQ(values, expected) << each.name;
     EXPECT_NEAR(static_cast<double>(bytes), tensor.bits_per_weight() * static_cast<double>(count) / 8, 1)
         << each.name;

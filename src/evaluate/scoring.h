@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_EVALUATE_SCORING_H_
+#define NFLOAT_EVALUATE_SCORING_H_
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "evaluate/windows.h"
+#include "nfloat/evaluate.h"
+
+namespace nfloat {
+
+// Mean and variance of losses as they come.
+class LossMean {
+ public:
+  void add(double loss) noexcept {
+    ++count_;
+    sum_ += loss;
+    squares_ += loss * loss;
+  }
+  double perplexity() const noexcept { return std::exp(sum_ / static_cast<double>(count_)); }
+  int64_t count() const noexcept { return count_; }
+  PerplexityResult result(size_t windows) const noexcept;
+
+ private:
+  int64_t count_ = 0;
+  double sum_ = 0;
+  double squares_ = 0;
+};
+
+// The options with the model's own values where nothing is said. Throws kInvalidArgument for the context.
+PerplexityOptions resolved(const Model& model, PerplexityOptions options);
+
+int64_t tokens_to_score(std::span<const Window> windows) noexcept;
+
+SessionOptions session_options(const PerplexityOptions& options);
+
+// Sessions of one model, one a window of a batch.
+class Scorer {
+ public:
+  Scorer(const Model& model, std::span<const Window> windows, const SessionOptions& options);
+  // Visits the logits of every input of `windows`; `entry` counts from the first of them.
+  void run(std::span<const Window> windows, const LogitsVisitor& visitor);
+
+ private:
+  const Model& model_;
+  SessionOptions options_;
+  std::vector<Session> sessions_;
+};
+
+// Windows that go through the model together hold about this many tokens.
+inline constexpr size_t kBatchTokens = 512;
+
+// Calls body(batch of windows) until all are done.
+template <typename Body>
+void over_batches(std::span<const Window> windows, Body&& body) {
+  size_t begin = 0;
+  while (begin < windows.size()) {
+    size_t end = begin, tokens = 0;
+    do tokens += windows[end++].input.size();
+    while (end < windows.size() && tokens + windows[end].input.size() <= kBatchTokens);
+    body(windows.subspan(begin, end - begin));
+    begin = end;
+  }
+}
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_EVALUATE_SCORING_H_
