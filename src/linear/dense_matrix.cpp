@@ -94,10 +94,10 @@ DenseMatrix DenseMatrix::pack(const TensorView& weights, Storage storage, int th
   state.panels = (state.rows + kPanelRows - 1) / kPanelRows;
   state.octets = (state.cols + kOctet - 1) / kOctet;
   const int64_t padded = state.octets * kOctet;
-  state.weights = weight_buffer(static_cast<size_t>(state.panels * state.octets) * state.octet_bytes());
+  state.weights = WeightBuffer(static_cast<size_t>(state.panels * state.octets) * state.octet_bytes());
   if (storage == Storage::kInt8) {
     state.group = padded == 0 ? kOctet : activation_block(padded);
-    state.scales = Buffer(static_cast<size_t>(state.panels * padded / state.group * kPanelRows) * 4);
+    state.scales = WeightBuffer(static_cast<size_t>(state.panels * padded / state.group * kPanelRows) * 4);
   }
   parallel_for(state.panels, 1, threads, [&](int64_t begin, int64_t end) {
     std::vector<float> values(static_cast<size_t>(padded));

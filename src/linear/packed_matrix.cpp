@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -86,10 +84,10 @@ void pack_panel(const PackSource& source, PackedMatrix::State& state, int64_t pa
 }
 
 void keep_as_it_is(const PackSource& source, PackedMatrix::State& state) {
-  state.codes = Buffer(source.codes.size());
+  state.codes = WeightBuffer(source.codes.size());
   if (!source.codes.empty()) std::memcpy(state.codes.data(), source.codes.data(), source.codes.size());
   const int64_t blocks = (state.rows * state.cols + state.block_size - 1) / state.block_size;
-  state.scales = Buffer(static_cast<size_t>(blocks) * 4);
+  state.scales = WeightBuffer(static_cast<size_t>(blocks) * 4);
   float* scales = reinterpret_cast<float*>(state.scales.data());
   for (int64_t i = 0; i < blocks; ++i) scales[i] = source_scale(source, i);
   if (source.release) source.release(source.codes);
@@ -97,7 +95,7 @@ void keep_as_it_is(const PackSource& source, PackedMatrix::State& state) {
 
 void pack_panels(const PackSource& source, PackedMatrix::State& state, int threads) {
   const size_t per_panel = static_cast<size_t>(state.groups * kPanelRows);
-  state.codes = weight_buffer(static_cast<size_t>(state.panels * state.octets * kPackedOctetBytes));
+  state.codes = WeightBuffer(static_cast<size_t>(state.panels * state.octets * kPackedOctetBytes));
   // In whole blocks a row and a power of two a second-level block, 8 bits a scale are enough at run time too.
   const bool power_of_two = std::has_single_bit(static_cast<uint64_t>(source.nested_block_size));
   if (!source.nested_codes.empty() && state.group == state.block_size && power_of_two) {
@@ -105,9 +103,9 @@ void pack_panels(const PackSource& source, PackedMatrix::State& state, int threa
     state.nested_map.assign(source.nested_map.begin(), source.nested_map.end());
     state.nested_offset = source.nested_offset;
     state.nested_shift = std::countr_zero(static_cast<uint64_t>(source.nested_block_size));
-    state.nested_codes = Buffer(static_cast<size_t>(state.panels) * per_panel);
+    state.nested_codes = WeightBuffer(static_cast<size_t>(state.panels) * per_panel);
   } else {
-    state.scales = Buffer(static_cast<size_t>(state.panels) * per_panel * 4);
+    state.scales = WeightBuffer(static_cast<size_t>(state.panels) * per_panel * 4);
   }
   const int64_t panel_bytes = state.octets * kPackedOctetBytes;
   const int64_t step = std::max<int64_t>(1, kReleaseBytes / std::max<int64_t>(1, panel_bytes));
@@ -124,18 +122,6 @@ void pack_panels(const PackSource& source, PackedMatrix::State& state, int threa
 }
 
 }  // namespace
-
-Buffer weight_buffer(size_t bytes) {
-  Buffer buffer(bytes);
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = 4096;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(buffer.data()) + kPage - 1) / kPage * kPage;
-  const uintptr_t end = (reinterpret_cast<uintptr_t>(buffer.data()) + bytes) / kPage * kPage;
-  // Advice: a refusal costs speed only.
-  if (end > begin + (uintptr_t{4} << 20)) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-  return buffer;
-}
 
 void PackedMatrix::State::panel_scales(int64_t panel, int64_t first_group, int64_t count,
                                        float* output) const noexcept {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/gemm.h"
+#include "linear/weight_buffer.h"
 #include "nfloat/linear.h"
 #include "nfloat/tensor.h"
 
@@ -32,9 +33,6 @@ class Scratch {
   Buffer buffer_;
 };
 
-// Uninitialised memory for weights, on huge pages where the system gives them.
-Buffer weight_buffer(size_t bytes);
-
 struct PackedMatrix::State {
   int64_t rows = 0, cols = 0, block_size = 64;
   kernels::LevelTables levels{};
@@ -42,10 +40,10 @@ struct PackedMatrix::State {
   // 0: they meet in the middle of octets, and codes and scales lie as in the source.
   int64_t group = 0;
   int64_t panels = 0, octets = 0, groups = 0;
-  Buffer codes;   // [panels][octets][64], or (rows * cols + 1) / 2 bytes
-  Buffer scales;  // float [panels][groups][16], or one a block
+  WeightBuffer codes;   // [panels][octets][64], or (rows * cols + 1) / 2 bytes
+  WeightBuffer scales;  // float [panels][groups][16], or one a block
   // Double-quantized: 8-bit scales, [panels][groups][16]; `scales` is empty.
-  Buffer nested_codes;
+  WeightBuffer nested_codes;
   std::vector<float> nested_absmax, nested_map;
   float nested_offset = 0;
   int nested_shift = 8;
@@ -58,9 +56,9 @@ struct PackedMatrix::State {
 struct DenseMatrix::State {
   Storage storage = Storage::kF32;
   int64_t rows = 0, cols = 0, panels = 0, octets = 0;
-  int64_t group = 0;  // int8: columns a scale
-  Buffer weights;     // [panels][octets][octet_bytes]
-  Buffer scales;      // int8: float [panels][octets * 8 / group][16]
+  int64_t group = 0;     // int8: columns a scale
+  WeightBuffer weights;  // [panels][octets][octet_bytes]
+  WeightBuffer scales;   // int8: float [panels][octets * 8 / group][16]
 
   size_t octet_bytes() const noexcept;
 };
