@@ -30,12 +30,22 @@ struct LevelTables {
   float u8_scale;
 };
 
+// 8-bit scales of a panel whose rows each lie within one second-level block:
+// scale[group][r] = map[codes[group][r]] * absmax[r] + offset.
+struct PanelNested {
+  const uint8_t* codes = nullptr;  // [groups][16]; null: the panel has float scales
+  const float* map = nullptr;      // 256
+  float offset = 0;
+  float absmax[kPanelRows];
+};
+
 // A run of octets of neighbouring panels times up to kActivationRows rows.
 struct PanelArgs {
   const uint8_t* weights;     // of the first panel, at the run's first octet
   size_t weights_stride;      // bytes between panels
   const float* scales;        // [groups][16]; null for 1
   size_t scales_stride;       // floats between panels
+  const PanelNested* nested;  // packed weights only; null: `scales` has them
   const LevelTables* levels;  // packed weights only
   int64_t octets;
   int64_t octets_per_group;  // a scale each; divides octets

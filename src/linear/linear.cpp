@@ -20,6 +20,8 @@ using kernels::PanelArgs;
 
 // From this many rows on, panels are expanded once and used for all of them.
 constexpr int64_t kExpandFromRows = 24;
+// Up to this many rows, 8-bit scales are decoded where they are used; more would decode them again and again.
+constexpr int64_t kDecodeScalesRows = 8;
 // Of a row of expanded weights in one go: three panels and a block of activations then share the first cache.
 constexpr int64_t kRunBytes = 512;
 
@@ -110,12 +112,15 @@ void packed_directly(const PackedMatrix::State& s, const Job& job, int64_t begin
       s.nested() ? reinterpret_cast<float*>(thread_scratch(static_cast<size_t>(s.groups) * kPanelRows * 4))
                  : nullptr;
   for (int64_t panel = begin; panel < end; ++panel) {
-    if (s.nested()) s.panel_scales(panel, 0, s.groups, scratch);
+    kernels::PanelNested nested;
+    const bool on_the_fly = job.x.m <= kDecodeScalesRows && s.panel_nested(panel, nested);
+    if (s.nested() && !on_the_fly) s.panel_scales(panel, 0, s.groups, scratch);
     const float* scales = reinterpret_cast<const float*>(s.scales.data()) + panel * s.groups * kPanelRows;
     for (int64_t row = 0; row < job.x.m; row += kActivationRows) {
       PanelArgs a = arguments(job, row, 0, s.octets, panel);
       a.weights = reinterpret_cast<const uint8_t*>(s.codes.data()) + panel * s.octets * kPackedOctetBytes;
       a.scales = s.nested() ? scratch : scales;
+      if (on_the_fly) a.nested = &nested;
       a.levels = &s.levels;
       a.octets_per_group = s.group / kOctet;
       if (job.format.precision == Precision::kInt8) a.factor = s.levels.u8_scale;

@@ -123,6 +123,20 @@ void pack_panels(const PackSource& source, PackedMatrix::State& state, int threa
 
 }  // namespace
 
+bool PackedMatrix::State::panel_nested(int64_t panel, kernels::PanelNested& output) const noexcept {
+  if (!nested()) return false;
+  for (int64_t r = 0; r < kPanelRows; ++r) {
+    const int64_t first = std::min(panel * kPanelRows + r, rows - 1) * groups;
+    const int64_t block = first >> nested_shift;
+    if ((first + groups - 1) >> nested_shift != block) return false;
+    output.absmax[r] = nested_absmax[static_cast<size_t>(block)];
+  }
+  output.codes = reinterpret_cast<const uint8_t*>(nested_codes.data()) + panel * groups * kPanelRows;
+  output.map = nested_map.data();
+  output.offset = nested_offset;
+  return true;
+}
+
 void PackedMatrix::State::panel_scales(int64_t panel, int64_t first_group, int64_t count,
                                        float* output) const noexcept {
   const int64_t at = (panel * groups + first_group) * kPanelRows;

@@ -49,6 +49,9 @@ struct PackedMatrix::State {
   int nested_shift = 8;
 
   bool nested() const noexcept { return !nested_map.empty(); }
+  // The panel's 8-bit scales as the kernels decode them on the fly. False where a row meets the end of a
+  // second-level block, or there are none.
+  bool panel_nested(int64_t panel, kernels::PanelNested& output) const noexcept;
   // Float32 scales of `count` groups of one panel.
   void panel_scales(int64_t panel, int64_t first_group, int64_t count, float* output) const noexcept;
 };

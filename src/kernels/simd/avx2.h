@@ -49,6 +49,9 @@ static inline F32x16 splat16(float value) noexcept {
 static inline I32x16 splat16(int32_t value) noexcept {
   return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)};
 }
+static inline I32x16 add(I32x16 x, I32x16 y) noexcept {
+  return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)};
+}
 static inline F32x16 add(F32x16 x, F32x16 y) noexcept {
   return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)};
 }

@@ -44,6 +44,9 @@ static inline F32x16 splat16(float value) noexcept {
 static inline I32x16 splat16(int32_t value) noexcept {
   return {_mm512_set1_epi32(value)};
 }
+static inline I32x16 add(I32x16 a, I32x16 b) noexcept {
+  return {_mm512_add_epi32(a.v, b.v)};
+}
 static inline F32x16 add(F32x16 a, F32x16 b) noexcept {
   return {_mm512_add_ps(a.v, b.v)};
 }

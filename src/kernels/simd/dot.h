@@ -7,8 +7,9 @@
 //   lookup_bytes<shift>: 64 levels in bytes, of the nibbles at bit 0 or 4 of each byte
 //   lookup_pairs<shift>, lookup_floats<shift>: of the nibbles at that bit of each 16 or 32-bit word
 //   dot4(sum, w, x): sum + w . x[0..3] on unsigned times signed bytes, exact; dot2(sum, w, x): on bf16 pairs
-//   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32; prefetch
-//   gather_levels(map, codes): 16 of 256 floats; gather_shifted(from, first, g, shift): from[(first[i] + g)
+//   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32; prefetch,
+//   prefetch_far gather_levels(map, codes): 16 of 256 floats; gather_shifted(from, first, g, shift):
+//   from[(first[i] + g)
 //   >> shift]
 #ifndef NFLOAT_KERNELS_SIMD_DOT_H_
 #define NFLOAT_KERNELS_SIMD_DOT_H_

@@ -146,6 +146,9 @@ static inline F32x16 gather_shifted(const float* from, const int32_t* first, int
 static inline void prefetch(const uint8_t* at) noexcept {
   _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T0);
 }
+static inline void prefetch_far(const uint8_t* at) noexcept {
+  _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1);
+}
 
 }  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
 

@@ -140,6 +140,9 @@ static inline F32x16 gather_shifted(const float* from, const int32_t* first, int
 static inline void prefetch(const uint8_t* at) noexcept {
   __builtin_prefetch(at);
 }
+static inline void prefetch_far(const uint8_t* at) noexcept {
+  __builtin_prefetch(at, 0, 2);
+}
 
 }  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
 

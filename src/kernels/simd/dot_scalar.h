@@ -113,6 +113,7 @@ static inline F32x16 gather_shifted(const float* from, const int32_t* first, int
   return load16(values);
 }
 static inline void prefetch(const uint8_t*) noexcept {}
+static inline void prefetch_far(const uint8_t*) noexcept {}
 
 }  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
 

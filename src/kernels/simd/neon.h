@@ -58,6 +58,10 @@ static inline I32x16 splat16(int32_t value) noexcept {
   const int32x4_t x = vdupq_n_s32(value);
   return {{x, x, x, x}};
 }
+static inline I32x16 add(I32x16 x, const I32x16& y) noexcept {
+  NFLOAT_EACH_PART x.v[i] = vaddq_s32(x.v[i], y.v[i]);
+  return x;
+}
 static inline F32x16 add(F32x16 x, const F32x16& y) noexcept {
   NFLOAT_EACH_PART x.v[i] = vaddq_f32(x.v[i], y.v[i]);
   return x;

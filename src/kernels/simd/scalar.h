@@ -45,6 +45,10 @@ static inline I32x16 splat16(int32_t value) noexcept {
   NFLOAT_EACH_LANE x.v[i] = value;
   return x;
 }
+static inline I32x16 add(I32x16 x, const I32x16& y) noexcept {
+  NFLOAT_EACH_LANE x.v[i] += y.v[i];
+  return x;
+}
 static inline F32x16 add(F32x16 a, F32x16 b) noexcept {
   NFLOAT_EACH_LANE a.v[i] += b.v[i];
   return a;
