@@ -27,6 +27,7 @@ const std::map<std::string, Room> kRooms = {
     {"codebook", {1, {"codebook.h", "codebook_errors.h"}}},
     {"tensor", {1, {"tensor.h"}}},
     {"kernels", {2, {}}},
+    {"gguf", {2, {"gguf.h"}}},
     {"quantize", {3, {"quantize.h"}}},
     {"linear", {3, {"linear.h"}}},
     {"checkpoint", {3, {"checkpoint.h"}}},

@@ -7,8 +7,10 @@
 
 #include "commands.h"
 #include "convert_options.h"
+#include "inspect_gguf.h"
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
+#include "nfloat/gguf.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -196,6 +198,11 @@ Json to_json(const TensorError& error) {
 }
 
 void run(const Options& options) {
+  if (is_gguf_path(options.path)) {
+    if (options.check || !options.original.empty())
+      throw UsageError("--check and --against are for safetensors; opening a GGUF file checks all of it");
+    return inspect_gguf(options.path, options.all, options.json);
+  }
   const Checkpoint checkpoint(resolve_model_path(options.path));
   catch_interrupts();
   const std::vector<Weight> weights = list_weights(checkpoint);
@@ -263,8 +270,9 @@ void add_inspect_command(CLI::App& app) {
       "weights, and 6 dB\n"
       "are one bit. --check exits with 1 when a loader would fail or decode wrong values.");
   command
-      ->add_option("PATH", options->path,
-                   "Model folder, a name org/model in the Hugging Face cache, or a .safetensors file")
+      ->add_option(
+          "PATH", options->path,
+          "Model folder, a name org/model in the Hugging Face cache, or a .safetensors or .gguf file")
       ->required();
   command->add_flag("--check", options->check,
                     "Check the health of a quantized file: companions, shapes, tables, scales");

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/fail.h"
+#include "base/float16.h"
+#include "gguf/tables.h"
+#include "nfloat/gguf.h"
+
+namespace nfloat {
+namespace {
+
+constexpr int kBlock = 32;
+
+// The element of the largest magnitude, the first of equals, with its sign.
+float farthest(const float* x) noexcept {
+  float largest = 0, value = 0;
+  for (int i = 0; i < kBlock; ++i) {
+    const float magnitude = std::fabs(x[i]);
+    if (magnitude > largest) {
+      largest = magnitude;
+      value = x[i];
+    }
+  }
+  return value;
+}
+
+void put_half(uint8_t* to, float value) noexcept {
+  const uint16_t bits = float_to_f16(value);
+  std::memcpy(to, &bits, 2);
+}
+
+void q8_0(const float* x, uint8_t* b) noexcept {
+  float largest = 0;
+  for (int i = 0; i < kBlock; ++i) largest = std::max(largest, std::fabs(x[i]));
+  const float scale = largest / 127.0f;
+  const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
+  put_half(b, scale);
+  for (int i = 0; i < kBlock; ++i) {
+    // Half away from zero, as roundf: the cast cuts off what is behind the point.
+    const float y = x[i] * inverse;
+    const float whole = static_cast<float>(static_cast<int32_t>(y));
+    const float rest = y - whole;
+    const float step = rest >= 0.5f ? 1.0f : rest <= -0.5f ? -1.0f : 0.0f;
+    b[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(static_cast<int32_t>(whole + step)));
+  }
+}
+
+// Sixteen steps from -8 to 7, the weight of the largest magnitude at -8.
+void q4_0(const float* x, uint8_t* b) noexcept {
+  const float scale = farthest(x) / -8.0f;
+  const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
+  put_half(b, scale);
+  int32_t codes[kBlock];
+  for (int i = 0; i < kBlock; ++i) codes[i] = std::min(15, static_cast<int32_t>(x[i] * inverse + 8.5f));
+  for (int i = 0; i < kBlock / 2; ++i) b[2 + i] = static_cast<uint8_t>(codes[i] | codes[i + kBlock / 2] << 4);
+}
+
+int nearest_level(float y) noexcept {
+  const auto above = std::lower_bound(kIq4NlLevels.begin(), kIq4NlLevels.end(), y);
+  const auto index = static_cast<int>(above - kIq4NlLevels.begin());
+  if (index == 0) return 0;
+  if (index == 16) return 15;
+  return y - above[-1] < *above - y ? index - 1 : index;
+}
+
+// The scale with the least error, weighted by x^2, among 15 that put the farthest weight near the ends of the
+// table.
+void iq4_nl(const float* x, uint8_t* b) noexcept {
+  const float extreme = farthest(x);
+  float scale = 0;
+  if (std::fabs(extreme) >= 1e-15f) {
+    float best = -1;
+    for (int attempt = -8; attempt <= 7; ++attempt) {  // -8: a plain fit with the extreme at +127
+      const float inverse = attempt == -8 ? -kIq4NlLevels[0] / extreme
+                                          : (static_cast<float>(attempt) + kIq4NlLevels[0]) / extreme;
+      float sum_qx = 0, sum_qq = 0;
+      for (int i = 0; i < kBlock; ++i) {
+        const float level = kIq4NlLevels[static_cast<size_t>(nearest_level(inverse * x[i]))];
+        const float weight = x[i] * x[i];
+        sum_qx += weight * level * x[i];
+        sum_qq += weight * level * level;
+      }
+      if (sum_qq > 0 && sum_qx * sum_qx > best * sum_qq) {
+        scale = sum_qx / sum_qq;
+        best = scale * sum_qx;
+      }
+    }
+  }
+  put_half(b, scale);
+  const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
+  for (int i = 0; i < kBlock / 2; ++i)
+    b[2 + i] =
+        static_cast<uint8_t>(nearest_level(inverse * x[i]) | nearest_level(inverse * x[i + kBlock / 2]) << 4);
+}
+
+}  // namespace
+
+void encode_gguf(GgufType type, std::span<const float> weights, std::span<std::byte> output) {
+  const GgufTypeInfo& info = gguf_type_info(type);
+  const auto block_elements = static_cast<size_t>(info.block_elements);
+  const auto block_bytes = static_cast<size_t>(info.block_bytes);
+  if (!is_encodable(type))
+    fail(ErrorCode::kInvalidArgument, "encoding {}: F32, F16, BF16, Q8_0, Q4_0 and IQ4_NL are written",
+         info.name);
+  if (weights.size() % block_elements != 0 || weights.size() / block_elements * block_bytes != output.size())
+    fail(ErrorCode::kInvalidArgument, "encoding {}: {} elements found for {} bytes", info.name,
+         weights.size(), output.size());
+  if (const DType* plain = plain_dtype(type)) {
+    convert_elements({DType::kF32, Shape({static_cast<int64_t>(weights.size())}), std::as_bytes(weights)},
+                     *plain, output);
+    return;
+  }
+  void (*const encode)(const float*, uint8_t*) noexcept = type == GgufType::kQ8_0   ? q8_0
+                                                          : type == GgufType::kQ4_0 ? q4_0
+                                                                                    : iq4_nl;
+  auto* to = reinterpret_cast<uint8_t*>(output.data());
+  for (size_t at = 0; at < weights.size(); at += block_elements, to += block_bytes)
+    encode(weights.data() + at, to);
+}
+
+}  // namespace nfloat

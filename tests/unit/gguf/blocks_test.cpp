@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+// Blocks small enough to be worked out by hand from the formats' definitions.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "nfloat/error.h"
+#include "nfloat/gguf.h"
+
+namespace nfloat {
+namespace {
+
+constexpr uint8_t kOne[2] = {0x00, 0x3c}, kHalf[2] = {0x00, 0x38}, kTwo[2] = {0x00, 0x40};
+
+std::vector<float> decode(GgufType type, const std::vector<uint8_t>& bytes) {
+  const GgufTypeInfo& info = gguf_type_info(type);
+  EXPECT_EQ(bytes.size(), static_cast<size_t>(info.block_bytes)) << info.name;
+  std::vector<float> values(static_cast<size_t>(info.block_elements));
+  decode_gguf(type, std::as_bytes(std::span(bytes)), values);
+  return values;
+}
+
+std::vector<uint8_t> block(GgufType type) {
+  return std::vector<uint8_t>(static_cast<size_t>(gguf_type_info(type).block_bytes));
+}
+
+void put(std::vector<uint8_t>& bytes, size_t at, const uint8_t (&half)[2]) {
+  bytes[at] = half[0];
+  bytes[at + 1] = half[1];
+}
+
+TEST(GgufBlocks, FourBits) {
+  std::vector<uint8_t> b = block(GgufType::kQ4_0);
+  put(b, 0, kHalf);
+  b[2] = 0xf1;  // element 0: 1 - 8, element 16: 15 - 8
+  auto y = decode(GgufType::kQ4_0, b);
+  EXPECT_EQ(y[0], -3.5f);
+  EXPECT_EQ(y[16], 3.5f);
+  EXPECT_EQ(y[1], -4.0f);
+  y = decode(GgufType::kIQ4_NL, b);
+  EXPECT_EQ(y[0], -52.0f);
+  EXPECT_EQ(y[16], 56.5f);
+  EXPECT_EQ(y[31], -63.5f);
+
+  b = block(GgufType::kQ4_1);
+  put(b, 0, kHalf);
+  put(b, 2, kTwo);
+  b[4 + 15] = 0xa3;
+  y = decode(GgufType::kQ4_1, b);
+  EXPECT_EQ(y[15], 3.5f);
+  EXPECT_EQ(y[31], 7.0f);
+  EXPECT_EQ(y[0], 2.0f);
+
+  b = block(GgufType::kMXFP4);
+  b[0] = 128;  // 2^1
+  b[1] = 0x7f;
+  b[2] = 0x21;
+  y = decode(GgufType::kMXFP4, b);
+  EXPECT_EQ(y[0], -12.0f);  // code 15: -6
+  EXPECT_EQ(y[16], 12.0f);
+  EXPECT_EQ(y[1], 1.0f);  // code 1: 0.5
+  EXPECT_EQ(y[17], 2.0f);
+  b[0] = 0;  // 2^-127
+  EXPECT_EQ(decode(GgufType::kMXFP4, b)[16], std::ldexp(6.0f, -127));
+}
+
+TEST(GgufBlocks, FiveAndEightBits) {
+  std::vector<uint8_t> b = block(GgufType::kQ5_0);
+  put(b, 0, kOne);
+  b[2] = 0x01;       // fifth bit of element 0
+  b[5] = 0x80;       // and of element 31
+  b[6] = 0x02;       // element 0: 16 + 2 - 16
+  b[6 + 15] = 0xf0;  // element 31: 16 + 15 - 16
+  auto y = decode(GgufType::kQ5_0, b);
+  EXPECT_EQ(y[0], 2.0f);
+  EXPECT_EQ(y[31], 15.0f);
+  EXPECT_EQ(y[1], -16.0f);
+
+  b = block(GgufType::kQ5_1);
+  put(b, 0, kOne);
+  put(b, 2, kHalf);
+  b[4] = 0x02;
+  b[8 + 1] = 0x04;
+  y = decode(GgufType::kQ5_1, b);
+  EXPECT_EQ(y[1], 20.5f);
+  EXPECT_EQ(y[0], 0.5f);
+
+  b = block(GgufType::kQ8_0);
+  put(b, 0, kHalf);
+  b[2] = 0x80;
+  b[33] = 0x7f;
+  y = decode(GgufType::kQ8_0, b);
+  EXPECT_EQ(y[0], -64.0f);
+  EXPECT_EQ(y[31], 63.5f);
+}
+
+TEST(GgufBlocks, SuperBlocks) {
+  std::vector<uint8_t> b = block(GgufType::kQ2_K);
+  b[0] = 0x53;        // block 0: scale 3, minimum 5
+  b[15] = 0x21;       // block 15: scale 1, minimum 2
+  b[16] = 0x02;       // element 0
+  b[16 + 63] = 0xc0;  // element 255
+  put(b, 80, kHalf);
+  put(b, 82, kTwo);
+  auto y = decode(GgufType::kQ2_K, b);
+  EXPECT_EQ(y[0], 1.5f * 2 - 10);
+  EXPECT_EQ(y[1], -10.0f);
+  EXPECT_EQ(y[255], 0.5f * 3 - 4);
+
+  b = block(GgufType::kQ3_K);
+  b[0] = 0x01;       // element 0 has its third bit, the others are 4 lower
+  b[32] = 0x03;      // element 0
+  b[96] = 0x05;      // block 0: low four bits of the scale
+  b[96 + 8] = 0x02;  // and the high two: 37 - 32
+  put(b, 108, kHalf);
+  y = decode(GgufType::kQ3_K, b);
+  EXPECT_EQ(y[0], 2.5f * 3);
+  EXPECT_EQ(y[1], 2.5f * -4);
+  EXPECT_EQ(y[255], 0.5f * -32 * -4);
+
+  b = block(GgufType::kQ4_K);
+  put(b, 0, kHalf);
+  put(b, 2, kOne);
+  b[4 + 0] = 63;       // block 0: scale; its top bits are zero
+  b[4 + 4] = 9;        // block 0: minimum
+  b[4 + 3] = 0x80;     // block 7: scale's high bits: 2
+  b[4 + 11] = 0x31;    // low bits of scale: 1, of minimum: 3
+  b[4 + 7] = 0x40;     // minimum's high bits: 1
+  b[16] = 0x07;        // element 0
+  b[16 + 127] = 0xe0;  // element 255
+  y = decode(GgufType::kQ4_K, b);
+  EXPECT_EQ(y[0], 31.5f * 7 - 9);
+  EXPECT_EQ(y[255], 16.5f * 14 - 19);
+
+  b = block(GgufType::kQ5_K);
+  put(b, 0, kHalf);
+  put(b, 2, kOne);
+  b[4] = 2;
+  b[16] = 0x01;  // fifth bit of element 0
+  b[48] = 0x03;
+  y = decode(GgufType::kQ5_K, b);
+  EXPECT_EQ(y[0], 19.0f);
+  EXPECT_EQ(y[1], 0.0f);
+
+  b = block(GgufType::kQ6_K);
+  put(b, 208, kHalf);
+  b[192] = 0xff;  // block 0: -1
+  b[192 + 15] = 3;
+  b[0] = 0x05;
+  b[128] = 0x03;  // element 0: 5 + 48 - 32
+  b[127] = 0x10;  // element 255: 1 - 32
+  y = decode(GgufType::kQ6_K, b);
+  EXPECT_EQ(y[0], -10.5f);
+  EXPECT_EQ(y[255], 1.5f * -31);
+
+  b = block(GgufType::kIQ4_XS);
+  put(b, 0, kHalf);
+  b[2] = 0x03;  // block 0: high bits 3
+  b[4] = 0x02;  // low bits 2: 50 - 32
+  b[8] = 0x0f;
+  y = decode(GgufType::kIQ4_XS, b);
+  EXPECT_EQ(y[0], 9.0f * 113);
+  EXPECT_EQ(y[16], 9.0f * -127);
+  EXPECT_EQ(y[32], -16.0f * -127);
+}
+
+TEST(GgufBlocks, RefusesWrongLengths) {
+  std::vector<float> values(32);
+  std::vector<std::byte> bytes(18);
+  EXPECT_THROW(decode_gguf(GgufType::kQ4_0, std::span(bytes).first(17), values), Error);
+  EXPECT_THROW(decode_gguf(GgufType::kQ4_0, bytes, std::span(values).first(31)), Error);
+  EXPECT_THROW(decode_gguf(GgufType::kI8, bytes, std::span(values).first(18)), Error);
+  EXPECT_THROW(encode_gguf(GgufType::kQ4_0, values, std::span(bytes).first(17)), Error);
+  std::vector<std::byte> k(144);
+  std::vector<float> super(256);
+  EXPECT_THROW(encode_gguf(GgufType::kQ4_K, super, k), Error);
+}
+
+TEST(GgufBlocks, EncodesByHand) {
+  std::vector<float> x(32, 0.0f);
+  x[0] = -4.0f;  // the farthest: code 0, scale 0.5
+  x[1] = 3.5f;
+  x[17] = 0.3f;  // 0.6 + 8.5 -> 9
+  std::vector<std::byte> bytes(18);
+  encode_gguf(GgufType::kQ4_0, x, bytes);
+  EXPECT_EQ(bytes[0], std::byte{0x00});
+  EXPECT_EQ(bytes[1], std::byte{0x38});
+  EXPECT_EQ(bytes[2], std::byte{0x80});
+  EXPECT_EQ(bytes[3], std::byte{0x9f});
+
+  std::vector<std::byte> eight(34);
+  x[0] = 127.0f;
+  x[1] = -0.5f;
+  x[2] = 2.5f;
+  encode_gguf(GgufType::kQ8_0, x, eight);
+  EXPECT_EQ(eight[1], std::byte{0x3c});
+  EXPECT_EQ(eight[2], std::byte{127});
+  EXPECT_EQ(eight[3], std::byte{0xff});  // half away from zero
+  EXPECT_EQ(eight[4], std::byte{3});
+
+  for (GgufType type : {GgufType::kQ4_0, GgufType::kQ8_0, GgufType::kIQ4_NL}) {
+    const std::vector<float> zeros(32, 0.0f);
+    std::vector<std::byte> coded(static_cast<size_t>(gguf_type_info(type).block_bytes));
+    std::vector<float> back(32, 1.0f);
+    encode_gguf(type, zeros, coded);
+    decode_gguf(type, coded, back);
+    EXPECT_EQ(back, zeros);
+  }
+}
+
+TEST(GgufBlocks, TypesByName) {
+  EXPECT_EQ(find_gguf_type("iq4_nl")->type, GgufType::kIQ4_NL);
+  EXPECT_EQ(find_gguf_type("Q4_k")->type, GgufType::kQ4_K);
+  EXPECT_EQ(find_gguf_type("Q4"), nullptr);
+  EXPECT_EQ(find_gguf_type(4u), nullptr);
+  EXPECT_TRUE(is_gguf_path("a.GGUF"));
+  EXPECT_FALSE(is_gguf_path(".gguf"));
+}
+
+}  // namespace
+}  // namespace nfloat

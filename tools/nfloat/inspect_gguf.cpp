@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "inspect_gguf.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "convert_options.h"
+#include "nfloat/gguf.h"
+#include "table.h"
+
+namespace nfloat::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double bits(uint64_t bytes, int64_t elements) {
+  return elements > 0 ? 8 * static_cast<double>(bytes) / static_cast<double>(elements) : 0;
+}
+
+void print_json(const GgufFile& file) {
+  Json json;
+  json["path"] = file.files().front();
+  json["version"] = file.version();
+  json["files"] = file.files();
+  json["alignment"] = file.alignment();
+  json["metadata"] = Json::object();
+  for (const GgufValue& value : file.metadata()) {
+    Json& entry = json["metadata"][std::string(value.key)];
+    if (value.is_array)
+      entry = value.to_string();
+    else if (value.is_text())
+      entry = std::string(value.text());
+    else if (value.is_float())
+      entry = value.number();
+    else if (value.type == GgufValueType::kBool)
+      entry = value.integer() != 0;
+    else
+      entry = value.integer();
+  }
+  json["tensors"] = Json::array();
+  for (const GgufTensor& tensor : file.tensors())
+    json["tensors"].push_back({{"name", tensor.name},
+                               {"type", gguf_type_info(tensor.type).name},
+                               {"shape", tensor.shape.dims()},
+                               {"bytes", tensor.bytes},
+                               {"bits_per_weight", bits(tensor.bytes, tensor.shape.elements())}});
+  fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+}
+
+}  // namespace
+
+void inspect_gguf(const std::string& path, bool all, bool json) {
+  const GgufFile file(path);
+  if (json) return print_json(file);
+  fmt::print(
+      "GGUF version {}, {}, {} metadata entries, {} tensors\n\n", file.version(),
+      file.files().size() == 1 ? std::string("one file") : fmt::format("{} files", file.files().size()),
+      file.metadata().size(), file.tensors().size());
+  Table values(
+      {{"metadata", Table::Align::kLeft}, {"type", Table::Align::kLeft}, {"value", Table::Align::kLeft}});
+  for (const GgufValue& value : file.metadata())
+    values.add({std::string(value.key),
+                fmt::format("{}{}", gguf_value_type_name(value.type), value.is_array ? "[]" : ""),
+                value.to_string()});
+  fmt::print("{}\n", values.to_string());
+
+  struct Row {
+    int64_t count = 0, elements = 0;
+    uint64_t bytes = 0;
+  };
+  std::vector<std::array<std::string, 3>> order;
+  std::map<std::array<std::string, 3>, Row> rows;
+  Row total;
+  for (const GgufTensor& tensor : file.tensors()) {
+    const std::array<std::string, 3> key = {all ? tensor.name : name_pattern(tensor.name),
+                                            std::string(gguf_type_info(tensor.type).name),
+                                            tensor.shape.to_string()};
+    Row& row = rows[key];
+    if (row.count == 0) order.push_back(key);
+    for (Row* sum : {&row, &total}) {
+      ++sum->count;
+      sum->elements += tensor.shape.elements();
+      sum->bytes += tensor.bytes;
+    }
+  }
+  Table tensors({{"tensor", Table::Align::kLeft},
+                 {"count"},
+                 {"type", Table::Align::kLeft},
+                 {"shape"},
+                 {"bytes"},
+                 {"bits/weight"}});
+  for (const auto& key : order) {
+    const Row& row = rows[key];
+    tensors.add({key[0], fmt::format("{}", row.count), key[1], key[2], format_bytes(row.bytes),
+                 fmt::format("{:.3f}", bits(row.bytes, row.elements))});
+  }
+  tensors.add_rule();
+  tensors.add({fmt::format("{} parameters", total.elements), fmt::format("{}", total.count), "", "",
+               format_bytes(total.bytes), fmt::format("{:.3f}", bits(total.bytes, total.elements))});
+  fmt::print("{}", tensors.to_string());
+}
+
+}  // namespace nfloat::cli
