@@ -63,9 +63,17 @@ double generation_speed(const std::string& path, const PackedFormat& packed, con
   Session session(model, {.context = room + 8});
   int32_t token = std::max<int32_t>(0, model.config().bos_token);
   for (int i = 0; i < 4; ++i) token = most_likely(session.decode(token));
-  const Clock::time_point start = Clock::now();
-  for (int64_t i = 0; i < room; ++i) token = most_likely(session.decode(token));
-  return static_cast<double>(room) / seconds_since(start);
+  double best = 0, spent = 0;
+  // The fastest of three, unless one takes long enough to be steady.
+  for (int repeat = 0; repeat < 3 && spent < 1; ++repeat) {
+    session.rewind(4);
+    const Clock::time_point start = Clock::now();
+    for (int64_t i = 0; i < room; ++i) token = most_likely(session.decode(token));
+    const double seconds = seconds_since(start);
+    best = std::max(best, static_cast<double>(room) / seconds);
+    spent += seconds;
+  }
+  return best;
 }
 
 }  // namespace

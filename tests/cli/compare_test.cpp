@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "cli/process.h"
+
+namespace nfloat::cli_test {
+namespace {
+
+using Json = nlohmann::json;
+using Compare = Cli;
+
+TEST_F(Compare, MeasuresRecommendsAndGoesOn) {
+  const std::string stories = read_file(model() + "/stories.txt");
+  write_file(path("text"), stories.substr(0, 2000));
+  std::vector<std::string> command{"compare",         model(),  "--text",  path("text"), "--formats",
+                                   "nf4,q8_0,nf4:64", "--work", path("w"), "--json",     path("json")};
+  const Result first = nfloat(command);
+  ASSERT_TRUE(first.ok()) << first;
+  EXPECT_NE(first.err.find("2 formats on"), std::string::npos) << first;
+  EXPECT_NE(first.out.find("Recommendation: nf4:64,"), std::string::npos) << first;
+  EXPECT_NE(first.out.find("nfloat quantize"), std::string::npos) << first;
+  const Json json = Json::parse(read_file(path("json")));
+  ASSERT_EQ(json["formats"].size(), 2u);
+  const Json &nf4 = json["formats"][0], &q8 = json["formats"][1];
+  EXPECT_GT(nf4["divergence"]["mean_kl"], q8["divergence"]["mean_kl"]);
+  EXPECT_LT(nf4["model_bytes"], q8["model_bytes"]);
+  EXPECT_TRUE(nf4["pareto"].get<bool>());
+  EXPECT_TRUE(q8["pareto"].get<bool>());
+  // A finished format is not run again: what its line says is believed, and a torn line is passed over.
+  std::string lines = read_file(path("w") + "/formats.jsonl");
+  const size_t place = lines.find("\"perplexity\":{\"perplexity\":");
+  ASSERT_NE(place, std::string::npos);
+  lines.insert(place + 27, "1");
+  write_file(path("w") + "/formats.jsonl", lines + "{\"name\": \"q8_");
+  command[5] = "nf4,q8_0,mxfp4";
+  const Result second = nfloat(command);
+  ASSERT_TRUE(second.ok()) << second;
+  const Json again = Json::parse(read_file(path("json")));
+  ASSERT_EQ(again["formats"].size(), 3u);
+  EXPECT_GT(again["formats"][0]["perplexity"]["perplexity"].get<double>(), 100);
+  EXPECT_EQ(again["formats"][1], q8);
+  command.push_back("--fresh");
+  ASSERT_TRUE(nfloat(command).ok());
+  EXPECT_EQ(Json::parse(read_file(path("json")))["formats"][0]["perplexity"], nf4["perplexity"]);
+}
+
+TEST_F(Compare, LimitsDecide) {
+  write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 1500));
+  const auto recommended = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command{"compare",  model(),  "--text",  path("text"), "--formats",
+                                     "nf4,q8_0", "--work", path("w"), "--json",     "-"};
+    command.insert(command.end(), more.begin(), more.end());
+    const Result result = nfloat(command);
+    EXPECT_TRUE(result.ok()) << result;
+    return Json::parse(result.out)["recommendation"]["format"];
+  };
+  EXPECT_EQ(recommended({}), "nf4:64");
+  EXPECT_EQ(recommended({"--budget", "10 MB"}), "q8_0");
+  EXPECT_EQ(recommended({"--budget", "5MB"}), "nf4:64");
+  EXPECT_EQ(recommended({"--max-divergence", "0.001"}), "q8_0");
+  EXPECT_EQ(recommended({"--max-divergence", "0.001", "--budget", "5MB"}), nullptr);
+}
+
+TEST_F(Compare, BadInputIsNamed) {
+  write_file(path("empty"), " \n");
+  write_file(path("latin1"), "caf\xe9 au lait");
+  const auto with = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command{"compare", model(), "--formats", "nf4", "--work", path("w")};
+    command.insert(command.end(), more.begin(), more.end());
+    return nfloat(command);
+  };
+  expect_complaint(with({"--text", path("empty")}), {"empty"});
+  expect_complaint(with({"--text", path("latin1")}), {"latin1", "byte 3", "UTF-8"});
+  expect_complaint(with({"--text", path("absent")}), {"absent"});
+  write_file(path("short"), "One word");
+  expect_complaint(with({"--text", path("short"), "--protocol", "paper"}), {"tokens", "window", "256"});
+  expect_complaint(with({"--json", path("no/such/folder.json")}), {"no/such"});
+  expect_complaint(nfloat({"compare", model(), "--formats", "nf4,zf4"}), {"zf4", "iq4_nl"});
+  EXPECT_EQ(with({"--budget", "much"}).exit_code, 2);
+}
+
+}  // namespace
+}  // namespace nfloat::cli_test

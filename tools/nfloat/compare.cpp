@@ -1,0 +1,317 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "commands.h"
+#include "compare_job.h"
+#include "model_options.h"
+#include "nfloat/error.h"
+#include "nfloat/tokenizer.h"
+#include "output_file.h"
+#include "progress.h"
+
+namespace nfloat::embedded {
+extern const std::string_view stories_txt;
+}
+
+namespace nfloat::cli {
+namespace {
+
+constexpr size_t kMaxTextBytes = size_t{1} << 30;
+
+struct Options {
+  std::string model, text, protocol = "bos", precision = "f32", budget, json, report, work;
+  std::vector<std::string> formats;
+  std::vector<int64_t> block_sizes = {64};
+  double max_divergence = 0;
+  int64_t context = 256;
+  int threads = 0;
+  bool fresh = false;
+};
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// "4GB", "900 MB", "1500000": decimal units.
+double parse_bytes(const std::string& text) {
+  size_t end = 0;
+  double value = 0;
+  try {
+    value = std::stod(text, &end);
+  } catch (const std::exception&) {
+    end = 0;
+  }
+  std::string unit;
+  for (const char c : text.substr(end))
+    if (c != ' ') unit += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  const std::pair<const char*, double> kUnits[] = {{"", 1},     {"B", 1},    {"KB", 1e3},
+                                                   {"K", 1e3},  {"MB", 1e6}, {"M", 1e6},
+                                                   {"GB", 1e9}, {"G", 1e9},  {"TB", 1e12}};
+  if (end > 0 && value > 0)
+    for (const auto& known : kUnits)
+      if (unit == known.first) return value * known.second;
+  throw UsageError(fmt::format("--budget {}: expected a size, as 4GB or 900MB", text));
+}
+
+uint64_t fnv(uint64_t hash, std::string_view text) {
+  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+// Changes with the model's files, the text and how it is scored.
+std::string identity_of(const Options& options, const std::string& folder, const std::string& text) {
+  uint64_t hash = fnv(0xcbf29ce484222325u, text);
+  const Checkpoint checkpoint(folder);
+  for (const std::string& file : checkpoint.files()) {
+    struct stat info {};
+    ::stat(file.c_str(), &info);
+    hash = fnv(hash,
+               fmt::format("{}\n{}\n{}.{}\n", file, info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec));
+  }
+  hash = fnv(hash, fmt::format("{} {} {} {}", options.protocol, options.context, options.precision,
+                               NFLOAT_VERSION_STRING));
+  return fmt::format("{:016x}", hash);
+}
+
+void expect_utf8(const std::string& text, const std::string& name) {
+  for (size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<uint8_t>(text[i]);
+    const size_t length = lead < 0x80                   ? 1
+                          : lead >= 0xf0 && lead < 0xf5 ? 4
+                          : lead >= 0xe0                ? 3
+                          : lead >= 0xc2                ? 2
+                                                        : 0;
+    bool good = length > 0 && lead < 0xf5 && i + length <= text.size();
+    for (size_t k = 1; good && k < length; ++k) good = (static_cast<uint8_t>(text[i + k]) & 0xc0) == 0x80;
+    if (!good) throw Error(ErrorCode::kMalformedFile, fmt::format("{}: byte {} is not UTF-8", name, i));
+    i += length;
+  }
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: the text is empty", name));
+}
+
+// An unwritable place is told before the work and not after it.
+void expect_writable(const std::string& path) {
+  if (path.empty() || path == "-") return;
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  if (::access(folder.c_str(), W_OK) != 0)
+    throw Error(ErrorCode::kIo, fmt::format("{}: {} cannot be written to", path, folder));
+}
+
+class Job {
+ public:
+  explicit Job(const Options& options) : options_(options) {
+    measure_.scoring.protocol = parse_perplexity_protocol(options.protocol);
+    measure_.precision = parse_precision(options.precision);
+    measure_.scoring.precision = measure_.precision;
+    measure_.threads = options.threads;
+    if (!options.budget.empty()) result_.limits.budget_bytes = parse_bytes(options.budget);
+    result_.limits.max_divergence = options.max_divergence;
+    const std::vector<std::string> names =
+        options.formats.empty() ? default_formats(options.block_sizes) : options.formats;
+    for (const std::string& name : names) {
+      formats_.push_back(make_format(name));
+      for (size_t i = 0; i + 1 < formats_.size(); ++i) {
+        if (formats_[i]->name() != formats_.back()->name()) continue;
+        formats_.pop_back();
+        break;
+      }
+    }
+    expect_writable(options.json);
+    expect_writable(options.report);
+  }
+
+  Comparison run() {
+    const Clock::time_point start = Clock::now();
+    const std::string folder = resolve_model_path(options_.model);
+    const std::string text =
+        options_.text.empty() ? std::string(embedded::stories_txt) : read_text(options_.text, kMaxTextBytes);
+    result_.text_name = options_.text.empty() ? "stories.txt, embedded in nfloat" : options_.text;
+    expect_utf8(text, result_.text_name);
+    const Tokenizer tokenizer = Tokenizer::load(folder);
+    tokens_ = tokenizer.encode(text, false);
+    const std::string identity = identity_of(options_, folder, text);
+    const bool own_work = options_.work.empty();
+    CompareWork work(own_work ? CompareWork::default_folder(identity) : options_.work, identity);
+    if (options_.fresh) {
+      work.remove();
+      work = CompareWork(own_work ? CompareWork::default_folder(identity) : options_.work, identity);
+    }
+    describe(tokenizer, folder);
+    const ReferenceDistributions reference = make_reference(folder, work, identity);
+    for (const auto& format : formats_) {
+      FormatMeasurement& m = result_.measurements.emplace_back();
+      if (!work.find(format->name(), m)) {
+        current_ = format->name();
+        m = measure_format(folder, *format, reference, tokens_, measure_);
+        work.add(m);
+        ++measured_;
+      }
+      if (m.refused.empty()) result_.reference = m.divergence.reference;
+      base_ += total_;
+    }
+    bar_.finish();
+    judge(result_);
+    result_.seconds = seconds_since(start);
+    if (own_work) work.remove();
+    return std::move(result_);
+  }
+
+ private:
+  void describe(const Tokenizer& tokenizer, const std::string& folder) {
+    ModelOptions load;
+    load.precision = measure_.precision;
+    load.threads = options_.threads;
+    plain_ = Model::load(folder, load);
+    if (plain_->config().bos_token < 0) measure_.scoring.bos_token = tokenizer.bos_id().value_or(-1);
+    measure_.scoring.context = std::min(options_.context, plain_->config().context);
+    result_.model = options_.model;
+    result_.protocol = options_.protocol;
+    result_.context = measure_.scoring.context;
+    result_.precision = options_.precision;
+    const Checkpoint checkpoint(folder);
+    for (const TensorInfo& info : checkpoint.tensors()) result_.plain_bytes += info.bytes;
+    // A short piece of the text gives the time that all of it takes.
+    const auto piece = std::span<const int32_t>(tokens_).first(
+        std::min(tokens_.size(), static_cast<size_t>(2 * measure_.scoring.context)));
+    perplexity(*plain_, piece, measure_.scoring);  // the first run wakes threads and pages
+    const Clock::time_point start = Clock::now();
+    perplexity(*plain_, piece, measure_.scoring);
+    constexpr double kBesidesScoring = 2.0;  // comparing distributions, loading, coding, generating
+    const double seconds = seconds_since(start) / static_cast<double>(piece.size()) *
+                           static_cast<double>(tokens_.size()) * kBesidesScoring *
+                           static_cast<double>(formats_.size() + 1);
+    result_.tokens = static_cast<int64_t>(tokens_.size());
+    fmt::print(stderr, "{} formats on {} tokens of {}, protocol {} with windows of {}: about {:.0f} {}\n",
+               formats_.size(), tokens_.size(), result_.text_name, options_.protocol,
+               measure_.scoring.context, seconds < 90 ? std::ceil(seconds) : std::ceil(seconds / 60),
+               seconds < 90 ? "seconds" : "minutes");
+    total_ = static_cast<int64_t>(tokens_.size());
+    measure_.scoring.progress = [this](int64_t done, int64_t, double perplexity) {
+      if (interrupted())
+        throw Error(ErrorCode::kInterrupted, "interrupted; the same command goes on from the formats done");
+      bar_.update(static_cast<uint64_t>(base_ + done), static_cast<uint64_t>(total_) * (formats_.size() + 1),
+                  fmt::format("{}, perplexity {:.3f}", current_, perplexity));
+    };
+  }
+
+  ReferenceDistributions make_reference(const std::string&, const CompareWork& work,
+                                        const std::string& identity) {
+    current_ = "plain";
+    const std::string path = work.reference_path();
+    try {
+      ReferenceDistributions there(path);
+      if (there.identity() == identity) {
+        plain_.reset();
+        base_ += total_;
+        return there;
+      }
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kNotFound && error.code() != ErrorCode::kMalformedFile) throw;
+    }
+    ReferenceDistributions::write(path, identity, *plain_, tokens_, measure_.scoring);
+    plain_.reset();
+    base_ += total_;
+    return ReferenceDistributions(path);
+  }
+
+  const Options& options_;
+  std::vector<std::unique_ptr<Format>> formats_;
+  MeasureOptions measure_;
+  Comparison result_;
+  std::vector<int32_t> tokens_;
+  std::optional<Model> plain_;
+  ProgressBar bar_{"compare", "tokens"};
+  std::string current_;
+  int64_t base_ = 0, total_ = 0;
+  int measured_ = 0;
+};
+
+void run(const Options& options) {
+  catch_interrupts();
+  Job job(options);
+  const Comparison result = job.run();
+  const std::string json = options.json.empty() ? "" : comparison_json(result).dump(2) + "\n";
+  if (options.json == "-") {
+    fmt::print("{}", json);
+    return;
+  }
+  if (!json.empty()) write_output_file(options.json, json);
+  fmt::print("\n{}, {} tokens of {}, protocol {}, windows of {}, {} arithmetic\n", result.model,
+             result.tokens, result.text_name, result.protocol, result.context, result.precision);
+  fmt::print(
+      "* on the Pareto front: no format is as small with less divergence, or smaller with as little\n\n");
+  fmt::print("{}\n", comparison_table(result));
+  for (const std::string& line : comparison_findings(result)) fmt::print("{}\n", line);
+  fmt::print(stderr, "{} formats in {:.0f} s\n", result.measurements.size(), result.seconds);
+}
+
+}  // namespace
+
+void add_compare_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "compare", "Which 4-bit format suits this model? Measure them all and recommend one");
+  std::string list;
+  for (const FormatInfo& info : format_list()) list += fmt::format("  {:<44} {}\n", info.name, info.summary);
+  command->footer(
+      "Examples:\n"
+      "  nfloat compare models/nfloat-tiny --report report.html\n"
+      "  nfloat compare ./Llama-3.2-1B --text wiki.test.raw --formats nf4:128,nf4:64:signed:dq,q4_k --budget "
+      "1.5GB\n"
+      "Each format's round trip replaces the matrices of the layers; the rest of the model stays as it is. A "
+      "run that\n"
+      "was stopped goes on where it was when the same command is given again.\n"
+      "tokens/s is generation from packed 4-bit weights; - where nfloat has no kernel that runs the format "
+      "directly.\n"
+      "Formats:\n" +
+      list);
+  command
+      ->add_option("MODEL", options->model,
+                   "Model folder (plain) or a name org/model in the Hugging Face cache")
+      ->required();
+  command->add_option("--formats", options->formats, "Formats to compare, between commas; see below")
+      ->delimiter(',');
+  command
+      ->add_option("--block-sizes", options->block_sizes,
+                   "Block sizes of the usual formats, when --formats is not given (64)")
+      ->delimiter(',')
+      ->check(CLI::Range(int64_t{16}, int64_t{1} << 30));
+  command->add_option("--text", options->text,
+                      "Text to score; without it, stories.txt of the embedded model");
+  command->add_option("--protocol", options->protocol, "paper, llama.cpp or bos (nfloat perplexity --help)")
+      ->check(CLI::IsMember({"paper", "llama.cpp", "bos"}))
+      ->capture_default_str();
+  command->add_option("--context", options->context, "Tokens a window")
+      ->check(CLI::Range(int64_t{2}, int64_t{1} << 27))
+      ->capture_default_str();
+  command
+      ->add_option("--precision", options->precision,
+                   "Arithmetic and decoded weights: f32, or bf16 for half the memory")
+      ->check(CLI::IsMember({"f32", "bf16"}))
+      ->capture_default_str();
+  command->add_option("--budget", options->budget, "Largest model, as 4GB: recommend the best within it");
+  command
+      ->add_option("--max-divergence", options->max_divergence,
+                   "Largest mean KL divergence in nats a token: recommend the smallest within it")
+      ->check(CLI::PositiveNumber);
+  command->add_option("--json", options->json, "Write everything to this JSON file; - prints it");
+  command->add_option(
+      "--work", options->work,
+      "Folder for the reference's distributions and finished formats, kept; without it, one in the cache "
+      "folder that is removed at the end");
+  command->add_flag("--fresh", options->fresh, "Forget what an earlier run finished");
+  command->add_option("--threads", options->threads, "Threads; 0: all cores")->check(CLI::Range(0, 1024));
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace nfloat::cli

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+#include "compare_job.h"
+#include "progress.h"
+#include "table.h"
+
+namespace nfloat::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+const FormatMeasurement& at(const Comparison& comparison, int index) {
+  return comparison.measurements[static_cast<size_t>(index)];
+}
+
+// "4.13 bits a weight, 4.7 MB, mean KL 0.0123 nats, perplexity 28.31 (+0.8 %)"
+std::string in_numbers(const Comparison& c, const FormatMeasurement& m) {
+  return fmt::format(
+      "{:.3f} bits a weight, model {}, mean KL {:.3g} +- {:.1g} nats, perplexity {:.3f} ({:+.2f} %)",
+      m.bits_per_weight, format_bytes(m.model_bytes), m.divergence.mean_kl, m.divergence.mean_kl_error,
+      m.divergence.model.perplexity, 100 * (m.divergence.model.perplexity / c.reference.perplexity - 1));
+}
+
+// How to get a checkpoint of the format, where nfloat writes one.
+std::string how_to_make(const std::string& model, const std::string& name) {
+  std::vector<std::string> parts(1);
+  for (const char c : name) {
+    if (c == ':')
+      parts.emplace_back();
+    else
+      parts.back() += c;
+  }
+  if (parts[0] != "nf4" && parts[0] != "fp4") return "";
+  std::string command =
+      fmt::format("nfloat quantize {} OUT --format {} --block-size {}", model, parts[0], parts[1]);
+  for (size_t i = 2; i < parts.size(); ++i) {
+    if (parts[i] == "dq")
+      command += " --double-quantization";
+    else if (parts[i] == "f16")
+      return "";
+    else
+      command += " --scale " + parts[i];
+  }
+  return command;
+}
+
+}  // namespace
+
+void judge(Comparison& c) {
+  c.choice = choose_format(c.measurements, c.limits);
+  c.agreement = rank_agreement(c.measurements);
+  std::vector<double> sizes, losses;
+  for (const FormatMeasurement& m : c.measurements) {
+    if (!m.refused.empty()) continue;
+    sizes.push_back(static_cast<double>(m.model_bytes));
+    losses.push_back(m.divergence.mean_kl);
+  }
+  const std::vector<bool> front = pareto_front(sizes, losses);
+  c.front.clear();
+  size_t next = 0;
+  for (const FormatMeasurement& m : c.measurements) c.front.push_back(m.refused.empty() && front[next++]);
+}
+
+std::string comparison_table(const Comparison& c) {
+  using Align = Table::Align;
+  Table table({{"", Align::kLeft},
+               {"format", Align::kLeft},
+               {"bits/w"},
+               {"model"},
+               {"SQNR dB"},
+               {"zeros kept"},
+               {"perplexity"},
+               {"KL mean"},
+               {"+-"},
+               {"99 %"},
+               {"max"},
+               {"same top"},
+               {"coding Mw/s"},
+               {"tokens/s"}});
+  table.add(
+      {"", "plain", "", format_bytes(c.plain_bytes), "", "", fmt::format("{:.3f}", c.reference.perplexity)});
+  table.add_rule();
+  for (size_t i = 0; i < c.measurements.size(); ++i) {
+    const FormatMeasurement& m = c.measurements[i];
+    if (!m.refused.empty()) continue;
+    const TensorError total = m.total();
+    const DivergenceResult& d = m.divergence;
+    table.add({c.front[i] ? "*" : "", m.name, fmt::format("{:.3f}", m.bits_per_weight),
+               format_bytes(m.model_bytes), fmt::format("{:.2f}", total.sqnr_db()),
+               total.zeros == 0 ? "none there"
+                                : fmt::format("{:.1f} %", 100 * static_cast<double>(total.zeros_kept) /
+                                                              static_cast<double>(total.zeros)),
+               fmt::format("{:.3f}", d.model.perplexity), fmt::format("{:.5f}", d.mean_kl),
+               fmt::format("{:.5f}", d.mean_kl_error), fmt::format("{:.4f}", d.kl_99),
+               fmt::format("{:.3f}", d.max_kl), fmt::format("{:.2f} %", 100 * d.same_top),
+               fmt::format("{:.1f}", static_cast<double>(m.weights) / m.coding_seconds / 1e6),
+               m.tokens_per_second > 0 ? fmt::format("{:.0f}", m.tokens_per_second) : "-"});
+  }
+  return table.to_string();
+}
+
+std::vector<std::string> comparison_findings(const Comparison& c) {
+  std::vector<std::string> lines;
+  const Choice& choice = c.choice;
+  std::string limits;
+  if (c.limits.budget_bytes > 0)
+    limits = fmt::format("within {}", format_bytes(static_cast<uint64_t>(c.limits.budget_bytes)));
+  if (c.limits.max_divergence > 0)
+    limits += fmt::format("{}a mean KL of at most {:g}", limits.empty() ? "with " : " and with ",
+                          c.limits.max_divergence);
+  if (limits.empty()) limits = fmt::format("of at most {:g} bits a weight", c.limits.max_bits_per_weight);
+  if (choice.best < 0) {
+    lines.push_back(fmt::format("Recommendation: none. No format {} was found.", limits));
+  } else {
+    const FormatMeasurement& best = at(c, choice.best);
+    const bool smallest = c.limits.max_divergence > 0 && c.limits.budget_bytes <= 0;
+    lines.push_back(fmt::format("Recommendation: {}, the {} {}: {}.", best.name,
+                                smallest ? "smallest format" : "least divergence among the formats", limits,
+                                in_numbers(c, best)));
+    const std::string command = how_to_make(c.model, best.name);
+    lines.push_back(command.empty()
+                        ? "nfloat writes no checkpoint of this format; it measures what one would do."
+                        : "To make it: " + command);
+    if (choice.runner_up >= 0)
+      lines.push_back(fmt::format(
+          "Next to it: {}, {}; {}.", at(c, choice.runner_up).name, in_numbers(c, at(c, choice.runner_up)),
+          choice.separable ? "the difference in mean KL is more than two standard errors"
+                           : "this text is too short to tell the two apart (less than two standard errors)"));
+    if (choice.smaller >= 0)
+      lines.push_back(fmt::format("A model below {} would change it: then {}, {}.",
+                                  format_bytes(best.model_bytes), at(c, choice.smaller).name,
+                                  in_numbers(c, at(c, choice.smaller))));
+    if (choice.better >= 0)
+      lines.push_back(fmt::format("So would a mean KL below {:.3g}: then {}, {}.", best.divergence.mean_kl,
+                                  at(c, choice.better).name, in_numbers(c, at(c, choice.better))));
+  }
+  if (c.agreement.pairs > 0) {
+    std::string pairs;
+    for (size_t i = 0; i < c.agreement.swapped.size() && i < 4; ++i)
+      pairs += fmt::format("{}{} and {}", i == 0 ? ": " : ", ", at(c, c.agreement.swapped[i][0]).name,
+                           at(c, c.agreement.swapped[i][1]).name);
+    lines.push_back(
+        fmt::format("The ranking by mean KL over two halves of the text: rank correlation {:.4f}, {} of {} "
+                    "pairs in another "
+                    "order{}{}.",
+                    c.agreement.spearman, c.agreement.swapped.size(), c.agreement.pairs, pairs,
+                    c.agreement.swapped.size() > 4 ? ", ..." : ""));
+  }
+  for (const FormatMeasurement& m : c.measurements)
+    if (!m.refused.empty()) lines.push_back(fmt::format("Left out: {}: {}.", m.name, m.refused));
+  return lines;
+}
+
+Json comparison_json(const Comparison& c) {
+  Json json = {{"model", c.model},
+               {"text", c.text_name},
+               {"protocol", c.protocol},
+               {"context", c.context},
+               {"precision", c.precision},
+               {"tokens", c.tokens},
+               {"plain_bytes", c.plain_bytes},
+               {"plain", perplexity_json(c.reference)},
+               {"seconds", c.seconds},
+               {"formats", Json::array()}};
+  for (size_t i = 0; i < c.measurements.size(); ++i) {
+    Json format = measurement_json(c.measurements[i]);
+    format["pareto"] = static_cast<bool>(c.front[i]);
+    json["formats"].push_back(std::move(format));
+  }
+  const auto name = [&](int index) { return index < 0 ? Json() : Json(at(c, index).name); };
+  json["recommendation"] = {{"format", name(c.choice.best)},
+                            {"runner_up", name(c.choice.runner_up)},
+                            {"separable", c.choice.separable},
+                            {"smaller", name(c.choice.smaller)},
+                            {"better", name(c.choice.better)}};
+  json["halves"] = {{"rank_correlation", c.agreement.spearman},
+                    {"pairs", c.agreement.pairs},
+                    {"pairs_in_another_order", c.agreement.swapped.size()}};
+  json["findings"] = comparison_findings(c);
+  return json;
+}
+
+}  // namespace nfloat::cli

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_COMPARE_JOB_H_
+#define NFLOAT_TOOLS_COMPARE_JOB_H_
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "nfloat/compare.h"
+
+namespace nfloat::cli {
+
+// What `nfloat compare` was asked for and what it found.
+struct Comparison {
+  std::string model;      // as given
+  std::string text_name;  // "stories.txt (embedded)"
+  std::string protocol;
+  int64_t context = 0;
+  std::string precision;
+  int64_t tokens = 0;
+  uint64_t plain_bytes = 0;  // of the checkpoint
+  PerplexityResult reference;
+  std::vector<FormatMeasurement> measurements;
+  ChoiceOptions limits;
+  Choice choice;
+  RankAgreement agreement;
+  std::vector<bool> front;  // by measurement
+  double seconds = 0;
+};
+
+// Fills choice, agreement and front from the measurements.
+void judge(Comparison& comparison);
+
+std::string comparison_table(const Comparison& comparison);
+// Recommendation, what would change it, whether the ranking is stable, what was refused: lines of text.
+std::vector<std::string> comparison_findings(const Comparison& comparison);
+nlohmann::ordered_json comparison_json(const Comparison& comparison);
+
+nlohmann::ordered_json measurement_json(const FormatMeasurement& measurement);
+// Throws nlohmann's exceptions where something is missing.
+FormatMeasurement measurement_from_json(const nlohmann::ordered_json& json);
+nlohmann::ordered_json perplexity_json(const PerplexityResult& result);
+nlohmann::ordered_json divergence_json(const DivergenceResult& result);
+
+// Where a comparison keeps what it has: the reference's distributions and a line for each finished format. A
+// run that was stopped goes on from there.
+class CompareWork {
+ public:
+  // `folder` is made where it is missing. Throws kIo naming it.
+  CompareWork(const std::string& folder, const std::string& identity);
+  // The folder used when none is named.
+  static std::string default_folder(const std::string& identity);
+
+  std::string reference_path() const { return folder_ + "/reference.nfloat"; }
+  // The finished measurement of a format, or false.
+  bool find(const std::string& name, FormatMeasurement& measurement) const;
+  void add(const FormatMeasurement& measurement);
+  // Removes the folder with what this class wrote into it.
+  void remove() noexcept;
+
+ private:
+  std::string results_path() const { return folder_ + "/formats.jsonl"; }
+  std::string folder_, identity_;
+  std::vector<FormatMeasurement> done_;
+};
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_COMPARE_JOB_H_

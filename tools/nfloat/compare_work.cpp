@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "compare_job.h"
+#include "model_options.h"
+#include "nfloat/error.h"
+
+namespace nfloat::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+void make_folders(const std::string& path) {
+  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
+    const std::string part = path.substr(0, slash);
+    if (::mkdir(part.c_str(), 0777) != 0 && errno != EEXIST)
+      throw Error(ErrorCode::kIo, fmt::format("{}: {}", part, std::strerror(errno)));
+    if (slash == std::string::npos) return;
+  }
+}
+
+}  // namespace
+
+Json perplexity_json(const PerplexityResult& result) {
+  return {{"perplexity", result.perplexity},
+          {"tokens", result.tokens},
+          {"windows", result.windows},
+          {"mean_loss", result.mean_loss},
+          {"standard_error", result.standard_error},
+          {"perplexity_standard_error", result.perplexity_error()}};
+}
+
+Json divergence_json(const DivergenceResult& d) {
+  return {{"mean_kl", d.mean_kl},
+          {"mean_kl_standard_error", d.mean_kl_error},
+          {"median_kl", d.median_kl},
+          {"kl_90", d.kl_90},
+          {"kl_95", d.kl_95},
+          {"kl_99", d.kl_99},
+          {"kl_999", d.kl_999},
+          {"max_kl", d.max_kl},
+          {"log_perplexity_ratio", d.log_ratio},
+          {"log_perplexity_ratio_standard_error", d.log_ratio_error},
+          {"loss_correlation", d.correlation},
+          {"mean_delta_p", d.mean_delta_p},
+          {"mean_delta_p_standard_error", d.mean_delta_p_error},
+          {"rms_delta_p", d.rms_delta_p},
+          {"rms_delta_p_standard_error", d.rms_delta_p_error},
+          {"same_top", d.same_top},
+          {"same_top_standard_error", d.same_top_error}};
+}
+
+Json measurement_json(const FormatMeasurement& m) {
+  Json json = {{"name", m.name}, {"summary", m.summary}};
+  if (!m.refused.empty()) {
+    json["refused"] = m.refused;
+    return json;
+  }
+  const TensorError total = m.total();
+  json["bits_per_weight"] = m.bits_per_weight;
+  json["weights"] = m.weights;
+  json["bytes"] = m.bytes;
+  json["model_bytes"] = m.model_bytes;
+  json["sqnr_db"] = total.sqnr_db();
+  json["nmse"] = total.squared_error / total.squared_original;
+  json["zeros"] = total.zeros;
+  json["zeros_kept"] = total.zeros_kept;
+  json["code_counts"] = m.code_counts;
+  json["code_entropy"] = m.code_entropy;
+  json["coding_seconds"] = m.coding_seconds;
+  json["tokens_per_second"] = m.tokens_per_second;
+  json["perplexity"] = perplexity_json(m.divergence.model);
+  json["reference"] = perplexity_json(m.divergence.reference);
+  json["divergence"] = divergence_json(m.divergence);
+  json["half_kl"] = m.half_kl;
+  json["half_loss"] = m.half_loss;
+  json["tensors"] = Json::array();
+  for (const TensorError& t : m.tensors)
+    json["tensors"].push_back({{"name", t.name},
+                               {"elements", t.elements},
+                               {"squared_error", t.squared_error},
+                               {"squared_original", t.squared_original},
+                               {"max_error", t.max_error},
+                               {"zeros", t.zeros},
+                               {"zeros_kept", t.zeros_kept}});
+  return json;
+}
+
+FormatMeasurement measurement_from_json(const Json& json) {
+  FormatMeasurement m;
+  m.name = json.at("name");
+  m.summary = json.at("summary");
+  if (json.contains("refused")) {
+    m.refused = json["refused"];
+    return m;
+  }
+  m.bits_per_weight = json.at("bits_per_weight");
+  m.weights = json.at("weights");
+  m.bytes = json.at("bytes");
+  m.model_bytes = json.at("model_bytes");
+  m.code_counts = json.at("code_counts").get<std::vector<uint64_t>>();
+  m.code_entropy = json.at("code_entropy");
+  m.coding_seconds = json.at("coding_seconds");
+  m.tokens_per_second = json.at("tokens_per_second");
+  m.half_kl = json.at("half_kl");
+  m.half_loss = json.at("half_loss");
+  const auto read = [](PerplexityResult& result, const Json& from) {
+    result.perplexity = from.at("perplexity");
+    result.tokens = from.at("tokens");
+    result.windows = from.at("windows");
+    result.mean_loss = from.at("mean_loss");
+    result.standard_error = from.at("standard_error");
+  };
+  DivergenceResult& d = m.divergence;
+  read(d.model, json.at("perplexity"));
+  read(d.reference, json.at("reference"));
+  d.tokens = d.model.tokens;
+  const Json& from = json.at("divergence");
+  const std::pair<const char*, double*> kFields[] = {
+      {"mean_kl", &d.mean_kl},
+      {"mean_kl_standard_error", &d.mean_kl_error},
+      {"median_kl", &d.median_kl},
+      {"kl_90", &d.kl_90},
+      {"kl_95", &d.kl_95},
+      {"kl_99", &d.kl_99},
+      {"kl_999", &d.kl_999},
+      {"max_kl", &d.max_kl},
+      {"log_perplexity_ratio", &d.log_ratio},
+      {"log_perplexity_ratio_standard_error", &d.log_ratio_error},
+      {"loss_correlation", &d.correlation},
+      {"mean_delta_p", &d.mean_delta_p},
+      {"mean_delta_p_standard_error", &d.mean_delta_p_error},
+      {"rms_delta_p", &d.rms_delta_p},
+      {"rms_delta_p_standard_error", &d.rms_delta_p_error},
+      {"same_top", &d.same_top},
+      {"same_top_standard_error", &d.same_top_error}};
+  for (const auto& field : kFields) *field.second = from.at(field.first);
+  for (const Json& t : json.at("tensors")) {
+    TensorError& tensor = m.tensors.emplace_back();
+    tensor.name = t.at("name");
+    tensor.elements = t.at("elements");
+    tensor.squared_error = t.at("squared_error");
+    tensor.squared_original = t.at("squared_original");
+    tensor.max_error = t.at("max_error");
+    tensor.zeros = t.at("zeros");
+    tensor.zeros_kept = t.at("zeros_kept");
+  }
+  return m;
+}
+
+CompareWork::CompareWork(const std::string& folder, const std::string& identity)
+    : folder_(folder), identity_(identity) {
+  make_folders(folder);
+  std::FILE* file = std::fopen(results_path().c_str(), "rb");
+  if (file == nullptr) return;
+  std::fclose(file);
+  const std::string text = read_text(results_path(), size_t{1} << 30);
+  // Lines that another run wrote for something else, or that were cut off, are passed over.
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.size(), text.find('\n', begin));
+    const Json json = Json::parse(text.substr(begin, end - begin), nullptr, false);
+    begin = end + 1;
+    if (json.is_discarded() || !json.is_object() || json.value("of", "") != identity) continue;
+    try {
+      done_.push_back(measurement_from_json(json));
+    } catch (const Json::exception&) {
+      continue;
+    }
+  }
+}
+
+std::string CompareWork::default_folder(const std::string& identity) {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  const std::string base = cache != nullptr && *cache != '\0' ? cache
+                           : home != nullptr                  ? std::string(home) + "/.cache"
+                                                              : std::string("/tmp");
+  return base + "/nfloat/compare-" + identity;
+}
+
+bool CompareWork::find(const std::string& name, FormatMeasurement& measurement) const {
+  for (const FormatMeasurement& done : done_) {
+    if (done.name != name) continue;
+    measurement = done;
+    return true;
+  }
+  return false;
+}
+
+void CompareWork::add(const FormatMeasurement& measurement) {
+  Json json = measurement_json(measurement);
+  json["of"] = identity_;
+  const std::string line = "\n" + json.dump() + "\n";  // an end of line first: the last one may be torn
+  std::FILE* file = std::fopen(results_path().c_str(), "ab");
+  const bool written = file != nullptr && std::fwrite(line.data(), 1, line.size(), file) == line.size();
+  const bool closed = file != nullptr && std::fclose(file) == 0;
+  if (!written || !closed)
+    throw Error(ErrorCode::kIo, fmt::format("{}: {}", results_path(), std::strerror(errno)));
+  done_.push_back(measurement);
+}
+
+void CompareWork::remove() noexcept {
+  ::unlink(results_path().c_str());
+  ::unlink(reference_path().c_str());
+  ::rmdir(folder_.c_str());
+}
+
+}  // namespace nfloat::cli
