@@ -5,7 +5,14 @@
 
 #include <algorithm>
 
+#include "base/worker_team.h"
+
 namespace nfloat {
+namespace {
+
+constexpr int64_t kMostThreads = 4096;
+
+}  // namespace
 
 int thread_count(int requested) noexcept {
   return requested > 0 ? requested : std::max(1, omp_get_max_threads());
@@ -15,20 +22,26 @@ void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(voi
                      void* context) {
   if (count <= 0) return;
   const int64_t grains = (count + grain - 1) / grain;
-  const int team = static_cast<int>(std::min<int64_t>(thread_count(threads), grains));
+  const int team = static_cast<int>(std::min<int64_t>({thread_count(threads), grains, kMostThreads}));
   if (team <= 1) {
     body(context, 0, count);
     return;
   }
-#pragma omp parallel num_threads(team)
-  {
-    // The runtime may grant fewer threads than asked for: the split follows what is there.
-    const int64_t members = omp_get_num_threads();
-    const int64_t member = omp_get_thread_num();
-    const int64_t begin = grains * member / members * grain;
-    const int64_t end = std::min(count, grains * (member + 1) / members * grain);
-    if (begin < end) body(context, begin, end);
-  }
+  struct Split {
+    int64_t count, grain, grains;
+    int team;
+    void (*body)(void*, int64_t, int64_t);
+    void* context;
+  } split{count, grain, grains, team, body, context};
+  run_shares(
+      team,
+      [](void* shared, int share) {
+        const Split& s = *static_cast<const Split*>(shared);
+        const int64_t begin = s.grains * share / s.team * s.grain;
+        const int64_t end = std::min(s.count, s.grains * (share + 1) / s.team * s.grain);
+        if (begin < end) s.body(s.context, begin, end);
+      },
+      &split);
 }
 
 }  // namespace nfloat

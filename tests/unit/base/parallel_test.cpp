@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
+#include <thread>
 #include <vector>
 
 namespace nfloat {
@@ -23,6 +25,35 @@ TEST(Parallel, VisitsEveryIndexOnceOnGrainBorders) {
       }
     }
   }
+}
+
+// Small loops one after the other: helpers are met awake, falling asleep and asleep.
+TEST(Parallel, ManyLoopsInARowLoseNothing) {
+  int64_t total = 0;
+  for (int round = 0; round < 20000; ++round) {
+    std::atomic<int64_t> sum = 0;
+    parallel_for(8, 1, 1 + round % 4, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) sum += i;
+    });
+    total += sum;
+    if (round % 2000 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(total, 20000 * 28);
+}
+
+TEST(Parallel, CallersTakeTurnsAndInnerLoopsRunWhereTheyAre) {
+  std::atomic<int64_t> visits = 0;
+  std::vector<std::thread> callers;
+  for (int c = 0; c < 3; ++c)
+    callers.emplace_back([&visits] {
+      for (int round = 0; round < 500; ++round)
+        parallel_for(6, 1, 3, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i)
+            parallel_for(5, 1, 2, [&](int64_t first, int64_t last) { visits += last - first; });
+        });
+    });
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(visits, 3 * 500 * 6 * 5);
 }
 
 }  // namespace
