@@ -34,6 +34,7 @@ const std::map<std::string, Room> kRooms = {
     {"tokenizer", {3, {"tokenizer.h"}}},
     {"convert", {4, {"convert.h", "memory_plan.h"}}},
     {"formats", {4, {"formats.h"}}},
+    {"analyze", {4, {"analyze.h"}}},
     {"model", {4, {"model.h", "model_config.h", "sampler.h", "synthetic.h"}}},
     {"evaluate", {5, {"compare.h", "evaluate.h"}}},
     {"tune", {5, {"tune.h"}}},

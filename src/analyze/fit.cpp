@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <bit>
+#include <boost/math/distributions/normal.hpp>
+#include <boost/math/distributions/students_t.hpp>
+#include <boost/math/special_functions/gamma.hpp>
+#include <boost/math/tools/minima.hpp>
+#include <cmath>
+
+#include "analyze/fit.h"
+#include "nfloat/analyze.h"
+#include "nfloat/codebook.h"
+
+namespace nfloat {
+namespace {
+
+constexpr double kLeastDegrees = 2.5, kMostDegrees = 1000;
+
+// Magnitudes counted in bins of 1/64 octave: the likelihood then costs the same for any number of values.
+struct Magnitudes {
+  std::vector<double> value, count;
+  double total = 0, mean_square = 0;
+
+  Magnitudes(std::span<const float> values, double mean) {
+    constexpr uint32_t kShift = 17;
+    std::vector<uint32_t> counts((0x7f800000u >> kShift) + 1);
+    for (const float x : values)
+      ++counts[std::bit_cast<uint32_t>(static_cast<float>(std::fabs(static_cast<double>(x) - mean))) >>
+               kShift];
+    for (uint32_t bin = 0; bin < counts.size(); ++bin) {
+      if (counts[bin] == 0) continue;
+      const auto low = static_cast<double>(std::bit_cast<float>(bin << kShift));
+      const auto high = static_cast<double>(std::bit_cast<float>((bin + 1) << kShift));
+      value.push_back((low + high) / 2);
+      count.push_back(counts[bin]);
+      total += counts[bin];
+      mean_square += counts[bin] * value.back() * value.back();
+    }
+    mean_square /= total;
+  }
+};
+
+// The scale with the greatest likelihood for given degrees of freedom: fixed-point steps of the EM algorithm.
+double best_scale(const Magnitudes& m, double degrees) {
+  double square = m.mean_square * (degrees - 2) / degrees;
+  for (int step = 0; step < 200; ++step) {
+    double sum = 0;
+    for (size_t i = 0; i < m.value.size(); ++i) {
+      const double x2 = m.value[i] * m.value[i];
+      sum += m.count[i] * (degrees + 1) * x2 / (degrees + x2 / square);
+    }
+    const double next = sum / m.total;
+    const bool done = std::fabs(next - square) <= 1e-7 * square;
+    square = next;
+    if (done) break;
+  }
+  return std::sqrt(square);
+}
+
+double negative_log_likelihood(const Magnitudes& m, double degrees) {
+  const double scale = best_scale(m, degrees);
+  double sum = 0;
+  for (size_t i = 0; i < m.value.size(); ++i) {
+    const double z = m.value[i] / scale;
+    sum += m.count[i] * std::log1p(z * z / degrees);
+  }
+  return (degrees + 1) / 2 * sum / m.total + std::log(scale) + std::log(degrees) / 2 +
+         std::log(boost::math::tgamma_delta_ratio(degrees / 2, 0.5));
+}
+
+template <typename Cdf>
+double distance(const std::vector<float>& sorted, const Cdf& cdf) {
+  const auto n = static_cast<double>(sorted.size());
+  double worst = 0;
+  for (size_t i = 0; i < sorted.size(); ++i) {
+    const double p = cdf(static_cast<double>(sorted[i]));
+    worst = std::max({worst, p - static_cast<double>(i) / n, static_cast<double>(i + 1) / n - p});
+  }
+  return worst;
+}
+
+}  // namespace
+
+StudentFit fit_student(std::span<const float> values, double mean) {
+  const Magnitudes magnitudes(values, mean);
+  StudentFit fit;
+  if (!(magnitudes.mean_square > 0)) return fit;
+  // In 1 / degrees the likelihood is smooth up to the normal distribution.
+  const auto [inverse, loss] = boost::math::tools::brent_find_minima(
+      [&](double x) { return negative_log_likelihood(magnitudes, 1 / x); }, 1 / kMostDegrees,
+      1 / kLeastDegrees, 20);
+  static_cast<void>(loss);
+  fit.degrees_of_freedom = 1 / inverse;
+  fit.scale = best_scale(magnitudes, fit.degrees_of_freedom);
+  return fit;
+}
+
+void measure_distances(std::vector<float> sample, double mean, double deviation,
+                       DistributionStatistics& result) {
+  std::sort(sample.begin(), sample.end());
+  result.sample = static_cast<int64_t>(sample.size());
+  const boost::math::normal normal(mean, deviation);
+  result.normal_distance = distance(sample, [&](double x) { return boost::math::cdf(normal, x); });
+  const boost::math::students_t student(result.student.degrees_of_freedom);
+  result.student.distance = distance(
+      sample, [&](double x) { return boost::math::cdf(student, (x - mean) / result.student.scale); });
+}
+
+BestOffset best_offset(const SourceDistribution& source, int64_t block_size) {
+  const auto [offset, mse] = boost::math::tools::brent_find_minima(
+      [&](double x) { return codebook_errors(make_normal_float(4, x), block_size, source).mse; }, 0.86, 0.995,
+      20);
+  return {offset, mse};
+}
+
+}  // namespace nfloat

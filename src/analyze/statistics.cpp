@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <mutex>
+
+#include "analyze/fit.h"
+#include "base/fail.h"
+#include "base/parallel.h"
+
+namespace nfloat {
+namespace {
+
+constexpr int64_t kChunk = 4096;
+constexpr size_t kLanes = 8;
+
+// Sums of powers, in lanes that the compiler turns into vectors.
+struct Sums {
+  double one[kLanes] = {}, two[kLanes] = {}, three[kLanes] = {}, four[kLanes] = {};
+  float largest[kLanes] = {};
+  int64_t zeros = 0;
+
+  void add(const float* x, int64_t count) noexcept {
+    int64_t i = 0;
+    for (; i + static_cast<int64_t>(kLanes) <= count; i += static_cast<int64_t>(kLanes)) {
+      int found = 0;
+      for (size_t lane = 0; lane < kLanes; ++lane) {
+        const float f = x[static_cast<size_t>(i) + lane];
+        const double v = static_cast<double>(f), square = v * v;
+        one[lane] += v;
+        two[lane] += square;
+        three[lane] += square * v;
+        four[lane] += square * square;
+        const float magnitude = std::fabs(f);
+        largest[lane] = largest[lane] > magnitude ? largest[lane] : magnitude;
+        found += f == 0;
+      }
+      zeros += found;
+    }
+    for (; i < count; ++i) {
+      const double v = static_cast<double>(x[i]), square = v * v;
+      one[0] += v;
+      two[0] += square;
+      three[0] += square * v;
+      four[0] += square * square;
+      largest[0] = std::max(largest[0], std::fabs(x[i]));
+      zeros += x[i] == 0;
+    }
+  }
+
+  void add(const Sums& other) noexcept {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      one[lane] += other.one[lane];
+      two[lane] += other.two[lane];
+      three[lane] += other.three[lane];
+      four[lane] += other.four[lane];
+      largest[lane] = std::max(largest[lane], other.largest[lane]);
+    }
+    zeros += other.zeros;
+  }
+
+  static double total(const double (&lanes)[kLanes]) noexcept {
+    double sum = 0;
+    for (const double lane : lanes) sum += lane;
+    return sum;
+  }
+};
+
+TensorView part(const TensorView& weights, int64_t begin, int64_t count) {
+  const size_t width = dtype_bytes(weights.dtype);
+  return {weights.dtype, Shape({count}),
+          weights.bytes.subspan(static_cast<size_t>(begin) * width, static_cast<size_t>(count) * width)};
+}
+
+void read(const TensorView& weights, int64_t begin, int64_t count, float* output) {
+  convert_elements(part(weights, begin, count), DType::kF32,
+                   std::as_writable_bytes(std::span(output, static_cast<size_t>(count))));
+}
+
+// body(values, count) over the whole tensor, each thread with its own chunk of floats.
+template <typename Body>
+void over_chunks(const TensorView& weights, int threads, Body&& body) {
+  parallel_for(weights.elements(), kChunk * 16, threads, [&](int64_t begin, int64_t end) {
+    std::vector<float> values(kChunk);
+    for (int64_t at = begin; at < end; at += kChunk) {
+      const int64_t count = std::min(kChunk, end - at);
+      read(weights, at, count, values.data());
+      body(begin, values.data(), count);
+    }
+  });
+}
+
+// Runs of whole blocks, evenly spread, `most` weights at the most.
+std::vector<float> spread_sample(const TensorView& weights, int64_t most, int64_t block) {
+  const int64_t elements = weights.elements();
+  std::vector<float> sample;
+  if (elements <= most) {
+    sample.resize(static_cast<size_t>(elements));
+    read(weights, 0, elements, sample.data());
+    return sample;
+  }
+  const int64_t runs = std::max<int64_t>(1, most / block), blocks = elements / block;
+  sample.resize(static_cast<size_t>(runs * block));
+  for (int64_t run = 0; run < runs; ++run)
+    read(weights, blocks * run / runs * block, block, sample.data() + run * block);
+  return sample;
+}
+
+std::vector<float> thinned(const std::vector<float>& values, int64_t most) {
+  const size_t step = std::max<size_t>(1, values.size() / static_cast<size_t>(std::max<int64_t>(1, most)));
+  std::vector<float> sample;
+  for (size_t i = step / 2; i < values.size() && sample.size() < static_cast<size_t>(most); i += step)
+    sample.push_back(values[i]);
+  return sample;
+}
+
+void describe(const std::vector<float>& values, double mean, double deviation, int64_t sample,
+              DistributionStatistics& result) {
+  result.student = fit_student(values, mean);
+  if (deviation > 0) measure_distances(thinned(values, sample), mean, deviation, result);
+}
+
+}  // namespace
+
+bool DistributionStatistics::normal_accepted() const noexcept {
+  return sample > 0 && normal_distance * std::sqrt(static_cast<double>(sample)) < 1.63;
+}
+bool DistributionStatistics::student_accepted() const noexcept {
+  return sample > 0 && student.distance * std::sqrt(static_cast<double>(sample)) < 1.63;
+}
+bool WeightStatistics::has_outliers() const noexcept {
+  return absmax > 12 * deviation || outlier_share > 1e-5;
+}
+SourceDistribution WeightStatistics::source() const {
+  if (plain.student.degrees_of_freedom >= 200) return {};
+  return {SourceDistribution::Kind::kStudentT, std::max(2.5, plain.student.degrees_of_freedom)};
+}
+
+WeightStatistics analyze_weights(const TensorView& weights, const AnalyzeOptions& options) {
+  if (!is_quantizable(weights.dtype) || weights.elements() < 1)
+    fail(ErrorCode::kInvalidArgument, "{} weights of {}: at least one of F32, F16 or BF16 expected",
+         weights.elements(), dtype_name(weights.dtype));
+  WeightStatistics result;
+  result.elements = weights.elements();
+  const auto count = static_cast<double>(result.elements);
+  std::mutex guard;
+  std::vector<std::pair<int64_t, Sums>> shares;  // summed in order: the same for every schedule
+  over_chunks(weights, options.threads, [&](int64_t share, const float* values, int64_t length) {
+    Sums sums;
+    sums.add(values, length);
+    const std::lock_guard lock(guard);
+    const auto own =
+        std::find_if(shares.begin(), shares.end(), [&](const auto& s) { return s.first == share; });
+    if (own == shares.end())
+      shares.emplace_back(share, sums);
+    else
+      own->second.add(sums);
+  });
+  std::sort(shares.begin(), shares.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  Sums sums;
+  for (const auto& share : shares) sums.add(share.second);
+  const double m1 = Sums::total(sums.one) / count, m2 = Sums::total(sums.two) / count;
+  const double m3 = Sums::total(sums.three) / count, m4 = Sums::total(sums.four) / count;
+  if (!std::isfinite(m4)) {
+    std::vector<float> values(kChunk);
+    for (int64_t at = 0; at < result.elements; at += kChunk) {
+      const int64_t length = std::min(kChunk, result.elements - at);
+      read(weights, at, length, values.data());
+      for (int64_t i = 0; i < length; ++i)
+        if (!std::isfinite(values[static_cast<size_t>(i)]))
+          fail(ErrorCode::kNotFinite, "the weight at index {} is NaN or infinite", at + i);
+    }
+  }
+  const double variance = std::max(0.0, m2 - m1 * m1);
+  result.mean = m1;
+  result.deviation = std::sqrt(variance);
+  result.absmax = static_cast<double>(*std::max_element(sums.largest, sums.largest + kLanes));
+  result.zeros = sums.zeros;
+  if (!(variance > 0)) return result;
+  result.skew = (m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1) / (variance * result.deviation);
+  result.plain.excess_kurtosis =
+      (m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1) / (variance * variance) - 3;
+  if (result.absmax > 6 * result.deviation - std::fabs(m1)) {
+    std::vector<std::pair<int64_t, int64_t>> found;
+    const auto limit = static_cast<float>(6 * result.deviation), centre = static_cast<float>(m1);
+    int64_t beyond = 0;
+    over_chunks(weights, options.threads, [&](int64_t, const float* values, int64_t length) {
+      int64_t own = 0;
+      for (int64_t i = 0; i < length; ++i) own += std::fabs(values[i] - centre) > limit;
+      const std::lock_guard lock(guard);
+      beyond += own;
+    });
+    result.outlier_share = static_cast<double>(beyond) / count;
+  }
+  const int64_t block = std::min(options.block_size, result.elements);
+  std::vector<float> sample = spread_sample(weights, options.fit_sample, block);
+  describe(sample, m1, result.deviation, options.sample, result.plain);
+  double squares = 0, fourths = 0;
+  for (size_t begin = 0; begin < sample.size(); begin += static_cast<size_t>(block)) {
+    const size_t end = std::min(sample.size(), begin + static_cast<size_t>(block));
+    double sum = 0;
+    for (size_t i = begin; i < end; ++i)
+      sum += static_cast<double>(sample[i]) * static_cast<double>(sample[i]);
+    const double rms = std::sqrt(sum / static_cast<double>(end - begin));
+    for (size_t i = begin; i < end; ++i) {
+      const double value = rms > 0 ? static_cast<double>(sample[i]) / rms : 0;
+      sample[i] = static_cast<float>(value);
+      squares += value * value;
+      fourths += value * value * value * value;
+    }
+  }
+  const auto samples = static_cast<double>(sample.size());
+  if (squares > 0) {
+    result.normalised.excess_kurtosis = fourths * samples / (squares * squares) - 3;
+    describe(sample, 0, std::sqrt(squares / samples), options.sample, result.normalised);
+  }
+  return result;
+}
+
+WeightHistogram weight_histogram(const TensorView& weights, const WeightStatistics& statistics, size_t bins,
+                                 double limit) {
+  WeightHistogram histogram{limit, std::vector<uint64_t>(bins), 0};
+  const double inverse = statistics.deviation > 0 ? 1 / statistics.deviation : 0;
+  std::vector<float> values(kChunk);
+  for (int64_t at = 0; at < weights.elements(); at += kChunk) {
+    const int64_t length = std::min(kChunk, weights.elements() - at);
+    read(weights, at, length, values.data());
+    for (int64_t i = 0; i < length; ++i) {
+      const double z = (static_cast<double>(values[static_cast<size_t>(i)]) - statistics.mean) * inverse;
+      const double place = (z + limit) / (2 * limit) * static_cast<double>(bins);
+      if (place >= 0 && place < static_cast<double>(bins))
+        ++histogram.counts[static_cast<size_t>(place)];
+      else
+        ++histogram.beyond;
+    }
+  }
+  return histogram;
+}
+
+}  // namespace nfloat
