@@ -63,7 +63,7 @@ class NFLOAT_API Model {
                     const ModelOptions& options = {});
 
   const ModelConfig& config() const noexcept;
-  const ModelOptions& options() const noexcept;
+  const ModelOptions& options() const noexcept;  // threads: what 0 came to
   const ModelMemory& memory() const noexcept;
 
   struct State;

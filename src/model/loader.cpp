@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "base/fail.h"
+#include "base/parallel.h"
 #include "model/families.h"
 #include "model/model_state.h"
 #include "nfloat/quantize.h"
@@ -26,6 +27,7 @@ class Loader {
       : checkpoint_(std::move(checkpoint)), tensors_(find_family(config.family)->tensors) {
     state_->config = config;
     state_->options = options;
+    state_->options.threads = thread_count(options.threads);
     for (const TensorInfo& info : checkpoint_->tensors()) total_bytes_ += info.bytes;
   }
 

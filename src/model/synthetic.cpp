@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/fail.h"
+#include "base/parallel.h"
 #include "model/loader.h"
 #include "model/model_state.h"
 #include "nfloat/quantize.h"
@@ -38,6 +39,7 @@ class Builder {
   Builder(const ModelConfig& config, const SyntheticOptions& options) : random_(options.seed) {
     state_->config = config;
     state_->options = options.model;
+    state_->options.threads = thread_count(options.model.threads);
     if (!state_->options.quantize) {
       state_->options.quantize = make_codebook("nf4");
       state_->options.quantize_double = true;

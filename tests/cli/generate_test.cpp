@@ -90,10 +90,11 @@ TEST_F(Perplexity, BadInputIsNamed) {
 
 TEST_F(Generate, BenchMeasuresTheEmbeddedModel) {
   const Result result = nfloat({"bench", model(), "--prefill", "16", "--generate", "4", "--repetitions", "2",
-                                "--quantize", "nf4", "--json"});
+                                "--quantize", "nf4", "--no-limit", "--json"});
   ASSERT_TRUE(result.ok()) << result;
   const Json json = Json::parse(result.out);
   ASSERT_EQ(json["results"].size(), 2u);
+  EXPECT_GT(json["results"][1]["threads"].get<int>(), 0);
   EXPECT_GT(json["results"][1]["tokens_per_second"].get<double>(), 0);
   EXPECT_EQ(json["parameters"], 5770496);
 }

@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "model_options.h"
 #include "nfloat/error.h"
+#include "nfloat/machine.h"
 #include "nfloat/sampler.h"
 #include "nfloat/synthetic.h"
 #include "progress.h"
@@ -27,6 +28,7 @@ struct Options {
   std::vector<std::string> precisions;
   int64_t depth = 0;
   int repetitions = 5;
+  bool no_limit = false;
   bool json = false;
 };
 
@@ -34,12 +36,20 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+struct Costs {
+  double load_seconds = 0;
+  uint64_t peak_memory = 0;
+};
+
 struct Result {
   std::string test;  // "prefill 512"
+  bool prefill = false;
   std::string precision;
   int threads = 0;
   std::vector<double> rates;  // tokens a second, ascending
+  double limit = 0;           // tokens a second if weights were read at the machine's bandwidth; 0: not asked
 
+  double spread() const { return (rates.back() - rates.front()) / median(); }
   double median() const { return (rates[(rates.size() - 1) / 2] + rates[rates.size() / 2]) / 2; }
 };
 
@@ -76,8 +86,12 @@ Result measure(const Options& options, const Model& model, int64_t count, bool p
                           .precision = precision,
                           .threads = threads});
   const std::vector<int32_t> tokens = some_tokens(model, room);
-  Result result{
-      fmt::format("{} {}", prefill ? "prefill" : "generate", count), precision_name(precision), threads, {}};
+  Result result{fmt::format("{} {}", prefill ? "prefill" : "generate", count),
+                prefill,
+                precision_name(precision),
+                threads,
+                {},
+                0};
   time_once(session, tokens, options.depth, prefill);  // touches every page, wakes every thread
   for (int i = 0; i < options.repetitions; ++i) {
     if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while measuring");
@@ -94,49 +108,71 @@ Model make_model(const Options& options) {
   return synthetic_model(synthetic_config(options.synthetic), synthetic);
 }
 
+// What a token's weights would allow at the bandwidth that the machine shows now.
+void add_limits(const Model& model, const std::vector<int>& threads, std::vector<Result>& results) {
+  for (const int count : threads) {
+    const MachineLimits machine = measure_machine({.threads = count, .memory = uint64_t{512} << 20});
+    for (Result& result : results)
+      if (!result.prefill && result.threads == count)
+        result.limit = machine.read * 1e9 / static_cast<double>(model.memory().read_per_token_bytes);
+  }
+}
+
+std::string percent(double share) {
+  return fmt::format("{:.1f} %", 100 * share);
+}
+
 void print_text(const Options& options, const Model& model, const std::vector<Result>& results,
-                double load_seconds) {
+                const Costs& costs) {
   const ModelMemory& memory = model.memory();
-  fmt::print("{}: {:.2f} billion parameters, weights {} ({} a token), {} {:.2f} s, peak memory {}\n",
+  fmt::print("{}: {:.2f} billion parameters, {} {:.2f} s, peak memory {}\n",
              options.synthetic.empty() ? options.model.model : "synthetic " + options.synthetic,
-             static_cast<double>(model.config().parameters()) / 1e9, format_bytes(memory.resident_bytes()),
-             format_bytes(memory.read_per_token_bytes), options.synthetic.empty() ? "loaded in" : "made in",
-             load_seconds, format_bytes(peak_memory_bytes()));
+             static_cast<double>(model.config().parameters()) / 1e9,
+             options.synthetic.empty() ? "loaded in" : "made in", costs.load_seconds,
+             format_bytes(costs.peak_memory));
+  fmt::print("weights {}, {} of them read for each token: layers {}, head {}\n",
+             format_bytes(memory.resident_bytes()), format_bytes(memory.read_per_token_bytes),
+             format_bytes(memory.projection_bytes), format_bytes(memory.head_bytes));
   Table table({{"test", Table::Align::kLeft},
                {"precision"},
                {"threads"},
                {"tokens/s"},
-               {"lowest"},
-               {"highest"},
-               {"weights read, GB/s"}});
-  for (const Result& result : results) {
-    const bool generate = result.test.starts_with("generate");
+               {"spread"},
+               {"weights read, GB/s"},
+               {"limit, tokens/s"},
+               {"of limit"}});
+  for (const Result& result : results)
     table.add({result.test, result.precision, fmt::format("{}", result.threads),
-               fmt::format("{:.2f}", result.median()), fmt::format("{:.2f}", result.rates.front()),
-               fmt::format("{:.2f}", result.rates.back()),
-               generate ? fmt::format("{:.2f}", result.median() *
-                                                    static_cast<double>(memory.read_per_token_bytes) / 1e9)
-                        : ""});
-  }
+               fmt::format("{:.2f}", result.median()), percent(result.spread()),
+               result.prefill
+                   ? ""
+                   : fmt::format("{:.2f}",
+                                 result.median() * static_cast<double>(memory.read_per_token_bytes) / 1e9),
+               result.limit > 0 ? fmt::format("{:.1f}", result.limit) : "",
+               result.limit > 0 ? percent(result.median() / result.limit) : ""});
   fmt::print("{}", table.to_string());
 }
 
 void print_json(const Options& options, const Model& model, const std::vector<Result>& results,
-                double load_seconds) {
+                const Costs& costs) {
   const ModelMemory& memory = model.memory();
   Json json{{"model", options.synthetic.empty() ? options.model.model : "synthetic " + options.synthetic},
             {"parameters", model.config().parameters()},
             {"weight_bytes", memory.resident_bytes()},
             {"read_per_token_bytes", memory.read_per_token_bytes},
-            {"load_seconds", load_seconds},
-            {"peak_memory_bytes", peak_memory_bytes()},
+            {"head_bytes", memory.head_bytes},
+            {"load_seconds", costs.load_seconds},
+            {"peak_memory_bytes", costs.peak_memory},
             {"results", Json::array()}};
-  for (const Result& result : results)
-    json["results"].push_back({{"test", result.test},
-                               {"precision", result.precision},
-                               {"threads", result.threads},
-                               {"tokens_per_second", result.median()},
-                               {"all", result.rates}});
+  for (const Result& result : results) {
+    Json one{{"test", result.test},
+             {"precision", result.precision},
+             {"threads", result.threads},
+             {"tokens_per_second", result.median()},
+             {"all", result.rates}};
+    if (result.limit > 0) one["bandwidth_limit_tokens_per_second"] = result.limit;
+    json["results"].push_back(std::move(one));
+  }
   fmt::print("{}\n", json.dump(2));
 }
 
@@ -146,10 +182,10 @@ void run(const Options& options) {
   catch_interrupts();
   std::vector<Result> results;
   std::vector<int> threads = options.threads;
-  if (threads.empty()) threads.push_back(options.model.threads);
   const Clock::time_point start = Clock::now();
   const Model model = make_model(options);
-  const double load_seconds = seconds_since(start);
+  Costs costs{seconds_since(start), 0};
+  if (threads.empty()) threads.push_back(model.options().threads);
   std::vector<Precision> precisions;
   for (const std::string& name : options.precisions) precisions.push_back(parse_precision(name));
   if (precisions.empty()) precisions.push_back(model.options().precision);
@@ -165,10 +201,12 @@ void run(const Options& options) {
           bar.update(results.size(), tests, results.back().test);
         }
   bar.finish();
+  costs.peak_memory = peak_memory_bytes();
+  if (!options.no_limit) add_limits(model, threads, results);
   if (options.json)
-    print_json(options, model, results, load_seconds);
+    print_json(options, model, results, costs);
   else
-    print_text(options, model, results, load_seconds);
+    print_text(options, model, results, costs);
 }
 
 }  // namespace
@@ -207,6 +245,8 @@ void add_bench_command(CLI::App& app) {
   command->add_option("--repetitions", options->repetitions, "Runs of each test; the median is told")
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
+  command->add_flag("--no-limit", options->no_limit,
+                    "Do not measure the bandwidth that limits generation (a few seconds, 512 MiB)");
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([command, options] {
     if (command->get_subcommands().empty()) run(*options);
