@@ -10,6 +10,7 @@ namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 // refinement puts weights in the lanes. All in units of the block's absmax, so that nothing overflows.
 inline constexpr int64_t kFitChunk = 1024;
 inline constexpr int kRefinements = 2;
+inline constexpr int64_t kMostFitted = 8;
 
 // Scale over absmax, divided by the end of the code that the largest weight meets. Up to 1.1 the largest
 // weight takes the outermost level, beyond 1.2 the next one (NF4: .72 and .70); between them nothing is best.
@@ -87,75 +88,152 @@ static inline void normalise(const Element* block, int64_t count, const F32x16& 
   if (i < count) store16(y + i, multiply(load_part(block + i, count - i), reciprocal));
 }
 
+// Positive floats and their bits are in the same order, and above all negative ones.
 template <typename Element>
-static bool largest_is_positive(const Element* block, int64_t count, float absmax) noexcept {
-  for (int64_t i = 0; i < count; ++i)
-    if (load1(block + i) == absmax) return true;
-  return false;
+static inline bool largest_is_positive(const Element* block, int64_t count, float absmax) noexcept {
+  I32x16 largest = splat16(0);
+  int64_t i = 0;
+  for (; i + 16 <= count; i += 16) largest = larger(largest, bits_of(load16(block + i)));
+  if (i < count) largest = larger(largest, bits_of(load_part(block + i, count - i)));
+  return float_of(largest16(largest)) == absmax;
 }
 
-template <bool kBins, typename Element>
-static float fit_block(const Element* block, int64_t count, float absmax, bool negative,
-                       const RankTables& ranks) noexcept {
-  const F32x16 reciprocal = splat16(1.0f / absmax);
-  alignas(64) float y[kFitChunk];
-  // Calls body(y, count) for the normalised block, piece by piece.
-  const auto pieces = [&](auto body) {
-    for (int64_t i = 0; i < count; i += kFitChunk) {
-      const int64_t size = count - i < kFitChunk ? count - i : kFitChunk;
-      if (i > 0 || count > kFitChunk) normalise(block + i, size, reciprocal, y);
-      body(y, size);
-    }
-  };
-  if (count <= kFitChunk) normalise(block, count, reciprocal, y);
+// The best scale of a block so far, over its absmax.
+struct Fit {
+  float score = 0, scale = 1;
+};
 
-  const Ends ends = code_ends(ranks, largest_is_positive(block, count, absmax));
-  const float* ratios = count < kLongBlock ? kShortRatios : kLongRatios;
-  float factors[16];
-  for (int i = 0; i < 16; ++i) {
-    // Of both signs: every second ratio, each side its own half.
-    const bool flip = negative && i % 2 != 0;
-    factors[i] = flip ? -ends.opposite / ratios[i] : ends.same / ratios[i];
-  }
-  Sums sums{splat16(0.0f), splat16(0.0f)};
-  const F32x16 all_factors = load16(factors);
-  pieces([&](const float* piece, int64_t size) {
-    add_candidates<kBins>(piece, size, all_factors, ranks, &sums);
-  });
-  float products[16], squares[16];
+// The first of the candidates with the best score; those without weight, of the wrong sign or that are no
+// number do not count.
+static inline Fit best_candidate(const Sums& sums, bool negative) noexcept {
+  float products[16], squares[16], scores[16], scales[16];
   store16(products, sums.product);
   store16(squares, sums.square);
-  float best = 0, scale = 1;
-  const auto offer = [&](float product, float square) {
-    if (!(square > 0) || (!negative && !(product > 0))) return;
-    const float score = product * product / square;
-    if (!(score > best)) return;
-    best = score;
-    scale = product / square;
-  };
-  for (int i = 0; i < 16; ++i) offer(products[i], squares[i]);
-  for (int round = 0; round < kRefinements; ++round) {
-    const float before = scale;
-    sums = {splat16(0.0f), splat16(0.0f)};
-    const F32x16 factor = splat16(1.0f / scale);
-    pieces([&](const float* piece, int64_t size) { add_weights<kBins>(piece, size, factor, ranks, &sums); });
-    offer(sum_lanes(sums.product), sum_lanes(sums.square));
-    if (scale == before) break;
+  store16(scores, divide(multiply(sums.product, sums.product), sums.square));
+  store16(scales, divide(sums.product, sums.square));
+  float keys[16];
+  for (int i = 0; i < 16; ++i) {
+    const bool counts = squares[i] > 0 && (negative || products[i] > 0) && scores[i] > 0;
+    keys[i] = counts ? scores[i] : 0.0f;
   }
+  Fit best;
+  best.score = float_of(largest16(bits_of(load16(keys))));
+  if (!(best.score > 0)) return best;
+  int first = 15;
+  for (int i = 15; i >= 0; --i) first = keys[i] == best.score ? i : first;
+  best.scale = scales[first];
+  return best;
+}
+
+static inline void offer(float product, float square, bool negative, Fit* best) noexcept {
+  if (!(square > 0) || (!negative && !(product > 0))) return;
+  const float score = product * product / square;
+  if (!(score > best->score)) return;
+  *best = {score, product / square};
+}
+
+// Factors that turn y into code units, of the 16 candidates.
+template <typename Element>
+static inline F32x16 candidate_factors(const Element* block, int64_t count, float absmax, bool negative,
+                                       const RankTables& ranks) noexcept {
+  const Ends ends = code_ends(ranks, largest_is_positive(block, count, absmax));
+  const float* ratios = count < kLongBlock ? kShortRatios : kLongRatios;
+  float ends_of[16];
+  for (int i = 0; i < 16; ++i) {
+    // Of both signs: every second ratio, each side its own half.
+    ends_of[i] = negative && i % 2 != 0 ? -ends.opposite : ends.same;
+  }
+  return divide(load16(ends_of), load16(ratios));
+}
+
+static inline float denormalised(float scale, float absmax) noexcept {
   const float result = scale * absmax;
   return magnitude_of(result) < kInfinityBits ? result : absmax;
 }
 
+// `blocks` blocks of `count` weights each that lie one after the other, all of which fit into kFitChunk; in
+// step, so that what one block waits for is filled with the others' work.
+template <bool kBins, typename Element>
+static void fit_short(const Element* weights, int64_t count, int64_t blocks, bool negative,
+                      const RankTables& ranks, float* scales) noexcept {
+  alignas(64) float y[kFitChunk];
+  Fit fits[kMostFitted];
+  const int64_t stride = (count + 15) / 16 * 16;
+  for (int64_t b = 0; b < blocks; ++b)
+    normalise(weights + b * count, count, splat16(1.0f / scales[b]), y + b * stride);
+  for (int64_t b = 0; b < blocks; ++b) {
+    Sums sums{splat16(0.0f), splat16(0.0f)};
+    add_candidates<kBins>(y + b * stride, count,
+                          candidate_factors(weights + b * count, count, scales[b], negative, ranks), ranks,
+                          &sums);
+    fits[b] = best_candidate(sums, negative);
+  }
+  for (int round = 0; round < kRefinements; ++round) {
+    for (int64_t b = 0; b < blocks; ++b) {
+      Sums sums{splat16(0.0f), splat16(0.0f)};
+      add_weights<kBins>(y + b * stride, count, splat16(1.0f / fits[b].scale), ranks, &sums);
+      offer(sum_lanes(sums.product), sum_lanes(sums.square), negative, &fits[b]);
+    }
+  }
+  for (int64_t b = 0; b < blocks; ++b) scales[b] = denormalised(fits[b].scale, scales[b]);
+}
+
+// One block longer than kFitChunk, normalised piece by piece in every pass.
+template <bool kBins, typename Element>
+static float fit_long(const Element* block, int64_t count, float absmax, bool negative,
+                      const RankTables& ranks) noexcept {
+  const F32x16 reciprocal = splat16(1.0f / absmax);
+  alignas(64) float y[kFitChunk];
+  const auto pieces = [&](auto body) {
+    for (int64_t i = 0; i < count; i += kFitChunk) {
+      const int64_t size = count - i < kFitChunk ? count - i : kFitChunk;
+      normalise(block + i, size, reciprocal, y);
+      body(y, size);
+    }
+  };
+  const F32x16 factors = candidate_factors(block, count, absmax, negative, ranks);
+  Sums sums{splat16(0.0f), splat16(0.0f)};
+  pieces(
+      [&](const float* piece, int64_t size) { add_candidates<kBins>(piece, size, factors, ranks, &sums); });
+  Fit fit = best_candidate(sums, negative);
+  for (int round = 0; round < kRefinements; ++round) {
+    sums = {splat16(0.0f), splat16(0.0f)};
+    const F32x16 factor = splat16(1.0f / fit.scale);
+    pieces([&](const float* piece, int64_t size) { add_weights<kBins>(piece, size, factor, ranks, &sums); });
+    offer(sum_lanes(sums.product), sum_lanes(sums.square), negative, &fit);
+  }
+  return denormalised(fit.scale, absmax);
+}
+
 static int64_t fit(const BlocksArgs& args, bool negative, float* scales) noexcept {
   const RankTables ranks = make_rank_tables(*args.table);
+  const int64_t stride = (args.block_size + 15) / 16 * 16;
+  const int64_t together =
+      stride > kFitChunk ? 1 : (kFitChunk / stride < kMostFitted ? kFitChunk / stride : kMostFitted);
   return with_type(args, ranks, [&]<typename Element, bool kBins>() {
     int64_t bad = -1;
+    // Blocks that wait to be fitted together: whole ones, one after the other.
+    const Element* waiting = nullptr;
+    int64_t count_of = 0, number = 0, first = 0;
+    const auto flush = [&] {
+      if (number > 0) fit_short<kBins>(waiting, count_of, number, negative, ranks, scales + first);
+      number = 0;
+    };
     each_block<Element>(args, [&](const Element* block, int64_t begin, int64_t count, int64_t index) {
       bool finite;
       const float scale = block_absmax(block, begin, count, &finite, &bad);
-      scales[index] =
-          finite && scale >= kLeastScale ? fit_block<kBins>(block, count, scale, negative, ranks) : scale;
+      scales[index] = scale;
+      const bool fitted = finite && scale >= kLeastScale;
+      if (fitted && count > kFitChunk) {
+        scales[index] = fit_long<kBins>(block, count, scale, negative, ranks);
+        return;
+      }
+      if (!fitted || (number > 0 && count != count_of)) flush();
+      if (!fitted) return;
+      if (number == 0) waiting = block, count_of = count, first = index;
+      if (++number == together) flush();
     });
+    flush();
     return bad;
   });
 }

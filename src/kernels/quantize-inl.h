@@ -105,14 +105,62 @@ static inline void encode_block(const Element* block, int64_t count, int64_t beg
   }
 }
 
-// Calls body(block, begin, count, index) for each block.
+// Calls body(block, begin, count, index) for the blocks from `first` to before `last`.
 template <typename Element, typename Body>
-static inline void each_block(const BlocksArgs& args, Body body) noexcept {
+static inline void each_block(const BlocksArgs& args, int64_t first, int64_t last, Body body) noexcept {
   const Element* weights = static_cast<const Element*>(args.weights);
-  for (int64_t begin = 0, index = 0; begin < args.elements; begin += args.block_size, ++index) {
+  for (int64_t index = first; index < last; ++index) {
+    const int64_t begin = index * args.block_size;
     const int64_t left = args.elements - begin;
     body(weights + begin, begin, left < args.block_size ? left : args.block_size, index);
   }
+}
+template <typename Element, typename Body>
+static inline void each_block(const BlocksArgs& args, Body body) noexcept {
+  each_block<Element>(args, 0, (args.elements + args.block_size - 1) / args.block_size, body);
+}
+
+// Short blocks go in groups: the reductions and divisions of 16 of them overlap, where one by one each would
+// wait for the last.
+inline constexpr int64_t kGroup = 16;
+inline constexpr int64_t kLongestGrouped = 256;
+
+// Weights that the group after the next one reads: its lines are asked for while this one is computed.
+template <typename Element>
+static inline void prefetch_block(const Element* from, int64_t count) noexcept {
+  const char* at = reinterpret_cast<const char*>(from);
+  for (int64_t i = 0; i < count * static_cast<int64_t>(sizeof(Element)); i += 64) __builtin_prefetch(at + i);
+}
+
+// kGroup of `blocks` whole blocks; false, and nothing done, when something in them is not finite.
+template <bool kBins, typename Element>
+static inline bool quantize_group(const BlocksArgs& args, int64_t first, int64_t blocks,
+                                  const RankTables& ranks, float* scales, uint8_t* codes) noexcept {
+  const int64_t size = args.block_size, begin = first * size;
+  const Element* weights = static_cast<const Element*>(args.weights) + begin;
+  float absmax[kGroup], divisors[kGroup], reciprocals[kGroup];
+  int32_t largest = 0;
+  for (int64_t i = 0; i < kGroup; ++i) {
+    const int32_t bits = largest_bits(weights + i * size, size);
+    largest = bits > largest ? bits : largest;
+    absmax[i] = float_of(bits);
+  }
+  if (largest >= kInfinityBits) return false;
+  for (int64_t i = 0; i < kGroup; ++i) {
+    scales[first + i] = absmax[i];
+    divisors[i] = absmax[i] < kLeastScale ? kLeastScale : absmax[i];
+  }
+  store16(reciprocals, divide(splat16(1.0f), load16(divisors)));
+  constexpr int64_t kAhead = 2 * kGroup;
+  const int64_t ahead = first + kAhead + kGroup <= blocks ? kAhead : 0;
+  for (int64_t i = 0; i < kGroup; ++i) {
+    if (ahead != 0) prefetch_block(weights + (ahead + i) * size, size);
+    const F32x16 reciprocal = splat16(reciprocals[i]);
+    encode_run<kBins, false>(
+        weights + i * size, size, begin + i * size, ranks,
+        [&](const F32x16& x) { return multiply(x, reciprocal); }, codes);
+  }
+  return true;
 }
 
 // Calls body<Element, kBins>().
@@ -150,7 +198,7 @@ static int64_t quantize(const BlocksArgs& args, float* scales, uint8_t* codes) n
   const RankTables ranks = make_rank_tables(*args.table);
   return with_type(args, ranks, [&]<typename Element, bool kBins>() {
     int64_t bad = -1;
-    each_block<Element>(args, [&](const Element* block, int64_t begin, int64_t count, int64_t index) {
+    const auto one = [&](const Element* block, int64_t begin, int64_t count, int64_t index) {
       bool finite;
       const float scale = block_absmax(block, begin, count, &finite, &bad);
       scales[index] = scale;
@@ -160,7 +208,14 @@ static int64_t quantize(const BlocksArgs& args, float* scales, uint8_t* codes) n
       } else {
         encode_block<kBins, true>(block, count, begin, whole, scale, ranks, codes);
       }
-    });
+    };
+    const int64_t whole = args.elements / args.block_size;
+    const int64_t grouped = args.block_size <= kLongestGrouped ? whole / kGroup * kGroup : 0;
+    for (int64_t first = 0; first < grouped; first += kGroup) {
+      if (!quantize_group<kBins, Element>(args, first, whole, ranks, scales, codes)) [[unlikely]]
+        each_block<Element>(args, first, first + kGroup, one);
+    }
+    each_block<Element>(args, grouped, (args.elements + args.block_size - 1) / args.block_size, one);
     return bad;
   });
 }
