@@ -105,7 +105,9 @@ class NFLOAT_API DenseMatrix {
   ~DenseMatrix();
 
   // Rounds `weights` (F32, F16 or BF16, [rows, cols]) to `storage`. Throws kInvalidArgument for others.
-  static DenseMatrix pack(const TensorView& weights, Storage storage, int threads = 0);
+  // `release`: as PackSource's, of the bytes of `weights`.
+  static DenseMatrix pack(const TensorView& weights, Storage storage, int threads = 0,
+                          const std::function<void(std::span<const uint8_t>)>& release = nullptr);
 
   int64_t rows() const noexcept;
   int64_t cols() const noexcept;

@@ -75,7 +75,8 @@ DenseMatrix::DenseMatrix(DenseMatrix&&) noexcept = default;
 DenseMatrix& DenseMatrix::operator=(DenseMatrix&&) noexcept = default;
 DenseMatrix::~DenseMatrix() = default;
 
-DenseMatrix DenseMatrix::pack(const TensorView& weights, Storage storage, int threads) {
+DenseMatrix DenseMatrix::pack(const TensorView& weights, Storage storage, int threads,
+                              const std::function<void(std::span<const uint8_t>)>& release) {
   if (weights.shape.rank() != 2)
     fail(ErrorCode::kInvalidArgument, "packing a matrix: shape {} found, two dimensions expected",
          weights.shape.to_string());
@@ -94,14 +95,14 @@ DenseMatrix DenseMatrix::pack(const TensorView& weights, Storage storage, int th
   state.panels = (state.rows + kPanelRows - 1) / kPanelRows;
   state.octets = (state.cols + kOctet - 1) / kOctet;
   const int64_t padded = state.octets * kOctet;
+  const size_t row_bytes = static_cast<size_t>(state.cols) * dtype_bytes(weights.dtype);
   state.weights = WeightBuffer(static_cast<size_t>(state.panels * state.octets) * state.octet_bytes());
   if (storage == Storage::kInt8) {
     state.group = padded == 0 ? kOctet : activation_block(padded);
     state.scales = WeightBuffer(static_cast<size_t>(state.panels * padded / state.group * kPanelRows) * 4);
   }
-  parallel_for(state.panels, 1, threads, [&](int64_t begin, int64_t end) {
+  const auto pack_panels = [&](int64_t begin, int64_t end) {
     std::vector<float> values(static_cast<size_t>(padded));
-    const size_t row_bytes = static_cast<size_t>(state.cols) * dtype_bytes(weights.dtype);
     for (int64_t row = begin * kPanelRows; row < end * kPanelRows; ++row) {
       std::fill(values.begin(), values.end(), 0.0f);
       if (row < state.rows) {
@@ -112,7 +113,19 @@ DenseMatrix DenseMatrix::pack(const TensorView& weights, Storage storage, int th
       }
       put_row(state, row, values.data());
     }
-  });
+  };
+  const int64_t panel_bytes = std::max<int64_t>(1, static_cast<int64_t>(row_bytes) * kPanelRows);
+  const int64_t step = std::max<int64_t>(1, kReleaseBytes / panel_bytes);
+  for (int64_t first = 0; first < state.panels; first += step) {
+    const int64_t last = std::min(state.panels, first + step);
+    parallel_for(last - first, 1, threads,
+                 [&](int64_t begin, int64_t end) { pack_panels(first + begin, first + end); });
+    if (!release) continue;
+    const auto* bytes = reinterpret_cast<const uint8_t*>(weights.bytes.data());
+    const size_t from = static_cast<size_t>(first * panel_bytes);
+    const size_t to = std::min(weights.bytes.size(), static_cast<size_t>(last * panel_bytes));
+    release({bytes + from, to - from});
+  }
   return matrix;
 }
 

@@ -16,8 +16,6 @@ using kernels::kOctet;
 using kernels::kPackedOctetBytes;
 using kernels::kPanelRows;
 
-constexpr int64_t kReleaseBytes = int64_t{32} << 20;  // of the source, between two calls of release
-
 void check_length(const char* what, size_t found, int64_t expected) {
   if (static_cast<int64_t>(found) != expected)
     fail(ErrorCode::kInvalidArgument, "packing a matrix: {} has {} elements, {} expected", what, found,

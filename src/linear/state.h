@@ -12,6 +12,7 @@
 
 namespace nfloat {
 
+inline constexpr int64_t kReleaseBytes = int64_t{32} << 20;  // of a source, between two calls of release
 inline constexpr int64_t kMostActivationBlock = 64;
 
 // Columns that share one int8 scale of the activations: the largest power of two up to 64 that divides

@@ -25,12 +25,15 @@ DenseMatrix::Storage storage_of(DType dtype) noexcept {
 
 }  // namespace
 
-void LinearGroup::add(const TensorView& weight, const std::vector<float>& bias, int threads) {
-  parts_.push_back({DenseMatrix::pack(weight, storage_of(weight.dtype), threads), bias, weight.shape[0]});
+void LinearGroup::add(const TensorView& weight, const std::vector<float>& bias, int threads,
+                      const Release& release) {
+  parts_.push_back(
+      {DenseMatrix::pack(weight, storage_of(weight.dtype), threads, release), bias, weight.shape[0]});
 }
 
-void LinearGroup::add_int8(const TensorView& weight, int threads) {
-  parts_.push_back({DenseMatrix::pack(weight, DenseMatrix::Storage::kInt8, threads), {}, weight.shape[0]});
+void LinearGroup::add_int8(const TensorView& weight, int threads, const Release& release) {
+  parts_.push_back(
+      {DenseMatrix::pack(weight, DenseMatrix::Storage::kInt8, threads, release), {}, weight.shape[0]});
 }
 
 void LinearGroup::add(const QuantizedView& weight, const std::vector<float>& bias, int threads,

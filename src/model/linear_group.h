@@ -21,9 +21,10 @@ class LinearGroup {
   using Release = std::function<void(std::span<const uint8_t>)>;  // PackSource::release
 
   // Adds [out, in] as it is stored.
-  void add(const TensorView& weight, const std::vector<float>& bias, int threads);
+  void add(const TensorView& weight, const std::vector<float>& bias, int threads,
+           const Release& release = nullptr);
   // Adds a plain matrix rounded to int8, one scale for 64 elements.
-  void add_int8(const TensorView& weight, int threads);
+  void add_int8(const TensorView& weight, int threads, const Release& release);
   // Adds 4-bit codes. Quantized checkpoints and what is quantized while loading keep their scales as they
   // are.
   void add(const QuantizedView& weight, const std::vector<float>& bias, int threads, const Release& release);

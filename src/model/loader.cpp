@@ -70,7 +70,7 @@ class Loader {
     if (format == HeadFormat::kKeep || checkpoint_->is_quantized(name)) return add(state_->head, name, false);
     const TensorView view = checkpoint_->view(name);
     if (format == HeadFormat::kInt8)
-      state_->head.add_int8(view, state_->options.threads);
+      state_->head.add_int8(view, state_->options.threads, release());
     else
       state_->head.add(quantize(view, make_codebook("nf4"), name), {}, state_->options.threads);
     finish(view);
@@ -82,9 +82,7 @@ class Loader {
     if (with_bias) bias = read_floats(*checkpoint_, bias_name(name));
     if (checkpoint_->is_quantized(name)) {
       const QuantizedView view = checkpoint_->quantized(name);
-      group.add(view, bias, options.threads, [&](std::span<const uint8_t> done) {
-        checkpoint_->release({DType::kU8, Shape{static_cast<int64_t>(done.size())}, std::as_bytes(done)});
-      });
+      group.add(view, bias, options.threads, release());
       finish(view.codes);
       finish(view.absmax);
       return;
@@ -95,7 +93,7 @@ class Loader {
     else if (options.quantize && &group != &state_->head)
       group.add(quantize(view, *options.quantize, name), bias, options.threads);
     else
-      group.add(view, bias, options.threads);
+      group.add(view, bias, options.threads, release());
     finish(view);
   }
 
@@ -109,6 +107,13 @@ class Loader {
     Tensor rounded(view.dtype, view.shape);
     convert_elements(exact, view.dtype, rounded.bytes());
     group.add(rounded.view(), bias, options.threads);
+  }
+
+  // Drops pages that have been read while the rest of a matrix is packed.
+  LinearGroup::Release release() const {
+    return [this](std::span<const uint8_t> done) {
+      checkpoint_->release({DType::kU8, Shape{static_cast<int64_t>(done.size())}, std::as_bytes(done)});
+    };
   }
 
   // Its pages are not needed any more.
