@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -161,6 +162,11 @@ class Job {
     }
     bar_.finish();
     judge(result_);
+    if (!options_.report.empty() &&
+        std::all_of(result_.measurements.begin(), result_.measurements.end(),
+                    [](const FormatMeasurement& m) { return !m.refused.empty(); }))
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("nothing to report: {}", result_.measurements[0].refused));
     result_.seconds = seconds_since(start);
     if (own_work) work.remove();
     return std::move(result_);
@@ -243,9 +249,11 @@ void run(const Options& options) {
   const std::string json = options.json.empty() ? "" : comparison_json(result).dump(2) + "\n";
   if (options.json == "-") {
     fmt::print("{}", json);
+    if (!options.report.empty()) write_output_file(options.report, comparison_report(result));
     return;
   }
   if (!json.empty()) write_output_file(options.json, json);
+  if (!options.report.empty()) write_output_file(options.report, comparison_report(result));
   fmt::print("\n{}, {} tokens of {}, protocol {}, windows of {}, {} arithmetic\n", result.model,
              result.tokens, result.text_name, result.protocol, result.context, result.precision);
   fmt::print(
@@ -305,6 +313,8 @@ void add_compare_command(CLI::App& app) {
                    "Largest mean KL divergence in nats a token: recommend the smallest within it")
       ->check(CLI::PositiveNumber);
   command->add_option("--json", options->json, "Write everything to this JSON file; - prints it");
+  command->add_option("--report", options->report,
+                      "Write a report with figures to this HTML file (one file, works offline)");
   command->add_option(
       "--work", options->work,
       "Folder for the reference's distributions and finished formats, kept; without it, one in the cache "

@@ -37,6 +37,9 @@ std::string comparison_table(const Comparison& comparison);
 std::vector<std::string> comparison_findings(const Comparison& comparison);
 nlohmann::ordered_json comparison_json(const Comparison& comparison);
 
+// The report as one HTML page. Reads the model's weights once more. Needs a format that was measured.
+std::string comparison_report(const Comparison& comparison);
+
 nlohmann::ordered_json measurement_json(const FormatMeasurement& measurement);
 // Throws nlohmann's exceptions where something is missing.
 FormatMeasurement measurement_from_json(const nlohmann::ordered_json& json);
