@@ -56,7 +56,10 @@ TEST_F(Compare, LimitsDecide) {
     EXPECT_TRUE(result.ok()) << result;
     return Json::parse(result.out)["recommendation"]["format"];
   };
-  EXPECT_EQ(recommended({}), "nf4:64");
+  EXPECT_EQ(recommended({"--report", path("report.html")}), "nf4:64");
+  const std::string page = read_file(path("report.html"));
+  for (const char* part : {"\"limit\"", "\"quantiles\":[[", "\"sweep\":{\"best\":0.936", "\"name\":\"q8_0\""})
+    EXPECT_NE(page.find(part), std::string::npos) << part;
   EXPECT_EQ(recommended({"--budget", "10 MB"}), "q8_0");
   EXPECT_EQ(recommended({"--budget", "5MB"}), "nf4:64");
   EXPECT_EQ(recommended({"--max-divergence", "0.001"}), "q8_0");
@@ -77,6 +80,7 @@ TEST_F(Compare, BadInputIsNamed) {
   write_file(path("short"), "One word");
   expect_complaint(with({"--text", path("short"), "--protocol", "paper"}), {"tokens", "window", "256"});
   expect_complaint(with({"--json", path("no/such/folder.json")}), {"no/such"});
+  expect_complaint(with({"--report", path("no/such/report.html")}), {"no/such"});
   expect_complaint(nfloat({"compare", model(), "--formats", "nf4,zf4"}), {"zf4", "iq4_nl"});
   EXPECT_EQ(with({"--budget", "much"}).exit_code, 2);
 }

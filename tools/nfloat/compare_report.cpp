@@ -87,7 +87,7 @@ Json nf4_json() {
 Json sweep_json() {
   Json json = {{"best", best_offset({}, kBlock).offset}, {"points", Json::array()}};
   for (int i = 0; i <= 60; ++i) {
-    const double offset = 0.90 + 0.0015 * i;
+    const double offset = 0.91 + 0.00125 * i;
     const CodebookErrors errors = codebook_errors(make_normal_float(4, offset), kBlock);
     json["points"].push_back(Json::array({offset, errors.mse, errors.mae}));
   }

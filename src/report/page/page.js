@@ -33,7 +33,7 @@ function scale(values, from, to, log) {
   const at = v => from + ((log ? Math.log10(v) : v) - low) / (high - low) * (to - from);
   at.ticks = [];
   if (log) {
-    const steps = high - low > 2.2 ? [1] : high - low > 1 ? [1, 3] : [1, 2, 5];
+    const steps = high - low > 2.5 ? [1] : high - low > 1.6 ? [1, 3] : [1, 2, 5];
     for (let e = Math.floor(low); e <= high; ++e) for (const m of steps) {
       const v = m * 10 ** e;
       if (Math.log10(v) >= low && Math.log10(v) <= high) at.ticks.push(v);
@@ -140,7 +140,7 @@ function scatter({id, title, caption, value, xOf, xLabel, yLabel, xText, front})
     id, title, caption, legend,
     columns: ['format', xLabel, yLabel, 'on the Pareto front'],
     rows: () => run.map(f => [f.name, xOf(f), value(f), f.pareto ? 'yes' : 'no']),
-    height: w => w < 420 ? 340 : 380,
+    height: w => w < 420 ? 380 : 460,
     paint(svg, width, height) {
       const a = axes(svg, width, height, {xs: shown.map(xOf), ys: shown.map(value), xLabel, yLabel, yLog: true, xText});
       if (front) {
@@ -293,9 +293,11 @@ figure({
         end = x;
         draw(svg, 'text', {x, y: 24 * shownFormats.length + 18}, 'layer ' + last);
       });
-      draw(svg, 'text', {x: left, y: 24 * shownFormats.length + 46}, `${short(Math.exp(low))}`);
-      range(60, i => draw(svg, 'rect', {x: left + 70 + i * 2.4, y: 24 * shownFormats.length + 35, width: 2.6, height: 12, style: `fill: color-mix(in srgb, rgb(var(--h1)) ${(i / .59).toFixed(0)}%, rgb(var(--h0)))`}));
-      draw(svg, 'text', {x: left + 224, y: 24 * shownFormats.length + 46}, `${short(Math.exp(high))}`);
+      // The key: from the least to the largest error.
+      const y = 24 * shownFormats.length, start = width < 560 ? 10 : left;
+      draw(svg, 'text', {x: start, y: y + 46}, short(Math.exp(low)));
+      range(60, i => draw(svg, 'rect', {x: start + 56 + i * 2.4, y: y + 35, width: 2.6, height: 12, style: `fill: color-mix(in srgb, rgb(var(--h1)) ${(i / .59).toFixed(0)}%, rgb(var(--h0)))`}));
+      draw(svg, 'text', {x: start + 208, y: y + 46}, short(Math.exp(high)));
     }
   });
 })();

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "nfloat/error.h"
+#include "nfloat/report.h"
 
 namespace nfloat {
 namespace {
@@ -44,6 +45,15 @@ TEST(Plot, TwoKindsOfLineShareAColour) {
   const std::string svg = plot.to_svg();
   EXPECT_EQ(count(svg, "<g class=\"s5\">"), 4u);  // line and legend of both
   EXPECT_EQ(count(svg, "class=\"line dashed\""), 2u);
+}
+
+TEST(ReportPage, HoldsItsDataAndLoadsNothing) {
+  const std::string page = report_page(R"({"model": "</script><b>{{css}}"})");
+  EXPECT_NE(page.find(R"({"model": "\u003c/script>\u003cb>{{css}}"})"), std::string::npos);
+  EXPECT_EQ(count(page, "</script>"), 2u);
+  EXPECT_NE(page.find("default-src 'none'"), std::string::npos);
+  EXPECT_EQ(page.find(" src="), std::string::npos);
+  EXPECT_EQ(count(page, "href=\""), 1u);  // the empty icon
 }
 
 TEST(Plot, RefusesWhatCannotBeDrawn) {
