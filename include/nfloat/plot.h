@@ -2,6 +2,7 @@
 #ifndef NFLOAT_PLOT_H_
 #define NFLOAT_PLOT_H_
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,27 @@ struct NFLOAT_API Plot {
 
   // Throws kInvalidArgument when there is nothing finite to draw or a series' x and y differ in length.
   std::string to_svg(int width = 760, int height = 420) const;
+};
+
+// Rows with a bar in each of several panels side by side, each panel with its own scale from zero. As Plot.
+struct NFLOAT_API BarChart {
+  struct Panel {
+    std::string label;
+    int decimals = 2;  // of the numbers beside the bars
+  };
+  struct Row {
+    std::string name;
+    std::vector<double> values;  // one a panel, none negative
+    size_t group = 0;
+  };
+  std::string title, description;
+  std::string note;  // a line below the title
+  std::vector<std::string> groups;
+  std::vector<Panel> panels;
+  std::vector<Row> rows;
+
+  // As high as its rows need. Throws kInvalidArgument without rows or for a row without a value a panel.
+  std::string to_svg(int width = 860) const;
 };
 
 }  // namespace nfloat

@@ -5,74 +5,13 @@
 #include <cmath>
 
 #include "base/fail.h"
+#include "report/svg.h"
 
 namespace nfloat {
 namespace {
 
 constexpr int kLeft = 74, kTop = 46, kBottom = 56;
 constexpr int kNarrowRight = 18, kLegendRight = 200;  // a long legend stands beside the drawing
-constexpr size_t kColours = 8;
-
-struct Theme {
-  const char *ink, *soft, *grid, *paper;
-  const char* series[kColours];
-};
-constexpr Theme kLight = {
-    "#1c2430",
-    "#5d6875",
-    "#e3e7ec",
-    "#ffffff",
-    {"#2563c9", "#c2410c", "#15803d", "#7e22ce", "#a16207", "#0e7490", "#be185d", "#4b5563"}};
-constexpr Theme kDark = {
-    "#e8ecf1",
-    "#9aa5b1",
-    "#2c3440",
-    "#12171e",
-    {"#7fb0ff", "#ff9d6b", "#6fd08c", "#c99bff", "#e5c35a", "#63cfe6", "#ff8fb8", "#b6c0cc"}};
-
-// Plain colours and no custom properties: many programs that show SVG know only those.
-std::string colours(const Theme& theme) {
-  std::string css = fmt::format(
-      ".paper {{ fill: {0}; }} .grid {{ stroke: {1}; }} .axis {{ stroke: {2}; }} text {{ fill: {3}; }} .tick "
-      "{{ fill: {2}; }}\n",
-      theme.paper, theme.grid, theme.soft, theme.ink);
-  for (size_t i = 0; i < kColours; ++i) {
-    css += fmt::format(".s{0} .line, .s{0} .stem {{ stroke: {1}; }} .s{0} .dot {{ fill: {1}; }}\n", i,
-                       theme.series[i]);
-  }
-  return css;
-}
-
-std::string style() {
-  return "\nsvg { font: 13px system-ui, sans-serif; } .tick { font-size: 12px; } .title { font-size: 16px; "
-         "font-weight: 600; }\n"
-         ".line { fill: none; stroke-width: 2; stroke-linejoin: round; } .dashed { stroke-dasharray: 6 4; } "
-         ".stem { stroke-width: 1.5; }\n" +
-         colours(kLight) + "@media (prefers-color-scheme: dark) {\n" + colours(kDark) + "}\n";
-}
-
-std::string escaped(const std::string& text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
 
 // A range with round ticks that covers the values.
 struct Axis {
@@ -144,14 +83,7 @@ class Drawing {
   }
 
   std::string draw() {
-    out_ = fmt::format(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0} {1}\" width=\"{0}\" height=\"{1}\" "
-        "role=\"img\" "
-        "aria-labelledby=\"t d\">\n<title id=\"t\">{2}</title>\n<desc "
-        "id=\"d\">{3}</desc>\n<style>{4}</style>\n"
-        "<rect class=\"paper\" width=\"{0}\" height=\"{1}\"/>\n<text class=\"title\" x=\"{5}\" "
-        "y=\"24\">{2}</text>\n",
-        width_, height_, escaped(plot_.title), escaped(plot_.description), style(), kLeft);
+    out_ = svg_begin(width_, height_, plot_.title, plot_.description, kLeft);
     axes();
     for (size_t i = 0; i < plot_.series.size(); ++i) series(i);
     legend();
@@ -185,14 +117,14 @@ class Drawing {
     add("<line class=\"axis\" x1=\"{0}\" x2=\"{1}\" y1=\"{2}\" y2=\"{2}\"/>\n", kLeft, width_ - right_,
         height_ - kBottom);
     add("<text text-anchor=\"middle\" x=\"{}\" y=\"{}\">{}</text>\n", (kLeft + width_ - right_) / 2,
-        height_ - 14, escaped(plot_.x_label));
+        height_ - 14, svg_escaped(plot_.x_label));
     add("<text text-anchor=\"middle\" transform=\"translate(18 {}) rotate(-90)\">{}</text>\n",
-        (kTop + height_ - kBottom) / 2, escaped(plot_.y_label));
+        (kTop + height_ - kBottom) / 2, svg_escaped(plot_.y_label));
   }
 
   size_t colour(size_t index) const {
     const int chosen = plot_.series[index].colour;
-    return (chosen < 0 ? index : static_cast<size_t>(chosen)) % kColours;
+    return (chosen < 0 ? index : static_cast<size_t>(chosen)) % kSvgColours;
   }
 
   void series(size_t index) {
@@ -231,7 +163,7 @@ class Drawing {
             y - 4);
       }
       add("<text text-anchor=\"{}\" x=\"{}\" y=\"{}\">{}</text>\n", beside ? "start" : "end",
-          beside ? x + 20 : x - 16, y, escaped(plot_.series[i].name));
+          beside ? x + 20 : x - 16, y, svg_escaped(plot_.series[i].name));
       y += 21;
     }
   }

@@ -56,7 +56,8 @@ TEST_F(Compare, LimitsDecide) {
     EXPECT_TRUE(result.ok()) << result;
     return Json::parse(result.out)["recommendation"]["format"];
   };
-  EXPECT_EQ(recommended({"--report", path("report.html")}), "nf4:64");
+  EXPECT_EQ(recommended({"--report", path("report.html"), "--figure", path("bars.svg")}), "nf4:64");
+  EXPECT_NE(read_file(path("bars.svg")).find("nf4:64, 4.50 bits"), std::string::npos);
   const std::string page = read_file(path("report.html"));
   for (const char* part : {"\"limit\"", "\"quantiles\":[[", "\"sweep\":{\"best\":0.936", "\"name\":\"q8_0\""})
     EXPECT_NE(page.find(part), std::string::npos) << part;

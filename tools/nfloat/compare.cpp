@@ -27,7 +27,7 @@ namespace {
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 
 struct Options {
-  std::string model, text, protocol = "bos", precision = "f32", budget, json, report, work;
+  std::string model, text, protocol = "bos", precision = "f32", budget, json, report, figure, work;
   std::vector<std::string> formats;
   std::vector<int64_t> block_sizes = {64};
   double max_divergence = 0;
@@ -129,6 +129,7 @@ class Job {
     }
     expect_writable(options.json);
     expect_writable(options.report);
+    expect_writable(options.figure);
   }
 
   Comparison run() {
@@ -162,7 +163,7 @@ class Job {
     }
     bar_.finish();
     judge(result_);
-    if (!options_.report.empty() &&
+    if (!(options_.report.empty() && options_.figure.empty()) &&
         std::all_of(result_.measurements.begin(), result_.measurements.end(),
                     [](const FormatMeasurement& m) { return !m.refused.empty(); }))
       throw Error(ErrorCode::kInvalidArgument,
@@ -247,13 +248,13 @@ void run(const Options& options) {
   Job job(options);
   const Comparison result = job.run();
   const std::string json = options.json.empty() ? "" : comparison_json(result).dump(2) + "\n";
+  if (!options.report.empty()) write_output_file(options.report, comparison_report(result));
+  if (!options.figure.empty()) write_output_file(options.figure, comparison_figure(result));
   if (options.json == "-") {
     fmt::print("{}", json);
-    if (!options.report.empty()) write_output_file(options.report, comparison_report(result));
     return;
   }
   if (!json.empty()) write_output_file(options.json, json);
-  if (!options.report.empty()) write_output_file(options.report, comparison_report(result));
   fmt::print("\n{}, {} tokens of {}, protocol {}, windows of {}, {} arithmetic\n", result.model,
              result.tokens, result.text_name, result.protocol, result.context, result.precision);
   fmt::print(
@@ -315,6 +316,8 @@ void add_compare_command(CLI::App& app) {
   command->add_option("--json", options->json, "Write everything to this JSON file; - prints it");
   command->add_option("--report", options->report,
                       "Write a report with figures to this HTML file (one file, works offline)");
+  command->add_option("--figure", options->figure,
+                      "Write error and perplexity of the formats as bars to this SVG file");
   command->add_option(
       "--work", options->work,
       "Folder for the reference's distributions and finished formats, kept; without it, one in the cache "

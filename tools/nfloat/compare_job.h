@@ -39,6 +39,8 @@ nlohmann::ordered_json comparison_json(const Comparison& comparison);
 
 // The report as one HTML page. Reads the model's weights once more. Needs a format that was measured.
 std::string comparison_report(const Comparison& comparison);
+// Error and perplexity of every format as bars, in an SVG document. Needs a format that was measured.
+std::string comparison_figure(const Comparison& comparison);
 
 nlohmann::ordered_json measurement_json(const FormatMeasurement& measurement);
 // Throws nlohmann's exceptions where something is missing.

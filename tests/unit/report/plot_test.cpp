@@ -47,6 +47,31 @@ TEST(Plot, TwoKindsOfLineShareAColour) {
   EXPECT_EQ(count(svg, "class=\"line dashed\""), 2u);
 }
 
+TEST(BarChart, DrawsABarForEachValueInItsPanelsScale) {
+  BarChart chart;
+  chart.title = "a & b";
+  chart.groups = {"one", "two"};
+  chart.panels = {{"small", 4}, {"large", 0}};
+  chart.rows = {{"first", {0.5, 200}, 0}, {"second", {1, 100}, 1}, {"third", {0, 0}, 1}};
+  const std::string svg = chart.to_svg();
+  EXPECT_EQ(count(svg, "<rect class=\"dot\""), 6u);
+  EXPECT_EQ(count(svg, "<title id=\"t\">a &amp; b</title>"), 1u);
+  EXPECT_NE(svg.find(">0.5000</text>"), std::string::npos);
+  EXPECT_NE(svg.find(">200</text>"), std::string::npos);
+  const auto width = [&](size_t bar) {
+    size_t at = 0;
+    for (size_t i = 0; i <= bar; ++i) at = svg.find("<rect class=\"dot\"", at + 1);
+    return std::stod(svg.substr(svg.find("width=\"", at) + 7));
+  };
+  EXPECT_NEAR(width(0), width(1) / 2, 0.1);  // the first panel's rows, then the second's
+  EXPECT_NEAR(width(4), width(3) / 2, 0.1);
+  EXPECT_EQ(width(5), 0);
+  chart.rows[1].values = {1};
+  EXPECT_THROW(chart.to_svg(), Error);
+  chart.rows.clear();
+  EXPECT_THROW(chart.to_svg(), Error);
+}
+
 TEST(ReportPage, HoldsItsDataAndLoadsNothing) {
   const std::string page = report_page(R"({"model": "</script><b>{{css}}"})");
   EXPECT_NE(page.find(R"({"model": "\u003c/script>\u003cb>{{css}}"})"), std::string::npos);
