@@ -81,7 +81,7 @@ PanelArgs arguments(const Job& job, int64_t row, int64_t octet, int64_t octets, 
 }
 
 std::byte* thread_scratch(size_t bytes) {
-  static thread_local Scratch scratch;
+  static thread_local ReusedMemory scratch;
   return scratch.at_least(bytes);
 }
 

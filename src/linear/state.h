@@ -23,7 +23,7 @@ int64_t activation_block(int64_t group) noexcept;
 kernels::LevelTables make_level_tables(std::span<const float> levels) noexcept;
 
 // Memory that only grows, aligned to 64.
-class Scratch {
+class ReusedMemory {
  public:
   std::byte* at_least(size_t bytes) {
     if (buffer_.size() < bytes) buffer_ = Buffer(bytes);
@@ -72,7 +72,7 @@ struct Activations::State {
   int64_t x_stride = 0, m = 0, k = 0;
   bool has_f32 = false, has_bf16 = false;
   int64_t int8_block = 0;  // 0: not made
-  Scratch f32, bf16, int8, int8_scales, int8_offsets;
+  ReusedMemory f32, bf16, int8, int8_scales, int8_offsets;
 
   int64_t octets() const noexcept { return (k + kernels::kOctet - 1) / kernels::kOctet; }
   const float* prepared_f32(int threads);

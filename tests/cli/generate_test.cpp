@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/process.h"
+#include "support/sanitizer.h"
 
 namespace nfloat::cli_test {
 namespace {
@@ -57,16 +58,8 @@ TEST_F(Generate, BadInputIsNamed) {
   EXPECT_TRUE(nfloat({"generate", model(), "-p", "caf\xc3\xa9 \xff\xfe", "-n", "4"}).ok());
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
-
 TEST_F(Perplexity, OfTheEmbeddedModel) {
-  if (kSanitized)
+  if (nfloat::testing::kSanitized)
     GTEST_SKIP() << "the whole text takes minutes under a sanitizer; the release build scores it";
   const Result result = nfloat({"perplexity", model(), "--text", model() + "/stories.txt", "--protocol",
                                 "bos", "--context", "256", "--precision", "f32", "--json"});

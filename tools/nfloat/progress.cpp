@@ -7,13 +7,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <utility>
 
 namespace nfloat::cli {
 namespace {
 
 constexpr auto kRedraw = std::chrono::milliseconds(100);
-volatile sig_atomic_t interrupt_seen = 0;
+// Written by a signal handler, read by every thread.
+std::atomic<bool> interrupt_seen{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
 
 size_t terminal_columns() {
   struct winsize size {};
@@ -69,7 +72,7 @@ void ProgressBar::finish() {
 
 void catch_interrupts() {
   struct sigaction action {};
-  action.sa_handler = [](int) { interrupt_seen = 1; };
+  action.sa_handler = [](int) { interrupt_seen.store(true, std::memory_order_relaxed); };
   action.sa_flags = static_cast<int>(SA_RESETHAND);
   sigemptyset(&action.sa_mask);
   ::sigaction(SIGINT, &action, nullptr);
@@ -77,7 +80,7 @@ void catch_interrupts() {
 }
 
 bool interrupted() noexcept {
-  return interrupt_seen != 0;
+  return interrupt_seen.load(std::memory_order_relaxed);
 }
 
 std::string format_bytes(uint64_t bytes) {

@@ -11,18 +11,14 @@
 
 #include "nfloat/error.h"
 #include "nfloat/quantize.h"
+#include "support/sanitizer.h"
 
 namespace nfloat {
 namespace {
 
 // The sanitizers' build is slow: fewer samples and a wider tolerance there, both from the sampling error.
-#if defined(__SANITIZE_ADDRESS__)
-constexpr int64_t kRows = 128;
-constexpr double kSlack = 4;
-#else
-constexpr int64_t kRows = 2048;
-constexpr double kSlack = 1;
-#endif
+constexpr int64_t kRows = testing::kSanitized ? 128 : 2048;
+constexpr double kSlack = testing::kSanitized ? 4 : 1;
 constexpr int64_t kCols = 1024;
 
 template <typename Distribution>
