@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "nfloat/api.h"
+#include "nfloat/codebook.h"
 #include "nfloat/codebook_errors.h"
 #include "nfloat/tensor.h"
 
@@ -39,17 +40,21 @@ struct WeightStatistics {
   double absmax = 0;
   double outlier_share = 0;  // further than 6 deviations from the mean: 2e-9 of normal weights
   int64_t zeros = 0;
+  int64_t block_size = 0;
+  double block_peak =
+      0;  // mean square of the largest magnitude of a block over the mean square of all weights
   DistributionStatistics plain;
   DistributionStatistics normalised;   // each weight over the root mean square of its block
-  bool has_outliers() const noexcept;  // absmax above 12 deviations, or an outlier share above 1e-5
+  bool has_outliers() const noexcept;  // absmax above 12 deviations, or an outlier share above 1e-4
   // What the fit says the weights are drawn from.
   SourceDistribution source() const;
 };
 
 struct AnalyzeOptions {
   int64_t block_size = 64;
-  int64_t sample = 4096;        // for the distances
-  int64_t fit_sample = 262144;  // for the fit
+  int64_t sample = 4096;          // for the distances
+  int64_t fit_sample = 262144;    // for the fit
+  int64_t error_sample = 262144;  // for the errors of the codes; 0: all weights
   int threads = 0;
 };
 
@@ -60,6 +65,43 @@ NFLOAT_API WeightStatistics analyze_weights(const TensorView& weights, const Ana
 // Maximum-likelihood Student's t around `mean`. `values`: at least two that differ.
 NFLOAT_API StudentFit fit_student(std::span<const float> values, double mean);
 
+// NormalFloat's largest probability with the least squared error for weights drawn from `source`.
+struct BestOffset {
+  double offset = 0, mse = 0;
+};
+NFLOAT_API BestOffset best_offset(const SourceDistribution& source, int64_t block_size);
+
+// The fit that says what codes will cost this tensor.
+struct PredictingFit {
+  SourceDistribution source;
+  bool within_blocks = false;  // of weights over the root mean square of their block; else of the weights
+  double peak_ratio = 0;       // block_peak over what the fit expects: 1 where the tails agree too
+  bool accepted = false;  // its Kolmogorov-Smirnov distance is accepted and the peak ratio within 4 % of 1
+};
+// Of the two fits the accepted one whose tails agree better.
+NFLOAT_API PredictingFit predicting_fit(const WeightStatistics& statistics);
+
+// What a code with absmax scales costs a tensor: squared error over the mean square of the weights.
+struct CodeError {
+  std::string code;
+  double predicted = 0;  // from the fit
+  double measured = 0;   // by quantizing a sample of whole blocks
+};
+
+struct CodeAnalysis {
+  PredictingFit fit;
+  std::vector<CodeError> codes;   // as asked for
+  double signed_nf4 = 0;          // measured: NF4 with signed scales of least squared error
+  BestOffset best_offset;         // NormalFloat's offset with the least measured error
+  int64_t sample = 0;             // weights that the errors are measured on
+  const CodeError& best() const;  // the least measured error
+};
+
+// `statistics` are those of the same weights. `codes`: of at most 16 levels.
+// Throws as analyze_weights does.
+NFLOAT_API CodeAnalysis analyze_codes(const TensorView& weights, const WeightStatistics& statistics,
+                                      std::span<const Codebook> codes, const AnalyzeOptions& options = {});
+
 // Weights in units of the deviation, for drawing: counts in `bins` equal bins of [-limit, limit].
 struct WeightHistogram {
   double limit = 0;
@@ -68,12 +110,6 @@ struct WeightHistogram {
 };
 NFLOAT_API WeightHistogram weight_histogram(const TensorView& weights, const WeightStatistics& statistics,
                                             size_t bins = 121, double limit = 6);
-
-// NormalFloat's largest probability with the least squared error for weights drawn from `source`.
-struct BestOffset {
-  double offset = 0, mse = 0;
-};
-NFLOAT_API BestOffset best_offset(const SourceDistribution& source, int64_t block_size);
 
 }  // namespace nfloat
 

@@ -16,13 +16,13 @@ namespace {
 
 constexpr double kLeastDegrees = 2.5, kMostDegrees = 1000;
 
-// Magnitudes counted in bins of 1/64 octave: the likelihood then costs the same for any number of values.
+// Magnitudes counted in bins of 1/32 octave: the likelihood then costs the same for any number of values.
 struct Magnitudes {
   std::vector<double> value, count;
   double total = 0, mean_square = 0;
 
   Magnitudes(std::span<const float> values, double mean) {
-    constexpr uint32_t kShift = 17;
+    constexpr uint32_t kShift = 18;
     std::vector<uint32_t> counts((0x7f800000u >> kShift) + 1);
     for (const float x : values)
       ++counts[std::bit_cast<uint32_t>(static_cast<float>(std::fabs(static_cast<double>(x) - mean))) >>
@@ -40,9 +40,9 @@ struct Magnitudes {
   }
 };
 
-// The scale with the greatest likelihood for given degrees of freedom: fixed-point steps of the EM algorithm.
-double best_scale(const Magnitudes& m, double degrees) {
-  double square = m.mean_square * (degrees - 2) / degrees;
+// The scale with the greatest likelihood for given degrees of freedom: fixed-point steps of the EM algorithm
+// from the square in `square`, which is left at the result's.
+double best_scale(const Magnitudes& m, double degrees, double& square) {
   for (int step = 0; step < 200; ++step) {
     double sum = 0;
     for (size_t i = 0; i < m.value.size(); ++i) {
@@ -57,8 +57,8 @@ double best_scale(const Magnitudes& m, double degrees) {
   return std::sqrt(square);
 }
 
-double negative_log_likelihood(const Magnitudes& m, double degrees) {
-  const double scale = best_scale(m, degrees);
+double negative_log_likelihood(const Magnitudes& m, double degrees, double& square) {
+  const double scale = best_scale(m, degrees, square);
   double sum = 0;
   for (size_t i = 0; i < m.value.size(); ++i) {
     const double z = m.value[i] / scale;
@@ -86,12 +86,13 @@ StudentFit fit_student(std::span<const float> values, double mean) {
   StudentFit fit;
   if (!(magnitudes.mean_square > 0)) return fit;
   // In 1 / degrees the likelihood is smooth up to the normal distribution.
+  double square = magnitudes.mean_square;  // one evaluation's result is the next one's start
   const auto [inverse, loss] = boost::math::tools::brent_find_minima(
-      [&](double x) { return negative_log_likelihood(magnitudes, 1 / x); }, 1 / kMostDegrees,
-      1 / kLeastDegrees, 20);
+      [&](double x) { return negative_log_likelihood(magnitudes, 1 / x, square); }, 1 / kMostDegrees,
+      1 / kLeastDegrees, 16);
   static_cast<void>(loss);
   fit.degrees_of_freedom = 1 / inverse;
-  fit.scale = best_scale(magnitudes, fit.degrees_of_freedom);
+  fit.scale = best_scale(magnitudes, fit.degrees_of_freedom, square);
   return fit;
 }
 
@@ -101,7 +102,9 @@ void measure_distances(std::vector<float> sample, double mean, double deviation,
   result.sample = static_cast<int64_t>(sample.size());
   const boost::math::normal normal(mean, deviation);
   result.normal_distance = distance(sample, [&](double x) { return boost::math::cdf(normal, x); });
-  const boost::math::students_t student(result.student.degrees_of_freedom);
+  // In float64: long double would cost three times as much for digits that a distance does not show.
+  using Fast = boost::math::policies::policy<boost::math::policies::promote_double<false>>;
+  const boost::math::students_t_distribution<double, Fast> student(result.student.degrees_of_freedom);
   result.student.distance = distance(
       sample, [&](double x) { return boost::math::cdf(student, (x - mean) / result.student.scale); });
 }

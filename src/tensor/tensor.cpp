@@ -156,6 +156,10 @@ void convert_elements(const TensorView& view, DType dtype, std::span<std::byte> 
     if (count > 0) std::memcpy(to, from, output.size());
     return;
   }
+  if (view.dtype == DType::kBF16 && dtype == DType::kF32) {  // the usual case, in a loop that vectorises
+    for (int64_t i = 0; i < count; ++i) store(to, i, bf16_to_float(load<uint16_t>(from, i)));
+    return;
+  }
   const auto narrow = [&](int64_t i, float value) {
     if (dtype == DType::kF32) store(to, i, value);
     if (dtype == DType::kF16) store(to, i, float_to_f16(value));

@@ -86,5 +86,29 @@ TEST_F(Compare, BadInputIsNamed) {
   EXPECT_EQ(with({"--budget", "much"}).exit_code, 2);
 }
 
+TEST_F(Compare, AnalyzeDescribesEveryTensor) {
+  const Result result = nfloat({"analyze", model(), "--json", "--only", "layers.0", "--codes", "nf4,int4"});
+  ASSERT_TRUE(result.ok()) << result;
+  const Json json = Json::parse(result.out);
+  ASSERT_EQ(json["tensors"].size(), 7u);
+  double elements = 0;
+  for (const Json& tensor : json["tensors"]) {
+    elements += tensor["elements"].get<double>();
+    EXPECT_EQ(tensor["codes"].size(), 2u);
+    if (!tensor["fit"]["accepted"].get<bool>()) continue;
+    for (const Json& code : tensor["codes"])
+      EXPECT_NEAR(code["predicted"].get<double>() / code["measured"].get<double>(), 1, 0.05) << tensor;
+  }
+  EXPECT_EQ(json["total"]["elements"], elements);
+  EXPECT_NEAR(json["total"]["codes"][0]["measured"].get<double>(), .0085, .0002);
+  const Result table = nfloat({"analyze", model(), "--only", "layers.1.mlp"});
+  EXPECT_NE(table.out.find("all 3 tensors"), std::string::npos) << table;
+  EXPECT_NE(table.out.find("Outliers in 1 of 3 tensors:\n  model.layers.1.mlp.down_proj"), std::string::npos)
+      << table;
+  expect_complaint(nfloat({"analyze", model(), "--codes", "nf9"}), {"nf9"});
+  expect_complaint(nfloat({"analyze", model(), "--codes", "nf5"}), {"nf5", "16"});
+  expect_complaint(nfloat({"analyze", model(), "--only", "nothing"}), {"no tensor"});
+}
+
 }  // namespace
 }  // namespace nfloat::cli_test

@@ -12,6 +12,7 @@ namespace nfloat::cli {
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
+void add_analyze_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
 void add_codebook_command(CLI::App& app);
 void add_compare_command(CLI::App& app);
