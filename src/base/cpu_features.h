@@ -24,6 +24,9 @@ struct CpuFeatures {
 // Read once.
 const CpuFeatures& cpu_features() noexcept;
 
+// Asks the system, once, to let this process use AMX tiles. False where it refuses or there are none.
+bool request_tiles() noexcept;
+
 // "Intel(R) Xeon(R) ...", or the architecture's name where the processor does not say.
 std::string cpu_name();
 

@@ -20,18 +20,22 @@ struct Choice {
     const auto add = [this](bool can_run, const KernelTable& entry) {
       if (can_run) runnable[count++] = &entry;
     };
+    const char* wanted = std::getenv("NFLOAT_TARGET");
     add(true, kScalarTable);
 #if defined(__x86_64__)
     const CpuFeatures& cpu = cpu_features();
     add(cpu.avx2, kAvx2Table);
     add(cpu.avx512, kAvx512Table);
-    add(cpu.avx512_vnni && cpu.avx512_bf16 && cpu.avx512_vbmi, kAvx512Bf16Table);
+    const bool bf16 = cpu.avx512_vnni && cpu.avx512_bf16 && cpu.avx512_vbmi;
+    add(bf16, kAvx512Bf16Table);
+    // The kernel must be asked before the first tile instruction: not by a run that will not use them.
+    const bool other = wanted != nullptr && *wanted != '\0' && std::strcmp(wanted, kAmxTable.name) != 0;
+    add(bf16 && cpu.amx_bf16 && !other && request_tiles(), kAmxTable);
 #elif defined(__aarch64__)
     const CpuFeatures& cpu = cpu_features();
     add(cpu.neon_dotprod && cpu.neon_bf16 && cpu.neon_i8mm, kNeonTable);
 #endif
     chosen = runnable[count - 1];
-    const char* wanted = std::getenv("NFLOAT_TARGET");
     if (wanted == nullptr || *wanted == '\0') return;
     for (size_t i = 0; i < count; ++i) {
       if (std::strcmp(wanted, runnable[i]->name) == 0) {

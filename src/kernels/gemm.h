@@ -14,6 +14,8 @@
 // Activations lie in blocks of 8 rows (the last one has what is left), [octet][row][8].
 namespace nfloat::kernels {
 
+struct TileKernels;  // tiles.h
+
 inline constexpr int kPanelRows = 16;
 inline constexpr int kOctet = 8;
 inline constexpr int kActivationRows = 8;
@@ -76,7 +78,8 @@ struct NestedArgs {
 };
 
 struct GemmKernels {
-  int max_panels;  // that one call of the *_dense kernels takes
+  const TileKernels* tiles;  // null where there is no matrix unit
+  int max_panels;            // that one call of the *_dense kernels takes
   // Weights packed: one panel.
   void (*f32_packed)(const PanelArgs&) noexcept;
   void (*bf16_packed)(const PanelArgs&) noexcept;

@@ -14,4 +14,14 @@ const KernelTable kAvx512Bf16Table = {.name = "avx512bf16",
                                       .transformer = avx512bf16::kTransformerKernels,
                                       .gemm = avx512bf16::kGemmKernels};
 
+static constexpr GemmKernels with_tiles(GemmKernels kernels) noexcept {
+  kernels.tiles = &kAmxTiles;
+  return kernels;
+}
+
+const KernelTable kAmxTable = {.name = "amx",
+                               .quantize = avx512bf16::kQuantizeKernels,
+                               .transformer = avx512bf16::kTransformerKernels,
+                               .gemm = with_tiles(avx512bf16::kGemmKernels)};
+
 }  // namespace nfloat::kernels

@@ -12,6 +12,8 @@ extern const KernelTable kScalarTable;
 extern const KernelTable kAvx2Table;
 extern const KernelTable kAvx512Table;
 extern const KernelTable kAvx512Bf16Table;
+extern const KernelTable kAmxTable;  // the same with the matrix unit
+extern const TileKernels kAmxTiles;
 #elif defined(__aarch64__)
 extern const KernelTable kNeonTable;
 #endif

@@ -6,7 +6,7 @@
 #include "base/fail.h"
 #include "base/parallel.h"
 #include "kernels/dispatch.h"
-#include "linear/state.h"
+#include "linear/tiles.h"
 
 namespace nfloat {
 namespace {
@@ -78,11 +78,6 @@ PanelArgs arguments(const Job& job, int64_t row, int64_t octet, int64_t octets, 
   a.accumulate = octet > 0;
   a.factor = 1;
   return a;
-}
-
-std::byte* thread_scratch(size_t bytes) {
-  static thread_local ReusedMemory scratch;
-  return scratch.at_least(bytes);
 }
 
 // Octets of a run: whole groups of about kRunBytes, or an equal part of a group in whole activation blocks.
@@ -260,6 +255,11 @@ void empty_sum(const Job& job) noexcept {
 
 }  // namespace
 
+std::byte* thread_scratch(size_t bytes) {
+  static thread_local ReusedMemory scratch;
+  return scratch.at_least(bytes);
+}
+
 void linear(const PackedMatrix& matrix, const Activations& activations, float* y,
             const LinearOptions& options) {
   Activations::State& x = activations.state();
@@ -272,6 +272,7 @@ void linear(const PackedMatrix& matrix, const Activations& activations, float* y
                  [&](int64_t begin, int64_t end) { unpacked(matrix, job, begin, end); });
     return;
   }
+  if (tiles_serve(options.precision, x.m)) return tiled(s, x, y, stride, options);
   job.format = prepare(x, options.precision, activation_block(s.group), options.threads);
   parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) {
     x.m < kExpandFromRows ? packed_directly(s, job, begin, end) : packed_expanded(s, job, begin, end);
@@ -287,6 +288,7 @@ void linear(const DenseMatrix& matrix, const Activations& activations, float* y,
   const DenseMatrix::State& s = matrix.state();
   Job job{x, {}, y, stride, s.rows, s.octets, options.bias};
   if (s.octets == 0) return empty_sum(job);
+  if (tiles_serve(s, options.precision, x.m)) return tiled(s, x, y, stride, options);
   Precision precision = Precision::kF32;
   if (s.storage == Storage::kBF16 && options.precision != Precision::kF32) precision = Precision::kBF16;
   if (s.storage == Storage::kInt8 && options.precision == Precision::kInt8) precision = Precision::kInt8;

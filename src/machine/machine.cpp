@@ -3,10 +3,6 @@
 
 #include <omp.h>
 #include <sys/mman.h>
-#if defined(__x86_64__)
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 #include <algorithm>
 #include <atomic>
@@ -155,11 +151,9 @@ machine::Probes choose_probes() {
 }
 
 void measure_tiles(MachineLimits* limits) {
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__)
   const CpuFeatures& cpu = cpu_features();
-  if (!cpu.amx_int8 && !cpu.amx_bf16) return;
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  if (syscall(SYS_arch_prctl, kRequestPermission, kTileData) != 0) return;
+  if (!request_tiles()) return;
   if (cpu.amx_int8) limits->tile_int8 = measure_compute(machine::amx_int8, limits->threads);
   if (cpu.amx_bf16) limits->tile_bf16 = measure_compute(machine::amx_bf16, limits->threads);
 #else

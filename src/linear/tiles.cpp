@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "linear/tiles.h"
+
+#include <algorithm>
+
+#include "base/parallel.h"
+#include "kernels/dispatch.h"
+#include "kernels/tiles.h"
+
+namespace nfloat {
+namespace {
+
+using kernels::kOctet;
+using kernels::kPackedOctetBytes;
+using kernels::kPanelRows;
+using kernels::kTileElements;
+using kernels::kTileOctets;
+using kernels::kTileSide;
+using kernels::TileArgs;
+
+// From this many rows on the tiles win although the weights must be expanded for them.
+constexpr int64_t kTilesFromRows = 16;
+// The activations of a run and the sums of a block of panels, a megabyte and half of one, share the second
+// cache with two expanded panels.
+constexpr int64_t kRunSteps = 32;
+constexpr int64_t kRunOctets = kRunSteps * kTileOctets;
+constexpr int64_t kBlockRows = 512;
+constexpr int64_t kBlockPanels = 16;
+constexpr size_t kPanelElements = static_cast<size_t>(kRunSteps) * kTileElements;
+
+int64_t row_blocks(int64_t m) noexcept {
+  return (m + kTileSide - 1) / kTileSide;
+}
+int64_t steps_of(int64_t octets) noexcept {
+  return (octets + kTileOctets - 1) / kTileOctets;
+}
+
+struct TileJob {
+  const uint16_t* x;
+  int64_t m, octets, rows;
+  float* y;
+  int64_t y_stride;
+  const float* bias;
+};
+
+// A pair of panels, or the last one alone, in a run of octets; and the one that comes after it.
+struct Place {
+  int64_t panel, octet, octets, next_panel, next_octet;
+};
+
+// Multiplies the panels of [begin, end) by all rows, pair by pair and run by run; weights(args, place) points
+// args at tiles. `sums`: kBlockPanels panels by kBlockRows rows.
+template <typename Weights>
+void over_panels(const TileJob& job, int64_t begin, int64_t end, float* sums,
+                 const Weights& weights) noexcept {
+  const kernels::TileKernels& kernel = *kernels::table().gemm.tiles;
+  for (int64_t row = 0; row < job.m; row += kBlockRows) {
+    const int64_t rows = std::min(kBlockRows, job.m - row);
+    const int64_t panel_sums = row_blocks(rows) * kTileSide * kPanelRows;
+    for (int64_t first = begin; first < end; first += kBlockPanels) {
+      const int64_t last = std::min(end, first + kBlockPanels);
+      for (int64_t octet = 0; octet < job.octets; octet += kRunOctets)
+        for (int64_t panel = first; panel < last; panel += 2) {
+          Place at{panel, octet, std::min(kRunOctets, job.octets - octet), panel + 2, octet};
+          if (at.next_panel >= last) {
+            const bool more = octet + kRunOctets < job.octets;
+            at.next_panel = more ? first : std::min(last, end - 1);
+            at.next_octet = more ? octet + kRunOctets : 0;
+          }
+          TileArgs a{};
+          a.panels = static_cast<int>(std::min<int64_t>(2, last - panel));
+          a.steps = steps_of(at.octets);
+          a.row_blocks = row_blocks(rows);
+          a.x = job.x + (octet / kTileOctets * row_blocks(job.m) + row / kTileSide * a.steps) * kTileElements;
+          a.sums = sums + (panel - first) * panel_sums;
+          a.accumulate = octet > 0;
+          weights(a, at);
+          kernel.multiply(a);
+        }
+      for (int64_t panel = first; panel < last; ++panel) {
+        kernels::TileResult result;
+        result.sums = sums + (panel - first) * panel_sums;
+        result.m = rows;
+        result.y = job.y + row * job.y_stride + panel * kPanelRows;
+        result.y_stride = job.y_stride;
+        result.columns = job.rows - panel * kPanelRows;
+        result.bias = job.bias == nullptr ? nullptr : job.bias + panel * kPanelRows;
+        kernel.store(result);
+      }
+    }
+  }
+}
+
+size_t sums_bytes(int64_t m) noexcept {
+  return static_cast<size_t>(row_blocks(std::min(m, kBlockRows)) * kTileSide * kPanelRows * kBlockPanels) *
+         sizeof(float);
+}
+
+}  // namespace
+
+bool tiles_serve(Precision precision, int64_t m) noexcept {
+  return precision != Precision::kF32 && m >= kTilesFromRows && kernels::table().gemm.tiles != nullptr;
+}
+
+bool tiles_serve(const DenseMatrix::State& matrix, Precision precision, int64_t m) noexcept {
+  return tiles_serve(precision, m) && matrix.storage == DenseMatrix::Storage::kBF16 &&
+         matrix.octets % kTileOctets == 0;
+}
+
+// By runs, so that what is used at a time lies together and does not compete for the same cache sets.
+const uint16_t* Activations::State::prepared_tiles(int threads) {
+  const int64_t steps = steps_of(octets());
+  const int64_t blocks = row_blocks(m);
+  uint16_t* output =
+      reinterpret_cast<uint16_t*>(tiles.at_least(static_cast<size_t>(blocks * steps * kTileElements) * 2));
+  if (has_tiles) return output;
+  const auto x_row = kernels::table().gemm.tiles->x_row;
+  parallel_for(blocks * kTileSide, kTileSide, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t first = 0; first < steps; first += kRunSteps) {
+      const int64_t run = std::min(kRunSteps, steps - first);
+      const int64_t column = first * kTileOctets * kOctet;
+      for (int64_t row = begin; row < end; ++row)
+        x_row(x + row * x_stride + column, row < m ? k - column : 0, run,
+              output + (first * blocks + row / kTileSide * run) * kTileElements +
+                  row % kTileSide * (kTileElements / kTileSide));
+    }
+  });
+  has_tiles = true;
+  return output;
+}
+
+void tiled(const PackedMatrix::State& s, Activations::State& x, float* y, int64_t y_stride,
+           const LinearOptions& options) {
+  const TileJob job{x.prepared_tiles(options.threads), x.m, s.octets, s.rows, y, y_stride, options.bias};
+  parallel_for(s.panels, 2, options.threads, [&](int64_t begin, int64_t end) {
+    std::byte* scratch = thread_scratch(2 * kPanelElements * sizeof(uint16_t) + sums_bytes(x.m) +
+                                        static_cast<size_t>(kRunOctets + 1) * kPanelRows * sizeof(float));
+    uint16_t* expanded = reinterpret_cast<uint16_t*>(scratch);
+    float* sums = reinterpret_cast<float*>(expanded + 2 * kPanelElements);
+    float* nested = sums + sums_bytes(x.m) / sizeof(float);
+    const auto expand = kernels::table().gemm.tiles->expand;
+    const uint8_t* codes = reinterpret_cast<const uint8_t*>(s.codes.data());
+    const float* scales = reinterpret_cast<const float*>(s.scales.data());
+    const int64_t group_octets = s.group / kOctet;
+    over_panels(job, begin, end, sums, [&](TileArgs& a, const Place& at) {
+      const int64_t group = at.octet / group_octets;
+      for (int64_t p = 0; p < a.panels; ++p) {
+        const int64_t panel = at.panel + p, next = std::min(at.next_panel + p, s.panels - 1);
+        kernels::TileWeights w;
+        w.codes = codes + (panel * s.octets + at.octet) * kPackedOctetBytes;
+        w.codes_ahead = codes + (next * s.octets + at.next_octet) * kPackedOctetBytes;
+        w.levels = s.levels.f32;
+        w.octets = at.octets;
+        w.octets_per_group = group_octets;
+        w.octets_before = at.octet % group_octets;
+        if (s.nested()) {
+          s.panel_scales(panel, group, (at.octet + at.octets - 1) / group_octets - group + 1, nested);
+          w.scales = w.scales_ahead = nested;
+        } else {
+          w.scales = scales + (panel * s.groups + group) * kPanelRows;
+          w.scales_ahead = scales + (next * s.groups + at.next_octet / group_octets) * kPanelRows;
+        }
+        expand(w, expanded + static_cast<size_t>(p) * kPanelElements);
+      }
+      a.weights = expanded;
+      a.weights_stride = kPanelElements;
+    });
+  });
+}
+
+void tiled(const DenseMatrix::State& s, Activations::State& x, float* y, int64_t y_stride,
+           const LinearOptions& options) {
+  const TileJob job{x.prepared_tiles(options.threads), x.m, s.octets, s.rows, y, y_stride, options.bias};
+  parallel_for(s.panels, 2, options.threads, [&](int64_t begin, int64_t end) {
+    float* sums = reinterpret_cast<float*>(thread_scratch(sums_bytes(x.m)));
+    over_panels(job, begin, end, sums, [&](TileArgs& a, const Place& at) {
+      a.weights_stride = static_cast<size_t>(s.octets) * kOctet * kPanelRows;
+      a.weights = reinterpret_cast<const uint16_t*>(s.weights.data()) +
+                  static_cast<size_t>(at.panel) * a.weights_stride + at.octet * kOctet * kPanelRows;
+    });
+  });
+}
+
+}  // namespace nfloat
