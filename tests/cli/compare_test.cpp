@@ -110,5 +110,21 @@ TEST_F(Compare, AnalyzeDescribesEveryTensor) {
   expect_complaint(nfloat({"analyze", model(), "--only", "nothing"}), {"no tensor"});
 }
 
+TEST_F(Compare, EvaluateScoresTasks) {
+  write_file(
+      path("arc"),
+      "{\"query\": \"Question: What is blue?\", \"choices\": [\"the sky\", \"of of of\"], \"gold\": 0}\n");
+  const Result result = nfloat({"evaluate", model(), "--task", "arc-easy", "--data", path("arc"), "--json"});
+  ASSERT_TRUE(result.ok()) << result;
+  const Json task = Json::parse(result.out)["tasks"][0];
+  EXPECT_EQ(task["accuracy"], 1.0);
+  EXPECT_EQ(task["normalised_accuracy"], 1.0);
+  EXPECT_EQ(task["chance"], 0.5);
+  write_file(path("bad"), "{\"text\": \"two words\"}\n{\"text\": 3}\n");
+  expect_complaint(nfloat({"evaluate", model(), "--task", "lambada", "--data", path("bad")}),
+                   {"bad", "line 2", "text"});
+  EXPECT_EQ(nfloat({"evaluate", model(), "--task", "piqa"}).exit_code, 2);
+}
+
 }  // namespace
 }  // namespace nfloat::cli_test

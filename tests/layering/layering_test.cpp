@@ -36,7 +36,7 @@ const std::map<std::string, Room> kRooms = {
     {"formats", {4, {"formats.h"}}},
     {"analyze", {4, {"analyze.h"}}},
     {"model", {4, {"model.h", "model_config.h", "sampler.h", "synthetic.h"}}},
-    {"evaluate", {5, {"compare.h", "evaluate.h"}}},
+    {"evaluate", {5, {"compare.h", "evaluate.h", "tasks.h"}}},
     {"tune", {5, {"tune.h"}}},
     {"report", {6, {"plot.h", "report.h"}}},
     {"c_api", {7, {"nfloat.h"}}},

@@ -47,7 +47,7 @@ std::vector<float> transposed(const TensorView& view) {
 
 class Analysis {
  public:
-  explicit Analysis(const Options& options) : options_(options), input_(resolve_model_path(options.path)) {
+  explicit Analysis(const Options& options) : input_(resolve_model_path(options.path)) {
     QuantizeCheckpointOptions select;
     select.only = options.only;
     select.skip = options.skip;
@@ -108,7 +108,6 @@ class Analysis {
     return row;
   }
 
-  const Options& options_;
   Checkpoint input_;
   std::vector<TensorPlan> plan_;
   std::vector<Codebook> codes_;

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_EVALUATE_TASKS_H_
+#define NFLOAT_TOOLS_EVALUATE_TASKS_H_
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "nfloat/tasks.h"
+
+namespace nfloat::cli {
+
+nlohmann::ordered_json task_json(const TaskResult& result);
+// What to keep in mind beside the number: "not above chance".
+std::string task_remark(const TaskResult& result);
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_EVALUATE_TASKS_H_
