@@ -26,35 +26,6 @@ bool touches_word(std::string_view text, size_t begin, size_t end) noexcept {
 
 }  // namespace
 
-void TextFinder::add(std::string_view text, size_t value) {
-  uint64_t node = 0;
-  for (const char c : text) {
-    const auto [edge, made] = edges_.try_emplace(node << 8 | static_cast<uint8_t>(c), next_node_);
-    if (made) {
-      ++next_node_;
-      values_.push_back(-1);
-    }
-    node = edge->second;
-  }
-  values_[node] = static_cast<int64_t>(value);
-  begins_[static_cast<uint8_t>(text[0])] = true;
-}
-
-int64_t TextFinder::match(std::string_view text, size_t at, size_t* end) const {
-  if (!begins_[static_cast<uint8_t>(text[at])]) return -1;
-  int64_t value = -1;
-  uint64_t node = 0;
-  for (size_t i = at; i < text.size(); ++i) {
-    const auto edge = edges_.find(node << 8 | static_cast<uint8_t>(text[i]));
-    if (edge == edges_.end()) break;
-    node = edge->second;
-    if (values_[node] < 0) continue;
-    value = values_[node];
-    *end = i + 1;
-  }
-  return value;
-}
-
 AddedTokens::AddedTokens(const JsonAt& json, const Vocabulary& vocabulary, const Normalizer* normalizer) {
   if (!json.present()) return;
   size_t all_bytes = 0;
@@ -76,7 +47,7 @@ AddedTokens::AddedTokens(const JsonAt& json, const Vocabulary& vocabulary, const
     if (known != kNoToken) token.id = known;
     std::string sought = token.text;
     if (token.normalized && normalizer != nullptr) normalizer->apply(sought);
-    if (!sought.empty()) finders_[token.normalized].add(sought, tokens_.size());
+    if (!sought.empty()) finders_[token.normalized].add(sought, static_cast<int32_t>(tokens_.size()));
     largest_id_ = std::max(largest_id_, token.id);
     by_id_[token.id] = tokens_.size();
     by_text_[token.text] = tokens_.size();
@@ -90,7 +61,7 @@ void AddedTokens::split(std::string_view text, bool normalized, bool special,
   size_t done = 0;
   for (size_t at = 0; at < text.size() && !finder.empty();) {
     size_t end = at;
-    const int64_t found = finder.match(text, at, &end);
+    const int32_t found = finder.match(text, at, &end);
     if (found < 0) {
       ++at;
       continue;

@@ -4,13 +4,13 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
 #include "tokenizer/json_at.h"
+#include "tokenizer/text_finder.h"
 #include "tokenizer/vocabulary.h"
 
 namespace nfloat {
@@ -33,21 +33,6 @@ struct TextPart {
   size_t begin;
   size_t end;
   int32_t id;
-};
-
-// Finds the texts of a set in one pass, the longest where several begin at one place.
-class TextFinder {
- public:
-  void add(std::string_view text, size_t value);
-  bool empty() const noexcept { return next_node_ == 1; }
-  // The longest text that begins at `at`: its value, and its end in `end`; -1 when none does.
-  int64_t match(std::string_view text, size_t at, size_t* end) const;
-
- private:
-  std::unordered_map<uint64_t, uint32_t> edges_;  // node << 8 | byte -> node
-  std::vector<int64_t> values_{-1};               // by node
-  std::array<bool, 256> begins_{};
-  uint32_t next_node_ = 1;
 };
 
 class AddedTokens {

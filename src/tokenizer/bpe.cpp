@@ -5,7 +5,6 @@
 #include "tokenizer/merges.h"
 #include "tokenizer/token_model.h"
 #include "tokenizer/utf8.h"
-#include "tokenizer/word_cache.h"
 
 namespace nfloat {
 namespace {
@@ -35,26 +34,8 @@ class Bpe final : public TokenModel {
 
   bool takes_bytes() const noexcept override { return true; }
 
-  void encode(const Pieces& pieces, std::vector<int32_t>& ids) const override {
-    WordCache cache;
-    std::vector<int32_t> tokens;
-    for (const Match& range : pieces.ranges) {
-      const std::string_view word = pieces.at(range);
-      WordCache::Entry* const entry = cache.find(word);
-      if (entry != nullptr && entry->known()) {
-        ids.insert(ids.end(), ids.begin() + static_cast<ptrdiff_t>(entry->begin),
-                   ids.begin() + static_cast<ptrdiff_t>(entry->begin + entry->count));
-        continue;
-      }
-      tokens.clear();
-      encode_word(word, pieces.byte_level, tokens);
-      if (entry != nullptr) entry->remember(ids.size(), tokens.size());
-      ids.insert(ids.end(), tokens.begin(), tokens.end());
-    }
-  }
-
  private:
-  void encode_word(std::string_view word, bool is_bytes, std::vector<int32_t>& tokens) const {
+  void encode_word(std::string_view word, bool is_bytes, std::vector<int32_t>& tokens) const override {
     if (is_bytes && all_bytes_known_) {
       if (options_.ignore_merges && find_whole(to_byte_level(word), tokens)) return;
       for (const char byte : word) tokens.push_back(byte_level_[static_cast<uint8_t>(byte)]);
@@ -93,19 +74,11 @@ class Bpe final : public TokenModel {
       if (id != kNoToken) {
         tokens.push_back(id);
         unknown_open = false;
-      } else if (!fall_back(character, tokens) && options_.unknown != kNoToken) {
+      } else if (!fall_back_to_bytes(character, bytes_, tokens) && options_.unknown != kNoToken) {
         if (!unknown_open || !options_.fuse_unknown) tokens.push_back(options_.unknown);
         unknown_open = true;
       }
     }
-  }
-
-  bool fall_back(std::string_view character, std::vector<int32_t>& tokens) const {
-    if (bytes_.empty()) return false;
-    for (const char byte : character)
-      if (bytes_[static_cast<uint8_t>(byte)] == kNoToken) return false;
-    for (const char byte : character) tokens.push_back(bytes_[static_cast<uint8_t>(byte)]);
-    return true;
   }
 
   Merges merges_;

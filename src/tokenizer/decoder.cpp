@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tokenizer/decoder.h"
 
+#include <algorithm>
 #include <charconv>
 #include <utility>
 
@@ -80,6 +81,19 @@ void word_end(Decoding& decoding, const Pattern& suffix) {
   }
 }
 
+// Connectionist temporal classification: a token heard on and on is one, the blank token is silence.
+void ctc(Decoding& decoding, const Pattern& blank, const Pattern& word_delimiter, bool cleanup) {
+  std::vector<DecodedPiece>& pieces = decoding.pieces;
+  const auto same = [](const DecodedPiece& a, const DecodedPiece& b) { return a.text == b.text; };
+  pieces.erase(std::unique(pieces.begin(), pieces.end(), same), pieces.end());
+  for (DecodedPiece& piece : pieces) {
+    piece.text = replace_all(piece.text, blank, "");
+    if (!cleanup) continue;
+    clean_up(piece.text);
+    piece.text = replace_all(piece.text, word_delimiter, " ");
+  }
+}
+
 }  // namespace
 
 void decode_byte_tokens(Decoding& decoding) {
@@ -146,6 +160,15 @@ void Decoder::add(const JsonAt& json) {
     const std::string suffix = json["suffix"].text_or("</w>");
     if (suffix.empty()) json["suffix"].wrong("a text that is not empty");
     steps_.push_back([pattern = Pattern(suffix)](Decoding& decoding) { word_end(decoding, pattern); });
+  } else if (type == "CTC") {
+    const std::string blank = json["pad_token"].text_or("<pad>");
+    const std::string delimiter = json["word_delimiter_token"].text_or("|");
+    if (blank.empty()) json["pad_token"].wrong("a text that is not empty");
+    if (delimiter.empty()) json["word_delimiter_token"].wrong("a text that is not empty");
+    const bool cleanup = json["cleanup"].flag_or(true);
+    steps_.push_back([=, blank = Pattern(blank), delimiter = Pattern(delimiter)](Decoding& decoding) {
+      ctc(decoding, blank, delimiter, cleanup);
+    });
   } else {
     json.unsupported("decoders of the kind \"" + type.substr(0, 60) + "\" are not supported");
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "tokenizer/byte_level.h"
+#include "tokenizer/charsmap.h"
 #include "tokenizer/pattern.h"
 #include "tokenizer/unicode_forms.h"
 #include "tokenizer/utf8.h"
@@ -101,6 +102,15 @@ Step form_step(NormalForm form) {
   return [form](std::string& text) { normalize(text, form); };
 }
 
+Step charsmap_step(const JsonAt& json) {
+  std::string blob;
+  if (!decode_base64(json.text(), blob)) json.malformed("it is not base64");
+  if (blob.empty()) return [](std::string&) {};
+  if (!is_sound_charsmap(blob))
+    json.malformed(fmt::format("the character map of {} bytes leads outside itself", blob.size()));
+  return [map = std::make_shared<const CharsMap>(blob)](std::string& text) { map->apply(text); };
+}
+
 void add_steps(const JsonAt& json, std::vector<Step>& steps) {
   const std::string& type = json["type"].text();
   if (type == "Sequence") {
@@ -133,6 +143,8 @@ void add_steps(const JsonAt& json, std::vector<Step>& steps) {
     steps.push_back(nmt);
   } else if (type == "BertNormalizer") {
     steps.push_back(bert_step(json));
+  } else if (type == "Precompiled") {
+    steps.push_back(charsmap_step(json["precompiled_charsmap"]));
   } else if (type == "ByteLevel") {
     steps.push_back([](std::string& text) { text = to_byte_level(text); });
   } else {

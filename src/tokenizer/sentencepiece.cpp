@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "base/fail.h"
-#include "tokenizer/added_tokens.h"
 #include "tokenizer/sentencepiece_file.h"
+#include "tokenizer/text_finder.h"
 #include "tokenizer/tokenizer_state.h"
 #include "tokenizer/word_cache.h"
 
@@ -48,7 +48,7 @@ class SentencePiece final : public Tokenizer::State {
       const SentencePieceFile::Piece& piece = file.pieces[id];
       texts_.emplace_back(piece.text);
       types_.push_back(piece.type);
-      if (is_special(static_cast<int32_t>(id))) finder_.add(piece.text, id);
+      if (is_special(static_cast<int32_t>(id))) finder_.add(piece.text, static_cast<int32_t>(id));
     }
     const auto control = [&](int32_t id) {
       const bool found =
@@ -66,13 +66,13 @@ class SentencePiece final : public Tokenizer::State {
     size_t done = 0;
     for (size_t at = 0; at < text.size() && options.parse_special_tokens;) {
       size_t end = at;
-      const int64_t id = finder_.match(text, at, &end);
+      const int32_t id = finder_.match(text, at, &end);
       if (id < 0) {
         ++at;
         continue;
       }
       encode_plain(text.substr(done, at - done), ids);
-      ids.push_back(static_cast<int32_t>(id));
+      ids.push_back(id);
       done = at = end;
     }
     encode_plain(text.substr(done), ids);

@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
 
 #include "base/fail.h"
+#include "tokenizer/charsmap.h"
 #include "tokenizer/utf8.h"
 #include "tokenizer/vocabulary.h"
 
@@ -151,31 +151,6 @@ bool goes_over_a_space(std::string_view text) noexcept {
 }
 
 }  // namespace
-
-bool is_sound_charsmap(std::string_view blob) noexcept {
-  uint32_t trie_bytes = 0;
-  if (blob.size() <= sizeof trie_bytes) return false;
-  std::memcpy(&trie_bytes, blob.data(), sizeof trie_bytes);
-  // A double array is built in blocks of 256 units of 4 bytes.
-  constexpr size_t kBlockBytes = 1024;
-  if (trie_bytes < kBlockBytes || trie_bytes % kBlockBytes != 0 ||
-      trie_bytes >= blob.size() - sizeof trie_bytes)
-    return false;
-  const std::string_view texts = blob.substr(sizeof trie_bytes + trie_bytes);
-  if (texts.back() != '\0') return false;
-  const size_t units = trie_bytes / 4;
-  for (size_t i = 0; i < units; ++i) {
-    uint32_t unit = 0;
-    std::memcpy(&unit, blob.data() + sizeof trie_bytes + 4 * i, sizeof unit);
-    if (unit >> 31 != 0) {
-      if ((unit & 0x7FFFFFFFu) >= texts.size()) return false;  // a leaf: where its replacement begins
-    } else {
-      const size_t offset = size_t{unit >> 10} << ((unit & (1u << 9)) >> 6);
-      if (((i ^ offset) | 0xFF) >= units) return false;  // the block of its children
-    }
-  }
-  return true;
-}
 
 SentencePieceFile read_sentencepiece_file(std::string_view bytes, const std::string& source) {
   if (bytes.empty() || bytes.size() > kMaxFileBytes)

@@ -30,10 +30,6 @@ struct SentencePieceFile {
 // tables of the normalizers. Throws kMalformedFile or kUnsupported naming `source` and the place.
 SentencePieceFile read_sentencepiece_file(std::string_view bytes, const std::string& source);
 
-// Whether a precompiled character map (size of the trie, trie, replacement texts) leads nowhere outside
-// itself.
-bool is_sound_charsmap(std::string_view blob) noexcept;
-
 }  // namespace nfloat
 
 #endif  // NFLOAT_TOKENIZER_SENTENCEPIECE_FILE_H_

@@ -1,7 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tokenizer/token_model.h"
 
+#include <algorithm>
+
+#include "tokenizer/word_cache.h"
+
 namespace nfloat {
+
+void TokenModel::encode(const Pieces& pieces, std::vector<int32_t>& ids) const {
+  WordCache cache;
+  std::vector<int32_t> tokens;
+  for (const Match& range : pieces.ranges) {
+    const std::string_view word = pieces.at(range);
+    WordCache::Entry* const entry = cache.find(word);
+    if (entry == nullptr || !entry->known()) {
+      tokens.clear();
+      encode_word(word, pieces.byte_level, tokens);
+      if (entry != nullptr) entry->remember(ids.size(), tokens.size());
+      ids.insert(ids.end(), tokens.begin(), tokens.end());
+      continue;
+    }
+    const size_t begin = ids.size();
+    ids.resize(begin + entry->count);
+    std::copy_n(ids.begin() + static_cast<ptrdiff_t>(entry->begin), entry->count,
+                ids.begin() + static_cast<ptrdiff_t>(begin));
+  }
+}
 
 int32_t token_named(const JsonAt& json, const Vocabulary& vocabulary) {
   if (!json.present()) return kNoToken;
@@ -17,10 +41,26 @@ std::vector<int32_t> byte_tokens(const Vocabulary& vocabulary) {
   return ids;
 }
 
+bool fall_back_to_bytes(std::string_view text, const std::vector<int32_t>& bytes,
+                        std::vector<int32_t>& tokens) {
+  if (bytes.empty()) return false;
+  for (const char byte : text)
+    if (bytes[static_cast<uint8_t>(byte)] == kNoToken) return false;
+  for (const char byte : text) tokens.push_back(bytes[static_cast<uint8_t>(byte)]);
+  return true;
+}
+
 std::unique_ptr<const TokenModel> make_token_model(const JsonAt& json) {
-  // Files of before the "type" key are byte-pair encodings: only those have merges.
-  const std::string type = json["type"].text_or(json["merges"].present() ? "BPE" : "");
+  // Files of before the "type" key tell by what else they have.
+  const char* const untyped = json["merges"].present()                      ? "BPE"
+                              : json["unk_id"].present()                    ? "Unigram"
+                              : json["continuing_subword_prefix"].present() ? "WordPiece"
+                                                                            : "";
+  const std::string type = json["type"].text_or(untyped);
   if (type == "BPE") return make_bpe(json);
+  if (type == "Unigram") return make_unigram(json);
+  if (type == "WordPiece") return make_word_piece(json);
+  if (type == "WordLevel") return make_word_level(json);
   json.unsupported("models of the kind \"" + type.substr(0, 60) + "\" are not supported");
 }
 

@@ -5,7 +5,10 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <random>
+#include <set>
 
+#include "tokenizer/charsmap.h"
 #include "tokenizer/sentencepiece_file.h"
 #include "tokenizer/utf8.h"
 #include "tokenizer_files.h"
@@ -114,6 +117,43 @@ TEST(SentencePiece, ChecksTheTablesOfANormalizer) {
   EXPECT_FALSE(is_sound_charsmap(blob.substr(0, 1028)));
   EXPECT_FALSE(is_sound_charsmap(blob + "y"));
   EXPECT_FALSE(is_sound_charsmap(""));
+}
+
+// The Unigram model of a tokenizer.json cuts as the library cuts with the same pieces and scores.
+TEST(Unigram, GivesTheIdsOfTheLibrary) {
+  std::mt19937 random(7);
+  const auto below = [&](size_t end) { return static_cast<size_t>(random() % end); };
+  const std::vector<std::string> letters{"a", "b", "c", "▁", "é", "日"};
+  std::string model = piece("<unk>", 0, 2);
+  Json vocab = Json::array({Json::array({"<unk>", 0.0})});
+  std::set<std::string> texts;
+  while (texts.size() < 60) {
+    std::string text;
+    for (size_t i = 1 + below(4); i > 0; --i) text += letters[below(letters.size() - 1)];
+    if (!texts.insert(text).second) continue;
+    // Sums of these are exact in any order and precision: what ties, ties in both.
+    const float score = -1 - static_cast<float>(below(16384)) / 1024;
+    model += piece(text, score, 1);
+    vocab.push_back(Json::array({text, score}));
+  }
+  model += field(2, "\x18\x01") + field(3, std::string("\x20\0", 2));
+  sentencepiece::SentencePieceProcessor library;
+  ASSERT_TRUE(library.LoadFromSerializedProto(model).ok());
+  Json file = bpe_file({}, {});
+  file["model"] = {{"type", "Unigram"}, {"unk_id", 0}, {"vocab", vocab}};
+  file["pre_tokenizer"] = {
+      {"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "always"}, {"split", false}};
+  const Tokenizer tokenizer = load(file);
+  for (int i = 0; i < 500; ++i) {
+    std::string text = letters[below(3)];
+    for (size_t count = below(30); count > 0; --count) {
+      const size_t letter = below(letters.size());
+      text += letters[letter] == "▁" ? " " : letters[letter];
+    }
+    Ids expected;
+    ASSERT_TRUE(library.Encode(text, &expected).ok());
+    ASSERT_EQ(tokenizer.encode(text), expected) << text;
+  }
 }
 
 constexpr size_t kPartBytes = 128 << 10;
