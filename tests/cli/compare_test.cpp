@@ -110,6 +110,31 @@ TEST_F(Compare, AnalyzeDescribesEveryTensor) {
   expect_complaint(nfloat({"analyze", model(), "--only", "nothing"}), {"no tensor"});
 }
 
+TEST_F(Compare, PerplexityAgainstTheOriginal) {
+  write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 3000));
+  const std::vector<std::string> command{
+      "perplexity",        model(),       "--quantize", "nf4:64", "--text",      path("text"),
+      "--protocol",        "bos",         "--context",  "128",    "--reference", model(),
+      "--reference-cache", path("cache"), "--json"};
+  const Result first = nfloat(command);
+  ASSERT_TRUE(first.ok()) << first;
+  EXPECT_NE(first.err.find("cache"), std::string::npos) << first;
+  const Json json = Json::parse(first.out);
+  EXPECT_GT(json["perplexity"], json["reference"]["perplexity"]);
+  for (const char* field : {"mean_kl", "median_kl", "kl_99", "max_kl", "rms_delta_p", "log_perplexity_ratio"})
+    EXPECT_GT(json["divergence"][field], 0) << field;
+  const Result second = nfloat(command);
+  ASSERT_TRUE(second.ok()) << second;
+  EXPECT_EQ(second.err.find("cache"), std::string::npos) << second;
+  EXPECT_EQ(Json::parse(second.out), json);
+  expect_complaint(nfloat({"perplexity", model(), "--text", path("text"), "--reference", path("absent")}),
+                   {"absent"});
+  write_file(path("latin1"), "caf\xe9 au lait");
+  expect_complaint(nfloat({"perplexity", model(), "--text", path("latin1")}), {"latin1", "byte 3", "UTF-8"});
+  EXPECT_EQ(nfloat({"perplexity", model(), "--text", path("text"), "--reference-cache", path("c")}).exit_code,
+            2);
+}
+
 TEST_F(Compare, EvaluateScoresTasks) {
   write_file(
       path("arc"),

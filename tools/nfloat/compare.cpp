@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +15,7 @@
 #include "nfloat/tokenizer.h"
 #include "output_file.h"
 #include "progress.h"
+#include "scoring_input.h"
 
 namespace nfloat::embedded {
 extern const std::string_view stories_txt;
@@ -62,43 +62,6 @@ double parse_bytes(const std::string& text) {
   throw UsageError(fmt::format("--budget {}: expected a size, as 4GB or 900MB", text));
 }
 
-uint64_t fnv(uint64_t hash, std::string_view text) {
-  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
-  return hash;
-}
-
-// Changes with the model's files, the text and how it is scored.
-std::string identity_of(const Options& options, const std::string& folder, const std::string& text) {
-  uint64_t hash = fnv(0xcbf29ce484222325u, text);
-  const Checkpoint checkpoint(folder);
-  for (const std::string& file : checkpoint.files()) {
-    struct stat info {};
-    ::stat(file.c_str(), &info);
-    hash = fnv(hash,
-               fmt::format("{}\n{}\n{}.{}\n", file, info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec));
-  }
-  hash = fnv(hash, fmt::format("{} {} {} {}", options.protocol, options.context, options.precision,
-                               NFLOAT_VERSION_STRING));
-  return fmt::format("{:016x}", hash);
-}
-
-void expect_utf8(const std::string& text, const std::string& name) {
-  for (size_t i = 0; i < text.size();) {
-    const auto lead = static_cast<uint8_t>(text[i]);
-    const size_t length = lead < 0x80                   ? 1
-                          : lead >= 0xf0 && lead < 0xf5 ? 4
-                          : lead >= 0xe0                ? 3
-                          : lead >= 0xc2                ? 2
-                                                        : 0;
-    bool good = length > 0 && lead < 0xf5 && i + length <= text.size();
-    for (size_t k = 1; good && k < length; ++k) good = (static_cast<uint8_t>(text[i + k]) & 0xc0) == 0x80;
-    if (!good) throw Error(ErrorCode::kMalformedFile, fmt::format("{}: byte {} is not UTF-8", name, i));
-    i += length;
-  }
-  if (text.find_first_not_of(" \t\r\n") == std::string::npos)
-    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: the text is empty", name));
-}
-
 // An unwritable place is told before the work and not after it.
 void expect_writable(const std::string& path) {
   if (path.empty() || path == "-") return;
@@ -138,10 +101,11 @@ class Job {
     const std::string text =
         options_.text.empty() ? std::string(embedded::stories_txt) : read_text(options_.text, kMaxTextBytes);
     result_.text_name = options_.text.empty() ? "stories.txt, embedded in nfloat" : options_.text;
-    expect_utf8(text, result_.text_name);
+    expect_text(text, result_.text_name);
     const Tokenizer tokenizer = Tokenizer::load(folder);
     tokens_ = tokenizer.encode(text, false);
-    const std::string identity = identity_of(options_, folder, text);
+    const std::string identity = scoring_identity(
+        folder, text, fmt::format("{} {} {}", options_.protocol, options_.context, options_.precision));
     const bool own_work = options_.work.empty();
     CompareWork work(own_work ? CompareWork::default_folder(identity) : options_.work, identity);
     if (options_.fresh) {

@@ -1,31 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
 #include "compare_job.h"
 #include "model_options.h"
 #include "nfloat/error.h"
+#include "scoring_input.h"
 
 namespace nfloat::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-void make_folders(const std::string& path) {
-  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
-    const std::string part = path.substr(0, slash);
-    if (::mkdir(part.c_str(), 0777) != 0 && errno != EEXIST)
-      throw Error(ErrorCode::kIo, fmt::format("{}: {}", part, std::strerror(errno)));
-    if (slash == std::string::npos) return;
-  }
-}
 
 }  // namespace
 
@@ -178,12 +168,7 @@ CompareWork::CompareWork(const std::string& folder, const std::string& identity)
 }
 
 std::string CompareWork::default_folder(const std::string& identity) {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  const std::string base = cache != nullptr && *cache != '\0' ? cache
-                           : home != nullptr                  ? std::string(home) + "/.cache"
-                                                              : std::string("/tmp");
-  return base + "/nfloat/compare-" + identity;
+  return cache_folder() + "/compare-" + identity;
 }
 
 bool CompareWork::find(const std::string& name, FormatMeasurement& measurement) const {

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "compare_job.h"
 #include "model_options.h"
 #include "nfloat/error.h"
 #include "nfloat/evaluate.h"
 #include "nfloat/tokenizer.h"
 #include "progress.h"
+#include "scoring_input.h"
 
 namespace nfloat::cli {
 namespace {
@@ -17,10 +21,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxTextBytes = size_t{4} << 30;
+constexpr uint64_t kMostCacheBytes = 4'000'000'000;  // of a reference that nobody asked to keep
 
 struct Options {
   ModelArguments model;
-  std::string text, tokens, protocol = "paper", reference_precision;
+  std::string text, tokens, protocol = "paper", reference_precision, reference, reference_cache;
   int64_t context = 0;
   bool json = false;
 };
@@ -57,26 +62,32 @@ Json to_json(const PerplexityResult& result) {
           {"perplexity_standard_error", result.perplexity_error()}};
 }
 
-void print_divergence(const Options& options, const DivergenceResult& result, Precision model_precision) {
+// `reference`: what the reference is, in words.
+void print_divergence(const Options& options, const DivergenceResult& d, const std::string& precision,
+                      const std::string& reference) {
   if (options.json) {
-    Json json = to_json(result.model);
-    json["precision"] = precision_name(model_precision);
-    json["reference"] = to_json(result.reference);
-    json["reference"]["precision"] = options.reference_precision;
-    json["divergence"] = {{"mean_kl", result.mean_kl},
-                          {"median_kl", result.median_kl},
-                          {"kl_99", result.kl_99},
-                          {"max_kl", result.max_kl},
-                          {"same_top", result.same_top}};
+    Json json = to_json(d.model);
+    json["precision"] = precision;
+    json["reference"] = to_json(d.reference);
+    json["reference"]["model"] = options.reference.empty() ? options.model.model : options.reference;
+    json["reference"]["precision"] =
+        options.reference_precision.empty() ? precision : options.reference_precision;
+    json["divergence"] = divergence_json(d);
     fmt::print("{}\n", json.dump(2));
     return;
   }
-  fmt::print("perplexity {:.4f}, {} arithmetic {:.4f}: {:+.3f} %\n", result.model.perplexity,
-             options.reference_precision, result.reference.perplexity,
-             100 * (result.model.perplexity / result.reference.perplexity - 1));
-  fmt::print("KL divergence a token: mean {:.3g}, median {:.3g}, 99 % {:.3g}, largest {:.3g} nats\n",
-             result.mean_kl, result.median_kl, result.kl_99, result.max_kl);
-  fmt::print("same most likely token: {:.2f} % of {} tokens\n", 100 * result.same_top, result.tokens);
+  fmt::print("perplexity              {:.4f} +- {:.4f}\n", d.model.perplexity, d.model.perplexity_error());
+  fmt::print("{:<22}  {:.4f} +- {:.4f}\n", "of " + reference, d.reference.perplexity,
+             d.reference.perplexity_error());
+  fmt::print("ln(PPL ratio)           {:.6f} +- {:.6f} ({:+.3f} %)\n", d.log_ratio, d.log_ratio_error,
+             100 * std::expm1(d.log_ratio));
+  fmt::print("KL divergence, nats     mean {:.6f} +- {:.6f}, median {:.6f}, 99 % {:.6f}, maximum {:.6f}\n",
+             d.mean_kl, d.mean_kl_error, d.median_kl, d.kl_99, d.max_kl);
+  fmt::print("delta p                 mean {:+.4f} +- {:.4f} %, RMS {:.4f} +- {:.4f} %\n",
+             100 * d.mean_delta_p, 100 * d.mean_delta_p_error, 100 * d.rms_delta_p,
+             100 * d.rms_delta_p_error);
+  fmt::print("same top token          {:.3f} +- {:.3f} % of {} tokens\n", 100 * d.same_top,
+             100 * d.same_top_error, d.tokens);
 }
 
 void print_perplexity(const Options& options, const PerplexityResult& result, double seconds) {
@@ -93,45 +104,138 @@ void print_perplexity(const Options& options, const PerplexityResult& result, do
              options.tokens.empty() ? "windows" : "sequences", static_cast<double>(result.tokens) / seconds);
 }
 
+class Job {
+ public:
+  explicit Job(const Options& options) : options_(options) {
+    scoring_.protocol = parse_perplexity_protocol(options.protocol);
+    scoring_.context = options.context;
+    scoring_.kv_cache = parse_kv_cache(options.model.kv_cache);
+    scoring_.progress = [this](int64_t done, int64_t total, double perplexity) {
+      if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while scoring");
+      bar_.update(static_cast<uint64_t>(done), static_cast<uint64_t>(total),
+                  fmt::format("perplexity {:.3f}", perplexity));
+    };
+  }
+
+  void run() {
+    if (!options_.tokens.empty()) return score_sequences();
+    tokenizer_ = Tokenizer::load(resolve_model_path(options_.model.model));
+    text_ = read_text(options_.text, kMaxTextBytes);
+    expect_text(text_, options_.text);
+    tokens_ = tokenizer_->encode(text_, false);
+    if (!options_.reference.empty()) return score_against_original();
+    const Model model = load_model(options_.model);
+    complete(model);
+    if (options_.reference_precision.empty()) {
+      const auto start = Clock::now();
+      const PerplexityResult result = perplexity(model, tokens_, scoring_);
+      bar_.finish();
+      return print_perplexity(options_, result, seconds_since(start));
+    }
+    const DivergenceResult result =
+        divergence(model, model, tokens_, scoring_, parse_precision(options_.reference_precision));
+    bar_.finish();
+    print_divergence(options_, result, precision_name(model.options().precision),
+                     fmt::format("{} arithmetic", options_.reference_precision));
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  void complete(const Model& model) {
+    if (model.config().bos_token < 0) scoring_.bos_token = tokenizer_->bos_id().value_or(-1);
+  }
+
+  void score_sequences() {
+    const Model model = load_model(options_.model);
+    const auto sequences = read_sequences(options_.tokens, model.config().vocabulary);
+    const auto start = Clock::now();
+    const PerplexityResult result = perplexity_of_sequences(model, sequences, scoring_);
+    bar_.finish();
+    print_perplexity(options_, result, seconds_since(start));
+  }
+
+  // The original's distributions come from the cache, or are put there first, or, where the file would be too
+  // large, both models run side by side.
+  void score_against_original() {
+    const std::string folder = resolve_model_path(options_.reference);
+    const std::vector<int32_t> others = Tokenizer::load(folder).encode(text_, false);
+    const auto differ = std::mismatch(tokens_.begin(), tokens_.end(), others.begin(), others.end());
+    if (differ.first != tokens_.end() || differ.second != others.end())
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{}: its tokenizer cuts {} in another way than {}'s from token {} on: their "
+                              "predictions cannot be compared",
+                              options_.reference, options_.text, options_.model.model,
+                              differ.first - tokens_.begin()));
+    ModelArguments original = options_.model;
+    original.model = options_.reference;
+    original.quantize.clear();
+    original.double_quantization = false;
+    original.head = "keep";
+    if (!options_.reference_precision.empty()) original.precision = options_.reference_precision;
+    std::optional<Model> reference;
+    const std::string identity = scoring_identity(
+        folder, text_, fmt::format("{} {} {}", options_.protocol, options_.context, original.precision));
+    const std::string path = options_.reference_cache.empty()
+                                 ? fmt::format("{}/reference-{}.nfloat", cache_folder(), identity)
+                                 : options_.reference_cache;
+    std::optional<ReferenceDistributions> distributions = cached(path, identity);
+    if (!distributions) {
+      reference = load_model(original);
+      complete(*reference);
+      const uint64_t bytes = ReferenceDistributions::file_bytes(static_cast<int64_t>(tokens_.size()),
+                                                                reference->config().vocabulary);
+      if (!options_.reference_cache.empty() || bytes <= kMostCacheBytes) {
+        if (options_.reference_cache.empty()) make_folders(cache_folder());
+        ReferenceDistributions::write(path, identity, *reference, tokens_, scoring_);
+        bar_.finish();
+        reference.reset();
+        distributions.emplace(path);
+        fmt::print(stderr, "{}: the original's log-probabilities, for further runs with this text\n", path);
+      } else {
+        fmt::print(stderr,
+                   "the original's log-probabilities would take up to {}: not kept (--reference-cache FILE "
+                   "keeps them)\n",
+                   format_bytes(bytes));
+      }
+    }
+    const Model model = load_model(options_.model);
+    complete(model);
+    const DivergenceResult result = distributions ? divergence(*distributions, model, tokens_, scoring_)
+                                                  : divergence(*reference, model, tokens_, scoring_);
+    bar_.finish();
+    print_divergence(options_, result, precision_name(model.options().precision), "the original");
+  }
+
+  static std::optional<ReferenceDistributions> cached(const std::string& path, const std::string& identity) {
+    try {
+      ReferenceDistributions there(path);
+      if (there.identity() == identity) return there;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kNotFound && error.code() != ErrorCode::kMalformedFile) throw;
+    }
+    return std::nullopt;
+  }
+
+  const Options& options_;
+  PerplexityOptions scoring_;
+  std::optional<Tokenizer> tokenizer_;
+  std::string text_;
+  std::vector<int32_t> tokens_;
+  ProgressBar bar_{"score", "tokens"};
+};
+
 void run(const Options& options) {
   if (options.text.empty() == options.tokens.empty()) throw UsageError("give one of --text and --tokens");
-  if (!options.tokens.empty() && !options.reference_precision.empty())
-    throw UsageError("--reference-precision goes with --text");
-  PerplexityOptions own;
-  own.protocol = parse_perplexity_protocol(options.protocol);
-  own.context = options.context;
-  own.kv_cache = parse_kv_cache(options.model.kv_cache);
+  if (!options.tokens.empty() && !(options.reference_precision.empty() && options.reference.empty()))
+    throw UsageError("--reference and --reference-precision go with --text");
+  if (options.reference.empty() && !options.reference_cache.empty())
+    throw UsageError("--reference-cache goes with --reference");
   catch_interrupts();
-  const Model model = load_model(options.model);
-
-  ProgressBar bar("score", "tokens");
-  own.progress = [&bar](int64_t done, int64_t total, double perplexity) {
-    if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while scoring");
-    bar.update(static_cast<uint64_t>(done), static_cast<uint64_t>(total),
-               fmt::format("perplexity {:.3f}", perplexity));
-  };
-  const auto start = std::chrono::steady_clock::now();
-  const auto seconds = [&] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  };
-  if (!options.tokens.empty()) {
-    const auto sequences = read_sequences(options.tokens, model.config().vocabulary);
-    const PerplexityResult result = perplexity_of_sequences(model, sequences, own);
-    bar.finish();
-    return print_perplexity(options, result, seconds());
-  }
-  const Tokenizer tokenizer = Tokenizer::load(resolve_model_path(options.model.model));
-  const std::vector<int32_t> tokens = tokenizer.encode(read_text(options.text, kMaxTextBytes), false);
-  if (model.config().bos_token < 0) own.bos_token = tokenizer.bos_id().value_or(-1);
-  if (options.reference_precision.empty()) {
-    const PerplexityResult result = perplexity(model, tokens, own);
-    bar.finish();
-    return print_perplexity(options, result, seconds());
-  }
-  const DivergenceResult result =
-      divergence(model, model, tokens, own, parse_precision(options.reference_precision));
-  bar.finish();
-  print_divergence(options, result, model.options().precision);
+  Job(options).run();
 }
 
 }  // namespace
@@ -145,6 +249,7 @@ void add_perplexity_command(CLI::App& app) {
       "  nfloat perplexity models/nfloat-tiny --text models/nfloat-tiny/stories.txt --protocol bos --context "
       "256\n"
       "  nfloat perplexity ./Llama-3.2-1B --text wiki.test.raw --quantize nf4:64\n"
+      "  nfloat perplexity ./Llama-3.2-1B-nf4 --text wiki.test.raw --reference ./Llama-3.2-1B\n"
       "  nfloat perplexity ./Llama-3.2-1B-nf4 --text wiki.test.raw --precision int8 --reference-precision "
       "f32\n"
       "Protocols (the text is tokenized once, without special tokens; the model forgets between windows):\n"
@@ -162,10 +267,14 @@ void add_perplexity_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--context", options->context, "Tokens a window; 0: the protocol's usual number")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 27));
+  command->add_option("--reference", options->reference,
+                      "The original model: tell how far the predictions are from its own");
+  command->add_option(
+      "--reference-cache", options->reference_cache,
+      "File for the original's log-probabilities; without it, in the cache folder up to 4 GB");
   command
-      ->add_option(
-          "--reference-precision", options->reference_precision,
-          "Also run the same weights with this arithmetic and tell how far apart the predictions are")
+      ->add_option("--reference-precision", options->reference_precision,
+                   "Arithmetic of the reference; without --reference the same weights are run with it")
       ->check(CLI::IsMember({"f32", "bf16", "int8"}));
   command->add_flag("--json", options->json, "Print JSON");
   command->callback([options] { run(*options); });

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "scoring_input.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "nfloat/checkpoint.h"
+#include "nfloat/error.h"
+
+namespace nfloat::cli {
+namespace {
+
+uint64_t fnv(uint64_t hash, std::string_view text) {
+  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+}  // namespace
+
+void expect_text(const std::string& text, const std::string& name) {
+  for (size_t i = 0; i < text.size();) {
+    const auto lead = static_cast<uint8_t>(text[i]);
+    const size_t length = lead < 0x80                   ? 1
+                          : lead >= 0xf0 && lead < 0xf5 ? 4
+                          : lead >= 0xe0                ? 3
+                          : lead >= 0xc2                ? 2
+                                                        : 0;
+    bool good = length > 0 && lead < 0xf5 && i + length <= text.size();
+    for (size_t k = 1; good && k < length; ++k) good = (static_cast<uint8_t>(text[i + k]) & 0xc0) == 0x80;
+    if (!good) throw Error(ErrorCode::kMalformedFile, fmt::format("{}: byte {} is not UTF-8", name, i));
+    i += length;
+  }
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos)
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: the text is empty", name));
+}
+
+std::string scoring_identity(const std::string& folder, const std::string& text, std::string_view how) {
+  uint64_t hash = fnv(0xcbf29ce484222325u, text);
+  const Checkpoint checkpoint(folder);
+  for (const std::string& file : checkpoint.files()) {
+    struct stat info {};
+    ::stat(file.c_str(), &info);
+    hash = fnv(hash,
+               fmt::format("{}\n{}\n{}.{}\n", file, info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec));
+  }
+  hash = fnv(hash, fmt::format("{} {}", how, NFLOAT_VERSION_STRING));
+  return fmt::format("{:016x}", hash);
+}
+
+std::string cache_folder() {
+  const char* cache = std::getenv("XDG_CACHE_HOME");
+  const char* home = std::getenv("HOME");
+  const std::string base = cache != nullptr && *cache != '\0' ? cache
+                           : home != nullptr                  ? std::string(home) + "/.cache"
+                                                              : std::string("/tmp");
+  return base + "/nfloat";
+}
+
+void make_folders(const std::string& path) {
+  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
+    const std::string part = path.substr(0, slash);
+    if (::mkdir(part.c_str(), 0777) != 0 && errno != EEXIST)
+      throw Error(ErrorCode::kIo, fmt::format("{}: {}", part, std::strerror(errno)));
+    if (slash == std::string::npos) return;
+  }
+}
+
+}  // namespace nfloat::cli

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_SCORING_INPUT_H_
+#define NFLOAT_TOOLS_SCORING_INPUT_H_
+
+#include <string>
+#include <string_view>
+
+namespace nfloat::cli {
+
+// Throws Error unless `text` is UTF-8 and more than white space. `name` stands for it in the message.
+void expect_text(const std::string& text, const std::string& name);
+
+// Changes with the model's files in `folder`, the text and `how` it is scored.
+std::string scoring_identity(const std::string& folder, const std::string& text, std::string_view how);
+
+// Where what can be made again is kept: $XDG_CACHE_HOME/nfloat, ~/.cache/nfloat or /tmp/nfloat.
+std::string cache_folder();
+// Makes a folder with those above it. Throws kIo naming it.
+void make_folders(const std::string& path);
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_SCORING_INPUT_H_
