@@ -69,11 +69,12 @@ bool is_chinese(char32_t c) noexcept {
          (c >= 0xF900 && c <= 0xFAFF) || (c >= 0x2F800 && c <= 0x2FA1F);
 }
 
+// Control characters go first: of the white space that they are, only these three stay.
 void clean_for_bert(std::string& text) {
   map_chars(text, [](std::string& out, char32_t c) {
-    const bool space = c == '\t' || c == '\n' || c == '\r' || is_white_space(c);
-    if (c == 0 || c == kReplacementChar || (!space && is_control(c))) return;
-    append_utf8(out, space ? U' ' : c);
+    const bool kept = c == '\t' || c == '\n' || c == '\r';
+    if (c == 0 || c == kReplacementChar || (!kept && is_control(c))) return;
+    append_utf8(out, is_white_space(c) ? U' ' : c);
   });
 }
 

@@ -51,6 +51,7 @@ TEST(Normalizer, ChangesCharacters) {
   EXPECT_EQ(normalized(kind("Nmt"), "a\u0001\tb\u200Bc"), "a b c");
   EXPECT_EQ(normalized(kind("ByteLevel"), "a é"), "aĠÃ©");
   EXPECT_EQ(normalized(kind("BertNormalizer"), "Éa\t中\u0000"), "ea  中 ");
+  EXPECT_EQ(normalized(kind("BertNormalizer"), "a\u000Bb\u0085c\u00A0d\r"), "abc d ");
 }
 
 TEST(Normalizer, ReplacesPatterns) {
