@@ -109,7 +109,7 @@ int main(int argc, char** argv) {
         ->UseRealTime();
     benchmark::RegisterBenchmark(fmt::format("pack/threads:{}", threads).c_str(), pack, threads)
         ->UseRealTime();
-    for (const int64_t m : {1, 8, 64, 512})
+    for (const int64_t m : {1, 2, 4, 8, 16, 24, 32, 64, 128, 512})
       for (const Precision precision : {Precision::kInt8, Precision::kBF16, Precision::kF32})
         for (const bool nested : {false, true}) {
           if (nested && m > 1) continue;

@@ -78,8 +78,10 @@ struct NestedArgs {
 };
 
 struct GemmKernels {
-  const TileKernels* tiles;  // null where there is no matrix unit
-  int max_panels;            // that one call of the *_dense kernels takes
+  // Null where there is no matrix unit.
+  const TileKernels* tiles;        // bf16
+  const TileKernels* exact_tiles;  // float32 in three planes
+  int max_panels;                  // that one call of the *_dense kernels takes
   // Weights packed: one panel.
   void (*f32_packed)(const PanelArgs&) noexcept;
   void (*bf16_packed)(const PanelArgs&) noexcept;

@@ -5,12 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
-// Products on a matrix unit (AMX): bf16 factors, float32 sums. Both factors lie in tiles of 1024 bytes, 16
-// rows by 32 columns of k, a step of four octets.
-//   weights      [step][16 pairs of columns][16 rows of the matrix][2], the pairs in gemm.h's bf16 order:
-//   four
-//                octets of a bf16 panel are one tile
-//   activations  [rows / 16][step][16 rows][32], octets of columns 0 2 4 6 1 3 5 7; rows past the last are 0
+// Products on a matrix unit (AMX): bf16 factors, float32 sums. A factor is one bf16 (one plane), or three
+// that add up to a float32 (three planes: high, middle and low bits). Both factors lie in tiles of 1024
+// bytes, 16 rows by 32 columns of k, a step of four octets.
+//   weights      [step][plane][16 pairs of columns][16 rows of the matrix][2], the pairs in gemm.h's bf16
+//                order: four octets of a bf16 panel are one tile
+//   activations  [rows / 16][step][plane][16 rows][32], octets of columns 0 2 4 6 1 3 5 7; rows past the last
+//                are 0
 //   sums         [panel][rows / 16][16 rows][16]
 namespace nfloat::kernels {
 
@@ -54,6 +55,8 @@ struct TileResult {
 };
 
 struct TileKernels {
+  int planes;
+  int64_t run_steps;  // the most that one call of multiply may take: sums of many would lose bits
   void (*expand)(const TileWeights&, uint16_t* output) noexcept;
   // One row of k activations to its place in its tiles, `steps` of them, zero past k.
   void (*x_row)(const float* x, int64_t k, int64_t steps, uint16_t* output) noexcept;

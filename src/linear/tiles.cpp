@@ -20,13 +20,15 @@ using kernels::TileArgs;
 
 // From this many rows on the tiles win although the weights must be expanded for them.
 constexpr int64_t kTilesFromRows = 16;
-// The activations of a run and the sums of a block of panels, a megabyte and half of one, share the second
-// cache with two expanded panels.
-constexpr int64_t kRunSteps = 32;
-constexpr int64_t kRunOctets = kRunSteps * kTileOctets;
+// The activations of a run (1 MiB, in three planes 1.5) and the sums of a block of panels (half a megabyte)
+// share the second cache with two expanded panels.
 constexpr int64_t kBlockRows = 512;
 constexpr int64_t kBlockPanels = 16;
-constexpr size_t kPanelElements = static_cast<size_t>(kRunSteps) * kTileElements;
+
+const kernels::TileKernels* tile_kernels(Precision precision) noexcept {
+  const kernels::GemmKernels& gemm = kernels::table().gemm;
+  return precision == Precision::kF32 ? gemm.exact_tiles : gemm.tiles;
+}
 
 int64_t row_blocks(int64_t m) noexcept {
   return (m + kTileSide - 1) / kTileSide;
@@ -36,6 +38,7 @@ int64_t steps_of(int64_t octets) noexcept {
 }
 
 struct TileJob {
+  const kernels::TileKernels& kernel;
   const uint16_t* x;
   int64_t m, octets, rows;
   float* y;
@@ -53,25 +56,27 @@ struct Place {
 template <typename Weights>
 void over_panels(const TileJob& job, int64_t begin, int64_t end, float* sums,
                  const Weights& weights) noexcept {
-  const kernels::TileKernels& kernel = *kernels::table().gemm.tiles;
+  const kernels::TileKernels& kernel = job.kernel;
+  const int64_t run_octets = kernel.run_steps * kTileOctets;
+  const int64_t step_elements = kernel.planes * kTileElements;
   for (int64_t row = 0; row < job.m; row += kBlockRows) {
     const int64_t rows = std::min(kBlockRows, job.m - row);
     const int64_t panel_sums = row_blocks(rows) * kTileSide * kPanelRows;
     for (int64_t first = begin; first < end; first += kBlockPanels) {
       const int64_t last = std::min(end, first + kBlockPanels);
-      for (int64_t octet = 0; octet < job.octets; octet += kRunOctets)
+      for (int64_t octet = 0; octet < job.octets; octet += run_octets)
         for (int64_t panel = first; panel < last; panel += 2) {
-          Place at{panel, octet, std::min(kRunOctets, job.octets - octet), panel + 2, octet};
+          Place at{panel, octet, std::min(run_octets, job.octets - octet), panel + 2, octet};
           if (at.next_panel >= last) {
-            const bool more = octet + kRunOctets < job.octets;
+            const bool more = octet + run_octets < job.octets;
             at.next_panel = more ? first : std::min(last, end - 1);
-            at.next_octet = more ? octet + kRunOctets : 0;
+            at.next_octet = more ? octet + run_octets : 0;
           }
           TileArgs a{};
           a.panels = static_cast<int>(std::min<int64_t>(2, last - panel));
           a.steps = steps_of(at.octets);
           a.row_blocks = row_blocks(rows);
-          a.x = job.x + (octet / kTileOctets * row_blocks(job.m) + row / kTileSide * a.steps) * kTileElements;
+          a.x = job.x + (octet / kTileOctets * row_blocks(job.m) + row / kTileSide * a.steps) * step_elements;
           a.sums = sums + (panel - first) * panel_sums;
           a.accumulate = octet > 0;
           weights(a, at);
@@ -99,46 +104,51 @@ size_t sums_bytes(int64_t m) noexcept {
 }  // namespace
 
 bool tiles_serve(Precision precision, int64_t m) noexcept {
-  return precision != Precision::kF32 && m >= kTilesFromRows && kernels::table().gemm.tiles != nullptr;
+  return m >= kTilesFromRows && tile_kernels(precision) != nullptr;
 }
 
 bool tiles_serve(const DenseMatrix::State& matrix, Precision precision, int64_t m) noexcept {
-  return tiles_serve(precision, m) && matrix.storage == DenseMatrix::Storage::kBF16 &&
-         matrix.octets % kTileOctets == 0;
+  return precision != Precision::kF32 && tiles_serve(precision, m) &&
+         matrix.storage == DenseMatrix::Storage::kBF16 && matrix.octets % kTileOctets == 0;
 }
 
 // By runs, so that what is used at a time lies together and does not compete for the same cache sets.
-const uint16_t* Activations::State::prepared_tiles(int threads) {
+const uint16_t* Activations::State::prepared_tiles(const kernels::TileKernels& kernel, int threads) {
   const int64_t steps = steps_of(octets());
   const int64_t blocks = row_blocks(m);
-  uint16_t* output =
-      reinterpret_cast<uint16_t*>(tiles.at_least(static_cast<size_t>(blocks * steps * kTileElements) * 2));
-  if (has_tiles) return output;
-  const auto x_row = kernels::table().gemm.tiles->x_row;
+  const int64_t step_elements = kernel.planes * kTileElements;
+  ReusedMemory& memory = kernel.planes == 1 ? tiles : exact_tiles;
+  bool& ready = kernel.planes == 1 ? has_tiles : has_exact_tiles;
+  uint16_t* output = reinterpret_cast<uint16_t*>(
+      memory.at_least(static_cast<size_t>(blocks * steps * step_elements) * sizeof(uint16_t)));
+  if (ready) return output;
   parallel_for(blocks * kTileSide, kTileSide, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t first = 0; first < steps; first += kRunSteps) {
-      const int64_t run = std::min(kRunSteps, steps - first);
+    for (int64_t first = 0; first < steps; first += kernel.run_steps) {
+      const int64_t run = std::min(kernel.run_steps, steps - first);
       const int64_t column = first * kTileOctets * kOctet;
       for (int64_t row = begin; row < end; ++row)
-        x_row(x + row * x_stride + column, row < m ? k - column : 0, run,
-              output + (first * blocks + row / kTileSide * run) * kTileElements +
-                  row % kTileSide * (kTileElements / kTileSide));
+        kernel.x_row(x + row * x_stride + column, row < m ? k - column : 0, run,
+                     output + (first * blocks + row / kTileSide * run) * step_elements +
+                         row % kTileSide * (kTileElements / kTileSide));
     }
   });
-  has_tiles = true;
+  ready = true;
   return output;
 }
 
 void tiled(const PackedMatrix::State& s, Activations::State& x, float* y, int64_t y_stride,
            const LinearOptions& options) {
-  const TileJob job{x.prepared_tiles(options.threads), x.m, s.octets, s.rows, y, y_stride, options.bias};
+  const kernels::TileKernels& kernel = *tile_kernels(options.precision);
+  const TileJob job{
+      kernel, x.prepared_tiles(kernel, options.threads), x.m, s.octets, s.rows, y, y_stride, options.bias};
   parallel_for(s.panels, 2, options.threads, [&](int64_t begin, int64_t end) {
-    std::byte* scratch = thread_scratch(2 * kPanelElements * sizeof(uint16_t) + sums_bytes(x.m) +
-                                        static_cast<size_t>(kRunOctets + 1) * kPanelRows * sizeof(float));
+    const int64_t run_octets = kernel.run_steps * kTileOctets;
+    const size_t panel_elements = static_cast<size_t>(kernel.run_steps * kernel.planes) * kTileElements;
+    std::byte* scratch = thread_scratch(2 * panel_elements * sizeof(uint16_t) + sums_bytes(x.m) +
+                                        static_cast<size_t>(run_octets + 1) * kPanelRows * sizeof(float));
     uint16_t* expanded = reinterpret_cast<uint16_t*>(scratch);
-    float* sums = reinterpret_cast<float*>(expanded + 2 * kPanelElements);
+    float* sums = reinterpret_cast<float*>(expanded + 2 * panel_elements);
     float* nested = sums + sums_bytes(x.m) / sizeof(float);
-    const auto expand = kernels::table().gemm.tiles->expand;
     const uint8_t* codes = reinterpret_cast<const uint8_t*>(s.codes.data());
     const float* scales = reinterpret_cast<const float*>(s.scales.data());
     const int64_t group_octets = s.group / kOctet;
@@ -160,17 +170,19 @@ void tiled(const PackedMatrix::State& s, Activations::State& x, float* y, int64_
           w.scales = scales + (panel * s.groups + group) * kPanelRows;
           w.scales_ahead = scales + (next * s.groups + at.next_octet / group_octets) * kPanelRows;
         }
-        expand(w, expanded + static_cast<size_t>(p) * kPanelElements);
+        kernel.expand(w, expanded + static_cast<size_t>(p) * panel_elements);
       }
       a.weights = expanded;
-      a.weights_stride = kPanelElements;
+      a.weights_stride = panel_elements;
     });
   });
 }
 
 void tiled(const DenseMatrix::State& s, Activations::State& x, float* y, int64_t y_stride,
            const LinearOptions& options) {
-  const TileJob job{x.prepared_tiles(options.threads), x.m, s.octets, s.rows, y, y_stride, options.bias};
+  const kernels::TileKernels& kernel = *tile_kernels(options.precision);
+  const TileJob job{
+      kernel, x.prepared_tiles(kernel, options.threads), x.m, s.octets, s.rows, y, y_stride, options.bias};
   parallel_for(s.panels, 2, options.threads, [&](int64_t begin, int64_t end) {
     float* sums = reinterpret_cast<float*>(thread_scratch(sums_bytes(x.m)));
     over_panels(job, begin, end, sums, [&](TileArgs& a, const Place& at) {
