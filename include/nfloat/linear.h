@@ -132,9 +132,11 @@ struct LinearOptions {
 // they are not. Accuracy: kF32 within 1e-6 of the sum of absolute products; kBF16 and kInt8 0.4 % and 1 %
 // relative root mean square on the weights of language models. A result does not depend on the number of
 // threads. A block size or a width that is not a multiple of 8 where blocks meet rows takes a slow path in
-// float32. On a processor with AMX (target `amx`) 16 rows and more are multiplied in bf16 for kInt8 too,
-// which is faster there and within kBF16's bound. DenseMatrix: the storage bounds the precision from below:
-// F32 and F16 always compute in float32, BF16 in bf16 or float32, int8 in int8 or float32.
+// float32. DenseMatrix: the storage bounds the precision from below: F32 and F16 always compute in float32,
+// BF16 in bf16 or float32, int8 in int8 or float32.
+// On a processor with AMX (target `amx`), products of a PackedMatrix with 16 rows and more run on its bf16
+// tiles within the same bounds: kInt8 then computes as kBF16 does, which is faster there, and kF32 in three
+// bf16 to a factor. An infinity may come out as no number there, and numbers below 1e-33 keep fewer digits.
 NFLOAT_API void linear(const PackedMatrix& matrix, const Activations& x, float* y,
                        const LinearOptions& options = {});
 NFLOAT_API void linear(const DenseMatrix& matrix, const Activations& x, float* y,

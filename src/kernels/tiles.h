@@ -56,7 +56,7 @@ struct TileResult {
 
 struct TileKernels {
   int planes;
-  int64_t run_steps;  // the most that one call of multiply may take: sums of many would lose bits
+  int64_t run_steps;  // that one call of expand and multiply takes, at most
   void (*expand)(const TileWeights&, uint16_t* output) noexcept;
   // One row of k activations to its place in its tiles, `steps` of them, zero past k.
   void (*x_row)(const float* x, int64_t k, int64_t steps, uint16_t* output) noexcept;

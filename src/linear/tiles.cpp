@@ -20,10 +20,10 @@ using kernels::TileArgs;
 
 // From this many rows on the tiles win although the weights must be expanded for them.
 constexpr int64_t kTilesFromRows = 16;
-// The activations of a run (1 MiB, in three planes 1.5) and the sums of a block of panels (half a megabyte)
-// share the second cache with two expanded panels.
+// The activations of a run (at most 384 KiB) and the sums of a block of panels (1 MiB) share the second
+// cache.
 constexpr int64_t kBlockRows = 512;
-constexpr int64_t kBlockPanels = 16;
+constexpr int64_t kBlockPanels = 32;
 
 const kernels::TileKernels* tile_kernels(Precision precision) noexcept {
   const kernels::GemmKernels& gemm = kernels::table().gemm;

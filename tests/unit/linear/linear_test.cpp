@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <random>
 
 #include "kernels/dispatch.h"
@@ -29,7 +30,7 @@ const Case kCases[] = {{1, 1, 1, 16},        {1, 16, 64, 64},     {2, 17, 128, 3
                        {9, 20, 1024, 128},   {12, 7, 2064, 64},   {23, 40, 320, 320},   {24, 65, 640, 64},
                        {25, 100, 1088, 64},  {40, 18, 96, 64},    {64, 96, 4096, 4096}, {33, 50, 77, 64},
                        {6, 19, 130, 20},     {70, 16, 1040, 104}, {30, 21, 4160, 1040}, {2, 9, 8192, 4096},
-                       {26, 80, 2048, 2048}, {27, 30, 1032, 24}};
+                       {26, 80, 2048, 2048}, {27, 30, 1032, 24},  {17, 530, 288, 32},   {531, 40, 520, 40}};
 
 std::vector<float> gaussian(int64_t count, uint32_t seed) {
   std::mt19937 generator(seed);
@@ -175,6 +176,33 @@ TEST_F(LinearTest, HoldsItsBoundsOnOutliers) {
     expect_close(product(matrix, x, m, precision), expected, precision);
   RecordProperty(
       "int8", std::to_string(reference::relative_rms(product(matrix, x, m, Precision::kInt8), expected.y)));
+}
+
+// Sums that only grow: each rounding counts, none is hidden by a cancellation.
+TEST_F(LinearTest, FloatSumsOfOneSignStayExact) {
+  const int64_t m = 20, n = 24, k = 4096;
+  std::vector<float> weights = gaussian(n * k, 19), x = gaussian(m * k, 20);
+  for (float& w : weights) w = std::fabs(w) + 0.1f;
+  for (float& v : x) v = std::fabs(v);
+  const QuantizedTensor tensor = quantized(weights, n, k, 64);
+  const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
+  expect_close(product(PackedMatrix::pack(source_of(tensor)), x, m, Precision::kF32), expected,
+               Precision::kF32);
+}
+
+// What is no finite number must not turn into one.
+TEST_F(LinearTest, KeepsWhatIsNoNumber) {
+  const int64_t n = 16, k = 64;
+  const PackedMatrix matrix = PackedMatrix::pack(source_of(quantized(gaussian(n * k, 21), n, k, 64)));
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
+    for (const int64_t m : {1, 20})
+      for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+        std::vector<float> x = gaussian(m * k, 22);
+        x[5] = bad;
+        const std::vector<float> y = product(matrix, x, m, precision);
+        for (int64_t i = 0; i < m * n; ++i)
+          ASSERT_EQ(std::isfinite(y[static_cast<size_t>(i)]), i >= n) << m << " " << i;
+      }
 }
 
 TEST_F(LinearTest, ThreadsChangeNothing) {
