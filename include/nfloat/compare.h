@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "nfloat/convert.h"
 #include "nfloat/evaluate.h"
 #include "nfloat/formats.h"
+#include "nfloat/tasks.h"
 
 // What a number format does to a model: to its weights, its size, its predictions.
 namespace nfloat {
@@ -22,6 +24,8 @@ struct MeasureOptions {
       Precision::kF32;  // kF32 keeps the decoded weights in float32, others in the file's dtype
   int threads = 0;
   int64_t generate_tokens = 64;  // decoded to time the kernels; 0: not measured
+  // Further tests of the model with its round-tripped weights (evaluate_task); may be empty.
+  std::function<std::vector<TaskResult>(const Model&)> tasks = nullptr;
 };
 
 struct FormatMeasurement {
@@ -39,6 +43,7 @@ struct FormatMeasurement {
   std::array<double, 2> half_kl{};    // mean KL of the first and the second half of the text
   std::array<double, 2> half_loss{};
   double tokens_per_second = 0;  // generated from packed weights; 0: nfloat has no kernel for the format
+  std::vector<TaskResult> tasks;
 
   TensorError total() const;
 };

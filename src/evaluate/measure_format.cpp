@@ -143,6 +143,7 @@ FormatMeasurement measure_format(const std::string& path, const Format& format,
     PerplexityOptions scoring = options.scoring;
     scoring.precision = options.precision;
     result.divergence = divergence(reference, *model, tokens, scoring);
+    if (options.tasks) result.tasks = options.tasks(*model);
   }
   result.bits_per_weight = 8.0 * static_cast<double>(result.bytes) / static_cast<double>(result.weights);
   if (!result.code_counts.empty()) result.code_entropy = entropy(result.code_counts);

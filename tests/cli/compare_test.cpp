@@ -83,7 +83,28 @@ TEST_F(Compare, BadInputIsNamed) {
   expect_complaint(with({"--json", path("no/such/folder.json")}), {"no/such"});
   expect_complaint(with({"--report", path("no/such/report.html")}), {"no/such"});
   expect_complaint(nfloat({"compare", model(), "--formats", "nf4,zf4"}), {"zf4", "iq4_nl"});
+  expect_complaint(with({"--tasks", "arc-easy=" + path("latin1")}), {"latin1", "line 1"});
+  EXPECT_EQ(with({"--tasks", "arc-easy"}).exit_code, 2);
   EXPECT_EQ(with({"--budget", "much"}).exit_code, 2);
+}
+
+TEST_F(Compare, TasksAreScoredWithEveryFormat) {
+  write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 1000));
+  write_file(
+      path("arc"),
+      "{\"query\": \"Question: What is blue?\", \"choices\": [\"the sky\", \"of of of\"], \"gold\": 0}\n");
+  const std::vector<std::string> command{
+      "compare",  model(),  "--text",  path("text"), "--formats",
+      "nf4,q8_0", "--work", path("w"), "--tasks",    "arc-easy=" + path("arc"),
+      "--json",   "-"};
+  const Result first = nfloat(command);
+  ASSERT_TRUE(first.ok()) << first;
+  const Json json = Json::parse(first.out);
+  EXPECT_EQ(json["plain_tasks"][0]["accuracy"], 1.0);
+  EXPECT_EQ(json["formats"][1]["tasks"][0]["task"], "arc-easy");
+  const Json again = Json::parse(nfloat(command).out);
+  EXPECT_EQ(again["formats"], json["formats"]);
+  EXPECT_EQ(again["plain_tasks"], json["plain_tasks"]);
 }
 
 TEST_F(Compare, AnalyzeDescribesEveryTensor) {

@@ -28,7 +28,8 @@ constexpr size_t kMaxTextBytes = size_t{1} << 30;
 
 struct Options {
   std::string model, text, protocol = "bos", precision = "f32", budget, json, report, figure, work;
-  std::vector<std::string> formats;
+  std::vector<std::string> formats, tasks;  // tasks: NAME=PATH
+  int64_t task_limit = 0;
   std::vector<int64_t> block_sizes = {64};
   double max_divergence = 0;
   int64_t context = 256;
@@ -90,6 +91,12 @@ class Job {
         break;
       }
     }
+    for (const std::string& task : options.tasks) {
+      const size_t equals = task.find('=');
+      if (equals == std::string::npos)
+        throw UsageError(fmt::format("--tasks {}: expected NAME=PATH, as arc-easy=arc_easy.jsonl", task));
+      tasks_.push_back(load_task(task.substr(0, equals), task.substr(equals + 1), options.task_limit));
+    }
     expect_writable(options.json);
     expect_writable(options.report);
     expect_writable(options.figure);
@@ -105,14 +112,18 @@ class Job {
     const Tokenizer tokenizer = Tokenizer::load(folder);
     tokens_ = tokenizer.encode(text, false);
     const std::string identity = scoring_identity(
-        folder, text, fmt::format("{} {} {}", options_.protocol, options_.context, options_.precision));
+        folder, text,
+        fmt::format("{} {} {}{}", options_.protocol, options_.context, options_.precision, task_identity()));
     const bool own_work = options_.work.empty();
     CompareWork work(own_work ? CompareWork::default_folder(identity) : options_.work, identity);
     if (options_.fresh) {
       work.remove();
       work = CompareWork(own_work ? CompareWork::default_folder(identity) : options_.work, identity);
     }
+    if (!tasks_.empty())
+      measure_.tasks = [this, &tokenizer](const Model& model) { return run_tasks(model, tokenizer); };
     describe(tokenizer, folder);
+    find_plain_tasks(work);
     const ReferenceDistributions reference = make_reference(folder, work, identity);
     for (const auto& format : formats_) {
       FormatMeasurement& m = result_.measurements.emplace_back();
@@ -138,6 +149,51 @@ class Job {
   }
 
  private:
+  // The questions themselves, so that another file of the same name counts as another task.
+  std::string task_identity() const {
+    std::string all;
+    for (const Task& task : tasks_) {
+      all += fmt::format(" {} {}", task.name, task.questions.size());
+      for (const TaskQuestion& question : task.questions)
+        for (const TaskOption& option : question.options)
+          all += fmt::format("{}{}{}", option.context, option.continuation, question.gold);
+    }
+    return all;
+  }
+
+  std::vector<TaskResult> run_tasks(const Model& model, const Tokenizer& tokenizer) {
+    std::vector<TaskResult> results;
+    for (const Task& task : tasks_) {
+      TaskOptions own;
+      own.precision = measure_.precision;
+      own.progress = [&](int64_t done, int64_t total) {
+        stop_if_interrupted();
+        bar_.update(static_cast<uint64_t>(base_ + total_),
+                    static_cast<uint64_t>(total_) * (formats_.size() + 1),
+                    fmt::format("{}, {} {}/{}", current_, task.name, done, total));
+      };
+      results.push_back(evaluate_task(model, tokenizer, task, own));
+    }
+    return results;
+  }
+
+  // Kept among the finished formats, as if the plain model were one.
+  void find_plain_tasks(CompareWork& work) {
+    if (tasks_.empty()) return;
+    FormatMeasurement plain;
+    if (!work.find("plain", plain)) {
+      current_ = plain.name = "plain";
+      plain.tasks = measure_.tasks(*plain_);
+      work.add(plain);
+    }
+    result_.plain_tasks = plain.tasks;
+  }
+
+  static void stop_if_interrupted() {
+    if (interrupted())
+      throw Error(ErrorCode::kInterrupted, "interrupted; the same command goes on from the formats done");
+  }
+
   void describe(const Tokenizer& tokenizer, const std::string& folder) {
     ModelOptions load;
     load.precision = measure_.precision;
@@ -158,8 +214,17 @@ class Job {
     const Clock::time_point start = Clock::now();
     perplexity(*plain_, piece, measure_.scoring);
     constexpr double kBesidesScoring = 2.0;  // comparing distributions, loading, coding, generating
-    const double seconds = seconds_since(start) / static_cast<double>(piece.size()) *
-                           static_cast<double>(tokens_.size()) * kBesidesScoring *
+    double tokens = static_cast<double>(tokens_.size()) * kBesidesScoring;
+    for (const Task& task : tasks_) {
+      // The tokens of a few questions stand for all.
+      const size_t few = std::min<size_t>(task.questions.size(), 50);
+      size_t found = 0;
+      for (size_t i = 0; i < few; ++i)
+        for (const TaskOption& option : task.questions[i].options)
+          found += tokenizer.encode(option.context + option.continuation, false).size();
+      tokens += static_cast<double>(found * task.questions.size()) / static_cast<double>(few);
+    }
+    const double seconds = seconds_since(start) / static_cast<double>(piece.size()) * tokens *
                            static_cast<double>(formats_.size() + 1);
     result_.tokens = static_cast<int64_t>(tokens_.size());
     fmt::print(stderr, "{} formats on {} tokens of {}, protocol {} with windows of {}: about {:.0f} {}\n",
@@ -168,8 +233,7 @@ class Job {
                seconds < 90 ? "seconds" : "minutes");
     total_ = static_cast<int64_t>(tokens_.size());
     measure_.scoring.progress = [this](int64_t done, int64_t, double perplexity) {
-      if (interrupted())
-        throw Error(ErrorCode::kInterrupted, "interrupted; the same command goes on from the formats done");
+      stop_if_interrupted();
       bar_.update(static_cast<uint64_t>(base_ + done), static_cast<uint64_t>(total_) * (formats_.size() + 1),
                   fmt::format("{}, perplexity {:.3f}", current_, perplexity));
     };
@@ -197,6 +261,7 @@ class Job {
 
   const Options& options_;
   std::vector<std::unique_ptr<Format>> formats_;
+  std::vector<Task> tasks_;
   MeasureOptions measure_;
   Comparison result_;
   std::vector<int32_t> tokens_;
@@ -224,6 +289,7 @@ void run(const Options& options) {
   fmt::print(
       "* on the Pareto front: no format is as small with less divergence, or smaller with as little\n\n");
   fmt::print("{}\n", comparison_table(result));
+  if (!result.plain_tasks.empty()) fmt::print("{}\n", task_table(result));
   for (const std::string& line : comparison_findings(result)) fmt::print("{}\n", line);
   fmt::print(stderr, "{} formats in {:.0f} s\n", result.measurements.size(), result.seconds);
 }
@@ -272,6 +338,12 @@ void add_compare_command(CLI::App& app) {
                    "Arithmetic and decoded weights: f32, or bf16 for half the memory")
       ->check(CLI::IsMember({"f32", "bf16"}))
       ->capture_default_str();
+  command
+      ->add_option("--tasks", options->tasks,
+                   "Tests to score too, as arc-easy=arc_easy.jsonl,piqa=FOLDER (nfloat evaluate --help)")
+      ->delimiter(',');
+  command->add_option("--task-limit", options->task_limit, "Only the first so many questions of each; 0: all")
+      ->check(CLI::NonNegativeNumber);
   command->add_option("--budget", options->budget, "Largest model, as 4GB: recommend the best within it");
   command
       ->add_option("--max-divergence", options->max_divergence,

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "compare_job.h"
+#include "evaluate_tasks.h"
 #include "progress.h"
 #include "table.h"
 
@@ -103,6 +104,34 @@ std::string comparison_table(const Comparison& c) {
   return table.to_string();
 }
 
+std::string task_table(const Comparison& c) {
+  if (c.plain_tasks.empty()) return "";
+  std::vector<Table::Column> columns = {{"tasks: accuracy", Table::Align::kLeft}};
+  std::vector<std::string> chance = {"by guessing"};
+  for (const TaskResult& task : c.plain_tasks) {
+    columns.push_back({fmt::format("{} ({})", task.name, task.questions)});
+    chance.push_back(fmt::format("{:.2f} %", 100 * task.chance));
+    if (!task.normalised_accuracy) continue;
+    columns.push_back({"by length"});
+    chance.push_back("");
+  }
+  Table table(std::move(columns));
+  const auto add = [&](const std::string& name, const std::vector<TaskResult>& results) {
+    std::vector<std::string> cells = {name};
+    for (const TaskResult& r : results) {
+      cells.push_back(fmt::format("{:.2f} +- {:.2f} %", 100 * r.accuracy, 100 * r.accuracy_error));
+      if (r.normalised_accuracy) cells.push_back(fmt::format("{:.2f} %", 100 * *r.normalised_accuracy));
+    }
+    table.add(std::move(cells));
+  };
+  table.add(chance);
+  add("plain", c.plain_tasks);
+  table.add_rule();
+  for (const FormatMeasurement& m : c.measurements)
+    if (m.refused.empty()) add(m.name, m.tasks);
+  return table.to_string();
+}
+
 std::vector<std::string> comparison_findings(const Comparison& c) {
   std::vector<std::string> lines;
   const Choice& choice = c.choice;
@@ -150,6 +179,13 @@ std::vector<std::string> comparison_findings(const Comparison& c) {
                     c.agreement.spearman, c.agreement.swapped.size(), c.agreement.pairs, pairs,
                     c.agreement.swapped.size() > 4 ? ", ..." : ""));
   }
+  std::string guessed;
+  for (const TaskResult& task : c.plain_tasks)
+    if (task.low <= task.chance) guessed += (guessed.empty() ? "" : ", ") + task.name;
+  if (!guessed.empty())
+    lines.push_back(fmt::format(
+        "On {} the plain model itself is not above chance: its accuracy tells nothing about formats.",
+        guessed));
   for (const FormatMeasurement& m : c.measurements)
     if (!m.refused.empty()) lines.push_back(fmt::format("Left out: {}: {}.", m.name, m.refused));
   return lines;
@@ -165,7 +201,9 @@ Json comparison_json(const Comparison& c) {
                {"plain_bytes", c.plain_bytes},
                {"plain", perplexity_json(c.reference)},
                {"seconds", c.seconds},
+               {"plain_tasks", Json::array()},
                {"formats", Json::array()}};
+  for (const TaskResult& task : c.plain_tasks) json["plain_tasks"].push_back(task_json(task));
   for (size_t i = 0; i < c.measurements.size(); ++i) {
     Json format = measurement_json(c.measurements[i]);
     format["pareto"] = static_cast<bool>(c.front[i]);

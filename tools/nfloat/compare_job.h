@@ -21,6 +21,7 @@ struct Comparison {
   int64_t tokens = 0;
   uint64_t plain_bytes = 0;  // of the checkpoint
   PerplexityResult reference;
+  std::vector<TaskResult> plain_tasks;
   std::vector<FormatMeasurement> measurements;
   ChoiceOptions limits;
   Choice choice;
@@ -33,6 +34,8 @@ struct Comparison {
 void judge(Comparison& comparison);
 
 std::string comparison_table(const Comparison& comparison);
+// Accuracies by format; empty without tasks.
+std::string task_table(const Comparison& comparison);
 // Recommendation, what would change it, whether the ranking is stable, what was refused: lines of text.
 std::vector<std::string> comparison_findings(const Comparison& comparison);
 nlohmann::ordered_json comparison_json(const Comparison& comparison);

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "compare_job.h"
+#include "evaluate_tasks.h"
 #include "model_options.h"
 #include "nfloat/error.h"
 #include "scoring_input.h"
@@ -72,6 +73,8 @@ Json measurement_json(const FormatMeasurement& m) {
   json["divergence"] = divergence_json(m.divergence);
   json["half_kl"] = m.half_kl;
   json["half_loss"] = m.half_loss;
+  json["tasks"] = Json::array();
+  for (const TaskResult& task : m.tasks) json["tasks"].push_back(task_json(task));
   json["tensors"] = Json::array();
   for (const TensorError& t : m.tensors)
     json["tensors"].push_back({{"name", t.name},
@@ -133,6 +136,7 @@ FormatMeasurement measurement_from_json(const Json& json) {
       {"same_top", &d.same_top},
       {"same_top_standard_error", &d.same_top_error}};
   for (const auto& field : kFields) *field.second = from.at(field.first);
+  for (const Json& task : json.at("tasks")) m.tasks.push_back(task_from_json(task));
   for (const Json& t : json.at("tensors")) {
     TensorError& tensor = m.tensors.emplace_back();
     tensor.name = t.at("name");

@@ -92,6 +92,23 @@ Json task_json(const TaskResult& r) {
   return json;
 }
 
+TaskResult task_from_json(const Json& json) {
+  TaskResult r;
+  r.name = json.at("task");
+  r.questions = json.at("questions");
+  r.accuracy = json.at("accuracy");
+  r.accuracy_error = json.at("accuracy_standard_error");
+  r.low = json.at("accuracy_95").at(0);
+  r.high = json.at("accuracy_95").at(1);
+  r.chance = json.at("chance");
+  if (json.contains("normalised_accuracy")) {
+    r.normalised_accuracy = json["normalised_accuracy"].get<double>();
+    r.normalised_error = json.at("normalised_accuracy_standard_error");
+  }
+  if (json.contains("perplexity")) r.perplexity = json["perplexity"].get<double>();
+  return r;
+}
+
 std::string task_remark(const TaskResult& r) {
   if (r.perplexity) return fmt::format("perplexity of the answers {:.1f}", *r.perplexity);
   return r.low <= r.chance && r.chance <= r.high ? "not above chance" : "";

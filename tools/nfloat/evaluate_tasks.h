@@ -10,6 +10,8 @@
 namespace nfloat::cli {
 
 nlohmann::ordered_json task_json(const TaskResult& result);
+// Throws nlohmann's exceptions where something is missing.
+TaskResult task_from_json(const nlohmann::ordered_json& json);
 // What to keep in mind beside the number: "not above chance".
 std::string task_remark(const TaskResult& result);
 

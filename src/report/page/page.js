@@ -212,6 +212,19 @@ for (const text of data.findings) document.getElementById('answer').append(make(
   fill();
 })();
 
+(function tasks() {
+  if (data.plain_tasks.length === 0) return;
+  const columns = ['format', ...data.plain_tasks.flatMap(t => [t.task, '± ' + t.task])];
+  const row = (name, results) => [name, ...results.flatMap(t => [+(100 * t.accuracy).toFixed(2), +(100 * t.accuracy_standard_error).toFixed(2)])];
+  const rows = [row('plain', data.plain_tasks), ...run.map(f => row(f.name, f.tasks))];
+  const get = make('button', {class: 'get', type: 'button'}, 'Download data (CSV)');
+  get.addEventListener('click', () => save('nfloat-tasks', columns, rows));
+  const chance = data.plain_tasks.map(t => `${t.task} ${(100 * t.chance).toFixed(1)} % on ${t.questions} questions`).join(', ');
+  figures.append(make('figure', {id: 'tasks', class: 'wide'}, make('h2', {}, 'Tests with known answers: accuracy, per cent'),
+    make('figcaption', {}, `By guessing: ${chance}.`),
+    make('div', {class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Table of accuracies'}, table(columns, rows)), get));
+})();
+
 scatter({id: 'divergence', title: 'Divergence against size', front: true,
   caption: 'Mean Kullback-Leibler divergence of the predictions from the plain model, nats a token; lower left is better. Dashed: the Pareto front.',
   value: f => f.divergence.mean_kl, xOf: f => f.model_bytes, xLabel: 'bytes of the model', yLabel: 'mean KL, nats', xText: bytes});
