@@ -23,14 +23,14 @@ struct EncodeOptions {
 };
 
 // Text to token ids and back, as the model's own files say: tokenizer.json (the format of Hugging Face's
-// tokenizers) or tokenizer.model (SentencePiece). Immutable once loaded: any number of threads may use one
-// object. Copies share their tables.
+// tokenizers), tokenizer.model (SentencePiece), or vocab.json with merges.txt (GPT-2). Immutable once loaded:
+// any number of threads may use one object. Copies share their tables.
 class NFLOAT_API Tokenizer {
  public:
-  // `path` is a model folder, which is looked through for tokenizer.json, then tokenizer.model, or one such
-  // file. A tokenizer_config.json beside it names the BOS and EOS tokens.
-  // Throws kNotFound, kMalformedFile (naming the file and the place in it) or kUnsupported (naming the kind
-  // of normalizer, pre-tokenizer, model, post-processor or decoder that this version does not have).
+  // `path` is a model folder, which is looked through for tokenizer.json, then tokenizer.model, then
+  // vocab.json with merges.txt, or one such file. A tokenizer_config.json beside it names the BOS and EOS
+  // tokens. Throws kNotFound, kMalformedFile (naming the file and the place in it) or kUnsupported (naming
+  // the kind of normalizer, pre-tokenizer, model, post-processor or decoder that this version does not have).
   static Tokenizer load(const std::string& path);
   // The same from memory; `source` names the data in messages.
   static Tokenizer from_json(std::string_view tokenizer_json, const std::string& source = "tokenizer.json");

@@ -11,8 +11,7 @@ constexpr size_t kShown = 60;
 
 // Counts before anything is built: a document of brackets costs 50 times its size in memory.
 void check_bounds(std::string_view text, const std::string& source) {
-  if (text.size() > kMaxBytes)
-    fail(ErrorCode::kMalformedFile, "{}: {} bytes, expected at most {}", source, text.size(), kMaxBytes);
+  check_json_size(text.size(), source);
   int depth = 0;
   size_t values = 1;
   bool quoted = false;
@@ -45,6 +44,11 @@ std::string shown(const nlohmann::json& value) {
 }
 
 }  // namespace
+
+void check_json_size(size_t bytes, const std::string& source) {
+  if (bytes > kMaxBytes)
+    fail(ErrorCode::kMalformedFile, "{}: {} bytes, expected at most {}", source, bytes, kMaxBytes);
+}
 
 nlohmann::json parse_tokenizer_json(std::string_view text, const std::string& source) {
   check_bounds(text, source);

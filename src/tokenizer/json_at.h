@@ -16,6 +16,9 @@ namespace nfloat {
 // kMalformedFile naming `source`.
 nlohmann::json parse_tokenizer_json(std::string_view text, const std::string& source);
 
+// The first of these bounds, for other texts of a tokenizer.
+void check_json_size(size_t bytes, const std::string& source);
+
 // A value of the file and the way to it ("model.merges[3]"), so that every error says where it is. Null and
 // absent values are alike. Borrows the document and `source`.
 class JsonAt {

@@ -13,16 +13,23 @@ namespace {
 
 namespace fs = std::filesystem;
 
-std::string_view text_of(const MappedFile& file) {
-  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-}
-
+// Hugging Face's file first, then SentencePiece's, then the two files that came before.
 fs::path tokenizer_file(const fs::path& path) {
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) return path;
-  for (const char* name : {"tokenizer.json", "tokenizer.model"})
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"})
     if (fs::exists(path / name, ignored)) return path / name;
-  fail(ErrorCode::kNotFound, "{}: there is neither tokenizer.json nor tokenizer.model", path.string());
+  fail(ErrorCode::kNotFound,
+       "{}: there is neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt",
+       path.string());
+}
+
+std::shared_ptr<Tokenizer::State> load_state(const fs::path& path) {
+  if (path.filename() == "vocab.json" || path.filename() == "merges.txt")
+    return load_vocab_and_merges(path.parent_path().string());
+  const MappedFile file(path.string());
+  return path.extension() == ".json" ? load_tokenizer_json(text_of(file), path.string())
+                                     : load_sentencepiece(text_of(file), path.string());
 }
 
 DecodedPiece piece_of(const Tokenizer::State& state, int32_t id) {
@@ -48,10 +55,7 @@ Tokenizer Tokenizer::from_sentencepiece(std::string_view model, const std::strin
 
 Tokenizer Tokenizer::load(const std::string& path) {
   const fs::path file_path = tokenizer_file(path);
-  const MappedFile file(file_path.string());
-  const bool is_json = file_path.extension() == ".json";
-  const std::shared_ptr<State> state = is_json ? load_tokenizer_json(text_of(file), file_path.string())
-                                               : load_sentencepiece(text_of(file), file_path.string());
+  const std::shared_ptr<State> state = load_state(file_path);
   const fs::path config_path = file_path.parent_path() / "tokenizer_config.json";
   std::error_code ignored;
   if (fs::exists(config_path, ignored)) {

@@ -108,9 +108,13 @@ void read_named_token(const JsonAt& json, const Tokenizer::State& state, std::op
 
 }  // namespace
 
-std::shared_ptr<Tokenizer::State> load_tokenizer_json(std::string_view text, const std::string& source) {
-  const nlohmann::json document = parse_tokenizer_json(text, source);
+std::shared_ptr<Tokenizer::State> build_json_tokenizer(const nlohmann::json& document,
+                                                       const std::string& source) {
   return std::make_shared<JsonTokenizer>(JsonAt(document, source));
+}
+
+std::shared_ptr<Tokenizer::State> load_tokenizer_json(std::string_view text, const std::string& source) {
+  return build_json_tokenizer(parse_tokenizer_json(text, source), source);
 }
 
 void read_tokenizer_config(std::string_view text, const std::string& source, Tokenizer::State& state) {

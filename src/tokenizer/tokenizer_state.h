@@ -8,11 +8,16 @@
 #include <string_view>
 #include <vector>
 
+#include "base/mapped_file.h"
 #include "nfloat/tokenizer.h"
 #include "tokenizer/decoder.h"
 #include "tokenizer/vocabulary.h"
 
 namespace nfloat {
+
+inline std::string_view text_of(const MappedFile& file) {
+  return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
+}
 
 // What a kind of tokenizer file becomes. Immutable; texts are valid UTF-8 and ids in range when they come
 // here.
@@ -32,6 +37,11 @@ struct Tokenizer::State {
 };
 
 std::shared_ptr<Tokenizer::State> load_tokenizer_json(std::string_view text, const std::string& source);
+// `document` is what a tokenizer.json holds.
+std::shared_ptr<Tokenizer::State> build_json_tokenizer(const nlohmann::json& document,
+                                                       const std::string& source);
+// vocab.json and merges.txt of a folder, with the files beside them that say more.
+std::shared_ptr<Tokenizer::State> load_vocab_and_merges(const std::string& folder);
 std::shared_ptr<Tokenizer::State> load_sentencepiece(std::string_view model, const std::string& source);
 
 // Takes the BOS and EOS tokens that a tokenizer_config.json names.

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <map>
 
 #include "tokenizer/charsmap.h"
 #include "tokenizer_files.h"
@@ -7,6 +11,7 @@
 namespace nfloat {
 namespace {
 
+namespace fs = std::filesystem;
 using Ids = std::vector<int32_t>;
 
 // A file with this model and nothing else; words are split at white space.
@@ -180,6 +185,90 @@ TEST(Decode, HearsConnectionistOutput) {
   file["decoder"] = {
       {"type", "CTC"}, {"pad_token", "<pad>"}, {"word_delimiter_token", "|"}, {"cleanup", true}};
   EXPECT_EQ(load(file).decode(Ids{2, 2, 0, 0, 3, 3, 1, 1, 2, 0, 2, 3, 4}), "hi hhi.");
+}
+
+// A folder of files, gone with the object.
+class Folder {
+ public:
+  explicit Folder(const std::map<std::string, std::string>& files) {
+    static int count = 0;
+    path_ = fs::path(::testing::TempDir()) / fmt::format("nfloat_tokenizer_{}_{}", ::getpid(), count++);
+    fs::create_directories(path_);
+    for (const auto& [name, text] : files) std::ofstream(path_ / name, std::ios::binary) << text;
+  }
+  ~Folder() { fs::remove_all(path_); }
+  std::string path() const { return path_.string(); }
+
+ private:
+  fs::path path_;
+};
+
+const std::string kVocab =
+    R"({"a": 0, "b": 1, "ab": 2, "Ġ": 3, "Ġa": 4, "<|endoftext|>": 5, "<s>": 6, "</s>": 7})";
+const std::string kMerges = "#version: 0.2\na b\nĠ a\n";
+
+TEST(VocabAndMerges, AreByteLevelPairs) {
+  const Folder folder({{"vocab.json", kVocab}, {"merges.txt", kMerges}});
+  for (const char* name : {"", "/vocab.json", "/merges.txt"}) {
+    const Tokenizer tokenizer = Tokenizer::load(folder.path() + name);
+    EXPECT_EQ(tokenizer.encode("ab a<|endoftext|>"), (Ids{2, 4, 5}));
+    EXPECT_EQ(tokenizer.decode(Ids{2, 4, 5}, true), "ab a");
+    EXPECT_TRUE(tokenizer.is_special(5));
+    EXPECT_FALSE(tokenizer.is_special(6));
+  }
+}
+
+TEST(VocabAndMerges, TakeWhatTheFilesBesideThemSay) {
+  const Folder roberta(
+      {{"vocab.json", kVocab},
+       {"merges.txt", kMerges},
+       {"added_tokens.json", R"({"<x>": 9})"},
+       {"tokenizer_config.json", R"({"tokenizer_class": "RobertaTokenizer", "add_prefix_space": true,
+                                                      "bos_token": "<s>", "eos_token": {"content": "</s>"}})"}});
+  const Tokenizer tokenizer = Tokenizer::load(roberta.path());
+  EXPECT_EQ(tokenizer.encode("a<x>"), (Ids{6, 4, 9, 7}));
+  EXPECT_EQ(tokenizer.bos_id(), 6);
+  EXPECT_EQ(tokenizer.eos_id(), 7);
+  const Folder opt({{"vocab.json", kVocab},
+                    {"merges.txt", kMerges},
+                    {"special_tokens_map.json", R"({"bos_token": "</s>"})"},
+                    {"tokenizer_config.json", R"({"tokenizer_class": "GPT2Tokenizer", "add_bos_token": true,
+                        "added_tokens_decoder": {"8": {"content": "<y>", "lstrip": true, "special": true}}})"}});
+  EXPECT_EQ(Tokenizer::load(opt.path()).encode("a <y>"), (Ids{7, 0, 8}));
+}
+
+TEST(VocabAndMerges, NameWhatIsWrong) {
+  const auto refused = [](std::map<std::string, std::string> files, ErrorCode code, const std::string& part) {
+    files.try_emplace("vocab.json", kVocab);
+    const Folder folder(files);
+    try {
+      Tokenizer::load(folder.path());
+      ADD_FAILURE() << "loaded, expected an error naming " << part;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+  };
+  refused({}, ErrorCode::kNotFound, "merges.txt");
+  refused({{"merges.txt", "a b\na"}}, ErrorCode::kMalformedFile, "merges[1]");
+  refused({{"merges.txt", "b a\n"}}, ErrorCode::kMalformedFile, "merges[0]");
+  refused({{"merges.txt", "a b\n"}, {"vocab.json", "[]"}}, ErrorCode::kMalformedFile, "expected an object");
+  refused({{"merges.txt", "a b\n"}, {"tokenizer_config.json", R"({"tokenizer_class": "CLIPTokenizer"})"}},
+          ErrorCode::kUnsupported, "CLIP");
+  refused({{"merges.txt", "a b\n"}, {"tokenizer_config.json", R"({"added_tokens_decoder": {"x": {}}})"}},
+          ErrorCode::kMalformedFile, "added_tokens_decoder.x");
+}
+
+// The same tokenizer in its older files.
+TEST(VocabAndMerges, GiveTheIdsOfTheTokenizerJson) {
+  const fs::path gpt2 = fs::path(NFLOAT_SHARED_DIR) / "tokenizers/gpt2";
+  if (!fs::exists(gpt2 / "vocab.json")) GTEST_SKIP() << gpt2 << " is absent";
+  const Tokenizer json = Tokenizer::load((gpt2 / "tokenizer.json").string());
+  const Tokenizer older = Tokenizer::load((gpt2 / "vocab.json").string());
+  const std::string text =
+      read_file(NFLOAT_SOURCE_DIR "/models/nfloat-tiny/stories.txt") + "<|endoftext|> 日本 😀";
+  EXPECT_EQ(json.vocab_size(), older.vocab_size());
+  EXPECT_TRUE(json.encode(text) == older.encode(text));
 }
 
 }  // namespace
