@@ -7,6 +7,7 @@
 
 #include "tokenizer/byte_level.h"
 #include "tokenizer/pattern.h"
+#include "tokenizer/script_runs.h"
 #include "tokenizer/split.h"
 
 namespace nfloat {
@@ -180,6 +181,14 @@ void add_steps(const JsonAt& json, bool keep_bytes, std::vector<Step>& steps) {
     const JsonAt delimiter = json["delimiter"];
     if (delimiter.text().empty()) delimiter.wrong("a character");
     add_split(SplitBehavior::kRemoved, false, Pattern(delimiter.text()), steps);
+  } else if (type == "UnicodeScripts") {
+    // What no run begins with, spaces before the first one, is dropped.
+    steps.push_back([regex = Regex(script_runs_expression(), json.where())](Pieces& pieces) {
+      split_pieces(pieces, SplitBehavior::kRemoved, true,
+                   [&](std::string_view subject, size_t start, Match* match) {
+                     return regex.find(subject, start, match);
+                   });
+    });
   } else if (type == "FixedLength") {
     const auto length = static_cast<size_t>(json["length"].integer(1, 1 << 20));
     steps.push_back([length](Pieces& pieces) { split_fixed(pieces, length); });

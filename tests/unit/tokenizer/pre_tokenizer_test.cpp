@@ -82,6 +82,16 @@ TEST(PreTokenizer, CutsAtSpacesAndPunctuation) {
   EXPECT_EQ(pieces_of({{"type", "FixedLength"}, {"length", 2}}, "aébcd"), (Texts{"aé", "bc", "d"}));
 }
 
+// The examples of the Rust library, and what its code does where they are silent.
+TEST(PreTokenizer, CutsWhereTheScriptChanges) {
+  const Json json = {{"type", "UnicodeScripts"}};
+  EXPECT_EQ(pieces_of(json, "どこで生れ。Yes"), (Texts{"どこで生れ", "。", "Yes"}));
+  EXPECT_EQ(pieces_of(json, "Apples are りんご 林檎"), (Texts{"Apples are ", "りんご 林檎"}));
+  EXPECT_EQ(pieces_of(json, "  a1 мир!ー"), (Texts{"a", "1 ", "мир", "!", "ー"}));
+  EXPECT_EQ(pieces_of(json, "e\u0301"), (Texts{"e", "\u0301"}));  // a mark's script is Inherited
+  EXPECT_EQ(pieces_of(json, "ꓐ 𐊀"), (Texts{"ꓐ ", "𐊀"}));
+}
+
 TEST(PreTokenizer, RunsInSequence) {
   const Json json = {
       {"type", "Sequence"},
