@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <array>
 
 #include "tokenizer/byte_level.h"
@@ -8,6 +9,8 @@
 
 namespace nfloat {
 namespace {
+
+constexpr std::string_view kVisibleSpace = "\xE2\x96\x81";
 
 struct BpeOptions {
   int32_t unknown = kNoToken;
@@ -30,6 +33,7 @@ class Bpe final : public TokenModel {
       byte_level_[byte] = vocabulary_.find(character);
       all_bytes_known_ = all_bytes_known_ && byte_level_[byte] != kNoToken;
     }
+    find_word_ends();
   }
 
   bool takes_bytes() const noexcept override { return true; }
@@ -48,6 +52,26 @@ class Bpe final : public TokenModel {
       split_characters(word, tokens);
     }
     merges_.apply(tokens);
+  }
+
+  // Files without a pre-tokenizer have whole texts as pieces, spaces written U+2581. Where no token goes on
+  // over one, no merge does, and the word before it can be cut on its own.
+  void find_word_ends() {
+    cuts_words_ = !options_.ignore_merges && options_.subword_prefix.empty() && options_.end_suffix.empty() &&
+                  vocabulary_.find(kVisibleSpace) != kNoToken;
+    for (int32_t id = 0; id < vocabulary_.size() && cuts_words_; ++id) {
+      const std::string_view text = vocabulary_.text(id);
+      for (size_t at = 0; (at = text.find(kVisibleSpace, at + 1)) != std::string_view::npos;)
+        goes_on_[static_cast<uint8_t>(text[at - 1])] = true;
+    }
+  }
+
+  size_t word_end(std::string_view piece) const override {
+    if (!cuts_words_) return piece.size();
+    size_t at = piece.find(kVisibleSpace, 1);
+    while (at != std::string_view::npos && goes_on_[static_cast<uint8_t>(piece[at - 1])])
+      at = piece.find(kVisibleSpace, at + 1);
+    return std::min(at, piece.size());
   }
 
   bool find_whole(std::string_view word, std::vector<int32_t>& tokens) const {
@@ -86,6 +110,8 @@ class Bpe final : public TokenModel {
   std::vector<int32_t> bytes_;
   std::array<int32_t, 256> byte_level_{};
   bool all_bytes_known_ = false;
+  bool cuts_words_ = false;
+  std::array<bool, 256> goes_on_{};  // bytes with U+2581 behind them in some token
 };
 
 // One rule: "left right" or ["left", "right"].

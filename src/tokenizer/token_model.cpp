@@ -11,19 +11,22 @@ void TokenModel::encode(const Pieces& pieces, std::vector<int32_t>& ids) const {
   WordCache cache;
   std::vector<int32_t> tokens;
   for (const Match& range : pieces.ranges) {
-    const std::string_view word = pieces.at(range);
-    WordCache::Entry* const entry = cache.find(word);
-    if (entry == nullptr || !entry->known()) {
-      tokens.clear();
-      encode_word(word, pieces.byte_level, tokens);
-      if (entry != nullptr) entry->remember(ids.size(), tokens.size());
-      ids.insert(ids.end(), tokens.begin(), tokens.end());
-      continue;
+    for (std::string_view rest = pieces.at(range); !rest.empty();) {
+      const std::string_view word = rest.substr(0, pieces.byte_level ? rest.size() : word_end(rest));
+      rest.remove_prefix(word.size());
+      WordCache::Entry* const entry = cache.find(word);
+      if (entry == nullptr || !entry->known()) {
+        tokens.clear();
+        encode_word(word, pieces.byte_level, tokens);
+        if (entry != nullptr) entry->remember(ids.size(), tokens.size());
+        ids.insert(ids.end(), tokens.begin(), tokens.end());
+        continue;
+      }
+      const size_t begin = ids.size();
+      ids.resize(begin + entry->count);
+      std::copy_n(ids.begin() + static_cast<ptrdiff_t>(entry->begin), entry->count,
+                  ids.begin() + static_cast<ptrdiff_t>(begin));
     }
-    const size_t begin = ids.size();
-    ids.resize(begin + entry->count);
-    std::copy_n(ids.begin() + static_cast<ptrdiff_t>(entry->begin), entry->count,
-                ids.begin() + static_cast<ptrdiff_t>(begin));
   }
 }
 

@@ -28,6 +28,8 @@ class TokenModel {
   const Vocabulary& vocabulary() const noexcept { return vocabulary_; }
 
  protected:
+  // Where the first part of a text piece ends that gives the same ids on its own.
+  virtual size_t word_end(std::string_view piece) const { return piece.size(); }
   // The ids of one piece into `tokens`, which is empty. They depend on nothing but its text (bytes when
   // `is_bytes`).
   virtual void encode_word(std::string_view word, bool is_bytes, std::vector<int32_t>& tokens) const = 0;

@@ -11,16 +11,17 @@ namespace {
 
 using Ids = std::vector<int32_t>;
 
-// Random rules over a small alphabet, each made of tokens that exist; long enough words use the queue.
+// Random rules over a small alphabet, each made of tokens that exist; long enough words use the queue. With
+// few rules, words end at visible spaces.
 TEST(Bpe, MergesAsTheDefinitionDoes) {
   std::mt19937 random(7);
   const auto below = [&](size_t bound) { return static_cast<size_t>(random() % bound); };
-  for (int round = 0; round < 60; ++round) {
-    std::vector<std::string> tokens{"a", "b", "c", "d"};
+  for (int round = 0; round < 120; ++round) {
+    std::vector<std::string> tokens{"a", "b", "c", round % 2 == 0 ? "d" : "▁"};
     std::set<std::string> known(tokens.begin(), tokens.end());
     std::vector<std::pair<std::string, std::string>> rules;
     std::vector<std::string> merges;
-    for (int i = 0; i < 40; ++i) {
+    for (int i = round % 3 == 0 ? 40 : 6; i > 0; --i) {
       const std::string left = tokens[below(tokens.size())], right = tokens[below(tokens.size())];
       if (!known.insert(left + right).second) continue;
       tokens.push_back(left + right);
