@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <cstdlib>
 
 #include <nlohmann/json.hpp>
 
@@ -82,6 +85,19 @@ TEST_F(Compare, BadInputIsNamed) {
   expect_complaint(with({"--text", path("short"), "--protocol", "paper"}), {"tokens", "window", "256"});
   expect_complaint(with({"--json", path("no/such/folder.json")}), {"no/such"});
   expect_complaint(with({"--report", path("no/such/report.html")}), {"no/such"});
+  // A report that cannot be written after all loses nothing: the next run finds the formats done.
+  write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 800));
+  ASSERT_EQ(::setenv("XDG_CACHE_HOME", path("cache").c_str(), 1), 0);
+  const std::vector<std::string> start{"compare", model(), "--formats", "nf4", "--text", path("text")};
+  std::vector<std::string> onto_folder = start;
+  ASSERT_EQ(::mkdir(path("taken").c_str(), 0700), 0);
+  onto_folder.insert(onto_folder.end(), {"--report", path("taken")});
+  const Result refused = nfloat(onto_folder);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_NE(refused.err.find("taken: cannot rename into place"), std::string::npos) << refused;
+  const Result after = nfloat(start);
+  ::unsetenv("XDG_CACHE_HOME");
+  EXPECT_NE(after.err.find("1 are done already"), std::string::npos) << after;
   expect_complaint(nfloat({"compare", model(), "--formats", "nf4,zf4"}), {"zf4", "iq4_nl"});
   expect_complaint(with({"--tasks", "arc-easy=" + path("latin1")}), {"latin1", "line 1"});
   EXPECT_EQ(with({"--tasks", "arc-easy"}).exit_code, 2);

@@ -115,14 +115,18 @@ class Job {
         folder, text,
         fmt::format("{} {} {}{}", options_.protocol, options_.context, options_.precision, task_identity()));
     const bool own_work = options_.work.empty();
-    CompareWork work(own_work ? CompareWork::default_folder(identity) : options_.work, identity);
+    const std::string place = own_work ? CompareWork::default_folder(identity) : options_.work;
+    CompareWork work(place, identity);
     if (options_.fresh) {
       work.remove();
-      work = CompareWork(own_work ? CompareWork::default_folder(identity) : options_.work, identity);
+      work = CompareWork(place, identity);
     }
     if (!tasks_.empty())
       measure_.tasks = [this, &tokenizer](const Model& model) { return run_tasks(model, tokenizer); };
-    describe(tokenizer, folder);
+    FormatMeasurement done;
+    const auto left = std::count_if(formats_.begin(), formats_.end(),
+                                    [&](const auto& format) { return !work.find(format->name(), done); });
+    describe(tokenizer, folder, static_cast<size_t>(left));
     find_plain_tasks(work);
     const ReferenceDistributions reference = make_reference(folder, work, identity);
     for (const auto& format : formats_) {
@@ -144,8 +148,13 @@ class Job {
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("nothing to report: {}", result_.measurements[0].refused));
     result_.seconds = seconds_since(start);
-    if (own_work) work.remove();
+    if (own_work) finished_ = work;
     return std::move(result_);
+  }
+
+  // When everything is written: what was kept for another try is not needed any more.
+  void forget() noexcept {
+    if (finished_) finished_->remove();
   }
 
  private:
@@ -194,7 +203,8 @@ class Job {
       throw Error(ErrorCode::kInterrupted, "interrupted; the same command goes on from the formats done");
   }
 
-  void describe(const Tokenizer& tokenizer, const std::string& folder) {
+  // `left`: formats that no earlier run finished.
+  void describe(const Tokenizer& tokenizer, const std::string& folder, size_t left) {
     ModelOptions load;
     load.precision = measure_.precision;
     load.threads = options_.threads;
@@ -225,12 +235,13 @@ class Job {
       tokens += static_cast<double>(found * task.questions.size()) / static_cast<double>(few);
     }
     const double seconds = seconds_since(start) / static_cast<double>(piece.size()) * tokens *
-                           static_cast<double>(formats_.size() + 1);
+                           static_cast<double>(left == 0 ? 0 : left + 1);
     result_.tokens = static_cast<int64_t>(tokens_.size());
-    fmt::print(stderr, "{} formats on {} tokens of {}, protocol {} with windows of {}: about {:.0f} {}\n",
+    fmt::print(stderr, "{} formats on {} tokens of {}, protocol {} with windows of {}: about {:.0f} {}{}\n",
                formats_.size(), tokens_.size(), result_.text_name, options_.protocol,
                measure_.scoring.context, seconds < 90 ? std::ceil(seconds) : std::ceil(seconds / 60),
-               seconds < 90 ? "seconds" : "minutes");
+               seconds < 90 ? "seconds" : "minutes",
+               left < formats_.size() ? fmt::format(", {} are done already", formats_.size() - left) : "");
     total_ = static_cast<int64_t>(tokens_.size());
     measure_.scoring.progress = [this](int64_t done, int64_t, double perplexity) {
       stop_if_interrupted();
@@ -266,24 +277,14 @@ class Job {
   Comparison result_;
   std::vector<int32_t> tokens_;
   std::optional<Model> plain_;
+  std::optional<CompareWork> finished_;
   ProgressBar bar_{"compare", "tokens"};
   std::string current_;
   int64_t base_ = 0, total_ = 0;
   int measured_ = 0;
 };
 
-void run(const Options& options) {
-  catch_interrupts();
-  Job job(options);
-  const Comparison result = job.run();
-  const std::string json = options.json.empty() ? "" : comparison_json(result).dump(2) + "\n";
-  if (!options.report.empty()) write_output_file(options.report, comparison_report(result));
-  if (!options.figure.empty()) write_output_file(options.figure, comparison_figure(result));
-  if (options.json == "-") {
-    fmt::print("{}", json);
-    return;
-  }
-  if (!json.empty()) write_output_file(options.json, json);
+void print(const Comparison& result) {
   fmt::print("\n{}, {} tokens of {}, protocol {}, windows of {}, {} arithmetic\n", result.model,
              result.tokens, result.text_name, result.protocol, result.context, result.precision);
   fmt::print(
@@ -292,6 +293,22 @@ void run(const Options& options) {
   if (!result.plain_tasks.empty()) fmt::print("{}\n", task_table(result));
   for (const std::string& line : comparison_findings(result)) fmt::print("{}\n", line);
   fmt::print(stderr, "{} formats in {:.0f} s\n", result.measurements.size(), result.seconds);
+}
+
+void run(const Options& options) {
+  catch_interrupts();
+  Job job(options);
+  const Comparison result = job.run();
+  const std::string json = options.json.empty() ? "" : comparison_json(result).dump(2) + "\n";
+  if (!options.report.empty()) write_output_file(options.report, comparison_report(result));
+  if (!options.figure.empty()) write_output_file(options.figure, comparison_figure(result));
+  if (!json.empty() && options.json != "-") write_output_file(options.json, json);
+  job.forget();
+  if (options.json == "-") {
+    fmt::print("{}", json);
+    return;
+  }
+  print(result);
 }
 
 }  // namespace
