@@ -17,7 +17,8 @@ struct SyntheticOptions {
 };
 
 // The shapes that benchmarks use: "1b" (16 layers, 2048 wide, 8192 inside, 32 heads of which 8 keys and
-// values, 32000 tokens, tied) and "8b" (that of Llama 3 8B). Throws kInvalidArgument.
+// values, 32000 tokens, tied), "8b" (that of Llama 3 8B) and "moe" (as 1b, with 8 experts of 0.3 billion
+// weights, 3072 inside, 2 of them a token). Throws kInvalidArgument.
 NFLOAT_API ModelConfig synthetic_config(std::string_view shape);
 
 // A model of random 4-bit weights, made in memory as fast as it allows. Its text means nothing; its speed and

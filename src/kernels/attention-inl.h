@@ -34,20 +34,98 @@ static void rms_norm(const float* input, const float* weight, float epsilon, int
   for (; i < count; ++i) output[i] = input[i] * factor * weight[i];
 }
 
-static inline Floats silu(Floats x) noexcept {
-  const Floats one = broadcast(1.0f);
-  const Floats most = broadcast(88.0f);
-  return x / (one + exponential(-x > most ? most : -x));
+static void layer_norm(const float* input, const float* weight, const float* bias, float epsilon,
+                       int64_t count, float* output) noexcept {
+  // Two passes: the variance of what is left when the mean is gone.
+  const auto sum_over = [&](auto&& of) {
+    Floats sums = {};
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) sums += of(load(input + i));
+    float sum = sum_of_lanes(sums);
+    for (; i < count; ++i) sum += of(broadcast(input[i]))[0];
+    return sum / static_cast<float>(count);
+  };
+  const float mean = sum_over([](Floats x) { return x; });
+  const float variance = sum_over([mean](Floats x) { return (x - mean) * (x - mean); });
+  const float factor = 1.0f / square_root(variance + epsilon);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    store(output + i, (load(input + i) - mean) * factor * load(weight + i) + load(bias + i));
+  for (; i < count; ++i) output[i] = (input[i] - mean) * factor * weight[i] + bias[i];
 }
 
-static void silu_multiply(float* gate, const float* up, int64_t count) noexcept {
+static inline Floats sigmoid(Floats x) noexcept {
+  const Floats one = broadcast(1.0f);
+  const Floats most = broadcast(87.0f);
+  return one / (one + exponential(-x > most ? most : -x));
+}
+
+static inline Floats hyperbolic_tangent(Floats x) noexcept {
+  const Floats magnitude = x < Floats{} ? -x : x;
+  const Floats power = exponential(magnitude * -2.0f);
+  const Floats far = (broadcast(1.0f) - power) / (broadcast(1.0f) + power);
+  // The difference above loses digits near zero; there the series is exact to float32.
+  const Floats square = x * x;
+  Floats near = broadcast(62.0f / 2835);
+  constexpr float kTerms[] = {-17.0f / 315, 2.0f / 15, -1.0f / 3, 1.0f};
+  for (const float term : kTerms) near = multiply_add(near, square, broadcast(term));
+  return magnitude < broadcast(0.25f) ? x * near : (x < Floats{} ? -far : far);
+}
+
+template <Activation kActivation>
+static inline Floats activation(Floats x) noexcept {
+  switch (kActivation) {
+    case Activation::kSilu:
+      return x * sigmoid(x);
+    case Activation::kQuickGelu:
+      return x * sigmoid(x * 1.702f);
+    case Activation::kGeluTanh:  // (1 + tanh(u)) / 2 = sigmoid(2 u)
+      return x * sigmoid(x * multiply_add(x * x, broadcast(0.0713548162726f), broadcast(1.59576912160573f)));
+    case Activation::kGelu: {
+      Floats y;
+      for (int i = 0; i < kLanes; ++i) y[i] = 0.5f * x[i] * __builtin_erfcf(x[i] * -0.70710678118655f);
+      return y;
+    }
+    case Activation::kRelu:
+      return maximum(x, Floats{});
+  }
+  return x;
+}
+
+template <Activation kActivation>
+static void activate_as(float* gate, const float* up, int64_t count) noexcept {
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(gate + i, silu(load(gate + i)) * load(up + i));
+  for (; i + kLanes <= count; i += kLanes) {
+    const Floats y = activation<kActivation>(load(gate + i));
+    store(gate + i, up == nullptr ? y : y * load(up + i));
+  }
   if (i == count) return;
   float tail[kLanes] = {};
   for (int64_t j = i; j < count; ++j) tail[j - i] = gate[j];
-  store(tail, silu(load(tail)));
-  for (int64_t j = i; j < count; ++j) gate[j] = tail[j - i] * up[j];
+  store(tail, activation<kActivation>(load(tail)));
+  for (int64_t j = i; j < count; ++j) gate[j] = up == nullptr ? tail[j - i] : tail[j - i] * up[j];
+}
+
+static void activate(Activation activation, float* gate, const float* up, int64_t count) noexcept {
+  switch (activation) {
+    case Activation::kSilu:
+      return activate_as<Activation::kSilu>(gate, up, count);
+    case Activation::kGelu:
+      return activate_as<Activation::kGelu>(gate, up, count);
+    case Activation::kGeluTanh:
+      return activate_as<Activation::kGeluTanh>(gate, up, count);
+    case Activation::kQuickGelu:
+      return activate_as<Activation::kQuickGelu>(gate, up, count);
+    case Activation::kRelu:
+      return activate_as<Activation::kRelu>(gate, up, count);
+  }
+}
+
+static void softcap(float* x, float cap, int64_t count) noexcept {
+  const float inverse = 1.0f / cap;
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) store(x + i, hyperbolic_tangent(load(x + i) * inverse) * cap);
+  for (; i < count; ++i) x[i] = hyperbolic_tangent(broadcast(x[i] * inverse))[0] * cap;
 }
 
 static void rotate(const float* input, const float* table, float scale, int64_t head_dim,
@@ -270,6 +348,7 @@ static void attend_tile(const AttentionArgs& args, int64_t query, int64_t block,
   score<kType, kQueries>(args.cache, block, first_group, last_group, args.query + query, state.scores);
   for (int q = 0; q < kQueries; ++q) {
     float* own = state.scores + q * kAttentionBlock;
+    if (args.softcap > 0) softcap(own + first_group, args.softcap, last_group - first_group);
     if (low[q] >= high[q]) {
       for (int64_t i = first_group; i < last_group; ++i) own[i] = 0;
       continue;
@@ -312,8 +391,8 @@ static void attend(const AttentionArgs& args) noexcept {
   for (int64_t q = 0; q < args.queries; ++q) {
     begin = args.begins[q] < begin ? args.begins[q] : begin;
     end = args.ends[q] > end ? args.ends[q] : end;
-    state.largest[q] = -1e30f;
-    state.total[q] = 0;
+    state.largest[q] = args.sinks != nullptr ? args.sinks[q] : -1e30f;
+    state.total[q] = args.sinks != nullptr ? 1.0f : 0.0f;
   }
   for (int64_t i = 0; i < args.queries * state.padded; ++i) state.sums[i] = 0;
   switch (args.cache.type) {
@@ -347,7 +426,9 @@ static double sum_exp(const float* x, float largest, int64_t count) noexcept {
 }
 
 inline constexpr TransformerKernels kTransformerKernels = {.rms_norm = rms_norm,
-                                                           .silu_multiply = silu_multiply,
+                                                           .layer_norm = layer_norm,
+                                                           .activate = activate,
+                                                           .softcap = softcap,
                                                            .rotate = rotate,
                                                            .store = store_position,
                                                            .attend = attend,

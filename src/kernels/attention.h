@@ -32,7 +32,9 @@ struct AttentionArgs {
   float* const* output;  // `queries` pointers to head_dim floats
   const int64_t* begins;
   const int64_t* ends;
-  float* scratch;  // attention_scratch_floats(head_dim, queries)
+  float* scratch;                // attention_scratch_floats(head_dim, queries)
+  float softcap = 0;             // > 0: scores become softcap * tanh(score / softcap)
+  const float* sinks = nullptr;  // one a query: a score that takes weight and gives no value
 };
 
 inline constexpr int64_t kMaxQueryTile = 8;  // queries that a target takes at once, at most
@@ -41,13 +43,20 @@ inline constexpr int64_t attention_scratch_floats(int64_t head_dim, int64_t quer
   return kMaxQueryTile * kAttentionBlock + queries * ((head_dim + 15) / 16 * 16 + 2);
 }
 
+enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kQuickGelu, kRelu };
+
 // The parts of a transformer layer that are no matrix product.
 struct TransformerKernels {
   // output = input / sqrt(mean(input^2) + epsilon) * weight.
   void (*rms_norm)(const float* input, const float* weight, float epsilon, int64_t count,
                    float* output) noexcept;
-  // gate[i] = silu(gate[i]) * up[i]; relative error below 1e-6.
-  void (*silu_multiply)(float* gate, const float* up, int64_t count) noexcept;
+  // output = (input - mean) / sqrt(variance + epsilon) * weight + bias.
+  void (*layer_norm)(const float* input, const float* weight, const float* bias, float epsilon, int64_t count,
+                     float* output) noexcept;
+  // gate[i] = activation(gate[i]), times up[i] unless up is null; relative error of silu below 1e-6.
+  void (*activate)(Activation activation, float* gate, const float* up, int64_t count) noexcept;
+  // x[i] = cap * tanh(x[i] / cap).
+  void (*softcap)(float* x, float cap, int64_t count) noexcept;
   // input and table: [head_dim]; output = rotated * scale. In place allowed.
   void (*rotate)(const float* input, const float* table, float scale, int64_t head_dim,
                  float* output) noexcept;

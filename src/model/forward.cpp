@@ -5,6 +5,7 @@
 #include "base/fail.h"
 #include "base/parallel.h"
 #include "kernels/dispatch.h"
+#include "model/experts.h"
 #include "model/model_state.h"
 #include "model/session_state.h"
 
@@ -36,41 +37,90 @@ class Forward {
         threads_(thread_count(options.threads)) {}
 
   void layers() {
-    const int64_t hidden = config_.hidden;
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
       const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
-      normalize(weights.attention_norm);
-      multiply(weights.query_key_value, workspace_.normed, hidden, hidden, workspace_.projected,
+      begin_block(weights.attention_norm);
+      multiply(weights.query_key_value, input_, config_.hidden, config_.hidden, workspace_.projected,
                projected_size());
+      normalize_heads(weights);
       attend(layer);
       multiply(weights.output, workspace_.attended, config_.query_size(), config_.query_size(),
-               workspace_.added, hidden);
-      add_residual();
-      normalize(weights.mlp_norm);
-      multiply(weights.gate_up, workspace_.normed, hidden, hidden, workspace_.gate_up,
-               2 * config_.intermediate);
-      activate();
-      multiply(weights.down, workspace_.gate_up, 2 * config_.intermediate, config_.intermediate,
-               workspace_.added, hidden);
-      add_residual();
+               workspace_.added, config_.hidden);
+      if (config_.parallel_blocks) begin_block(weights.mlp_norm);
+      end_block(weights.attention_norm, weights.attention_post_norm);
+      if (!config_.parallel_blocks) begin_block(weights.mlp_norm);
+      if (weights.experts.empty())
+        feed_forward(weights);
+      else
+        mix_experts(config_, weights, workspace_, rows_, precision_, threads_);
+      end_block(weights.mlp_norm, weights.mlp_post_norm);
     }
+  }
+
+  // What the layers begin with: workspace.x from the tokens' embeddings and positions.
+  void embed(std::span<const BatchEntry> entries) {
+    const int64_t width = config_.embedding_size > 0 ? config_.embedding_size : config_.hidden;
+    float* rows = config_.embedding_size > 0 ? workspace_.embedded : workspace_.x;
+    for (const Segment& segment : segments_)
+      for (int64_t i = 0; i < segment.rows; ++i)
+        model_.embedding.row(entries[segment.entry].tokens[static_cast<size_t>(segment.token + i)],
+                             rows + (segment.row + i) * width);
+    if (config_.embedding_size > 0)
+      multiply(model_.project_in, rows, width, width, workspace_.x, config_.hidden);
+    if (config_.embedding_scale != 1)
+      for (int64_t i = 0; i < rows_ * config_.hidden; ++i)
+        workspace_.x[i] *= static_cast<float>(config_.embedding_scale);
+    if (model_.positions.empty()) return;
+    for (const Segment& segment : segments_)
+      for (int64_t i = 0; i < segment.rows; ++i) {
+        const float* learned =
+            model_.positions.data() + (segment.position + i + model_.position_offset) * config_.hidden;
+        float* row = workspace_.x + (segment.row + i) * config_.hidden;
+        for (int64_t d = 0; d < config_.hidden; ++d) row[d] += learned[d];
+      }
   }
 
   // Prepares the logits of `row` as row `slot` of the next call of head().
   void select(int64_t row, int64_t slot) noexcept {
-    kernels_.rms_norm(workspace_.x + row * config_.hidden, model_.final_norm.data(),
-                      static_cast<float>(config_.norm_epsilon), config_.hidden,
-                      workspace_.normed + slot * config_.hidden);
+    const float* from = workspace_.x + row * config_.hidden;
+    float* to = workspace_.normed + slot * config_.hidden;
+    if (config_.final_norm)
+      normalize_row(model_.final_norm, from, config_.hidden, to);
+    else
+      std::copy(from, from + config_.hidden, to);
   }
 
   // Logits of the rows selected into [0, count).
   void head(int64_t count, float* logits) {
     workspace_.activations.assign(workspace_.normed, config_.hidden, count, config_.hidden);
+    if (config_.embedding_size > 0) {
+      model_.project_out.apply(workspace_.activations, workspace_.embedded, config_.embedding_size,
+                               precision_, threads_);
+      workspace_.activations.assign(workspace_.embedded, config_.embedding_size, count,
+                                    config_.embedding_size);
+    }
     model_.head.apply(workspace_.activations, logits, config_.vocabulary, precision_, threads_);
+    const auto scale = static_cast<float>(config_.logit_scale);
+    if (scale != 1.0f)
+      for (int64_t i = 0; i < count * config_.vocabulary; ++i) logits[i] *= scale;
+    if (config_.logit_softcap > 0)
+      kernels_.softcap(logits, static_cast<float>(config_.logit_softcap), count * config_.vocabulary);
   }
 
  private:
   int64_t projected_size() const noexcept { return config_.query_size() + 2 * config_.kv_size(); }
+
+  // Where in a row of `projected` a head's query and key begin, and how far behind its key its value is.
+  int64_t query_at(int64_t head) const noexcept {
+    return head * config_.head_dim * (config_.interleaved_heads ? 3 : 1);
+  }
+  int64_t key_at(int64_t kv_head) const noexcept {
+    return config_.interleaved_heads ? (3 * kv_head + 1) * config_.head_dim
+                                     : config_.query_size() + kv_head * config_.head_dim;
+  }
+  int64_t value_after_key() const noexcept {
+    return config_.interleaved_heads ? config_.head_dim : config_.kv_size();
+  }
 
   void multiply(const LinearGroup& group, const float* x, int64_t x_stride, int64_t width, float* y,
                 int64_t y_stride) {
@@ -85,47 +135,108 @@ class Forward {
     parallel_for(rows_, 1, threads_, body);
   }
 
-  void normalize(const std::vector<float>& weight) noexcept {
+  void normalize_row(const NormWeights& norm, const float* input, int64_t width, float* output) noexcept {
+    const auto epsilon = static_cast<float>(config_.norm_epsilon);
+    if (config_.norm == NormKind::kLayer)
+      kernels_.layer_norm(input, norm.weight.data(), norm.bias.data(), epsilon, width, output);
+    else
+      kernels_.rms_norm(input, norm.weight.data(), epsilon, width, output);
+  }
+
+  // body(row of workspace.x, its row of `other`) for all rows.
+  template <typename Body>
+  void over_hidden(float* other, Body&& body) noexcept {
     over_rows([&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row)
-        kernels_.rms_norm(workspace_.x + row * config_.hidden, weight.data(),
-                          static_cast<float>(config_.norm_epsilon), config_.hidden,
-                          workspace_.normed + row * config_.hidden);
+        body(workspace_.x + row * config_.hidden, other + row * config_.hidden);
     });
   }
 
-  void add_residual() noexcept {
+  // Sets input_, what the block reads.
+  void begin_block(const NormWeights& norm) noexcept {
+    input_ = workspace_.normed;
+    if (config_.norm_place == NormPlace::kAfter || config_.norm_place == NormPlace::kAfterResidual) {
+      // The matrices read it where it is; the mixture reads `normed`.
+      over_hidden(workspace_.normed, [&](float* x, float* copy) { std::copy(x, x + config_.hidden, copy); });
+      return;
+    }
+    over_hidden(workspace_.normed,
+                [&](float* x, float* normed) { normalize_row(norm, x, config_.hidden, normed); });
+  }
+
+  // Adds to the residual stream what the block gave.
+  void end_block(const NormWeights& norm, const NormWeights& post_norm) noexcept {
+    const auto scale = static_cast<float>(config_.residual_scale);
+    over_hidden(workspace_.added, [&](float* x, float* added) {
+      if (!post_norm.weight.empty()) normalize_row(post_norm, added, config_.hidden, added);
+      if (scale == 1.0f)
+        for (int64_t i = 0; i < config_.hidden; ++i) x[i] += added[i];
+      else
+        for (int64_t i = 0; i < config_.hidden; ++i) x[i] += scale * added[i];
+      if (config_.norm_place == NormPlace::kAfterResidual) normalize_row(norm, x, config_.hidden, x);
+    });
+  }
+
+  void feed_forward(const LayerWeights& weights) {
+    const int64_t stride = (config_.gated ? 2 : 1) * config_.intermediate;
+    multiply(weights.gate_up, input_, config_.hidden, config_.hidden, workspace_.gate_up, stride);
+    activate_rows(config_, false, workspace_.gate_up, stride, config_.intermediate, rows_, threads_);
+    multiply(weights.down, workspace_.gate_up, stride, config_.intermediate, workspace_.added,
+             config_.hidden);
+  }
+
+  void normalize_heads(const LayerWeights& weights) noexcept {
+    if (config_.query_norm == QueryNorm::kNone) return;
+    const bool whole = config_.query_norm == QueryNorm::kWhole;
     over_rows([&](int64_t begin, int64_t end) {
-      for (int64_t i = begin * config_.hidden; i < end * config_.hidden; ++i)
-        workspace_.x[i] += workspace_.added[i];
+      for (int64_t row = begin; row < end; ++row) {
+        float* projected = workspace_.projected + row * projected_size();
+        const auto normalize = [&](const NormWeights& norm, float* at, int64_t width) {
+          normalize_row(norm, at, width, at);
+        };
+        if (whole) {
+          normalize(weights.query_norm, projected, config_.query_size());
+          normalize(weights.key_norm, projected + config_.query_size(), config_.kv_size());
+          continue;
+        }
+        for (int64_t head = 0; head < config_.heads; ++head)
+          normalize(weights.query_norm, projected + query_at(head), config_.head_dim);
+        for (int64_t head = 0; head < config_.kv_heads; ++head)
+          normalize(weights.key_norm, projected + key_at(head), config_.head_dim);
+      }
     });
   }
 
-  void activate() noexcept {
-    const int64_t width = config_.intermediate;
-    const auto body = [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        float* gate = workspace_.gate_up + row * 2 * width;
-        kernels_.silu_multiply(gate, gate + width, width);
-      }
-    };
-    over_rows(body);
+  // Turns the first dimensions of a head as its layer does; output = turned * scale, in place allowed.
+  void turn(const Segment& segment, const LayerConfig& layer, int64_t position, const float* input,
+            float scale, float* output) noexcept {
+    int64_t turned = 0;
+    if (layer.rope != LayerRope::kNone) {
+      const Session::State& session = *segment.session;
+      const RopeTable& table = layer.rope == LayerRope::kLocal ? *session.local_rope : *session.rope;
+      turned = config_.rotary_dim > 0 ? config_.rotary_dim : config_.head_dim;
+      kernels_.rotate(input, table.at(position), scale, turned, output);
+    }
+    for (int64_t d = turned; d < config_.head_dim; ++d) output[d] = input[d] * scale;
   }
 
   // Turns the keys of a row and stores it.
   void store(const Segment& segment, int64_t row, int64_t layer, int64_t kv_head, float* scratch) noexcept {
     const int64_t position = segment.position + row - segment.row;
-    const float* key =
-        workspace_.projected + row * projected_size() + config_.query_size() + kv_head * config_.head_dim;
-    kernels_.rotate(key, segment.session->rope->at(position), 1.0f, config_.head_dim, scratch);
-    kernels_.store(segment.session->cache.head(layer, kv_head), position, scratch, key + config_.kv_size());
+    const float* key = workspace_.projected + row * projected_size() + key_at(kv_head);
+    turn(segment, config_.layer(layer), position, key, 1.0f, scratch);
+    kernels_.store(segment.session->cache.head(layer, kv_head), position, scratch, key + value_after_key());
   }
 
   // Attention of the rows [begin, end) of a segment for the query heads of one key-value head.
   void attend_unit(const Segment& segment, int64_t begin, int64_t end, int64_t layer, int64_t kv_head,
                    float* scratch) noexcept {
     const int64_t group = config_.heads / config_.kv_heads;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+    const LayerConfig own = config_.layer(layer);
+    const float scale = config_.attention_scale > 0 ? static_cast<float>(config_.attention_scale)
+                                                    : 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
+    const std::vector<float>& sinks = model_.layers[static_cast<size_t>(layer)].sinks;
+    float own_sinks[kAttentionRows * kAttentionHeads];
     const float* queries[kAttentionRows * kAttentionHeads];
     float* outputs[kAttentionRows * kAttentionHeads];
     int64_t begins[kAttentionRows * kAttentionHeads], ends[kAttentionRows * kAttentionHeads];
@@ -136,13 +247,13 @@ class Forward {
         for (int64_t g = 0; g < heads; ++g, ++count) {
           const int64_t position = segment.position + row - segment.row;
           const int64_t head = kv_head * group + first + g;
-          float* query = workspace_.projected + row * projected_size() + head * config_.head_dim;
-          kernels_.rotate(query, segment.session->rope->at(position), scale, config_.head_dim, query);
+          float* query = workspace_.projected + row * projected_size() + query_at(head);
+          turn(segment, own, position, query, scale, query);
           queries[count] = query;
           outputs[count] = workspace_.attended + row * config_.query_size() + head * config_.head_dim;
-          begins[count] =
-              config_.sliding_window > 0 ? std::max<int64_t>(0, position + 1 - config_.sliding_window) : 0;
+          begins[count] = own.window > 0 ? std::max<int64_t>(0, position + 1 - own.window) : 0;
           ends[count] = position + 1;
+          if (!sinks.empty()) own_sinks[count] = sinks[static_cast<size_t>(head)];
         }
       kernels_.attend({.cache = segment.session->cache.head(layer, kv_head),
                        .queries = count,
@@ -150,7 +261,9 @@ class Forward {
                        .output = outputs,
                        .begins = begins,
                        .ends = ends,
-                       .scratch = scratch});
+                       .scratch = scratch,
+                       .softcap = static_cast<float>(config_.attention_softcap),
+                       .sinks = sinks.empty() ? nullptr : own_sinks});
     }
   }
 
@@ -205,6 +318,7 @@ class Forward {
   int64_t rows_;
   Precision precision_;
   int threads_;
+  const float* input_ = nullptr;  // of the block at work
 };
 
 void check(std::span<const BatchEntry> entries) {
@@ -285,9 +399,6 @@ void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& vis
       Session::State& session = from.session->state();
       const int64_t left = static_cast<int64_t>(from.tokens.size()) - taken;
       const int64_t count = std::min(left, kMaxRows - rows);
-      for (int64_t i = 0; i < count; ++i)
-        model.embedding.row(from.tokens[static_cast<size_t>(taken + i)],
-                            workspace.x + (rows + i) * config.hidden);
       segments.push_back({.session = &session,
                           .row = rows,
                           .rows = count,
@@ -302,6 +413,7 @@ void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& vis
       if (count == left) ++entry;
     }
     Forward forward(model, workspace, segments, rows, options);
+    forward.embed(entries);
     forward.layers();
     visit_logits(forward, segments, config.vocabulary, static_cast<bool>(visitor), logits,
                  [&](const Segment& segment, int64_t row, std::span<const float> values) {

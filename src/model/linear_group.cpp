@@ -60,7 +60,7 @@ void LinearGroup::add(const QuantizedView& weight, const std::vector<float>& bia
     scales = floats_of(weight.absmax);
     source.scales = scales;
   }
-  parts_.push_back({PackedMatrix::pack(source, threads), bias, source.rows});
+  add(source, bias, threads);
 }
 
 void LinearGroup::add(const QuantizedTensor& weight, const std::vector<float>& bias, int threads) {
@@ -79,7 +79,11 @@ void LinearGroup::add(const QuantizedTensor& weight, const std::vector<float>& b
   } else {
     source.scales = weight.scales;
   }
-  parts_.push_back({PackedMatrix::pack(source, threads), bias, source.rows});
+  add(source, bias, threads);
+}
+
+void LinearGroup::add(const PackSource& weight, const std::vector<float>& bias, int threads) {
+  parts_.push_back({PackedMatrix::pack(weight, threads), bias, weight.rows});
 }
 
 uint64_t LinearGroup::bytes() const noexcept {

@@ -29,6 +29,7 @@ class LinearGroup {
   // are.
   void add(const QuantizedView& weight, const std::vector<float>& bias, int threads, const Release& release);
   void add(const QuantizedTensor& weight, const std::vector<float>& bias, int threads);
+  void add(const PackSource& weight, const std::vector<float>& bias, int threads);
 
   uint64_t bytes() const noexcept;
 

@@ -11,16 +11,45 @@
 
 namespace nfloat {
 
+struct Family;
+
 // One tensor that a model needs, with the shape that its configuration demands.
 struct ExpectedTensor {
   std::string name;
-  Shape shape;
+  Shape shape;                     // of matrices: [out, in]; of fused experts: [experts, out, in]
+  bool stored_transposed = false;  // when plain, the last two dimensions are exchanged
+  bool bytes = false;              // U8: codes and scales of MXFP4
 };
 
-// In the order of the forward pass.
-std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config);
+// How a checkpoint holds the matrices of experts.
+enum class ExpertLayout : uint8_t {
+  kSingle,  // one by one
+  kFused,   // all experts of a layer in one tensor
+  kMxfp4,   // the same in OCP MXFP4: "_blocks", two codes a byte, and "_scales", one for 32
+};
 
-// Throws kMalformedFile naming every tensor that is missing and every one of another shape or dtype.
+// In the order of the forward pass, with the family's own names.
+std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config,
+                                             ExpertLayout layout = ExpertLayout::kSingle);
+
+// How one checkpoint says the names of its family: models inside of others, and those saved without their
+// head, have another prefix.
+class TensorNames {
+ public:
+  TensorNames(const Checkpoint& checkpoint, const Family& family);
+  std::string operator()(const std::string& name) const;
+  ExpertLayout experts() const noexcept { return experts_; }
+
+ private:
+  std::string prefix_;       // of the family
+  std::string stored_;       // what stands in its place
+  std::string head_prefix_;  // before the head's name
+  std::string head_;
+  ExpertLayout experts_ = ExpertLayout::kSingle;
+};
+
+// Throws kMalformedFile naming every tensor that is missing, every one of another shape or dtype, and every
+// one of the model's layers that the configuration has no use for.
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config);
 
 // Fills `state.memory` from the weights.

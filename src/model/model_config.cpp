@@ -3,11 +3,14 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/fail.h"
 #include "model/families.h"
 #include "model/json_reader.h"
+#include "model/loader.h"
+#include "model/rope_config.h"
 
 namespace nfloat {
 namespace {
@@ -17,7 +20,8 @@ constexpr int64_t kMaxLayers = 1024;
 constexpr int64_t kMaxWidth = int64_t{1} << 20;
 constexpr int64_t kMaxHeads = 4096;
 constexpr int64_t kMaxHeadDim = 4096;
-constexpr int64_t kMaxContext = int64_t{1} << 27;
+constexpr int64_t kMaxContext = kMaxRopeContext;
+constexpr int64_t kMaxExperts = 4096;
 
 const Family& read_family(const JsonReader& reader) {
   const std::string model_type = reader.text_or("model_type", "");
@@ -35,53 +39,148 @@ const Family& read_family(const JsonReader& reader) {
       fmt::join(model_families(), ", "));
 }
 
-void read_rope_scaling(const JsonReader& root, const std::string& source, ModelConfig& config) {
-  // Transformers 5 writes "rope_parameters" with theta inside; before that "rope_theta" and "rope_scaling".
-  const Json* parameters = root.get("rope_parameters");
-  const char* key = parameters != nullptr ? "rope_parameters" : "rope_scaling";
-  config.rope.theta = root.number_or("rope_theta", 1, 1e12, 10000);
-  const Json* scaling = root.get(key);
-  if (scaling == nullptr) return;
-  if (!scaling->is_object())
-    fail(ErrorCode::kMalformedFile, "{}: \"{}\" is {}, expected an object", source, key,
-         JsonReader::shown(*scaling));
-  const JsonReader rope(*scaling, source, std::string(key) + ".");
-  config.rope.theta = rope.number_or("rope_theta", 1, 1e12, config.rope.theta);
-  const std::string type = rope.text_or("rope_type", rope.text_or("type", "default").c_str());
-  if (type == "default") return;
-  if (type == "linear") {
-    config.rope.scaling = RopeScaling::kLinear;
-  } else if (type == "dynamic") {
-    config.rope.scaling = RopeScaling::kDynamic;
-    config.rope.original_context =
-        rope.integer_or("original_max_position_embeddings", 1, kMaxContext, config.context);
-  } else if (type == "llama3") {
-    config.rope.scaling = RopeScaling::kLlama3;
-    config.rope.low_frequency_factor = rope.number("low_freq_factor", 1e-3, 1e6);
-    config.rope.high_frequency_factor = rope.number("high_freq_factor", 1e-3, 1e6);
-    config.rope.original_context = rope.integer("original_max_position_embeddings", 1, kMaxContext);
-    if (config.rope.high_frequency_factor <= config.rope.low_frequency_factor)
-      fail(ErrorCode::kMalformedFile,
-           "{}: \"{}.high_freq_factor\" is {}, expected more than low_freq_factor, {}", source, key,
-           config.rope.high_frequency_factor, config.rope.low_frequency_factor);
-  } else {
-    fail(ErrorCode::kUnsupported,
-         "{}: RoPE scaling \"{}\" is not known to this version; the ones that run: default, linear, dynamic, "
-         "llama3",
-         source, type);
+// Adds the keys of `from` that are set, the family's own names for some of them last.
+void merge(Json& into, const Json& from, const Family& family) {
+  for (const auto& [key, value] : from.items())
+    if (!value.is_null()) into[key] = value;
+  for (const FamilyAlias& alias : family.aliases)
+    if (const auto found = from.find(alias.key); found != from.end() && !found->is_null())
+      into[alias.means] = *found;
+}
+
+Activation read_activation(const JsonReader& root) {
+  struct Name {
+    const char* name;
+    Activation activation;
+  };
+  constexpr Name kNames[] = {
+      {"silu", Activation::kSilu},          {"swish", Activation::kSilu},
+      {"gelu", Activation::kGelu},          {"gelu_new", Activation::kGeluTanh},
+      {"gelu_fast", Activation::kGeluTanh}, {"gelu_pytorch_tanh", Activation::kGeluTanh},
+      {"relu", Activation::kRelu},          {"quick_gelu", Activation::kQuickGelu}};
+  const std::string text = root.text_or("hidden_act", "silu");
+  for (const Name& one : kNames)
+    if (text == one.name) return one.activation;
+  fail(ErrorCode::kUnsupported,
+       "{}: the activation \"{}\" is not known to this version; it runs silu, gelu, gelu_new, "
+       "gelu_pytorch_tanh, quick_gelu and relu",
+       root.source(), text);
+}
+
+// A list of `layers` integers, empty when the key is absent.
+std::vector<int64_t> read_list(const JsonReader& root, const char* key, int64_t most) {
+  std::vector<int64_t> list;
+  const Json* value = root.get(key);
+  if (value == nullptr) return list;
+  bool good = value->is_array() && value->size() <= static_cast<size_t>(most);
+  if (good)
+    for (const Json& one : *value) {
+      good = good && one.is_number_integer();
+      if (good) list.push_back(one.get<int64_t>());
+    }
+  if (!good)
+    fail(ErrorCode::kMalformedFile, "{}: \"{}\" is {}, expected a list of at most {} integers", root.source(),
+         key, JsonReader::shown(*value), most);
+  return list;
+}
+
+void read_experts(const JsonReader& root, const Family& family, ModelConfig& config) {
+  if (family.tensors.router == nullptr) return;
+  ExpertsConfig& experts = config.experts;
+  experts.count = root.integer("num_experts", 0, kMaxExperts);
+  if (experts.count == 0) return;
+  experts.chosen = root.integer("num_experts_per_tok", 1, experts.count);
+  experts.intermediate = root.integer_or("moe_intermediate_size", 1, kMaxWidth, config.intermediate);
+  experts.normalize = root.boolean_or("norm_topk_prob", true);
+  experts.bias = config.mlp_bias;
+  experts.limit = root.number_or("swiglu_limit", 0, 1e6, 0);
+}
+
+// What differs from layer to layer: the window, the rotary embedding, the mixture.
+void read_layers(const JsonReader& root, const Family& family, ModelConfig& config) {
+  const int64_t window = root.integer_or("sliding_window", 0, kMaxContext, 0);
+  const bool used = root.boolean_or("use_sliding_window", true);
+  const int64_t first = root.integer_or("max_window_layers", 0, kMaxContext, 0);
+  const int64_t pattern = root.integer_or("sliding_window_pattern", 1, kMaxLayers, 1);
+  const bool has_local_rope = root.get("rope_local_base_freq") != nullptr;
+  const std::vector<int64_t> rope_layers = read_list(root, "no_rope_layers", kMaxLayers);
+  const int64_t rope_interval = root.integer_or("no_rope_layer_interval", 1, kMaxLayers, kMaxLayers + 1);
+  const std::vector<int64_t> dense_layers = read_list(root, "mlp_only_layers", kMaxLayers);
+  const int64_t sparse_step = root.integer_or("decoder_sparse_step", 1, kMaxLayers, 1);
+  const Json* types = root.get("layer_types");
+  const auto layers = static_cast<size_t>(config.layers);
+  if (types != nullptr && (!types->is_array() || types->size() != layers))
+    fail(ErrorCode::kMalformedFile, "{}: \"layer_types\" is {}, expected a list of {} strings", root.source(),
+         JsonReader::shown(*types), layers);
+  if (!rope_layers.empty() && rope_layers.size() != layers)
+    fail(ErrorCode::kMalformedFile, "{}: \"no_rope_layers\" has {} entries for {} layers", root.source(),
+         rope_layers.size(), layers);
+
+  for (size_t i = 0; i < layers; ++i) {
+    const auto number = static_cast<int64_t>(i) + 1;
+    LayerConfig layer;
+    const bool turns = rope_layers.empty() ? number % rope_interval != 0 : rope_layers[i] != 0;
+    bool local = false;
+    if (types != nullptr) {
+      const std::string type = (*types)[i].is_string() ? (*types)[i].get<std::string>() : "";
+      if (type != "full_attention" && type != "sliding_attention")
+        fail(ErrorCode::kUnsupported,
+             "{}: layer {} has attention of type {}; the ones that run: full_attention, sliding_attention",
+             root.source(), i, JsonReader::shown((*types)[i]));
+      local = type == "sliding_attention" && used;
+    } else {
+      local = family.window == WindowRule::kAll ||
+              (family.window == WindowRule::kPattern && number % pattern != 0) ||
+              (family.window == WindowRule::kUpper && used && number > first) ||
+              (family.window == WindowRule::kNoRope && used && !turns);
+    }
+    if (local) layer.window = window;
+    if (!family.rotary || !turns)
+      layer.rope = LayerRope::kNone;
+    else if (local && has_local_rope)
+      layer.rope = LayerRope::kLocal;
+    layer.experts = config.experts.count > 0 && number % sparse_step == 0 &&
+                    std::find(dense_layers.begin(), dense_layers.end(), number - 1) == dense_layers.end();
+    config.each_layer.push_back(layer);
   }
-  config.rope.factor = rope.number("factor", 1e-3, 1e6);
+  if (family.window == WindowRule::kAll) config.sliding_window = window;
+}
+
+void read_scales(const JsonReader& root, ModelConfig& config) {
+  constexpr double kMost = 1e6;
+  if (root.get("query_pre_attn_scalar") != nullptr)
+    config.attention_scale = 1 / std::sqrt(root.number("query_pre_attn_scalar", 1e-6, kMost));
+  config.attention_scale = root.number_or("attention_scale", 1e-9, kMost, config.attention_scale);
+  config.attention_softcap = root.number_or("attention_softcap", 0, kMost, 0);
+  config.logit_softcap = root.number_or("logit_softcap", 0, kMost, 0);
+  const Json* embedding = root.get("embedding_scale");
+  config.embedding_scale = embedding != nullptr && embedding->is_string()
+                               ? std::sqrt(static_cast<double>(config.hidden))
+                               : root.number_or("embedding_scale", -kMost, kMost, 1);
+  config.residual_scale = root.number_or("residual_scale", -kMost, kMost, 1);
+  config.logit_scale = 1 / root.number_or("logits_scaling", 1e-6, kMost, 1);
+}
+
+// Keys that would change the computation in ways that no family here has.
+void refuse_unknown(const JsonReader& root) {
+  const auto refuse = [&](const char* key, bool bad) {
+    if (bad)
+      fail(ErrorCode::kUnsupported, "{}: \"{}\" is {}, which this version does not run", root.source(), key,
+           JsonReader::shown(*root.get(key)));
+  };
+  refuse("clip_qkv", root.get("clip_qkv") != nullptr);
+  refuse("scale_attn_weights", !root.boolean_or("scale_attn_weights", true));
+  refuse("scale_attn_by_inverse_layer_idx", root.boolean_or("scale_attn_by_inverse_layer_idx", false));
+  refuse("layer_norm_elementwise_affine", !root.boolean_or("layer_norm_elementwise_affine", true));
+  refuse("use_bidirectional_attention", root.boolean_or("use_bidirectional_attention", false));
 }
 
 }  // namespace
 
-int64_t ModelConfig::parameters() const noexcept {
-  const int64_t attention = hidden * (query_size() + 2 * kv_size()) + query_size() * hidden;
-  int64_t layer = attention + 3 * hidden * intermediate + 2 * hidden;
-  if (attention_bias) layer += query_size() + 2 * kv_size();
-  if (output_bias) layer += hidden;
-  if (mlp_bias) layer += 2 * intermediate + hidden;
-  return layers * layer + hidden + vocabulary * hidden * (tied_head ? 1 : 2);
+int64_t ModelConfig::parameters() const {
+  int64_t total = 0;
+  for (const ExpectedTensor& tensor : expected_tensors(*this)) total += tensor.shape.elements();
+  return total;
 }
 
 std::vector<std::string> model_families() {
@@ -91,21 +190,32 @@ std::vector<std::string> model_families() {
 }
 
 ModelConfig parse_model_config(std::string_view json, const std::string& source) {
-  const Json root_json = parse_small_json(json, source);
-  if (!root_json.is_object()) fail(ErrorCode::kMalformedFile, "{}: expected a JSON object", source);
-  const JsonReader root(root_json, source);
-  const Family& family = read_family(root);
+  Json file = parse_small_json(json, source);
+  if (!file.is_object()) fail(ErrorCode::kMalformedFile, "{}: expected a JSON object", source);
+  // The text part of a model that sees or hears; what it leaves out, the whole says.
+  if (const auto text = file.find("text_config"); text != file.end() && text->is_object()) {
+    const Json part = *text;
+    file.erase(text);
+    file.update(part);
+  }
+  const Family& family = read_family(JsonReader(file, source));
+  Json merged = Json::object();
+  merge(merged, Json::parse(family.defaults), family);
+  merge(merged, file, family);
+  const JsonReader root(merged, source);
 
   ModelConfig config;
   config.family = family.name;
   config.layers = root.integer("num_hidden_layers", 1, kMaxLayers);
   config.hidden = root.integer("hidden_size", 1, kMaxWidth);
-  config.intermediate = root.integer("intermediate_size", 1, kMaxWidth);
+  config.intermediate = family.gated ? root.integer("intermediate_size", 1, kMaxWidth)
+                                     : root.integer_or("intermediate_size", 1, kMaxWidth, 4 * config.hidden);
   config.heads = root.integer("num_attention_heads", 1, kMaxHeads);
   config.kv_heads = root.integer_or("num_key_value_heads", 1, kMaxHeads, config.heads);
   config.vocabulary = root.integer("vocab_size", 1, kMaxWidth * 4);
   config.context = root.integer_or("max_position_embeddings", 1, kMaxContext, 2048);
-  config.norm_epsilon = root.number_or("rms_norm_eps", 0, 1, 1e-6);
+  config.norm_epsilon =
+      root.number_or(family.norm == NormKind::kRms ? "rms_norm_eps" : "norm_epsilon", 0, 1, 1e-6);
   if (config.heads % config.kv_heads != 0)
     fail(ErrorCode::kMalformedFile, "{}: {} attention heads are no multiple of {} key-value heads", source,
          config.heads, config.kv_heads);
@@ -117,21 +227,34 @@ ModelConfig parse_model_config(std::string_view json, const std::string& source)
     fail(ErrorCode::kMalformedFile,
          "{}: {} heads of {} dimensions, expected even heads and at most {} in all", source, config.heads,
          config.head_dim, kMaxWidth);
-  if (family.sliding_window) config.sliding_window = root.integer_or("sliding_window", 0, kMaxContext, 0);
 
-  const auto flag = [&](const FamilyFlag& from) {
-    return from.key == nullptr ? from.fixed : root.boolean_or(from.key, from.fixed);
-  };
+  const auto flag = [&](const char* key) { return key != nullptr && root.boolean_or(key, false); };
   config.attention_bias = flag(family.attention_bias);
   config.output_bias = flag(family.output_bias);
   config.mlp_bias = flag(family.mlp_bias);
-  config.tied_head = root.boolean_or("tie_word_embeddings", family.tied_by_default);
-
-  const std::string activation = root.text_or("hidden_act", "silu");
-  if (activation != "silu" && activation != "swish")
-    fail(ErrorCode::kUnsupported, "{}: the activation \"{}\" is not known to this version; it runs silu",
-         source, activation);
-  read_rope_scaling(root, source, config);
+  config.tied_head = root.boolean_or("tie_word_embeddings", false);
+  config.norm = family.norm;
+  config.norm_place =
+      root.boolean_or("do_layer_norm_before", true) ? family.norm_place : NormPlace::kAfterResidual;
+  config.query_norm = family.query_norm;
+  config.norm_plus_one = family.norm_plus_one;
+  config.final_norm =
+      root.boolean_or("do_layer_norm_before", true) && !root.boolean_or("_remove_final_layer_norm", false);
+  config.parallel_blocks = root.boolean_or("parallel_blocks", false);
+  config.interleaved_heads = family.interleaved_heads;
+  config.gated = family.gated;
+  config.attention_sinks = family.tensors.sinks != nullptr;
+  config.activation = read_activation(root);
+  if (family.tensors.positions != nullptr) config.position_rows = config.context + family.position_offset;
+  if (family.tensors.project_in != nullptr) {
+    config.embedding_size = root.integer_or("embedding_size", 1, kMaxWidth, config.hidden);
+    if (config.embedding_size == config.hidden) config.embedding_size = 0;
+  }
+  read_scales(root, config);
+  read_experts(root, family, config);
+  read_layers(root, family, config);
+  if (family.rotary) read_rope(merged, source, config);
+  refuse_unknown(root);
   config.bos_token = static_cast<int32_t>(root.integer_or("bos_token_id", -1, config.vocabulary - 1, -1));
   config.eos_tokens = root.token_ids("eos_token_id", config.vocabulary);
   return config;

@@ -11,13 +11,27 @@
 
 namespace nfloat {
 
-struct LayerWeights {
-  std::vector<float> attention_norm;
-  LinearGroup query_key_value;
-  LinearGroup output;
-  std::vector<float> mlp_norm;
+// Factor and, of a LayerNorm, offset; both empty where there is no norm.
+struct NormWeights {
+  std::vector<float> weight, bias;
+};
+
+struct ExpertWeights {
   LinearGroup gate_up;
   LinearGroup down;
+};
+
+struct LayerWeights {
+  NormWeights attention_norm, attention_post_norm;
+  LinearGroup query_key_value;
+  NormWeights query_norm, key_norm;
+  std::vector<float> sinks;  // one a head, or none
+  LinearGroup output;
+  NormWeights mlp_norm, mlp_post_norm;
+  LinearGroup gate_up;  // gate, then up; up alone where nothing is gated
+  LinearGroup down;
+  LinearGroup router;  // of a mixture, which has these instead of gate_up and down
+  std::vector<ExpertWeights> experts;
 };
 
 struct Model::State {
@@ -25,8 +39,11 @@ struct Model::State {
   ModelOptions options;
   ModelMemory memory;
   Embedding embedding;
+  std::vector<float> positions;  // [rows][hidden], learned ones only
+  int64_t position_offset = 0;   // rows of them before that of position 0
+  LinearGroup project_in, project_out;
   std::vector<LayerWeights> layers;
-  std::vector<float> final_norm;
+  NormWeights final_norm;
   LinearGroup head;
 };
 

@@ -7,18 +7,34 @@
 
 namespace nfloat {
 
-std::vector<double> rope_frequencies(const RopeConfig& rope, int64_t head_dim, int64_t length) {
+// How much of pair `pair` is divided by the factor: none of those that turn beta_fast times within the
+// original context, all of those that turn less than beta_slow times, a line between.
+static double yarn_ramp(const RopeConfig& rope, int64_t rotary_dim, double pair) {
+  const auto pair_of = [&](double turns) {
+    return static_cast<double>(rotary_dim) *
+           std::log(static_cast<double>(rope.original_context) / (turns * 2 * std::numbers::pi)) /
+           (2 * std::log(rope.theta));
+  };
+  double low = pair_of(rope.beta_fast), high = pair_of(rope.beta_slow);
+  if (rope.truncate) low = std::floor(low), high = std::ceil(high);
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(rotary_dim - 1));
+  if (low == high) high += 0.001;
+  return std::clamp((pair - low) / (high - low), 0.0, 1.0);
+}
+
+std::vector<double> rope_frequencies(const RopeConfig& rope, int64_t rotary_dim, int64_t length) {
   double theta = rope.theta;
   if (rope.scaling == RopeScaling::kDynamic && length > rope.original_context) {
     const double stretch =
         rope.factor * static_cast<double>(length) / static_cast<double>(rope.original_context) -
         (rope.factor - 1);
     theta *= std::pow(
-        stretch, static_cast<double>(head_dim) / static_cast<double>(std::max<int64_t>(head_dim - 2, 1)));
+        stretch, static_cast<double>(rotary_dim) / static_cast<double>(std::max<int64_t>(rotary_dim - 2, 1)));
   }
-  std::vector<double> frequencies(static_cast<size_t>(head_dim / 2));
+  std::vector<double> frequencies(static_cast<size_t>(rotary_dim / 2));
   for (size_t i = 0; i < frequencies.size(); ++i) {
-    double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+    double frequency = std::pow(theta, -2.0 * static_cast<double>(i) / static_cast<double>(rotary_dim));
     if (rope.scaling == RopeScaling::kLinear) frequency /= rope.factor;
     if (rope.scaling == RopeScaling::kLlama3) {
       // Whole turns within the original context; few turns: stretch, many: keep, between: mix.
@@ -28,21 +44,27 @@ std::vector<double> rope_frequencies(const RopeConfig& rope, int64_t head_dim, i
           1.0);
       frequency = keep * frequency + (1 - keep) * frequency / rope.factor;
     }
+    if (rope.scaling == RopeScaling::kLongRope)
+      frequency /= (length > rope.original_context ? rope.long_factors : rope.short_factors)[i];
+    if (rope.scaling == RopeScaling::kYarn) {
+      const double divided = yarn_ramp(rope, rotary_dim, static_cast<double>(i));
+      frequency = divided * frequency / rope.factor + (1 - divided) * frequency;
+    }
     frequencies[i] = frequency;
   }
   return frequencies;
 }
 
-RopeTable::RopeTable(const ModelConfig& config, int64_t length)
-    : head_dim_(config.head_dim), length_(length), table_(static_cast<size_t>(length * config.head_dim)) {
-  const std::vector<double> frequencies = rope_frequencies(config.rope, head_dim_, length);
+RopeTable::RopeTable(const RopeConfig& rope, int64_t rotary_dim, int64_t length)
+    : rotary_dim_(rotary_dim), length_(length), table_(static_cast<size_t>(length * rotary_dim)) {
+  const std::vector<double> frequencies = rope_frequencies(rope, rotary_dim_, length);
   const size_t half = frequencies.size();
   for (int64_t position = 0; position < length; ++position) {
-    float* row = table_.data() + position * head_dim_;
+    float* row = table_.data() + position * rotary_dim_;
     for (size_t i = 0; i < half; ++i) {
       const double angle = static_cast<double>(position) * frequencies[i];
-      row[i] = static_cast<float>(std::cos(angle));
-      row[half + i] = static_cast<float>(std::sin(angle));
+      row[i] = static_cast<float>(rope.attention_factor * std::cos(angle));
+      row[half + i] = static_cast<float>(rope.attention_factor * std::sin(angle));
     }
   }
 }

@@ -15,6 +15,16 @@ int64_t largest_context(const ModelConfig& config) noexcept {
   return static_cast<int64_t>(static_cast<double>(config.context) * std::max(1.0, config.rope.factor));
 }
 
+// Null when no layer has that embedding.
+std::shared_ptr<const RopeTable> make_rope(const ModelConfig& config, LayerRope which, int64_t length) {
+  for (int64_t layer = 0; layer < config.layers; ++layer)
+    if (config.layer(layer).rope == which)
+      return std::make_shared<const RopeTable>(which == LayerRope::kMain ? config.rope : config.local_rope,
+                                               config.rotary_dim > 0 ? config.rotary_dim : config.head_dim,
+                                               length);
+  return nullptr;
+}
+
 SessionOptions resolved(const Model& model, SessionOptions options) {
   const ModelConfig& config = model.config();
   if (options.context == 0) options.context = config.context;
@@ -38,7 +48,8 @@ Session::Session(const Model& model, const SessionOptions& options) {
       State{.model = model,
             .options = own,
             .position = 0,
-            .rope = std::make_shared<const RopeTable>(model.config(), own.context),
+            .rope = make_rope(model.config(), LayerRope::kMain, own.context),
+            .local_rope = make_rope(model.config(), LayerRope::kLocal, own.context),
             .cache = KvCache(model.config(), own.kv_cache, own.context),
             .workspace = {},
             .logits = std::vector<float>(static_cast<size_t>(model.config().vocabulary)),
@@ -86,6 +97,7 @@ Session Session::fork() const {
             .options = from.options,
             .position = from.position,
             .rope = from.rope,
+            .local_rope = from.local_rope,
             .cache = KvCache(from.model.config(), from.options.kv_cache, from.options.context),
             .workspace = {},
             .logits = from.logits,

@@ -60,22 +60,43 @@ class Builder {
     const std::vector<float> ones(static_cast<size_t>(config.hidden), 1.0f);
     for (int64_t layer = 0; layer < config.layers; ++layer) {
       LayerWeights weights;
-      weights.attention_norm = weights.mlp_norm = ones;
+      weights.attention_norm.weight = weights.mlp_norm.weight = ones;
       for (int64_t outputs : {config.query_size(), config.kv_size(), config.kv_size()})
         weights.query_key_value.add(matrix(outputs, config.hidden), {}, threads);
       weights.output.add(matrix(config.hidden, config.query_size()), {}, threads);
-      for (int i = 0; i < 2; ++i)
-        weights.gate_up.add(matrix(config.intermediate, config.hidden), {}, threads);
-      weights.down.add(matrix(config.hidden, config.intermediate), {}, threads);
+      if (!config.layer(layer).experts) {
+        feed_forward(weights.gate_up, weights.down, config.intermediate);
+      } else {
+        weights.router.add(plain_matrix(config.experts.count, config.hidden).view(), {}, threads);
+        weights.experts.resize(static_cast<size_t>(config.experts.count));
+        for (ExpertWeights& expert : weights.experts)
+          feed_forward(expert.gate_up, expert.down, config.experts.intermediate);
+      }
       state_->layers.push_back(std::move(weights));
     }
-    state_->final_norm = ones;
+    state_->final_norm.weight = ones;
     state_->head.add(config.tied_head ? *table : matrix(config.vocabulary, config.hidden), {}, threads);
     count_memory(*state_);
     return std::move(state_);
   }
 
  private:
+  void feed_forward(LinearGroup& gate_up, LinearGroup& down, int64_t width) {
+    const int64_t hidden = state_->config.hidden;
+    const int threads = state_->options.threads;
+    for (int i = 0; i < 2; ++i) gate_up.add(matrix(width, hidden), {}, threads);
+    down.add(matrix(hidden, width), {}, threads);
+  }
+
+  // Uniform and of unit size after the product: routers.
+  Tensor plain_matrix(int64_t outputs, int64_t inputs) {
+    Tensor tensor(DType::kF32, {outputs, inputs});
+    const float size = 2 * std::sqrt(3.0f / static_cast<float>(inputs));
+    for (int64_t i = 0; i < tensor.elements(); ++i)
+      tensor.data<float>()[i] = size * (static_cast<float>(random_.next() >> 40) * 0x1p-24f - 0.5f);
+    return tensor;
+  }
+
   // Random codes with scales that keep the size of what is multiplied.
   QuantizedTensor matrix(int64_t outputs, int64_t inputs) {
     QuantizedTensor tensor;
@@ -155,8 +176,17 @@ ModelConfig synthetic_config(std::string_view shape) {
     config.intermediate = 14336;
     config.head_dim = 128;
     config.vocabulary = 128256;
+  } else if (shape == "moe") {
+    config.family = "mixtral";
+    config.layers = 16;
+    config.hidden = 2048;
+    config.intermediate = config.experts.intermediate = 3072;
+    config.experts.count = 8;
+    config.experts.chosen = 2;
+    config.vocabulary = 32000;
+    config.tied_head = true;
   } else {
-    fail(ErrorCode::kInvalidArgument, "the synthetic shape \"{}\" is not one of 1b, 8b", shape);
+    fail(ErrorCode::kInvalidArgument, "the synthetic shape \"{}\" is not one of 1b, 8b, moe", shape);
   }
   return config;
 }

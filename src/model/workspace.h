@@ -3,6 +3,7 @@
 #define NFLOAT_MODEL_WORKSPACE_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "nfloat/linear.h"
 #include "nfloat/model_config.h"
@@ -23,11 +24,21 @@ struct Workspace {
   float* normed = nullptr;     // [rows][hidden]
   float* projected = nullptr;  // [rows][query + 2 * kv]
   float* attended = nullptr;   // [rows][query]
-  float* gate_up = nullptr;    // [rows][2 * intermediate]
+  float* gate_up = nullptr;    // [rows][2 * intermediate], of the layers or of an expert
   float* added = nullptr;      // [rows][hidden]: what a block adds to x
   float* scratch = nullptr;    // [threads][scratch_floats]
   int64_t scratch_floats = 0;
   Activations activations;  // of the matrix products
+
+  float* embedded = nullptr;  // [rows][embedding_size]: before and after the projections to `hidden`
+
+  float* router_logits = nullptr;  // [rows][experts]
+  float* expert_input = nullptr;   // [rows][hidden]
+  float* expert_output = nullptr;  // [rows][hidden]
+  std::vector<int32_t> chosen;     // [rows][experts of a token]
+  std::vector<float> expert_shares;
+  std::vector<int64_t> expert_rows;
+  Activations inner_activations;  // of the second product of an expert
 
  private:
   int64_t rows_ = 0;

@@ -98,8 +98,7 @@ TEST(ModelConfig, NamesWhatItDoesNotKnow) {
   expect_error(config, ErrorCode::kUnsupported, "Mamba2ForCausalLM");
   expect_error(config, ErrorCode::kUnsupported, "llama, mistral");
   expect_error(with("hidden_act", "relu2"), ErrorCode::kUnsupported, "relu2");
-  expect_error(with("rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}), ErrorCode::kUnsupported,
-               "yarn");
+  expect_error(with("rope_scaling", {{"rope_type", "ntk"}, {"factor", 4.0}}), ErrorCode::kUnsupported, "ntk");
 }
 
 TEST(ModelConfig, RejectsWhatCannotBe) {

@@ -43,26 +43,41 @@ struct RandomModel {
   ModelConfig config;
   reference::Weights weights;
 
-  explicit RandomModel(const std::string& config_json, const std::vector<std::string>& left_out = {}) {
+  explicit RandomModel(const std::string& config_json, const std::vector<std::string>& left_out = {},
+                       ExpertLayout experts = ExpertLayout::kSingle, const std::string& prefix = "") {
     std::ofstream(folder.path() + "/config.json") << config_json;
     config = parse_model_config(config_json, "config.json");
     std::mt19937 generator(20230523);
     std::normal_distribution<float> normal;
     std::vector<SafetensorsWriter::Declared> declared;
-    std::vector<std::vector<float>> values;
-    for (const ExpectedTensor& tensor : expected_tensors(config)) {
+    std::vector<std::vector<std::byte>> values;
+    for (const ExpectedTensor& tensor : expected_tensors(config, experts)) {
       if (std::find(left_out.begin(), left_out.end(), tensor.name) != left_out.end()) continue;
-      declared.push_back({tensor.name, DType::kF32, tensor.shape});
-      std::vector<float>& data = values.emplace_back(static_cast<size_t>(tensor.shape.elements()));
+      std::vector<int64_t> dims = tensor.shape.dims();
+      if (tensor.stored_transposed) std::swap(dims[dims.size() - 1], dims[dims.size() - 2]);
+      declared.push_back({prefix + tensor.name, tensor.bytes ? DType::kU8 : DType::kF32, Shape(dims)});
+      const auto count = static_cast<size_t>(tensor.shape.elements());
+      std::vector<std::byte>& bytes = values.emplace_back();
+      if (tensor.bytes) {  // codes, or scales near 2^-4
+        const bool scales = tensor.name.ends_with("_scales");
+        for (size_t i = 0; i < count; ++i)
+          bytes.push_back(static_cast<std::byte>(scales ? 121 + generator() % 4 : generator() % 256));
+        for (std::byte byte : bytes) weights[tensor.name].push_back(std::to_integer<int>(byte));
+        continue;
+      }
+      std::vector<float> data(count);
       // Matrices keep the size of what they multiply, so that every layer matters; norms are near one.
-      const bool matrix = tensor.shape.rank() == 2;
-      const bool bias = tensor.name.ends_with(".bias");
-      const float spread = matrix ? 1.5f / std::sqrt(static_cast<float>(tensor.shape[1])) : 0.2f;
+      const bool bias = tensor.name.ends_with("bias") || tensor.name.ends_with("sinks");
+      const bool matrix = tensor.shape.rank() >= 2 && !bias;
+      const float spread =
+          matrix ? 1.5f / std::sqrt(static_cast<float>(tensor.shape[tensor.shape.rank() - 1])) : 0.2f;
       for (float& value : data) value = (matrix || bias ? 0.0f : 1.0f) + spread * normal(generator);
       weights[tensor.name] = reference::Vector(data.begin(), data.end());
+      const auto raw = std::as_bytes(std::span(data));
+      bytes.assign(raw.begin(), raw.end());
     }
     SafetensorsWriter writer(folder.path() + "/model.safetensors", declared, {});
-    for (size_t i = 0; i < values.size(); ++i) writer.write(i, 0, std::as_bytes(std::span(values[i])));
+    for (size_t i = 0; i < values.size(); ++i) writer.write(i, 0, values[i]);
     writer.finish();
     writer.commit();
   }
