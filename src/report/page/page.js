@@ -39,7 +39,7 @@ function scale(values, from, to, log) {
       if (Math.log10(v) >= low && Math.log10(v) <= high) at.ticks.push(v);
     }
   } else {
-    const rough = (high - low) / Math.max(2, Math.abs(to - from) / 80), power = 10 ** Math.floor(Math.log10(rough));
+    const rough = (high - low) / Math.max(3, Math.abs(to - from) / 70), power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 2.5, 5, 10].map(m => m * power).find(s => s >= rough);
     for (let v = Math.ceil(low / step); v * step <= high; ++v) at.ticks.push(+(v * step).toPrecision(12));
   }
