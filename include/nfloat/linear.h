@@ -134,9 +134,10 @@ struct LinearOptions {
 // threads. A block size or a width that is not a multiple of 8 where blocks meet rows takes a slow path in
 // float32. DenseMatrix: the storage bounds the precision from below: F32 and F16 always compute in float32,
 // BF16 in bf16 or float32, int8 in int8 or float32.
-// On a processor with AMX (target `amx`), products of a PackedMatrix with 16 rows and more run on its bf16
-// tiles within the same bounds: kInt8 then computes as kBF16 does, which is faster there, and kF32 in three
-// bf16 to a factor. An infinity may come out as no number there, and numbers below 1e-33 keep fewer digits.
+// On a processor with AMX (target `amx`), products of a PackedMatrix with many rows run on its tiles within
+// the same bounds: kBF16 and kF32 from 16 rows on, kF32 in three bf16 to a factor; kInt8 from 5 rows on,
+// above 32 as kBF16, which is faster there. An infinity may come out as no number, and numbers below 1e-33
+// keep fewer digits.
 NFLOAT_API void linear(const PackedMatrix& matrix, const Activations& x, float* y,
                        const LinearOptions& options = {});
 NFLOAT_API void linear(const DenseMatrix& matrix, const Activations& x, float* y,

@@ -30,7 +30,7 @@ struct Choice {
     add(bf16, kAvx512Bf16Table);
     // The kernel must be asked before the first tile instruction: not by a run that will not use them.
     const bool other = wanted != nullptr && *wanted != '\0' && std::strcmp(wanted, kAmxTable.name) != 0;
-    add(bf16 && cpu.amx_bf16 && !other && request_tiles(), kAmxTable);
+    add(bf16 && cpu.amx_bf16 && cpu.amx_int8 && !other && request_tiles(), kAmxTable);
 #elif defined(__aarch64__)
     const CpuFeatures& cpu = cpu_features();
     add(cpu.neon_dotprod && cpu.neon_bf16 && cpu.neon_i8mm, kNeonTable);

@@ -461,6 +461,7 @@ static void x_int8(const float* x, int64_t k, int64_t m, int64_t block, int8_t* 
 inline constexpr GemmKernels kGemmKernels = {
     .tiles = nullptr,
     .exact_tiles = nullptr,
+    .byte_tiles = nullptr,
     .max_panels = kTilePanels,
     .f32_packed = packed_panel<F32Tiles>,
     .bf16_packed = packed_panel<Bf16Tiles>,

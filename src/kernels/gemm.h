@@ -15,6 +15,7 @@
 namespace nfloat::kernels {
 
 struct TileKernels;  // tiles.h
+struct ByteTileKernels;
 
 inline constexpr int kPanelRows = 16;
 inline constexpr int kOctet = 8;
@@ -79,9 +80,10 @@ struct NestedArgs {
 
 struct GemmKernels {
   // Null where there is no matrix unit.
-  const TileKernels* tiles;        // bf16
-  const TileKernels* exact_tiles;  // float32 in three planes
-  int max_panels;                  // that one call of the *_dense kernels takes
+  const TileKernels* tiles;           // bf16
+  const TileKernels* exact_tiles;     // float32 in three planes
+  const ByteTileKernels* byte_tiles;  // int8
+  int max_panels;                     // that one call of the *_dense kernels takes
   // Weights packed: one panel.
   void (*f32_packed)(const PanelArgs&) noexcept;
   void (*bf16_packed)(const PanelArgs&) noexcept;

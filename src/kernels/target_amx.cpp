@@ -3,22 +3,14 @@
 
 #include "kernels/gemm.h"
 #include "kernels/targets.h"
+#include "kernels/tile_config.h"
 #include "kernels/tiles.h"
 
 namespace nfloat::kernels {
 namespace {
 
-// The layout that ldtilecfg reads: palette 1, eight tiles of 16 rows of 64 bytes.
-struct TileConfig {
-  uint8_t palette = 1, start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-constexpr TileConfig kConfig;  // a constant: GCC does not see that more than a pointer's worth is read
-
+constexpr TileConfig kConfig;
 constexpr int64_t kTileSums = kTileSide * kPanelRows;
-constexpr int kRowBytes = 64;
 
 // The upper halves of two float vectors as pairs (low, high).
 inline __m512i upper_halves(__m512 low, __m512 high) noexcept {

@@ -17,6 +17,7 @@ const KernelTable kAvx512Bf16Table = {.name = "avx512bf16",
 static constexpr GemmKernels with_tiles(GemmKernels kernels) noexcept {
   kernels.tiles = &kAmxTiles;
   kernels.exact_tiles = &kAmxExactTiles;
+  kernels.byte_tiles = &kAmxByteTiles;
   return kernels;
 }
 

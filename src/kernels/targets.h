@@ -15,6 +15,7 @@ extern const KernelTable kAvx512Bf16Table;
 extern const KernelTable kAmxTable;  // the same with the matrix unit
 extern const TileKernels kAmxTiles;
 extern const TileKernels kAmxExactTiles;
+extern const ByteTileKernels kAmxByteTiles;
 #elif defined(__aarch64__)
 extern const KernelTable kNeonTable;
 #endif

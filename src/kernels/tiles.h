@@ -15,6 +15,8 @@
 //   sums         [panel][rows / 16][16 rows][16]
 namespace nfloat::kernels {
 
+struct LevelTables;  // gemm.h
+
 inline constexpr int kTileSide = 16;
 inline constexpr int kTileOctets = 4;
 inline constexpr int kTileElements = 512;
@@ -52,6 +54,30 @@ struct TileResult {
   int64_t y_stride;
   int64_t columns;    // of y; less than 16 at the matrix's edge
   const float* bias;  // or null
+};
+
+// One packed panel times all rows in int8: exact integer sums of blocks of 64 columns, scaled in float32.
+inline constexpr int64_t kByteBlock = 64;
+struct ByteTileArgs {
+  const uint8_t* codes;  // [blocks * 8 octets][64]
+  const LevelTables* levels;
+  const float* scales;  // [groups][16]
+  int64_t blocks;
+  int64_t blocks_per_group;
+  const int8_t* x;        // [rows / 16][block][16 rows][64], rows past the last are 0
+  const float* x_scales;  // [block][rows rounded up to 16]
+  int64_t m;
+  float* sums;  // [rows rounded up to 16][16]: memory to use
+  float* y;     // row 0, column 0 of the panel
+  int64_t y_stride;
+  int64_t columns;    // of y; less than 16 at the matrix's edge
+  const float* bias;  // or null
+};
+
+struct ByteTileKernels {
+  // kByteBlock activations to int8; returns their scale.
+  float (*x_block)(const float* x, int8_t* output) noexcept;
+  void (*multiply)(const ByteTileArgs&) noexcept;
 };
 
 struct TileKernels {

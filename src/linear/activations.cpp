@@ -34,7 +34,8 @@ void Activations::assign(const float* x, int64_t x_stride, int64_t m, int64_t k)
   state_->x_stride = x_stride;
   state_->m = m;
   state_->k = k;
-  state_->has_f32 = state_->has_bf16 = state_->has_tiles = state_->has_exact_tiles = false;
+  state_->has_f32 = state_->has_bf16 = state_->has_tiles = state_->has_exact_tiles = state_->has_byte_tiles =
+      false;
   state_->int8_block = 0;
 }
 

@@ -272,6 +272,7 @@ void linear(const PackedMatrix& matrix, const Activations& activations, float* y
                  [&](int64_t begin, int64_t end) { unpacked(matrix, job, begin, end); });
     return;
   }
+  if (byte_tiles_serve(s, options.precision, x.m)) return byte_tiled(s, x, y, stride, options);
   if (tiles_serve(options.precision, x.m)) return tiled(s, x, y, stride, options);
   job.format = prepare(x, options.precision, activation_block(s.group), options.threads);
   parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) {

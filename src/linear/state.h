@@ -75,13 +75,20 @@ struct Activations::State {
   int64_t x_stride = 0, m = 0, k = 0;
   bool has_f32 = false, has_bf16 = false;
   int64_t int8_block = 0;  // 0: not made
-  bool has_tiles = false, has_exact_tiles = false;
+  bool has_tiles = false, has_exact_tiles = false, has_byte_tiles = false;
+  ReusedMemory byte_tiles, byte_scales;
   ReusedMemory f32, bf16, tiles, exact_tiles, int8, int8_scales, int8_offsets;
 
   int64_t octets() const noexcept { return (k + kernels::kOctet - 1) / kernels::kOctet; }
   const float* prepared_f32(int threads);
   const uint16_t* prepared_bf16(int threads);
   const uint16_t* prepared_tiles(const kernels::TileKernels& kernel, int threads);
+  // Rows and scales as kernels::ByteTileArgs wants them.
+  struct ByteTiles {
+    const int8_t* x;
+    const float* scales;
+  };
+  ByteTiles prepared_byte_tiles(int threads);
   struct Int8 {
     const int8_t* x;
     const float* scales;

@@ -2,6 +2,7 @@
 #include "linear/tiles.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/parallel.h"
 #include "kernels/dispatch.h"
@@ -20,6 +21,8 @@ using kernels::TileArgs;
 
 // From this many rows on the tiles win although the weights must be expanded for them.
 constexpr int64_t kTilesFromRows = 16;
+// int8 tiles spare that, and pay with a conversion of each block's sums: above 32 rows that costs more.
+constexpr int64_t kByteTilesFromRows = 5, kByteTilesToRows = 32;
 // The activations of a run (at most 384 KiB) and the sums of a block of panels (1 MiB) share the second
 // cache.
 constexpr int64_t kBlockRows = 512;
@@ -110,6 +113,68 @@ bool tiles_serve(Precision precision, int64_t m) noexcept {
 bool tiles_serve(const DenseMatrix::State& matrix, Precision precision, int64_t m) noexcept {
   return precision != Precision::kF32 && tiles_serve(precision, m) &&
          matrix.storage == DenseMatrix::Storage::kBF16 && matrix.octets % kTileOctets == 0;
+}
+
+bool byte_tiles_serve(const PackedMatrix::State& matrix, Precision precision, int64_t m) noexcept {
+  return precision == Precision::kInt8 && m >= kByteTilesFromRows && m <= kByteTilesToRows &&
+         matrix.group % kernels::kByteBlock == 0 && kernels::table().gemm.byte_tiles != nullptr;
+}
+
+Activations::State::ByteTiles Activations::State::prepared_byte_tiles(int threads) {
+  constexpr int64_t kBlock = kernels::kByteBlock;
+  const int64_t blocks = k / kBlock, rows = row_blocks(m) * kTileSide;
+  int8_t* output = reinterpret_cast<int8_t*>(byte_tiles.at_least(static_cast<size_t>(rows * k)));
+  float* scales = reinterpret_cast<float*>(byte_scales.at_least(static_cast<size_t>(rows * blocks) * 4));
+  if (has_byte_tiles) return {output, scales};
+  const auto x_block = kernels::table().gemm.byte_tiles->x_block;
+  parallel_for(rows, 1, m < kTileSide ? 1 : threads, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t block = 0; block < blocks; ++block) {
+        int8_t* to = output + ((row / kTileSide * blocks + block) * kTileSide + row % kTileSide) * kBlock;
+        float& scale = scales[block * rows + row];
+        if (row < m) {
+          scale = x_block(x + row * x_stride + block * kBlock, to);
+        } else {
+          std::memset(to, 0, static_cast<size_t>(kBlock));
+          scale = 0;
+        }
+      }
+  });
+  has_byte_tiles = true;
+  return {output, scales};
+}
+
+void byte_tiled(const PackedMatrix::State& s, Activations::State& x, float* y, int64_t y_stride,
+                const LinearOptions& options) {
+  const Activations::State::ByteTiles prepared = x.prepared_byte_tiles(options.threads);
+  const auto multiply = kernels::table().gemm.byte_tiles->multiply;
+  parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) {
+    const size_t sums = static_cast<size_t>(row_blocks(x.m) * kTileSide * kPanelRows);
+    float* scratch = reinterpret_cast<float*>(
+        thread_scratch((sums + static_cast<size_t>(s.groups * kPanelRows)) * sizeof(float)));
+    kernels::ByteTileArgs a{};
+    a.levels = &s.levels;
+    a.blocks = s.octets * kOctet / kernels::kByteBlock;
+    a.blocks_per_group = s.group / kernels::kByteBlock;
+    a.x = prepared.x;
+    a.x_scales = prepared.scales;
+    a.m = x.m;
+    a.sums = scratch;
+    a.y_stride = y_stride;
+    for (int64_t panel = begin; panel < end; ++panel) {
+      a.codes = reinterpret_cast<const uint8_t*>(s.codes.data()) + panel * s.octets * kPackedOctetBytes;
+      if (s.nested()) {
+        s.panel_scales(panel, 0, s.groups, scratch + sums);
+        a.scales = scratch + sums;
+      } else {
+        a.scales = reinterpret_cast<const float*>(s.scales.data()) + panel * s.groups * kPanelRows;
+      }
+      a.y = y + panel * kPanelRows;
+      a.columns = s.rows - panel * kPanelRows;
+      a.bias = options.bias == nullptr ? nullptr : options.bias + panel * kPanelRows;
+      multiply(a);
+    }
+  });
 }
 
 // By runs, so that what is used at a time lies together and does not compete for the same cache sets.

@@ -11,6 +11,11 @@ namespace nfloat {
 bool tiles_serve(Precision precision, int64_t m) noexcept;
 bool tiles_serve(const DenseMatrix::State& matrix, Precision precision, int64_t m) noexcept;
 
+// The same for int8 in exact integer sums.
+bool byte_tiles_serve(const PackedMatrix::State& matrix, Precision precision, int64_t m) noexcept;
+void byte_tiled(const PackedMatrix::State& matrix, Activations::State& x, float* y, int64_t y_stride,
+                const LinearOptions& options);
+
 void tiled(const PackedMatrix::State& matrix, Activations::State& x, float* y, int64_t y_stride,
            const LinearOptions& options);
 void tiled(const DenseMatrix::State& matrix, Activations::State& x, float* y, int64_t y_stride,
