@@ -146,7 +146,7 @@ bool DistributionStatistics::student_accepted() const noexcept {
   return sample > 0 && student.distance * std::sqrt(static_cast<double>(sample)) < 1.63;
 }
 bool WeightStatistics::has_outliers() const noexcept {
-  return absmax > 12 * deviation || outlier_share > 1e-4;
+  return deviation > 0 && (absmax > 12 * deviation || outlier_share > 1e-4);
 }
 WeightStatistics analyze_weights(const TensorView& weights, const AnalyzeOptions& options) {
   if (!is_quantizable(weights.dtype) || weights.elements() < 1)

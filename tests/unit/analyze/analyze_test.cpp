@@ -155,7 +155,12 @@ TEST(Analyze, BadInputIsNamed) {
   }
   EXPECT_THROW(analyze_weights({DType::kF32, Shape{0}, {}}), Error);
   values[8000] = 1;
-  EXPECT_EQ(analyze_weights(view_of(values)).deviation, 0);
+  const WeightStatistics constant = analyze_weights(view_of(values));
+  EXPECT_EQ(constant.deviation, 0);
+  EXPECT_FALSE(constant.has_outliers());
+  const CodeAnalysis codes = analyze_codes(view_of(values), constant, some_codes());
+  EXPECT_FALSE(codes.fit.accepted);
+  EXPECT_EQ(codes.codes[0].measured, 0);
 }
 
 }  // namespace
