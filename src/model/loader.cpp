@@ -110,9 +110,13 @@ class Loader {
   void read_experts(LayerWeights& weights, int64_t layer) {
     const ExpertsConfig& experts = state_->config.experts;
     const std::string router = names_(layer_tensor(tensors_.router, layer));
-    weights.router.add(checkpoint_->view(router),
-                       experts.bias ? read_floats(*checkpoint_, bias_name(router)) : std::vector<float>(),
-                       state_->options.threads);
+    const std::vector<float> bias =
+        experts.bias ? read_floats(*checkpoint_, bias_name(router)) : std::vector<float>();
+    // nfloat leaves routers plain; others may not.
+    if (checkpoint_->is_quantized(router))
+      weights.router.add(checkpoint_->quantized(router), bias, state_->options.threads, nullptr);
+    else
+      weights.router.add(checkpoint_->view(router), bias, state_->options.threads);
     weights.experts.resize(static_cast<size_t>(experts.count));
     if (names_.experts() == ExpertLayout::kSingle && tensors_.expert_up != nullptr) {
       for (int64_t e = 0; e < experts.count; ++e) {

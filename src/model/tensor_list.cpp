@@ -179,6 +179,10 @@ std::string TensorNames::operator()(const std::string& name) const {
 
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config) {
   const TensorNames names(checkpoint, *find_family(config.family));
+  if (names.experts() == ExpertLayout::kMxfp4 &&
+      (config.hidden % 32 != 0 || config.experts.intermediate % 32 != 0))
+    fail(ErrorCode::kUnsupported, "{}: experts in MXFP4 of {} and {} columns, expected multiples of 32",
+         checkpoint.path(), config.hidden, config.experts.intermediate);
   std::vector<std::string> missing, wrong;
   std::unordered_set<std::string> known;
   for (const ExpectedTensor& expected : expected_tensors(config, names.experts())) {

@@ -178,7 +178,7 @@ void print_json(const Options& options, const Model& model, const std::vector<Re
 
 void run(const Options& options) {
   if (options.model.model.empty() == options.synthetic.empty())
-    throw UsageError("give a MODEL or --synthetic 1b|8b");
+    throw UsageError("give a MODEL or --synthetic 1b|8b|moe");
   catch_interrupts();
   std::vector<Result> results;
   std::vector<int> threads = options.threads;
@@ -221,10 +221,11 @@ void add_bench_command(CLI::App& app) {
       "  nfloat bench ./Llama-3.2-1B-nf4 --prefill 0 --generate 64 --depth 4096\n"
       "A synthetic model has random 4-bit weights made in memory: 1b has 16 layers, 2048 wide (1.04 "
       "billion), 8b the\n"
-      "shape of Llama 3 8B; NF4 with 8-bit scales unless --quantize says otherwise, the head quantized too.");
+      "shape of Llama 3 8B, moe 8 experts of 0.3 billion, 2 a token; NF4 with 8-bit scales unless --quantize "
+      "says otherwise, the head quantized too.");
   add_model_options(*command, options->model, false);
-  command->add_option("--synthetic", options->synthetic, "Random weights of a shape: 1b or 8b")
-      ->check(CLI::IsMember({"1b", "8b"}));
+  command->add_option("--synthetic", options->synthetic, "Random weights of a shape: 1b, 8b or moe")
+      ->check(CLI::IsMember({"1b", "8b", "moe"}));
   command->add_option("--prefill", options->prefill, "Prompt lengths; 0: none")
       ->delimiter(',')
       ->check(CLI::Range(0, 1 << 24))

@@ -2,6 +2,7 @@
 // Every family in the layout of its own checkpoints, against the plain forward pass in double precision.
 #include <gtest/gtest.h>
 
+#include "nfloat/convert.h"
 #include "random_model.h"
 #include "reference/transformer.h"
 
@@ -201,7 +202,175 @@ Options opt_350m() {
   return o;
 }
 
+struct Chosen {
+  size_t expert;
+  double share;
+};
+
+// Softmax over all experts, the largest `chosen`, weights summing to one if `normalize`.
+std::vector<Chosen> choose(const Vector& logits, size_t chosen, bool normalize) {
+  std::vector<size_t> order(logits.size());
+  for (size_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+  double all = 0, best = 0;
+  for (double logit : logits) all += std::exp(logit);
+  for (size_t i = 0; i < chosen; ++i) best += std::exp(logits[order[i]]);
+  std::vector<Chosen> list;
+  for (size_t i = 0; i < chosen; ++i)
+    list.push_back({order[i], std::exp(logits[order[i]]) / (normalize ? best : all)});
+  return list;
+}
+
+// Experts one by one: names of a layer's block, and of gate, up and down.
+Options mixture(Options o, const std::string& block, const char* gate, const char* up, const char* down,
+                size_t chosen, bool normalize) {
+  o.mixture = [=](const Weights& weights, int layer, const Vector& x) {
+    const std::string prefix = at_layer(block, layer);
+    const Vector& router = weights.at(prefix + "gate.weight");
+    Vector sum(x.size(), 0.0);
+    for (const Chosen& one :
+         choose(reference::multiply(router, 0, router.size() / x.size(), x), chosen, normalize)) {
+      const auto matrix = [&](const char* name) -> const Vector& {
+        return weights.at(prefix + "experts." + std::to_string(one.expert) + "." + name + ".weight");
+      };
+      const size_t width = matrix(up).size() / x.size();
+      Vector inner = reference::multiply(matrix(gate), 0, width, x);
+      const Vector other = reference::multiply(matrix(up), 0, width, x);
+      for (size_t i = 0; i < width; ++i) inner[i] = o.activation(inner[i]) * other[i];
+      const Vector output = reference::multiply(matrix(down), 0, x.size(), inner);
+      for (size_t i = 0; i < x.size(); ++i) sum[i] += one.share * output[i];
+    }
+    return sum;
+  };
+  return o;
+}
+
+Options mixtral() {
+  Options o = llama_like(48, 6, 2, 8, 1e6);
+  o.epsilon = 1e-5;
+  return mixture(o, "model.layers.%d.block_sparse_moe.", "w1", "w3", "w2", 2, true);
+}
+
+// The same weights, all experts of a layer in one tensor.
+Options mixtral_fused() {
+  Options o = mixtral();
+  o.mixture = [](const Weights& weights, int layer, const Vector& x) {
+    const std::string prefix = at_layer("model.layers.%d.block_sparse_moe.", layer);
+    Vector sum(x.size(), 0.0);
+    for (const Chosen& one :
+         choose(reference::multiply(weights.at(prefix + "gate.weight"), 0, 4, x), 2, true)) {
+      const size_t width = 40;
+      const Vector both = reference::multiply(weights.at(prefix + "experts.gate_up_proj"),
+                                              one.expert * 2 * width * x.size(), 2 * width, x);
+      Vector inner(width);
+      for (size_t i = 0; i < width; ++i) inner[i] = both[i] / (1 + std::exp(-both[i])) * both[width + i];
+      const Vector output = reference::multiply(weights.at(prefix + "experts.down_proj"),
+                                                one.expert * width * x.size(), x.size(), inner);
+      for (size_t i = 0; i < x.size(); ++i) sum[i] += one.share * output[i];
+    }
+    return sum;
+  };
+  return o;
+}
+
+Options qwen3_moe() {
+  Options o = llama_like(40, 4, 2, 16, 1e6);
+  o.layers = 4;
+  add_query_norms(o);
+  o.is_mixture = [](int layer) { return layer == 3; };  // every second, but not the second
+  return mixture(o, "model.layers.%d.mlp.", "gate_proj", "up_proj", "down_proj", 3, true);
+}
+
+Options olmoe() {
+  Options o = llama_like(48, 6, 2, 8, 1e4);
+  o.epsilon = 1e-5;
+  o.whole_qk_norm = true;
+  add_query_norms(o);
+  return mixture(o, "model.layers.%d.mlp.", "gate_proj", "up_proj", "down_proj", 3, false);
+}
+
+// One row of an expert's matrix: plain ones are [experts, in, out], those in MXFP4 [experts, out, in].
+double gpt_oss_weight(const Weights& weights, const std::string& name, size_t expert, size_t out, size_t in,
+                      size_t outputs, size_t inputs) {
+  if (const auto plain = weights.find(name); plain != weights.end())
+    return plain->second[(expert * inputs + in) * outputs + out];
+  const double levels[] = {0, 0.5, 1, 1.5, 2, 3, 4, 6};
+  const size_t element = (expert * outputs + out) * inputs + in;
+  const int pair = static_cast<int>(weights.at(name + "_blocks")[element / 2]);
+  const int code = element % 2 == 0 ? pair % 16 : pair / 16;
+  const double magnitude = levels[code % 8] * std::pow(2.0, weights.at(name + "_scales")[element / 32] - 127);
+  return code >= 8 ? -magnitude : magnitude;
+}
+
+Options gpt_oss() {
+  Options o = llama_like(64, 4, 2, 16, 150000);
+  o.epsilon = 1e-5;
+  o.sinks = "model.layers.%d.self_attn.sinks";
+  o.window = [](int layer) { return layer % 2 == 0 ? 19 : 0; };
+  o.rope_magnitude = 0.1 * std::log(32.0) + 1;
+  o.frequencies = [](int) {
+    // YaRN (arXiv:2309.00071) without whole-number borders, trained context 4096.
+    Vector list = reference::plain_frequencies(150000, 16);
+    const auto border = [](double turns) {
+      return 16 * std::log(4096 / (turns * 2 * std::acos(-1.0))) / (2 * std::log(150000.0));
+    };
+    for (size_t i = 0; i < list.size(); ++i) {
+      const double ramp = (static_cast<double>(i) - border(32)) / (border(1) - border(32));
+      const double divided = std::min(1.0, std::max(0.0, ramp));
+      list[i] = list[i] * (1 - divided) + list[i] / 32 * divided;
+    }
+    return list;
+  };
+  o.mixture = [](const Weights& weights, int layer, const Vector& x) {
+    const std::string prefix = at_layer("model.layers.%d.mlp.", layer);
+    const size_t width = 32, hidden = x.size();
+    Vector logits = reference::multiply(weights.at(prefix + "router.weight"), 0, 4, x);
+    for (size_t e = 0; e < 4; ++e) logits[e] += weights.at(prefix + "router.bias")[e];
+    Vector sum(hidden, 0.0);
+    for (const Chosen& one : choose(logits, 2, true)) {
+      const auto row = [&](const char* matrix, size_t out, size_t outputs, const Vector& input) {
+        const std::string name = prefix + "experts." + matrix;
+        double total = weights.at(name + "_bias")[one.expert * outputs + out];
+        for (size_t i = 0; i < input.size(); ++i)
+          total += gpt_oss_weight(weights, name, one.expert, out, i, outputs, input.size()) * input[i];
+        return total;
+      };
+      Vector inner(width);
+      for (size_t i = 0; i < width; ++i) {
+        const double gate = std::min(row("gate_up_proj", 2 * i, 2 * width, x), 1.5);
+        const double up = std::max(-1.5, std::min(row("gate_up_proj", 2 * i + 1, 2 * width, x), 1.5));
+        inner[i] = (up + 1) * gate / (1 + std::exp(-1.702 * gate));
+      }
+      for (size_t i = 0; i < hidden; ++i) sum[i] += one.share * row("down_proj", i, hidden, inner);
+    }
+    return sum;
+  };
+  return o;
+}
+
+constexpr const char* kMixtral = R"({"model_type": "mixtral", "hidden_size": 48, "intermediate_size": 40,
+  "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 61,
+  "max_position_embeddings": 200, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": null})";
+constexpr const char* kGptOss = R"({"model_type": "gpt_oss", "hidden_size": 64, "intermediate_size": 32,
+  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 61,
+  "max_position_embeddings": 200, "num_local_experts": 4, "experts_per_token": 2, "sliding_window": 19,
+  "layer_types": ["sliding_attention", "full_attention"], "swiglu_limit": 1.5})";
+
 const Layout kLayouts[] = {
+    {"Mixtral", kMixtral, mixtral},
+    {"MixtralFused", kMixtral, mixtral_fused, ExpertLayout::kFused},
+    {"Qwen3Moe", R"({"model_type": "qwen3_moe", "hidden_size": 40, "intermediate_size": 72,
+      "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+      "vocab_size": 61, "max_position_embeddings": 200, "rope_theta": 1000000.0, "num_experts": 6,
+      "num_experts_per_tok": 3, "moe_intermediate_size": 24, "norm_topk_prob": true, "decoder_sparse_step": 2,
+      "mlp_only_layers": [1]})",
+     qwen3_moe},
+    {"Olmoe", R"({"model_type": "olmoe", "hidden_size": 48, "intermediate_size": 24, "num_hidden_layers": 2,
+      "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 61, "max_position_embeddings": 200,
+      "num_experts": 7, "num_experts_per_tok": 3, "clip_qkv": null})",
+     olmoe},
+    {"GptOssMxfp4", kGptOss, gpt_oss, ExpertLayout::kMxfp4},
+    {"GptOssPlain", kGptOss, gpt_oss, ExpertLayout::kFused},
     {"Qwen2", R"({"model_type": "qwen2", "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2,
       "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 61, "max_position_embeddings": 200,
       "rope_theta": 1000000.0, "tie_word_embeddings": true, "use_sliding_window": true, "sliding_window": 23,
@@ -301,6 +470,43 @@ TEST_P(Layouts, InPieces) {
 }
 TEST_P(Layouts, TokenByToken) {
   expect_reference({1});
+}
+
+// What `nfloat quantize` makes of each family loads, and gives what its decoded weights give; routers, heads,
+// embeddings and norms stay as they were.
+TEST_P(Layouts, Quantized) {
+  const std::string& folder = random_.folder.path();
+  const testing::TemporaryFolder outputs;
+  const std::string nf4 = outputs.path() + "/nf4", plain = outputs.path() + "/plain";
+  QuantizeCheckpointOptions options;
+  options.quantize_experts = true;
+  options.quantize.double_quantization = true;
+  const ConvertResult result = quantize_checkpoint(Checkpoint(folder), nf4, options);
+  int64_t quantized = 0;
+  for (const TensorPlan& plan : result.plan.tensors) {
+    const std::string& name = plan.input.name;
+    quantized += plan.quantize;
+    for (const char* part :
+         {"norm", "ln_", "lm_head", "embed", "wte", "wpe", "router", "moe.gate.", "mlp.gate.", "bias"})
+      if (name.find(part) != std::string::npos) {
+        EXPECT_FALSE(plan.quantize) << name;
+      }
+  }
+  EXPECT_GT(quantized, 4);
+  dequantize_checkpoint(Checkpoint(nf4), plain, DType::kF32);
+  const std::vector<int32_t> tokens = random_.tokens(30);
+  const auto logits_of = [&](const std::string& path) {
+    const Model model = Model::load(path);
+    Session session(model, {.kv_cache = KvCacheType::kF32, .precision = Precision::kF32});
+    const std::span<const float> logits = session.prefill(tokens);
+    return Vector(logits.begin(), logits.end());
+  };
+  const Vector found = logits_of(nf4), original = logits_of(folder);
+  Vector expected = logits_of(plain), lost = expected;
+  const double size = root_mean_square(expected);
+  for (size_t i = 0; i < found.size(); ++i) expected[i] -= found[i], lost[i] -= original[i];
+  EXPECT_LE(root_mean_square(expected), 1e-5 * size);
+  EXPECT_GT(root_mean_square(lost), 1e-3 * size) << "nothing was quantized";
 }
 
 INSTANTIATE_TEST_SUITE_P(Every, Layouts, ::testing::ValuesIn(kLayouts),
