@@ -101,8 +101,11 @@ bool is_punctuation(char32_t value) noexcept {
 
 bool is_word(char32_t value) noexcept {
   const utf8proc_category_t kind = category(value);
-  return between(kind, UTF8PROC_CATEGORY_LU, UTF8PROC_CATEGORY_NL) || kind == UTF8PROC_CATEGORY_PC ||
-         (value >= 0x24B6 && value <= 0x24E9);  // circled letters are alphabetic
+  if (between(kind, UTF8PROC_CATEGORY_LU, UTF8PROC_CATEGORY_NL) || kind == UTF8PROC_CATEGORY_PC) return true;
+  // Circled and squared letters are alphabetic; the two join controls count as well.
+  return (value >= 0x24B6 && value <= 0x24E9) || (value >= 0x1F130 && value <= 0x1F149) ||
+         (value >= 0x1F150 && value <= 0x1F169) || (value >= 0x1F170 && value <= 0x1F189) ||
+         value == 0x200C || value == 0x200D;
 }
 
 bool is_mark(char32_t value) noexcept {

@@ -29,7 +29,7 @@ std::string repair_utf8(std::string_view text);
 bool is_white_space(char32_t value) noexcept;
 bool is_numeric(char32_t value) noexcept;      // categories Nd, Nl, No
 bool is_punctuation(char32_t value) noexcept;  // ASCII punctuation and categories P*
-bool is_word(char32_t value) noexcept;         // \w: letters, marks, decimal digits, connectors
+bool is_word(char32_t value) noexcept;         // \w: letters, marks, decimal digits, connectors, joiners
 bool is_mark(char32_t value) noexcept;         // categories M*
 bool is_nonspacing_mark(char32_t value) noexcept;
 bool is_control(char32_t value) noexcept;  // categories C* but unassigned ones

@@ -73,6 +73,8 @@ TEST(PreTokenizer, MarksSpaces) {
 
 TEST(PreTokenizer, CutsAtSpacesAndPunctuation) {
   EXPECT_EQ(pieces_of({{"type", "Whitespace"}}, "Hey man!! ok"), (Texts{"Hey", "man", "!!", "ok"}));
+  EXPECT_EQ(pieces_of({{"type", "Whitespace"}}, "a\u200Db\u0301ⓐ🅰_1☺x"),
+            (Texts{"a\u200Db\u0301ⓐ🅰_1", "☺", "x"}));
   EXPECT_EQ(pieces_of({{"type", "WhitespaceSplit"}}, " a\u3000b! "), (Texts{"a", "b!"}));
   EXPECT_EQ(pieces_of({{"type", "Punctuation"}}, "a!?。b"), (Texts{"a", "!", "?", "。", "b"}));
   EXPECT_EQ(pieces_of({{"type", "Punctuation"}, {"behavior", "Contiguous"}}, "a!?b"),

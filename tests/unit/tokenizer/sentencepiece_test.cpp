@@ -156,7 +156,7 @@ TEST(Unigram, GivesTheIdsOfTheLibrary) {
   }
 }
 
-constexpr size_t kPartBytes = 128 << 10;
+constexpr size_t kPartBytes = 64 << 10;
 
 class SharedModels : public ::testing::TestWithParam<const char*> {};
 
