@@ -160,22 +160,34 @@ TEST_F(LinearTest, OtherCodes) {
   }
 }
 
-// Heavy tails: Student-t with three degrees of freedom, and one column in 64 of the activations ten times the
-// others.
+// Heavy tails in the weights: Student-t with three degrees of freedom. Then one activation in 64 ten times
+// the others too: it sets the int8 step of its block, 10 / 127, whose error of step / sqrt(12) is 1.4 % of
+// the activations' root mean square of sqrt((63 + 100) / 64); bf16 and float32 have no such step.
 TEST_F(LinearTest, HoldsItsBoundsOnOutliers) {
-  const int64_t m = 8, n = 256, k = 1024;
+  const int64_t n = 256, k = 1024;
   std::mt19937 generator(7);
   std::student_t_distribution<float> tails(3);
   std::vector<float> weights(static_cast<size_t>(n * k));
   for (float& w : weights) w = tails(generator);
-  std::vector<float> x = gaussian(m * k, 8);
   const QuantizedTensor tensor = quantized(weights, n, k, 64);
-  const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
   const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor));
-  for (const Precision precision : kPrecisions)
-    expect_close(product(matrix, x, m, precision), expected, precision);
-  RecordProperty(
-      "int8", std::to_string(reference::relative_rms(product(matrix, x, m, Precision::kInt8), expected.y)));
+  // A few rows, some, many: other kernels each.
+  for (const int64_t m : {8, 20, 40})
+    for (const bool spiked : {false, true}) {
+      std::vector<float> x = gaussian(m * k, 8);
+      for (size_t i = 0; spiked && i < x.size(); i += 64) x[i] *= 10;
+      const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
+      for (const Precision precision : kPrecisions) {
+        SCOPED_TRACE(testing::Message()
+                     << "m " << m << " spiked " << spiked << " precision " << static_cast<int>(precision));
+        const std::vector<float> y = product(matrix, x, m, precision);
+        if (spiked && precision == Precision::kInt8) {
+          EXPECT_LE(reference::relative_rms(y, expected.y), 0.02);
+        } else {
+          expect_close(y, expected, precision);
+        }
+      }
+    }
 }
 
 // Sums that only grow: each rounding counts, none is hidden by a cancellation.
