@@ -11,6 +11,9 @@ namespace nfloat {
 namespace {
 
 constexpr int64_t kMostThreads = 4096;
+// Shares a thread: when another program has one of the cores for a while, or one is slower, the others take
+// over what it has not begun.
+constexpr int64_t kSharesPerThread = 4;
 
 }  // namespace
 
@@ -27,18 +30,19 @@ void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(voi
     body(context, 0, count);
     return;
   }
+  const int64_t shares = std::min(grains, team * kSharesPerThread);
   struct Split {
     int64_t count, grain, grains;
-    int team;
+    int64_t shares;
     void (*body)(void*, int64_t, int64_t);
     void* context;
-  } split{count, grain, grains, team, body, context};
+  } split{count, grain, grains, shares, body, context};
   run_shares(
-      team,
+      team, static_cast<int>(shares),
       [](void* shared, int share) {
         const Split& s = *static_cast<const Split*>(shared);
-        const int64_t begin = s.grains * share / s.team * s.grain;
-        const int64_t end = std::min(s.count, s.grains * (share + 1) / s.team * s.grain);
+        const int64_t begin = s.grains * share / s.shares * s.grain;
+        const int64_t end = std::min(s.count, s.grains * (share + 1) / s.shares * s.grain);
         if (begin < end) s.body(s.context, begin, end);
       },
       &split);

@@ -10,8 +10,9 @@ namespace nfloat {
 // Threads a loop will use: `requested` if positive, else what OpenMP gives (OMP_NUM_THREADS, the cores).
 int thread_count(int requested) noexcept;
 
-// Calls body(context, begin, end) for at most `threads` even, contiguous shares of [0, count), shares being
-// multiples of `grain` (except the last). The same split for the same arguments. `body` must not throw.
+// Calls body(context, begin, end) from at most `threads` threads for even, contiguous shares of [0, count), a
+// few for each thread, shares being multiples of `grain` (except the last). The same split for the same
+// arguments. `body` must not throw.
 void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(void*, int64_t, int64_t),
                      void* context);
 

@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <chrono>
+#include <mutex>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -54,6 +56,36 @@ TEST(Parallel, CallersTakeTurnsAndInnerLoopsRunWhereTheyAre) {
     });
   for (std::thread& caller : callers) caller.join();
   EXPECT_EQ(visits, 3 * 500 * 6 * 5);
+}
+
+// The rest of a slow thread's loop goes to the other: index 0 ends when all others have.
+TEST(Parallel, SharesNotBegunGoToWhoeverIsFree) {
+  std::atomic<int> others = 0;
+  bool all = false;
+  parallel_for(8, 1, 2, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (i != 0) {
+        ++others;
+        continue;
+      }
+      const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+      while (others != 7 && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+      all = others == 7;
+    }
+  });
+  EXPECT_TRUE(all);
+}
+
+TEST(Parallel, NoMoreThreadsThanAskedFor) {
+  parallel_for(64, 1, 4, [](int64_t, int64_t) {});  // three helpers exist now
+  std::set<std::thread::id> seen;
+  std::mutex guard;
+  for (int round = 0; round < 200; ++round)
+    parallel_for(64, 1, 2, [&](int64_t, int64_t) {
+      const std::lock_guard lock(guard);
+      seen.insert(std::this_thread::get_id());
+    });
+  EXPECT_LE(seen.size(), 2U);
 }
 
 }  // namespace
