@@ -32,6 +32,7 @@ const std::map<std::string, Room> kRooms = {
     {"linear", {3, {"linear.h"}}},
     {"checkpoint", {3, {"checkpoint.h"}}},
     {"tokenizer", {3, {"tokenizer.h"}}},
+    {"chat", {3, {"chat.h"}}},
     {"convert", {4, {"convert.h", "memory_plan.h"}}},
     {"formats", {4, {"formats.h"}}},
     {"analyze", {4, {"analyze.h"}}},

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+
+#include "base/fail.h"
+#include "chat/builtins.h"
+
+namespace nfloat::chat {
+namespace {
+
+bool flag(const Arguments& arguments, size_t place, std::string_view name) {
+  const Value* value = arguments.get(place, name);
+  return value != nullptr && value->truth();
+}
+
+// "a.b.0" of an item.
+Value path_of(const Value& item, const Value& path, Budget& budget) {
+  if (path.kind != Value::kString) return item_of(item, path, budget);
+  Value value = item;
+  size_t at = 0;
+  while (true) {
+    const size_t dot = path.str().find('.', at);
+    value = attribute_of(value, path.str().substr(at, dot - at), budget);
+    if (dot == std::string::npos) return value;
+    at = dot + 1;
+  }
+}
+
+Arguments without(const Arguments& arguments, size_t count) {
+  Arguments rest;
+  if (arguments.positional.size() > count)
+    rest.positional.assign(arguments.positional.begin() + static_cast<std::ptrdiff_t>(count),
+                           arguments.positional.end());
+  return rest;
+}
+
+Value chosen(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget) {
+  const bool by_attribute = name.ends_with("attr"), keep = name.starts_with("select");
+  const size_t skip = by_attribute ? 1 : 0;
+  const Value* attribute = by_attribute ? arguments.get(0, "attribute") : nullptr;
+  if (by_attribute && attribute == nullptr) budget.refuse(name + " needs the name of an attribute");
+  const Value* test = arguments.get(skip, "test");
+  if (test != nullptr && test->kind != Value::kString) budget.refuse(name + " needs the name of a test");
+  const Arguments rest = without(arguments, skip + 1);
+  Items kept;
+  for (const Value& item : iterate(value, budget)) {
+    const Value looked_at = attribute != nullptr ? path_of(item, *attribute, budget) : item;
+    const bool passes =
+        test != nullptr ? apply_test(test->str(), looked_at, rest, budget) : looked_at.truth();
+    if (passes == keep) kept.push_back(item);
+  }
+  return Value::items(std::move(kept), budget);
+}
+
+Value map_items(const Value& value, const Arguments& arguments, Budget& budget) {
+  Items out;
+  const Value* attribute = arguments.get(SIZE_MAX, "attribute");
+  const Value* otherwise = arguments.get(SIZE_MAX, "default");
+  const Value* filter = arguments.get(0, "filter");
+  if (attribute == nullptr && (filter == nullptr || filter->kind != Value::kString))
+    budget.refuse("map needs a filter or attribute=");
+  const Arguments rest = without(arguments, 1);
+  for (const Value& item : iterate(value, budget)) {
+    Value one = attribute != nullptr ? path_of(item, *attribute, budget)
+                                     : apply_filter(filter->str(), item, rest, budget);
+    if (one.kind == Value::kUndefined && otherwise != nullptr) one = *otherwise;
+    out.push_back(std::move(one));
+  }
+  return Value::items(std::move(out), budget);
+}
+
+// As Python's sort without regard to case.
+Value key_of(const Value& item, const Value* attribute, bool sensitive, Budget& budget) {
+  Value key = attribute != nullptr ? path_of(item, *attribute, budget) : item;
+  if (key.kind == Value::kString && !sensitive) return call_method(key, "lower", {}, budget);
+  return key;
+}
+
+Value sorted(const Value& value, const Arguments& arguments, Budget& budget) {
+  std::vector<std::pair<Value, Value>> keyed;
+  for (const Value& item : iterate(value, budget))
+    keyed.emplace_back(
+        key_of(item, arguments.get(2, "attribute"), flag(arguments, 1, "case_sensitive"), budget), item);
+  const bool reverse = flag(arguments, 0, "reverse");
+  std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& a, const auto& b) {
+    return compare(reverse ? b.first : a.first, reverse ? a.first : b.first, budget) < 0;
+  });
+  Items out;
+  for (auto& one : keyed) out.push_back(std::move(one.second));
+  return Value::items(std::move(out), budget);
+}
+
+Value sorted_entries(const Value& value, const Arguments& arguments, Budget& budget) {
+  if (value.kind != Value::kDict) budget.refuse("dictsort needs a dict");
+  Items pairs = iterate(call_method(value, "items", {}, budget), budget);
+  const bool by_value =
+      arguments.get(1, "by") != nullptr && equal(*arguments.get(1, "by"), Value::text("value"), budget);
+  Arguments how;
+  how.named.emplace_back("attribute", Value::integer_of(by_value ? 1 : 0));
+  how.named.emplace_back("case_sensitive", Value::boolean(flag(arguments, 0, "case_sensitive")));
+  how.named.emplace_back("reverse", Value::boolean(flag(arguments, 2, "reverse")));
+  return sorted(Value::items(std::move(pairs), budget), how, budget);
+}
+
+Value unique(const Value& value, const Arguments& arguments, Budget& budget) {
+  Items keys, out;
+  for (const Value& item : iterate(value, budget)) {
+    Value key = key_of(item, arguments.get(1, "attribute"), flag(arguments, 0, "case_sensitive"), budget);
+    if (std::any_of(keys.begin(), keys.end(), [&](const Value& k) { return equal(k, key, budget); }))
+      continue;
+    keys.push_back(std::move(key));
+    out.push_back(item);
+  }
+  return Value::items(std::move(out), budget);
+}
+
+Value joined(const Value& value, const Arguments& arguments, Budget& budget) {
+  const Value* by = arguments.get(0, "d");
+  const std::string separator = by != nullptr ? to_text(*by, budget) : "";
+  const Value* attribute = arguments.get(1, "attribute");
+  std::string out;
+  bool begun = false;
+  for (const Value& item : iterate(value, budget)) {
+    budget.bytes(separator.size());
+    if (begun) out += separator;
+    begun = true;
+    out += to_text(attribute != nullptr ? path_of(item, *attribute, budget) : item, budget);
+  }
+  return Value::text(std::move(out));
+}
+
+Value indented(const Value& value, const Arguments& arguments, Budget& budget) {
+  const Value* width = arguments.get(0, "width");
+  std::string margin(4, ' ');
+  if (width != nullptr)
+    margin = width->kind == Value::kString
+                 ? width->str()
+                 : std::string(static_cast<size_t>(std::clamp<int64_t>(width->integer, 0, 1024)), ' ');
+  const bool first = flag(arguments, 1, "first"), blank = flag(arguments, 2, "blank");
+  const std::string text = to_text(value, budget);
+  std::string out;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    budget.bytes(margin.size() + 1);
+    if (at > 0) out += '\n';
+    if (at == 0 ? first : (blank || end > at)) out += margin;
+    out += text.substr(at, end - at);
+    at = end + 1;
+  }
+  return Value::text(std::move(out));
+}
+
+Value whole(const Value& value, const Arguments& arguments) {
+  const Value* other = arguments.get(0, "default");
+  if (value.kind == Value::kFloat && std::fabs(value.number) < 9e18)
+    return Value::integer_of(static_cast<int64_t>(value.number));
+  if (value.is_number()) return Value::integer_of(value.integer);
+  if (value.kind == Value::kString) {
+    const std::string text = strip(value.str(), "", true, true);
+    double real = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), real);
+    if (error == std::errc() && end == text.data() + text.size() && std::fabs(real) < 9e18)
+      return Value::integer_of(static_cast<int64_t>(real));
+  }
+  return other != nullptr ? *other : Value::integer_of(0);
+}
+
+Value real(const Value& value, const Arguments& arguments) {
+  const Value* other = arguments.get(0, "default");
+  if (value.is_number()) return Value::real(value.as_double());
+  if (value.kind == Value::kString) {
+    const std::string text = strip(value.str(), "", true, true);
+    double number = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (error == std::errc() && end == text.data() + text.size()) return Value::real(number);
+  }
+  return other != nullptr ? *other : Value::real(0);
+}
+
+}  // namespace
+
+Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget) {
+  budget.steps();
+  if (name == "default" || name == "d") {
+    const Value* other = arguments.get(0, "default_value");
+    const bool missing = value.kind == Value::kUndefined || (flag(arguments, 1, "boolean") && !value.truth());
+    return !missing ? value : other != nullptr ? *other : Value::text("");
+  }
+  if (name == "tojson") {
+    const Value* indent = arguments.get(SIZE_MAX, "indent");
+    const int width = indent != nullptr && indent->kind == Value::kInt
+                          ? static_cast<int>(std::clamp<int64_t>(indent->integer, 0, 64))
+                          : -1;
+    return Value::text(to_json(value, width, budget));
+  }
+  if (name == "trim") {
+    const Value* set = arguments.get(0, "chars");
+    return Value::text(
+        strip(to_text(value, budget), set != nullptr ? to_text(*set, budget) : "", true, true));
+  }
+  if (name == "length" || name == "count") {
+    if (value.kind == Value::kString) {
+      budget.steps(value.str().size() / 16);
+      return Value::integer_of(static_cast<int64_t>(characters(value.str()).size()) - 1);
+    }
+    return Value::integer_of(static_cast<int64_t>(iterate(value, budget).size()));
+  }
+  if (name == "string") return Value::text(to_text(value, budget));
+  if (name == "safe" || name == "escape" || name == "e") return value;
+  if (name == "upper" || name == "lower" || name == "title" || name == "capitalize" || name == "replace")
+    return call_method(Value::text(to_text(value, budget)), name, arguments, budget);
+  if (name == "join") return joined(value, arguments, budget);
+  if (name == "first" || name == "last") {
+    const Items items = iterate(value, budget);
+    if (items.empty()) return Value::undefined(name);
+    return name == "first" ? items.front() : items.back();
+  }
+  if (name == "list") return Value::items(iterate(value, budget), budget);
+  if (name == "items") {
+    if (value.kind == Value::kUndefined) return Value::items({}, budget);
+    if (value.kind != Value::kDict) budget.refuse("items needs a dict");
+    return call_method(value, name, arguments, budget);
+  }
+  if (name == "select" || name == "reject" || name == "selectattr" || name == "rejectattr")
+    return chosen(name, value, arguments, budget);
+  if (name == "map") return map_items(value, arguments, budget);
+  if (name == "sort") return sorted(value, arguments, budget);
+  if (name == "dictsort") return sorted_entries(value, arguments, budget);
+  if (name == "unique") return unique(value, arguments, budget);
+  if (name == "reverse") return slice(value, Value::none(), Value::none(), Value::integer_of(-1), budget);
+  if (name == "indent") return indented(value, arguments, budget);
+  if (name == "int") return whole(value, arguments);
+  if (name == "float") return real(value, arguments);
+  if (name == "abs") {
+    if (!value.is_number()) budget.refuse("abs needs a number");
+    if (value.kind == Value::kFloat) return Value::real(std::fabs(value.number));
+    return value.integer < 0 ? binary("-", Value::integer_of(0), value, budget) : value;
+  }
+  if (name == "sum") {
+    Value total = Value::integer_of(0);
+    for (const Value& item : iterate(value, budget)) total = binary("+", total, item, budget);
+    return total;
+  }
+  budget.refuse(fmt::format("there is no filter '{}'", name));
+}
+
+bool apply_test(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget) {
+  budget.steps();
+  const auto argument = [&]() -> const Value& {
+    if (arguments.positional.empty()) budget.refuse(fmt::format("the test '{}' needs an argument", name));
+    return arguments.positional[0];
+  };
+  if (name == "defined") return value.kind != Value::kUndefined;
+  if (name == "undefined") return value.kind == Value::kUndefined;
+  if (name == "none") return value.kind == Value::kNone;
+  if (name == "string") return value.kind == Value::kString;
+  if (name == "mapping") return value.kind == Value::kDict;
+  if (name == "number") return value.is_number();
+  if (name == "integer") return value.kind == Value::kInt;
+  if (name == "float") return value.kind == Value::kFloat;
+  if (name == "boolean") return value.kind == Value::kBool;
+  if (name == "true") return value.kind == Value::kBool && value.integer != 0;
+  if (name == "false") return value.kind == Value::kBool && value.integer == 0;
+  if (name == "callable") return value.kind == Value::kFunction;
+  if (name == "iterable" || name == "sequence")
+    return value.is_list() || value.kind == Value::kString || value.kind == Value::kDict ||
+           value.kind == Value::kUndefined;
+  if (name == "eq" || name == "equalto" || name == "sameas") return equal(value, argument(), budget);
+  if (name == "ne") return !equal(value, argument(), budget);
+  if (name == "lt" || name == "lessthan") return compare(value, argument(), budget) < 0;
+  if (name == "le") return compare(value, argument(), budget) <= 0;
+  if (name == "gt" || name == "greaterthan") return compare(value, argument(), budget) > 0;
+  if (name == "ge") return compare(value, argument(), budget) >= 0;
+  if (name == "in") return contains(argument(), value, budget);
+  const auto remainder = [&](int64_t by) {
+    return binary("%", value, Value::integer_of(by), budget).integer;
+  };
+  if (name == "odd") return remainder(2) == 1;
+  if (name == "even") return remainder(2) == 0;
+  if (name == "divisibleby") return !binary("%", value, argument(), budget).truth();
+  if (name == "lower" || name == "upper")
+    return value.kind == Value::kString && equal(value, call_method(value, name, {}, budget), budget);
+  budget.refuse(fmt::format("there is no test '{}'", name));
+}
+
+}  // namespace nfloat::chat

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CHAT_VALUE_H_
+#define NFLOAT_CHAT_VALUE_H_
+
+#include <cstdint>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace nfloat::chat {
+
+struct Node;
+struct Value;
+
+// What one rendering may use: every loop and every text that is built is charged before it happens.
+class Budget {
+ public:
+  explicit Budget(std::string source) : source_(std::move(source)) {}
+  void steps(uint64_t count = 1) {
+    steps_ += count;
+    if (steps_ > kMostSteps) over("steps", kMostSteps);
+  }
+  void bytes(uint64_t count) {
+    bytes_ += count;
+    if (bytes_ > kMostBytes) over("bytes of text", kMostBytes);
+    steps(count / 64);
+  }
+  // kInvalidArgument with the source and the current line.
+  [[noreturn]] void refuse(const std::string& what) const;
+  int line = 0;
+
+ private:
+  static constexpr uint64_t kMostSteps = 2'000'000, kMostBytes = uint64_t{64} << 20;
+  [[noreturn]] void over(const char* what, uint64_t most) const;
+  std::string source_;
+  uint64_t steps_ = 0, bytes_ = 0;
+};
+
+constexpr int kMostDepth = 200;  // of values inside values
+
+using Items = std::vector<Value>;
+using Entries = std::vector<std::pair<std::string, Value>>;
+
+// A value of the template language, as Python's. Immutable but for namespaces, which the rendering owns:
+// nothing can hold itself.
+struct Value {
+  enum Kind : uint8_t {
+    kUndefined,
+    kNone,
+    kBool,
+    kInt,
+    kFloat,
+    kString,
+    kList,
+    kTuple,
+    kDict,
+    kNamespace,
+    kFunction
+  };
+  Kind kind = kUndefined;
+  int depth = 0;
+  int64_t integer = 0;  // kBool, kInt
+  double number = 0;
+  std::shared_ptr<const std::string> string;  // kString; name of kFunction and of what is kUndefined
+  std::shared_ptr<const Items> list;          // kList, kTuple
+  std::shared_ptr<const Entries> dict;        // in the order of insertion
+  Entries* names = nullptr;                   // kNamespace
+  const Node* macro = nullptr;                // kFunction: null for those of the language
+
+  static Value none() { return of(kNone); }
+  static Value undefined(std::string name);
+  static Value boolean(bool value) { return of(kBool, value ? 1 : 0); }
+  static Value integer_of(int64_t value) { return of(kInt, value); }
+  static Value real(double value);
+  static Value text(std::string value);
+  static Value items(Items value, Budget& budget, Kind kind = kList);
+  static Value entries(Entries value, Budget& budget);
+  static Value function(std::string name, const Node* macro = nullptr);
+  static Value from_json(const nlohmann::ordered_json& json, Budget& budget);
+
+  bool is_number() const { return kind == kInt || kind == kFloat || kind == kBool; }
+  bool is_list() const { return kind == kList || kind == kTuple; }
+  const std::string& str() const { return *string; }
+  double as_double() const { return kind == kFloat ? number : static_cast<double>(integer); }
+  bool truth() const;
+
+ private:
+  static Value of(Kind kind, int64_t integer = 0) {
+    Value value;
+    value.kind = kind;
+    value.integer = integer;
+    return value;
+  }
+};
+
+const Value* find(const Entries& entries, std::string_view key, Budget& budget);
+bool equal(const Value& a, const Value& b, Budget& budget);
+// Negative, zero or positive. Refuses what Python does not order.
+int compare(const Value& a, const Value& b, Budget& budget);
+bool contains(const Value& container, const Value& item, Budget& budget);
+// str() and repr() of Python.
+std::string to_text(const Value& value, Budget& budget);
+std::string to_repr(const Value& value, Budget& budget);
+// json.dumps with ensure_ascii=False; `indent` < 0: on one line.
+std::string to_json(const Value& value, int indent, Budget& budget);
+// What a for loop goes through: items, keys of a dict, characters.
+Items iterate(const Value& value, Budget& budget);
+const char* kind_name(const Value& value);
+// Byte offsets of the characters of `text`, and its end.
+std::vector<size_t> characters(std::string_view text);
+std::string strip(const std::string& text, const std::string& set, bool left, bool right);
+
+}  // namespace nfloat::chat
+
+#endif  // NFLOAT_CHAT_VALUE_H_
