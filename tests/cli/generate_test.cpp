@@ -48,6 +48,20 @@ TEST_F(Generate, StopsBeforeAStopText) {
   EXPECT_EQ(json["text"].get<std::string>().find(" the"), std::string::npos);
 }
 
+TEST_F(Generate, QuantizesWithLevelsFromAFile) {
+  const Result code = nfloat({"codebook", "nf4", "--json"});
+  ASSERT_TRUE(code.ok()) << code;
+  write_file(path("mine.json"), Json::parse(code.out)["levels"].dump());
+  const auto text = [&](const std::string& quantize) {
+    return nfloat({"generate", model(), "-p", "The old lighthouse", "--temperature", "0", "-n", "12",
+                   "--quiet", "--quantize", quantize});
+  };
+  const Result named = text("nf4:32"), file = text(path("mine.json") + ":32");
+  ASSERT_TRUE(named.ok() && file.ok()) << file;
+  EXPECT_EQ(file.out, named.out);
+  expect_complaint(text(path("absent.json")), {"absent.json"});
+}
+
 TEST_F(Generate, BadInputIsNamed) {
   std::string far;
   for (int i = 0; i < 600; ++i) far += "word ";

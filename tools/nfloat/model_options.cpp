@@ -30,7 +30,10 @@ void parse_quantize(const std::string& text, ModelOptions& options) {
       throw UsageError(fmt::format("--quantize {}: expected CODE or CODE:BLOCK, as nf4:64", text));
     code = text.substr(0, colon);
   }
-  options.quantize = make_codebook(code, options.quantize_block_size);
+  // No code's name has a dot or a slash.
+  options.quantize = code.find_first_of("./") != std::string::npos
+                         ? load_codebook(code)
+                         : make_codebook(code, options.quantize_block_size);
 }
 
 }  // namespace
@@ -42,7 +45,8 @@ void add_model_options(CLI::App& command, ModelArguments& arguments, bool model_
   if (model_required) model->required();
   command.add_option(
       "--quantize", arguments.quantize,
-      "Quantize plain weights while loading: CODE or CODE:BLOCK, as nf4:64 (see nfloat codebook)");
+      "Quantize plain weights while loading: CODE or CODE:BLOCK, as nf4:64 (see nfloat codebook); a "
+      "CODE with a dot or slash is a file of levels");
   command.add_flag("--double-quantization,--double-quant", arguments.double_quantization,
                    "With --quantize: scales in 8 bits");
   command
