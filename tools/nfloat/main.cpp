@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
   nfloat::cli::add_inspect_command(app);
   nfloat::cli::add_plan_command(app);
   nfloat::cli::add_generate_command(app);
+  nfloat::cli::add_chat_command(app);
   nfloat::cli::add_perplexity_command(app);
   nfloat::cli::add_evaluate_command(app);
   nfloat::cli::add_analyze_command(app);
