@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_GGUF_HUGGINGFACE_H_
+#define NFLOAT_GGUF_HUGGINGFACE_H_
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nfloat/gguf.h"
+
+namespace nfloat {
+
+// How llama.cpp calls the ways to cut a text before byte-level BPE, and what tokenizer.json says instead.
+struct GgufPreTokenizer {
+  std::string_view name;        // "llama-bpe"; the first of those with the same expression is written
+  std::string_view expression;  // of a Split in front of ByteLevel; empty: ByteLevel's own
+  bool single_digits;           // a Digits step in front
+  bool whole_words;             // a word that is a token is not built from merges (ignore_merges)
+  bool bos;                     // a text begins with BOS unless the file says otherwise
+};
+
+const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name) noexcept;
+// By what tokenizer.json holds. Null when none of them is the same.
+const GgufPreTokenizer* match_gguf_pre_tokenizer(std::string_view expression, bool single_digits,
+                                                 bool whole_words) noexcept;
+
+// The files that a Hugging Face folder would have beside the weights, by name: config.json, and where the
+// file has a tokenizer, tokenizer.json or tokenizer.model, tokenizer_config.json. Throws kUnsupported
+// (architecture, kind of tokenizer, pre-tokenizer, each by name), kMalformedFile.
+std::string huggingface_config(const GgufFile& file);
+std::map<std::string, std::string> huggingface_tokenizer(const GgufFile& file);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_GGUF_HUGGINGFACE_H_

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <bit>
+#include <nlohmann/json.hpp>
+
+#include "base/fail.h"
+#include "gguf/huggingface.h"
+
+namespace nfloat {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Contractions in either case; digits by ones or by threes.
+constexpr std::string_view kLlama3 =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kQwen2 =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+constexpr GgufPreTokenizer kPreTokenizers[] = {
+    {"gpt-2", "", false, false, false},         {"phi-2", "", false, false, false},
+    {"olmo", "", false, false, false},          {"smollm", "", true, false, false},
+    {"starcoder", "", true, false, false},      {"refact", "", true, false, false},
+    {"command-r", "", true, false, false},      {"llama-bpe", kLlama3, false, true, true},
+    {"llama3", kLlama3, false, true, true},     {"llama-v3", kLlama3, false, true, true},
+    {"falcon3", kLlama3, false, true, true},    {"smaug-bpe", kLlama3, false, false, false},
+    {"qwen2", kQwen2, false, false, false},     {"deepseek-r1-qwen", kQwen2, false, false, false},
+    {"stablelm2", kQwen2, false, false, false},
+};
+
+enum TokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kByte = 6 };
+
+// The lists of the vocabulary, of equal length.
+struct Vocabulary {
+  const GgufValue* tokens = nullptr;
+  const GgufValue* types = nullptr;   // null: all normal
+  const GgufValue* scores = nullptr;  // null: zeros
+  int64_t type(uint64_t id) const { return types == nullptr ? int64_t{kNormal} : types->integer(id); }
+};
+
+const GgufValue* list(const GgufFile& file, std::string_view key, bool texts, uint64_t count) {
+  const GgufValue* value = file.find_value(key);
+  if (value == nullptr) return nullptr;
+  if (!value->is_array || value->is_text() != texts || (count != 0 && value->count != count))
+    fail(ErrorCode::kMalformedFile, "{}: metadata \"{}\" is {}, expected a list of {}{}", file.files()[0],
+         key, value->to_string(), count != 0 ? fmt::format("{} ", count) : "", texts ? "texts" : "numbers");
+  return value;
+}
+
+Vocabulary vocabulary(const GgufFile& file) {
+  Vocabulary result;
+  result.tokens = list(file, "tokenizer.ggml.tokens", true, 0);
+  if (result.tokens == nullptr || result.tokens->count == 0)
+    fail(ErrorCode::kMalformedFile, "{}: no \"tokenizer.ggml.tokens\"", file.files()[0]);
+  result.types = list(file, "tokenizer.ggml.token_type", false, result.tokens->count);
+  result.scores = list(file, "tokenizer.ggml.scores", false, result.tokens->count);
+  return result;
+}
+
+// The text of the token that `key` names; empty when there is none.
+std::string token_at(const GgufFile& file, const Vocabulary& words, const char* key) {
+  const int64_t id = file.integer_or(key, -1);
+  if (id < 0) return {};
+  if (static_cast<uint64_t>(id) >= words.tokens->count)
+    fail(ErrorCode::kMalformedFile, "{}: metadata \"{}\" is {}, there are {} tokens", file.files()[0], key,
+         id, words.tokens->count);
+  return std::string(words.tokens->text(static_cast<uint64_t>(id)));
+}
+
+bool flag_or(const GgufFile& file, const char* key, bool otherwise) {
+  return file.integer_or(key, otherwise ? 1 : 0) != 0;
+}
+
+Json split_step(std::string_view expression) {
+  return {
+      {"type", "Split"}, {"pattern", {{"Regex", expression}}}, {"behavior", "Isolated"}, {"invert", false}};
+}
+
+std::string byte_level_json(const GgufFile& file, const Vocabulary& words, bool* bos) {
+  const std::string pre = file.text_or("tokenizer.ggml.pre", "gpt-2");
+  const GgufPreTokenizer* kind = find_gguf_pre_tokenizer(pre == "default" ? "gpt-2" : pre);
+  if (kind == nullptr)
+    fail(ErrorCode::kUnsupported, "{}: the pre-tokenizer \"{}\" is not known to this version",
+         file.files()[0], pre);
+  Json byte_level = {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+  Json steps = Json::array();
+  if (kind->single_digits) steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
+  if (!kind->expression.empty()) {
+    steps.push_back(split_step(kind->expression));
+    byte_level["use_regex"] = false;
+  }
+  steps.push_back(byte_level);
+  Json model = {{"type", "BPE"}, {"byte_fallback", false}, {"ignore_merges", kind->whole_words}};
+  Json added = Json::array();
+  for (uint64_t id = 0; id < words.tokens->count; ++id) {
+    const std::string text(words.tokens->text(id));
+    const int64_t type = words.type(id);
+    if (type == kControl || type == kUserDefined || type == kUnknown)
+      added.push_back({{"id", id},
+                       {"content", text},
+                       {"single_word", false},
+                       {"lstrip", false},
+                       {"rstrip", false},
+                       {"normalized", false},
+                       {"special", type != kUserDefined}});
+  }
+  nlohmann::json vocab = nlohmann::json::object();
+  for (uint64_t id = 0; id < words.tokens->count; ++id) vocab[std::string(words.tokens->text(id))] = id;
+  const GgufValue* merges = list(file, "tokenizer.ggml.merges", true, 0);
+  Json merge_list = Json::array();
+  if (merges != nullptr)
+    for (const std::string_view merge : merges->strings) merge_list.push_back(std::string(merge));
+  model["vocab"] = std::move(vocab);
+  model["merges"] = std::move(merge_list);
+  *bos = flag_or(file, "tokenizer.ggml.add_bos_token", kind->bos);
+  Json post = nullptr;
+  const std::string bos_text = token_at(file, words, "tokenizer.ggml.bos_token_id");
+  if (*bos && !bos_text.empty()) {
+    Json special = {{"SpecialToken", {{"id", bos_text}, {"type_id", 0}}}};
+    Json sequence = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+    post = {{"type", "TemplateProcessing"},
+            {"single", Json::array({special, sequence})},
+            {"pair", Json::array({special, sequence})},
+            {"special_tokens",
+             {{bos_text,
+               {{"id", bos_text},
+                {"ids", Json::array({file.integer_or("tokenizer.ggml.bos_token_id", 0)})},
+                {"tokens", Json::array({bos_text})}}}}}};
+  }
+  Json document;
+  document["version"] = "1.0";
+  document["truncation"] = nullptr;
+  document["padding"] = nullptr;
+  document["added_tokens"] = std::move(added);
+  document["normalizer"] = kind->expression == kQwen2 ? Json{{"type", "NFC"}} : Json(nullptr);
+  document["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", steps}};
+  document["post_processor"] = post;
+  document["decoder"] = byte_level;
+  document["model"] = std::move(model);
+  return document.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+// The few fields of sentencepiece's protocol buffer that are needed, written by hand.
+class Proto {
+ public:
+  void number(uint32_t field, uint64_t value) {
+    varint(field << 3);
+    varint(value);
+  }
+  void real(uint32_t field, float value) {
+    varint(field << 3 | 5);
+    const auto bits = std::bit_cast<uint32_t>(value);
+    for (int shift = 0; shift < 32; shift += 8) bytes_ += static_cast<char>(bits >> shift & 0xff);
+  }
+  void text(uint32_t field, std::string_view value) {
+    varint(field << 3 | 2);
+    varint(value.size());
+    bytes_ += value;
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  void varint(uint64_t value) {
+    for (; value >= 0x80; value >>= 7) bytes_ += static_cast<char>(value | 0x80);
+    bytes_ += static_cast<char>(value);
+  }
+  std::string bytes_;
+};
+
+// tokenizer.model: pieces (1: text, score, type), trainer (2: BPE, byte fallback, special ids), normalizer
+// (3).
+std::string sentencepiece_model(const GgufFile& file, const Vocabulary& words) {
+  Proto model;
+  bool bytes = false;
+  for (uint64_t id = 0; id < words.tokens->count; ++id) {
+    Proto piece;
+    piece.text(1, words.tokens->text(id));
+    piece.real(2, words.scores == nullptr ? 0.0f : static_cast<float>(words.scores->number(id)));
+    const int64_t type = words.type(id);
+    if (type < kNormal || type > kByte)
+      fail(ErrorCode::kMalformedFile, "{}: token {} is of type {}", file.files()[0], id, type);
+    bytes = bytes || type == kByte;
+    piece.number(3, static_cast<uint64_t>(type));
+    model.text(1, piece.bytes());
+  }
+  Proto trainer;
+  trainer.number(3, 2);
+  trainer.number(4, words.tokens->count);
+  trainer.number(35, bytes ? 1 : 0);
+  const auto special = [&](uint32_t field, const char* key, int64_t otherwise) {
+    trainer.number(field, static_cast<uint64_t>(file.integer_or(key, otherwise)) & 0xffffffffu);
+  };
+  special(40, "tokenizer.ggml.unknown_token_id", 0);
+  special(41, "tokenizer.ggml.bos_token_id", 1);
+  special(42, "tokenizer.ggml.eos_token_id", 2);
+  model.text(2, trainer.bytes());
+  Proto normalizer;
+  normalizer.text(1, "identity");
+  normalizer.number(3, flag_or(file, "tokenizer.ggml.add_space_prefix", true) ? 1 : 0);
+  normalizer.number(4, 0);
+  normalizer.number(5, 1);
+  model.text(3, normalizer.bytes());
+  return model.bytes();
+}
+
+}  // namespace
+
+const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name) noexcept {
+  for (const GgufPreTokenizer& entry : kPreTokenizers)
+    if (entry.name == name) return &entry;
+  return nullptr;
+}
+
+const GgufPreTokenizer* match_gguf_pre_tokenizer(std::string_view expression, bool single_digits,
+                                                 bool whole_words) noexcept {
+  for (const GgufPreTokenizer& entry : kPreTokenizers) {
+    if (entry.expression == expression && entry.single_digits == single_digits &&
+        entry.whole_words == whole_words)
+      return &entry;
+  }
+  return nullptr;
+}
+
+std::map<std::string, std::string> huggingface_tokenizer(const GgufFile& file) {
+  std::map<std::string, std::string> files;
+  const std::string kind = file.text_or("tokenizer.ggml.model", "no_vocab");
+  if (kind == "no_vocab") return files;
+  if (kind != "gpt2" && kind != "llama")
+    fail(ErrorCode::kUnsupported,
+         "{}: the tokenizer \"{}\" is not known; gpt2 (BPE) and llama (SentencePiece) are", file.files()[0],
+         kind);
+  const Vocabulary words = vocabulary(file);
+  bool bos = flag_or(file, "tokenizer.ggml.add_bos_token", true);
+  if (kind == "gpt2")
+    files["tokenizer.json"] = byte_level_json(file, words, &bos);
+  else
+    files["tokenizer.model"] = sentencepiece_model(file, words);
+  Json config;
+  config["tokenizer_class"] = kind == "gpt2" ? "PreTrainedTokenizerFast" : "LlamaTokenizer";
+  config["add_bos_token"] = bos;
+  config["add_eos_token"] = flag_or(file, "tokenizer.ggml.add_eos_token", false);
+  for (const auto& [key, name] : {std::pair{"tokenizer.ggml.bos_token_id", "bos_token"},
+                                  {"tokenizer.ggml.eos_token_id", "eos_token"},
+                                  {"tokenizer.ggml.unknown_token_id", "unk_token"},
+                                  {"tokenizer.ggml.padding_token_id", "pad_token"}}) {
+    const std::string text = token_at(file, words, key);
+    if (!text.empty()) config[name] = text;
+  }
+  const std::string chat = file.text_or("tokenizer.chat_template", "");
+  if (!chat.empty()) config["chat_template"] = chat;
+  files["tokenizer_config.json"] = config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return files;
+}
+
+}  // namespace nfloat
