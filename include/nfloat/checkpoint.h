@@ -45,19 +45,28 @@ struct QuantizedView {
   TensorView nested_quant_map;  // F32 [256]
 };
 
-// A checkpoint opened for reading: a Hugging Face folder (model.safetensors, or shards with their index), or
-// one .safetensors file. Files are mapped, headers checked whole: every length, offset, overlap, gap, name.
-// Throws kMalformedFile, kNotFound, kUnsupported (PyTorch .bin files, with what to do), naming file and
-// tensor.
+// How the weights of a GGUF file are shown; other checkpoints do not ask.
+struct CheckpointOptions {
+  DType decoded = DType::kBF16;  // F32, F16 or BF16: what weights in blocks are decoded to
+  // Q4_0, IQ4_NL and MXFP4 matrices are shown as quantized, with their own codes, levels and scales.
+  bool packed = false;
+};
+
+// A checkpoint opened for reading: a Hugging Face folder (model.safetensors, or shards with their index), one
+// .safetensors file, or a .gguf file, which is shown as the folder that its model would be: names, order of
+// rows, config.json and tokenizer files (nfloat/gguf.h shows it as it is). Files are mapped, headers checked
+// whole: every length, offset, overlap, gap, name. Throws kMalformedFile, kNotFound, kUnsupported (PyTorch
+// .bin files, with what to do), naming file and tensor.
 class NFLOAT_API Checkpoint {
  public:
-  explicit Checkpoint(const std::string& path);
+  explicit Checkpoint(const std::string& path, const CheckpointOptions& options = {});
   Checkpoint(Checkpoint&&) noexcept;
   Checkpoint& operator=(Checkpoint&&) noexcept;
   ~Checkpoint();
 
   const std::string& path() const noexcept;
-  bool is_folder() const noexcept;
+  bool is_folder() const noexcept;  // or shown as one
+  bool is_gguf() const noexcept;
   const std::vector<std::string>& files() const noexcept;        // paths of the safetensors files
   const std::vector<TensorInfo>& tensors() const noexcept;       // in file order, then offset
   const TensorInfo* find(std::string_view name) const noexcept;  // null when there is none
@@ -75,12 +84,16 @@ class NFLOAT_API Checkpoint {
   bool is_quantized(std::string_view name) const noexcept;
   // Its parts, checked against one another. Throws kMalformedFile naming the tensor and what disagrees.
   QuantizedView quantized(std::string_view name) const;
+  // The weight's own shape, quantized or not. Throws as quantized() does, and kNotFound.
+  Shape weight_shape(std::string_view name) const;
   // Logical weights: every tensor that is not a companion of a quantized one.
   std::vector<std::string> weight_names() const;
 
   // Text of a file of the folder ("config.json"); empty when there is none. Throws kIo, or kMalformedFile
   // above 64 MiB.
   std::string text_file(const std::string& name) const;
+  // Names of the text files of a GGUF file; empty for others.
+  std::vector<std::string> made_files() const;
 
   // Copies bytes [begin, begin + output.size()) of a tensor with a positioned read: nothing stays mapped, and
   // a file that shrinks meanwhile is a kIo error. Safe from several threads.

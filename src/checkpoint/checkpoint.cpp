@@ -14,6 +14,7 @@
 
 #include "base/fail.h"
 #include "base/mapped_file.h"
+#include "checkpoint/gguf_weights.h"
 #include "checkpoint/quant_state.h"
 #include "checkpoint/safetensors_header.h"
 
@@ -86,7 +87,7 @@ std::unordered_map<std::string, std::string> read_index(const fs::path& path) {
            folder.string(), name);
     }
     if (extension == ".gguf") {
-      fail(ErrorCode::kUnsupported, "{}: a GGUF file ({}); expected a folder with safetensors",
+      fail(ErrorCode::kUnsupported, "{}: a folder with a GGUF file; name the file itself ({})",
            folder.string(), name);
     }
   }
@@ -119,6 +120,19 @@ struct Checkpoint::State {
   std::vector<File> files;
   std::vector<TensorInfo> tensors;
   std::unordered_map<std::string, size_t, StringHash, std::equal_to<>> by_name;
+  std::unique_ptr<GgufWeights> gguf;  // instead of files
+
+  void open_gguf(const std::string& file_path, const CheckpointOptions& options) {
+    gguf = std::make_unique<GgufWeights>(file_path, options);
+    is_folder = true;
+    names = gguf->files();
+    tensors = gguf->tensors();
+    for (size_t i = 0; i < tensors.size(); ++i) by_name.emplace(tensors[i].name, i);
+  }
+  bool is_packed(std::string_view name) const noexcept {
+    const auto found = by_name.find(name);
+    return gguf != nullptr && found != by_name.end() && gguf->is_packed(found->second);
+  }
 
   void add_file(const std::string& file_path) {
     File& file = files.emplace_back(file_path);
@@ -187,14 +201,17 @@ struct Checkpoint::State {
   }
 };
 
-Checkpoint::Checkpoint(const std::string& path) : state_(std::make_unique<State>()) {
+Checkpoint::Checkpoint(const std::string& path, const CheckpointOptions& options)
+    : state_(std::make_unique<State>()) {
   state_->path = path;
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) fail(ErrorCode::kNotFound, "{}: no such file or folder", path);
   state_->is_folder = fs::is_directory(status);
   try {
-    if (state_->is_folder) {
+    if (!state_->is_folder && is_gguf_path(path)) {
+      state_->open_gguf(path, options);
+    } else if (state_->is_folder) {
       state_->open_folder(path);
     } else {
       state_->add_file(path);
@@ -214,6 +231,9 @@ const std::string& Checkpoint::path() const noexcept {
 bool Checkpoint::is_folder() const noexcept {
   return state_->is_folder;
 }
+bool Checkpoint::is_gguf() const noexcept {
+  return state_->gguf != nullptr;
+}
 const std::vector<std::string>& Checkpoint::files() const noexcept {
   return state_->names;
 }
@@ -227,7 +247,8 @@ const TensorInfo* Checkpoint::find(std::string_view name) const noexcept {
 }
 
 const std::map<std::string, std::string>& Checkpoint::metadata(size_t file) const {
-  return state_->files.at(file).metadata;
+  static const std::map<std::string, std::string> kNone;
+  return is_gguf() ? kNone : state_->files.at(file).metadata;
 }
 
 TensorView Checkpoint::view(std::string_view name) const {
@@ -237,6 +258,7 @@ TensorView Checkpoint::view(std::string_view name) const {
 }
 
 TensorView Checkpoint::view(const TensorInfo& info) const {
+  if (is_gguf()) return state_->gguf->view(state_->by_name.find(info.name)->second);
   return {info.dtype, info.shape, state_->files[info.file].mapped.bytes().subspan(info.offset, info.bytes)};
 }
 
@@ -255,11 +277,13 @@ std::vector<std::string> Checkpoint::companions(std::string_view name) const {
 }
 
 bool Checkpoint::is_quantized(std::string_view name) const noexcept {
+  if (is_gguf()) return state_->is_packed(name);
   const std::string base = std::string(name) + std::string(kQuantStateSuffix);
   return find(name) != nullptr && (find(base + "nf4") != nullptr || find(base + "fp4") != nullptr);
 }
 
 QuantizedView Checkpoint::quantized(std::string_view name) const {
+  if (state_->is_packed(name)) return state_->gguf->packed(state_->by_name.find(name)->second);
   const std::string base(name);
   const std::string nf4 = base + std::string(kQuantStateSuffix) + "nf4";
   const std::string fp4 = base + std::string(kQuantStateSuffix) + "fp4";
@@ -318,6 +342,12 @@ QuantizedView Checkpoint::quantized(std::string_view name) const {
   return result;
 }
 
+Shape Checkpoint::weight_shape(std::string_view name) const {
+  const TensorInfo* info = find(name);
+  if (info == nullptr) fail(ErrorCode::kNotFound, "{}: no tensor '{}'", path(), name);
+  return is_quantized(name) && !is_gguf() ? quantized(name).shape : info->shape;
+}
+
 std::vector<std::string> Checkpoint::weight_names() const {
   std::set<std::string> hidden;
   for (const TensorInfo& tensor : tensors()) {
@@ -334,15 +364,28 @@ std::vector<std::string> Checkpoint::weight_names() const {
 }
 
 std::string Checkpoint::text_file(const std::string& name) const {
+  if (is_gguf()) {
+    const auto& texts = state_->gguf->texts();
+    const auto found = texts.find(name);
+    return found == texts.end() ? std::string() : found->second;
+  }
   return is_folder() ? read_text(fs::path(path()) / name) : std::string();
 }
 
+std::vector<std::string> Checkpoint::made_files() const {
+  std::vector<std::string> made;
+  if (is_gguf())
+    for (const auto& [name, text] : state_->gguf->texts()) made.push_back(name);
+  return made;
+}
+
 void Checkpoint::read(const TensorInfo& info, uint64_t begin, std::span<std::byte> output) const {
-  const State::File& file = state_->files[info.file];
-  if (begin + output.size() > info.bytes) {
+  if (begin > info.bytes || output.size() > info.bytes - begin) {
     fail(ErrorCode::kInvalidArgument, "'{}': bytes {} to {} of {}", info.name, begin, begin + output.size(),
          info.bytes);
   }
+  if (is_gguf()) return state_->gguf->read(state_->by_name.find(info.name)->second, begin, output);
+  const State::File& file = state_->files[info.file];
   uint64_t offset = info.offset + begin;
   while (!output.empty()) {
     const ssize_t got = ::pread(file.fd, output.data(), output.size(), static_cast<off_t>(offset));
@@ -357,6 +400,7 @@ void Checkpoint::read(const TensorInfo& info, uint64_t begin, std::span<std::byt
 }
 
 void Checkpoint::release(const TensorView& view) const noexcept {
+  if (is_gguf()) return state_->gguf->release(view);
   for (const State::File& file : state_->files) {
     const std::span<const std::byte> all = file.mapped.bytes();
     if (view.bytes.data() >= all.data() && view.bytes.data() < all.data() + all.size())

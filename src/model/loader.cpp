@@ -337,7 +337,10 @@ Model Model::load(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfi
 }
 
 Model Model::load(const std::string& path, const ModelOptions& options) {
-  auto checkpoint = std::make_shared<const Checkpoint>(resolve_model_path(path));
+  auto checkpoint = std::make_shared<const Checkpoint>(
+      resolve_model_path(path),
+      CheckpointOptions{.decoded = options.precision == Precision::kF32 ? DType::kF32 : DType::kBF16,
+                        .packed = true});
   const std::string text = checkpoint->text_file("config.json");
   if (text.empty())
     fail(ErrorCode::kNotFound, "{}: no config.json; a model is a folder with its configuration", path);

@@ -194,7 +194,7 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config) {
       continue;
     }
     const bool quantized = expected.shape.rank() >= 2 && checkpoint.is_quantized(name);
-    const Shape shape = quantized ? checkpoint.quantized(name).shape : info->shape;
+    const Shape shape = quantized ? checkpoint.weight_shape(name) : info->shape;
     const bool as_stored = expected.stored_transposed && (!quantized || shape.rank() == 3);
     const Shape right = as_stored ? exchanged(expected.shape) : expected.shape;
     if (shape != right)
