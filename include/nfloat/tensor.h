@@ -60,11 +60,13 @@ class NFLOAT_API Shape {
   std::vector<int64_t> dims_;
 };
 
-// Borrowed, read-only, contiguous, row-major. Valid while its owner (a Tensor, a mapped file) lives.
+// Borrowed, read-only, contiguous, row-major. Valid while its owner (a Tensor, a mapped file) lives; bytes
+// that were made for the view (weights decoded from blocks) live as long as `owner` or a copy of it.
 struct TensorView {
   DType dtype = DType::kF32;
   Shape shape;
   std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner = nullptr;
 
   int64_t elements() const noexcept { return shape.elements(); }
   const void* data() const noexcept { return bytes.data(); }

@@ -15,6 +15,11 @@ namespace {
 // Divisors of the rotary frequencies, which config.json describes.
 constexpr std::string_view kRopeDivisors = "rope_freqs.weight";
 
+TensorView owning(DType dtype, Shape shape, std::shared_ptr<const Buffer> buffer) {
+  const std::span<const std::byte> bytes = buffer->span();
+  return {dtype, std::move(shape), bytes, std::move(buffer)};
+}
+
 }  // namespace
 
 GgufWeights::GgufWeights(const std::string& path, const CheckpointOptions& options)
@@ -111,24 +116,14 @@ void GgufWeights::read(size_t tensor, uint64_t begin, std::span<std::byte> outpu
   }
 }
 
-template <typename Fill>
-std::span<const std::byte> GgufWeights::made(const std::string& key, size_t bytes, const Fill& fill) const {
-  const std::lock_guard lock(mutex_);
-  Made& entry = made_[key];
-  if (entry.uses++ == 0) {
-    entry.bytes = Buffer(bytes);
-    fill(entry.bytes.span());
-  }
-  return entry.bytes.span();
-}
-
 TensorView GgufWeights::view(size_t tensor) const {
   const TensorInfo& info = tensors_[tensor];
   const Source& source = sources_[tensor];
   if (plain_dtype(source.stored->type) != nullptr && source.head_dim == 0)
     return {info.dtype, info.shape, file_.bytes(*source.stored)};
-  return {info.dtype, info.shape,
-          made(info.name, info.bytes, [&](std::span<std::byte> bytes) { read(tensor, 0, bytes); })};
+  const auto decoded = std::make_shared<Buffer>(info.bytes);
+  read(tensor, 0, decoded->span());
+  return owning(info.dtype, info.shape, decoded);
 }
 
 bool GgufWeights::is_packed(size_t tensor) const noexcept {
@@ -144,53 +139,34 @@ QuantizedView GgufWeights::packed(size_t tensor) const {
   const int64_t elements = info.shape.elements(), blocks = elements / kBlock;
   const int64_t row_blocks = info.shape[1] / kBlock;
   const auto block_bytes = static_cast<size_t>(gguf_type_info(type).block_bytes);
-  const auto for_blocks = [&](const auto& body) {
-    for (int64_t row = 0; row < info.shape[0]; ++row) {
-      const auto stored = stored_row(source, row);
-      for (int64_t i = 0; i < row_blocks; ++i)
-        body(row * row_blocks + i, stored.subspan(static_cast<size_t>(i) * block_bytes, block_bytes));
-      file_.release(stored);
-    }
-  };
   QuantizedView view;
   view.quant_type = gguf_type_info(type).name;
   view.dtype = options_.decoded;
   view.shape = info.shape;
   view.block_size = kBlock;
   // Element i and i + 16 share a byte there, neighbours share one here, the first in the high nibble.
-  const auto codes =
-      made(info.name + ":codes", static_cast<size_t>(elements / 2), [&](std::span<std::byte> to) {
-        for_blocks([&](int64_t block, std::span<const std::byte> stored) {
-          const auto nibbles = stored.last(kBlock / 2);
-          std::byte* out = to.data() + block * (kBlock / 2);
-          for (size_t i = 0; i < 8; ++i) {
-            out[i] = (nibbles[2 * i] & std::byte{15}) << 4 | (nibbles[2 * i + 1] & std::byte{15});
-            out[i + 8] = (nibbles[2 * i] & std::byte{0xf0}) | nibbles[2 * i + 1] >> 4;
-          }
-        });
-      });
-  const auto scales =
-      made(info.name + ":scales", static_cast<size_t>(blocks) * 4, [&](std::span<std::byte> to) {
-        for_blocks([&](int64_t block, std::span<const std::byte> stored) {
-          const float scale = gguf_block_scale(type, stored.data());
-          std::memcpy(to.data() + block * 4, &scale, 4);
-        });
-      });
-  view.codes = {DType::kU8, Shape({elements / 2}), codes};
-  view.absmax = {DType::kF32, Shape({blocks}), scales};
+  const auto codes = std::make_shared<Buffer>(static_cast<size_t>(elements / 2));
+  const auto scales = std::make_shared<Buffer>(static_cast<size_t>(blocks) * sizeof(float));
+  for (int64_t row = 0; row < info.shape[0]; ++row) {
+    const auto stored = stored_row(source, row);
+    for (int64_t i = 0; i < row_blocks; ++i) {
+      const auto block = stored.subspan(static_cast<size_t>(i) * block_bytes, block_bytes);
+      const auto nibbles = block.last(kBlock / 2);
+      const int64_t at = row * row_blocks + i;
+      std::byte* out = codes->data() + at * (kBlock / 2);
+      for (size_t k = 0; k < 8; ++k) {
+        out[k] = (nibbles[2 * k] & std::byte{15}) << 4 | (nibbles[2 * k + 1] & std::byte{15});
+        out[k + 8] = (nibbles[2 * k] & std::byte{0xf0}) | nibbles[2 * k + 1] >> 4;
+      }
+      const float scale = gguf_block_scale(type, block.data());
+      std::memcpy(scales->data() + at * static_cast<int64_t>(sizeof scale), &scale, sizeof scale);
+    }
+    file_.release(stored);
+  }
+  view.codes = owning(DType::kU8, Shape({elements / 2}), codes);
+  view.absmax = owning(DType::kF32, Shape({blocks}), scales);
   view.quant_map = {DType::kF32, Shape({16}), std::as_bytes(gguf_levels(type))};
   return view;
-}
-
-void GgufWeights::release(const TensorView& view) const noexcept {
-  file_.release(view.bytes);
-  const std::lock_guard lock(mutex_);
-  for (auto entry = made_.begin(); entry != made_.end(); ++entry) {
-    const auto bytes = entry->second.bytes.span();
-    if (bytes.data() != view.bytes.data() || bytes.size() != view.bytes.size()) continue;
-    if (--entry->second.uses == 0) made_.erase(entry);
-    return;
-  }
 }
 
 }  // namespace nfloat

@@ -3,7 +3,6 @@
 #define NFLOAT_CHECKPOINT_GGUF_WEIGHTS_H_
 
 #include <map>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -13,8 +12,7 @@
 namespace nfloat {
 
 // A GGUF file as a Hugging Face folder: names, order of rows and files as that would have them. Weights in
-// blocks are decoded when they are asked for; what a view shows lives until it is released as often as it was
-// taken.
+// blocks are decoded when they are asked for, into memory that the view owns.
 class GgufWeights {
  public:
   GgufWeights(const std::string& path, const CheckpointOptions& options);
@@ -29,33 +27,23 @@ class GgufWeights {
   // True for weights whose codes go to the kernels as they are.
   bool is_packed(size_t tensor) const noexcept;
   QuantizedView packed(size_t tensor) const;
-  void release(const TensorView& view) const noexcept;
+  void release(const TensorView& view) const noexcept { file_.release(view.bytes); }
 
  private:
   struct Source {
     const GgufTensor* stored = nullptr;
     int64_t head_dim = 0;  // rows are interleaved in heads of this size; 0: they are not
   };
-  // Bytes that were made, by name of the tensor and part.
-  struct Made {
-    Buffer bytes;
-    int64_t uses = 0;
-  };
 
   // Row `row` as it is stored, of the plain matrix's row order.
   std::span<const std::byte> stored_row(const Source& source, int64_t row) const;
   void decode_row(const Source& source, int64_t row, std::span<float> values) const;
-  // The buffer under `key`, filled by fill(span) when it is not there.
-  template <typename Fill>
-  std::span<const std::byte> made(const std::string& key, size_t bytes, const Fill& fill) const;
 
   GgufFile file_;
   CheckpointOptions options_;
   std::vector<TensorInfo> tensors_;
   std::vector<Source> sources_;  // beside tensors_
   std::map<std::string, std::string> texts_;
-  mutable std::mutex mutex_;
-  mutable std::map<std::string, Made> made_;
 };
 
 }  // namespace nfloat

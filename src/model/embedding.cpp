@@ -21,11 +21,23 @@ Embedding::Embedding(TensorView table, std::shared_ptr<const void> owner)
 Embedding::Embedding(QuantizedView table, std::shared_ptr<const void> owner)
     : owner_(std::move(owner)), quantized_(std::move(table)) {}
 
+Embedding::Embedding(std::shared_ptr<const Checkpoint> checkpoint, const TensorInfo& table)
+    : checkpoint_(std::move(checkpoint)), read_(&table) {}
+
 uint64_t Embedding::bytes() const noexcept {
+  if (read_ != nullptr) return read_->bytes;
   return quantized_ ? quantized_->codes.bytes.size() + quantized_->absmax.bytes.size() : plain_.bytes.size();
 }
 
 void Embedding::row(int32_t token, float* output) const {
+  if (read_ != nullptr) {
+    const int64_t hidden = read_->shape[1];
+    Tensor values(read_->dtype, {hidden});
+    checkpoint_->read(*read_, static_cast<uint64_t>(token) * values.bytes().size(), values.bytes());
+    convert_elements(values.view(), DType::kF32,
+                     {reinterpret_cast<std::byte*>(output), static_cast<size_t>(hidden) * sizeof(float)});
+    return;
+  }
   if (!quantized_) {
     const int64_t hidden = plain_.shape[1];
     const size_t row_bytes = static_cast<size_t>(hidden) * dtype_bytes(plain_.dtype);

@@ -20,12 +20,16 @@ class Embedding {
   Embedding(TensorView table, std::shared_ptr<const void> owner);
   // A quantized table.
   Embedding(QuantizedView table, std::shared_ptr<const void> owner);
+  // A plain table of a checkpoint that shows its weights decoded: rows are decoded one by one.
+  Embedding(std::shared_ptr<const Checkpoint> checkpoint, const TensorInfo& table);
 
   void row(int32_t token, float* output) const;
   uint64_t bytes() const noexcept;
 
  private:
   std::shared_ptr<const void> owner_;
+  std::shared_ptr<const Checkpoint> checkpoint_;  // to read `read_` from
+  const TensorInfo* read_ = nullptr;
   TensorView plain_;
   std::optional<QuantizedView> quantized_;
 };

@@ -25,7 +25,8 @@ TensorView part_of(const TensorView& view, int64_t first, int64_t count) {
   const auto size = static_cast<int64_t>(dtype_bytes(view.dtype));
   return {view.dtype,
           {count},
-          view.bytes.subspan(static_cast<size_t>(first * size), static_cast<size_t>(count * size))};
+          view.bytes.subspan(static_cast<size_t>(first * size), static_cast<size_t>(count * size)),
+          view.owner};
 }
 
 }  // namespace
@@ -57,7 +58,8 @@ void add_quantized_slice(LinearGroup& group, const QuantizedView& fused, int64_t
   const int64_t blocks = elements / fused.block_size, first = expert * blocks;
   QuantizedView slice = fused;
   slice.shape = {fused.shape[1], fused.shape[2]};
-  slice.codes = part_of({DType::kU8, {}, fused.codes.bytes}, expert * elements / 2, elements / 2);
+  slice.codes =
+      part_of({DType::kU8, {}, fused.codes.bytes, fused.codes.owner}, expert * elements / 2, elements / 2);
   std::vector<float> scales;
   if (fused.nested && first % fused.nested_block_size != 0) {
     for (int64_t block = first; block < first + blocks; ++block) scales.push_back(scale_at(fused, block));

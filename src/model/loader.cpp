@@ -66,7 +66,9 @@ class Loader {
  private:
   void read_embedding() {
     const std::string name = names_(tensors_.embedding);
-    if (checkpoint_->is_quantized(name))
+    if (checkpoint_->is_gguf())
+      state_->embedding = Embedding(checkpoint_, *checkpoint_->find(name));
+    else if (checkpoint_->is_quantized(name))
       state_->embedding = Embedding(checkpoint_->quantized(name), checkpoint_);
     else
       state_->embedding = Embedding(checkpoint_->view(name), checkpoint_);

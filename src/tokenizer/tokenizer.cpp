@@ -54,7 +54,7 @@ Tokenizer Tokenizer::from_sentencepiece(std::string_view model, const std::strin
   return Tokenizer(load_sentencepiece(model, source));
 }
 
-static Tokenizer load_from_gguf(const std::string& path) {
+static std::shared_ptr<const Tokenizer::State> load_from_gguf(const std::string& path) {
   std::map<std::string, std::string> files = huggingface_tokenizer(GgufFile(path));
   if (files.empty()) fail(ErrorCode::kNotFound, "{}: there is no tokenizer in this file", path);
   const bool is_json = files.contains("tokenizer.json");
@@ -62,11 +62,11 @@ static Tokenizer load_from_gguf(const std::string& path) {
                                                       ? load_tokenizer_json(files["tokenizer.json"], path)
                                                       : load_sentencepiece(files["tokenizer.model"], path);
   read_tokenizer_config(files["tokenizer_config.json"], path, *state);
-  return Tokenizer(state);
+  return state;
 }
 
 Tokenizer Tokenizer::load(const std::string& path) {
-  if (is_gguf_path(path)) return load_from_gguf(path);
+  if (is_gguf_path(path)) return Tokenizer(load_from_gguf(path));
   const fs::path file_path = tokenizer_file(path);
   const std::shared_ptr<State> state = load_state(file_path);
   const fs::path config_path = file_path.parent_path() / "tokenizer_config.json";
