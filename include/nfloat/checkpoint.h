@@ -84,6 +84,8 @@ class NFLOAT_API Checkpoint {
   bool is_quantized(std::string_view name) const noexcept;
   // Its parts, checked against one another. Throws kMalformedFile naming the tensor and what disagrees.
   QuantizedView quantized(std::string_view name) const;
+  // How its elements are stored: "BF16", "nf4", of a GGUF file "Q4_K".
+  std::string stored_type(std::string_view name) const;
   // The weight's own shape, quantized or not. Throws as quantized() does, and kNotFound.
   Shape weight_shape(std::string_view name) const;
   // Logical weights: every tensor that is not a companion of a quantized one.

@@ -127,7 +127,10 @@ struct Checkpoint::State {
     is_folder = true;
     names = gguf->files();
     tensors = gguf->tensors();
-    for (size_t i = 0; i < tensors.size(); ++i) by_name.emplace(tensors[i].name, i);
+    for (size_t i = 0; i < tensors.size(); ++i)
+      if (!by_name.emplace(tensors[i].name, i).second)
+        fail(ErrorCode::kMalformedFile, "{}: two tensors are '{}' to Hugging Face", file_path,
+             tensors[i].name);
   }
   bool is_packed(std::string_view name) const noexcept {
     const auto found = by_name.find(name);
@@ -342,10 +345,18 @@ QuantizedView Checkpoint::quantized(std::string_view name) const {
   return result;
 }
 
+std::string Checkpoint::stored_type(std::string_view name) const {
+  const TensorInfo* info = find(name);
+  if (info == nullptr) fail(ErrorCode::kNotFound, "{}: no tensor '{}'", path(), name);
+  if (is_gguf()) return std::string(state_->gguf->stored_type(state_->by_name.find(name)->second));
+  return is_quantized(name) ? quantized(name).quant_type : std::string(dtype_name(info->dtype));
+}
+
 Shape Checkpoint::weight_shape(std::string_view name) const {
   const TensorInfo* info = find(name);
   if (info == nullptr) fail(ErrorCode::kNotFound, "{}: no tensor '{}'", path(), name);
-  return is_quantized(name) && !is_gguf() ? quantized(name).shape : info->shape;
+  if (!is_quantized(name)) return info->shape;
+  return is_gguf() ? state_->gguf->packed_shape(state_->by_name.find(name)->second) : quantized(name).shape;
 }
 
 std::vector<std::string> Checkpoint::weight_names() const {

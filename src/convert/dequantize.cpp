@@ -79,7 +79,7 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
       if (config.contains(key)) config[key] = dtype_torch_name(dtype);
     }
   }
-  if (input.is_folder()) result.plan.copied_files = other_files(input.path());
+  if (input.is_folder()) result.plan.copied_files = other_files(input);
   const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,
                                 std::function<void(std::string)>) -> std::unique_ptr<StreamJob> {
     if (!plans[i].quantize) return make_copy_job(input, plans[i].input, writer, first);

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "base/fail.h"
+#include "nfloat/gguf.h"
 
 namespace nfloat {
 namespace {
@@ -41,45 +42,6 @@ bool looks_like_checkpoint(const fs::path& folder) {
 fs::path normal_path(const std::string& path) {
   fs::path normal = fs::weakly_canonical(fs::absolute(path));
   return normal.has_filename() ? normal : normal.parent_path();
-}
-
-// Checks that `output` may be written, and gives its path without a trailing slash.
-fs::path check_output(const Checkpoint& input, const std::string& output, bool overwrite,
-                      uint64_t needed_bytes) {
-  if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
-  const fs::path from = normal_path(input.path()), to = normal_path(output);
-  if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
-  if (input.is_folder() && is_inside(to, from)) {
-    fail(ErrorCode::kInvalidArgument, "{}: the output lies inside the input folder {}", output, input.path());
-  }
-  if (is_inside(from, to)) {
-    fail(ErrorCode::kInvalidArgument, "{}: the input {} lies inside the output", output, input.path());
-  }
-  if (fs::exists(to)) {
-    if (fs::is_directory(to) != input.is_folder()) {
-      fail(ErrorCode::kInvalidArgument, "{}: is a {}, the input is a {}", output,
-           input.is_folder() ? "file" : "folder", input.is_folder() ? "folder" : "file");
-    }
-    if (!overwrite)
-      fail(ErrorCode::kAlreadyExists,
-           "{}: exists already (--overwrite replaces it when the new one is whole)", output);
-    if (fs::is_directory(to) && !looks_like_checkpoint(to)) {
-      fail(ErrorCode::kAlreadyExists,
-           "{}: is not replaced: it is not a checkpoint folder (files only, safetensors among them)", output);
-    }
-  }
-  const fs::path parent = to.parent_path();
-  if (!fs::is_directory(parent))
-    fail(ErrorCode::kNotFound, "{}: the folder {} does not exist", output, parent.string());
-  struct statvfs space {};
-  if (::statvfs(parent.c_str(), &space) == 0) {
-    const uint64_t free_bytes = uint64_t{space.f_bavail} * space.f_frsize;
-    if (free_bytes < needed_bytes) {
-      fail(ErrorCode::kIo, "{}: the disk is too full: {:.3f} GB are needed, {:.3f} GB are free in {}", output,
-           static_cast<double>(needed_bytes) / 1e9, static_cast<double>(free_bytes) / 1e9, parent.string());
-    }
-  }
-  return to;
 }
 
 struct Shard {
@@ -151,6 +113,47 @@ void copy_following_links(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
+std::string check_output(const Checkpoint& input, const std::string& output, bool output_is_folder,
+                         bool overwrite, uint64_t needed_bytes) {
+  if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
+  const fs::path from = normal_path(input.path()), to = normal_path(output);
+  if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
+  const bool input_is_folder = fs::is_directory(from);
+  if (input_is_folder && is_inside(to, from)) {
+    fail(ErrorCode::kInvalidArgument, "{}: the output lies inside the input folder {}", output, input.path());
+  }
+  if (is_inside(from, to)) {
+    fail(ErrorCode::kInvalidArgument, "{}: the input {} lies inside the output", output, input.path());
+  }
+  if (fs::exists(to)) {
+    if (fs::is_directory(to) != output_is_folder) {
+      fail(ErrorCode::kInvalidArgument, "{}: is a {}, the {} a {}", output,
+           output_is_folder ? "file" : "folder",
+           output_is_folder == input_is_folder ? "input is" : "output will be",
+           output_is_folder ? "folder" : "file");
+    }
+    if (!overwrite)
+      fail(ErrorCode::kAlreadyExists,
+           "{}: exists already (--overwrite replaces it when the new one is whole)", output);
+    if (fs::is_directory(to) && !looks_like_checkpoint(to)) {
+      fail(ErrorCode::kAlreadyExists,
+           "{}: is not replaced: it is not a checkpoint folder (files only, safetensors among them)", output);
+    }
+  }
+  const fs::path parent = to.parent_path();
+  if (!fs::is_directory(parent))
+    fail(ErrorCode::kNotFound, "{}: the folder {} does not exist", output, parent.string());
+  struct statvfs space {};
+  if (::statvfs(parent.c_str(), &space) == 0) {
+    const uint64_t free_bytes = uint64_t{space.f_bavail} * space.f_frsize;
+    if (free_bytes < needed_bytes) {
+      fail(ErrorCode::kIo, "{}: the disk is too full: {:.3f} GB are needed, {:.3f} GB are free in {}", output,
+           static_cast<double>(needed_bytes) / 1e9, static_cast<double>(free_bytes) / 1e9, parent.string());
+    }
+  }
+  return to.string();
+}
+
 nlohmann::ordered_json parse_config(const Checkpoint& input) {
   const std::string text = input.text_file(kConfigName);
   if (text.empty()) return nlohmann::ordered_json::object();
@@ -176,11 +179,16 @@ std::string model_type_of(const nlohmann::ordered_json& config) {
   return text_of(config, "model_type");
 }
 
-std::vector<std::string> other_files(const std::string& folder) {
+std::vector<std::string> other_files(const Checkpoint& input) {
+  std::vector<std::string> names;
+  if (input.is_gguf()) {
+    for (std::string& name : input.made_files())
+      if (name != kConfigName) names.push_back(std::move(name));
+    return names;
+  }
   static constexpr std::string_view kWeightExtensions[] = {
       ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".ckpt"};
-  std::vector<std::string> names;
-  for (const auto& entry : fs::directory_iterator(folder)) {
+  for (const auto& entry : fs::directory_iterator(input.path())) {
     std::error_code error;
     const std::string name = entry.path().filename().string();
     const std::string extension = entry.path().extension().string();
@@ -192,6 +200,17 @@ std::vector<std::string> other_files(const std::string& folder) {
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+uint64_t stored_bytes(const Checkpoint& input) {
+  uint64_t bytes = 0;
+  if (input.is_gguf()) {
+    const GgufFile file(input.path());
+    for (const GgufTensor& tensor : file.tensors()) bytes += tensor.bytes;
+  } else {
+    for (const TensorInfo& tensor : input.tensors()) bytes += tensor.bytes;
+  }
+  return bytes;
 }
 
 void write_checkpoint(const Checkpoint& input, const std::string& output,
@@ -206,7 +225,7 @@ void write_checkpoint(const Checkpoint& input, const std::string& output,
     progress.input_bytes_total += unit.input->bytes;
     needed += unit.bytes;
   }
-  const fs::path target = check_output(input, output, control.overwrite, needed);
+  const fs::path target = check_output(input, output, input.is_folder(), control.overwrite, needed);
   remove_stale_temporaries(target.string());
 
   std::unique_ptr<AtomicFolder> folder;
@@ -248,8 +267,12 @@ void write_checkpoint(const Checkpoint& input, const std::string& output,
     const fs::path inside(folder->path());
     if (shards.size() > 1) write_file_atomically((inside / kIndexName).string(), index_text(shards, units));
     if (!config.empty()) write_file_atomically((inside / kConfigName).string(), config.dump(2) + "\n");
-    for (const std::string& name : other_files(input.path()))
-      copy_following_links(fs::path(input.path()) / name, inside / name);
+    for (const std::string& name : other_files(input)) {
+      if (input.is_gguf())
+        write_file_atomically((inside / name).string(), input.text_file(name));
+      else
+        copy_following_links(fs::path(input.path()) / name, inside / name);
+    }
   }
   if (control.cancelled && control.cancelled())
     fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");

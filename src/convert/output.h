@@ -28,8 +28,16 @@ std::string model_type_of(const nlohmann::ordered_json& config);
 bool stored_transposed(const std::string& model_type, const std::string& name);
 
 // Files of a model folder that go along with the weights: all but weights in any format, indices and
-// config.json.
-std::vector<std::string> other_files(const std::string& folder);
+// config.json. Of a GGUF file: those that are made from its metadata.
+std::vector<std::string> other_files(const Checkpoint& input);
+
+// What the weights take in the files, in blocks or not.
+uint64_t stored_bytes(const Checkpoint& input);
+
+// Checks that `output`, a folder or a file, may be written, and gives its path without a trailing slash.
+// Throws kInvalidArgument, kAlreadyExists, kNotFound, kIo when the disk is too full.
+std::string check_output(const Checkpoint& input, const std::string& output, bool output_is_folder,
+                         bool overwrite, uint64_t needed_bytes);
 
 // What one weight of the input becomes: tensors declared together, in one shard.
 struct OutputUnit {

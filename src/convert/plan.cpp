@@ -137,7 +137,7 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
     plan.bytes_after += entry.bytes_after;
     plan.tensors.push_back(std::move(entry));
   }
-  if (input.is_folder()) plan.copied_files = other_files(input.path());
+  if (input.is_folder()) plan.copied_files = other_files(input);
   return plan;
 }
 

@@ -131,4 +131,25 @@ std::span<const std::byte> WeightReader::read_as(int64_t chunk, DType as, Scratc
   return converted;
 }
 
+void WeightReader::read_floats(int64_t begin, std::span<float> output, Scratch& scratch) const {
+  const auto first = static_cast<uint64_t>(begin);
+  if (!quantized_) {
+    const auto plain = scratch.bytes(0, output.size() * dtype_bytes(dtype_));
+    checkpoint_.read(info_, first * dtype_bytes(dtype_), plain);
+    convert_elements({dtype_, Shape({static_cast<int64_t>(output.size())}), plain}, DType::kF32,
+                     std::as_writable_bytes(output));
+    return;
+  }
+  // Decoding begins with a block and, two codes a byte, at an even element.
+  const auto block = static_cast<uint64_t>(block_size_ % 2 == 0 ? block_size_ : 2 * block_size_);
+  const uint64_t from = first / block * block, last = first + output.size();
+  const auto codes = scratch.get<uint8_t>(0, static_cast<size_t>((last - from + 1) / 2));
+  checkpoint_.read(info_, from / 2, std::as_writable_bytes(codes));
+  const auto values = static_cast<size_t>(last - from);
+  float* decoded = from == first ? output.data() : scratch.get<float>(1, values).data();
+  decode_blocks(codes.data(), scales_.data() + from / static_cast<uint64_t>(block_size_), table_,
+                static_cast<int64_t>(values), block_size_, DType::kF32, decoded);
+  if (from != first) std::copy_n(decoded + (first - from), output.size(), output.data());
+}
+
 }  // namespace nfloat

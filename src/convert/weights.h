@@ -35,6 +35,8 @@ class WeightReader {
   // quantized weights `as` chooses the type they are decoded to.
   std::span<const std::byte> read(int64_t chunk, Scratch& scratch) const;
   std::span<const std::byte> read_as(int64_t chunk, DType as, Scratch& scratch) const;
+  // Any range of values as float32, unless transposed. Uses slots 0 and 1.
+  void read_floats(int64_t begin, std::span<float> output, Scratch& scratch) const;
 
  private:
   const Checkpoint& checkpoint_;

@@ -25,6 +25,11 @@ const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name) noexcept;
 const GgufPreTokenizer* match_gguf_pre_tokenizer(std::string_view expression, bool single_digits,
                                                  bool whole_words) noexcept;
 
+struct GgufArchitecture;
+
+// Throws kUnsupported naming the architecture.
+const GgufArchitecture& architecture_of(const GgufFile& file);
+
 // The files that a Hugging Face folder would have beside the weights, by name: config.json, and where the
 // file has a tokenizer, tokenizer.json or tokenizer.model, tokenizer_config.json. Throws kUnsupported
 // (architecture, kind of tokenizer, pre-tokenizer, each by name), kMalformedFile.

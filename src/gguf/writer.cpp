@@ -64,6 +64,11 @@ void GgufMetadata::flag(std::string_view key, bool value) {
   put(bytes_, static_cast<uint8_t>(value));
 }
 
+void GgufMetadata::flags(std::string_view key, const std::vector<bool>& values) {
+  begin_array(key, GgufValueType::kBool, values.size());
+  for (const bool value : values) put(bytes_, static_cast<uint8_t>(value));
+}
+
 void GgufMetadata::texts(std::string_view key, std::span<const std::string> values) {
   begin_array(key, GgufValueType::kString, values.size());
   for (const std::string& value : values) put_text(bytes_, value);

@@ -22,6 +22,7 @@ class GgufMetadata {
   void i32(std::string_view key, int32_t value);
   void f32(std::string_view key, float value);
   void flag(std::string_view key, bool value);
+  void flags(std::string_view key, const std::vector<bool>& values);
   void texts(std::string_view key, std::span<const std::string> values);
   void numbers(std::string_view key, std::span<const float> values);
   void integers(std::string_view key, std::span<const int32_t> values);

@@ -89,9 +89,9 @@ SentencePieceFile::Piece read_piece(std::string_view bytes, const std::string& w
   for (Message message(bytes, where); message.next(&field);) {
     if (field.number == 1 && field.is_text) {
       piece.text = field.text;
-    } else if (field.number == 2 &&
-               !std::isfinite(std::bit_cast<float>(static_cast<uint32_t>(field.value)))) {
-      fail(ErrorCode::kMalformedFile, "{}: the score is not finite", where);
+    } else if (field.number == 2) {
+      piece.score = std::bit_cast<float>(static_cast<uint32_t>(field.value));
+      if (!std::isfinite(piece.score)) fail(ErrorCode::kMalformedFile, "{}: the score is not finite", where);
     } else if (field.number == 3) {
       if (field.value < 1 || field.value > 6)
         fail(ErrorCode::kMalformedFile, "{}: the type is {}, expected 1 to 6", where, field.value);
@@ -108,18 +108,18 @@ SentencePieceFile::Piece read_piece(std::string_view bytes, const std::string& w
 void read_trainer(std::string_view bytes, const std::string& source, SentencePieceFile& file) {
   constexpr uint64_t kUnigram = 1, kBpe = 2;
   const std::string where = source + ": trainer_spec";
-  bool is_bpe = false;
   Field field;
   for (Message message(bytes, where); message.next(&field);) {
     if (field.number == 3 && field.value != kUnigram && field.value != kBpe)
       fail(ErrorCode::kUnsupported, "{}: model_type is {}, only unigram (1) and bpe (2) are supported", where,
            field.value);
-    if (field.number == 3) is_bpe = field.value == kBpe;
+    if (field.number == 3) file.is_bpe = field.value == kBpe;
     if (field.number == 24 && field.value != 0) file.words_are_independent = false;  // spaces end words
+    if (field.number == 40) file.unknown = static_cast<int32_t>(field.value);
     if (field.number == 41) file.bos = static_cast<int32_t>(field.value);
     if (field.number == 42) file.eos = static_cast<int32_t>(field.value);
   }
-  file.words_are_independent = file.words_are_independent && is_bpe;
+  file.words_are_independent = file.words_are_independent && file.is_bpe;
 }
 
 void read_normalizer(std::string_view bytes, const std::string& where, SentencePieceFile& file) {

@@ -15,11 +15,14 @@ struct SentencePieceFile {
   enum Type : uint8_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
   struct Piece {
     std::string_view text;  // borrows the file
+    float score = 0;
     Type type = kNormal;
   };
   std::vector<Piece> pieces;  // by id
   int32_t bos = 1;
   int32_t eos = 2;
+  int32_t unknown = 0;
+  bool is_bpe = false;  // else unigram
   bool add_dummy_prefix = true;
   // No piece goes on over a space behind another character and nothing rewrites the text: every word can be
   // cut on its own, with the same result.

@@ -38,6 +38,7 @@ const std::map<std::string, Room> kRooms = {
     {"analyze", {4, {"analyze.h"}}},
     {"model", {4, {"model.h", "model_config.h", "sampler.h", "synthetic.h"}}},
     {"evaluate", {5, {"compare.h", "evaluate.h", "tasks.h"}}},
+    {"bridge", {5, {"bridge.h"}}},
     {"tune", {5, {"tune.h"}}},
     {"report", {6, {"plot.h", "report.h"}}},
     {"c_api", {7, {"nfloat.h"}}},

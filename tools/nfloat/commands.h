@@ -17,6 +17,7 @@ void add_bench_command(CLI::App& app);
 void add_chat_command(CLI::App& app);
 void add_codebook_command(CLI::App& app);
 void add_compare_command(CLI::App& app);
+void add_convert_command(CLI::App& app);
 void add_dequantize_command(CLI::App& app);
 void add_evaluate_command(CLI::App& app);
 void add_generate_command(CLI::App& app);

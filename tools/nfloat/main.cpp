@@ -34,6 +34,7 @@ int main(int argc, char** argv) {
   nfloat::cli::add_codebook_command(app);
   nfloat::cli::add_quantize_command(app);
   nfloat::cli::add_dequantize_command(app);
+  nfloat::cli::add_convert_command(app);
   nfloat::cli::add_inspect_command(app);
   nfloat::cli::add_plan_command(app);
   nfloat::cli::add_generate_command(app);

@@ -44,7 +44,8 @@ struct RandomModel {
   reference::Weights weights;
 
   explicit RandomModel(const std::string& config_json, const std::vector<std::string>& left_out = {},
-                       ExpertLayout experts = ExpertLayout::kSingle, const std::string& prefix = "") {
+                       ExpertLayout experts = ExpertLayout::kSingle, const std::string& prefix = "",
+                       float gain = 1.5f) {
     std::ofstream(folder.path() + "/config.json") << config_json;
     config = parse_model_config(config_json, "config.json");
     std::mt19937 generator(20230523);
@@ -70,7 +71,7 @@ struct RandomModel {
       const bool bias = tensor.name.ends_with("bias") || tensor.name.ends_with("sinks");
       const bool matrix = tensor.shape.rank() >= 2 && !bias;
       const float spread =
-          matrix ? 1.5f / std::sqrt(static_cast<float>(tensor.shape[tensor.shape.rank() - 1])) : 0.2f;
+          matrix ? gain / std::sqrt(static_cast<float>(tensor.shape[tensor.shape.rank() - 1])) : 0.2f;
       for (float& value : data) value = (matrix || bias ? 0.0f : 1.0f) + spread * normal(generator);
       weights[tensor.name] = reference::Vector(data.begin(), data.end());
       const auto raw = std::as_bytes(std::span(data));

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_BRIDGE_H_
+#define NFLOAT_BRIDGE_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/checkpoint.h"
+#include "nfloat/convert.h"
+#include "nfloat/gguf.h"
+
+// Whole models between Hugging Face folders (plain or bitsandbytes 4-bit) and GGUF files, streamed as
+// convert.h does.
+namespace nfloat {
+
+struct BridgeOptions {
+  // Of matrices; absent: as they are (4-bit ones of bitsandbytes in the type that they decode to, blocks of
+  // GGUF in bf16). GGUF files: F32, F16, BF16, Q8_0, Q4_0, IQ4_NL; folders: F32, F16, BF16.
+  std::optional<GgufType> type;
+  uint64_t part_bytes = 0;  // a file's size at most, if no single tensor is larger; 0: one GGUF file
+  bool check = false;       // read the result again and compare
+};
+
+// What became of one tensor.
+struct BridgeTensor {
+  std::string name;           // in the output
+  std::string before, after;  // "nf4", "BF16", "Q4_0"
+  int64_t elements = 0;
+  uint64_t bytes = 0;               // after
+  double squared_error = 0;         // sum, against the values of the input in float32
+  double squared_original = 0;      // sum; 0 when nothing is lost and it was not computed
+  double sqnr_db() const noexcept;  // infinity when nothing is lost
+};
+
+struct BridgeResult {
+  std::vector<std::string> files;
+  std::vector<BridgeTensor> tensors;  // in the output's order
+  std::vector<std::string> notes;     // what the output cannot say, besides precision
+  uint64_t bytes_before = 0, bytes_after = 0;
+  int64_t parameters = 0;
+  double seconds = 0;
+  double sync_seconds = 0;   // for the data to be on the disk
+  double check_seconds = 0;  // of reading it again
+};
+
+// Writes a GGUF file that llama.cpp runs: names, order of rows, metadata, tokenizer and chat template as it
+// expects them. `output` ends in ".gguf"; with part_bytes it may become "NAME-00001-of-00003.gguf" and so on.
+// Norms, biases and routers are F32; embedding and head of 4-bit files Q8_0; rows that are no whole blocks
+// F16. The input is a checkpoint with its configuration, a GGUF file too. Throws kUnsupported (a model that
+// llama.cpp does not have), kNotFinite (values that the type cannot hold, naming tensor and place), and what
+// quantize_checkpoint throws.
+NFLOAT_API BridgeResult write_gguf(const Checkpoint& input, const std::string& output,
+                                   const BridgeOptions& options, const ConvertControl& control = {});
+
+// The reverse: a plain Hugging Face folder of a GGUF file, its configuration and tokenizer made from the
+// metadata, or of a bitsandbytes one. With a type every floating tensor becomes it; without, plain ones stay
+// as they are, those in blocks become BF16. Open GGUF files with CheckpointOptions::decoded F32: what is lost
+// is measured against that. part_bytes 0: shards of 5 GB. Throws kInvalidArgument (a type that folders do not
+// have), kNotFinite, and what dequantize_checkpoint throws.
+NFLOAT_API BridgeResult write_folder(const Checkpoint& input, const std::string& output,
+                                     const BridgeOptions& options, const ConvertControl& control = {});
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_BRIDGE_H_

@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <mutex>
+#include <nlohmann/json.hpp>
+
+#include "base/fail.h"
+#include "convert/output.h"
+#include "convert/stream.h"
+#include "convert/weights.h"
+#include "nfloat/bridge.h"
+
+namespace nfloat {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+// Where the bytes of a tensor go: into the file, or beside what is in the file.
+using Sink = std::function<void(uint64_t begin, std::span<const std::byte> bytes)>;
+
+DType dtype_of(GgufType type) {
+  switch (type) {
+    case GgufType::kF32:
+      return DType::kF32;
+    case GgufType::kF16:
+      return DType::kF16;
+    case GgufType::kBF16:
+      return DType::kBF16;
+    default:
+      fail(ErrorCode::kInvalidArgument, "{} is a type of GGUF files; folders have F32, F16 and BF16",
+           gguf_type_info(type).name);
+  }
+}
+
+// One tensor of the folder.
+struct Target {
+  TensorInfo input;
+  DType dtype = DType::kF32;
+  Shape shape;
+  bool transpose = false;
+};
+
+class WeightJob : public StreamJob {
+ public:
+  WeightJob(const Checkpoint& input, const Target& target, BridgeTensor& result, Sink sink)
+      : input_(input),
+        target_(target),
+        result_(result),
+        sink_(std::move(sink)),
+        exact_(!input.is_quantized(target.input.name) && target.input.dtype == target.dtype),
+        reader_(input, target.input.name, target.transpose) {}
+
+  int64_t next_stage() override { return started_++ > 0 ? 0 : reader_.chunks(); }
+
+  uint64_t run(int64_t chunk, Scratch& scratch) override {
+    const uint64_t at = static_cast<uint64_t>(reader_.begin(chunk)) * dtype_bytes(target_.dtype);
+    if (exact_) {
+      sink_(at, reader_.read_as(chunk, target_.dtype, scratch));
+    } else {
+      const auto elements = static_cast<size_t>(reader_.count(chunk));
+      const TensorView values{DType::kF32, Shape({reader_.count(chunk)}),
+                              reader_.read_as(chunk, DType::kF32, scratch)};
+      if (target_.dtype == DType::kF32) {
+        sink_(at, values.bytes);
+      } else {
+        const auto stored = scratch.bytes(2, elements * dtype_bytes(target_.dtype));
+        convert_elements(values, target_.dtype, stored);
+        measure(chunk, values, {target_.dtype, values.shape, stored}, scratch);
+        sink_(at, stored);
+      }
+    }
+    return reader_.input_bytes(chunk);
+  }
+
+ private:
+  void measure(int64_t chunk, const TensorView& values, const TensorView& stored, Scratch& scratch) {
+    const auto count = static_cast<size_t>(reader_.count(chunk));
+    const auto decoded = scratch.get<float>(3, count);
+    convert_elements(stored, DType::kF32, std::as_writable_bytes(decoded));
+    double error = 0, original = 0;
+    for (size_t i = 0; i < count; ++i) {
+      float value;
+      std::memcpy(&value, values.bytes.data() + i * sizeof(float), sizeof(float));
+      const double off = double{decoded[i]} - double{value};
+      if (std::isfinite(value) && !std::isfinite(decoded[i]))
+        fail(ErrorCode::kNotFinite, "{}: {} at element {} of '{}' has no place in {}: take bf16 or f32",
+             input_.path(), value, reader_.begin(chunk) + static_cast<int64_t>(i), target_.input.name,
+             dtype_name(target_.dtype));
+      if (!std::isfinite(value)) continue;
+      error += off * off;
+      original += double{value} * double{value};
+    }
+    const std::lock_guard lock(mutex_);
+    result_.squared_error += error;
+    result_.squared_original += original;
+  }
+
+  const Checkpoint& input_;
+  const Target& target_;
+  BridgeTensor& result_;
+  const Sink sink_;
+  const bool exact_;
+  const WeightReader reader_;
+  std::mutex mutex_;
+  int started_ = 0;
+};
+
+std::vector<Target> plan_folder(const Checkpoint& input, const nlohmann::ordered_json& config,
+                                std::optional<DType> dtype) {
+  std::vector<Target> targets;
+  for (const std::string& name : input.weight_names()) {
+    Target target;
+    target.input = *input.find(name);
+    target.dtype = target.input.dtype;
+    target.shape = target.input.shape;
+    if (input.is_quantized(name)) {
+      const QuantizedView view = input.quantized(name);
+      target.transpose = stored_transposed(model_type_of(config), name);
+      target.dtype = dtype.value_or(view.dtype);
+      target.shape = target.transpose ? Shape({view.shape[1], view.shape[0]}) : view.shape;
+    } else if (input.stored_type(name) != dtype_name(target.dtype)) {
+      target.dtype = dtype.value_or(DType::kBF16);
+    } else if (dtype && is_quantizable(target.dtype)) {
+      target.dtype = *dtype;
+    }
+    targets.push_back(std::move(target));
+  }
+  return targets;
+}
+
+void check_written(const Checkpoint& input, const std::vector<Target>& targets, const std::string& output,
+                   const ConvertControl& control) {
+  const Checkpoint written(output);
+  std::vector<BridgeTensor> ignored(targets.size());
+  ConvertProgress progress;
+  progress.tensors_total = targets.size();
+  for (const Target& target : targets) progress.input_bytes_total += target.input.bytes;
+  run_stream(
+      targets.size(),
+      [&](size_t i) -> std::unique_ptr<StreamJob> {
+        const Target& target = targets[i];
+        const TensorInfo* tensor = written.find(target.input.name);
+        if (tensor == nullptr || tensor->dtype != target.dtype || tensor->shape != target.shape)
+          fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is not as it was written", output,
+               target.input.name);
+        return std::make_unique<WeightJob>(
+            input, target, ignored[i], [&, tensor](uint64_t begin, std::span<const std::byte> bytes) {
+              std::vector<std::byte> stored(bytes.size());
+              written.read(*tensor, begin, stored);
+              if (std::memcmp(stored.data(), bytes.data(), bytes.size()) != 0)
+                fail(ErrorCode::kMalformedFile, "{}: tensor '{}' differs near its byte {}", output,
+                     tensor->name, begin);
+            });
+      },
+      progress, control);
+}
+
+}  // namespace
+
+BridgeResult write_folder(const Checkpoint& input, const std::string& output, const BridgeOptions& options,
+                          const ConvertControl& control) {
+  std::optional<DType> dtype;
+  if (options.type) dtype = dtype_of(*options.type);
+  nlohmann::ordered_json config = parse_config(input);
+  const std::vector<Target> targets = plan_folder(input, config, dtype);
+
+  BridgeResult result;
+  result.bytes_before = stored_bytes(input);
+  std::vector<OutputUnit> units;
+  for (const Target& target : targets) {
+    BridgeTensor tensor;
+    tensor.name = target.input.name;
+    tensor.before = input.stored_type(target.input.name);
+    tensor.after = dtype_name(target.dtype);
+    tensor.elements = target.shape.elements();
+    tensor.bytes = static_cast<uint64_t>(tensor.elements) * dtype_bytes(target.dtype);
+    result.parameters += tensor.elements;
+    result.bytes_after += tensor.bytes;
+    OutputUnit unit;
+    unit.input = &target.input;
+    unit.tensors = {{target.input.name, target.dtype, target.shape}};
+    unit.bytes = tensor.bytes;
+    units.push_back(std::move(unit));
+    result.tensors.push_back(std::move(tensor));
+  }
+  if (!config.empty()) {
+    config.erase("quantization_config");
+    if (dtype)
+      for (const char* key : {"torch_dtype", "dtype"})
+        if (config.contains(key)) config[key] = dtype_torch_name(*dtype);
+  }
+  constexpr uint64_t kUsualShard = 5'000'000'000;
+  ConvertResult written;
+  const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,
+                                std::function<void(std::string)>) -> std::unique_ptr<StreamJob> {
+    return std::make_unique<WeightJob>(input, targets[i], result.tensors[i],
+                                       [&writer, first](uint64_t begin, std::span<const std::byte> bytes) {
+                                         writer.write(first, begin, bytes);
+                                       });
+  };
+  write_checkpoint(input, output, units, make_job, config,
+                   options.part_bytes > 0 ? options.part_bytes : kUsualShard, control, &written);
+  result.files = written.files;
+  result.seconds = written.seconds;
+  result.sync_seconds = written.sync_seconds;
+  if (options.check) {
+    const Clock::time_point start = Clock::now();
+    check_written(input, targets, output, control);
+    result.check_seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  }
+  return result;
+}
+
+}  // namespace nfloat

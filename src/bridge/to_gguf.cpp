@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <mutex>
+
+#include "base/fail.h"
+#include "bridge/gguf_plan.h"
+#include "bridge/row_reader.h"
+#include "convert/output.h"
+#include "gguf/tables.h"
+
+namespace nfloat {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Where the bytes of a tensor go: into the file, or beside what is in the file.
+using Sink = std::function<void(uint64_t begin, std::span<const std::byte> bytes)>;
+
+// One tensor of the file.
+class TargetJob : public StreamJob {
+ public:
+  TargetJob(const Checkpoint& checkpoint, const GgufTarget& target, BridgeTensor& result, Sink sink)
+      : checkpoint_(checkpoint), target_(target), result_(result), sink_(std::move(sink)) {
+    if (target.mxfp4) {
+      const std::string& name = target.sources[0].name;
+      for (const char* part : {"_blocks", "_scales"}) parts_.push_back(&*checkpoint.find(name + part));
+      result.before = "MXFP4";
+    }
+    for (const GgufSource& source : target.mxfp4 ? std::vector<GgufSource>() : target.sources)
+      readers_.push_back(
+          std::make_unique<RowReader>(checkpoint, source.name, target.cols, target.transposed));
+    if (!readers_.empty()) result.before = readers_[0]->stored_type();
+    chunk_rows_ = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, target.cols));
+    const GgufTypeInfo& type = gguf_type_info(target.type);
+    row_bytes_ = static_cast<uint64_t>(target.cols) * static_cast<uint64_t>(type.block_bytes) /
+                 static_cast<uint64_t>(type.block_elements);
+  }
+
+  int64_t next_stage() override {
+    return started_++ > 0 ? 0 : (target_.rows + chunk_rows_ - 1) / chunk_rows_;
+  }
+
+  uint64_t run(int64_t chunk, Scratch& scratch) override {
+    const int64_t first = chunk * chunk_rows_, count = std::min(chunk_rows_, target_.rows - first);
+    const auto output = scratch.bytes(2, static_cast<size_t>(count) * row_bytes_);
+    uint64_t consumed = 0;
+    if (!target_.values.empty()) {
+      std::memcpy(output.data(), target_.values.data(), output.size());
+    } else if (target_.mxfp4) {
+      consumed = repack(first, count, output);
+    } else if (readers_[0]->plain() && plain_dtype(target_.type) != nullptr && !target_.plus_one &&
+               *readers_[0]->plain() == *plain_dtype(target_.type)) {
+      for_runs(first, count, [&](const RowReader& reader, int64_t from, int64_t at, int64_t rows) {
+        reader.read_bytes(from, rows, output.subspan(static_cast<size_t>(at) * row_bytes_));
+        consumed += reader.input_bytes(rows);
+      });
+    } else {
+      consumed = encode(first, count, output, scratch);
+    }
+    sink_(static_cast<uint64_t>(first) * row_bytes_, output);
+    return consumed;
+  }
+
+ private:
+  // body(reader, its first row, row of the chunk, rows) for rows that follow one another on both sides.
+  template <typename Body>
+  void for_runs(int64_t first, int64_t count, const Body& body) const {
+    for (int64_t done = 0; done < count;) {
+      const auto source =
+          static_cast<size_t>(target_.sources.size() > 1 ? (first + done) / target_.sources[0].map.count : 0);
+      const GgufRowMap& map = target_.sources[source].map;
+      const int64_t row = first + done, from = map.huggingface(row);
+      int64_t rows = 1;
+      while (done + rows < count && row + rows < map.first + map.count &&
+             map.huggingface(row + rows) == from + rows)
+        ++rows;
+      body(*readers_[source], from, done, rows);
+      done += rows;
+    }
+  }
+
+  uint64_t encode(int64_t first, int64_t count, std::span<std::byte> output, Scratch& scratch) {
+    const auto values = scratch.get<float>(3, static_cast<size_t>(count * target_.cols));
+    uint64_t consumed = 0;
+    for_runs(first, count, [&](const RowReader& reader, int64_t from, int64_t at, int64_t rows) {
+      reader.read(from, rows, values.data() + at * target_.cols, scratch);
+      consumed += reader.input_bytes(rows);
+    });
+    if (target_.plus_one)
+      for (float& value : values) value += 1;
+    encode_gguf(target_.type, values, output);
+    if (target_.type != GgufType::kF32) measure(first, values, output, scratch);
+    return consumed;
+  }
+
+  void measure(int64_t first, std::span<const float> values, std::span<const std::byte> output,
+               Scratch& scratch) {
+    const auto decoded = scratch.get<float>(0, values.size());
+    decode_gguf(target_.type, output, decoded);
+    double error = 0, original = 0;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const double value = double{values[i]}, off = double{decoded[i]} - value;
+      error += off * off;
+      original += value * value;
+    }
+    if (!std::isfinite(error) || !std::isfinite(original)) refuse(first, values, decoded);
+    const std::lock_guard lock(mutex_);
+    result_.squared_error += error;
+    result_.squared_original += original;
+  }
+
+  [[noreturn]] void refuse(int64_t first, std::span<const float> values,
+                           std::span<const float> decoded) const {
+    size_t at = 0;
+    while (at + 1 < values.size() && std::isfinite(values[at]) && std::isfinite(decoded[at])) ++at;
+    const int64_t row = first + static_cast<int64_t>(at) / target_.cols;
+    fail(ErrorCode::kNotFinite, "{}: {} at [{}, {}] of '{}' has no place in {}{}", checkpoint_.path(),
+         values[at], row, static_cast<int64_t>(at) % target_.cols, target_.name,
+         gguf_type_info(target_.type).name, std::isfinite(values[at]) ? ": take bf16 or f32" : "");
+  }
+
+  // In the file, codes 16 apart share a byte; in the checkpoint neighbours do.
+  uint64_t repack(int64_t first, int64_t count, std::span<std::byte> output) const {
+    constexpr size_t kCodes = 16, kBytes = 17;
+    const auto blocks = static_cast<size_t>(target_.cols / 32);
+    std::vector<std::byte> codes(blocks * kCodes), scales(blocks);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto row = static_cast<uint64_t>(target_.sources[0].map.huggingface(first + i));
+      checkpoint_.read(*parts_[0], row * codes.size(), codes);
+      checkpoint_.read(*parts_[1], row * scales.size(), scales);
+      for (size_t b = 0; b < blocks; ++b) {
+        std::byte* to = output.data() + (static_cast<size_t>(i) * blocks + b) * kBytes;
+        const std::byte* from = codes.data() + b * kCodes;
+        *to++ = scales[b];
+        for (size_t k = 0; k < kCodes; ++k) {
+          const auto nibble = [&](size_t element) {
+            return element % 2 == 0 ? from[element / 2] & std::byte{15} : from[element / 2] >> 4;
+          };
+          to[k] = nibble(k) | nibble(k + 16) << 4;
+        }
+      }
+    }
+    return static_cast<uint64_t>(count) * (codes.size() + scales.size());
+  }
+
+  const Checkpoint& checkpoint_;
+  const GgufTarget& target_;
+  BridgeTensor& result_;
+  const Sink sink_;
+  std::vector<std::unique_ptr<RowReader>> readers_;  // beside the sources
+  std::vector<const TensorInfo*> parts_;             // codes and scales of MXFP4
+  int64_t chunk_rows_ = 1;
+  uint64_t row_bytes_ = 0;
+  std::mutex mutex_;
+  int started_ = 0;
+};
+
+struct Part {
+  std::string path;
+  std::vector<size_t> targets;
+  std::unique_ptr<GgufWriter> writer;
+};
+
+// "DIR/x.gguf" -> "DIR/x-00001-of-00003.gguf".
+std::string part_path(const std::string& path, size_t part, size_t parts) {
+  if (parts == 1) return path;
+  constexpr std::string_view kEnding = ".gguf";
+  return fmt::format("{}-{:05}-of-{:05}.gguf", path.substr(0, path.size() - kEnding.size()), part + 1, parts);
+}
+
+std::vector<Part> make_parts(const std::string& path, const GgufPlan& plan, uint64_t part_bytes) {
+  std::vector<Part> parts(1);
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < plan.targets.size(); ++i) {
+    const uint64_t size = gguf_tensor_bytes(plan.targets[i].type, plan.targets[i].shape);
+    if (part_bytes > 0 && !parts.back().targets.empty() && bytes + size > part_bytes) {
+      parts.emplace_back();
+      bytes = 0;
+    }
+    parts.back().targets.push_back(i);
+    bytes += size;
+  }
+  for (size_t i = 0; i < parts.size(); ++i) {
+    parts[i].path = part_path(path, i, parts.size());
+    if (parts.size() > 1) remove_stale_temporaries(parts[i].path);
+    GgufMetadata metadata = i == 0 ? plan.metadata : GgufMetadata();
+    if (parts.size() > 1) {
+      metadata.u16("split.no", static_cast<uint16_t>(i));
+      metadata.u16("split.count", static_cast<uint16_t>(parts.size()));
+      metadata.i32("split.tensors.count", static_cast<int32_t>(plan.targets.size()));
+    }
+    std::vector<GgufWriter::Declared> declared;
+    for (const size_t target : parts[i].targets)
+      declared.push_back({plan.targets[target].name, plan.targets[target].type, plan.targets[target].shape});
+    parts[i].writer = std::make_unique<GgufWriter>(parts[i].path, metadata, declared);
+  }
+  return parts;
+}
+
+// Reads the written files and compares every byte with what the checkpoint gives.
+void check_written(const Checkpoint& input, const GgufPlan& plan, const std::string& path,
+                   const ConvertProgress& progress, const ConvertControl& control) {
+  const GgufFile file(path);
+  std::vector<BridgeTensor> ignored(plan.targets.size());
+  run_stream(
+      plan.targets.size(),
+      [&](size_t i) -> std::unique_ptr<StreamJob> {
+        const GgufTarget& target = plan.targets[i];
+        const GgufTensor* tensor = file.find(target.name);
+        if (tensor == nullptr || tensor->type != target.type || tensor->shape != target.shape)
+          fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is not as it was written", path, target.name);
+        return std::make_unique<TargetJob>(
+            input, target, ignored[i], [&, tensor](uint64_t begin, std::span<const std::byte> bytes) {
+              const auto stored = file.bytes(*tensor).subspan(begin, bytes.size());
+              if (std::memcmp(stored.data(), bytes.data(), bytes.size()) != 0)
+                fail(ErrorCode::kMalformedFile, "{}: tensor '{}' differs near its byte {}", path,
+                     tensor->name, begin);
+              file.release(stored);
+            });
+      },
+      progress, control);
+}
+
+}  // namespace
+
+double BridgeTensor::sqnr_db() const noexcept {
+  return squared_error > 0 ? 10 * std::log10(squared_original / squared_error)
+                           : std::numeric_limits<double>::infinity();
+}
+
+BridgeResult write_gguf(const Checkpoint& input, const std::string& output, const BridgeOptions& options,
+                        const ConvertControl& control) {
+  if (!is_gguf_path(output))
+    fail(ErrorCode::kInvalidArgument, "{}: the name of a GGUF file ends in .gguf", output);
+  if (options.type && !is_encodable(*options.type))
+    fail(ErrorCode::kInvalidArgument, "{} is not written: F32, F16, BF16, Q8_0, Q4_0 and IQ4_NL are",
+         gguf_type_info(*options.type).name);
+  const Clock::time_point start = Clock::now();
+  const std::string text = input.text_file("config.json");
+  if (text.empty())
+    fail(ErrorCode::kNotFound, "{}: no config.json; a model is a folder with its configuration",
+         input.path());
+  const ModelConfig config = parse_model_config(text, input.path() + "/config.json");
+  const std::string name = std::filesystem::path(input.path()).lexically_normal().stem().string();
+  const GgufPlan plan = plan_gguf(input, config, name, options.type);
+
+  BridgeResult result;
+  result.notes = plan.notes;
+  ConvertProgress progress;
+  progress.tensors_total = plan.targets.size();
+  for (const TensorInfo& tensor : input.tensors()) progress.input_bytes_total += tensor.bytes;
+  result.bytes_before = stored_bytes(input);
+  for (const GgufTarget& target : plan.targets) {
+    BridgeTensor tensor;
+    tensor.name = target.name;
+    tensor.after = gguf_type_info(target.type).name;
+    tensor.elements = target.shape.elements();
+    tensor.bytes = gguf_tensor_bytes(target.type, target.shape);
+    result.parameters += tensor.elements;
+    result.bytes_after += tensor.bytes;
+    result.tensors.push_back(std::move(tensor));
+  }
+  const std::string path = check_output(input, output, false, control.overwrite,
+                                        result.bytes_after + plan.metadata.bytes().size());
+  remove_stale_temporaries(path);
+  std::vector<Part> parts = make_parts(path, plan, options.part_bytes);
+  std::vector<std::pair<GgufWriter*, size_t>> places;
+  for (Part& part : parts)
+    for (size_t i = 0; i < part.targets.size(); ++i) places.emplace_back(part.writer.get(), i);
+  run_stream(
+      plan.targets.size(),
+      [&](size_t i) -> std::unique_ptr<StreamJob> {
+        return std::make_unique<TargetJob>(
+            input, plan.targets[i], result.tensors[i],
+            [place = places[i]](uint64_t begin, std::span<const std::byte> bytes) {
+              place.first->write(place.second, begin, bytes);
+            });
+      },
+      progress, control);
+  result.seconds = seconds_since(start);
+  const Clock::time_point sync_start = Clock::now();
+  for (Part& part : parts) part.writer->sync();
+  result.sync_seconds = seconds_since(sync_start);
+  if (control.cancelled && control.cancelled())
+    fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
+  // The first part last: without it nothing opens the others.
+  for (size_t i = parts.size(); i-- > 0;) {
+    parts[i].writer->commit();
+    result.files.insert(result.files.begin(), parts[i].path);
+  }
+  if (options.check) {
+    const Clock::time_point check_start = Clock::now();
+    check_written(input, plan, parts[0].path, progress, control);
+    result.check_seconds = seconds_since(check_start);
+  }
+  return result;
+}
+
+}  // namespace nfloat

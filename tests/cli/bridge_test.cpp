@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// `nfloat convert`: folders to GGUF files and back.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "cli/process.h"
+#include "nfloat/checkpoint.h"
+
+namespace nfloat::cli_test {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::json;
+
+// The same weights, byte for byte.
+void expect_same(const std::string& found_path, const std::string& expected_path) {
+  const Checkpoint found(found_path), expected(expected_path);
+  ASSERT_EQ(found.tensors().size(), expected.tensors().size());
+  for (const TensorInfo& tensor : expected.tensors()) {
+    const TensorInfo* info = found.find(tensor.name);
+    ASSERT_NE(info, nullptr) << tensor.name;
+    ASSERT_EQ(info->dtype, tensor.dtype) << tensor.name;
+    ASSERT_EQ(info->shape, tensor.shape) << tensor.name;
+    const auto a = found.view(*info).bytes, b = expected.view(tensor).bytes;
+    EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end())) << tensor.name;
+  }
+}
+
+std::string greedy(const std::string& model) {
+  const Result result = nfloat({"generate", model, "-p", "Once upon a time", "-n", "24", "--temperature", "0",
+                                "--precision", "f32", "--quiet"});
+  EXPECT_TRUE(result.ok()) << result;
+  return result.out;
+}
+
+TEST_F(Cli, ConvertsAFolderToGgufAndBackWithoutAChange) {
+  const std::string file = path("tiny.gguf"), back = path("back");
+  const Result there = nfloat({"convert", model(), file, "--type", "f32", "--check"});
+  ASSERT_TRUE(there.ok()) << there;
+  EXPECT_NE(there.out.find("nothing rounded"), std::string::npos) << there;
+  EXPECT_NE(there.out.find("checked: every byte"), std::string::npos) << there;
+  const Result here = nfloat({"convert", file, back, "--type", "bf16", "--check"});
+  ASSERT_TRUE(here.ok()) << here;
+  EXPECT_NE(here.out.find("nothing rounded"), std::string::npos) << here;
+  expect_same(back, model());
+  EXPECT_EQ(greedy(back), greedy(model()));
+  EXPECT_EQ(greedy(file), greedy(model()));
+}
+
+TEST_F(Cli, ConvertsNf4ToTheNumbersThatItStandsFor) {
+  const std::string packed = path("nf4"), file = path("nf4.gguf"), plain = path("plain"), back = path("back");
+  ASSERT_TRUE(nfloat({"quantize", model(), packed}).ok());
+  ASSERT_TRUE(nfloat({"convert", packed, file, "--type", "f32", "--check"}).ok());
+  ASSERT_TRUE(nfloat({"convert", packed, plain, "--type", "f32", "--check"}).ok());
+  ASSERT_TRUE(nfloat({"convert", file, back, "--check"}).ok());
+  expect_same(back, plain);
+  EXPECT_FALSE(Json::parse(read_file(plain + "/config.json")).contains("quantization_config"));
+  EXPECT_EQ(greedy(back), greedy(packed));
+}
+
+TEST_F(Cli, ConvertMeasuresWhatBlocksLose) {
+  const std::string file = path("q8.gguf"), back = path("back");
+  const Result there = nfloat({"convert", model(), file, "--type", "q8_0", "--json"});
+  ASSERT_TRUE(there.ok()) << there;
+  const Result here = nfloat({"convert", file, back, "--json"});
+  ASSERT_TRUE(here.ok()) << here;
+  size_t rounded = 0;
+  const Json rounding = Json::parse(there.out), decoding = Json::parse(here.out);
+  for (const Json& tensor : rounding.at("tensors")) {
+    if (tensor.at("after") != "Q8_0") continue;
+    ++rounded;
+    EXPECT_FALSE(tensor.at("exact").get<bool>());
+    // 8 bits of a block of 32 normal weights: 127 steps to the largest, some 2.1 deviations.
+    EXPECT_NEAR(tensor.at("sqnr_db").get<double>(), 46, 4) << tensor;
+  }
+  EXPECT_GE(rounded, 42u);
+  // Eight bits times a scale of eleven: the products do not fit into bf16.
+  for (const Json& tensor : decoding.at("tensors"))
+    if (tensor.at("before") == "Q8_0") {
+      EXPECT_GT(tensor.at("sqnr_db").get<double>(), 45) << tensor;
+    }
+  EXPECT_EQ(decoding.at("files")[0], back + "/model.safetensors");
+}
+
+TEST_F(Cli, ConvertWritesPartsThatAreOneModel) {
+  const std::string file = path("tiny.gguf");
+  ASSERT_TRUE(nfloat({"convert", model(), file, "--part-size", "4MB"}).ok());
+  ASSERT_FALSE(fs::exists(file));
+  const std::string first = path("tiny-00001-of-00003.gguf");
+  ASSERT_TRUE(fs::exists(first));
+  EXPECT_EQ(greedy(first), greedy(model()));
+}
+
+TEST_F(Cli, ConvertNamesBadArguments) {
+  const struct {
+    std::vector<std::string> arguments;
+    std::string named;
+  } kCases[] = {{{model(), path("a.gguf"), "--type", "q9_9"}, "q9_9"},
+                {{model(), path("a.gguf"), "--type", "q4_K"}, "Q4_K"},
+                {{model(), path("a"), "--type", "q4_0"}, "Q4_0"},
+                {{model(), path("a.gguf"), "--part-size", "many"}, "--part-size"},
+                {{path("absent"), path("a.gguf")}, "absent"},
+                {{model(), path("no/folder/a.gguf")}, "folder"},
+                {{path("tiny.gguf"), path("a")}, "tiny.gguf"}};
+  write_file(path("tiny.gguf"), "GGUF\3");
+  for (const auto& one : kCases) {
+    std::vector<std::string> arguments = {"convert"};
+    arguments.insert(arguments.end(), one.arguments.begin(), one.arguments.end());
+    const Result result = nfloat(arguments);
+    EXPECT_FALSE(result.ok()) << result;
+    EXPECT_NE(result.err.find(one.named), std::string::npos) << result;
+    EXPECT_FALSE(fs::exists(path("a.gguf")) || fs::exists(path("a"))) << one.named;
+  }
+}
+
+TEST_F(Cli, ConvertReplacesOnlyWhenAskedTo) {
+  const std::string file = path("tiny.gguf");
+  write_file(file, "mine");
+  const Result refused = nfloat({"convert", model(), file});
+  EXPECT_FALSE(refused.ok());
+  EXPECT_NE(refused.err.find("tiny.gguf"), std::string::npos) << refused;
+  EXPECT_EQ(read_file(file), "mine");
+  EXPECT_TRUE(nfloat({"convert", model(), file, "--overwrite"}).ok());
+  EXPECT_EQ(greedy(file), greedy(model()));
+  size_t entries = 0;
+  for (const auto& entry : fs::directory_iterator(folder_)) entries += entry.exists() ? 1 : 0;
+  EXPECT_EQ(entries, 1u) << "something was left";
+}
+
+}  // namespace
+}  // namespace nfloat::cli_test

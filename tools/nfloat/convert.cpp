@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "convert_options.h"
+#include "nfloat/bridge.h"
+#include "table.h"
+
+namespace nfloat::cli {
+namespace {
+
+struct Options {
+  std::string input, output, type = "auto", part_size;
+  bool overwrite = false, json = false, check = false, all = false;
+  int threads = 0;
+};
+
+double bits(const BridgeTensor& tensor) {
+  return 8 * static_cast<double>(tensor.bytes) / static_cast<double>(std::max<int64_t>(1, tensor.elements));
+}
+
+std::string sqnr(double error, double original) {
+  return error > 0 ? fmt::format("{:.2f}", 10 * std::log10(original / error)) : "exact";
+}
+
+// Rows of the same kind of tensor, type and treatment are one row of the table.
+struct Group {
+  std::string before, after;
+  int64_t tensors = 0;
+  BridgeTensor sum;
+};
+
+void print_table(const BridgeResult& result, bool all) {
+  std::vector<std::pair<std::string, Group>> groups;
+  std::map<std::string, size_t> known;
+  for (const BridgeTensor& tensor : result.tensors) {
+    const std::string name = all ? tensor.name : name_pattern(tensor.name);
+    const auto [found, fresh] = known.emplace(name + tensor.before + tensor.after, groups.size());
+    if (fresh) groups.push_back({name, {tensor.before, tensor.after, 0, {}}});
+    Group& group = groups[found->second].second;
+    ++group.tensors;
+    group.sum.elements += tensor.elements;
+    group.sum.bytes += tensor.bytes;
+    group.sum.squared_error += tensor.squared_error;
+    group.sum.squared_original += tensor.squared_original;
+  }
+  Table table({{"tensor", Table::Align::kLeft},
+               {"tensors"},
+               {"before", Table::Align::kLeft},
+               {"after", Table::Align::kLeft},
+               {"bits a weight"},
+               {"SQNR, dB"}});
+  for (const auto& [name, group] : groups)
+    table.add({name, fmt::format("{}", group.tensors), group.before, group.after,
+               fmt::format("{:.2f}", bits(group.sum)),
+               sqnr(group.sum.squared_error, group.sum.squared_original)});
+  fmt::print("{}\n", table.to_string());
+}
+
+void print_json(const BridgeResult& result) {
+  nlohmann::ordered_json json;
+  json["files"] = result.files;
+  json["parameters"] = result.parameters;
+  json["bytes_before"] = result.bytes_before;
+  json["bytes_after"] = result.bytes_after;
+  json["seconds"] = result.seconds;
+  json["sync_seconds"] = result.sync_seconds;
+  json["check_seconds"] = result.check_seconds;
+  json["lost"] = result.notes;
+  for (const BridgeTensor& tensor : result.tensors) {
+    nlohmann::ordered_json one = {{"name", tensor.name},
+                                  {"before", tensor.before},
+                                  {"after", tensor.after},
+                                  {"elements", tensor.elements},
+                                  {"bytes", tensor.bytes}};
+    one["exact"] = tensor.squared_error == 0;
+    if (tensor.squared_error > 0) one["sqnr_db"] = tensor.sqnr_db();
+    json["tensors"].push_back(std::move(one));
+  }
+  fmt::print("{}\n", json.dump(2));
+}
+
+void run(const Options& options) {
+  BridgeOptions bridge;
+  bridge.check = options.check;
+  if (options.type != "auto") {
+    const GgufTypeInfo* type = find_gguf_type(options.type);
+    if (type == nullptr) throw UsageError(fmt::format("--type '{}' is not known", options.type));
+    bridge.type = type->type;
+  }
+  if (!options.part_size.empty()) bridge.part_bytes = parse_bytes(options.part_size, "--part-size");
+  const bool to_gguf = is_gguf_path(options.output);
+  const Checkpoint input(resolve_model_path(options.input), {.decoded = DType::kF32});
+  catch_interrupts();
+  const auto bar = std::make_shared<ProgressBar>("convert", "GB");
+  const ConvertControl control = control_with_progress(bar, options.threads, options.overwrite);
+  const BridgeResult result = to_gguf ? write_gguf(input, options.output, bridge, control)
+                                      : write_folder(input, options.output, bridge, control);
+  bar->finish();
+  if (options.json) return print_json(result);
+  print_table(result, options.all);
+  double error = 0, original = 0;
+  for (const BridgeTensor& tensor : result.tensors) {
+    error += tensor.squared_error;
+    original += tensor.squared_original;
+  }
+  const auto count = static_cast<double>(std::max<int64_t>(1, result.parameters));
+  fmt::print(
+      "{}: {} tensors, {} weights, {} -> {} ({:.2f} -> {:.2f} bits a weight), {}; {:.2f} s, {:.2f} GB/s of "
+      "input\n",
+      result.files[0], result.tensors.size(), result.parameters, format_bytes(result.bytes_before),
+      format_bytes(result.bytes_after), 8 * static_cast<double>(result.bytes_before) / count,
+      8 * static_cast<double>(result.bytes_after) / count,
+      error > 0 ? fmt::format("SQNR {} dB where rounded", sqnr(error, original)) : "nothing rounded",
+      result.seconds, static_cast<double>(result.bytes_before) / 1e9 / std::max(result.seconds, 1e-9));
+  if (result.files.size() > 1) fmt::print("in {} parts\n", result.files.size());
+  for (const std::string& note : result.notes) fmt::print("lost: {}\n", note);
+  if (options.check)
+    fmt::print("checked: every byte of every tensor is what the input gives ({:.2f} s)\n",
+               result.check_seconds);
+}
+
+}  // namespace
+
+void add_convert_command(CLI::App& app) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("convert", "Turn a model folder into a GGUF file for llama.cpp, or back");
+  command->footer(
+      "Examples:\n"
+      "  nfloat convert ./Llama-3.2-1B ./Llama-3.2-1B.gguf --type q8_0\n"
+      "  nfloat convert ./Llama-3.2-1B-nf4 ./Llama-3.2-1B.gguf --type bf16 --check\n"
+      "  nfloat convert ./Llama-3.2-1B-Q4_K_M.gguf ./Llama-3.2-1B --type bf16\n"
+      "GGUF has no NF4: weights of bitsandbytes' 4-bit layout become the numbers that they stand for. What "
+      "is\n"
+      "rounded is measured: \"exact\" in the table, or a signal-to-noise ratio. What llama.cpp does "
+      "otherwise\n"
+      "than the model is said.");
+  command
+      ->add_option("IN", options->input,
+                   "Model folder (plain or bitsandbytes 4-bit), GGUF file, or a name org/model in the "
+                   "Hugging Face cache")
+      ->required();
+  command->add_option("OUT", options->output, "GGUF file to make (NAME.gguf), else a model folder")
+      ->required();
+  command
+      ->add_option(
+          "--type", options->type,
+          "Type of the matrices: auto (as they are; blocks bf16), f32, f16, bf16, q8_0, q4_0, iq4_nl")
+      ->capture_default_str();
+  command->add_option("--part-size", options->part_size,
+                      "Several files of at most this size (5GB): NAME-00001-of-00002.gguf");
+  command->add_flag("--check", options->check, "Read the result again and compare every byte");
+  command->add_flag("--all", options->all, "One line a tensor");
+  command->add_option("--threads", options->threads, "Threads; 0: all cores")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  command->add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
+  command->add_flag("--json", options->json, "Print JSON");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace nfloat::cli
