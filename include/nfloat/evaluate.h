@@ -33,10 +33,13 @@ enum class PerplexityProtocol : uint8_t {
 // "paper", "llama.cpp", "bos". Throws kInvalidArgument naming them.
 NFLOAT_API PerplexityProtocol parse_perplexity_protocol(std::string_view name);
 
+// Windows of kLlamaCpp begin with their own token.
+inline constexpr int32_t kNoBosToken = -2;
+
 struct PerplexityOptions {
   PerplexityProtocol protocol = PerplexityProtocol::kPaper;
   int64_t context = 0;     // 0: 512 for kLlamaCpp, else 2048, but no more than the model's own
-  int32_t bos_token = -1;  // -1: the model's
+  int32_t bos_token = -1;  // -1: the model's; kNoBosToken
   KvCacheType kv_cache = KvCacheType::kAuto;
   std::optional<Precision> precision = std::nullopt;  // unset: the model's
   // Called after each window with tokens scored, tokens to score in all, and the perplexity so far; may throw

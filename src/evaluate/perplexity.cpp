@@ -46,7 +46,7 @@ PerplexityOptions resolved(const Model& model, PerplexityOptions options) {
   if (options.context < 2 || options.context > config.context)
     fail(ErrorCode::kInvalidArgument, "windows of {} tokens: this model allows 2 to {}", options.context,
          config.context);
-  if (options.bos_token < 0) options.bos_token = config.bos_token;
+  if (options.bos_token == -1) options.bos_token = config.bos_token;
   return options;
 }
 

@@ -83,6 +83,16 @@ TEST_F(Perplexity, OfTheEmbeddedModel) {
   EXPECT_NEAR(json["perplexity"].get<double>(), 28.082954811050435, 0.0028);
 }
 
+TEST_F(Perplexity, OfLlamaCppsProtocol) {
+  if (nfloat::testing::kSanitized)
+    GTEST_SKIP() << "the whole text takes minutes under a sanitizer; the release build scores it";
+  const Result result = nfloat({"perplexity", model(), "--text", model() + "/stories.txt", "--protocol",
+                                "llama.cpp", "--precision", "f32", "--json"});
+  ASSERT_TRUE(result.ok()) << result;
+  // What llama.cpp v0.5.0 gives for the same weights in a GGUF F32 file (tests/gguf_parity).
+  EXPECT_NEAR(Json::parse(result.out)["perplexity"].get<double>(), 55.7377, 0.0056);
+}
+
 TEST_F(Perplexity, BadInputIsNamed) {
   EXPECT_EQ(nfloat({"perplexity", model()}).exit_code, 2);
   expect_complaint(nfloat({"perplexity", model(), "--text", path("absent.txt")}), {"absent.txt"});

@@ -110,7 +110,7 @@ class Job {
     result_.text_name = options_.text.empty() ? "stories.txt, embedded in nfloat" : options_.text;
     expect_text(text, result_.text_name);
     const Tokenizer tokenizer = Tokenizer::load(folder);
-    tokens_ = tokenizer.encode(text, false);
+    tokens_ = scored_tokens(tokenizer, text, measure_.scoring);
     const std::string identity = scoring_identity(
         folder, text,
         fmt::format("{} {} {}{}", options_.protocol, options_.context, options_.precision, task_identity()));
@@ -209,7 +209,8 @@ class Job {
     load.precision = measure_.precision;
     load.threads = options_.threads;
     plain_ = Model::load(folder, load);
-    if (plain_->config().bos_token < 0) measure_.scoring.bos_token = tokenizer.bos_id().value_or(-1);
+    if (plain_->config().bos_token < 0 && measure_.scoring.bos_token == -1)
+      measure_.scoring.bos_token = tokenizer.bos_id().value_or(-1);
     measure_.scoring.context = std::min(options_.context, plain_->config().context);
     result_.model = options_.model;
     result_.protocol = options_.protocol;

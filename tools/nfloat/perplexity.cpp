@@ -122,7 +122,7 @@ class Job {
     tokenizer_ = Tokenizer::load(resolve_model_path(options_.model.model));
     text_ = read_text(options_.text, kMaxTextBytes);
     expect_text(text_, options_.text);
-    tokens_ = tokenizer_->encode(text_, false);
+    tokens_ = scored_tokens(*tokenizer_, text_, scoring_);
     if (!options_.reference.empty()) return score_against_original();
     const Model model = load_model(options_.model);
     complete(model);
@@ -146,7 +146,8 @@ class Job {
   }
 
   void complete(const Model& model) {
-    if (model.config().bos_token < 0) scoring_.bos_token = tokenizer_->bos_id().value_or(-1);
+    if (model.config().bos_token < 0 && scoring_.bos_token == -1)
+      scoring_.bos_token = tokenizer_->bos_id().value_or(-1);
   }
 
   void score_sequences() {
@@ -162,7 +163,8 @@ class Job {
   // large, both models run side by side.
   void score_against_original() {
     const std::string folder = resolve_model_path(options_.reference);
-    const std::vector<int32_t> others = Tokenizer::load(folder).encode(text_, false);
+    PerplexityOptions other_scoring = scoring_;
+    const std::vector<int32_t> others = scored_tokens(Tokenizer::load(folder), text_, other_scoring);
     const auto differ = std::mismatch(tokens_.begin(), tokens_.end(), others.begin(), others.end());
     if (differ.first != tokens_.end() || differ.second != others.end())
       throw Error(ErrorCode::kInvalidArgument,

@@ -39,6 +39,17 @@ void expect_text(const std::string& text, const std::string& name) {
     throw Error(ErrorCode::kInvalidArgument, fmt::format("{}: the text is empty", name));
 }
 
+std::vector<int32_t> scored_tokens(const Tokenizer& tokenizer, const std::string& text,
+                                   PerplexityOptions& scoring) {
+  if (scoring.protocol != PerplexityProtocol::kLlamaCpp) return tokenizer.encode(text, false);
+  std::vector<int32_t> tokens =
+      tokenizer.encode(text, {.add_special_tokens = true, .parse_special_tokens = false});
+  const std::vector<int32_t> around = tokenizer.encode("", true);
+  const bool has_bos = !around.empty() && !tokens.empty() && tokens[0] == around[0];
+  scoring.bos_token = has_bos ? tokens[0] : kNoBosToken;
+  return tokens;
+}
+
 std::string scoring_identity(const std::string& folder, const std::string& text, std::string_view how) {
   uint64_t hash = fnv(0xcbf29ce484222325u, text);
   const Checkpoint checkpoint(folder);
