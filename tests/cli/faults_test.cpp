@@ -9,6 +9,7 @@
 
 #include "cli/checkpoint_maker.h"
 #include "cli/process.h"
+#include "support/sanitizer.h"
 
 namespace nfloat::cli_test {
 namespace {
@@ -129,7 +130,8 @@ TEST_F(Faults, InterruptedAtAnyMoment) {
 TEST_F(Faults, FullDiskAtAnyOffset) {
   uint64_t largest = 0;
   for (const auto& [name, bytes] : whole_) largest = std::max<uint64_t>(largest, bytes.size());
-  for (int moment = 0; moment < moments(); ++moment) {
+  // The thread sanitizer writes and maps a small file of its own at the start, and dies where that cannot grow.
+  for (int moment = testing::kSanitized ? 1 : 0; moment < moments(); ++moment) {
     const std::string what = "full disk at moment " + std::to_string(moment);
     Limits limits;
     limits.file_bytes = 1 + largest * static_cast<uint64_t>(moment) / static_cast<uint64_t>(moments());
