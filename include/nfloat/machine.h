@@ -30,7 +30,7 @@ struct MachineLimits {
   double dot_int8 = 0;        // GOP/s, quadruples of bytes into int32 (vpdpbusd, sdot)
   double tile_bf16 = 0;       // GFLOP/s, AMX
   double tile_int8 = 0;       // GOP/s, AMX
-  double region_seconds = 0;  // one empty parallel region of that many threads
+  double region_seconds = 0;  // one empty parallel loop of that many threads
 };
 
 // Takes two to four seconds and options.memory bytes. Throws kInvalidArgument (less than 16 MiB) or

@@ -61,6 +61,13 @@ struct NFLOAT_API QuantizedTensor {
 NFLOAT_API QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& codebook,
                                               const QuantizeOptions& options = {});
 
+// The same into memory of the caller's: (elements + 1) / 2 bytes of codes and one scale a block. For many
+// tensors or passes: allocating the result takes as long as quantizing. Throws kInvalidArgument for other
+// sizes, and for double quantization, whose scales are no floats.
+NFLOAT_API void quantize_blockwise(const TensorView& weights, const Codebook& codebook,
+                                   const QuantizeOptions& options, std::span<uint8_t> codes,
+                                   std::span<float> scales);
+
 // Writes elements() values of `dtype` (F32, F16, BF16): level * scale in float32, then rounded once.
 // Throws kInvalidArgument when `output` has another size.
 NFLOAT_API void dequantize_blockwise(const QuantizedTensor& tensor, DType dtype, std::span<std::byte> output,

@@ -12,7 +12,9 @@ double neon_int8(int64_t rounds) noexcept {
 }
 
 double neon_bf16(int64_t rounds) noexcept {
-  const bfloat16x8_t ones = vreinterpretq_bf16_u16(vdupq_n_u16(0x3f80));
+  uint16_t one = 0x3f80;
+  __asm__("" : "+r"(one));  // hidden from GCC 12, which would load it as a half-precision constant
+  const bfloat16x8_t ones = vreinterpretq_bf16_u16(vdupq_n_u16(one));
   run_chains(rounds, vdupq_n_f32(0.0f), [&](float32x4_t x) { return vbfmmlaq_f32(x, ones, ones); });
   return static_cast<double>(rounds) * kChains * 4 * 4 * 2;
 }

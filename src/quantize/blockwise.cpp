@@ -39,15 +39,7 @@ int64_t over_blocks(const TensorView& weights, int64_t block_size, int threads, 
   return least.load() < elements ? least.load() : -1;
 }
 
-}  // namespace
-
-double QuantizedTensor::bits_per_weight() const noexcept {
-  const size_t bytes = codes.size() + scales.size() * 4 + nested.codes.size() + nested.absmax.size() * 4;
-  return elements() > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(elements()) : 0;
-}
-
-QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& codebook,
-                                   const QuantizeOptions& options) {
+void check(const TensorView& weights, const QuantizeOptions& options) {
   if (!is_quantizable(weights.dtype)) {
     fail(ErrorCode::kInvalidArgument, "cannot quantize {}: F32, F16 or BF16", dtype_name(weights.dtype));
   }
@@ -59,20 +51,16 @@ QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& co
          dtype_name(weights.dtype), static_cast<size_t>(weights.elements()) * dtype_bytes(weights.dtype),
          weights.bytes.size());
   }
-  const kernels::CodeTable table = make_code_table(codebook);
-  QuantizedTensor result{.codebook = codebook,
-                         .dtype = weights.dtype,
-                         .shape = weights.shape,
-                         .block_size = options.block_size,
-                         .codes = {},
-                         .scales = {},
-                         .nested = {}};
-  // A block longer than the tensor is its one partial block, whatever its size: nothing below overflows.
-  const int64_t block_size = std::min(options.block_size, std::max<int64_t>(1, result.elements()) + 1);
-  result.codes.resize(static_cast<size_t>((result.elements() + 1) / 2));
-  result.scales.resize(static_cast<size_t>((result.elements() + block_size - 1) / block_size));
-  uint8_t* codes = result.codes.data();
-  float* scales = result.scales.data();
+}
+
+// A block longer than the tensor is its one partial block, whatever its size: nothing overflows.
+int64_t fitting_block(int64_t block_size, int64_t elements) noexcept {
+  return std::min(block_size, std::max<int64_t>(1, elements) + 1);
+}
+
+// Scales, and codes unless the scales are yet to be quantized by search.
+void quantize_into(const TensorView& weights, const kernels::CodeTable& table, int64_t block_size,
+                   const QuantizeOptions& options, uint8_t* codes, float* scales) {
   const bool absmax = options.scale == ScaleMethod::kAbsmax;
   const int64_t bad =
       over_blocks(weights, block_size, options.threads, [&](const BlockRange& range, int64_t block) {
@@ -84,10 +72,50 @@ QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& co
       });
   if (bad >= 0 && !options.allow_nonfinite)
     fail(ErrorCode::kNotFinite, "the weight at index {} is NaN or infinite", bad);
+}
+
+}  // namespace
+
+double QuantizedTensor::bits_per_weight() const noexcept {
+  const size_t bytes = codes.size() + scales.size() * 4 + nested.codes.size() + nested.absmax.size() * 4;
+  return elements() > 0 ? 8.0 * static_cast<double>(bytes) / static_cast<double>(elements()) : 0;
+}
+
+void quantize_blockwise(const TensorView& weights, const Codebook& codebook, const QuantizeOptions& options,
+                        std::span<uint8_t> codes, std::span<float> scales) {
+  check(weights, options);
+  const int64_t elements = weights.elements();
+  const int64_t block_size = fitting_block(options.block_size, elements);
+  if (options.double_quantization)
+    fail(ErrorCode::kInvalidArgument, "double-quantized scales do not fit into floats of the caller's");
+  if (codes.size() != static_cast<size_t>((elements + 1) / 2) ||
+      scales.size() != static_cast<size_t>((elements + block_size - 1) / block_size)) {
+    fail(ErrorCode::kInvalidArgument, "{} bytes of codes and {} scales for {} elements in blocks of {}",
+         codes.size(), scales.size(), elements, options.block_size);
+  }
+  quantize_into(weights, make_code_table(codebook), block_size, options, codes.data(), scales.data());
+}
+
+QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& codebook,
+                                   const QuantizeOptions& options) {
+  check(weights, options);
+  const kernels::CodeTable table = make_code_table(codebook);
+  QuantizedTensor result{.codebook = codebook,
+                         .dtype = weights.dtype,
+                         .shape = weights.shape,
+                         .block_size = options.block_size,
+                         .codes = {},
+                         .scales = {},
+                         .nested = {}};
+  const int64_t block_size = fitting_block(options.block_size, result.elements());
+  result.codes.resize(static_cast<size_t>((result.elements() + 1) / 2));
+  result.scales.resize(static_cast<size_t>((result.elements() + block_size - 1) / block_size));
+  quantize_into(weights, table, block_size, options, result.codes.data(), result.scales.data());
   if (!options.double_quantization) return result;
   result.nested = quantize_scales(result.scales);
-  if (!absmax) {
+  if (options.scale != ScaleMethod::kAbsmax) {
     const std::vector<float> stored = dequantize_scales(result.nested);
+    uint8_t* codes = result.codes.data();
     over_blocks(weights, block_size, options.threads, [&](const BlockRange& range, int64_t block) {
       encode_blocks(range, table, stored.data() + block, codes + block * block_size / 2);
       return int64_t{-1};

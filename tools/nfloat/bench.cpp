@@ -249,6 +249,7 @@ void add_bench_command(CLI::App& app) {
   command->add_flag("--no-limit", options->no_limit,
                     "Do not measure the bandwidth that limits generation (a few seconds, 512 MiB)");
   command->add_flag("--json", options->json, "Print JSON");
+  add_bench_kernels_command(*command);
   command->callback([command, options] {
     if (command->get_subcommands().empty()) run(*options);
   });

@@ -14,6 +14,7 @@ struct UsageError : std::runtime_error {
 };
 void add_analyze_command(CLI::App& app);
 void add_bench_command(CLI::App& app);
+void add_bench_kernels_command(CLI::App& bench);
 void add_chat_command(CLI::App& app);
 void add_codebook_command(CLI::App& app);
 void add_compare_command(CLI::App& app);
