@@ -473,8 +473,8 @@ void add_bench_kernels_command(CLI::App& bench) {
       "  nfloat bench kernels --threads-list 1 --only 'by 1 row' --json\n"
       "Rates are medians: Gw/s is 10^9 weights a second, GOP/s 10^9 multiplications and additions.\n"
       "'share' compares with the limit measured in the same run: bytes moved with bandwidth,\n"
-      "operations with the rate of the instruction. Rows that name no cache pass over --memory,\n"
-      "which should exceed every cache.");
+      "operations with the rate of the instruction. Rows 'in cache' work on 16384 weights, which\n"
+      "one thread takes alone; the others pass over --memory, which should exceed every cache.");
   command->add_option("--threads-list", options->threads, "Numbers of threads; otherwise 1 and all")
       ->delimiter(',')
       ->check(CLI::Range(1, 1024));
