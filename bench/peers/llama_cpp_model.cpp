@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// llama.cpp on the shape of `nfloat bench --synthetic 1b`, for end_to_end.py. Not part of the build: the
-// script compiles it against the packaged libraries.
+// llama.cpp on the shape of `nfloat bench --synthetic 1b`, for bench/peers/run, which compiles it against the
+// packaged libraries.
 //   llama_cpp_model make TYPE FILE            writes a GGUF of random weights: q4_0, iq4_nl, q4_K
 //   llama_cpp_model run FILE LIBRARIES THREADS PREFILL GENERATE REPETITIONS
 // prints one JSON object a run: load seconds, peak bytes, tokens a second of every repetition.
