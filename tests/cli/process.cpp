@@ -24,7 +24,8 @@ constexpr int kNobody = 65534;
 
 [[noreturn]] void become(const std::vector<std::string>& arguments, const Limits& limits, const fs::path& out,
                          const fs::path& err) {
-  const int in_fd = ::open("/dev/null", O_RDONLY);
+  const int in_fd =
+      ::open(limits.standard_input.empty() ? "/dev/null" : limits.standard_input.c_str(), O_RDONLY);
   const int out_fd = ::open(out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
   const int err_fd = ::open(err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0666);
   ::dup2(in_fd, STDIN_FILENO);

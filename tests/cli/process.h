@@ -20,6 +20,7 @@ struct Limits {
   int signal = 0;                                  // sent `after` the start, 0: none
   std::chrono::nanoseconds after{0};               //
   std::map<std::string, std::string> environment;  // added to ours
+  std::string standard_input;                      // a file; "": nothing comes
   std::string standard_output;                     // a device to use instead of a file
   bool as_nobody = false;                          // give up root first, so that permissions count
 };

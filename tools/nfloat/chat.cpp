@@ -2,192 +2,212 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <chrono>
-#include <iostream>
-#include <nlohmann/json.hpp>
+#include <csignal>
+#include <cstdlib>
+#include <memory>
 #include <optional>
+#include <string>
+#include <string_view>
 
 #include "commands.h"
+#include "conversation.h"
 #include "model_options.h"
-#include "nfloat/chat.h"
 #include "nfloat/error.h"
-#include "nfloat/sampler.h"
-#include "nfloat/tokenizer.h"
+#include "output_file.h"
 #include "progress.h"
+#include "turn_reader.h"
 
 namespace nfloat::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
-using Clock = std::chrono::steady_clock;
+constexpr size_t kMostFileBytes = size_t{64} << 20;
 
 struct Options {
   ModelArguments model;
-  std::string render, system;
-  int64_t max_tokens = 1024, context = 4096;
-  std::optional<float> temperature;
-  std::optional<uint64_t> seed;
-  bool quiet = false;
+  ConversationOptions conversation;
+  std::string render;
+  bool quiet = false, no_history = false;
 };
 
-constexpr const char* kChatMl =
-    "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\\n' ~ m.content ~ '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+constexpr const char* kHelp =
+    "/system TEXT   begin anew with this instruction; without a text: with none\n"
+    "/reset         begin anew with the instruction from the start\n"
+    "/undo          forget the last turn\n"
+    "/again         the same turn once more, for another answer\n"
+    "/save FILE     the conversation as JSON\n"
+    "/load FILE     go on with such a conversation\n"
+    "/stats         tokens, speed, memory, context\n"
+    "/exit          end; so does Ctrl-D\n"
+    "Ctrl-C stops an answer. A line that ends with \\ goes on; lines between \"\"\" and \"\"\" are one "
+    "turn.\n"
+    "Arrow keys edit and bring back earlier lines, Ctrl-R searches them.\n";
 
-// The conversation and what the model has taken in of it.
+bool wants_colours() {
+  const char *no_colour = std::getenv("NO_COLOR"), *kind = std::getenv("TERM");
+  return (no_colour == nullptr || *no_colour == '\0') && kind != nullptr && std::string_view(kind) != "dumb";
+}
+
+// The loop of a person and a model. Answers go to standard output, everything else to standard error.
 class Chat {
  public:
-  Chat(const Options& options, const std::string& folder)
+  Chat(const Options& options, Conversation& conversation)
       : options_(options),
-        tokenizer_(Tokenizer::load(folder)),
-        model_(load_model(options.model)),
-        session_(model_, {.context = std::min(options.context, model_.config().context),
-                          .kv_cache = parse_kv_cache(options.model.kv_cache)}),
-        sampler_(settings(folder)),
-        template_(ChatTemplate::load(folder)) {
-    if (const auto id = tokenizer_.token_id("<|im_end|>"); id && tokenizer_.token_id("<|im_start|>")) {
-      ends_.push_back(*id);
-      if (!template_) template_ = ChatTemplate::parse(kChatMl, "ChatML");
-    }
-    if (!template_ && !options.quiet)
-      fmt::print(stderr, "This model has no chat template and no ChatML tokens: plain completion.\n");
-    reset(options.system);
-  }
+        conversation_(conversation),
+        colours_(wants_colours() && ::isatty(STDERR_FILENO) == 1),
+        reader_("> ", colours_, options.no_history ? "" : default_history_file()) {}
 
-  void reset(const std::string& system) {
-    messages_ = Json::array();
-    text_.clear();
-    if (!system.empty() && template_)
-      messages_.push_back({{"role", "system"}, {"content", system}});
-    else if (!system.empty())
-      text_ = system;
-  }
-
-  // One turn, streamed to standard output.
-  void answer(const std::string& user) {
-    const Json messages_before = messages_;
-    const std::string text_before = text_;
-    std::string prompt;
-    if (template_) {
-      messages_.push_back({{"role", "user"}, {"content", user}});
-      prompt = template_->render(Json{{"messages", messages_}, {"add_generation_prompt", true}}.dump());
-    } else {
-      prompt = text_ += user;
+  void run() {
+    if (conversation_.plain())
+      note("This model has no chat template and no ChatML tokens: plain completion.");
+    if (reader_.terminal()) note("/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.");
+    std::string turn;
+    while (true) {
+      switch (reader_.read(turn)) {
+        case TurnReader::Event::kEnd:
+          return;
+        case TurnReader::Event::kInterrupted:
+          note("Ctrl-D or /exit ends.");
+          break;
+        case TurnReader::Event::kTurn:
+          if (turn == "/exit" || turn == "/quit") return;
+          try {
+            take(turn);
+          } catch (const Error& error) {
+            if (error.code() == ErrorCode::kOutOfMemory) throw;
+            say(error.what());
+          }
+      }
     }
-    const std::vector<int32_t> tokens = tokenizer_.encode(prompt, !template_);
-    if (tokens.empty()) return;
-    if (static_cast<int64_t>(tokens.size()) >= session_.context()) {
-      messages_ = messages_before;
-      text_ = text_before;
-      fmt::print(stderr, "The context of {} tokens is full ({} needed): /reset, or start with --context.\n",
-                 session_.context(), tokens.size());
-      return;
-    }
-    const std::string said = generate(tokens);
-    if (template_)
-      messages_.push_back({{"role", "assistant"}, {"content", said}});
-    else
-      text_ += said;
   }
 
  private:
-  SamplerOptions settings(const std::string& folder) {
-    ends_ = model_.config().eos_tokens;
-    SamplerOptions result =
-        parse_generation_config(Checkpoint(folder).text_file("generation_config.json"),
-                                folder + "/generation_config.json", model_.config(), &ends_);
-    if (options_.temperature) result.temperature = *options_.temperature;
-    result.seed = options_.seed.value_or(
-        static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()));
-    return result;
+  // One line of standard error; a note is left out with --quiet.
+  void say(std::string_view text) const {
+    fmt::print(stderr, "{}{}{}\n", colours_ ? "\x1b[2m" : "", text, colours_ ? "\x1b[0m" : "");
+  }
+  void note(std::string_view text) const {
+    if (!options_.quiet) say(text);
   }
 
-  // Keeps what the cache shares with `tokens` and takes in the rest; at least the last one, for its logits.
-  std::string generate(const std::vector<int32_t>& tokens) {
-    const auto same = std::mismatch(taken_.begin(), taken_.end(), tokens.begin(), tokens.end()).first;
-    const auto kept = std::min(same - taken_.begin(), static_cast<std::ptrdiff_t>(tokens.size()) - 1);
-    session_.rewind(kept);
-    taken_.resize(static_cast<size_t>(kept));
-    const Clock::time_point start = Clock::now();
-    std::span<const float> logits = session_.prefill(std::span(tokens).subspan(static_cast<size_t>(kept)));
-    taken_ = tokens;
-    const Clock::time_point begun = Clock::now();
-    TokenStream stream(tokenizer_);
-    std::string said;
-    const auto show = [&](const std::string& text) {
-      said += text;
-      std::fwrite(text.data(), 1, text.size(), stdout);
-      std::fflush(stdout);
+  void take(const std::string& turn) {
+    if (turn.empty()) return;
+    if (turn[0] != '/') return answer(turn);
+    const size_t space = turn.find(' ');
+    const std::string command = turn.substr(0, space);
+    const std::string argument = space == std::string::npos ? "" : turn.substr(space + 1);
+    if (command == "/help")
+      fmt::print(stderr, "{}", kHelp);
+    else if (command == "/system")
+      restart(argument);
+    else if (command == "/reset")
+      restart(options_.conversation.system);
+    else if (command == "/undo")
+      note(conversation_.undo() ? "The last turn is forgotten." : "There is no turn to forget.");
+    else if (command == "/again")
+      again();
+    else if (command == "/save")
+      save(argument);
+    else if (command == "/load")
+      load(argument);
+    else if (command == "/stats")
+      stats();
+    else
+      say(fmt::format("There is no command {}; /help lists them.", command));
+  }
+
+  void restart(const std::string& system) {
+    conversation_.reset(system);
+    note(system.empty() ? "A new conversation." : "A new conversation with this instruction.");
+  }
+
+  void again() {
+    const std::optional<std::string> user = conversation_.undo();
+    if (!user) return say("There is no turn yet.");
+    answer(*user);
+  }
+
+  void save(const std::string& path) const {
+    if (path.empty()) return say("/save FILE: a file to write");
+    write_output_file(path, conversation_.to_json());
+    note("Saved to " + path + ".");
+  }
+
+  void load(const std::string& path) {
+    if (path.empty()) return say("/load FILE: a conversation that /save wrote");
+    conversation_.from_json(read_text(path, kMostFileBytes), path);
+    note("Going on with " + path + ".");
+  }
+
+  void stats() const {
+    const ConversationTotals& totals = conversation_.totals();
+    const ModelMemory& memory = conversation_.model().memory();
+    const auto rate = [](int64_t tokens, double seconds) {
+      return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
     };
-    int64_t count = 0;
-    while (count < options_.max_tokens && !interrupted()) {
-      const int32_t token = sampler_.sample(logits, taken_);
-      if (std::find(ends_.begin(), ends_.end(), token) != ends_.end()) break;
-      show(token < tokenizer_.vocab_size() ? stream.push(token) : std::string());
-      ++count;
-      if (session_.position() == session_.context()) break;
-      logits = session_.decode(token);
-      taken_.push_back(token);
-    }
-    show(stream.flush());
-    fmt::print("\n");
-    if (!options_.quiet) {
-      const auto seconds = std::chrono::duration<double>(Clock::now() - begun).count();
-      fmt::print(stderr,
-                 "[{} new tokens read in {:.2f} s, {} reused; {} tokens, {:.1f} tokens/s; {} of {} left]\n",
-                 static_cast<std::ptrdiff_t>(tokens.size()) - kept,
-                 std::chrono::duration<double>(begun - start).count(), kept, count,
-                 static_cast<double>(count) / std::max(seconds, 1e-9),
-                 session_.context() - session_.position(), session_.context());
-    }
-    return said;
+    fmt::print(stderr,
+               "turns      {}\n"
+               "read       {} tokens at {:.1f} tokens/s, {} more were still in the cache\n"
+               "generated  {} tokens at {:.1f} tokens/s\n"
+               "context    {} of {} tokens in use\n"
+               "weights    {}; peak memory of the program {}\n",
+               totals.turns, totals.read, rate(totals.read, totals.read_seconds), totals.reused,
+               totals.generated, rate(totals.generated, totals.generate_seconds), conversation_.used(),
+               conversation_.context(), format_bytes(memory.resident_bytes()),
+               format_bytes(peak_memory_bytes()));
+  }
+
+  void answer(const std::string& user) {
+    forget_interrupt();
+    const Answer result = conversation_.answer(
+        user,
+        [](const std::string& text) {
+          std::fwrite(text.data(), 1, text.size(), stdout);
+          std::fflush(stdout);
+        },
+        interrupted);
+    const bool stopped = result.end == AnswerEnd::kStopped;
+    forget_interrupt();
+    std::fputc('\n', stdout);
+    std::fflush(stdout);
+    if (stopped && result.generated == 0)
+      return say("Stopped before the answer; what you said is forgotten.");
+    if (result.end == AnswerEnd::kContextFull)
+      say(fmt::format("The context of {} tokens is full: /reset, or start with --context.",
+                      conversation_.context()));
+    else if (result.end == AnswerEnd::kTokenLimit)
+      note(fmt::format("Cut after {} tokens (--max-tokens).", result.generated));
+    note(fmt::format(
+        "[{} new tokens read in {:.2f} s, {} reused; {} tokens, {:.1f} tokens/s{}; {} of {} left]",
+        result.read, result.read_seconds, result.reused, result.generated,
+        static_cast<double>(result.generated) / std::max(result.generate_seconds, 1e-9),
+        stopped ? ", stopped" : "", conversation_.context() - conversation_.used(), conversation_.context()));
   }
 
   const Options& options_;
-  Tokenizer tokenizer_;
-  Model model_;
-  Session session_;
-  std::vector<int32_t> ends_;
-  Sampler sampler_;
-  std::optional<ChatTemplate> template_;
-  Json messages_ = Json::array();
-  std::string text_;
-  std::vector<int32_t> taken_;
+  Conversation& conversation_;
+  bool colours_;
+  TurnReader reader_;
 };
 
 void print_prompt(const Options& options, const std::string& folder) {
   const std::optional<ChatTemplate> chat = ChatTemplate::load(folder);
   if (!chat) throw Error(ErrorCode::kNotFound, folder + ": no chat template");
-  const std::string prompt = chat->render(read_text(options.render, size_t{64} << 20));
+  const std::string prompt = chat->render(read_text(options.render, kMostFileBytes));
   std::fwrite(prompt.data(), 1, prompt.size(), stdout);
 }
 
-void run(const Options& options) {
-  const std::string folder =
-      options.render.empty() ? resolve_model_path(options.model.model) : options.model.model;
-  if (!options.render.empty()) return print_prompt(options, folder);
-  const bool terminal = ::isatty(STDIN_FILENO) == 1;
-  Chat chat(options, folder);
-  if (terminal) fmt::print(stderr, "/help lists the commands; Ctrl-D ends.\n");
-  std::string line;
-  while (true) {
-    if (terminal) fmt::print(stderr, "> ");
-    if (!std::getline(std::cin, line)) return;
-    if (line == "/exit") return;
-    if (line == "/help")
-      fmt::print(
-          stderr,
-          "/system TEXT  begin anew with this instruction\n/reset        begin anew\n/exit         end\n");
-    else if (line == "/reset")
-      chat.reset(options.system);
-    else if (line.starts_with("/system "))
-      chat.reset(line.substr(8));
-    else if (line.starts_with("/"))
-      fmt::print(stderr, "unknown command {}; /help lists them\n", line);
-    else if (!line.empty())
-      chat.answer(line);
-  }
+void run(Options& options) {
+  if (!options.render.empty()) return print_prompt(options, options.model.model);
+  const std::string folder = resolve_model_path(options.model.model);
+  options.conversation.kv_cache = parse_kv_cache(options.model.kv_cache);
+  Conversation conversation(load_model(options.model), folder, options.conversation);
+  // Ctrl-C stops an answer where a person is there to see it; a request to end the program ends it.
+  if (::isatty(STDIN_FILENO) == 1)
+    catch_interrupts(false);
+  else
+    std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+  Chat(options, conversation).run();
 }
 
 }  // namespace
@@ -198,24 +218,30 @@ void add_chat_command(CLI::App& app) {
   command->footer(
       "Examples:\n"
       "  nfloat chat ./Qwen3-0.6B --quantize nf4\n"
+      "  nfloat chat ./Qwen3-0.6B --system \"Answer in one sentence.\" --context 8192\n"
       "  nfloat chat ./Qwen3-0.6B --render conversation.json\n"
-      "A line is a turn. Only what is new of the conversation is read by the model. A model without a chat "
-      "template\n"
-      "and without ChatML tokens continues the text instead, and that is said.");
+      "A line is a turn; /help lists the commands. Ctrl-C stops an answer, Ctrl-D ends. Only what is new of "
+      "the\n"
+      "conversation is read by the model. A model without a chat template and without ChatML tokens "
+      "continues the\n"
+      "text instead, and that is said.");
   add_model_options(*command, options->model);
   command->add_option(
       "--render", options->render,
       "Print the exact prompt for this JSON file (messages, tools, add_generation_prompt) and end");
-  command->add_option("--system", options->system, "Instruction that the conversation begins with");
-  command->add_option("-n,--max-tokens", options->max_tokens, "Most tokens of one answer")
+  ConversationOptions& conversation = options->conversation;
+  command->add_option("--system", conversation.system, "Instruction that the conversation begins with");
+  command->add_option("-n,--max-tokens", conversation.max_tokens, "Most tokens of one answer")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 27))
       ->capture_default_str();
-  command->add_option("--context", options->context, "Most tokens of the conversation")
+  command->add_option("--context", conversation.context, "Most tokens of the conversation")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 27))
       ->capture_default_str();
-  command->add_option("--temperature", options->temperature,
+  command->add_option("--temperature", conversation.temperature,
                       "Below 1 plainer, above 1 wilder; 0: the most likely token");
-  command->add_option("--seed", options->seed, "The same seed gives the same answers");
+  command->add_option("--seed", conversation.seed, "The same seed gives the same answers");
+  command->add_flag("--no-history", options->no_history,
+                    "Do not keep the lines typed (in ~/.local/state/nfloat/chat_history)");
   command->add_flag("--quiet", options->quiet, "Answers only, no notes and speeds");
   command->callback([options] { run(*options); });
 }

@@ -70,10 +70,10 @@ void ProgressBar::finish() {
   std::fflush(stderr);
 }
 
-void catch_interrupts() {
+void catch_interrupts(bool second_ends) {
   struct sigaction action {};
   action.sa_handler = [](int) { interrupt_seen.store(true, std::memory_order_relaxed); };
-  action.sa_flags = static_cast<int>(SA_RESETHAND);
+  action.sa_flags = second_ends ? static_cast<int>(SA_RESETHAND) : 0;
   sigemptyset(&action.sa_mask);
   ::sigaction(SIGINT, &action, nullptr);
   ::sigaction(SIGTERM, &action, nullptr);
@@ -81,6 +81,10 @@ void catch_interrupts() {
 
 bool interrupted() noexcept {
   return interrupt_seen.load(std::memory_order_relaxed);
+}
+
+void forget_interrupt() noexcept {
+  interrupt_seen.store(false, std::memory_order_relaxed);
 }
 
 std::string format_bytes(uint64_t bytes) {

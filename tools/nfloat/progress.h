@@ -28,9 +28,10 @@ class ProgressBar {
 };
 
 // From now on Ctrl-C and a termination request set a flag instead of ending the program; a second one ends
-// it.
-void catch_interrupts();
+// it, if `second_ends`.
+void catch_interrupts(bool second_ends = true);
 bool interrupted() noexcept;
+void forget_interrupt() noexcept;
 
 // "1.50 GB", "78.2 MB", "512 B": decimal units, as disks are sold.
 std::string format_bytes(uint64_t bytes);
