@@ -198,6 +198,8 @@ static void store_position(const KvHead& cache, int64_t position, const float* k
   }
 }
 
+constexpr int64_t kLineBytes = 64;  // of the caches
+
 // How an element of a cache is read.
 template <KvType kType>
 struct Element;
@@ -217,13 +219,22 @@ struct Element<KvType::kInt8> {
   static Floats load(const int8_t* from) noexcept { return load_int8(from); }
 };
 
-// scores[q][position - block] of kGroups groups of positions.
+template <KvType kType>
+inline constexpr int64_t kLineElements = kLineBytes /
+                                         static_cast<int64_t>(sizeof(typename Element<kType>::Type));
+
+// scores[q][position - block] of kGroups groups of positions. `values` of the same positions are as many
+// bytes: they are asked for meanwhile, since what a processor fetches by itself ends with a page and starts
+// late.
 template <KvType kType, int kQueries, int kGroups>
-static inline void score_groups(const typename Element<kType>::Type* keys, int64_t head_dim,
+static inline void score_groups(const typename Element<kType>::Type* keys,
+                                const typename Element<kType>::Type* values, int64_t head_dim,
                                 const float* key_scales, const float* const* query, float* scores) noexcept {
   constexpr int kVectors = kGroups * kGroupVectors;
   Floats sums[kQueries][kVectors] = {};
   for (int64_t d = 0; d < head_dim; ++d) {
+    constexpr int64_t kStep = kGroups * kKeyGroup;  // of values while one row of keys is read
+    for (int64_t i = 0; i < kStep; i += kLineElements<kType>) __builtin_prefetch(values + d * kStep + i);
     Floats k[kVectors];
     for (int v = 0; v < kVectors; ++v)
       k[v] = Element<kType>::load(keys + v / kGroupVectors * kKeyGroup * head_dim + d * kKeyGroup +
@@ -246,28 +257,36 @@ static inline void score(const KvHead& cache, int64_t block, int64_t first, int6
                          const float* const* query, float* scores) noexcept {
   constexpr int kGroups = kLaneBytes == 16 ? 1 : 2;
   const auto* keys = static_cast<const typename Element<kType>::Type*>(cache.keys) + block * cache.head_dim;
+  const auto* values =
+      static_cast<const typename Element<kType>::Type*>(cache.values) + block * cache.head_dim;
   const float* scales = kType == KvType::kInt8 ? cache.key_scales + block : nullptr;
   int64_t i = first;
   for (; i + kGroups * kKeyGroup <= last; i += kGroups * kKeyGroup)
-    score_groups<kType, kQueries, kGroups>(keys + i * cache.head_dim, cache.head_dim, scales + i, query,
-                                           scores + i);
+    score_groups<kType, kQueries, kGroups>(keys + i * cache.head_dim, values + i * cache.head_dim,
+                                           cache.head_dim, scales + i, query, scores + i);
   for (; i < last; i += kKeyGroup)
-    score_groups<kType, kQueries, 1>(keys + i * cache.head_dim, cache.head_dim, scales + i, query,
-                                     scores + i);
+    score_groups<kType, kQueries, 1>(keys + i * cache.head_dim, values + i * cache.head_dim, cache.head_dim,
+                                     scales + i, query, scores + i);
 }
 
-// sums[q] += sum over the positions [first, last) of the block of weights[q][position] * value.
+// sums[q] += sum over the positions [first, last) of the block of weights[q][position] * value. With `more`,
+// a block follows, whose keys are asked for.
 template <KvType kType, int kQueries>
-static inline void accumulate(const KvHead& cache, int64_t block, int64_t first, int64_t last,
+static inline void accumulate(const KvHead& cache, int64_t block, int64_t first, int64_t last, bool more,
                               const float* weights, float* const* sums) noexcept {
   const int64_t head_dim = cache.head_dim;
   const auto* values = static_cast<const typename Element<kType>::Type*>(cache.values) + block * head_dim;
+  const auto* keys = static_cast<const typename Element<kType>::Type*>(cache.keys) +
+                     (more ? block + kAttentionBlock : block) * head_dim;
   int64_t d = 0;
   const auto columns = [&]<int kVectors>() {
     Floats sum[kQueries][kVectors];
     for (int q = 0; q < kQueries; ++q)
       for (int v = 0; v < kVectors; ++v) sum[q][v] = load(sums[q] + d + v * kLanes);
     for (int64_t position = first; position < last; ++position) {
+      if (more)
+        for (int64_t i = 0; i < kVectors * kLanes; i += kLineElements<kType>)
+          __builtin_prefetch(keys + position * head_dim + d + i);
       Floats x[kVectors];
       for (int v = 0; v < kVectors; ++v)
         x[v] = Element<kType>::load(values + position * head_dim + d + v * kLanes);
@@ -329,7 +348,7 @@ struct AttentionState {
 };
 
 template <KvType kType, int kQueries>
-static void attend_tile(const AttentionArgs& args, int64_t query, int64_t block,
+static void attend_tile(const AttentionArgs& args, int64_t query, int64_t block, bool more,
                         const AttentionState& state) noexcept {
   int64_t low[kQueries], high[kQueries];
   int64_t first = kAttentionBlock, last = 0;
@@ -360,20 +379,21 @@ static void attend_tile(const AttentionArgs& args, int64_t query, int64_t block,
     if constexpr (kType == KvType::kInt8)
       for (int64_t i = first; i < last; ++i) own[i] *= args.cache.value_scales[block + i];
   }
-  accumulate<kType, kQueries>(args.cache, block, first, last, state.scores, sum);
+  accumulate<kType, kQueries>(args.cache, block, first, last, more, state.scores, sum);
 }
 
 template <KvType kType>
 static void attend_as(const AttentionArgs& args, const AttentionState& state, int64_t begin,
                       int64_t end) noexcept {
   for (int64_t block = begin / kAttentionBlock * kAttentionBlock; block < end; block += kAttentionBlock) {
+    const bool more = block + kAttentionBlock < end;
     int64_t query = 0;
     for (; query + kQueryTile <= args.queries; query += kQueryTile)
-      attend_tile<kType, kQueryTile>(args, query, block, state);
+      attend_tile<kType, kQueryTile>(args, query, block, more, state);
     if constexpr (kQueryTile > 4)
-      for (; query + 4 <= args.queries; query += 4) attend_tile<kType, 4>(args, query, block, state);
-    for (; query + 2 <= args.queries; query += 2) attend_tile<kType, 2>(args, query, block, state);
-    for (; query < args.queries; ++query) attend_tile<kType, 1>(args, query, block, state);
+      for (; query + 4 <= args.queries; query += 4) attend_tile<kType, 4>(args, query, block, more, state);
+    for (; query + 2 <= args.queries; query += 2) attend_tile<kType, 2>(args, query, block, more, state);
+    for (; query < args.queries; ++query) attend_tile<kType, 1>(args, query, block, more, state);
   }
 }
 
