@@ -80,7 +80,7 @@ struct Source {
 
   explicit Source(int64_t row_count) : rows(row_count) {
     const Buffer values = some_weights(rows * kCols);
-    const TensorView view{DType::kF32, Shape{{rows, kCols}}, {values.data(), values.size()}};
+    const TensorView view{DType::kF32, Shape({rows, kCols}), {values.data(), values.size()}};
     QuantizeOptions options;
     plain = quantize_blockwise(view, make_codebook("nf4"), options);
     options.double_quantization = true;
@@ -190,7 +190,7 @@ class Kernels {
       const bool streamed = one.method == ScaleMethod::kAbsmax && !one.nested && !one.cached;
       const int64_t count = streamed ? memory_bytes() / 4 : one.cached ? kCached : kSome;
       const Buffer weights = some_weights(count);
-      const TensorView view{DType::kF32, Shape{{count}}, {weights.data(), weights.size()}};
+      const TensorView view{DType::kF32, Shape({count}), {weights.data(), weights.size()}};
       Buffer codes(static_cast<size_t>(count / 2)), scales(static_cast<size_t>(count / kBlock) * 4);
       const Codebook codebook = make_codebook("nf4");
       QuantizeOptions options;
@@ -225,7 +225,7 @@ class Kernels {
         QuantizedTensor tensor;
         {
           const Buffer weights = some_weights(count);
-          tensor = quantize_blockwise({DType::kF32, Shape{{count}}, {weights.data(), weights.size()}},
+          tensor = quantize_blockwise({DType::kF32, Shape({count}), {weights.data(), weights.size()}},
                                       make_codebook("nf4"));
         }
         Buffer output(static_cast<size_t>(count) * dtype_bytes(type));
