@@ -22,6 +22,9 @@ struct BridgeOptions {
   std::optional<GgufType> type;
   uint64_t part_bytes = 0;  // a file's size at most, if no single tensor is larger; 0: one GGUF file
   bool check = false;       // read the result again and compare
+  // Folder of a LoRA adapter (PEFT: adapter_config.json, adapter_model.safetensors) to add to the weights;
+  // "": none.
+  std::string lora = {};
 };
 
 // What became of one tensor.
@@ -41,6 +44,7 @@ struct BridgeResult {
   std::vector<std::string> notes;     // what the output cannot say, besides precision
   uint64_t bytes_before = 0, bytes_after = 0;
   int64_t parameters = 0;
+  size_t merged = 0;  // weights that the adapter changed
   double seconds = 0;
   double sync_seconds = 0;   // for the data to be on the disk
   double check_seconds = 0;  // of reading it again

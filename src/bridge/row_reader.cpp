@@ -5,20 +5,22 @@
 
 namespace nfloat {
 
-RowReader::RowReader(const Checkpoint& checkpoint, const std::string& name, int64_t cols, bool transposed)
+RowReader::RowReader(const Checkpoint& checkpoint, const std::string& name, int64_t cols, bool transposed,
+                     const LoraDelta* delta)
     : checkpoint_(checkpoint),
       info_(*checkpoint.find(name)),
-      weights_(checkpoint, name),
+      weights_(checkpoint, name, false, delta),
       cols_(cols),
-      stored_type_(checkpoint.stored_type(name)),
-      quantized_(checkpoint.is_quantized(name)) {
+      stored_type_(checkpoint.stored_type(name) + (delta != nullptr ? " + LoRA" : "")),
+      quantized_(checkpoint.is_quantized(name)),
+      merged_(delta != nullptr) {
   const Shape& shape = weights_.shape();
   // bitsandbytes turns two-dimensional ones when it quantizes them.
   if (transposed && (!quantized_ || shape.rank() == 3)) slice_rows_ = shape[shape.rank() - 1];
 }
 
 std::optional<DType> RowReader::plain() const noexcept {
-  if (quantized_ || slice_rows_ > 0) return std::nullopt;
+  if (quantized_ || merged_ || slice_rows_ > 0) return std::nullopt;
   return info_.dtype;
 }
 

@@ -16,7 +16,8 @@ namespace nfloat {
 class RowReader {
  public:
   // `transposed`: a plain one is stored as [in, out] or [experts, in, out].
-  RowReader(const Checkpoint& checkpoint, const std::string& name, int64_t cols, bool transposed);
+  RowReader(const Checkpoint& checkpoint, const std::string& name, int64_t cols, bool transposed,
+            const LoraDelta* delta = nullptr);
 
   // "nf4", "BF16".
   const std::string& stored_type() const noexcept { return stored_type_; }
@@ -41,7 +42,7 @@ class RowReader {
   const WeightReader weights_;
   const int64_t cols_;
   std::string stored_type_;
-  bool quantized_ = false;
+  bool quantized_ = false, merged_ = false;
   int64_t slice_rows_ = 0;  // > 0: transposed, in slices of so many rows
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const Slice> slices_[2];  // the last ones

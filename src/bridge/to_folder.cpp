@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "bridge/adapter.h"
 #include "convert/output.h"
 #include "convert/stream.h"
 #include "convert/weights.h"
@@ -38,6 +39,7 @@ struct Target {
   DType dtype = DType::kF32;
   Shape shape;
   bool transpose = false;
+  const LoraDelta* delta = nullptr;
 };
 
 class WeightJob : public StreamJob {
@@ -47,8 +49,9 @@ class WeightJob : public StreamJob {
         target_(target),
         result_(result),
         sink_(std::move(sink)),
-        exact_(!input.is_quantized(target.input.name) && target.input.dtype == target.dtype),
-        reader_(input, target.input.name, target.transpose) {}
+        exact_(target.delta == nullptr && !input.is_quantized(target.input.name) &&
+               target.input.dtype == target.dtype),
+        reader_(input, target.input.name, target.transpose, target.delta) {}
 
   int64_t next_stage() override { return started_++ > 0 ? 0 : reader_.chunks(); }
 
@@ -106,13 +109,14 @@ class WeightJob : public StreamJob {
 };
 
 std::vector<Target> plan_folder(const Checkpoint& input, const nlohmann::ordered_json& config,
-                                std::optional<DType> dtype) {
+                                const LoraAdapter* lora, std::optional<DType> dtype) {
   std::vector<Target> targets;
   for (const std::string& name : input.weight_names()) {
     Target target;
     target.input = *input.find(name);
     target.dtype = target.input.dtype;
     target.shape = target.input.shape;
+    if (lora != nullptr) target.delta = lora->find(name);
     if (input.is_quantized(name)) {
       const QuantizedView view = input.quantized(name);
       target.transpose = stored_transposed(model_type_of(config), name);
@@ -162,15 +166,17 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
   std::optional<DType> dtype;
   if (options.type) dtype = dtype_of(*options.type);
   nlohmann::ordered_json config = parse_config(input);
-  const std::vector<Target> targets = plan_folder(input, config, dtype);
+  const auto adapter = load_adapter(options, input);
+  const std::vector<Target> targets = plan_folder(input, config, adapter ? &*adapter : nullptr, dtype);
 
   BridgeResult result;
+  result.merged = adapter ? adapter->size() : 0;
   result.bytes_before = stored_bytes(input);
   std::vector<OutputUnit> units;
   for (const Target& target : targets) {
     BridgeTensor tensor;
     tensor.name = target.input.name;
-    tensor.before = input.stored_type(target.input.name);
+    tensor.before = input.stored_type(target.input.name) + (target.delta != nullptr ? " + LoRA" : "");
     tensor.after = dtype_name(target.dtype);
     tensor.elements = target.shape.elements();
     tensor.bytes = static_cast<uint64_t>(tensor.elements) * dtype_bytes(target.dtype);

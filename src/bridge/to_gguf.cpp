@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "base/fail.h"
+#include "bridge/adapter.h"
 #include "bridge/gguf_plan.h"
 #include "bridge/row_reader.h"
 #include "convert/output.h"
@@ -26,7 +27,8 @@ using Sink = std::function<void(uint64_t begin, std::span<const std::byte> bytes
 // One tensor of the file.
 class TargetJob : public StreamJob {
  public:
-  TargetJob(const Checkpoint& checkpoint, const GgufTarget& target, BridgeTensor& result, Sink sink)
+  TargetJob(const Checkpoint& checkpoint, const LoraAdapter* lora, const GgufTarget& target,
+            BridgeTensor& result, Sink sink)
       : checkpoint_(checkpoint), target_(target), result_(result), sink_(std::move(sink)) {
     if (target.mxfp4) {
       const std::string& name = target.sources[0].name;
@@ -34,8 +36,8 @@ class TargetJob : public StreamJob {
       result.before = "MXFP4";
     }
     for (const GgufSource& source : target.mxfp4 ? std::vector<GgufSource>() : target.sources)
-      readers_.push_back(
-          std::make_unique<RowReader>(checkpoint, source.name, target.cols, target.transposed));
+      readers_.push_back(std::make_unique<RowReader>(checkpoint, source.name, target.cols, target.transposed,
+                                                     lora != nullptr ? lora->find(source.name) : nullptr));
     if (!readers_.empty()) result.before = readers_[0]->stored_type();
     chunk_rows_ = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, target.cols));
     const GgufTypeInfo& type = gguf_type_info(target.type);
@@ -205,8 +207,8 @@ std::vector<Part> make_parts(const std::string& path, const GgufPlan& plan, uint
 }
 
 // Reads the written files and compares every byte with what the checkpoint gives.
-void check_written(const Checkpoint& input, const GgufPlan& plan, const std::string& path,
-                   const ConvertProgress& progress, const ConvertControl& control) {
+void check_written(const Checkpoint& input, const LoraAdapter* lora, const GgufPlan& plan,
+                   const std::string& path, const ConvertProgress& progress, const ConvertControl& control) {
   const GgufFile file(path);
   std::vector<BridgeTensor> ignored(plan.targets.size());
   run_stream(
@@ -217,7 +219,7 @@ void check_written(const Checkpoint& input, const GgufPlan& plan, const std::str
         if (tensor == nullptr || tensor->type != target.type || tensor->shape != target.shape)
           fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is not as it was written", path, target.name);
         return std::make_unique<TargetJob>(
-            input, target, ignored[i], [&, tensor](uint64_t begin, std::span<const std::byte> bytes) {
+            input, lora, target, ignored[i], [&, tensor](uint64_t begin, std::span<const std::byte> bytes) {
               const auto stored = file.bytes(*tensor).subspan(begin, bytes.size());
               if (std::memcmp(stored.data(), bytes.data(), bytes.size()) != 0)
                 fail(ErrorCode::kMalformedFile, "{}: tensor '{}' differs near its byte {}", path,
@@ -251,7 +253,10 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   const std::string name = std::filesystem::path(input.path()).lexically_normal().stem().string();
   const GgufPlan plan = plan_gguf(input, config, name, options.type);
 
+  const auto adapter = load_adapter(options, input);
+  const LoraAdapter* lora = adapter ? &*adapter : nullptr;
   BridgeResult result;
+  result.merged = lora != nullptr ? lora->size() : 0;
   result.notes = plan.notes;
   ConvertProgress progress;
   progress.tensors_total = plan.targets.size();
@@ -278,7 +283,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
       plan.targets.size(),
       [&](size_t i) -> std::unique_ptr<StreamJob> {
         return std::make_unique<TargetJob>(
-            input, plan.targets[i], result.tensors[i],
+            input, lora, plan.targets[i], result.tensors[i],
             [place = places[i]](uint64_t begin, std::span<const std::byte> bytes) {
               place.first->write(place.second, begin, bytes);
             });
@@ -297,7 +302,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   }
   if (options.check) {
     const Clock::time_point check_start = Clock::now();
-    check_written(input, plan, parts[0].path, progress, control);
+    check_written(input, lora, plan, parts[0].path, progress, control);
     result.check_seconds = seconds_since(check_start);
   }
   return result;

@@ -52,8 +52,13 @@ std::vector<float> stored_scales(const QuantizedView& view) {
   return scales;
 }
 
-WeightReader::WeightReader(const Checkpoint& checkpoint, const std::string& name, bool transpose)
-    : checkpoint_(checkpoint), info_(require(checkpoint, name)), dtype_(info_.dtype), shape_(info_.shape) {
+WeightReader::WeightReader(const Checkpoint& checkpoint, const std::string& name, bool transpose,
+                           const LoraDelta* delta)
+    : checkpoint_(checkpoint),
+      info_(require(checkpoint, name)),
+      dtype_(info_.dtype),
+      shape_(info_.shape),
+      delta_(delta) {
   if (checkpoint.is_quantized(name)) {
     const QuantizedView view = checkpoint.quantized(name);
     quantized_ = true;
@@ -69,7 +74,7 @@ WeightReader::WeightReader(const Checkpoint& checkpoint, const std::string& name
   if (!transpose) return;
   const int64_t rows = shape_[0], columns = shape_[1];
   Buffer whole(static_cast<size_t>(elements()) * dtype_bytes(dtype_));
-  if (quantized_) {
+  if (quantized_ || delta_ != nullptr) {
     Scratch scratch;
     for (int64_t chunk = 0; chunk < chunks(); ++chunk) {
       const auto values = read_as(chunk, dtype_, scratch);
@@ -115,6 +120,16 @@ std::span<const std::byte> WeightReader::read_as(int64_t chunk, DType as, Scratc
     convert_elements(view, as, converted);
     return converted;
   }
+  if (delta_ != nullptr) {
+    // Chunks begin with a block: what is decoded needs no place besides this one.
+    const auto floats = scratch.get<float>(1, values);
+    read_stored(begin(chunk), floats, scratch);
+    delta_->add(begin(chunk), floats);
+    if (as == DType::kF32) return std::as_bytes(floats);
+    const auto converted = scratch.bytes(0, values * dtype_bytes(as));
+    convert_elements({DType::kF32, Shape({count(chunk)}), std::as_bytes(floats)}, as, converted);
+    return converted;
+  }
   if (quantized_) {
     const auto codes = scratch.get<uint8_t>(0, (values + 1) / 2);
     checkpoint_.read(info_, first / 2, std::as_writable_bytes(codes));
@@ -132,6 +147,11 @@ std::span<const std::byte> WeightReader::read_as(int64_t chunk, DType as, Scratc
 }
 
 void WeightReader::read_floats(int64_t begin, std::span<float> output, Scratch& scratch) const {
+  read_stored(begin, output, scratch);
+  if (delta_ != nullptr) delta_->add(begin, output);
+}
+
+void WeightReader::read_stored(int64_t begin, std::span<float> output, Scratch& scratch) const {
   const auto first = static_cast<uint64_t>(begin);
   if (!quantized_) {
     const auto plain = scratch.bytes(0, output.size() * dtype_bytes(dtype_));

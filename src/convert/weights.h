@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/lora.h"
 #include "convert/stream.h"
 #include "nfloat/checkpoint.h"
 #include "quantize/blocks.h"
@@ -17,8 +18,10 @@ namespace nfloat {
 class WeightReader {
  public:
   // Throws kMalformedFile as Checkpoint::quantized does. `transpose`: the file holds the 2-D matrix as
-  // [columns, rows]; chunks come in the order of the transposed one, which is held in memory.
-  WeightReader(const Checkpoint& checkpoint, const std::string& name, bool transpose = false);
+  // [columns, rows]; chunks come in the order of the transposed one, which is held in memory. Values are what
+  // the file holds and, if there is one, `delta`, in float32 before they are rounded to the type asked for.
+  WeightReader(const Checkpoint& checkpoint, const std::string& name, bool transpose = false,
+               const LoraDelta* delta = nullptr);
 
   DType dtype() const noexcept { return dtype_; }         // of the values: F32, F16, BF16, or the file's own
   const Shape& shape() const noexcept { return shape_; }  // logical, after transposing
@@ -39,12 +42,15 @@ class WeightReader {
   void read_floats(int64_t begin, std::span<float> output, Scratch& scratch) const;
 
  private:
+  void read_stored(int64_t begin, std::span<float> output, Scratch& scratch) const;
+
   const Checkpoint& checkpoint_;
   const TensorInfo& info_;
   DType dtype_;
   Shape shape_;
   int64_t chunk_elements_ = kChunkElements;
   Buffer transposed_;
+  const LoraDelta* delta_ = nullptr;
   bool quantized_ = false;
   int64_t block_size_ = 0;
   kernels::CodeTable table_{};

@@ -14,7 +14,7 @@ namespace nfloat::cli {
 namespace {
 
 struct Options {
-  std::string input, output, type = "auto", part_size;
+  std::string input, output, type = "auto", part_size, lora;
   bool overwrite = false, json = false, check = false, all = false;
   int threads = 0;
 };
@@ -65,6 +65,7 @@ void print_json(const BridgeResult& result) {
   nlohmann::ordered_json json;
   json["files"] = result.files;
   json["parameters"] = result.parameters;
+  json["merged"] = result.merged;
   json["bytes_before"] = result.bytes_before;
   json["bytes_after"] = result.bytes_after;
   json["seconds"] = result.seconds;
@@ -87,6 +88,7 @@ void print_json(const BridgeResult& result) {
 void run(const Options& options) {
   BridgeOptions bridge;
   bridge.check = options.check;
+  bridge.lora = options.lora;
   if (options.type != "auto") {
     const GgufTypeInfo* type = find_gguf_type(options.type);
     if (type == nullptr) throw UsageError(fmt::format("--type '{}' is not known", options.type));
@@ -117,6 +119,7 @@ void run(const Options& options) {
       8 * static_cast<double>(result.bytes_after) / count,
       error > 0 ? fmt::format("SQNR {} dB where rounded", sqnr(error, original)) : "nothing rounded",
       result.seconds, static_cast<double>(result.bytes_before) / 1e9 / std::max(result.seconds, 1e-9));
+  if (result.merged > 0) fmt::print("merged: {} weights of the adapter\n", result.merged);
   if (result.files.size() > 1) fmt::print("in {} parts\n", result.files.size());
   for (const std::string& note : result.notes) fmt::print("lost: {}\n", note);
   if (options.check)
@@ -135,6 +138,7 @@ void add_convert_command(CLI::App& app) {
       "  nfloat convert ./Llama-3.2-1B ./Llama-3.2-1B.gguf --type q8_0\n"
       "  nfloat convert ./Llama-3.2-1B-nf4 ./Llama-3.2-1B.gguf --type bf16 --check\n"
       "  nfloat convert ./Llama-3.2-1B-Q4_K_M.gguf ./Llama-3.2-1B --type bf16\n"
+      "  nfloat convert ./Llama-3.2-1B-nf4 ./merged --lora ./my-adapter --type bf16\n"
       "GGUF has no NF4: weights of bitsandbytes' 4-bit layout become the numbers that they stand for. What "
       "is\n"
       "rounded is measured: \"exact\" in the table, or a signal-to-noise ratio. What llama.cpp does "
@@ -154,6 +158,8 @@ void add_convert_command(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--part-size", options->part_size,
                       "Several files of at most this size (5GB): NAME-00001-of-00002.gguf");
+  command->add_option("--lora", options->lora,
+                      "Folder of a LoRA adapter that PEFT saved: added to the weights on the way");
   command->add_flag("--check", options->check, "Read the result again and compare every byte");
   command->add_flag("--all", options->all, "One line a tensor");
   command->add_option("--threads", options->threads, "Threads; 0: all cores")

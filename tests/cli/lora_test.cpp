@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// `nfloat convert --lora`: an adapter as PEFT saves it, merged into plain and 4-bit bases.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "cli/process.h"
+#include "nfloat/checkpoint.h"
+
+namespace nfloat::cli_test {
+namespace {
+
+using Json = nlohmann::json;
+
+class Lora : public Cli {
+ protected:
+  struct Matrix {
+    int64_t rows, cols;
+    std::vector<float> values;
+  };
+  static constexpr int64_t kRank = 3;
+  static constexpr double kAlpha = 6;
+  const std::string module_ = "model.layers.1.mlp.up_proj", weight_ = module_ + ".weight";
+
+  static Matrix random_matrix(int64_t rows, int64_t cols, unsigned seed) {
+    Matrix matrix{rows, cols, std::vector<float>(static_cast<size_t>(rows * cols))};
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal;
+    for (float& value : matrix.values) value = 0.05f * normal(random);
+    return matrix;
+  }
+  // Writes an adapter folder with these float32 tensors.
+  std::string adapter(const std::map<std::string, Matrix>& tensors, const Json& settings = Json::object()) {
+    const std::string folder = path("adapter");
+    std::filesystem::create_directories(folder);
+    Json config{{"peft_type", "LORA"}, {"r", kRank}, {"lora_alpha", kAlpha}, {"fan_in_fan_out", false}};
+    if (settings.is_object()) config.update(settings);
+    write_file(folder + "/adapter_config.json", config.dump());
+    Json header = Json::object();
+    std::string bytes;
+    for (const auto& [name, matrix] : tensors) {
+      const size_t begin = bytes.size();
+      bytes.append(reinterpret_cast<const char*>(matrix.values.data()), matrix.values.size() * sizeof(float));
+      header[name] = {
+          {"dtype", "F32"}, {"shape", {matrix.rows, matrix.cols}}, {"data_offsets", {begin, bytes.size()}}};
+    }
+    const std::string text = header.dump();
+    const uint64_t length = text.size();
+    std::string file(reinterpret_cast<const char*>(&length), sizeof length);
+    write_file(folder + "/adapter_model.safetensors", file + text + bytes);
+    return folder;
+  }
+  std::string name(const char* part) const { return "base_model.model." + module_ + part; }
+  std::map<std::string, Matrix> pair() {
+    const Shape shape = Checkpoint(model()).weight_shape(weight_);
+    return {{name(".lora_A.weight"), random_matrix(kRank, shape[1], 1)},
+            {name(".lora_B.weight"), random_matrix(shape[0], kRank, 2)}};
+  }
+  static std::vector<float> floats(const std::string& folder, const std::string& tensor) {
+    const Checkpoint checkpoint(folder);
+    const TensorView view = checkpoint.view(tensor);
+    std::vector<float> values(static_cast<size_t>(view.elements()));
+    convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
+    return values;
+  }
+  // Every weight of `merged` (float32) is that of `base`; `weight_` has scale * B * A on top.
+  void expect_merged(const std::string& merged, const std::string& base, double scale) {
+    const auto tensors = pair();
+    const Matrix &a = tensors.at(name(".lora_A.weight")), &b = tensors.at(name(".lora_B.weight"));
+    const std::vector<float> before = floats(base, weight_), after = floats(merged, weight_);
+    ASSERT_EQ(before.size(), after.size());
+    int64_t changed = 0;
+    for (int64_t i = 0; i < static_cast<int64_t>(before.size()); ++i) {
+      const int64_t row = i / a.cols, col = i % a.cols;
+      double change = 0, size = 0;
+      for (int64_t k = 0; k < kRank; ++k) {
+        const double product = double{b.values[static_cast<size_t>(row * kRank + k)]} *
+                               a.values[static_cast<size_t>(k * a.cols + col)];
+        change += scale * product;
+        size += std::fabs(scale * product);
+      }
+      const auto at = static_cast<size_t>(i);
+      // Each of the rank products, their sum and the last addition round once.
+      ASSERT_NEAR(after[at], before[at] + change,
+                  0x1p-24 * ((kRank + 2) * size + std::fabs(before[at] + change)))
+          << i;
+      changed += after[at] != before[at];
+    }
+    EXPECT_GT(changed, a.cols * b.rows * 9 / 10);
+    const Checkpoint checkpoint(base);
+    for (const std::string& other : checkpoint.weight_names()) {
+      if (other == weight_) continue;
+      EXPECT_EQ(floats(merged, other), floats(base, other)) << other;
+    }
+  }
+};
+
+TEST_F(Lora, IsAddedToAPlainModel) {
+  const std::string folder = adapter(pair());
+  const Result result =
+      nfloat({"convert", model(), path("merged"), "--lora", folder, "--type", "f32", "--check", "--json"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_EQ(Json::parse(result.out)["merged"], 1);
+  expect_merged(path("merged"), model(), kAlpha / kRank);
+}
+
+TEST_F(Lora, IsAddedToAFourBitModelAndItsErrorThereafterIsToldByInspect) {
+  const std::string base = path("base"), plain = path("plain"), folder = adapter(pair());
+  ASSERT_TRUE(nfloat({"quantize", model(), base, "--double-quant"}).ok());
+  ASSERT_TRUE(nfloat({"convert", base, plain, "--type", "f32"}).ok());
+  ASSERT_TRUE(nfloat({"convert", base, path("merged"), "--lora", folder, "--type", "f32", "--check"}).ok());
+  expect_merged(path("merged"), plain, kAlpha / kRank);
+  // Back into 4 bits, and what that costs, tensor by tensor.
+  ASSERT_TRUE(nfloat({"quantize", path("merged"), path("again"), "--double-quant"}).ok());
+  const Result told = nfloat({"inspect", path("again"), "--against", path("merged"), "--json"});
+  ASSERT_TRUE(told.ok()) << told;
+  EXPECT_NE(told.out.find(weight_), std::string::npos);
+}
+
+TEST_F(Lora, GoesIntoGguf) {
+  const std::string folder =
+      adapter(pair(), {{"use_rslora", true}, {"alpha_pattern", {{"up_proj", 2.5}, {"other", 9}}}});
+  const Result result =
+      nfloat({"convert", model(), path("merged.gguf"), "--lora", folder, "--type", "f32", "--check"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.out.find("+ LoRA"), std::string::npos) << result;
+  ASSERT_TRUE(nfloat({"convert", path("merged.gguf"), path("merged"), "--type", "f32"}).ok());
+  expect_merged(path("merged"), model(), 2.5 / std::sqrt(static_cast<double>(kRank)));
+}
+
+TEST_F(Lora, BadAdaptersAreNamed) {
+  const auto complain = [&](const std::map<std::string, Matrix>& tensors, const Json& settings,
+                            const std::vector<std::string>& words) {
+    const std::string folder = adapter(tensors, settings);
+    expect_complaint(nfloat({"convert", model(), path("merged"), "--lora", folder}), words);
+    EXPECT_FALSE(std::filesystem::exists(path("merged")));
+  };
+  const auto good = pair();
+  complain(good, {{"use_dora", true}}, {"adapter_config.json", "DoRA"});
+  complain(good, {{"peft_type", "IA3"}}, {"peft_type"});
+  complain(good, {{"lora_alpha", "six"}}, {"lora_alpha"});
+  complain(good, {{"alpha_pattern", {{"layers.[0-9]+", 1}}}}, {"alpha_pattern", "[0-9]+"});
+  auto tensors = good;
+  tensors.erase(name(".lora_B.weight"));
+  complain(tensors, {}, {"lora_A", "lora_B"});
+  tensors = good;
+  tensors.erase(name(".lora_A.weight"));
+  complain(tensors, {}, {"lora_A", "lora_B"});
+  tensors = good;
+  tensors[name(".lora_B.weight")] = random_matrix(7, kRank, 3);
+  complain(tensors, {}, {module_, "[7, "});
+  tensors = good;
+  tensors[name(".lora_B.weight")] = random_matrix(7, kRank + 1, 3);
+  complain(tensors, {}, {"ranks do not agree"});
+  tensors = good;
+  tensors["base_model.model.model.embed_tokens.lora_embedding_A"] = random_matrix(2, 2, 3);
+  complain(tensors, {}, {"lora_embedding_A"});
+  tensors = {{"base_model.model.model.layers.99.x.lora_A.weight", random_matrix(kRank, 4, 1)},
+             {"base_model.model.model.layers.99.x.lora_B.weight", random_matrix(4, kRank, 1)}};
+  complain(tensors, {}, {"layers.99.x"});
+  tensors = good;
+  tensors[name(".lora_A.weight")].values[5] = NAN;
+  complain(tensors, {}, {"lora_A", "NaN", "5"});
+  complain({}, {}, {"no LoRA matrices"});
+  expect_complaint(nfloat({"convert", model(), path("merged"), "--lora", path("absent")}),
+                   {"absent", "adapter_config.json"});
+}
+
+}  // namespace
+}  // namespace nfloat::cli_test
