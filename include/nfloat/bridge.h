@@ -25,6 +25,11 @@ struct BridgeOptions {
   // Folder of a LoRA adapter (PEFT: adapter_config.json, adapter_model.safetensors) to add to the weights;
   // "": none.
   std::string lora = {};
+  // Folders made from bitsandbytes ones: 4-bit weights stay 4-bit. Those that the adapter changes are
+  // quantized again, with the code, block size and layout that they had, `scale` choosing the scales; all
+  // others keep their bytes. Not together with type and check.
+  bool keep_packed = false;
+  ScaleMethod scale = ScaleMethod::kAbsmax;
 };
 
 // What became of one tensor.
@@ -63,7 +68,7 @@ NFLOAT_API BridgeResult write_gguf(const Checkpoint& input, const std::string& o
 // metadata, or of a bitsandbytes one. With a type every floating tensor becomes it; without, plain ones stay
 // as they are, those in blocks become BF16. Open GGUF files with CheckpointOptions::decoded F32: what is lost
 // is measured against that. part_bytes 0: shards of 5 GB. Throws kInvalidArgument (a type that folders do not
-// have), kNotFinite, and what dequantize_checkpoint throws.
+// have; keep_packed without 4-bit weights), kNotFinite, and what dequantize_checkpoint throws.
 NFLOAT_API BridgeResult write_folder(const Checkpoint& input, const std::string& output,
                                      const BridgeOptions& options, const ConvertControl& control = {});
 

@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <nlohmann/json.hpp>
 
 #include "base/fail.h"
 #include "bridge/adapter.h"
+#include "convert/compare.h"
 #include "convert/output.h"
+#include "convert/quantize_job.h"
 #include "convert/stream.h"
 #include "convert/weights.h"
 #include "nfloat/bridge.h"
@@ -33,6 +37,37 @@ DType dtype_of(GgufType type) {
   }
 }
 
+// A weight of bitsandbytes' layout in the layout that it has already.
+struct PackedWeight {
+  std::vector<const TensorInfo*> parts;  // of the input: codes and companions
+  QuantizeCheckpointOptions options;
+  TensorPlan plan;
+  QuantizeSetup setup;
+
+  PackedWeight(const Checkpoint& input, const std::string& name, ScaleMethod scale)
+      : options(options_of(input, name, scale)), setup(input, options) {
+    const QuantizedView view = input.quantized(name);
+    plan.input = *input.find(name);
+    plan.input.dtype = view.dtype;
+    plan.input.shape = view.shape;
+    parts = {input.find(name)};
+    for (const std::string& companion : input.companions(name)) parts.push_back(input.find(companion));
+  }
+
+ private:
+  static QuantizeCheckpointOptions options_of(const Checkpoint& input, const std::string& name,
+                                              ScaleMethod scale) {
+    const QuantizedView view = input.quantized(name);
+    QuantizeCheckpointOptions result;
+    result.format = view.quant_type;
+    result.quantize.block_size = view.block_size;
+    result.quantize.double_quantization = view.nested;
+    result.quantize.scale = scale;
+    result.storage = input.find(name)->dtype;
+    return result;
+  }
+};
+
 // One tensor of the folder.
 struct Target {
   TensorInfo input;
@@ -40,6 +75,7 @@ struct Target {
   Shape shape;
   bool transpose = false;
   const LoraDelta* delta = nullptr;
+  std::shared_ptr<const PackedWeight> packed;  // of a weight that stays 4-bit
 };
 
 class WeightJob : public StreamJob {
@@ -109,7 +145,8 @@ class WeightJob : public StreamJob {
 };
 
 std::vector<Target> plan_folder(const Checkpoint& input, const nlohmann::ordered_json& config,
-                                const LoraAdapter* lora, std::optional<DType> dtype) {
+                                const LoraAdapter* lora, std::optional<DType> dtype,
+                                const BridgeOptions& options) {
   std::vector<Target> targets;
   for (const std::string& name : input.weight_names()) {
     Target target;
@@ -117,7 +154,10 @@ std::vector<Target> plan_folder(const Checkpoint& input, const nlohmann::ordered
     target.dtype = target.input.dtype;
     target.shape = target.input.shape;
     if (lora != nullptr) target.delta = lora->find(name);
-    if (input.is_quantized(name)) {
+    if (options.keep_packed && input.is_quantized(name)) {
+      target.packed = std::make_shared<PackedWeight>(input, name, options.scale);
+      target.shape = target.packed->plan.input.shape;
+    } else if (input.is_quantized(name)) {
       const QuantizedView view = input.quantized(name);
       target.transpose = stored_transposed(model_type_of(config), name);
       target.dtype = dtype.value_or(view.dtype);
@@ -130,6 +170,52 @@ std::vector<Target> plan_folder(const Checkpoint& input, const nlohmann::ordered
     targets.push_back(std::move(target));
   }
   return targets;
+}
+
+OutputUnit output_unit(const Target& target) {
+  OutputUnit unit;
+  unit.input = &target.input;
+  if (!target.packed) {
+    unit.tensors = {{target.input.name, target.dtype, target.shape}};
+    unit.bytes = static_cast<uint64_t>(target.shape.elements()) * dtype_bytes(target.dtype);
+  } else if (target.delta == nullptr) {
+    for (const TensorInfo* part : target.packed->parts) {
+      unit.tensors.push_back({part->name, part->dtype, part->shape});
+      unit.bytes += part->bytes;
+    }
+  } else {
+    QuantizedLayout layout = quantized_layout(target.packed->plan, target.packed->options);
+    unit.tensors = std::move(layout.tensors);
+    unit.late = std::move(layout.late);
+    unit.bytes = layout.bytes;
+  }
+  return unit;
+}
+
+void check_packed(const Checkpoint& input, const std::vector<Target>& targets, const BridgeOptions& options) {
+  if (options.type || options.check)
+    fail(ErrorCode::kInvalidArgument, "weights that stay 4-bit take no other type and no check of bytes");
+  if (std::none_of(targets.begin(), targets.end(), [](const Target& target) { return target.packed; }))
+    fail(ErrorCode::kInvalidArgument, "{}: no 4-bit weights of bitsandbytes that could stay so",
+         input.path());
+}
+
+// What quantizing the merged weights again has cost.
+void measure_packed(const Checkpoint& input, const std::vector<Target>& targets, const LoraAdapter& adapter,
+                    const std::string& output, const ConvertControl& control, BridgeResult& result) {
+  std::vector<std::string> names;
+  std::vector<size_t> places;
+  for (size_t i = 0; i < targets.size(); ++i) {
+    if (!targets[i].packed || targets[i].delta == nullptr) continue;
+    names.push_back(targets[i].input.name);
+    places.push_back(i);
+  }
+  const std::vector<TensorError> errors =
+      compare_weights(Checkpoint(output), input, names, &adapter, control);
+  for (size_t i = 0; i < places.size(); ++i) {
+    result.tensors[places[i]].squared_error = errors[i].squared_error;
+    result.tensors[places[i]].squared_original = errors[i].squared_original;
+  }
 }
 
 void check_written(const Checkpoint& input, const std::vector<Target>& targets, const std::string& output,
@@ -167,7 +253,9 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
   if (options.type) dtype = dtype_of(*options.type);
   nlohmann::ordered_json config = parse_config(input);
   const auto adapter = load_adapter(options, input);
-  const std::vector<Target> targets = plan_folder(input, config, adapter ? &*adapter : nullptr, dtype);
+  const std::vector<Target> targets =
+      plan_folder(input, config, adapter ? &*adapter : nullptr, dtype, options);
+  if (options.keep_packed) check_packed(input, targets, options);
 
   BridgeResult result;
   result.merged = adapter ? adapter->size() : 0;
@@ -177,20 +265,17 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
     BridgeTensor tensor;
     tensor.name = target.input.name;
     tensor.before = input.stored_type(target.input.name) + (target.delta != nullptr ? " + LoRA" : "");
-    tensor.after = dtype_name(target.dtype);
     tensor.elements = target.shape.elements();
-    tensor.bytes = static_cast<uint64_t>(tensor.elements) * dtype_bytes(target.dtype);
+    OutputUnit unit = output_unit(target);
+    tensor.after = target.packed ? target.packed->options.format : dtype_name(target.dtype);
+    tensor.bytes = unit.bytes;
     result.parameters += tensor.elements;
     result.bytes_after += tensor.bytes;
-    OutputUnit unit;
-    unit.input = &target.input;
-    unit.tensors = {{target.input.name, target.dtype, target.shape}};
-    unit.bytes = tensor.bytes;
     units.push_back(std::move(unit));
     result.tensors.push_back(std::move(tensor));
   }
   if (!config.empty()) {
-    config.erase("quantization_config");
+    if (!options.keep_packed) config.erase("quantization_config");
     if (dtype)
       for (const char* key : {"torch_dtype", "dtype"})
         if (config.contains(key)) config[key] = dtype_torch_name(*dtype);
@@ -198,7 +283,12 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
   constexpr uint64_t kUsualShard = 5'000'000'000;
   ConvertResult written;
   const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,
-                                std::function<void(std::string)>) -> std::unique_ptr<StreamJob> {
+                                std::function<void(std::string)> write_late) -> std::unique_ptr<StreamJob> {
+    if (const PackedWeight* packed = targets[i].packed.get()) {
+      return targets[i].delta != nullptr ? make_quantize_job(packed->setup, packed->plan, writer, first,
+                                                             std::move(write_late), targets[i].delta)
+                                         : make_copy_job(input, packed->parts, writer, first);
+    }
     return std::make_unique<WeightJob>(input, targets[i], result.tensors[i],
                                        [&writer, first](uint64_t begin, std::span<const std::byte> bytes) {
                                          writer.write(first, begin, bytes);
@@ -209,6 +299,7 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
   result.files = written.files;
   result.seconds = written.seconds;
   result.sync_seconds = written.sync_seconds;
+  if (options.keep_packed && adapter) measure_packed(input, targets, *adapter, output, control, result);
   if (options.check) {
     const Clock::time_point start = Clock::now();
     check_written(input, targets, output, control);

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "convert/compare.h"
 #include "convert/output.h"
 #include "convert/weights.h"
 #include "nfloat/convert.h"
@@ -15,8 +16,8 @@ namespace {
 class CompareJob : public StreamJob {
  public:
   CompareJob(const Checkpoint& checkpoint, const Checkpoint& original, const std::string& name,
-             bool transpose, TensorError* result)
-      : approximate_(checkpoint, name), exact_(original, name, transpose), result_(result) {
+             bool transpose, const LoraDelta* delta, TensorError* result)
+      : approximate_(checkpoint, name), exact_(original, name, transpose, delta), result_(result) {
     if (approximate_.shape() != exact_.shape()) {
       fail(ErrorCode::kMalformedFile, "tensor '{}' is {} in {} and {} in {}", name,
            approximate_.shape().to_string(), checkpoint.path(), exact_.shape().to_string(), original.path());
@@ -83,7 +84,6 @@ double TensorError::sqnr_db() const noexcept {
 std::vector<TensorError> compare_checkpoints(const Checkpoint& checkpoint, const Checkpoint& original,
                                              const ConvertControl& control) {
   std::vector<std::string> names;
-  ConvertProgress progress;
   for (const std::string& name : checkpoint.weight_names()) {
     if (original.find(name) == nullptr) {
       fail(ErrorCode::kMalformedFile, "tensor '{}' of {} is not in {}", name, checkpoint.path(),
@@ -91,7 +91,6 @@ std::vector<TensorError> compare_checkpoints(const Checkpoint& checkpoint, const
     }
     if (!is_floating(checkpoint, name) || !is_floating(original, name)) continue;
     names.push_back(name);
-    progress.input_bytes_total += checkpoint.find(name)->bytes;
   }
   for (const std::string& name : original.weight_names()) {
     if (checkpoint.find(name) == nullptr) {
@@ -99,7 +98,18 @@ std::vector<TensorError> compare_checkpoints(const Checkpoint& checkpoint, const
            checkpoint.path());
     }
   }
+  std::vector<TensorError> errors = compare_weights(checkpoint, original, names, nullptr, control);
+  std::stable_sort(errors.begin(), errors.end(),
+                   [](const TensorError& a, const TensorError& b) { return a.sqnr_db() < b.sqnr_db(); });
+  return errors;
+}
+
+std::vector<TensorError> compare_weights(const Checkpoint& checkpoint, const Checkpoint& original,
+                                         const std::vector<std::string>& names, const LoraAdapter* lora,
+                                         const ConvertControl& control) {
+  ConvertProgress progress;
   progress.tensors_total = names.size();
+  for (const std::string& name : names) progress.input_bytes_total += checkpoint.find(name)->bytes;
   const std::string model_type = model_type_of(parse_config(original));
   std::vector<TensorError> errors(names.size());
   run_stream(
@@ -107,11 +117,10 @@ std::vector<TensorError> compare_checkpoints(const Checkpoint& checkpoint, const
       [&](size_t i) -> std::unique_ptr<StreamJob> {
         const bool transpose = checkpoint.is_quantized(names[i]) && !original.is_quantized(names[i]) &&
                                stored_transposed(model_type, names[i]);
-        return std::make_unique<CompareJob>(checkpoint, original, names[i], transpose, &errors[i]);
+        return std::make_unique<CompareJob>(checkpoint, original, names[i], transpose,
+                                            lora != nullptr ? lora->find(names[i]) : nullptr, &errors[i]);
       },
       progress, control);
-  std::stable_sort(errors.begin(), errors.end(),
-                   [](const TensorError& a, const TensorError& b) { return a.sqnr_db() < b.sqnr_db(); });
   return errors;
 }
 

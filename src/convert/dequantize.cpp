@@ -82,7 +82,7 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
   if (input.is_folder()) result.plan.copied_files = other_files(input);
   const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,
                                 std::function<void(std::string)>) -> std::unique_ptr<StreamJob> {
-    if (!plans[i].quantize) return make_copy_job(input, plans[i].input, writer, first);
+    if (!plans[i].quantize) return make_copy_job(input, {&plans[i].input}, writer, first);
     return std::make_unique<DequantizeJob>(input, plans[i].input.name, dtype, plans[i].transpose, writer,
                                            first);
   };

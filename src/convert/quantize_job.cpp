@@ -20,13 +20,14 @@ Shape quantized_shape(const TensorPlan& plan) {
 class QuantizeJob : public StreamJob {
  public:
   QuantizeJob(const QuantizeSetup& setup, const TensorPlan& plan, SafetensorsWriter& writer,
-              size_t first_index, std::function<void(std::string)> write_state)
+              size_t first_index, std::function<void(std::string)> write_state, const LoraDelta* delta)
       : setup_(setup),
         plan_(plan),
         writer_(writer),
         index_(first_index),
         write_state_(std::move(write_state)),
-        reader_(setup.input, plan.input.name, plan.transpose) {
+        reader_(setup.input, plan.input.name, plan.transpose, delta),
+        values_(delta != nullptr ? DType::kF32 : reader_.dtype()) {
     reader_.align_chunks(options().block_size);
     if (options().double_quantization) {
       scales_.resize(static_cast<size_t>(block_count(reader_.elements(), options().block_size)));
@@ -45,9 +46,9 @@ class QuantizeJob : public StreamJob {
   }
 
   uint64_t run(int64_t chunk, Scratch& scratch) override {
-    const std::span<const std::byte> values = reader_.read(chunk, scratch);
+    const std::span<const std::byte> values = reader_.read_as(chunk, values_, scratch);
     const int64_t block_size = options().block_size;
-    const BlockRange range{values.data(), reader_.dtype(), reader_.count(chunk), block_size};
+    const BlockRange range{values.data(), values_, reader_.count(chunk), block_size};
     const int64_t first_block = reader_.begin(chunk) / block_size;
     const auto blocks = static_cast<size_t>(block_count(range.elements, block_size));
     const auto codes = scratch.get<uint8_t>(2, static_cast<size_t>((range.elements + 1) / 2));
@@ -117,35 +118,43 @@ class QuantizeJob : public StreamJob {
   const size_t index_;  // of codes; then absmax, quant_map, and if nested nested_absmax, nested_quant_map
   const std::function<void(std::string)> write_state_;
   WeightReader reader_;
+  const DType values_;         // that are quantized
   std::vector<float> scales_;  // of the whole weight, only for double quantization
   float offset_ = 0;
   int stage_ = 0;
 };
 
+// A stage a tensor.
 class CopyJob : public StreamJob {
  public:
-  CopyJob(const Checkpoint& input, const TensorInfo& info, SafetensorsWriter& writer, size_t index)
-      : input_(input), info_(info), writer_(writer), index_(index) {}
+  CopyJob(const Checkpoint& input, std::vector<const TensorInfo*> tensors, SafetensorsWriter& writer,
+          size_t first_index)
+      : input_(input), tensors_(std::move(tensors)), writer_(writer), first_index_(first_index) {}
 
   int64_t next_stage() override {
-    return started_++ > 0 ? 0 : static_cast<int64_t>((info_.bytes + kChunkBytes - 1) / kChunkBytes);
+    while (++stage_ <= tensors_.size()) {
+      const uint64_t bytes = tensors_[stage_ - 1]->bytes;
+      if (bytes > 0) return static_cast<int64_t>((bytes + kChunkBytes - 1) / kChunkBytes);
+    }
+    return 0;
   }
 
   uint64_t run(int64_t chunk, Scratch& scratch) override {
+    const TensorInfo& info = *tensors_[stage_ - 1];
     const uint64_t begin = static_cast<uint64_t>(chunk) * kChunkBytes;
-    const auto bytes = scratch.bytes(0, std::min(kChunkBytes, info_.bytes - begin));
-    input_.read(info_, begin, bytes);
-    writer_.write(index_, begin, bytes);
+    const auto bytes = scratch.bytes(0, std::min(kChunkBytes, info.bytes - begin));
+    input_.read(info, begin, bytes);
+    writer_.write(first_index_ + stage_ - 1, begin, bytes);
     return bytes.size();
   }
 
  private:
   static constexpr uint64_t kChunkBytes = 1 << 20;
   const Checkpoint& input_;
-  const TensorInfo& info_;
+  const std::vector<const TensorInfo*> tensors_;
   SafetensorsWriter& writer_;
-  const size_t index_;
-  int started_ = 0;
+  const size_t first_index_;
+  size_t stage_ = 0;  // 1 while the first tensor is copied
 };
 
 }  // namespace
@@ -197,13 +206,14 @@ QuantizedLayout quantized_layout(const TensorPlan& plan, const QuantizeCheckpoin
 
 std::unique_ptr<StreamJob> make_quantize_job(const QuantizeSetup& setup, const TensorPlan& plan,
                                              SafetensorsWriter& writer, size_t first_index,
-                                             std::function<void(std::string)> write_state) {
-  return std::make_unique<QuantizeJob>(setup, plan, writer, first_index, std::move(write_state));
+                                             std::function<void(std::string)> write_state,
+                                             const LoraDelta* delta) {
+  return std::make_unique<QuantizeJob>(setup, plan, writer, first_index, std::move(write_state), delta);
 }
 
-std::unique_ptr<StreamJob> make_copy_job(const Checkpoint& input, const TensorInfo& info,
-                                         SafetensorsWriter& writer, size_t index) {
-  return std::make_unique<CopyJob>(input, info, writer, index);
+std::unique_ptr<StreamJob> make_copy_job(const Checkpoint& input, std::vector<const TensorInfo*> tensors,
+                                         SafetensorsWriter& writer, size_t first_index) {
+  return std::make_unique<CopyJob>(input, std::move(tensors), writer, first_index);
 }
 
 }  // namespace nfloat

@@ -6,6 +6,7 @@
 
 #include "checkpoint/quant_state.h"
 #include "checkpoint/safetensors_writer.h"
+#include "convert/lora.h"
 #include "convert/stream.h"
 #include "nfloat/convert.h"
 #include "quantize/blocks.h"
@@ -32,13 +33,15 @@ QuantizedLayout quantized_layout(const TensorPlan& plan, const QuantizeCheckpoin
 void check_storage(const TensorPlan& plan, DType storage);
 
 // Writes the layout's tensors at writer indices first_index and on, and gives the quant_state text when done.
+// With `delta`, of the weight and what the adapter adds to it, summed in float32.
 std::unique_ptr<StreamJob> make_quantize_job(const QuantizeSetup& setup, const TensorPlan& plan,
                                              SafetensorsWriter& writer, size_t first_index,
-                                             std::function<void(std::string)> write_state);
+                                             std::function<void(std::string)> write_state,
+                                             const LoraDelta* delta = nullptr);
 
-// Copies a tensor's bytes as they are.
-std::unique_ptr<StreamJob> make_copy_job(const Checkpoint& input, const TensorInfo& info,
-                                         SafetensorsWriter& writer, size_t index);
+// Copies the bytes of tensors as they are, to writer indices first_index and on.
+std::unique_ptr<StreamJob> make_copy_job(const Checkpoint& input, std::vector<const TensorInfo*> tensors,
+                                         SafetensorsWriter& writer, size_t first_index);
 
 }  // namespace nfloat
 

@@ -120,6 +120,61 @@ TEST_F(Lora, IsAddedToAFourBitModelAndItsErrorThereafterIsToldByInspect) {
   EXPECT_NE(told.out.find(weight_), std::string::npos);
 }
 
+TEST_F(Lora, LeavesAFourBitModelInFourBits) {
+  const std::string folder = adapter(pair());
+  for (const std::string scale : {"absmax", "signed"}) {
+    const std::string base = path("base-" + scale), out = path("out-" + scale),
+                      plain = path("plain-" + scale);
+    ASSERT_TRUE(nfloat({"quantize", model(), base, "--double-quant", "--block-size", "32"}).ok());
+    const Result told =
+        nfloat({"convert", base, out, "--lora", folder, "--type", "base", "--scale", scale, "--json"});
+    ASSERT_TRUE(told.ok()) << told;
+    EXPECT_TRUE(nfloat({"inspect", out, "--check"}).ok());
+    // The same as merging into float32 and quantizing that.
+    ASSERT_TRUE(nfloat({"convert", base, plain, "--lora", folder, "--type", "f32"}).ok());
+    const std::string again = path("again-" + scale);
+    ASSERT_TRUE(
+        nfloat({"quantize", plain, again, "--double-quant", "--block-size", "32", "--scale", scale}).ok());
+    const Checkpoint before(base), after(out), expected(again);
+    const auto bytes = [](const Checkpoint& checkpoint, const std::string& name) {
+      const TensorView view = checkpoint.view(name);
+      return std::string(reinterpret_cast<const char*>(view.bytes.data()), view.bytes.size());
+    };
+    ASSERT_EQ(before.tensors().size(), after.tensors().size());
+    int64_t merged = 0;
+    for (const TensorInfo& tensor : before.tensors()) {
+      const bool changed = tensor.name.starts_with(weight_);
+      merged += changed ? 1 : 0;
+      if (tensor.name.find("quant_state") != std::string::npos && changed) continue;
+      EXPECT_EQ(bytes(after, tensor.name), bytes(changed ? expected : before, tensor.name)) << tensor.name;
+    }
+    EXPECT_EQ(merged, 6);
+    EXPECT_EQ(after.quantized(weight_).dtype, before.quantized(weight_).dtype);
+    EXPECT_EQ(Json::parse(read_file(out + "/config.json")), Json::parse(read_file(base + "/config.json")));
+    const Result inspected = nfloat({"inspect", again, "--against", plain, "--json"});
+    const auto sqnr = [&](const Json& tensors) {
+      for (const Json& tensor : tensors)
+        if (tensor["name"] == weight_) return tensor["sqnr_db"].get<double>();
+      return 0.0;
+    };
+    const Json result = Json::parse(told.out);
+    EXPECT_EQ(result["merged"], 1);
+    const double measured = sqnr(result["tensors"]);
+    EXPECT_GT(measured, 15);
+    EXPECT_NE(inspected.out.find(weight_), std::string::npos);
+    EXPECT_NEAR(measured, sqnr(Json::parse(inspected.out)["errors"]), 1e-9);
+  }
+  const auto refused = [&](std::vector<std::string> arguments, const std::vector<std::string>& words) {
+    const Result result = nfloat(arguments);
+    EXPECT_NE(result.exit_code, 0);
+    for (const std::string& word : words) EXPECT_NE(result.err.find(word), std::string::npos) << result;
+  };
+  refused({"convert", model(), path("x"), "--lora", folder, "--type", "base"}, {"no 4-bit weights"});
+  refused({"convert", path("base-absmax"), path("x"), "--type", "base"}, {"--lora"});
+  refused({"convert", path("base-absmax"), path("x"), "--lora", folder, "--scale", "signed"},
+          {"--type base"});
+}
+
 TEST_F(Lora, GoesIntoGguf) {
   const std::string folder =
       adapter(pair(), {{"use_rslora", true}, {"alpha_pattern", {{"up_proj", 2.5}, {"other", 9}}}});

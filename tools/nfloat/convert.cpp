@@ -14,7 +14,7 @@ namespace nfloat::cli {
 namespace {
 
 struct Options {
-  std::string input, output, type = "auto", part_size, lora;
+  std::string input, output, type = "auto", part_size, lora, scale = "absmax";
   bool overwrite = false, json = false, check = false, all = false;
   int threads = 0;
 };
@@ -89,13 +89,20 @@ void run(const Options& options) {
   BridgeOptions bridge;
   bridge.check = options.check;
   bridge.lora = options.lora;
-  if (options.type != "auto") {
+  const bool to_gguf = is_gguf_path(options.output);
+  if (options.type == "base") {
+    if (options.lora.empty() || to_gguf || options.check)
+      throw UsageError("--type base is for --lora into a folder; nfloat inspect --check looks at the result");
+    bridge.keep_packed = true;
+    bridge.scale = scale_method(options.scale);
+  } else if (options.scale != "absmax") {
+    throw UsageError("--scale is for --type base: nothing else is quantized again");
+  } else if (options.type != "auto") {
     const GgufTypeInfo* type = find_gguf_type(options.type);
     if (type == nullptr) throw UsageError(fmt::format("--type '{}' is not known", options.type));
     bridge.type = type->type;
   }
   if (!options.part_size.empty()) bridge.part_bytes = parse_bytes(options.part_size, "--part-size");
-  const bool to_gguf = is_gguf_path(options.output);
   const Checkpoint input(resolve_model_path(options.input), {.decoded = DType::kF32});
   catch_interrupts();
   const auto bar = std::make_shared<ProgressBar>("convert", "GB");
@@ -139,6 +146,7 @@ void add_convert_command(CLI::App& app) {
       "  nfloat convert ./Llama-3.2-1B-nf4 ./Llama-3.2-1B.gguf --type bf16 --check\n"
       "  nfloat convert ./Llama-3.2-1B-Q4_K_M.gguf ./Llama-3.2-1B --type bf16\n"
       "  nfloat convert ./Llama-3.2-1B-nf4 ./merged --lora ./my-adapter --type bf16\n"
+      "  nfloat convert ./Llama-3.2-1B-nf4 ./merged-nf4 --lora ./my-adapter --type base --scale signed\n"
       "GGUF has no NF4: weights of bitsandbytes' 4-bit layout become the numbers that they stand for. What "
       "is\n"
       "rounded is measured: \"exact\" in the table, or a signal-to-noise ratio. What llama.cpp does "
@@ -154,12 +162,20 @@ void add_convert_command(CLI::App& app) {
   command
       ->add_option(
           "--type", options->type,
-          "Type of the matrices: auto (as they are; blocks bf16), f32, f16, bf16, q8_0, q4_0, iq4_nl")
+          "Type of the matrices: auto (as they are; 4-bit ones and blocks bf16), f32, f16, bf16, q8_0, q4_0, "
+          "iq4_nl; base: with --lora, 4-bit weights stay 4-bit, merged ones are quantized again")
       ->capture_default_str();
   command->add_option("--part-size", options->part_size,
                       "Several files of at most this size (5GB): NAME-00001-of-00002.gguf");
   command->add_option("--lora", options->lora,
                       "Folder of a LoRA adapter that PEFT saved: added to the weights on the way");
+  command
+      ->add_option(
+          "--scale", options->scale,
+          "With --type base, of the weights that are quantized again: absmax, search, signed (nfloat "
+          "quantize --help)")
+      ->check(CLI::IsMember({"absmax", "search", "signed"}))
+      ->capture_default_str();
   command->add_flag("--check", options->check, "Read the result again and compare every byte");
   command->add_flag("--all", options->all, "One line a tensor");
   command->add_option("--threads", options->threads, "Threads; 0: all cores")

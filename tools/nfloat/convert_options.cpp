@@ -30,6 +30,12 @@ uint64_t parse_bytes(const std::string& text, const char* option) {
   return static_cast<uint64_t>(number * scale);
 }
 
+ScaleMethod scale_method(const std::string& name) {
+  return name == "search"   ? ScaleMethod::kSearch
+         : name == "signed" ? ScaleMethod::kSigned
+                            : ScaleMethod::kAbsmax;
+}
+
 ConvertControl control_with_progress(const std::shared_ptr<ProgressBar>& bar, int threads, bool overwrite) {
   ConvertControl control;
   control.threads = threads;

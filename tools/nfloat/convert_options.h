@@ -14,6 +14,9 @@ namespace nfloat::cli {
 // "5GB", "512MiB", "1000000": bytes. Throws UsageError.
 uint64_t parse_bytes(const std::string& text, const char* option);
 
+// Of "absmax", "search", "signed".
+ScaleMethod scale_method(const std::string& name);
+
 // A control that draws a progress bar and stops at Ctrl-C.
 ConvertControl control_with_progress(const std::shared_ptr<ProgressBar>& bar, int threads, bool overwrite);
 

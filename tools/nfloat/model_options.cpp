@@ -41,7 +41,7 @@ void parse_quantize(const std::string& text, ModelOptions& options) {
 void add_model_options(CLI::App& command, ModelArguments& arguments, bool model_required) {
   auto* model = command.add_option(
       "MODEL", arguments.model,
-      "Model folder (plain or bitsandbytes 4-bit) or a name org/model in the Hugging Face cache");
+      "Model folder (plain or bitsandbytes 4-bit), GGUF file, or a name org/model in the Hugging Face cache");
   if (model_required) model->required();
   command.add_option(
       "--quantize", arguments.quantize,

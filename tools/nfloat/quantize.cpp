@@ -29,9 +29,7 @@ QuantizeCheckpointOptions library_options(const Options& options, const CLI::App
   result.format = options.format;
   result.quantize.block_size = options.block_size;
   result.quantize.double_quantization = options.double_quantization;
-  result.quantize.scale = options.scale == "search"   ? ScaleMethod::kSearch
-                          : options.scale == "signed" ? ScaleMethod::kSigned
-                                                      : ScaleMethod::kAbsmax;
+  result.quantize.scale = scale_method(options.scale);
   // A preset is what is not said otherwise.
   if (!options.preset.empty()) {
     result.quantize.double_quantization = true;
