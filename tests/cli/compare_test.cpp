@@ -99,6 +99,10 @@ TEST_F(Compare, BadInputIsNamed) {
   ::unsetenv("XDG_CACHE_HOME");
   EXPECT_NE(after.err.find("1 are done already"), std::string::npos) << after;
   expect_complaint(nfloat({"compare", model(), "--formats", "nf4,zf4"}), {"zf4", "iq4_nl"});
+  ASSERT_TRUE(nfloat({"quantize", model(), path("packed")}).ok());
+  expect_complaint(nfloat({"compare", path("packed"), "--formats", "nf4"}), {"packed", "already quantized"});
+  ASSERT_TRUE(nfloat({"convert", model(), path("packed.gguf"), "--type", "q4_0"}).ok());
+  expect_complaint(nfloat({"compare", path("packed.gguf"), "--formats", "nf4"}), {"packed.gguf", "original"});
   expect_complaint(with({"--tasks", "arc-easy=" + path("latin1")}), {"latin1", "line 1"});
   EXPECT_EQ(with({"--tasks", "arc-easy"}).exit_code, 2);
   EXPECT_EQ(with({"--budget", "much"}).exit_code, 2);

@@ -11,6 +11,7 @@
 #include "commands.h"
 #include "compare_job.h"
 #include "model_options.h"
+#include "nfloat/convert.h"
 #include "nfloat/error.h"
 #include "nfloat/tokenizer.h"
 #include "output_file.h"
@@ -198,6 +199,18 @@ class Job {
     result_.plain_tasks = plain.tasks;
   }
 
+  // Formats of weights that are quantized already would be measured against what is lost.
+  static void require_plain(const Checkpoint& checkpoint) {
+    const QuantizationPlan plan = plan_quantization(checkpoint, {});
+    const auto in_blocks = [&](const TensorPlan& tensor) {
+      return tensor.quantize && checkpoint.stored_type(tensor.input.name) != dtype_name(tensor.input.dtype);
+    };
+    if (std::any_of(plan.tensors.begin(), plan.tensors.end(), in_blocks))
+      throw Error(ErrorCode::kUnsupported,
+                  fmt::format("{}: already quantized; formats are compared on the original model",
+                              checkpoint.path()));
+  }
+
   static void stop_if_interrupted() {
     if (interrupted())
       throw Error(ErrorCode::kInterrupted, "interrupted; the same command goes on from the formats done");
@@ -205,6 +218,8 @@ class Job {
 
   // `left`: formats that no earlier run finished.
   void describe(const Tokenizer& tokenizer, const std::string& folder, size_t left) {
+    const Checkpoint checkpoint(folder);
+    require_plain(checkpoint);
     ModelOptions load;
     load.precision = measure_.precision;
     load.threads = options_.threads;
@@ -216,7 +231,6 @@ class Job {
     result_.protocol = options_.protocol;
     result_.context = measure_.scoring.context;
     result_.precision = options_.precision;
-    const Checkpoint checkpoint(folder);
     for (const TensorInfo& info : checkpoint.tensors()) result_.plain_bytes += info.bytes;
     // A short piece of the text gives the time that all of it takes.
     const auto piece = std::span<const int32_t>(tokens_).first(

@@ -115,7 +115,7 @@ void add_tokenize_command(CLI::App& app) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("tokenize", "Turn text into token ids, and token ids into text");
   command
-      ->add_option("model", options->model,
+      ->add_option("MODEL", options->model,
                    "Model folder, tokenizer.json, tokenizer.model, or a Hugging Face name in the cache")
       ->required();
   CLI::Option* text =
