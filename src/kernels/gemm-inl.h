@@ -16,13 +16,15 @@
 namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 
 // How far ahead of its use a packed line is asked for: into the second cache, past the end of the page that
-// the hardware follows, and half as far into the first. One of them alone leaves a quarter of the bandwidth.
-inline constexpr int kPrefetchBytes = 3072;
-inline constexpr int kFarPrefetchBytes = 6144;
+// the hardware follows, and then into the first. One of them alone leaves a quarter of the bandwidth.
+inline constexpr int kPrefetchBytes = 2048;
+inline constexpr int kFarPrefetchBytes = 16384;
+inline constexpr int kScalePrefetchBytes = 2048;  // as far as 16 KiB of codes in blocks of 64
 
 // Where the weights of a tile come from: decoded on the fly, or expanded before.
 struct Packed {
   static constexpr bool kNested = true;
+  static constexpr int kRows = kTileRows;
   static constexpr int kInt8Bytes = kPackedOctetBytes;
   static constexpr int kBf16Bytes = kPackedOctetBytes;
   static constexpr int kF32Bytes = kPackedOctetBytes;
@@ -51,11 +53,16 @@ struct Packed {
 
 struct Dense {
   static constexpr bool kNested = false;
+  static constexpr int kRows = kDenseRows;
   static constexpr int kInt8Bytes = kInt8OctetBytes;
   static constexpr int kBf16Bytes = kHalfOctetBytes;
   static constexpr int kF32Bytes = kF32OctetBytes;
-  explicit Dense(const PanelArgs&) noexcept {}
-  static void ahead(const uint8_t*) noexcept {}
+  const uint8_t* next;
+  explicit Dense(const PanelArgs& a) noexcept : next(a.ahead == nullptr ? a.weights : a.ahead) {}
+  void ahead(const uint8_t*) noexcept {
+    prefetch_far(next);
+    next += kPackedOctetBytes;
+  }
   template <int kHalf>
   Bytes64 byte_weights(const uint8_t* w) const noexcept {
     return load_bytes(w + 64 * kHalf);
@@ -79,9 +86,10 @@ static inline F32x16 group_scales(const PanelArgs& a, int64_t group, int p) noex
                           load16(a.nested->absmax)),
                  splat16(a.nested->offset));
   }
-  return a.scales == nullptr
-             ? splat16(1.0f)
-             : load16(a.scales + static_cast<size_t>(p) * a.scales_stride + group * kPanelRows);
+  if (a.scales == nullptr) return splat16(1.0f);
+  const float* at = a.scales + static_cast<size_t>(p) * a.scales_stride + group * kPanelRows;
+  if constexpr (Source::kNested) prefetch(reinterpret_cast<const uint8_t*>(at) + kScalePrefetchBytes);
+  return load16(at);
 }
 
 template <int kPanels, int kRows>
@@ -117,7 +125,7 @@ static inline void store_tile(const PanelArgs& a, int64_t row,
 template <typename Source, int kPanels, int kRows>
 static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
   constexpr bool kTwoSets = kPanels * kRows <= 2;  // one would wait for itself
-  const Source source(a);
+  Source source(a);
   F32x16 tile[kPanels][kRows];
   NFLOAT_UNROLL
   for (int p = 0; p < kPanels; ++p) NFLOAT_UNROLL
@@ -142,7 +150,7 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
       }
     }
     for (int64_t octet = 0; octet < a.octets_per_block; ++octet) {
-      Source::ahead(w);
+      source.ahead(w);
       const auto half = [&]<int kHalf>() {
         Bytes64 weights[kPanels];
         NFLOAT_UNROLL
@@ -240,8 +248,8 @@ template <typename Source, typename Step, int kPanels, int kRows>
 static void float_tile(const PanelArgs& a, int64_t row) noexcept {
   // Few accumulators would wait for one another: two sets then, whatever the panels, since their number
   // follows the threads and the sums must not.
-  constexpr bool kTwoSets = kRows <= kTileRows / 2;
-  const Source source(a);
+  constexpr bool kTwoSets = kRows <= Source::kRows / 2;
+  Source source(a);
   F32x16 tile[kPanels][kRows];
   NFLOAT_UNROLL
   for (int p = 0; p < kPanels; ++p) NFLOAT_UNROLL
@@ -256,7 +264,7 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
     for (int p = 0; p < kPanels; ++p) NFLOAT_UNROLL
     for (int m = 0; m < kRows; ++m) sums[p][m] = others[p][m] = splat16(0.0f);
     for (int64_t octet = 0; octet < a.octets_per_group; ++octet) {
-      Source::ahead(w);
+      source.ahead(w);
       Step::octet(source, w, a.weights_stride, x, sums, kTwoSets ? others : sums);
       w += Step::kBytes;
       x += x_step;
@@ -291,8 +299,8 @@ struct F32Tiles {
   }
 };
 
-// All rows of the block in tiles of kTileRows, the last one of what is left.
-template <typename Tiles, typename Source, int kPanels, int kRows = kTileRows>
+// All rows of the block in tiles of Source::kRows, the last one of what is left.
+template <typename Tiles, typename Source, int kPanels, int kRows = Source::kRows>
 static void all_rows(const PanelArgs& a, int64_t row) noexcept {
   for (; row + kRows <= a.m; row += kRows) Tiles::template run<Source, kPanels, kRows>(a, row);
   if constexpr (kRows > 1) {
@@ -435,22 +443,35 @@ static void x_bf16(const float* x, int64_t k, int64_t m, uint16_t* output) noexc
 
 static void x_int8(const float* x, int64_t k, int64_t m, int64_t block, int8_t* output, float* scales,
                    int32_t* offsets) noexcept {
+  constexpr int64_t kPart = 64;
+  constexpr int32_t kInfinity = 0x7f800000;
   for (int64_t begin = 0; begin < k; begin += block) {
     const int64_t count = k - begin < block ? k - begin : block;
-    float largest = 0;
+    int32_t bits = 0;  // of the largest magnitude: floats are ordered as their bits
     for (int64_t i = 0; i < count; ++i) {
-      const float magnitude = x[begin + i] < 0 ? -x[begin + i] : x[begin + i];
-      largest = magnitude > largest ? magnitude : largest;
+      int32_t magnitude;
+      std::memcpy(&magnitude, x + begin + i, sizeof magnitude);
+      magnitude &= 0x7fffffff;
+      magnitude &= -static_cast<int32_t>(magnitude <= kInfinity);  // not a number: 0
+      bits = magnitude > bits ? magnitude : bits;
     }
+    float largest;
+    std::memcpy(&largest, &bits, sizeof largest);
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
     int32_t sum = 0;
-    for (int64_t i = 0; i < block; i += kOctet)
-      for (int64_t j = 0; j < kOctet; ++j) {
-        const float scaled = i + j < count ? x[begin + i + j] * inverse : 0.0f;
+    for (int64_t first = 0; first < block; first += kPart) {
+      const int64_t part = block - first < kPart ? block - first : kPart;
+      const int64_t inside = count - first < part ? count - first : part;
+      int8_t rounded[kPart] = {};
+      for (int64_t i = 0; i < inside; ++i) {
+        const float scaled = x[begin + first + i] * inverse;
         const int32_t q = static_cast<int32_t>(scaled + (scaled < 0 ? -0.5f : 0.5f));
         sum += q;
-        output[(begin + i) * m + j] = static_cast<int8_t>(q);
+        rounded[i] = static_cast<int8_t>(q);
       }
+      for (int64_t i = 0; i < part; i += kOctet)
+        std::memcpy(output + (begin + first + i) * m, rounded + i, kOctet);
+    }
     *scales = largest / 127.0f;
     *offsets = -128 * sum;
     scales += m;

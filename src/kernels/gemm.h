@@ -64,6 +64,8 @@ struct PanelArgs {
   const float* bias;  // or null; added when not accumulating
   bool accumulate;    // add to y
   float factor;       // multiplies the sums
+  // Expanded weights only, or null: octets * 64 bytes that will be read soon.
+  const uint8_t* ahead;
 };
 
 // Sixteen rows of 8-bit scales to float32.

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What gemm-inl.h needs beyond wide.h. 64 bytes of packed codes hold 16 rows of 8 columns (gemm.h); each
 // header below defines
-//   kTilePanels, kTileRows: the accumulators that fit this target's registers, in panels and activation rows
+//   kTilePanels, kTileRows, kDenseRows: the accumulators that fit this target's registers, in panels and
+//   activation rows: packed weights are one panel by kTileRows, expanded ones kTilePanels by kDenseRows, all
+//   of them twice (a group's sums and the tile's)
 //   Bytes64, Pairs16: 64 bytes; 16 pairs of bf16; load_*, store_* at any alignment
 //   byte_levels, pair_levels, float_levels (LevelTables): look-up tables
 //   lookup_bytes<shift>: 64 levels in bytes, of the nibbles at bit 0 or 4 of each byte

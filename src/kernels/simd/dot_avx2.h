@@ -14,6 +14,7 @@ namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 
 inline constexpr int kTilePanels = 1;
 inline constexpr int kTileRows = 4;
+inline constexpr int kDenseRows = 4;
 
 // Rows 0..7 and 8..15 in a register each.
 struct Bytes64 {

@@ -14,6 +14,7 @@ namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 
 inline constexpr int kTilePanels = 3;
 inline constexpr int kTileRows = 8;
+inline constexpr int kDenseRows = 4;
 
 struct Bytes64 {
   __m512i v;
