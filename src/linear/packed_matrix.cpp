@@ -53,6 +53,19 @@ float source_scale(const PackSource& s, int64_t block) noexcept {
          s.nested_offset;
 }
 
+// [rows][groups] to [groups][16], rows past the last zero.
+template <typename Scale>
+void turn(const Scale* from, int64_t rows, int64_t groups, Scale* to) noexcept {
+  if (rows == kPanelRows) {
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t r = 0; r < kPanelRows; ++r) to[g * kPanelRows + r] = from[r * groups + g];
+    return;
+  }
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t r = 0; r < kPanelRows; ++r)
+      to[g * kPanelRows + r] = r < rows ? from[r * groups + g] : Scale{0};
+}
+
 // Codes and scales of one panel; rows past the last are zero.
 void pack_panel(const PackSource& source, PackedMatrix::State& state, int64_t panel) noexcept {
   const int64_t row_bytes = state.octets * kOctet / 2;
@@ -64,19 +77,25 @@ void pack_panel(const PackSource& source, PackedMatrix::State& state, int64_t pa
   uint8_t* codes = reinterpret_cast<uint8_t*>(state.codes.data());
   kernels::table().gemm.pack(rows, state.octets, codes + panel * state.octets * kPackedOctetBytes);
   const bool whole = state.group == state.block_size;
+  const int64_t inside_rows = std::min<int64_t>(kPanelRows, state.rows - panel * kPanelRows);
+  const int64_t first = panel * kPanelRows * state.groups;
+  if (whole && state.nested()) {
+    turn(source.nested_codes.data() + first, inside_rows, state.groups,
+         reinterpret_cast<uint8_t*>(state.nested_codes.data()) + first);
+    return;
+  }
+  if (whole && source.nested_codes.empty()) {
+    turn(source.scales.data() + first, inside_rows, state.groups,
+         reinterpret_cast<float*>(state.scales.data()) + first);
+    return;
+  }
   for (int64_t r = 0; r < kPanelRows; ++r) {
     const int64_t row = panel * kPanelRows + r;
     const bool inside = row < state.rows;
     int64_t to = panel * state.groups * kPanelRows + r;
     for (int64_t g = 0; g < state.groups; ++g, to += kPanelRows) {
-      const int64_t block =
-          whole ? row * state.groups + g : (row * state.cols + g * state.group) / state.block_size;
-      if (state.nested()) {
-        reinterpret_cast<uint8_t*>(state.nested_codes.data())[to] =
-            inside ? source.nested_codes[static_cast<size_t>(block)] : uint8_t{0};
-      } else {
-        reinterpret_cast<float*>(state.scales.data())[to] = inside ? source_scale(source, block) : 0.0f;
-      }
+      const int64_t block = (row * state.cols + g * state.group) / state.block_size;
+      reinterpret_cast<float*>(state.scales.data())[to] = inside ? source_scale(source, block) : 0.0f;
     }
   }
 }

@@ -67,6 +67,30 @@ static inline void store_pairs(uint8_t* to, Pairs16 x) noexcept {
   store_part(to, x.a);
   store_part(to + 32, x.b);
 }
+static inline Bytes64 zip_words(__m256i a, __m256i b) noexcept {
+  const __m256i low = _mm256_unpacklo_epi32(a, b), high = _mm256_unpackhi_epi32(a, b);
+  return {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
+}
+static inline Bytes64 zip_low_words(Bytes64 a, Bytes64 b) noexcept {
+  return zip_words(a.a, b.a);
+}
+static inline Bytes64 zip_high_words(Bytes64 a, Bytes64 b) noexcept {
+  return zip_words(a.b, b.b);
+}
+static inline __m256i pack_nibbles_part(__m256i x) noexcept {
+  // As in dot_avx512.h.
+  const __m256i twice_low =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13));
+  const __m256i low = _mm256_shuffle_epi8(x, twice_low);
+  const __m256i high = _mm256_shuffle_epi8(x, _mm256_add_epi8(twice_low, _mm256_set1_epi8(2)));
+  const __m256i odd = _mm256_set1_epi16(-256), nibble = _mm256_set1_epi8(15);
+  const __m256i of_low = _mm256_blendv_epi8(_mm256_srli_epi16(low, 4), low, odd);
+  const __m256i of_high = _mm256_blendv_epi8(high, _mm256_slli_epi16(high, 4), odd);
+  return _mm256_or_si256(_mm256_and_si256(of_low, nibble), _mm256_andnot_si256(nibble, of_high));
+}
+static inline Bytes64 pack_nibbles(Bytes64 x) noexcept {
+  return {pack_nibbles_part(x.a), pack_nibbles_part(x.b)};
+}
 template <int kShift>
 static inline Bytes64 lookup_bytes(Bytes64 codes, ByteLevels levels) noexcept {
   const __m256i nibble = _mm256_set1_epi8(15);

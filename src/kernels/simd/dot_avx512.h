@@ -86,6 +86,29 @@ static inline I32x16 dot4(I32x16 sum, Bytes64 w, const int8_t* x) noexcept {
   return {_mm512_add_epi32(sum.v, _mm512_add_epi32(even, odd))};
 #endif
 }
+static inline Bytes64 zip_low_words(Bytes64 a, Bytes64 b) noexcept {
+  const __m512i index = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  return {_mm512_permutex2var_epi32(a.v, index, b.v)};
+}
+static inline Bytes64 zip_high_words(Bytes64 a, Bytes64 b) noexcept {
+  const __m512i index = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  return {_mm512_permutex2var_epi32(a.v, index, b.v)};
+}
+static inline Bytes64 pack_nibbles(Bytes64 x) noexcept {
+  // Bytes b0 b1 b2 b3 hold columns (0,1) (2,3) (4,5) (6,7), the first in the high nibble. Twice b0 b0 b1 b1
+  // and b2 b2 b3 b3: the wanted nibbles then lie in alternating halves of their bytes.
+  const __m512i twice_low =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13));
+  const __m512i twice_high =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(2, 2, 3, 3, 6, 6, 7, 7, 10, 10, 11, 11, 14, 14, 15, 15));
+  const __m512i low = _mm512_shuffle_epi8(x.v, twice_low), high = _mm512_shuffle_epi8(x.v, twice_high);
+  const __m512i even = _mm512_set1_epi16(0x00ff), nibble = _mm512_set1_epi8(15);
+  // Even bytes want their high nibble, odd ones their low one.
+  const __m512i of_low =
+      _mm512_and_si512(_mm512_ternarylogic_epi32(even, _mm512_srli_epi16(low, 4), low, 0xca), nibble);
+  const __m512i of_high = _mm512_ternarylogic_epi32(even, high, _mm512_slli_epi16(high, 4), 0xca);
+  return {_mm512_ternarylogic_epi32(nibble, of_low, of_high, 0xca)};
+}
 static inline F32x16 low_half(Pairs16 x) noexcept {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(x.v, 16))};
 }

@@ -58,6 +58,31 @@ static inline Pairs16 load_pairs(const uint8_t* from) noexcept {
 static inline void store_pairs(uint8_t* to, const Pairs16& x) noexcept {
   std::memcpy(to, &x, sizeof x);
 }
+static inline Bytes64 zip_words(uint8x16_t a0, uint8x16_t b0, uint8x16_t a1, uint8x16_t b1) noexcept {
+  const auto words = [](uint8x16_t x) { return vreinterpretq_u32_u8(x); };
+  const auto bytes = [](uint32x4_t x) { return vreinterpretq_u8_u32(x); };
+  return {{bytes(vzip1q_u32(words(a0), words(b0))), bytes(vzip2q_u32(words(a0), words(b0))),
+           bytes(vzip1q_u32(words(a1), words(b1))), bytes(vzip2q_u32(words(a1), words(b1)))}};
+}
+static inline Bytes64 zip_low_words(const Bytes64& a, const Bytes64& b) noexcept {
+  return zip_words(a.v[0], b.v[0], a.v[1], b.v[1]);
+}
+static inline Bytes64 zip_high_words(const Bytes64& a, const Bytes64& b) noexcept {
+  return zip_words(a.v[2], b.v[2], a.v[3], b.v[3]);
+}
+static inline Bytes64 pack_nibbles(Bytes64 x) noexcept {
+  // Even bytes want the high nibble of theirs, odd ones the low one.
+  constexpr uint8_t kTwice[16] = {0, 0, 1, 1, 4, 4, 5, 5, 8, 8, 9, 9, 12, 12, 13, 13};
+  const uint8x16_t twice_low = vld1q_u8(kTwice), twice_high = vaddq_u8(twice_low, vdupq_n_u8(2));
+  const uint8x16_t even = vreinterpretq_u8_u16(vdupq_n_u16(0x00ff));
+  for (uint8x16_t& part : x.v) {
+    const uint8x16_t low = vqtbl1q_u8(part, twice_low), high = vqtbl1q_u8(part, twice_high);
+    const uint8x16_t of_low = vbslq_u8(even, vshrq_n_u8(low, 4), low);
+    const uint8x16_t of_high = vbslq_u8(even, high, vshlq_n_u8(high, 4));
+    part = vbslq_u8(vdupq_n_u8(15), of_low, of_high);
+  }
+  return x;
+}
 template <int kShift>
 static inline Bytes64 lookup_bytes(Bytes64 x, const ByteLevels& levels) noexcept {
   for (uint8x16_t& part : x.v) {

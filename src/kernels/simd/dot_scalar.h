@@ -55,6 +55,29 @@ static inline Pairs16 load_pairs(const uint8_t* from) noexcept {
 static inline void store_pairs(uint8_t* to, const Pairs16& x) noexcept {
   std::memcpy(to, x.v, sizeof x.v);
 }
+static inline Bytes64 zip_words(const uint8_t* a, const uint8_t* b) noexcept {
+  Bytes64 x;
+  for (int i = 0; i < 8; ++i) {
+    std::memcpy(x.v + 8 * i, a + 4 * i, 4);
+    std::memcpy(x.v + 8 * i + 4, b + 4 * i, 4);
+  }
+  return x;
+}
+static inline Bytes64 zip_low_words(const Bytes64& a, const Bytes64& b) noexcept {
+  return zip_words(a.v, b.v);
+}
+static inline Bytes64 zip_high_words(const Bytes64& a, const Bytes64& b) noexcept {
+  return zip_words(a.v + 32, b.v + 32);
+}
+static inline Bytes64 pack_nibbles(const Bytes64& x) noexcept {
+  Bytes64 y;
+  for (int i = 0; i < 64; ++i) {
+    const uint8_t low = x.v[i / 4 * 4 + i % 4 / 2], high = x.v[i / 4 * 4 + 2 + i % 4 / 2];
+    const uint8_t column = i % 2 == 0 ? low >> 4 : low & 15, later = i % 2 == 0 ? high >> 4 : high & 15;
+    y.v[i] = static_cast<uint8_t>(column | later << 4);
+  }
+  return y;
+}
 template <int kShift>
 static inline Bytes64 lookup_bytes(const Bytes64& codes, const ByteLevels& levels) noexcept {
   Bytes64 x;

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights, scales and activations into the order of the products (gemm.h). Compiled once per target; includer
+// defines NFLOAT_TARGET_NAMESPACE. NFLOAT_UNROLL comes from gemm-inl.h, which includes this.
+#include <cstring>
+
+#include "base/float16.h"
+#include "kernels/gemm.h"
+#include "kernels/simd/dot.h"
+
+namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
+
+inline constexpr int kPackAheadBytes = 1024;  // of each row, asked for while it is packed
+
+static void nested_scales(const NestedArgs& a) noexcept {
+  // Second-level blocks counted from that of the first row, so that 32 bits are enough.
+  const int64_t base = a.first_block[0] >> a.absmax_shift;
+  int32_t first[kPanelRows];
+  for (int r = 0; r < kPanelRows; ++r)
+    first[r] = static_cast<int32_t>(a.first_block[r] - (base << a.absmax_shift));
+  const F32x16 offset = splat16(a.offset);
+  for (int64_t g = 0; g < a.groups; ++g) {
+    const F32x16 level = gather_levels(a.map, a.codes + g * kPanelRows);
+    const F32x16 absmax = gather_shifted(a.absmax + base, first, static_cast<int32_t>(g), a.absmax_shift);
+    store16(a.scales + g * kPanelRows, add(multiply(level, absmax), offset));
+  }
+}
+
+// Turns a square of 16 by 16 words: four rounds of zips, each of which doubles how many words of a column are
+// together.
+static inline void transpose_words(Bytes64 (&square)[16]) noexcept {
+  Bytes64 other[16];
+  const auto round = [](const Bytes64(&from)[16], Bytes64(&to)[16]) {
+    NFLOAT_UNROLL
+    for (int i = 0; i < 8; ++i) {
+      to[2 * i] = zip_low_words(from[i], from[i + 8]);
+      to[2 * i + 1] = zip_high_words(from[i], from[i + 8]);
+    }
+  };
+  round(square, other);
+  round(other, square);
+  round(square, other);
+  round(other, square);
+}
+
+// Four bytes of a file, eight columns in order, to four of a panel.
+static inline uint32_t interleave_nibbles(uint32_t file) noexcept {
+  const uint32_t low = file & 0xffffu, high = file >> 16;  // columns 0..3, 4..7
+  const auto spread = [](uint32_t four) {                  // column j to the low nibble of byte j
+    return ((four >> 4) & 0xfu) | ((four & 0xfu) << 8) | ((four & 0xf000u) << 4) | ((four & 0xf00u) << 16);
+  };
+  return spread(low) | (spread(high) << 4);
+}
+
+static void pack(const uint8_t* const* rows, int64_t octets, uint8_t* output) noexcept {
+  constexpr int64_t kSquare = 16;  // octets in 64 bytes of a row
+  int64_t first = 0;
+  for (; first + kSquare <= octets; first += kSquare) {
+    Bytes64 square[kSquare];
+    NFLOAT_UNROLL
+    for (int r = 0; r < kPanelRows; ++r) {
+      prefetch_far(rows[r] + 4 * first + kPackAheadBytes);
+      square[r] = load_bytes(rows[r] + 4 * first);
+    }
+    transpose_words(square);
+    NFLOAT_UNROLL
+    for (int i = 0; i < kSquare; ++i)
+      store_bytes(output + (first + i) * kPackedOctetBytes, pack_nibbles(square[i]));
+  }
+  for (; first < octets; ++first)
+    for (int64_t r = 0; r < kPanelRows; ++r) {
+      uint32_t word;
+      std::memcpy(&word, rows[r] + 4 * first, sizeof word);
+      word = interleave_nibbles(word);
+      std::memcpy(output + first * kPackedOctetBytes + 4 * r, &word, sizeof word);
+    }
+}
+
+static void x_f32(const float* x, int64_t k, int64_t m, float* output) noexcept {
+  const int64_t whole = k / kOctet;
+  for (int64_t i = 0; i < whole; ++i)
+    std::memcpy(output + i * m * kOctet, x + i * kOctet, kOctet * sizeof(float));
+  if (whole * kOctet == k) return;
+  for (int64_t j = 0; j < kOctet; ++j)
+    output[whole * m * kOctet + j] = whole * kOctet + j < k ? x[whole * kOctet + j] : 0.0f;
+}
+
+static void x_bf16(const float* x, int64_t k, int64_t m, uint16_t* output) noexcept {
+  constexpr int kColumn[kOctet] = {0, 2, 4, 6, 1, 3, 5, 7};
+  for (int64_t i = 0; i < k; i += kOctet)
+    for (int64_t j = 0; j < kOctet; ++j)
+      output[i * m + j] = i + kColumn[j] < k ? float_to_bf16(x[i + kColumn[j]]) : uint16_t{0};
+}
+
+static void x_int8(const float* x, int64_t k, int64_t m, int64_t block, int8_t* output, float* scales,
+                   int32_t* offsets) noexcept {
+  constexpr int64_t kPart = 64;
+  constexpr int32_t kInfinity = 0x7f800000;
+  for (int64_t begin = 0; begin < k; begin += block) {
+    const int64_t count = k - begin < block ? k - begin : block;
+    int32_t bits = 0;  // of the largest magnitude: floats are ordered as their bits
+    for (int64_t i = 0; i < count; ++i) {
+      int32_t magnitude;
+      std::memcpy(&magnitude, x + begin + i, sizeof magnitude);
+      magnitude &= 0x7fffffff;
+      magnitude &= -static_cast<int32_t>(magnitude <= kInfinity);  // not a number: 0
+      bits = magnitude > bits ? magnitude : bits;
+    }
+    float largest;
+    std::memcpy(&largest, &bits, sizeof largest);
+    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    int32_t sum = 0;
+    for (int64_t first = 0; first < block; first += kPart) {
+      const int64_t part = block - first < kPart ? block - first : kPart;
+      const int64_t inside = count - first < part ? count - first : part;
+      int8_t rounded[kPart] = {};
+      for (int64_t i = 0; i < inside; ++i) {
+        const float scaled = x[begin + first + i] * inverse;
+        const int32_t q = static_cast<int32_t>(scaled + (scaled < 0 ? -0.5f : 0.5f));
+        sum += q;
+        rounded[i] = static_cast<int8_t>(q);
+      }
+      for (int64_t i = 0; i < part; i += kOctet)
+        std::memcpy(output + (begin + first + i) * m, rounded + i, kOctet);
+    }
+    *scales = largest / 127.0f;
+    *offsets = -128 * sum;
+    scales += m;
+    offsets += m;
+  }
+}
+
+}  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
