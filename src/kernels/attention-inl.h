@@ -259,14 +259,16 @@ static inline void score(const KvHead& cache, int64_t block, int64_t first, int6
   const auto* keys = static_cast<const typename Element<kType>::Type*>(cache.keys) + block * cache.head_dim;
   const auto* values =
       static_cast<const typename Element<kType>::Type*>(cache.values) + block * cache.head_dim;
-  const float* scales = kType == KvType::kInt8 ? cache.key_scales + block : nullptr;
+  const auto scales = [&](int64_t i) {
+    return kType == KvType::kInt8 ? cache.key_scales + block + i : nullptr;
+  };
   int64_t i = first;
   for (; i + kGroups * kKeyGroup <= last; i += kGroups * kKeyGroup)
     score_groups<kType, kQueries, kGroups>(keys + i * cache.head_dim, values + i * cache.head_dim,
-                                           cache.head_dim, scales + i, query, scores + i);
+                                           cache.head_dim, scales(i), query, scores + i);
   for (; i < last; i += kKeyGroup)
     score_groups<kType, kQueries, 1>(keys + i * cache.head_dim, values + i * cache.head_dim, cache.head_dim,
-                                     scales + i, query, scores + i);
+                                     scales(i), query, scores + i);
 }
 
 // sums[q] += sum over the positions [first, last) of the block of weights[q][position] * value. With `more`,

@@ -112,11 +112,13 @@ void packed_directly(const PackedMatrix::State& s, const Job& job, int64_t begin
     kernels::PanelNested nested;
     const bool on_the_fly = job.x.m <= kDecodeScalesRows && s.panel_nested(panel, nested);
     if (s.nested() && !on_the_fly) s.panel_scales(panel, 0, s.groups, scratch);
-    const float* scales = reinterpret_cast<const float*>(s.scales.data()) + panel * s.groups * kPanelRows;
+    const float* scales =
+        s.nested() ? scratch
+                   : reinterpret_cast<const float*>(s.scales.data()) + panel * s.groups * kPanelRows;
     for (int64_t row = 0; row < job.x.m; row += kActivationRows) {
       PanelArgs a = arguments(job, row, 0, s.octets, panel);
       a.weights = reinterpret_cast<const uint8_t*>(s.codes.data()) + panel * s.octets * kPackedOctetBytes;
-      a.scales = s.nested() ? scratch : scales;
+      a.scales = scales;
       if (on_the_fly) a.nested = &nested;
       a.levels = &s.levels;
       a.octets_per_group = s.group / kOctet;
