@@ -53,6 +53,9 @@ static inline void decode_part(const uint8_t* codes, bool odd, int64_t count,
   std::memcpy(to, values + (odd ? 1 : 0), static_cast<size_t>(count) * sizeof(*to));
 }
 
+// How far ahead codes are asked for when the output passes the caches.
+inline constexpr int64_t kCodesAheadBytes = 2048;
+
 template <typename Element, bool kStream>
 static void decode_blocks_of(const DecodeArgs& args) noexcept {
   using Kind = Decoder<Element>;
@@ -63,6 +66,8 @@ static void decode_blocks_of(const DecodeArgs& args) noexcept {
     int64_t count = left < args.block_size ? left : args.block_size;
     const typename Kind::Table table = Kind::products(levels, splat16(args.scales[index]));
     const uint8_t* from = args.codes + begin / 2;
+    if constexpr (kStream)
+      for (int64_t i = 0; i < count / 2; i += 64) __builtin_prefetch(from + kCodesAheadBytes + i);
     typename Kind::Output* to = output + begin;
     if (begin % 2 != 0) {
       decode_part<Element>(from, true, 1, table, to);
