@@ -51,10 +51,13 @@ static inline uint32_t interleave_nibbles(uint32_t file) noexcept {
   return spread(low) | (spread(high) << 4);
 }
 
-static void pack(const uint8_t* const* rows, int64_t octets, uint8_t* output) noexcept {
-  constexpr int64_t kSquare = 16;  // octets in 64 bytes of a row
+// Words i of the sixteen rows to bytes 64 i of the output, those of codes (an octet each) in a panel's order.
+template <bool kCodes>
+static void turn_words(const uint8_t* const* rows, int64_t words, uint8_t* output) noexcept {
+  constexpr int64_t kSquare = 16;  // words in 64 bytes of a row
+  constexpr int64_t kColumnBytes = kPanelRows * sizeof(uint32_t);
   int64_t first = 0;
-  for (; first + kSquare <= octets; first += kSquare) {
+  for (; first + kSquare <= words; first += kSquare) {
     Bytes64 square[kSquare];
     NFLOAT_UNROLL
     for (int r = 0; r < kPanelRows; ++r) {
@@ -64,15 +67,16 @@ static void pack(const uint8_t* const* rows, int64_t octets, uint8_t* output) no
     transpose_words(square);
     NFLOAT_UNROLL
     for (int i = 0; i < kSquare; ++i)
-      store_bytes(output + (first + i) * kPackedOctetBytes, pack_nibbles(square[i]));
+      stream_bytes(output + (first + i) * kColumnBytes, kCodes ? pack_nibbles(square[i]) : square[i]);
   }
-  for (; first < octets; ++first)
+  for (; first < words; ++first)
     for (int64_t r = 0; r < kPanelRows; ++r) {
       uint32_t word;
       std::memcpy(&word, rows[r] + 4 * first, sizeof word);
-      word = interleave_nibbles(word);
-      std::memcpy(output + first * kPackedOctetBytes + 4 * r, &word, sizeof word);
+      if constexpr (kCodes) word = interleave_nibbles(word);
+      std::memcpy(output + first * kColumnBytes + 4 * r, &word, sizeof word);
     }
+  stream_fence();
 }
 
 static void x_f32(const float* x, int64_t k, int64_t m, float* output) noexcept {
@@ -86,9 +90,22 @@ static void x_f32(const float* x, int64_t k, int64_t m, float* output) noexcept 
 
 static void x_bf16(const float* x, int64_t k, int64_t m, uint16_t* output) noexcept {
   constexpr int kColumn[kOctet] = {0, 2, 4, 6, 1, 3, 5, 7};
-  for (int64_t i = 0; i < k; i += kOctet)
-    for (int64_t j = 0; j < kOctet; ++j)
-      output[i * m + j] = i + kColumn[j] < k ? float_to_bf16(x[i + kColumn[j]]) : uint16_t{0};
+  constexpr int64_t kPart = 64;  // rounded at once, in vectors
+  for (int64_t begin = 0; begin < k; begin += kPart) {
+    float part[kPart] = {};
+    const float* from = x + begin;
+    if (k - begin < kPart) {
+      std::memcpy(part, from, static_cast<size_t>(k - begin) * sizeof(float));
+      from = part;
+    }
+    uint16_t rounded[kPart];
+    for (int64_t i = 0; i < kPart; ++i) rounded[i] = float_to_bf16(from[i]);
+    for (int64_t i = 0; i < kPart && begin + i < k; i += kOctet) {
+      uint16_t pairs[kOctet];
+      for (int64_t j = 0; j < kOctet; ++j) pairs[j] = rounded[i + kColumn[j]];
+      std::memcpy(output + (begin + i) * m, pairs, sizeof pairs);
+    }
+  }
 }
 
 static void x_int8(const float* x, int64_t k, int64_t m, int64_t block, int8_t* output, float* scales,

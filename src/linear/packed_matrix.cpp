@@ -3,6 +3,7 @@
 #include <bit>
 #include <cstring>
 #include <numeric>
+#include <type_traits>
 
 #include "base/fail.h"
 #include "base/parallel.h"
@@ -57,6 +58,11 @@ float source_scale(const PackSource& s, int64_t block) noexcept {
 template <typename Scale>
 void turn(const Scale* from, int64_t rows, int64_t groups, Scale* to) noexcept {
   if (rows == kPanelRows) {
+    if constexpr (std::is_same_v<Scale, float>) {
+      const uint8_t* runs[kPanelRows];
+      for (int64_t r = 0; r < kPanelRows; ++r) runs[r] = reinterpret_cast<const uint8_t*>(from + r * groups);
+      return kernels::table().gemm.turn(runs, groups, reinterpret_cast<uint8_t*>(to));
+    }
     for (int64_t g = 0; g < groups; ++g)
       for (int64_t r = 0; r < kPanelRows; ++r) to[g * kPanelRows + r] = from[r * groups + g];
     return;

@@ -4,17 +4,18 @@
 //   kTilePanels, kTileRows, kDenseRows: the accumulators that fit this target's registers, in panels and
 //   activation rows: packed weights are one panel by kTileRows, expanded ones kTilePanels by kDenseRows, all
 //   of them twice (a group's sums and the tile's)
-//   Bytes64, Pairs16: 64 bytes; 16 pairs of bf16; load_*, store_* at any alignment
+//   Bytes64, Pairs16: 64 bytes; 16 pairs of bf16; load_*, store_* at any alignment; stream_bytes(to, x): past
+//   the caches, to a multiple of 64, visible to others after stream_fence()
 //   byte_levels, pair_levels, float_levels (LevelTables): look-up tables
 //   lookup_bytes<shift>: 64 levels in bytes, of the nibbles at bit 0 or 4 of each byte
 //   lookup_pairs<shift>, lookup_floats<shift>: of the nibbles at that bit of each 16 or 32-bit word
 //   dot4(sum, w, x): sum + w . x[0..3] on unsigned times signed bytes, exact; dot2(sum, w, x): on bf16 pairs
 //   zip_low_words(a, b), zip_high_words: 32-bit words a[0] b[0] a[1] b[1] ... of the first, second halves
 //   pack_nibbles: of each word, eight columns as a file has them to their places in a panel
-//   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32; prefetch,
-//   prefetch_far gather_levels(map, codes): 16 of 256 floats; gather_shifted(from, first, g, shift):
-//   from[(first[i] + g)
-//   >> shift]
+//   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32
+//   prefetch, prefetch_far
+//   gather_levels(map, codes): 16 of 256 floats
+//   gather_shifted(from, first, g, shift): from[(first[i] + g) >> shift]
 #ifndef NFLOAT_KERNELS_SIMD_DOT_H_
 #define NFLOAT_KERNELS_SIMD_DOT_H_
 

@@ -60,6 +60,10 @@ static inline void store_bytes(uint8_t* to, Bytes64 x) noexcept {
   store_part(to, x.a);
   store_part(to + 32, x.b);
 }
+static inline void stream_bytes(uint8_t* to, Bytes64 x) noexcept {
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), x.a);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + 1, x.b);
+}
 static inline Pairs16 load_pairs(const uint8_t* from) noexcept {
   return {load_part(from), load_part(from + 32)};
 }

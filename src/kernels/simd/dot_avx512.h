@@ -47,6 +47,9 @@ static inline Bytes64 load_bytes(const uint8_t* from) noexcept {
 static inline void store_bytes(uint8_t* to, Bytes64 x) noexcept {
   _mm512_storeu_si512(to, x.v);
 }
+static inline void stream_bytes(uint8_t* to, Bytes64 x) noexcept {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), x.v);
+}
 static inline Pairs16 load_pairs(const uint8_t* from) noexcept {
   return {_mm512_loadu_si512(from)};
 }

@@ -47,6 +47,9 @@ static inline Bytes64 load_bytes(const uint8_t* from) noexcept {
 static inline void store_bytes(uint8_t* to, const Bytes64& x) noexcept {
   std::memcpy(to, x.v, sizeof x.v);
 }
+static inline void stream_bytes(uint8_t* to, const Bytes64& x) noexcept {
+  store_bytes(to, x);
+}
 static inline Pairs16 load_pairs(const uint8_t* from) noexcept {
   Pairs16 x;
   std::memcpy(x.v, from, sizeof x.v);
