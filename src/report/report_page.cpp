@@ -3,7 +3,7 @@
 
 namespace nfloat {
 namespace embedded {
-extern const std::string_view page_html, page_css, page_js;
+extern const std::string_view page_html, page_css, page_js, figures_svg_js, figures_js;
 }
 namespace {
 
@@ -20,6 +20,15 @@ std::string inside_script(std::string_view json) {
   return safe;
 }
 
+// What stands in the place of {{name}}.
+std::string part(std::string_view name, std::string_view data) {
+  if (name == "data") return inside_script(data);
+  if (name == "page_css") return std::string(embedded::page_css);
+  if (name == "page_js") return std::string(embedded::page_js);
+  if (name == "figures_svg_js") return std::string(embedded::figures_svg_js);
+  return std::string(embedded::figures_js);
+}
+
 }  // namespace
 
 std::string report_page(std::string_view data) {
@@ -30,11 +39,7 @@ std::string report_page(std::string_view data) {
     page += html.substr(at, open - at);
     if (open == std::string_view::npos) break;
     const size_t close = html.find("}}", open);
-    const std::string_view name = html.substr(open + 2, close - open - 2);
-    if (name == "data")
-      page += inside_script(data);
-    else
-      page += name == "css" ? embedded::page_css : embedded::page_js;
+    page += part(html.substr(open + 2, close - open - 2), data);
     at = close + 2;
   }
   return page;

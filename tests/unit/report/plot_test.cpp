@@ -75,7 +75,7 @@ TEST(BarChart, DrawsABarForEachValueInItsPanelsScale) {
 TEST(ReportPage, HoldsItsDataAndLoadsNothing) {
   const std::string page = report_page(R"({"model": "</script><b>{{css}}"})");
   EXPECT_NE(page.find(R"({"model": "\u003c/script>\u003cb>{{css}}"})"), std::string::npos);
-  EXPECT_EQ(count(page, "</script>"), 2u);
+  EXPECT_EQ(count(page, "</script>"), count(page, "<script"));
   EXPECT_NE(page.find("default-src 'none'"), std::string::npos);
   EXPECT_EQ(page.find(" src="), std::string::npos);
   EXPECT_EQ(count(page, "href=\""), 1u);  // the empty icon
