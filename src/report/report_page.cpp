@@ -3,7 +3,7 @@
 
 namespace nfloat {
 namespace embedded {
-extern const std::string_view page_html, page_css, page_js, figures_svg_js, figures_js;
+extern const std::string_view page_html, page_css, page_js, figures_svg_js, figures_js, vega_html;
 }
 namespace {
 
@@ -26,6 +26,7 @@ std::string part(std::string_view name, std::string_view data) {
   if (name == "page_css") return std::string(embedded::page_css);
   if (name == "page_js") return std::string(embedded::page_js);
   if (name == "figures_svg_js") return std::string(embedded::figures_svg_js);
+  if (name == "vega_html") return std::string(embedded::vega_html);  // empty in a build without Vega
   return std::string(embedded::figures_js);
 }
 

@@ -139,7 +139,27 @@ async function keyboard(complain) {
   if (await note()) complain('Escape does not close the note');
 }
 
-async function pointer(complain) {
+// Ctrl and the wheel enlarge, dragging moves, a double click shows all again.
+async function enlarge(complain) {
+  await evaluate("document.querySelector('#divergence .plot').scrollIntoView({block: 'center'})");
+  const {x, y} = await evaluate(`const box = document.querySelector('#divergence .plot').getBoundingClientRect();
+    return {x: box.left + box.width / 2, y: box.top + box.height / 2};`);
+  const mouse = (type, more = {}) => send('Input.dispatchMouseEvent', {type, x, y, ...more});
+  const drawn = () => evaluate(`${settle}
+    return [...document.querySelectorAll('#divergence .mark')].map(m => m.getAttribute('transform')).join()`);
+  const whole = await drawn();
+  await mouse('mouseWheel', {deltaX: 0, deltaY: -240, modifiers: 2});
+  const large = await drawn();
+  if (large === whole) complain('Ctrl and the wheel do not enlarge');
+  await mouse('mousePressed', {button: 'left', clickCount: 1});
+  await mouse('mouseMoved', {x: x + 60, y: y + 40, button: 'left', buttons: 1});
+  await mouse('mouseReleased', {x: x + 60, y: y + 40, button: 'left', clickCount: 1});
+  if (await drawn() === large) complain('dragging does not move the figure');
+  for (const clickCount of [1, 2]) for (const type of ['mousePressed', 'mouseReleased']) await mouse(type, {button: 'left', clickCount});
+  if (await drawn() !== whole) complain('a double click does not show all again');
+}
+
+async function pointer(complain, by) {
   for (const id of ['divergence', 'heat', 'usage']) {
     const at = await evaluate(`const mark = document.querySelector('#${id} .mark');
       mark.scrollIntoView({block: 'center'});
@@ -155,6 +175,7 @@ async function pointer(complain) {
     if (await evaluate('return scrollY') === from) complain(id + ': the wheel does not scroll the page');
     if (await evaluate(drawn) !== before) complain(id + ': the wheel changes the figure');
   }
+  if (by === 'vega') await enlarge(complain);
   await send('Input.dispatchMouseEvent', {type: 'mouseMoved', x: 2, y: 2});
   if (await note()) complain('the note stays when the pointer has left');
 }
@@ -210,7 +231,7 @@ try {
   for (const variant of variants) {
     const complain = await visit(variant, 'wide', 1280, 900, false);
     await keyboard(complain);
-    await pointer(complain);
+    await pointer(complain, variant.by);
     await legend(complain);
     await download(complain, variant.by);
     const {data} = await send('Page.printToPDF', {printBackground: true});
