@@ -220,6 +220,18 @@ async function change(complain, by) {
   (await evaluate(look(by))).forEach(text => complain('at 700 pixels: ' + text));
 }
 
+// A dark page is printed light: its figures too.
+async function paper(complain) {
+  const colours = event => evaluate(`dispatchEvent(new Event('${event}'));
+    await new Promise(r => setTimeout(r, 500));
+    ${settle}
+    const figures = [...document.querySelectorAll('.plot svg')].map(svg => getComputedStyle(svg.querySelector('text')).fill);
+    return [...new Set(figures)].join(' and ');`);
+  const light = await colours('beforeprint'), dark = await colours('afterprint');
+  if (!/^rgb\(88, 100, 115\)$/.test(light)) complain('text of figures on paper is ' + light);
+  if (!/^rgb\(159, 171, 184\)$/.test(dark)) complain('text of figures on the dark screen is ' + dark);
+}
+
 let status = 1;
 try {
   const text = readFileSync(report, 'utf8'), own = join(folder, 'own.html');
@@ -238,7 +250,7 @@ try {
     writeFileSync(join(folder, variant.by + '-print.pdf'), Buffer.from(data, 'base64'));
     if (data.length < 20000) complain('the printed page is empty');
     await change(complain, variant.by);
-    await visit(variant, 'dark', 1280, 900, true);
+    await paper(await visit(variant, 'dark', 1280, 900, true));
     await visit(variant, 'narrow', 390, 844, false);
     await visit(variant, 'narrow-dark', 390, 844, true);
   }

@@ -163,10 +163,7 @@ if (window.vega && window.vegaLite && vega.expressionInterpreter) {
   painters.push({
     async draw(plot, f, width, height) {
       const holder = make('div'), turn = plot.turn = (plot.turn ?? 0) + 1;
-      const view = vegaView(vegaSpec(f, width, height, colours()), {renderer: 'svg'}).tooltip((_, event, item, text) => {
-        if (text && event.target.getBoundingClientRect) openTip(event.target.getBoundingClientRect(), text);
-        else closeTip();
-      }).initialize(holder);
+      const view = vegaView(vegaSpec(f, width, height, colours()), {renderer: 'svg'}).tooltip(() => {}).initialize(holder);  // the page has its own notes
       if (f.chosen) view.signal('chosen', f.chosen);
       await view.runAsync();
       if (turn !== plot.turn) { view.finalize(); return; }

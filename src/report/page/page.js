@@ -104,6 +104,9 @@ function legendOf(keys, choose) {
 // draw(plot, figure, width, height) fills `plot`; choose(plot, figure) brings figure.chosen, a key of the legend, forward; pictures(figure,
 // width, height) gives the buttons that save the figure as a file; hint(figure) is a sentence for its caption.
 const painters = [], darkness = matchMedia('(prefers-color-scheme: dark)');
+// On paper a page is light.
+addEventListener('beforeprint', () => document.documentElement.classList.add('paper'));
+addEventListener('afterprint', () => document.documentElement.classList.remove('paper'));
 function figure(f) {
   const plot = make('div', {class: 'plot'}), painter = painters.at(-1), hint = painter.hint?.(f) ?? '';
   const details = make('details', {}, make('summary', {}, 'Data as a table'));
@@ -131,7 +134,10 @@ function figure(f) {
     width = plot.clientWidth;
     requestAnimationFrame(redraw);
   }).observe(plot);
-  darkness.addEventListener('change', () => { if (width) redraw(); });
+  const again = () => { if (width) redraw(); };
+  darkness.addEventListener('change', again);
+  addEventListener('beforeprint', again);
+  addEventListener('afterprint', again);
   return redraw;
 }
 
