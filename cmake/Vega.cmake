@@ -3,6 +3,7 @@
 # checksum, fetched once for all build folders and inlined into the page. NFLOAT_VEGA: AUTO takes them where npm gives them, ON
 # insists, OFF leaves them out; a page without them draws its figures itself. A folder that holds the three files already
 # (NFLOAT_VEGA_FOLDER) needs neither npm nor a network.
+# Whoever builds nfloat inside another project asks for Vega: nothing is fetched behind their back.
 if(PROJECT_IS_TOP_LEVEL)
   set(NFLOAT_VEGA AUTO CACHE STRING "Vega in the report: AUTO, ON or OFF")
 else()

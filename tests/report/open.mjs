@@ -186,6 +186,8 @@ async function legend(complain) {
   const press = "document.querySelector('#divergence .legend button').click();";
   if (await evaluate(faint)) complain('marks are faint before a key of the legend is pressed');
   if (!await evaluate(press + faint)) complain('a key of the legend does not bring its family forward');
+  if (!await evaluate("return [...document.querySelectorAll('#divergence text')].some(t => [t.getAttribute('opacity'), t.getAttribute('fill-opacity')].includes('0.15'))"))
+    complain('a key of the legend leaves the names of the others as they were');
   if (await evaluate(press + faint)) complain('a key of the legend that is pressed again leaves marks faint');
 }
 

@@ -45,7 +45,7 @@ const specs = {
           params: [{name: 'part', bind: 'scales', select: {type: 'interval', clear: 'dblclick', zoom: 'wheel![event.ctrlKey || event.metaKey]',
             translate: "[pointerdown[event.pointerType === 'mouse'], window:pointerup] > window:pointermove!"}}]}),
         marksOf(values, {type: 'text', clip: true, fontWeight: {expr: "datum.best ? 600 : 400"}, ...quiet},
-          {x, y, text: {field: 'name', type: 'nominal'}, opacity: shade, fill: {field: 'ink', type: 'nominal', scale: null}}, {name: 'names'})
+          {x, y, text: {field: 'name', type: 'nominal'}, fillOpacity: shade, fill: {field: 'ink', type: 'nominal', scale: null}}, {name: 'names'})
       ]
     };
   },
@@ -128,7 +128,7 @@ function placeNames(spec) {
   const names = spec.marks.find(mark => mark.name === 'names_marks');
   if (!names) return;
   const sides = ['right', 'left', 'top', 'bottom', 'top-right', 'bottom-right', 'top-left', 'bottom-left'];
-  names.transform = [{type: 'label', size: [{signal: 'width'}, {signal: 'height'}], anchor: sides, offset: sides.map(side => side.includes('-') ? 10 : 8),
+  names.transform = [{type: 'label', size: [{signal: 'width'}, {signal: 'height'}], anchor: sides, offset: sides.map(side => side.includes('-') ? 12 : 10),
     avoidMarks: ['points_marks', ...(spec.marks.some(mark => mark.name === 'front_marks') ? ['front_marks'] : [])], avoidBaseMark: false, sort: {field: 'datum.rank'}, padding: 0}];
 }
 function vegaSpec(f, width, height, c) {
