@@ -22,15 +22,19 @@ int64_t activation_block(int64_t group) noexcept;
 // Rounds levels to bf16 and to int8 with the step that loses least.
 kernels::LevelTables make_level_tables(std::span<const float> levels) noexcept;
 
-// Memory that only grows, aligned to 64.
+// Memory that only grows, aligned to 64; from kWholePagesFrom on in huge pages (Buffer).
 class ReusedMemory {
  public:
   std::byte* at_least(size_t bytes) {
-    if (buffer_.size() < bytes) buffer_ = Buffer(bytes);
+    if (buffer_.size() >= bytes) return buffer_.data();
+    if (bytes >= kWholePagesFrom) bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    buffer_ = Buffer(bytes);
     return buffer_.data();
   }
 
  private:
+  static constexpr size_t kHugePage = size_t{2} << 20;
+  static constexpr size_t kWholePagesFrom = size_t{256} << 10;
   Buffer buffer_;
 };
 
