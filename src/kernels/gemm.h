@@ -103,7 +103,8 @@ struct GemmKernels {
   void (*widen_bf16)(const uint8_t* halves, int64_t octets, uint8_t* output) noexcept;
   void (*widen_int8)(const uint8_t* bytes, int64_t octets, uint8_t* output) noexcept;
   void (*nested_scales)(const NestedArgs&) noexcept;
-  // A panel from sixteen runs of 4 * octets bytes of codes in file order, to 64 * octets bytes, aligned to 64.
+  // A panel from sixteen runs of 4 * octets bytes of codes in file order, to 64 * octets bytes, aligned
+  // to 64.
   void (*pack)(const uint8_t* const* rows, int64_t octets, uint8_t* output) noexcept;
   // The same of sixteen runs of float scales, which stay as they are.
   void (*turn)(const uint8_t* const* rows, int64_t groups, uint8_t* output) noexcept;
