@@ -76,20 +76,38 @@ struct Dense {
   }
 };
 
-// The scales of one group of panel `p`.
+// The scales of one group after the other.
 template <typename Source>
-static inline F32x16 group_scales(const PanelArgs& a, int64_t group, int p) noexcept {
-  if constexpr (Source::kNested) {
-    if (a.nested != nullptr)
-      return add(multiply(gather_levels(a.nested->map, a.nested->codes + group * kPanelRows),
-                          load16(a.nested->absmax)),
-                 splat16(a.nested->offset));
+class GroupScales {
+ public:
+  explicit GroupScales(const PanelArgs& a) noexcept : args_(a), groups_(a.octets / a.octets_per_group) {}
+
+  // Of panel `p`; groups come in order.
+  F32x16 of(int64_t group, int p) noexcept {
+    if constexpr (Source::kNested) {
+      if (args_.nested != nullptr) {
+        if (group % kMapGroups == 0) look_up(*args_.nested, group);
+        return add(multiply(load16(levels_ + group % kMapGroups * kPanelRows), load16(args_.nested->absmax)),
+                   splat16(args_.nested->offset));
+      }
+    }
+    if (args_.scales == nullptr) return splat16(1.0f);
+    const float* at = args_.scales + static_cast<size_t>(p) * args_.scales_stride + group * kPanelRows;
+    if constexpr (Source::kNested) prefetch(reinterpret_cast<const uint8_t*>(at) + kScalePrefetchBytes);
+    return load16(at);
   }
-  if (a.scales == nullptr) return splat16(1.0f);
-  const float* at = a.scales + static_cast<size_t>(p) * a.scales_stride + group * kPanelRows;
-  if constexpr (Source::kNested) prefetch(reinterpret_cast<const uint8_t*>(at) + kScalePrefetchBytes);
-  return load16(at);
-}
+
+ private:
+  void look_up(const PanelNested& nested, int64_t group) noexcept {
+    const int64_t left = groups_ - group;
+    map_scales(*nested.map, nested.codes + group * kPanelRows,
+               static_cast<int>(left < kMapGroups ? left : kMapGroups), levels_);
+  }
+
+  const PanelArgs& args_;
+  int64_t groups_;
+  alignas(64) float levels_[kMapGroups * kPanelRows];
+};
 
 template <int kPanels, int kRows>
 static inline void store_tile(const PanelArgs& a, int64_t row,
@@ -136,6 +154,7 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
   const int32_t* x_offsets = a.x_offsets + row;
   const int64_t blocks = a.octets / a.octets_per_block;
   const int64_t blocks_per_group = a.octets_per_group / a.octets_per_block;
+  GroupScales<Source> scales(a);
   int64_t left_in_group = blocks_per_group, group = 0;
   for (int64_t block = 0; block < blocks; ++block) {
     I32x16 sums[kPanels][kRows], others[kPanels][kRows];
@@ -169,7 +188,7 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
     }
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p) {
-      const F32x16 scale = group_scales<Source>(a, group, p);
+      const F32x16 scale = scales.of(group, p);
       NFLOAT_UNROLL
       for (int m = 0; m < kRows; ++m)
         tile[p][m] = fma16(to_float16(kTwoSets ? add(sums[p][m], others[p][m]) : sums[p][m]),
@@ -257,6 +276,7 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
   const typename Step::Element* x = static_cast<const typename Step::Element*>(a.x) + row * kOctet;
   const int64_t x_step = a.m * kOctet;
   const int64_t groups = a.octets / a.octets_per_group;
+  GroupScales<Source> scales(a);
   for (int64_t group = 0; group < groups; ++group) {
     F32x16 sums[kPanels][kRows], others[kPanels][kRows];
     NFLOAT_UNROLL
@@ -270,7 +290,7 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
     }
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p) {
-      const F32x16 scale = group_scales<Source>(a, group, p);
+      const F32x16 scale = scales.of(group, p);
       NFLOAT_UNROLL
       for (int m = 0; m < kRows; ++m)
         tile[p][m] = fma16(kTwoSets ? add(sums[p][m], others[p][m]) : sums[p][m], scale, tile[p][m]);

@@ -33,11 +33,19 @@ struct LevelTables {
   float u8_scale;
 };
 
+// What the 8 bits of a double-quantized scale stand for; `bytes` are those of the values, lowest first, for
+// look-ups in registers.
+struct ScaleMap {
+  alignas(64) float values[256];
+  alignas(64) uint8_t bytes[4][256];
+};
+inline constexpr int kMapGroups = 4;  // groups of a panel whose 8-bit scales are looked up together
+
 // 8-bit scales of a panel whose rows each lie within one second-level block:
-// scale[group][r] = map[codes[group][r]] * absmax[r] + offset.
+// scale[group][r] = map->values[codes[group][r]] * absmax[r] + offset.
 struct PanelNested {
   const uint8_t* codes = nullptr;  // [groups][16]; null: the panel has float scales
-  const float* map = nullptr;      // 256
+  const ScaleMap* map = nullptr;
   float offset = 0;
   float absmax[kPanelRows];
 };
@@ -72,7 +80,7 @@ struct PanelArgs {
 struct NestedArgs {
   const uint8_t* codes;  // [groups][16]
   const float* absmax;
-  const float* map;  // 256
+  const ScaleMap* map;
   float offset;
   int64_t first_block[kPanelRows];  // of each row
   int absmax_shift;                 // block >> shift is its index in absmax

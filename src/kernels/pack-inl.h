@@ -18,10 +18,15 @@ static void nested_scales(const NestedArgs& a) noexcept {
   for (int r = 0; r < kPanelRows; ++r)
     first[r] = static_cast<int32_t>(a.first_block[r] - (base << a.absmax_shift));
   const F32x16 offset = splat16(a.offset);
-  for (int64_t g = 0; g < a.groups; ++g) {
-    const F32x16 level = gather_levels(a.map, a.codes + g * kPanelRows);
-    const F32x16 absmax = gather_shifted(a.absmax + base, first, static_cast<int32_t>(g), a.absmax_shift);
-    store16(a.scales + g * kPanelRows, add(multiply(level, absmax), offset));
+  for (int64_t begin = 0; begin < a.groups; begin += kMapGroups) {
+    const int64_t end = begin + kMapGroups < a.groups ? begin + kMapGroups : a.groups;
+    map_scales(*a.map, a.codes + begin * kPanelRows, static_cast<int>(end - begin),
+               a.scales + begin * kPanelRows);
+    for (int64_t g = begin; g < end; ++g) {
+      float* scales = a.scales + g * kPanelRows;
+      const F32x16 absmax = gather_shifted(a.absmax + base, first, static_cast<int32_t>(g), a.absmax_shift);
+      store16(scales, add(multiply(load16(scales), absmax), offset));
+    }
   }
 }
 

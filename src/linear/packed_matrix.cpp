@@ -54,6 +54,16 @@ float source_scale(const PackSource& s, int64_t block) noexcept {
          s.nested_offset;
 }
 
+std::unique_ptr<const kernels::ScaleMap> make_scale_map(std::span<const float> values) {
+  auto map = std::make_unique<kernels::ScaleMap>();
+  for (size_t i = 0; i < values.size(); ++i) {
+    map->values[i] = values[i];
+    const auto bits = std::bit_cast<uint32_t>(values[i]);
+    for (int byte = 0; byte < 4; ++byte) map->bytes[byte][i] = static_cast<uint8_t>(bits >> (8 * byte));
+  }
+  return map;
+}
+
 // [rows][groups] to [groups][16], rows past the last zero.
 template <typename Scale>
 void turn(const Scale* from, int64_t rows, int64_t groups, Scale* to) noexcept {
@@ -123,7 +133,7 @@ void pack_panels(const PackSource& source, PackedMatrix::State& state, int threa
   const bool power_of_two = std::has_single_bit(static_cast<uint64_t>(source.nested_block_size));
   if (!source.nested_codes.empty() && state.group == state.block_size && power_of_two) {
     state.nested_absmax.assign(source.nested_absmax.begin(), source.nested_absmax.end());
-    state.nested_map.assign(source.nested_map.begin(), source.nested_map.end());
+    state.nested_map = make_scale_map(source.nested_map);
     state.nested_offset = source.nested_offset;
     state.nested_shift = std::countr_zero(static_cast<uint64_t>(source.nested_block_size));
     state.nested_codes = WeightBuffer(static_cast<size_t>(state.panels) * per_panel);
@@ -155,7 +165,7 @@ bool PackedMatrix::State::panel_nested(int64_t panel, kernels::PanelNested& outp
     output.absmax[r] = nested_absmax[static_cast<size_t>(block)];
   }
   output.codes = reinterpret_cast<const uint8_t*>(nested_codes.data()) + panel * groups * kPanelRows;
-  output.map = nested_map.data();
+  output.map = nested_map.get();
   output.offset = nested_offset;
   return true;
 }
@@ -165,7 +175,7 @@ void PackedMatrix::State::panel_scales(int64_t panel, int64_t first_group, int64
   const int64_t at = (panel * groups + first_group) * kPanelRows;
   kernels::NestedArgs args{.codes = reinterpret_cast<const uint8_t*>(nested_codes.data()) + at,
                            .absmax = nested_absmax.data(),
-                           .map = nested_map.data(),
+                           .map = nested_map.get(),
                            .offset = nested_offset,
                            .first_block = {},
                            .absmax_shift = nested_shift,
@@ -212,7 +222,8 @@ int64_t PackedMatrix::cols() const noexcept {
 uint64_t PackedMatrix::bytes() const noexcept {
   if (!state_) return 0;
   return state_->codes.size() + state_->scales.size() + state_->nested_codes.size() +
-         4 * (state_->nested_absmax.size() + state_->nested_map.size()) + sizeof(State);
+         4 * state_->nested_absmax.size() + (state_->nested() ? sizeof(kernels::ScaleMap) : 0) +
+         sizeof(State);
 }
 
 void PackedMatrix::dequantize_row(int64_t row, float* output) const noexcept {
@@ -231,7 +242,7 @@ void PackedMatrix::dequantize_row(int64_t row, float* output) const noexcept {
   for (int64_t g = 0; g < s.groups; ++g) {
     const int64_t at = (panel * s.groups + g) * kPanelRows + lane;
     const float scale =
-        s.nested() ? s.nested_map[static_cast<uint8_t>(s.nested_codes.data()[at])] *
+        s.nested() ? s.nested_map->values[static_cast<uint8_t>(s.nested_codes.data()[at])] *
                              s.nested_absmax[static_cast<size_t>((row * s.groups + g) >> s.nested_shift)] +
                          s.nested_offset
                    : scales[at];

@@ -2,6 +2,7 @@
 #ifndef NFLOAT_LINEAR_STATE_H_
 #define NFLOAT_LINEAR_STATE_H_
 
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -52,11 +53,12 @@ struct PackedMatrix::State {
   WeightBuffer scales;  // float [panels][groups][16], or one a block
   // Double-quantized: 8-bit scales, [panels][groups][16]; `scales` is empty.
   WeightBuffer nested_codes;
-  std::vector<float> nested_absmax, nested_map;
+  std::vector<float> nested_absmax;
+  std::unique_ptr<const kernels::ScaleMap> nested_map;
   float nested_offset = 0;
   int nested_shift = 8;
 
-  bool nested() const noexcept { return !nested_map.empty(); }
+  bool nested() const noexcept { return nested_map != nullptr; }
   // The panel's 8-bit scales as the kernels decode them on the fly. False where a row meets the end of a
   // second-level block, or there are none.
   bool panel_nested(int64_t panel, kernels::PanelNested& output) const noexcept;

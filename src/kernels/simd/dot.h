@@ -14,7 +14,7 @@
 //   pack_nibbles: of each word, eight columns as a file has them to their places in a panel
 //   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32
 //   prefetch, prefetch_far
-//   gather_levels(map, codes): 16 of 256 floats
+//   map_scales(map, codes, groups, output): up to kMapGroups times 16 values of a map
 //   gather_shifted(from, first, g, shift): from[(first[i] + g) >> shift]
 #ifndef NFLOAT_KERNELS_SIMD_DOT_H_
 #define NFLOAT_KERNELS_SIMD_DOT_H_

@@ -162,10 +162,8 @@ static inline F32x16 dot2(F32x16 sum, Pairs16 w, const uint16_t* x) noexcept {
 static inline F32x16 to_float16(I32x16 x) noexcept {
   return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
 }
-static inline F32x16 gather_levels(const float* map, const uint8_t* codes) noexcept {
-  float values[16];
-  for (int i = 0; i < 16; ++i) values[i] = map[codes[i]];
-  return load16(values);
+static inline void map_scales(const ScaleMap& map, const uint8_t* codes, int groups, float* output) noexcept {
+  for (int i = 0; i < kPanelRows * groups; ++i) output[i] = map.values[codes[i]];
 }
 static inline F32x16 gather_shifted(const float* from, const int32_t* first, int32_t g, int shift) noexcept {
   float values[16];

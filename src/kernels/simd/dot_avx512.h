@@ -134,9 +134,40 @@ static inline F32x16 dot2(F32x16 sum, Pairs16 w, const uint16_t* x) noexcept {
 static inline F32x16 to_float16(I32x16 x) noexcept {
   return {_mm512_cvtepi32_ps(x.v)};
 }
-static inline F32x16 gather_levels(const float* map, const uint8_t* codes) noexcept {
-  const __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
-  return {_mm512_i32gather_ps(index, map, 4)};
+#if defined(__AVX512VBMI__)
+// One byte of the values that 64 codes stand for; `upper`: codes from 128 on.
+static inline __m512i map_byte(const uint8_t* table, __m512i codes, __mmask64 upper) noexcept {
+  const auto look_up = [&](int first) {
+    return _mm512_permutex2var_epi8(_mm512_load_si512(table + first), codes,
+                                    _mm512_load_si512(table + first + 64));
+  };
+  return _mm512_mask_blend_epi8(upper, look_up(0), look_up(128));
+}
+#endif
+static inline void map_scales(const ScaleMap& map, const uint8_t* codes, int groups, float* output) noexcept {
+#if defined(__AVX512VBMI__)
+  if (groups == kMapGroups) {
+    // Zips of bytes and words stay inside 16 bytes: four rows of every group there make four groups of them.
+    const __m512i turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i turned = _mm512_permutexvar_epi32(turn, _mm512_loadu_si512(codes));
+    const __mmask64 upper = _mm512_movepi8_mask(turned);
+    __m512i bytes[4];
+    for (int i = 0; i < 4; ++i) bytes[i] = map_byte(map.bytes[i], turned, upper);
+    const __m512i low[2] = {_mm512_unpacklo_epi8(bytes[0], bytes[1]),
+                            _mm512_unpackhi_epi8(bytes[0], bytes[1])};
+    const __m512i high[2] = {_mm512_unpacklo_epi8(bytes[2], bytes[3]),
+                             _mm512_unpackhi_epi8(bytes[2], bytes[3])};
+    for (int i = 0; i < 2; ++i) {
+      _mm512_storeu_si512(output + 32 * i, _mm512_unpacklo_epi16(low[i], high[i]));
+      _mm512_storeu_si512(output + 32 * i + 16, _mm512_unpackhi_epi16(low[i], high[i]));
+    }
+    return;
+  }
+#endif
+  for (int g = 0; g < groups; ++g) {
+    const __m128i some = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + 16 * g));
+    _mm512_storeu_ps(output + 16 * g, _mm512_i32gather_ps(_mm512_cvtepu8_epi32(some), map.values, 4));
+  }
 }
 static inline F32x16 gather_shifted(const float* from, const int32_t* first, int32_t g, int shift) noexcept {
   const __m512i sum = _mm512_add_epi32(_mm512_loadu_si512(first), _mm512_set1_epi32(g));

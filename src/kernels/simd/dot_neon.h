@@ -156,10 +156,8 @@ static inline F32x16 high_half(const Pairs16& x) noexcept {
     y.v[i] = vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u16(x.v[i]), vdupq_n_u32(0xffff0000u)));
   return y;
 }
-static inline F32x16 gather_levels(const float* map, const uint8_t* codes) noexcept {
-  float values[16];
-  for (int i = 0; i < 16; ++i) values[i] = map[codes[i]];
-  return load16(values);
+static inline void map_scales(const ScaleMap& map, const uint8_t* codes, int groups, float* output) noexcept {
+  for (int i = 0; i < kPanelRows * groups; ++i) output[i] = map.values[codes[i]];
 }
 static inline F32x16 gather_shifted(const float* from, const int32_t* first, int32_t g, int shift) noexcept {
   float values[16];

@@ -129,10 +129,8 @@ static inline F32x16 high_half(const Pairs16& x) noexcept {
   for (int i = 0; i < 16; ++i) y.v[i] = bf16_to_float(x.v[2 * i + 1]);
   return y;
 }
-static inline F32x16 gather_levels(const float* map, const uint8_t* codes) noexcept {
-  float values[16];
-  for (int i = 0; i < 16; ++i) values[i] = map[codes[i]];
-  return load16(values);
+static inline void map_scales(const ScaleMap& map, const uint8_t* codes, int groups, float* output) noexcept {
+  for (int i = 0; i < kPanelRows * groups; ++i) output[i] = map.values[codes[i]];
 }
 static inline F32x16 gather_shifted(const float* from, const int32_t* first, int32_t g, int shift) noexcept {
   float values[16];

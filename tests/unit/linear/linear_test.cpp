@@ -146,6 +146,35 @@ TEST_F(LinearTest, RowsDequantizeToTheirExactValues) {
     }
 }
 
+// Bit for bit what the same scales give in float32, however many groups a row has and rows of activations
+// there are; all 256 codes of a scale occur.
+TEST_F(LinearTest, EightBitScalesAreDecodedExactly) {
+  std::mt19937 generator(11);
+  const int64_t n = 40;
+  for (int64_t groups = 1; groups <= 9; ++groups)
+    for (const int64_t m : {1, 8, 9}) {
+      const int64_t k = groups * 64;
+      QuantizedTensor tensor = quantized(gaussian(n * k, 7), n, k, 64, "nf4", true);
+      for (uint8_t& code : tensor.nested.codes) code = static_cast<uint8_t>(generator());
+      PackSource source = source_of(tensor);
+      std::vector<float> scales(tensor.nested.codes.size());
+      for (size_t i = 0; i < scales.size(); ++i) {
+        // The product is exact in double: rounded once, then added, whatever the compiler would fuse.
+        const double product =
+            double{source.nested_map[tensor.nested.codes[i]]} * tensor.nested.absmax[i / 256];
+        scales[i] = static_cast<float>(product) + tensor.nested.offset;
+      }
+      const PackedMatrix nested = PackedMatrix::pack(source);
+      source.nested_codes = {};
+      source.scales = scales;
+      const PackedMatrix plain = PackedMatrix::pack(source);
+      const std::vector<float> x = gaussian(m * k, 8);
+      for (const Precision precision : kPrecisions)
+        ASSERT_EQ(product(nested, x, m, precision), product(plain, x, m, precision))
+            << "m " << m << " groups " << groups << " precision " << static_cast<int>(precision);
+    }
+}
+
 TEST_F(LinearTest, OtherCodes) {
   const int64_t m = 9, n = 48, k = 512;
   for (const char* code : {"fp4", "int4"}) {
