@@ -48,6 +48,15 @@ float torch_mean(std::span<const float> values) {
   return total / static_cast<float>(values.size());
 }
 
+// How many thresholds of the 256 levels lie below y, which may be NaN: none then. Without branches, which
+// eight halvings of scales in no order would mispredict.
+size_t thresholds_below(std::span<const float> thresholds, float y) noexcept {
+  size_t below = 0;
+  for (size_t step = 128; step > 0; step /= 2)
+    below += step * static_cast<size_t>(thresholds[below + step - 1] < y);
+  return below;
+}
+
 }  // namespace
 
 NestedScales quantize_scales(std::span<const float> scales) {
@@ -61,13 +70,12 @@ NestedScales quantize_scales(std::span<const float> scales) {
     float absmax = 0;
     for (size_t i = begin; i < end; ++i) absmax = std::max(absmax, std::fabs(scales[i] - nested.offset));
     nested.absmax.push_back(absmax);
-    const float clamped = std::max(absmax, 1e-38f);
+    const float clamped = std::max(absmax, 1e-38f), inverse = 1.0f / clamped;
     const bool whole = end - begin == static_cast<size_t>(kNestedBlockSize);
     for (size_t i = begin; i < end; ++i) {
       const float centred = scales[i] - nested.offset;
-      const float y = std::clamp(whole ? centred * (1.0f / clamped) : centred / clamped, -1.0f, 1.0f);
-      const auto above = std::lower_bound(map.thresholds.begin(), map.thresholds.end(), y);
-      nested.codes[i] = map.code_of_rank[static_cast<size_t>(above - map.thresholds.begin())];
+      const float y = std::clamp(whole ? centred * inverse : centred / clamped, -1.0f, 1.0f);
+      nested.codes[i] = map.code_of_rank[thresholds_below(map.thresholds, y)];
     }
   }
   return nested;
