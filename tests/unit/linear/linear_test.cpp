@@ -157,13 +157,7 @@ TEST_F(LinearTest, EightBitScalesAreDecodedExactly) {
       QuantizedTensor tensor = quantized(gaussian(n * k, 7), n, k, 64, "nf4", true);
       for (uint8_t& code : tensor.nested.codes) code = static_cast<uint8_t>(generator());
       PackSource source = source_of(tensor);
-      std::vector<float> scales(tensor.nested.codes.size());
-      for (size_t i = 0; i < scales.size(); ++i) {
-        // The product is exact in double: rounded once, then added, whatever the compiler would fuse.
-        const double product =
-            double{source.nested_map[tensor.nested.codes[i]]} * tensor.nested.absmax[i / 256];
-        scales[i] = static_cast<float>(product) + tensor.nested.offset;
-      }
+      const std::vector<float> scales = dequantize_scales(tensor.nested);
       const PackedMatrix nested = PackedMatrix::pack(source);
       source.nested_codes = {};
       source.scales = scales;
