@@ -76,19 +76,18 @@ struct Dense {
   }
 };
 
-// The scales of one group after the other.
+// The scales of one group after the other, 8-bit ones decoded kMapGroups groups at a time.
 template <typename Source>
 class GroupScales {
  public:
   explicit GroupScales(const PanelArgs& a) noexcept : args_(a), groups_(a.octets / a.octets_per_group) {}
 
-  // Of panel `p`; groups come in order.
+  // Of panel `p`; groups come in order, each any number of times.
   F32x16 of(int64_t group, int p) noexcept {
     if constexpr (Source::kNested) {
       if (args_.nested != nullptr) {
-        if (group % kMapGroups == 0) look_up(*args_.nested, group);
-        return add(multiply(load16(levels_ + group % kMapGroups * kPanelRows), load16(args_.nested->absmax)),
-                   splat16(args_.nested->offset));
+        if (group >= decoded_) decode(*args_.nested);
+        return load16(scales_ + group % kMapGroups * kPanelRows);
       }
     }
     if (args_.scales == nullptr) return splat16(1.0f);
@@ -98,15 +97,21 @@ class GroupScales {
   }
 
  private:
-  void look_up(const PanelNested& nested, int64_t group) noexcept {
-    const int64_t left = groups_ - group;
-    map_scales(*nested.map, nested.codes + group * kPanelRows,
-               static_cast<int>(left < kMapGroups ? left : kMapGroups), levels_);
+  void decode(const PanelNested& nested) noexcept {
+    const int64_t left = groups_ - decoded_;
+    const int count = static_cast<int>(left < kMapGroups ? left : kMapGroups);
+    map_scales(*nested.map, nested.codes + decoded_ * kPanelRows, count, scales_);
+    const F32x16 absmax = load16(nested.absmax), offset = splat16(nested.offset);
+    for (int i = 0; i < count; ++i) {
+      float* at = scales_ + i * kPanelRows;
+      store16(at, add(multiply(load16(at), absmax), offset));
+    }
+    decoded_ += kMapGroups;
   }
 
   const PanelArgs& args_;
-  int64_t groups_;
-  alignas(64) float levels_[kMapGroups * kPanelRows];
+  int64_t groups_, decoded_ = 0;
+  alignas(64) float scales_[kMapGroups * kPanelRows];
 };
 
 template <int kPanels, int kRows>

@@ -152,9 +152,9 @@ TEST_F(LinearTest, EightBitScalesAreDecodedExactly) {
   std::mt19937 generator(11);
   const int64_t n = 40;
   for (int64_t groups = 1; groups <= 9; ++groups)
-    for (const int64_t m : {1, 8, 9}) {
-      const int64_t k = groups * 64;
-      QuantizedTensor tensor = quantized(gaussian(n * k, 7), n, k, 64, "nf4", true);
+    for (const auto& [m, block] : {std::pair{1, 64}, {8, 64}, {9, 64}, {1, 256}, {8, 256}}) {
+      const int64_t k = groups * block;
+      QuantizedTensor tensor = quantized(gaussian(n * k, 7), n, k, block, "nf4", true);
       for (uint8_t& code : tensor.nested.codes) code = static_cast<uint8_t>(generator());
       PackSource source = source_of(tensor);
       const std::vector<float> scales = dequantize_scales(tensor.nested);
@@ -165,7 +165,8 @@ TEST_F(LinearTest, EightBitScalesAreDecodedExactly) {
       const std::vector<float> x = gaussian(m * k, 8);
       for (const Precision precision : kPrecisions)
         ASSERT_EQ(product(nested, x, m, precision), product(plain, x, m, precision))
-            << "m " << m << " groups " << groups << " precision " << static_cast<int>(precision);
+            << "m " << m << " block " << block << " groups " << groups << " precision "
+            << static_cast<int>(precision);
     }
 }
 
