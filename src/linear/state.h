@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "base/huge_pages.h"
 #include "kernels/gemm.h"
 #include "linear/weight_buffer.h"
 #include "nfloat/linear.h"
@@ -23,18 +24,17 @@ int64_t activation_block(int64_t group) noexcept;
 // Rounds levels to bf16 and to int8 with the step that loses least.
 kernels::LevelTables make_level_tables(std::span<const float> levels) noexcept;
 
-// Memory that only grows, aligned to 64; from kWholePagesFrom on in huge pages (Buffer).
+// Memory that only grows, aligned to 64; from kWholePagesFrom on it fills huge pages, which Buffer asks for.
 class ReusedMemory {
  public:
   std::byte* at_least(size_t bytes) {
     if (buffer_.size() >= bytes) return buffer_.data();
-    if (bytes >= kWholePagesFrom) bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    if (bytes >= kWholePagesFrom) bytes = (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
     buffer_ = Buffer(bytes);
     return buffer_.data();
   }
 
  private:
-  static constexpr size_t kHugePage = size_t{2} << 20;
   static constexpr size_t kWholePagesFrom = size_t{256} << 10;
   Buffer buffer_;
 };

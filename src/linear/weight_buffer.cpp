@@ -7,10 +7,11 @@
 #include <mutex>
 #include <new>
 
+#include "base/huge_pages.h"
+
 namespace nfloat {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kLine = 64;
 constexpr size_t kRegionBytes = size_t{64} << 20;  // address space; memory is taken when it is written
 constexpr size_t kSharedFrom = size_t{32} << 10;   // smaller ones come from the heap
@@ -22,16 +23,14 @@ std::shared_ptr<std::byte> heap(size_t bytes) {
 }
 
 std::shared_ptr<std::byte> map_region(size_t bytes) {
-  const size_t mapped = bytes + kHugePage;
+  const size_t mapped = bytes + kHugePageBytes;
   void* memory =
       mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
   const auto address = reinterpret_cast<uintptr_t>(memory);
-  const size_t skip = (kHugePage - address % kHugePage) % kHugePage;
+  const size_t skip = (kHugePageBytes - address % kHugePageBytes) % kHugePageBytes;
   std::byte* begin = static_cast<std::byte*>(memory) + skip;
-#if defined(MADV_HUGEPAGE)
-  madvise(begin, bytes, MADV_HUGEPAGE);  // advice: where it is refused, everything works on small pages
-#endif
+  advise_huge_pages(begin, bytes);
   return {begin, [memory, mapped](std::byte*) { munmap(memory, mapped); }};
 }
 

@@ -10,6 +10,7 @@
 
 #include "base/cpu_features.h"
 #include "base/fail.h"
+#include "base/huge_pages.h"
 #include "base/parallel.h"
 #include "machine/probes.h"
 
@@ -20,7 +21,6 @@ using machine::ComputeProbe;
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kPage = 4096;
-constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kCachedBytes = size_t{512} << 10;
 constexpr uint64_t kLeastMemory = uint64_t{16} << 20;
 constexpr int kPasses = 5;
@@ -28,23 +28,17 @@ constexpr int kPasses = 5;
 // Anonymous memory that may lie on huge pages: TLB misses are no property of the memory.
 class Pages {
  public:
-  explicit Pages(size_t bytes) : bytes_(bytes + kHugePage) {
+  explicit Pages(size_t bytes) : bytes_(bytes + kHugePageBytes) {
     data_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data_ == MAP_FAILED) fail(ErrorCode::kOutOfMemory, "cannot map {} bytes to measure memory", bytes_);
-#if defined(MADV_HUGEPAGE)
-    madvise(data_, bytes_, MADV_HUGEPAGE);
-#endif
+    advise_huge_pages(data_, bytes_);
     const uintptr_t address = reinterpret_cast<uintptr_t>(data_);
-    begin_ = static_cast<char*>(data_) + (kHugePage - address % kHugePage) % kHugePage;
+    begin_ = static_cast<char*>(data_) + (kHugePageBytes - address % kHugePageBytes) % kHugePageBytes;
   }
   Pages(const Pages&) = delete;
   Pages& operator=(const Pages&) = delete;
-  ~Pages() {
-    munmap(data_, bytes_);
-  }
-  char* begin() const noexcept {
-    return begin_;
-  }
+  ~Pages() { munmap(data_, bytes_); }
+  char* begin() const noexcept { return begin_; }
 
  private:
   size_t bytes_;
@@ -167,8 +161,8 @@ MachineLimits measure_machine(const MachineOptions& options) {
          kLeastMemory);
   MachineLimits limits;
   limits.threads = thread_count(options.threads);
-  limits.memory =
-      std::max(options.memory, kCachedBytes * static_cast<uint64_t>(limits.threads)) / kHugePage * kHugePage;
+  limits.memory = std::max(options.memory, kCachedBytes * static_cast<uint64_t>(limits.threads)) /
+                  kHugePageBytes * kHugePageBytes;
   const machine::Probes probes = choose_probes();
   measure_memory(probes.memory, &limits);
   limits.fma_f32 = measure_compute(probes.fma_f32, limits.threads);

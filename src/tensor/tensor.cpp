@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/tensor.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +8,7 @@
 
 #include "base/fail.h"
 #include "base/float16.h"
+#include "base/huge_pages.h"
 
 namespace nfloat {
 namespace {
@@ -113,19 +110,12 @@ std::string Shape::to_string() const {
   return fmt::format("[{}]", fmt::join(dims_, ", "));
 }
 
-// Streaming through weights on 4 KiB pages loses a third of the bandwidth, since the processor's prefetchers
-// stop at each page's end; products of 512 rows lose a sixth of their speed on such activations.
-static constexpr size_t kHugePage = size_t{2} << 20;
-
 Buffer::Buffer(size_t bytes) : bytes_(bytes) {
   if (bytes == 0) return;
-  const size_t alignment = bytes >= kHugePage ? kHugePage : 64;
+  const size_t alignment = bytes >= kHugePageBytes ? kHugePageBytes : 64;
   void* memory = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
   if (memory == nullptr) throw std::bad_alloc();
-#if defined(__linux__)
-  // A hint: where the system refuses it, everything works on small pages.
-  if (alignment == kHugePage) madvise(memory, bytes, MADV_HUGEPAGE);
-#endif
+  if (alignment == kHugePageBytes) advise_huge_pages(memory, bytes);
   data_.reset(static_cast<std::byte*>(memory));
 }
 
