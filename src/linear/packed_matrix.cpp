@@ -3,7 +3,6 @@
 #include <bit>
 #include <cstring>
 #include <numeric>
-#include <type_traits>
 
 #include "base/fail.h"
 #include "base/parallel.h"
@@ -68,11 +67,6 @@ std::unique_ptr<const kernels::ScaleMap> make_scale_map(std::span<const float> v
 template <typename Scale>
 void turn(const Scale* from, int64_t rows, int64_t groups, Scale* to) noexcept {
   if (rows == kPanelRows) {
-    if constexpr (std::is_same_v<Scale, float>) {
-      const uint8_t* runs[kPanelRows];
-      for (int64_t r = 0; r < kPanelRows; ++r) runs[r] = reinterpret_cast<const uint8_t*>(from + r * groups);
-      return kernels::table().gemm.turn(runs, groups, reinterpret_cast<uint8_t*>(to));
-    }
     for (int64_t g = 0; g < groups; ++g)
       for (int64_t r = 0; r < kPanelRows; ++r) to[g * kPanelRows + r] = from[r * groups + g];
     return;
@@ -101,9 +95,13 @@ void pack_panel(const PackSource& source, PackedMatrix::State& state, int64_t pa
     return;
   }
   if (whole && source.nested_codes.empty()) {
-    turn(source.scales.data() + first, inside_rows, state.groups,
-         reinterpret_cast<float*>(state.scales.data()) + first);
-    return;
+    const float* from = source.scales.data() + first;
+    float* to = reinterpret_cast<float*>(state.scales.data()) + first;
+    if (inside_rows < kPanelRows) return turn(from, inside_rows, state.groups, to);
+    const uint8_t* runs[kPanelRows];
+    for (int64_t r = 0; r < kPanelRows; ++r)
+      runs[r] = reinterpret_cast<const uint8_t*>(from + r * state.groups);
+    return kernels::table().gemm.turn(runs, state.groups, reinterpret_cast<uint8_t*>(to));
   }
   for (int64_t r = 0; r < kPanelRows; ++r) {
     const int64_t row = panel * kPanelRows + r;

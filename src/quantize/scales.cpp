@@ -48,9 +48,9 @@ float torch_mean(std::span<const float> values) {
   return total / static_cast<float>(values.size());
 }
 
-// How many thresholds of the 256 levels lie below y, which may be NaN: none then. Without branches, which
-// eight halvings of scales in no order would mispredict.
-size_t thresholds_below(std::span<const float> thresholds, float y) noexcept {
+// How many of the thresholds between 256 levels lie below y, which may be NaN: none then. Without branches,
+// which eight halvings of scales in no order would mispredict.
+size_t thresholds_below(std::span<const float, 255> thresholds, float y) noexcept {
   size_t below = 0;
   for (size_t step = 128; step > 0; step /= 2)
     below += step * static_cast<size_t>(thresholds[below + step - 1] < y);
@@ -61,6 +61,7 @@ size_t thresholds_below(std::span<const float> thresholds, float y) noexcept {
 
 NestedScales quantize_scales(std::span<const float> scales) {
   const Codebook& map = dynamic_codebook();
+  const std::span<const float, 255> thresholds(map.thresholds);
   NestedScales nested;
   if (scales.empty()) return nested;
   nested.offset = torch_mean(scales);
@@ -75,7 +76,7 @@ NestedScales quantize_scales(std::span<const float> scales) {
     for (size_t i = begin; i < end; ++i) {
       const float centred = scales[i] - nested.offset;
       const float y = std::clamp(whole ? centred * inverse : centred / clamped, -1.0f, 1.0f);
-      nested.codes[i] = map.code_of_rank[thresholds_below(map.thresholds, y)];
+      nested.codes[i] = map.code_of_rank[thresholds_below(thresholds, y)];
     }
   }
   return nested;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/report.h"
 
+#include <utility>
+
 namespace nfloat {
 namespace embedded {
 extern const std::string_view page_html, page_css, page_js, figures_svg_js, figures_js, vega_html;
@@ -20,19 +22,17 @@ std::string inside_script(std::string_view json) {
   return safe;
 }
 
-// What stands in the place of {{name}}.
-std::string part(std::string_view name, std::string_view data) {
-  if (name == "data") return inside_script(data);
-  if (name == "page_css") return std::string(embedded::page_css);
-  if (name == "page_js") return std::string(embedded::page_js);
-  if (name == "figures_svg_js") return std::string(embedded::figures_svg_js);
-  if (name == "vega_html") return std::string(embedded::vega_html);  // empty in a build without Vega
-  return std::string(embedded::figures_js);
-}
-
 }  // namespace
 
 std::string report_page(std::string_view data) {
+  const std::string safe = inside_script(data);
+  // What stands in the place of {{name}}; vega_html is empty in a build without Vega.
+  const std::pair<std::string_view, std::string_view> parts[] = {{"data", safe},
+                                                                 {"page_css", embedded::page_css},
+                                                                 {"page_js", embedded::page_js},
+                                                                 {"figures_svg_js", embedded::figures_svg_js},
+                                                                 {"vega_html", embedded::vega_html},
+                                                                 {"figures_js", embedded::figures_js}};
   std::string page;
   const std::string_view html = embedded::page_html;
   for (size_t at = 0; at < html.size();) {
@@ -40,7 +40,9 @@ std::string report_page(std::string_view data) {
     page += html.substr(at, open - at);
     if (open == std::string_view::npos) break;
     const size_t close = html.find("}}", open);
-    page += part(html.substr(open + 2, close - open - 2), data);
+    const std::string_view wanted = html.substr(open + 2, close - open - 2);
+    for (const auto& [name, text] : parts)
+      if (name == wanted) page += text;
     at = close + 2;
   }
   return page;

@@ -26,7 +26,6 @@ function scale(values, from, to, log) {
   return at;
 }
 
-
 // Axes of a drawing; returns where x and y lie.
 function axes(svg, width, height, {xs, ys, xLabel, yLabel, xLog, yLog, xText = short, yText = short, left = 58}) {
   const right = 14, top = 12, bottom = 44;
