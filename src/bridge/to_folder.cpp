@@ -5,9 +5,9 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
-#include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "base/json.h"
 #include "bridge/adapter.h"
 #include "convert/compare.h"
 #include "convert/output.h"
@@ -144,9 +144,8 @@ class WeightJob : public StreamJob {
   int started_ = 0;
 };
 
-std::vector<Target> plan_folder(const Checkpoint& input, const nlohmann::ordered_json& config,
-                                const LoraAdapter* lora, std::optional<DType> dtype,
-                                const BridgeOptions& options) {
+std::vector<Target> plan_folder(const Checkpoint& input, const Json& config, const LoraAdapter* lora,
+                                std::optional<DType> dtype, const BridgeOptions& options) {
   std::vector<Target> targets;
   for (const std::string& name : input.weight_names()) {
     Target target;
@@ -251,7 +250,7 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
                           const ConvertControl& control) {
   std::optional<DType> dtype;
   if (options.type) dtype = dtype_of(*options.type);
-  nlohmann::ordered_json config = parse_config(input);
+  Json config = parse_config(input);
   const auto adapter = load_adapter(options, input);
   const std::vector<Target> targets =
       plan_folder(input, config, adapter ? &*adapter : nullptr, dtype, options);

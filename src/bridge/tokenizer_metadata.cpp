@@ -2,18 +2,16 @@
 #include "bridge/tokenizer_metadata.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
 #include <unordered_map>
 
 #include "base/fail.h"
+#include "base/json.h"
 #include "gguf/huggingface.h"
 #include "nfloat/tokenizer.h"
 #include "tokenizer/sentencepiece_file.h"
 
 namespace nfloat {
 namespace {
-
-using Json = nlohmann::json;
 
 enum TokenType : int32_t {
   kNormal = 1,
@@ -39,22 +37,14 @@ struct Words {
 Json parse(const Checkpoint& checkpoint, const char* name) {
   const std::string text = checkpoint.text_file(name);
   if (text.empty()) return nullptr;
-  Json json = Json::parse(
-      text,
-      [&](int depth, Json::parse_event_t, Json&) {
-        if (depth > 64) fail(ErrorCode::kMalformedFile, "{}/{}: nested too deeply", checkpoint.path(), name);
-        return true;
-      },
-      /*allow_exceptions=*/false);
-  if (!json.is_object()) fail(ErrorCode::kMalformedFile, "{}/{}: not a JSON object", checkpoint.path(), name);
-  return json;
+  return parse_json_object(text, fmt::format("{}/{}", checkpoint.path(), name), {.depth = 64});
 }
 
 const Json& at(const Json& object, const char* key) {
   static const Json kNone;
   if (!object.is_object()) return kNone;
   const auto found = object.find(key);
-  return found == object.end() ? kNone : *found;
+  return found == nullptr ? kNone : *found;
 }
 
 std::string text_at(const Json& object, const char* key) {
@@ -83,7 +73,7 @@ void put_added(Words& words, int64_t id, const Json& token) {
   // llama.cpp compares user-defined tokens with the text as it was written.
   if (!special)
     for (size_t i = 0; (i = text.find(kVisibleSpace, i)) != std::string::npos; ++i)
-      text.replace(i, kVisibleSpace.size(), " ");
+      text.replace(i, kVisibleSpace.size(), 1, ' ');
   put(words, id, std::move(text), special ? kControl : kUserDefined, kAddedScore);
 }
 
@@ -128,7 +118,7 @@ std::vector<std::string> merges_of(const Json& model) {
     if (merge.is_string())
       merges.push_back(merge.get<std::string>());
     else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string())
-      merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
+      merges.push_back(fmt::format("{} {}", merge[0].text(), merge[1].text()));
   }
   return merges;
 }

@@ -2,15 +2,13 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "base/json.h"
 #include "chat/interpreter.h"
 #include "nfloat/chat.h"
 
 namespace nfloat {
-
-using Json = nlohmann::ordered_json;
 
 struct ChatTemplate::State {
   std::string source;
@@ -42,16 +40,16 @@ Json special_tokens_of(const Json& config) {
   Json tokens = Json::object();
   for (const auto& [key, value] : config.items()) {
     if (!key.ends_with("_token")) continue;
-    if (value.is_string()) tokens[key] = value;
+    if (value.is_string()) tokens.append(key, value);
     if (value.is_object() && value.contains("content") && value["content"].is_string())
-      tokens[key] = value["content"];
+      tokens.append(key, value["content"]);
   }
   return tokens;
 }
 
 std::optional<std::string> template_in(const Json& config, const std::string& name, const std::string& path) {
   const auto found = config.find("chat_template");
-  if (found == config.end() || found->is_null()) return std::nullopt;
+  if (found == nullptr || found->is_null()) return std::nullopt;
   if (found->is_string()) return name == "default" ? std::optional(found->get<std::string>()) : std::nullopt;
   if (!found->is_array()) fail(ErrorCode::kMalformedFile, "{}: chat_template is neither text nor list", path);
   for (const Json& one : *found) {
@@ -75,8 +73,7 @@ std::optional<ChatTemplate> ChatTemplate::load(const std::string& folder, const 
   Json config = Json::object();
   const std::filesystem::path config_path = base / "tokenizer_config.json";
   if (const auto text = file_text(config_path)) {
-    config = Json::parse(*text, nullptr, false);
-    if (!config.is_object()) fail(ErrorCode::kMalformedFile, "{}: not a JSON object", config_path.string());
+    config = parse_json_object(*text, config_path.string());
   }
   std::filesystem::path source = base / "chat_template.jinja";
   std::optional<std::string> text = wanted == "default" ? file_text(source) : std::nullopt;
@@ -92,7 +89,11 @@ std::optional<ChatTemplate> ChatTemplate::load(const std::string& folder, const 
 
 std::string ChatTemplate::render(std::string_view variables) const {
   Json all = state_->special_tokens;
-  const Json given = Json::parse(variables, nullptr, false);
+  Json given;
+  try {
+    given = Json::parse(variables);
+  } catch (const JsonError&) {
+  }
   if (!given.is_object())
     fail(ErrorCode::kInvalidArgument, "{}: the variables are not a JSON object", state_->source);
   for (const auto& [key, value] : given.items()) all[key] = value;

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "base/json.h"
 
 namespace nfloat::chat {
 
@@ -71,13 +71,13 @@ Value Value::function(std::string name, const Node* macro) {
 }
 
 namespace {
-Value convert(const nlohmann::ordered_json& json, Budget& budget, int depth) {
+Value convert(const Json& json, Budget& budget, int depth) {
   checked_depth(depth, budget);
   if (json.is_null()) return Value::none();
   if (json.is_boolean()) return Value::boolean(json.get<bool>());
   if (json.is_number_integer()) return Value::integer_of(json.get<int64_t>());
   if (json.is_number_float()) return Value::real(json.get<double>());
-  if (json.is_string()) return Value::text(json.get_ref<const std::string&>());
+  if (json.is_string()) return Value::text(json.text());
   if (json.is_array()) {
     Items items;
     for (const auto& item : json) items.push_back(convert(item, budget, depth + 1));
@@ -89,7 +89,7 @@ Value convert(const nlohmann::ordered_json& json, Budget& budget, int depth) {
 }
 }  // namespace
 
-Value Value::from_json(const nlohmann::ordered_json& json, Budget& budget) {
+Value Value::from_json(const Json& json, Budget& budget) {
   return convert(json, budget, 0);
 }
 

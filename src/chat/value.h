@@ -4,11 +4,14 @@
 
 #include <cstdint>
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
+
+namespace nfloat {
+class Json;
+}
 
 namespace nfloat::chat {
 
@@ -79,7 +82,7 @@ struct Value {
   static Value items(Items value, Budget& budget, Kind kind = kList);
   static Value entries(Entries value, Budget& budget);
   static Value function(std::string name, const Node* macro = nullptr);
-  static Value from_json(const nlohmann::ordered_json& json, Budget& budget);
+  static Value from_json(const Json& json, Budget& budget);
 
   bool is_number() const { return kind == kInt || kind == kFloat || kind == kBool; }
   bool is_list() const { return kind == kList || kind == kTuple; }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/checkpoint.h"
+#include "base/json.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -8,7 +9,6 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <unordered_map>
 
@@ -22,8 +22,6 @@ namespace nfloat {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
-
 constexpr uintmax_t kMaxTextBytes = 64 << 20;
 constexpr const char* kWholeName = "model.safetensors";
 constexpr const char* kIndexName = "model.safetensors.index.json";
@@ -47,22 +45,15 @@ struct StringHash {
 // The tensor-to-shard map of model.safetensors.index.json.
 std::unordered_map<std::string, std::string> read_index(const fs::path& path) {
   const std::string text = read_text(path);
-  // Callbacks stop deep nesting before a document of it is built.
-  const Json index = Json::parse(
-      text,
-      [&](int depth, Json::parse_event_t, Json&) {
-        if (depth > 16) fail(ErrorCode::kMalformedFile, "{}: nested too deeply", path.string());
-        return true;
-      },
-      /*allow_exceptions=*/false);
-  if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+  const Json index = parse_json_object(text, path.string(), {.depth = 16});
+  if (!index["weight_map"].is_object()) {
     fail(ErrorCode::kMalformedFile, "{}: not a JSON object with a 'weight_map'", path.string());
   }
   std::unordered_map<std::string, std::string> map;
   for (const auto& [tensor, shard] : index["weight_map"].items()) {
     if (!shard.is_string())
       fail(ErrorCode::kMalformedFile, "{}: the shard of '{}' is not a name", path.string(), tensor);
-    const std::string& name = shard.get_ref<const std::string&>();
+    const std::string& name = shard.text();
     if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos ||
         name == "..") {
       fail(ErrorCode::kMalformedFile, "{}: the shard '{}' of '{}' is not a file name", path.string(), name,

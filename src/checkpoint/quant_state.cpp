@@ -3,14 +3,12 @@
 
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "base/json.h"
 
 namespace nfloat {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr size_t kMaxStateBytes = 1 << 16;
 constexpr int kMaxDepth = 8;
@@ -24,7 +22,7 @@ std::string python_float(double value) {
 
 const Json& member(const Json& object, const char* key, const std::string& where) {
   const auto found = object.find(key);
-  if (found == object.end()) fail(ErrorCode::kMalformedFile, "{}: no '{}'", where, key);
+  if (found == nullptr) fail(ErrorCode::kMalformedFile, "{}: no '{}'", where, key);
   return *found;
 }
 
@@ -50,32 +48,19 @@ std::string format_quant_state(const QuantState& state) {
 }
 
 QuantState parse_quant_state(std::string_view json, const std::string& where) {
-  if (json.size() > kMaxStateBytes) {
-    fail(ErrorCode::kMalformedFile, "{}: {} bytes, at most {} make sense", where, json.size(),
-         kMaxStateBytes);
-  }
-  // A deep document is refused while it is parsed: printing one for a message would recurse.
-  const Json state = Json::parse(
-      json.begin(), json.end(),
-      [&](int depth, Json::parse_event_t, Json&) {
-        if (depth > kMaxDepth) fail(ErrorCode::kMalformedFile, "{}: nested too deeply", where);
-        return true;
-      },
-      /*allow_exceptions=*/false);
-  if (!state.is_object()) fail(ErrorCode::kMalformedFile, "{}: not a JSON object", where);
+  const Json state = parse_json_object(json, where, {.depth = kMaxDepth, .bytes = kMaxStateBytes});
   QuantState result;
   const Json& type = member(state, "quant_type", where);
   if (!type.is_string() || (type != "nf4" && type != "fp4")) {
     fail(ErrorCode::kMalformedFile, "{}: quant_type is {}, expected \"nf4\" or \"fp4\"", where,
-         type.dump(-1, ' ', false, Json::error_handler_t::replace));
+         type.dump(-1, Json::Invalid::kReplace));
   }
   result.quant_type = type.get<std::string>();
   result.block_size = positive_integer(state, "blocksize", where);
   const Json& dtype = member(state, "dtype", where);
-  if (!dtype.is_string() || !parse_dtype(dtype.get_ref<const std::string&>(), &result.dtype) ||
-      !is_quantizable(result.dtype)) {
+  if (!dtype.is_string() || !parse_dtype(dtype.text(), &result.dtype) || !is_quantizable(result.dtype)) {
     fail(ErrorCode::kMalformedFile, "{}: dtype is {}, expected float32, float16 or bfloat16", where,
-         dtype.dump(-1, ' ', false, Json::error_handler_t::replace));
+         dtype.dump(-1, Json::Invalid::kReplace));
   }
   const Json& shape = member(state, "shape", where);
   std::vector<int64_t> dims;
@@ -100,9 +85,9 @@ QuantState parse_quant_state(std::string_view json, const std::string& where) {
       fail(ErrorCode::kMalformedFile, "{}: nested_offset is not a finite number", where);
     }
     result.nested_offset = static_cast<float>(offset.get<double>());
-    if (const auto found = state.find("nested_dtype"); found != state.end() && *found != "float32") {
+    if (const auto found = state.find("nested_dtype"); found != nullptr && *found != "float32") {
       fail(ErrorCode::kUnsupported, "{}: nested_dtype is {}, only \"float32\" is known", where,
-           found->dump(-1, ' ', false, Json::error_handler_t::replace));
+           found->dump(-1, Json::Invalid::kReplace));
     }
   }
   return result;

@@ -3,10 +3,10 @@
 
 #include <algorithm>
 #include <array>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/fail.h"
+#include "base/json.h"
 
 namespace nfloat {
 namespace {
@@ -14,9 +14,8 @@ namespace {
 // A header entry. Quoting is JSON's, whatever the name holds.
 std::string header_entry(const std::string& name, DType dtype, const Shape& shape, uint64_t begin,
                          uint64_t end) {
-  return fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
-                     nlohmann::json(name).dump(), dtype_name(dtype), fmt::join(shape.dims(), ","), begin,
-                     end);
+  return fmt::format(R"({}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})", Json(name).dump(),
+                     dtype_name(dtype), fmt::join(shape.dims(), ","), begin, end);
 }
 
 constexpr std::string_view kMetadata = R"({"__metadata__":{"format":"pt"})";

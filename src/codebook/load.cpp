@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <charconv>
-#include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "base/json.h"
 #include "base/mapped_file.h"
 #include "nfloat/codebook.h"
 
@@ -57,14 +57,14 @@ Codebook load_codebook(const std::string& path) {
   bool signed_scale = false;
   if (start < text.size() && (text[start] == '{' || text[start] == '[')) {
     try {
-      const nlohmann::json json = nlohmann::json::parse(text);
-      const nlohmann::json& table = json.is_object() ? json.at("levels") : json;
+      const Json json = Json::parse(text);
+      const Json& table = json.is_object() ? json.at("levels") : json;
       levels = table.get<std::vector<double>>();
       if (json.is_object()) {
         name = json.value("name", name);
         signed_scale = json.value("signed_scale", false);
       }
-    } catch (const nlohmann::json::exception& error) {
+    } catch (const JsonError& error) {
       fail(ErrorCode::kMalformedFile,
            "{}: not a table of levels (an array of numbers, or an object with \"levels\"): {}", path,
            error.what());

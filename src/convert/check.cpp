@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <set>
 
 #include "base/fail.h"
+#include "base/json.h"
 #include "checkpoint/quant_state.h"
 #include "convert/output.h"
 #include "convert/weights.h"
@@ -116,7 +116,7 @@ class Checker {
   void check_config() {
     const auto config = parse_config(checkpoint_);
     const auto found = config.find("quantization_config");
-    if (found == config.end() || !found->is_object()) {
+    if (found == nullptr || !found->is_object()) {
       if (!types_.empty())
         add(true, "config.json", "no quantization_config: a loader would take the codes for weights");
       return;

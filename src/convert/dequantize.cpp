@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "base/json.h"
 #include "convert/output.h"
 #include "convert/quantize_job.h"
 #include "convert/weights.h"
@@ -39,7 +39,7 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
   if (!is_quantizable(dtype)) {
     fail(ErrorCode::kInvalidArgument, "cannot dequantize to {}: F32, F16 or BF16", dtype_name(dtype));
   }
-  nlohmann::ordered_json config = parse_config(input);
+  Json config = parse_config(input);
   ConvertResult result;
   std::vector<OutputUnit> units;
   std::vector<TensorPlan>& plans = result.plan.tensors;

@@ -6,17 +6,15 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "base/fail.h"
+#include "base/json.h"
 
 namespace nfloat {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
-
 constexpr const char* kConfig = "adapter_config.json";
 constexpr const char* kWeights = "adapter_model.safetensors";
 constexpr std::string_view kPrefix = "base_model.model.";
@@ -46,15 +44,13 @@ Settings read_settings(const std::string& folder) {
   const auto malformed = [&](const std::string& what) {
     fail(ErrorCode::kMalformedFile, "{}: {}", settings.source, what);
   };
-  if (text.size() > kMostBytes) malformed("more than 1 MiB");
-  const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) malformed("not a JSON object");
+  const Json json = parse_json_object(text, settings.source, {.bytes = kMostBytes});
   const auto flag = [&](const char* key) {
     if (!json.contains(key) || json[key].is_null()) return false;
     if (!json[key].is_boolean()) malformed(fmt::format("\"{}\" is not true or false", key));
     return json[key].get<bool>();
   };
-  if (json.value("peft_type", Json()) != "LORA")
+  if (json["peft_type"] != "LORA")
     fail(ErrorCode::kUnsupported, "{}: \"peft_type\" is not LORA", settings.source);
   if (flag("use_dora")) fail(ErrorCode::kUnsupported, "{}: DoRA adapters are not merged", settings.source);
   if (!json.contains("lora_alpha") || !json["lora_alpha"].is_number())

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/memory_plan.h"
+#include "base/json.h"
 
 #include <algorithm>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
@@ -17,8 +17,6 @@ namespace nfloat {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
-
 constexpr int64_t kLargestDimension = int64_t{1} << 32;
 constexpr int64_t kPrefillTokens = 512;  // that the forward pass takes at once
 
@@ -41,7 +39,7 @@ class ConfigReader {
 
   bool flag(const char* key, bool otherwise) const {
     const auto found = config_.find(key);
-    return found != config_.end() && found->is_boolean() ? found->get<bool>() : otherwise;
+    return found != nullptr && found->is_boolean() ? found->get<bool>() : otherwise;
   }
 
   bool has(const char* key) const { return config_.contains(key); }
@@ -50,10 +48,10 @@ class ConfigReader {
   std::optional<int64_t> find(std::initializer_list<const char*> keys) const {
     for (const char* key : keys) {
       const auto found = config_.find(key);
-      if (found == config_.end() || found->is_null()) continue;
+      if (found == nullptr || found->is_null()) continue;
       if (!found->is_number_unsigned() || found->get<uint64_t>() > static_cast<uint64_t>(kLargestDimension)) {
         fail(ErrorCode::kMalformedFile, "{}: '{}' is {}, expected a size", path_, key,
-             found->dump(-1, ' ', false, Json::error_handler_t::replace));
+             found->dump(-1, Json::Invalid::kReplace));
       }
       return found->get<int64_t>();
     }
@@ -66,18 +64,8 @@ class ConfigReader {
 
 Json read_config(const std::string& path) {
   const MappedFile file(path);
-  if (file.bytes().size() > (16u << 20))
-    fail(ErrorCode::kMalformedFile, "{}: too large for a configuration", path);
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  Json config = Json::parse(
-      text,
-      [&](int depth, Json::parse_event_t, Json&) {
-        if (depth > 64) fail(ErrorCode::kMalformedFile, "{}: nested too deeply", path);
-        return true;
-      },
-      /*allow_exceptions=*/false);
-  if (!config.is_object()) fail(ErrorCode::kMalformedFile, "{}: not a JSON object", path);
-  return config;
+  return parse_json_object(text, path, {.depth = 64, .bytes = size_t{16} << 20});
 }
 
 // A product in double: a configuration can lie about sizes.

@@ -90,9 +90,9 @@ void open_writer(const std::string& path, Shard& shard, const std::vector<Output
 }
 
 std::string index_text(const std::vector<Shard>& shards, const std::vector<OutputUnit>& units) {
-  nlohmann::ordered_json index;
+  Json index;
   uint64_t total = 0;
-  nlohmann::json map = nlohmann::json::object();
+  std::map<std::string, std::string> map;
   for (const Shard& shard : shards) {
     total += shard.writer->data_bytes();
     for (size_t unit : shard.units) {
@@ -154,28 +154,18 @@ std::string check_output(const Checkpoint& input, const std::string& output, boo
   return to.string();
 }
 
-nlohmann::ordered_json parse_config(const Checkpoint& input) {
+Json parse_config(const Checkpoint& input) {
   const std::string text = input.text_file(kConfigName);
-  if (text.empty()) return nlohmann::ordered_json::object();
-  auto config = nlohmann::ordered_json::parse(
-      text,
-      [&](int depth, nlohmann::ordered_json::parse_event_t, nlohmann::ordered_json&) {
-        if (depth > 64)
-          fail(ErrorCode::kMalformedFile, "{}/{}: nested too deeply", input.path(), kConfigName);
-        return true;
-      },
-      /*allow_exceptions=*/false);
-  if (!config.is_object())
-    fail(ErrorCode::kMalformedFile, "{}/{}: not a JSON object", input.path(), kConfigName);
-  return config;
+  if (text.empty()) return Json::object();
+  return parse_json_object(text, fmt::format("{}/{}", input.path(), kConfigName), {.depth = 64});
 }
 
-std::string text_of(const nlohmann::ordered_json& object, const char* key, const std::string& otherwise) {
+std::string text_of(const Json& object, const char* key, const std::string& otherwise) {
   const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : otherwise;
+  return found != nullptr && found->is_string() ? found->get<std::string>() : otherwise;
 }
 
-std::string model_type_of(const nlohmann::ordered_json& config) {
+std::string model_type_of(const Json& config) {
   return text_of(config, "model_type");
 }
 
@@ -214,9 +204,8 @@ uint64_t stored_bytes(const Checkpoint& input) {
 }
 
 void write_checkpoint(const Checkpoint& input, const std::string& output,
-                      const std::vector<OutputUnit>& units, const JobMaker& make_job,
-                      const nlohmann::ordered_json& config, uint64_t shard_bytes,
-                      const ConvertControl& control, ConvertResult* result) {
+                      const std::vector<OutputUnit>& units, const JobMaker& make_job, const Json& config,
+                      uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result) {
   const Clock::time_point start = Clock::now();
   ConvertProgress progress;
   progress.tensors_total = units.size();

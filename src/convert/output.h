@@ -4,11 +4,11 @@
 
 #include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "base/atomic_file.h"
+#include "base/json.h"
 #include "checkpoint/safetensors_writer.h"
 #include "convert/stream.h"
 #include "nfloat/convert.h"
@@ -18,10 +18,10 @@ namespace nfloat {
 inline constexpr int64_t kMaxBlockSize = int64_t{1} << 30;
 
 // config.json of a folder with its keys in order; an empty object when there is none. Throws kMalformedFile.
-nlohmann::ordered_json parse_config(const Checkpoint& input);
+Json parse_config(const Checkpoint& input);
 // The string under `key`, `otherwise` when it is absent or of another type.
-std::string text_of(const nlohmann::ordered_json& object, const char* key, const std::string& otherwise = {});
-std::string model_type_of(const nlohmann::ordered_json& config);
+std::string text_of(const Json& object, const char* key, const std::string& otherwise = {});
+std::string model_type_of(const Json& config);
 
 // GPT-2 keeps its projections as Conv1D, [in, out]; bitsandbytes transposes them to [out, in] before
 // quantizing.
@@ -55,9 +55,8 @@ using JobMaker = std::function<std::unique_ptr<StreamJob>(
 // Writes a whole checkpoint: shards, index, `config` (unless empty), other files; a single file when the
 // input is one. Fills files, seconds and sync_seconds of the result.
 void write_checkpoint(const Checkpoint& input, const std::string& output,
-                      const std::vector<OutputUnit>& units, const JobMaker& make_job,
-                      const nlohmann::ordered_json& config, uint64_t shard_bytes,
-                      const ConvertControl& control, ConvertResult* result);
+                      const std::vector<OutputUnit>& units, const JobMaker& make_job, const Json& config,
+                      uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result);
 
 }  // namespace nfloat
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <regex>
 
 #include "base/fail.h"
+#include "base/json.h"
 #include "convert/output.h"
 #include "convert/quantize_job.h"
 #include "nfloat/convert.h"
@@ -86,7 +86,7 @@ void refuse_quantized(const Checkpoint& input) {
     }
   }
   const auto config = parse_config(input);
-  if (const auto found = config.find("quantization_config"); found != config.end() && found->is_object()) {
+  if (const auto found = config.find("quantization_config"); found != nullptr && found->is_object()) {
     const std::string method = text_of(*found, "quant_method", "an unknown method");
     fail(ErrorCode::kUnsupported, "{}: already quantized: its config.json has a quantization_config of {}",
          input.path(), method);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "convert/output.h"
 #include "convert/quantize_job.h"
 #include "nfloat/convert.h"
@@ -10,8 +10,8 @@ namespace {
 
 // Module names that a loader must not replace with 4-bit layers, when its own default (the output head) does
 // not say it all; null else.
-nlohmann::ordered_json skip_modules(const QuantizationPlan& plan) {
-  nlohmann::ordered_json modules = nlohmann::ordered_json::array();
+Json skip_modules(const QuantizationPlan& plan) {
+  Json modules = Json::array();
   bool beyond_default = false;
   for (const TensorPlan& tensor : plan.tensors) {
     const bool linear = tensor.reason == "output head" || tensor.reason == "router" ||
@@ -35,9 +35,8 @@ DType compute_dtype(const QuantizationPlan& plan) {
 }
 
 // As Transformers writes it, key for key.
-nlohmann::ordered_json quantization_config(const QuantizeCheckpointOptions& options,
-                                           const QuantizationPlan& plan) {
-  nlohmann::ordered_json config;
+Json quantization_config(const QuantizeCheckpointOptions& options, const QuantizationPlan& plan) {
+  Json config;
   config["_load_in_4bit"] = true;
   config["_load_in_8bit"] = false;
   config["bnb_4bit_compute_dtype"] = dtype_torch_name(compute_dtype(plan));
@@ -73,7 +72,7 @@ ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& ou
       units[i].tensors = {{plans[i].input.name, plans[i].input.dtype, plans[i].input.shape}};
     }
   }
-  nlohmann::ordered_json config = parse_config(input);
+  Json config = parse_config(input);
   if (!config.empty()) config["quantization_config"] = quantization_config(options, result.plan);
   const QuantizeSetup setup(input, options);
   const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,

@@ -3,16 +3,14 @@
 
 #include <algorithm>
 #include <cctype>
-#include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "base/json.h"
 #include "base/mapped_file.h"
 #include "nfloat/tasks.h"
 
 namespace nfloat {
 namespace {
-
-using Json = nlohmann::json;
 
 constexpr uint64_t kMostBytes = uint64_t{1} << 30;
 
@@ -20,8 +18,11 @@ constexpr uint64_t kMostBytes = uint64_t{1} << 30;
 class Line {
  public:
   Line(const std::string& path, size_t number, std::string_view text) : path_(path), number_(number) {
-    json_ = Json::parse(text, nullptr, false);
-    if (json_.is_discarded()) bad("not valid JSON");
+    try {
+      json_ = Json::parse(text);
+    } catch (const JsonError&) {
+      bad("not valid JSON");
+    }
     if (!json_.is_object()) bad("expected a JSON object");
   }
   [[noreturn]] void bad(const std::string& what) const {

@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <numbers>
 
 #include "base/fail.h"
+#include "base/json.h"
 #include "gguf/architectures.h"
 #include "gguf/huggingface.h"
 
@@ -25,8 +25,6 @@ const GgufArchitecture& architecture_of(const GgufFile& file) {
 }
 
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr double kLowFactor = 1, kHighFactor = 4;  // as every published Llama 3 has them
 
@@ -295,11 +293,11 @@ class Config {
   void rename() {
     if (entry_->config_keys.empty()) return;
     Json renamed;
-    for (auto& [name, value] : out_.items()) {
+    for (const auto& [name, value] : out_.items()) {
       std::string own = name;
       for (const GgufConfigKey& entry : entry_->config_keys)
         if (entry.usual == name) own = entry.own;
-      renamed[own] = std::move(value);
+      renamed[own] = value;
     }
     out_ = std::move(renamed);
   }
@@ -314,7 +312,7 @@ class Config {
 }  // namespace
 
 std::string huggingface_config(const GgufFile& file) {
-  return Config(file).run().dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return Config(file).run().dump(2, Json::Invalid::kReplace) + "\n";
 }
 
 }  // namespace nfloat

@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <bit>
-#include <nlohmann/json.hpp>
 
 #include "base/fail.h"
+#include "base/json.h"
 #include "gguf/huggingface.h"
 
 namespace nfloat {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // Contractions in either case; digits by ones or by threes.
 constexpr std::string_view kLlama3 =
@@ -104,13 +102,13 @@ std::string byte_level_json(const GgufFile& file, const Vocabulary& words, bool*
                        {"normalized", false},
                        {"special", type != kUserDefined}});
   }
-  nlohmann::json vocab = nlohmann::json::object();
+  std::map<std::string, uint64_t> vocab;
   for (uint64_t id = 0; id < words.tokens->count; ++id) vocab[std::string(words.tokens->text(id))] = id;
   const GgufValue* merges = list(file, "tokenizer.ggml.merges", true, 0);
   Json merge_list = Json::array();
   if (merges != nullptr)
     for (const std::string_view merge : merges->strings) merge_list.push_back(std::string(merge));
-  model["vocab"] = std::move(vocab);
+  model["vocab"] = vocab;
   model["merges"] = std::move(merge_list);
   *bos = flag_or(file, "tokenizer.ggml.add_bos_token", kind->bos);
   Json post = nullptr;
@@ -137,7 +135,7 @@ std::string byte_level_json(const GgufFile& file, const Vocabulary& words, bool*
   document["post_processor"] = post;
   document["decoder"] = byte_level;
   document["model"] = std::move(model);
-  return document.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return document.dump(-1, Json::Invalid::kReplace) + "\n";
 }
 
 // The few fields of sentencepiece's protocol buffer that are needed, written by hand.
@@ -248,7 +246,7 @@ std::map<std::string, std::string> huggingface_tokenizer(const GgufFile& file) {
   }
   const std::string chat = file.text_or("tokenizer.chat_template", "");
   if (!chat.empty()) config["chat_template"] = chat;
-  files["tokenizer_config.json"] = config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  files["tokenizer_config.json"] = config.dump(2, Json::Invalid::kReplace) + "\n";
   return files;
 }
 

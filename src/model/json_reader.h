@@ -4,16 +4,14 @@
 
 #include <cmath>
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/fail.h"
+#include "base/json.h"
 
 namespace nfloat {
-
-using Json = nlohmann::json;
 
 // Parses a small configuration file: at most 1 MiB and 32 levels deep. Throws kMalformedFile naming `source`.
 Json parse_small_json(std::string_view text, const std::string& source);
@@ -25,8 +23,8 @@ class JsonReader {
       : object_(object), source_(source), prefix_(std::move(prefix)) {}
 
   const Json* get(const char* key) const {
-    const auto found = object_.find(key);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
+    const Json* found = object_.find(key);
+    return found == nullptr || found->is_null() ? nullptr : &*found;
   }
 
   int64_t integer(const char* key, int64_t low, int64_t high, const int64_t* fallback = nullptr) const {
@@ -94,7 +92,7 @@ class JsonReader {
 
   static std::string shown(const Json& value) {
     constexpr size_t kMost = 60;
-    std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
+    std::string text = value.dump(-1, Json::Invalid::kReplaceAndEscape);
     return text.size() <= kMost ? text : text.substr(0, kMost) + "...";
   }
 

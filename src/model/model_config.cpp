@@ -44,7 +44,7 @@ void merge(Json& into, const Json& from, const Family& family) {
   for (const auto& [key, value] : from.items())
     if (!value.is_null()) into[key] = value;
   for (const FamilyAlias& alias : family.aliases)
-    if (const auto found = from.find(alias.key); found != from.end() && !found->is_null())
+    if (const auto found = from.find(alias.key); found != nullptr && !found->is_null())
       into[alias.means] = *found;
 }
 
@@ -193,10 +193,10 @@ ModelConfig parse_model_config(std::string_view json, const std::string& source)
   Json file = parse_small_json(json, source);
   if (!file.is_object()) fail(ErrorCode::kMalformedFile, "{}: expected a JSON object", source);
   // The text part of a model that sees or hears; what it leaves out, the whole says.
-  if (const auto text = file.find("text_config"); text != file.end() && text->is_object()) {
+  if (const Json* text = file.find("text_config"); text != nullptr && text->is_object()) {
     const Json part = *text;
-    file.erase(text);
-    file.update(part);
+    file.erase("text_config");
+    for (const auto& [key, value] : part.items()) file[key] = value;
   }
   const Family& family = read_family(JsonReader(file, source));
   Json merged = Json::object();

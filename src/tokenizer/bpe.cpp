@@ -116,9 +116,9 @@ class Bpe final : public TokenModel {
 
 // One rule: "left right" or ["left", "right"].
 std::pair<std::string_view, std::string_view> merge_pair(const JsonAt& json, size_t index) {
-  const nlohmann::json& rule = json.raw()[index];
+  const Json& rule = json.raw()[index];
   if (rule.is_string()) {
-    const std::string_view text = rule.get_ref<const std::string&>();
+    const std::string_view text = rule.text();
     const size_t space = text.find(' ');
     if (space == std::string_view::npos || text.find(' ', space + 1) != std::string_view::npos)
       json.element(index).wrong("two tokens with one space between");
@@ -126,7 +126,7 @@ std::pair<std::string_view, std::string_view> merge_pair(const JsonAt& json, siz
   }
   if (!rule.is_array() || rule.size() != 2 || !rule[0].is_string() || !rule[1].is_string())
     json.element(index).wrong("two tokens");
-  return {rule[0].get_ref<const std::string&>(), rule[1].get_ref<const std::string&>()};
+  return {rule[0].text(), rule[1].text()};
 }
 
 Merges read_merges(const JsonAt& json, const Vocabulary& vocabulary, size_t prefix_bytes) {

@@ -5,41 +5,14 @@ namespace nfloat {
 namespace {
 
 constexpr size_t kMaxBytes = size_t{256} << 20;
-constexpr size_t kMaxValues = 12'000'000;
+constexpr size_t kMaxValues = 6'000'000;
 constexpr int kMaxDepth = 64;
 constexpr size_t kShown = 60;
 
-// Counts before anything is built: a document of brackets costs 50 times its size in memory.
-void check_bounds(std::string_view text, const std::string& source) {
-  check_json_size(text.size(), source);
-  int depth = 0;
-  size_t values = 1;
-  bool quoted = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (quoted) {
-      if (c == '\\')
-        ++i;
-      else if (c == '"')
-        quoted = false;
-      continue;
-    }
-    if (c == '"') quoted = true;
-    if (c == '[' || c == '{') ++depth;
-    if (c == ']' || c == '}') --depth;
-    if (c == '[' || c == '{' || c == ',' || c == ':') ++values;
-    if (depth > kMaxDepth)
-      fail(ErrorCode::kMalformedFile, "{}: JSON nested deeper than {} levels at byte {}", source, kMaxDepth,
-           i);
-    if (values > kMaxValues)
-      fail(ErrorCode::kMalformedFile, "{}: more than {} JSON values", source, kMaxValues);
-  }
-}
-
-std::string shown(const nlohmann::json& value) {
+std::string shown(const Json& value) {
   if (value.is_array()) return fmt::format("an array of {}", value.size());
   if (value.is_object()) return fmt::format("an object of {} keys", value.size());
-  std::string text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  std::string text = value.dump(-1, Json::Invalid::kReplaceAndEscape);
   return text.size() <= kShown ? text : text.substr(0, kShown) + "...";
 }
 
@@ -50,21 +23,14 @@ void check_json_size(size_t bytes, const std::string& source) {
     fail(ErrorCode::kMalformedFile, "{}: {} bytes, expected at most {}", source, bytes, kMaxBytes);
 }
 
-nlohmann::json parse_tokenizer_json(std::string_view text, const std::string& source) {
-  check_bounds(text, source);
-  try {
-    return nlohmann::json::parse(text);
-  } catch (const nlohmann::json::exception& error) {
-    constexpr size_t kMost = 200;
-    fail(ErrorCode::kMalformedFile, "{}: not valid JSON: {}", source,
-         std::string(error.what()).substr(0, kMost));
-  }
+Json parse_tokenizer_json(std::string_view text, const std::string& source) {
+  return parse_json(text, source, {.depth = kMaxDepth, .values = kMaxValues, .bytes = kMaxBytes});
 }
 
 JsonAt JsonAt::operator[](const char* key) const {
-  const nlohmann::json& parent = object();
+  const Json& parent = object();
   const auto found = parent.find(key);
-  return {found == parent.end() ? nullptr : &*found, source_, path_.empty() ? key : path_ + "." + key};
+  return {found == nullptr ? nullptr : &*found, source_, path_.empty() ? key : path_ + "." + key};
 }
 
 JsonAt JsonAt::element(size_t index) const {
@@ -79,14 +45,14 @@ std::vector<JsonAt> JsonAt::elements() const {
   return all;
 }
 
-const nlohmann::json& JsonAt::object() const {
+const Json& JsonAt::object() const {
   if (!present() || !value_->is_object()) wrong("an object");
   return *value_;
 }
 
 const std::string& JsonAt::text() const {
   if (!present() || !value_->is_string()) wrong("a string");
-  return value_->get_ref<const std::string&>();
+  return value_->text();
 }
 
 std::string JsonAt::text_or(const char* fallback) const {

@@ -3,18 +3,18 @@
 #define NFLOAT_TOKENIZER_JSON_AT_H_
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/fail.h"
+#include "base/json.h"
 
 namespace nfloat {
 
-// Parses a tokenizer's JSON in bounded memory: at most 256 MiB, 64 levels and 12 million values. Throws
+// Parses a tokenizer's JSON in bounded memory: at most 256 MiB, 64 levels and 6 million values. Throws
 // kMalformedFile naming `source`.
-nlohmann::json parse_tokenizer_json(std::string_view text, const std::string& source);
+Json parse_tokenizer_json(std::string_view text, const std::string& source);
 
 // The first of these bounds, for other texts of a tokenizer.
 void check_json_size(size_t bytes, const std::string& source);
@@ -23,17 +23,17 @@ void check_json_size(size_t bytes, const std::string& source);
 // absent values are alike. Borrows the document and `source`.
 class JsonAt {
  public:
-  JsonAt(const nlohmann::json& root, const std::string& source) : value_(&root), source_(&source) {}
+  JsonAt(const Json& root, const std::string& source) : value_(&root), source_(&source) {}
 
   bool present() const noexcept { return value_ != nullptr && !value_->is_null(); }
-  const nlohmann::json& raw() const noexcept { return *value_; }
+  const Json& raw() const noexcept { return *value_; }
   std::string path() const { return path_.empty() ? "the file" : path_; }
   std::string where() const { return fmt::format("{}: {}", *source_, path()); }
 
   JsonAt operator[](const char* key) const;  // throws unless this is an object
   JsonAt element(size_t index) const;        // of an array; `index` is inside it
   std::vector<JsonAt> elements() const;      // throws unless this is an array
-  const nlohmann::json& object() const;      // throws unless this is an object
+  const Json& object() const;                // throws unless this is an object
   const std::string& text() const;           // throws unless this is a string
   std::string text_or(const char* fallback) const;
   bool flag_or(bool fallback) const;
@@ -47,10 +47,10 @@ class JsonAt {
   [[noreturn]] void malformed(std::string_view sentence) const;
 
  private:
-  JsonAt(const nlohmann::json* value, const std::string* source, std::string path)
+  JsonAt(const Json* value, const std::string* source, std::string path)
       : value_(value), source_(source), path_(std::move(path)) {}
 
-  const nlohmann::json* value_;
+  const Json* value_;
   const std::string* source_;
   std::string path_;
 };

@@ -108,8 +108,7 @@ void read_named_token(const JsonAt& json, const Tokenizer::State& state, std::op
 
 }  // namespace
 
-std::shared_ptr<Tokenizer::State> build_json_tokenizer(const nlohmann::json& document,
-                                                       const std::string& source) {
+std::shared_ptr<Tokenizer::State> build_json_tokenizer(const Json& document, const std::string& source) {
   return std::make_shared<JsonTokenizer>(JsonAt(document, source));
 }
 
@@ -118,7 +117,7 @@ std::shared_ptr<Tokenizer::State> load_tokenizer_json(std::string_view text, con
 }
 
 void read_tokenizer_config(std::string_view text, const std::string& source, Tokenizer::State& state) {
-  const nlohmann::json document = parse_tokenizer_json(text, source);
+  const Json document = parse_tokenizer_json(text, source);
   const JsonAt json(document, source);
   read_named_token(json["bos_token"], state, state.bos);
   read_named_token(json["eos_token"], state, state.eos);

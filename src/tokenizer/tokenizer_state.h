@@ -38,8 +38,7 @@ struct Tokenizer::State {
 
 std::shared_ptr<Tokenizer::State> load_tokenizer_json(std::string_view text, const std::string& source);
 // `document` is what a tokenizer.json holds.
-std::shared_ptr<Tokenizer::State> build_json_tokenizer(const nlohmann::json& document,
-                                                       const std::string& source);
+std::shared_ptr<Tokenizer::State> build_json_tokenizer(const Json& document, const std::string& source);
 // vocab.json and merges.txt of a folder, with the files beside them that say more.
 std::shared_ptr<Tokenizer::State> load_vocab_and_merges(const std::string& folder);
 std::shared_ptr<Tokenizer::State> load_sentencepiece(std::string_view model, const std::string& source);

@@ -109,7 +109,7 @@ class Unigram final : public TokenModel {
 std::unique_ptr<const TokenModel> make_unigram(const JsonAt& json) {
   const JsonAt vocab = json["vocab"];
   if (!vocab.present() || !vocab.raw().is_array() || vocab.raw().empty()) vocab.wrong("an array of tokens");
-  const nlohmann::json& entries = vocab.raw();
+  const Json& entries = vocab.raw();
   if (entries.size() > size_t{kMaxTokenId} + 1)
     vocab.malformed(fmt::format("{} tokens, at most {}", entries.size(), kMaxTokenId + 1));
   std::vector<std::string> texts;
@@ -118,11 +118,11 @@ std::unique_ptr<const TokenModel> make_unigram(const JsonAt& json) {
   texts.reserve(entries.size());
   scores.reserve(entries.size());
   for (size_t id = 0; id < entries.size(); ++id) {
-    const nlohmann::json& entry = entries[id];
+    const Json& entry = entries[id];
     const bool fits = entry.is_array() && entry.size() == 2 && entry[0].is_string() && entry[1].is_number() &&
                       std::isfinite(entry[1].get<double>());
     if (!fits) vocab.element(id).wrong("a token and its score");
-    const std::string& text = texts.emplace_back(entry[0].get_ref<const std::string&>());
+    const std::string& text = texts.emplace_back(entry[0].text());
     scores.push_back(entry[1].get<double>());
     if (text.size() > kMaxTrieTokenBytes) vocab.element(id).malformed(too_long(text.size()));
     if (!text.empty()) finder.add(text, static_cast<int32_t>(id));

@@ -12,7 +12,7 @@ Vocabulary::Vocabulary(std::vector<std::string> texts) : texts_(std::move(texts)
 }
 
 Vocabulary Vocabulary::from_object(const JsonAt& json) {
-  const nlohmann::json& object = json.object();
+  const Json& object = json.object();
   std::vector<std::string> texts;
   for (const auto& [text, value] : object.items()) {
     const bool fits =

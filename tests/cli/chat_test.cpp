@@ -131,7 +131,7 @@ TEST_F(Chat, WhatIsWrongIsSaidAndTheConversationGoesOn) {
                          path("absent/x.json") + "\n" + far + "\nStill here?\n");
   ASSERT_TRUE(result.ok()) << result;
   for (const char* word :
-       {"no command /nothing", "absent.json", "not.json: not a JSON object", "roles.json: messages[1]",
+       {"no command /nothing", "absent.json", "not.json: not valid JSON", "roles.json: messages[1]",
         "text.json: no list of \"messages\"", "/save FILE", "absent/x.json", "the context has 512"})
     EXPECT_NE(result.err.find(word), std::string::npos) << word << result;
   ASSERT_EQ(notes(result.err).size(), 1u) << result;

@@ -55,6 +55,22 @@ TEST_F(Cli, EverySubcommandExplainsItself) {
   }
 }
 
+TEST_F(Cli, MisuseSaysWhatMayStandThere) {
+  const auto said = [](const std::vector<std::string>& arguments) { return nfloat(arguments).err; };
+  EXPECT_EQ(said({"evaluate", "m", "--limit", "-1"}),
+            "nfloat evaluate: --limit: must be 0 or more, not -1\n"
+            "nfloat evaluate --help explains the options\n");
+  EXPECT_EQ(said({"bench", "kernels", "--seconds", "0"}),
+            "nfloat bench kernels: --seconds: must be 0.01 to 86400, not 0\n"
+            "nfloat bench kernels --help explains the options\n");
+  EXPECT_EQ(said({"quantize", "m", "--threads", "many"}),
+            "nfloat quantize: --threads: must be a number, not many\n"
+            "nfloat quantize --help explains the options\n");
+  EXPECT_EQ(said({"quantize", "m", "--scale", "best"}),
+            "nfloat quantize: --scale: must be one of absmax, search, signed, not best\n"
+            "nfloat quantize --help explains the options\n");
+}
+
 TEST_F(Cli, MisuseExitsWith2AndNamesWhatIsWrong) {
   struct Case {
     std::vector<std::string> arguments;

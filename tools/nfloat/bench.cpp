@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <chrono>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "commands.h"
 #include "model_options.h"
 #include "nfloat/error.h"
@@ -17,7 +17,6 @@
 namespace nfloat::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 struct Options {
@@ -211,10 +210,11 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_bench_command(CLI::App& app) {
+void add_bench_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("bench", "Measure how fast a model takes in a prompt and generates");
-  command->footer(
+  const Command command =
+      app.add_subcommand("bench", "Measure how fast a model takes in a prompt and generates");
+  command.footer(
       "Examples:\n"
       "  nfloat bench ./Llama-3.2-1B-nf4\n"
       "  nfloat bench --synthetic 1b --threads-list 1,2 --precision-list bf16,int8\n"
@@ -223,35 +223,35 @@ void add_bench_command(CLI::App& app) {
       "billion), 8b the\n"
       "shape of Llama 3 8B, moe 8 experts of 0.3 billion, 2 a token; NF4 with 8-bit scales unless --quantize "
       "says otherwise, the head quantized too.");
-  add_model_options(*command, options->model, false);
-  command->add_option("--synthetic", options->synthetic, "Random weights of a shape: 1b, 8b or moe")
-      ->check(CLI::IsMember({"1b", "8b", "moe"}));
-  command->add_option("--prefill", options->prefill, "Prompt lengths; 0: none")
-      ->delimiter(',')
-      ->check(CLI::Range(0, 1 << 24))
-      ->capture_default_str();
-  command->add_option("--generate", options->generate, "Numbers of tokens to generate; 0: none")
-      ->delimiter(',')
-      ->check(CLI::Range(0, 1 << 24))
-      ->capture_default_str();
-  command->add_option("--depth", options->depth, "Tokens already in the context before each test")
-      ->check(CLI::Range(0, 1 << 24))
-      ->capture_default_str();
-  command->add_option("--threads-list", options->threads, "Several numbers of threads")
-      ->delimiter(',')
-      ->check(CLI::Range(1, 1024));
-  command->add_option("--precision-list", options->precisions, "Several precisions")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"f32", "bf16", "int8"}));
-  command->add_option("--repetitions", options->repetitions, "Runs of each test; the median is told")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
-  command->add_flag("--no-limit", options->no_limit,
-                    "Do not measure the bandwidth that limits generation (a few seconds, 512 MiB)");
-  command->add_flag("--json", options->json, "Print JSON");
-  add_bench_kernels_command(*command);
-  command->callback([command, options] {
-    if (command->get_subcommands().empty()) run(*options);
+  add_model_options(command, options->model, false);
+  command.add_option("--synthetic", options->synthetic, "Random weights of a shape: 1b, 8b or moe")
+      .one_of({"1b", "8b", "moe"});
+  command.add_option("--prefill", options->prefill, "Prompt lengths; 0: none")
+      .delimiter(',')
+      .between(0, 1 << 24)
+      .show_default();
+  command.add_option("--generate", options->generate, "Numbers of tokens to generate; 0: none")
+      .delimiter(',')
+      .between(0, 1 << 24)
+      .show_default();
+  command.add_option("--depth", options->depth, "Tokens already in the context before each test")
+      .between(0, 1 << 24)
+      .show_default();
+  command.add_option("--threads-list", options->threads, "Several numbers of threads")
+      .delimiter(',')
+      .between(1, 1024);
+  command.add_option("--precision-list", options->precisions, "Several precisions")
+      .delimiter(',')
+      .one_of({"f32", "bf16", "int8"});
+  command.add_option("--repetitions", options->repetitions, "Runs of each test; the median is told")
+      .between(1, 1000)
+      .show_default();
+  command.add_flag("--no-limit", options->no_limit,
+                   "Do not measure the bandwidth that limits generation (a few seconds, 512 MiB)");
+  command.add_flag("--json", options->json, "Print JSON");
+  add_bench_kernels_command(command);
+  command.callback([command, options] {
+    if (!command.subcommand_given()) run(*options);
   });
 }
 

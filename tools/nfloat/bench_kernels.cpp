@@ -6,9 +6,9 @@
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <random>
 
+#include "base/json.h"
 #include "commands.h"
 #include "nfloat/error.h"
 #include "nfloat/linear.h"
@@ -20,7 +20,6 @@
 namespace nfloat::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 struct Options {
@@ -463,11 +462,11 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_bench_kernels_command(CLI::App& bench) {
+void add_bench_kernels_command(const Command& bench) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = bench.add_subcommand(
+  const Command command = bench.add_subcommand(
       "kernels", "Measure quantize, dequantize and matrix products beside the limits of this machine");
-  command->footer(
+  command.footer(
       "Examples:\n"
       "  nfloat bench kernels\n"
       "  nfloat bench kernels --threads-list 1 --only 'by 1 row' --json\n"
@@ -475,18 +474,16 @@ void add_bench_kernels_command(CLI::App& bench) {
       "'share' compares with the limit measured in the same run: bytes moved with bandwidth,\n"
       "operations with the rate of the instruction. Rows 'in cache' work on 16384 weights, which\n"
       "one thread takes alone; the others pass over --memory, which should exceed every cache.");
-  command->add_option("--threads-list", options->threads, "Numbers of threads; otherwise 1 and all")
-      ->delimiter(',')
-      ->check(CLI::Range(1, 1024));
-  command->add_option("--seconds", options->seconds, "Time for all rows; each gets at least three calls")
-      ->check(CLI::Range(0.01, 86400.0))
-      ->capture_default_str();
-  command->add_option("--memory", options->memory_mib, "MiB passed over")
-      ->check(CLI::Range(16, 1 << 20))
-      ->capture_default_str();
-  command->add_option("--only", options->only, "Rows whose name contains this");
-  command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options] { run(*options); });
+  command.add_option("--threads-list", options->threads, "Numbers of threads; otherwise 1 and all")
+      .delimiter(',')
+      .between(1, 1024);
+  command.add_option("--seconds", options->seconds, "Time for all rows; each gets at least three calls")
+      .between(0.01, 86400.0)
+      .show_default();
+  command.add_option("--memory", options->memory_mib, "MiB passed over").between(16, 1 << 20).show_default();
+  command.add_option("--only", options->only, "Rows whose name contains this");
+  command.add_flag("--json", options->json, "Print JSON");
+  command.callback([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

@@ -212,10 +212,10 @@ void run(Options& options) {
 
 }  // namespace
 
-void add_chat_command(CLI::App& app) {
+void add_chat_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("chat", "Talk with a model in the terminal");
-  command->footer(
+  const Command command = app.add_subcommand("chat", "Talk with a model in the terminal");
+  command.footer(
       "Examples:\n"
       "  nfloat chat ./Qwen3-0.6B --quantize nf4\n"
       "  nfloat chat ./Qwen3-0.6B --system \"Answer in one sentence.\" --context 8192\n"
@@ -225,25 +225,25 @@ void add_chat_command(CLI::App& app) {
       "conversation is read by the model. A model without a chat template and without ChatML tokens "
       "continues the\n"
       "text instead, and that is said.");
-  add_model_options(*command, options->model);
-  command->add_option(
+  add_model_options(command, options->model);
+  command.add_option(
       "--render", options->render,
       "Print the exact prompt for this JSON file (messages, tools, add_generation_prompt) and end");
   ConversationOptions& conversation = options->conversation;
-  command->add_option("--system", conversation.system, "Instruction that the conversation begins with");
-  command->add_option("-n,--max-tokens", conversation.max_tokens, "Most tokens of one answer")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 27))
-      ->capture_default_str();
-  command->add_option("--context", conversation.context, "Most tokens of the conversation")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 27))
-      ->capture_default_str();
-  command->add_option("--temperature", conversation.temperature,
-                      "Below 1 plainer, above 1 wilder; 0: the most likely token");
-  command->add_option("--seed", conversation.seed, "The same seed gives the same answers");
-  command->add_flag("--no-history", options->no_history,
-                    "Do not keep the lines typed (in ~/.local/state/nfloat/chat_history)");
-  command->add_flag("--quiet", options->quiet, "Answers only, no notes and speeds");
-  command->callback([options] { run(*options); });
+  command.add_option("--system", conversation.system, "Instruction that the conversation begins with");
+  command.add_option("-n,--max-tokens", conversation.max_tokens, "Most tokens of one answer")
+      .between(int64_t{1}, int64_t{1} << 27)
+      .show_default();
+  command.add_option("--context", conversation.context, "Most tokens of the conversation")
+      .between(int64_t{1}, int64_t{1} << 27)
+      .show_default();
+  command.add_option("--temperature", conversation.temperature,
+                     "Below 1 plainer, above 1 wilder; 0: the most likely token");
+  command.add_option("--seed", conversation.seed, "The same seed gives the same answers");
+  command.add_flag("--no-history", options->no_history,
+                   "Do not keep the lines typed (in ~/.local/state/nfloat/chat_history)");
+  command.add_flag("--quiet", options->quiet, "Answers only, no notes and speeds");
+  command.callback([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/codebook.h"
+#include "base/json.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -7,7 +8,6 @@
 #include <bit>
 #include <charconv>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "codebook_command.h"
 #include "commands.h"
@@ -17,8 +17,6 @@
 
 namespace nfloat::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 // The exact value's distance from the float32 level, in units of that float's last place.
 double ulp_error(float level, double exact) {
@@ -225,11 +223,11 @@ Codebook chosen_codebook(const CodebookOptions& options, const std::string& name
   return make_normal_float(bits, offset);
 }
 
-void add_codebook_command(CLI::App& app) {
+void add_codebook_command(const Command& app) {
   auto options = std::make_shared<CodebookOptions>();
-  CLI::App* command =
+  const Command command =
       app.add_subcommand("codebook", "Derive a code (NF4 and its rivals), explain it, compute its errors");
-  command->footer(
+  command.footer(
       "Examples:\n"
       "  nfloat codebook                                    the codes there are\n"
       "  nfloat codebook nf4                                levels, thresholds, and the distance from exact, "
@@ -238,33 +236,32 @@ void add_codebook_command(CLI::App& app) {
       "  nfloat codebook nf4 int4 bof4-s --errors --block-sizes 32,64\n"
       "  nfloat codebook --sweep-offset --plot offset.svg   what the magic number optimises\n"
       "  nfloat codebook --file my.json --errors            a table of your own");
-  command->add_option("NAME", options->names, "Codes; none: list them");
-  command->add_option("--file", options->file,
-                      "A table of your own: JSON (as --json writes it) or numbers as text");
+  command.add_option("NAME", options->names, "Codes; none: list them");
+  command.add_option("--file", options->file,
+                     "A table of your own: JSON (as --json writes it) or numbers as text");
   command
-      ->add_option("--block-sizes,--block-size", options->block_sizes,
-                   "Weights that share a scale; several with commas")
-      ->delimiter(',')
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 30))
-      ->capture_default_str();
-  command->add_option("--offset", options->offset,
-                      "nf2 .. nf8: the largest probability (929/960), or 'generalised'");
-  command->add_flag("--errors", options->errors,
-                    "Squared and absolute error, SQNR and entropy by quadrature");
+      .add_option("--block-sizes,--block-size", options->block_sizes,
+                  "Weights that share a scale; several with commas")
+      .delimiter(',')
+      .between(int64_t{2}, int64_t{1} << 30)
+      .show_default();
+  command.add_option("--offset", options->offset,
+                     "nf2 .. nf8: the largest probability (929/960), or 'generalised'");
+  command.add_flag("--errors", options->errors, "Squared and absolute error, SQNR and entropy by quadrature");
   command
-      ->add_option("--distribution", options->distributions,
-                   "Of the weights: normal, student-t, student-t:7, laplace")
-      ->delimiter(',')
-      ->capture_default_str();
-  command->add_option("--simulate", options->simulate, "Errors also by drawing this many weights")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  command->add_flag("--explain", options->explain, "Tell where NF4's sixteen numbers come from");
-  command->add_flag("--sweep-offset", options->sweep_offset,
-                    "NF4's error against its offset, and the best offsets");
-  command->add_option("--plot", options->plot,
-                      "Write a picture (SVG): the levels on the density, or the sweep");
-  command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options] {
+      .add_option("--distribution", options->distributions,
+                  "Of the weights: normal, student-t, student-t:7, laplace")
+      .delimiter(',')
+      .show_default();
+  command.add_option("--simulate", options->simulate, "Errors also by drawing this many weights")
+      .between(int64_t{1}, int64_t{1} << 40);
+  command.add_flag("--explain", options->explain, "Tell where NF4's sixteen numbers come from");
+  command.add_flag("--sweep-offset", options->sweep_offset,
+                   "NF4's error against its offset, and the best offsets");
+  command.add_option("--plot", options->plot,
+                     "Write a picture (SVG): the levels on the density, or the sweep");
+  command.add_flag("--json", options->json, "Print JSON");
+  command.callback([options] {
     if (options->block_sizes.empty()) options->block_sizes = {64};
     if (options->distributions.empty()) options->distributions = {"normal"};
     run(*options);

@@ -3,9 +3,9 @@
 
 #include <cmath>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <numbers>
 
+#include "base/json.h"
 #include "codebook_command.h"
 #include "nfloat/codebook_errors.h"
 #include "nfloat/error.h"
@@ -63,9 +63,9 @@ double best_offset(int64_t block_size, bool absolute) {
 }  // namespace
 
 void sweep_offset(const CodebookOptions& options) {
-  nlohmann::ordered_json json;
+  Json json;
   json["nf4_offset"] = kNormalFloatOffset;
-  json["block_sizes"] = nlohmann::ordered_json::array();
+  json["block_sizes"] = Json::array();
   Table best({{"block"},
               {"best for absolute error"},
               {"its error"},
@@ -97,7 +97,7 @@ void sweep_offset(const CodebookOptions& options) {
         mse{fmt::format("squared, blocks of {}", block_size), {}, {}};
     mae.colour = mse.colour = ++colour;
     mse.dashed = true;
-    nlohmann::ordered_json points = nlohmann::ordered_json::array();
+    Json points = Json::array();
     for (int i = 0; i < kSweepPoints; ++i) {
       const double offset = kLowestOffset + (kHighestOffset - kLowestOffset) * i / (kSweepPoints - 1);
       const CodebookErrors errors = errors_at(offset, block_size);

@@ -2,31 +2,28 @@
 #ifndef NFLOAT_TOOLS_COMMANDS_H_
 #define NFLOAT_TOOLS_COMMANDS_H_
 
-#include <CLI/CLI.hpp>
+#include "command_line.h"
 
 // One function a subcommand, each in the file of its name. It declares the options; its callback does the
 // work, throws nfloat::Error for bad input (exit code 1) or UsageError for options that do not go together
 // (exit code 2).
 namespace nfloat::cli {
 
-struct UsageError : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-void add_analyze_command(CLI::App& app);
-void add_bench_command(CLI::App& app);
-void add_bench_kernels_command(CLI::App& bench);
-void add_chat_command(CLI::App& app);
-void add_codebook_command(CLI::App& app);
-void add_compare_command(CLI::App& app);
-void add_convert_command(CLI::App& app);
-void add_dequantize_command(CLI::App& app);
-void add_evaluate_command(CLI::App& app);
-void add_generate_command(CLI::App& app);
-void add_inspect_command(CLI::App& app);
-void add_perplexity_command(CLI::App& app);
-void add_plan_command(CLI::App& app);
-void add_quantize_command(CLI::App& app);
-void add_tokenize_command(CLI::App& app);
+void add_analyze_command(const Command& app);
+void add_bench_command(const Command& app);
+void add_bench_kernels_command(const Command& bench);
+void add_chat_command(const Command& app);
+void add_codebook_command(const Command& app);
+void add_compare_command(const Command& app);
+void add_convert_command(const Command& app);
+void add_dequantize_command(const Command& app);
+void add_evaluate_command(const Command& app);
+void add_generate_command(const Command& app);
+void add_inspect_command(const Command& app);
+void add_perplexity_command(const Command& app);
+void add_plan_command(const Command& app);
+void add_quantize_command(const Command& app);
+void add_tokenize_command(const Command& app);
 
 }  // namespace nfloat::cli
 

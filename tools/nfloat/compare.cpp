@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "base/json.h"
 #include "commands.h"
 #include "compare_job.h"
 #include "model_options.h"
@@ -328,13 +328,13 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_compare_command(CLI::App& app) {
+void add_compare_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand(
+  const Command command = app.add_subcommand(
       "compare", "Which 4-bit format suits this model? Measure them all and recommend one");
   std::string list;
   for (const FormatInfo& info : format_list()) list += fmt::format("  {:<44} {}\n", info.name, info.summary);
-  command->footer(
+  command.footer(
       "Examples:\n"
       "  nfloat compare models/nfloat-tiny --report report.html\n"
       "  nfloat compare ./Llama-3.2-1B --text wiki.test.raw --formats nf4:128,nf4:64:signed:dq,q4_k --budget "
@@ -347,52 +347,51 @@ void add_compare_command(CLI::App& app) {
       "Formats:\n" +
       list);
   command
-      ->add_option("MODEL", options->model,
-                   "Model folder (plain) or a name org/model in the Hugging Face cache")
-      ->required();
-  command->add_option("--formats", options->formats, "Formats to compare, between commas; see below")
-      ->delimiter(',');
+      .add_option("MODEL", options->model,
+                  "Model folder (plain) or a name org/model in the Hugging Face cache")
+      .required();
+  command.add_option("--formats", options->formats, "Formats to compare, between commas; see below")
+      .delimiter(',');
   command
-      ->add_option("--block-sizes", options->block_sizes,
-                   "Block sizes of the usual formats, when --formats is not given (64)")
-      ->delimiter(',')
-      ->check(CLI::Range(int64_t{16}, int64_t{1} << 30));
-  command->add_option("--text", options->text,
-                      "Text to score; without it, stories.txt of the embedded model");
-  command->add_option("--protocol", options->protocol, "paper, llama.cpp or bos (nfloat perplexity --help)")
-      ->check(CLI::IsMember({"paper", "llama.cpp", "bos"}))
-      ->capture_default_str();
-  command->add_option("--context", options->context, "Tokens a window")
-      ->check(CLI::Range(int64_t{2}, int64_t{1} << 27))
-      ->capture_default_str();
+      .add_option("--block-sizes", options->block_sizes,
+                  "Block sizes of the usual formats, when --formats is not given (64)")
+      .delimiter(',')
+      .between(int64_t{16}, int64_t{1} << 30);
+  command.add_option("--text", options->text, "Text to score; without it, stories.txt of the embedded model");
+  command.add_option("--protocol", options->protocol, "paper, llama.cpp or bos (nfloat perplexity --help)")
+      .one_of({"paper", "llama.cpp", "bos"})
+      .show_default();
+  command.add_option("--context", options->context, "Tokens a window")
+      .between(int64_t{2}, int64_t{1} << 27)
+      .show_default();
   command
-      ->add_option("--precision", options->precision,
-                   "Arithmetic and decoded weights: f32, or bf16 for half the memory")
-      ->check(CLI::IsMember({"f32", "bf16"}))
-      ->capture_default_str();
+      .add_option("--precision", options->precision,
+                  "Arithmetic and decoded weights: f32, or bf16 for half the memory")
+      .one_of({"f32", "bf16"})
+      .show_default();
   command
-      ->add_option("--tasks", options->tasks,
-                   "Tests to score too, as arc-easy=arc_easy.jsonl,piqa=FOLDER (nfloat evaluate --help)")
-      ->delimiter(',');
-  command->add_option("--task-limit", options->task_limit, "Only the first so many questions of each; 0: all")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--budget", options->budget, "Largest model, as 4GB: recommend the best within it");
+      .add_option("--tasks", options->tasks,
+                  "Tests to score too, as arc-easy=arc_easy.jsonl,piqa=FOLDER (nfloat evaluate --help)")
+      .delimiter(',');
+  command.add_option("--task-limit", options->task_limit, "Only the first so many questions of each; 0: all")
+      .at_least_zero();
+  command.add_option("--budget", options->budget, "Largest model, as 4GB: recommend the best within it");
   command
-      ->add_option("--max-divergence", options->max_divergence,
-                   "Largest mean KL divergence in nats a token: recommend the smallest within it")
-      ->check(CLI::PositiveNumber);
-  command->add_option("--json", options->json, "Write everything to this JSON file; - prints it");
-  command->add_option("--report", options->report,
-                      "Write a report with figures to this HTML file (one file, works offline)");
-  command->add_option("--figure", options->figure,
-                      "Write error and perplexity of the formats as bars to this SVG file");
-  command->add_option(
+      .add_option("--max-divergence", options->max_divergence,
+                  "Largest mean KL divergence in nats a token: recommend the smallest within it")
+      .above_zero();
+  command.add_option("--json", options->json, "Write everything to this JSON file; - prints it");
+  command.add_option("--report", options->report,
+                     "Write a report with figures to this HTML file (one file, works offline)");
+  command.add_option("--figure", options->figure,
+                     "Write error and perplexity of the formats as bars to this SVG file");
+  command.add_option(
       "--work", options->work,
       "Folder for the reference's distributions and finished formats, kept; without it, one in the cache "
       "folder that is removed at the end");
-  command->add_flag("--fresh", options->fresh, "Forget what an earlier run finished");
-  command->add_option("--threads", options->threads, "Threads; 0: all cores")->check(CLI::Range(0, 1024));
-  command->callback([options] { run(*options); });
+  command.add_flag("--fresh", options->fresh, "Forget what an earlier run finished");
+  command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024);
+  command.callback([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "compare_job.h"
 #include "evaluate_tasks.h"
 #include "progress.h"
@@ -11,8 +11,6 @@
 
 namespace nfloat::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 const FormatMeasurement& at(const Comparison& comparison, int index) {
   return comparison.measurements[static_cast<size_t>(index)];

@@ -3,10 +3,10 @@
 #define NFLOAT_TOOLS_COMPARE_JOB_H_
 
 #include <cstdint>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "nfloat/compare.h"
 
 namespace nfloat::cli {
@@ -38,18 +38,18 @@ std::string comparison_table(const Comparison& comparison);
 std::string task_table(const Comparison& comparison);
 // Recommendation, what would change it, whether the ranking is stable, what was refused: lines of text.
 std::vector<std::string> comparison_findings(const Comparison& comparison);
-nlohmann::ordered_json comparison_json(const Comparison& comparison);
+Json comparison_json(const Comparison& comparison);
 
 // The report as one HTML page. Reads the model's weights once more. Needs a format that was measured.
 std::string comparison_report(const Comparison& comparison);
 // Error and perplexity of every format as bars, in an SVG document. Needs a format that was measured.
 std::string comparison_figure(const Comparison& comparison);
 
-nlohmann::ordered_json measurement_json(const FormatMeasurement& measurement);
+Json measurement_json(const FormatMeasurement& measurement);
 // Throws nlohmann's exceptions where something is missing.
-FormatMeasurement measurement_from_json(const nlohmann::ordered_json& json);
-nlohmann::ordered_json perplexity_json(const PerplexityResult& result);
-nlohmann::ordered_json divergence_json(const DivergenceResult& result);
+FormatMeasurement measurement_from_json(const Json& json);
+Json perplexity_json(const PerplexityResult& result);
+Json divergence_json(const DivergenceResult& result);
 
 // Where a comparison keeps what it has: the reference's distributions and a line for each finished format. A
 // run that was stopped goes on from there.

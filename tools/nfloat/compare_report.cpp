@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "compare_job.h"
 #include "model_options.h"
 #include "nfloat/analyze.h"
@@ -11,8 +11,6 @@
 
 namespace nfloat::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr int64_t kBlock = 64;
 constexpr size_t kMostWeights = 4'000'000;

@@ -5,8 +5,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "compare_job.h"
 #include "evaluate_tasks.h"
 #include "model_options.h"
@@ -14,11 +14,7 @@
 #include "scoring_input.h"
 
 namespace nfloat::cli {
-namespace {
-
-using Json = nlohmann::ordered_json;
-
-}  // namespace
+namespace {}  // namespace
 
 Json perplexity_json(const PerplexityResult& result) {
   return {{"perplexity", result.perplexity},
@@ -89,28 +85,28 @@ Json measurement_json(const FormatMeasurement& m) {
 
 FormatMeasurement measurement_from_json(const Json& json) {
   FormatMeasurement m;
-  m.name = json.at("name");
-  m.summary = json.at("summary");
+  json.at("name").get_to(m.name);
+  json.at("summary").get_to(m.summary);
   if (json.contains("refused")) {
-    m.refused = json["refused"];
+    json["refused"].get_to(m.refused);
     return m;
   }
-  m.bits_per_weight = json.at("bits_per_weight");
-  m.weights = json.at("weights");
-  m.bytes = json.at("bytes");
-  m.model_bytes = json.at("model_bytes");
-  m.code_counts = json.at("code_counts").get<std::vector<uint64_t>>();
-  m.code_entropy = json.at("code_entropy");
-  m.coding_seconds = json.at("coding_seconds");
-  m.tokens_per_second = json.at("tokens_per_second");
-  m.half_kl = json.at("half_kl");
-  m.half_loss = json.at("half_loss");
+  json.at("bits_per_weight").get_to(m.bits_per_weight);
+  json.at("weights").get_to(m.weights);
+  json.at("bytes").get_to(m.bytes);
+  json.at("model_bytes").get_to(m.model_bytes);
+  json.at("code_counts").get_to(m.code_counts);
+  json.at("code_entropy").get_to(m.code_entropy);
+  json.at("coding_seconds").get_to(m.coding_seconds);
+  json.at("tokens_per_second").get_to(m.tokens_per_second);
+  json.at("half_kl").get_to(m.half_kl);
+  json.at("half_loss").get_to(m.half_loss);
   const auto read = [](PerplexityResult& result, const Json& from) {
-    result.perplexity = from.at("perplexity");
-    result.tokens = from.at("tokens");
-    result.windows = from.at("windows");
-    result.mean_loss = from.at("mean_loss");
-    result.standard_error = from.at("standard_error");
+    from.at("perplexity").get_to(result.perplexity);
+    from.at("tokens").get_to(result.tokens);
+    from.at("windows").get_to(result.windows);
+    from.at("mean_loss").get_to(result.mean_loss);
+    from.at("standard_error").get_to(result.standard_error);
   };
   DivergenceResult& d = m.divergence;
   read(d.model, json.at("perplexity"));
@@ -135,17 +131,17 @@ FormatMeasurement measurement_from_json(const Json& json) {
       {"rms_delta_p_standard_error", &d.rms_delta_p_error},
       {"same_top", &d.same_top},
       {"same_top_standard_error", &d.same_top_error}};
-  for (const auto& field : kFields) *field.second = from.at(field.first);
+  for (const auto& field : kFields) from.at(field.first).get_to(*field.second);
   for (const Json& task : json.at("tasks")) m.tasks.push_back(task_from_json(task));
   for (const Json& t : json.at("tensors")) {
     TensorError& tensor = m.tensors.emplace_back();
-    tensor.name = t.at("name");
-    tensor.elements = t.at("elements");
-    tensor.squared_error = t.at("squared_error");
-    tensor.squared_original = t.at("squared_original");
-    tensor.max_error = t.at("max_error");
-    tensor.zeros = t.at("zeros");
-    tensor.zeros_kept = t.at("zeros_kept");
+    t.at("name").get_to(tensor.name);
+    t.at("elements").get_to(tensor.elements);
+    t.at("squared_error").get_to(tensor.squared_error);
+    t.at("squared_original").get_to(tensor.squared_original);
+    t.at("max_error").get_to(tensor.max_error);
+    t.at("zeros").get_to(tensor.zeros);
+    t.at("zeros_kept").get_to(tensor.zeros_kept);
   }
   return m;
 }
@@ -160,12 +156,13 @@ CompareWork::CompareWork(const std::string& folder, const std::string& identity)
   // Lines that another run wrote for something else, or that were cut off, are passed over.
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.size(), text.find('\n', begin));
-    const Json json = Json::parse(text.substr(begin, end - begin), nullptr, false);
+    const std::string_view line = std::string_view(text).substr(begin, end - begin);
     begin = end + 1;
-    if (json.is_discarded() || !json.is_object() || json.value("of", "") != identity) continue;
     try {
+      const Json json = Json::parse(line);
+      if (json["of"] != identity) continue;
       done_.push_back(measurement_from_json(json));
-    } catch (const Json::exception&) {
+    } catch (const JsonError&) {
       continue;
     }
   }

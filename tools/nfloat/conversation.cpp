@@ -12,7 +12,6 @@
 namespace nfloat::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kPiece = 256;  // tokens read between two looks at `stop`
@@ -73,8 +72,8 @@ Answer Conversation::answer(const std::string& user, const std::function<void(co
   Answer result;
   try {
     if (!plain())
-      prompt = template_->render(Json{{"messages", messages_}, {"add_generation_prompt", true}}.dump(
-          -1, ' ', false, Json::error_handler_t::replace));
+      prompt = template_->render(
+          Json{{"messages", messages_}, {"add_generation_prompt", true}}.dump(-1, Json::Invalid::kReplace));
     const std::vector<int32_t> tokens = encode(prompt);
     if (tokens.empty()) throw Error(ErrorCode::kInvalidArgument, "there is nothing to read");
     if (static_cast<int64_t>(tokens.size()) >= context())
@@ -189,7 +188,9 @@ std::optional<std::string> Conversation::undo() {
     if (messages_[i]["role"] != "user") continue;
     const Json& content = messages_[i]["content"];
     const std::string user = content.is_string() ? content.get<std::string>() : content.dump();
-    messages_.erase(messages_.begin() + static_cast<std::ptrdiff_t>(i), messages_.end());
+    Json kept = Json::array();
+    for (size_t j = 0; j < i; ++j) kept.push_back(messages_[j]);
+    messages_ = std::move(kept);
     return user;
   }
   return std::nullopt;
@@ -197,15 +198,14 @@ std::optional<std::string> Conversation::undo() {
 
 std::string Conversation::to_json() const {
   const Json json = plain() ? Json{{"text", text_}} : Json{{"messages", messages_}};
-  return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(2, Json::Invalid::kReplace) + "\n";
 }
 
 void Conversation::from_json(std::string_view text, const std::string& source) {
   const auto malformed = [&](const std::string& what) {
     return Error(ErrorCode::kMalformedFile, source + ": " + what);
   };
-  const Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) throw malformed("not a JSON object");
+  const Json json = parse_json_object(text, source);
   if (plain()) {
     if (!json.contains("text") || !json["text"].is_string())
       throw malformed("no \"text\"; this model has no chat template and continues a text");

@@ -4,12 +4,12 @@
 
 #include <cstdint>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "nfloat/chat.h"
 #include "nfloat/model.h"
 #include "nfloat/sampler.h"
@@ -81,7 +81,7 @@ class Conversation {
   std::vector<int32_t> ends_;
   Sampler sampler_;
   std::optional<ChatTemplate> template_;
-  nlohmann::ordered_json messages_ = nlohmann::ordered_json::array();
+  Json messages_ = Json::array();
   std::string text_;  // of a plain conversation
   struct PlainTurn {
     size_t begin;  // in text_

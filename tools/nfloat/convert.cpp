@@ -3,8 +3,8 @@
 
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "commands.h"
 #include "convert_options.h"
 #include "nfloat/bridge.h"
@@ -62,7 +62,7 @@ void print_table(const BridgeResult& result, bool all) {
 }
 
 void print_json(const BridgeResult& result) {
-  nlohmann::ordered_json json;
+  Json json;
   json["files"] = result.files;
   json["parameters"] = result.parameters;
   json["merged"] = result.merged;
@@ -73,11 +73,11 @@ void print_json(const BridgeResult& result) {
   json["check_seconds"] = result.check_seconds;
   json["lost"] = result.notes;
   for (const BridgeTensor& tensor : result.tensors) {
-    nlohmann::ordered_json one = {{"name", tensor.name},
-                                  {"before", tensor.before},
-                                  {"after", tensor.after},
-                                  {"elements", tensor.elements},
-                                  {"bytes", tensor.bytes}};
+    Json one = {{"name", tensor.name},
+                {"before", tensor.before},
+                {"after", tensor.after},
+                {"elements", tensor.elements},
+                {"bytes", tensor.bytes}};
     one["exact"] = tensor.squared_error == 0;
     if (tensor.squared_error > 0) one["sqnr_db"] = tensor.sqnr_db();
     json["tensors"].push_back(std::move(one));
@@ -136,11 +136,11 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_convert_command(CLI::App& app) {
+void add_convert_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command =
+  const Command command =
       app.add_subcommand("convert", "Turn a model folder into a GGUF file for llama.cpp, or back");
-  command->footer(
+  command.footer(
       "Examples:\n"
       "  nfloat convert ./Llama-3.2-1B ./Llama-3.2-1B.gguf --type q8_0\n"
       "  nfloat convert ./Llama-3.2-1B-nf4 ./Llama-3.2-1B.gguf --type bf16 --check\n"
@@ -153,37 +153,33 @@ void add_convert_command(CLI::App& app) {
       "otherwise\n"
       "than the model is said.");
   command
-      ->add_option("IN", options->input,
-                   "Model folder (plain or bitsandbytes 4-bit), GGUF file, or a name org/model in the "
-                   "Hugging Face cache")
-      ->required();
-  command->add_option("OUT", options->output, "GGUF file to make (NAME.gguf), else a model folder")
-      ->required();
+      .add_option("IN", options->input,
+                  "Model folder (plain or bitsandbytes 4-bit), GGUF file, or a name org/model in the "
+                  "Hugging Face cache")
+      .required();
+  command.add_option("OUT", options->output, "GGUF file to make (NAME.gguf), else a model folder").required();
   command
-      ->add_option(
+      .add_option(
           "--type", options->type,
           "Type of the matrices: auto (as they are; 4-bit ones and blocks bf16), f32, f16, bf16, q8_0, q4_0, "
           "iq4_nl; base: with --lora, 4-bit weights stay 4-bit, merged ones are quantized again")
-      ->capture_default_str();
-  command->add_option("--part-size", options->part_size,
-                      "Several files of at most this size (5GB): NAME-00001-of-00002.gguf");
-  command->add_option("--lora", options->lora,
-                      "Folder of a LoRA adapter that PEFT saved: added to the weights on the way");
+      .show_default();
+  command.add_option("--part-size", options->part_size,
+                     "Several files of at most this size (5GB): NAME-00001-of-00002.gguf");
+  command.add_option("--lora", options->lora,
+                     "Folder of a LoRA adapter that PEFT saved: added to the weights on the way");
   command
-      ->add_option(
-          "--scale", options->scale,
-          "With --type base, of the weights that are quantized again: absmax, search, signed (nfloat "
-          "quantize --help)")
-      ->check(CLI::IsMember({"absmax", "search", "signed"}))
-      ->capture_default_str();
-  command->add_flag("--check", options->check, "Read the result again and compare every byte");
-  command->add_flag("--all", options->all, "One line a tensor");
-  command->add_option("--threads", options->threads, "Threads; 0: all cores")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
-  command->add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
-  command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options] { run(*options); });
+      .add_option("--scale", options->scale,
+                  "With --type base, of the weights that are quantized again: absmax, search, signed (nfloat "
+                  "quantize --help)")
+      .one_of({"absmax", "search", "signed"})
+      .show_default();
+  command.add_flag("--check", options->check, "Read the result again and compare every byte");
+  command.add_flag("--all", options->all, "One line a tensor");
+  command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
+  command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
+  command.add_flag("--json", options->json, "Print JSON");
+  command.callback([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

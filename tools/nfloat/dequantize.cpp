@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "commands.h"
 #include "convert_options.h"
 #include "nfloat/convert.h"
@@ -29,7 +28,7 @@ void run(const Options& options) {
   bar->finish();
   const double rate = static_cast<double>(result.plan.bytes_after) / 1e9 / std::max(result.seconds, 1e-9);
   if (options.json) {
-    nlohmann::ordered_json json;
+    Json json;
     json["files"] = result.files;
     json["parameters"] = result.plan.parameters;
     json["dequantized_parameters"] = result.plan.quantized_parameters;
@@ -49,29 +48,26 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_dequantize_command(CLI::App& app) {
+void add_dequantize_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("dequantize", "Turn a 4-bit checkpoint back into a plain one");
-  command->footer(
+  const Command command = app.add_subcommand("dequantize", "Turn a 4-bit checkpoint back into a plain one");
+  command.footer(
       "Example:\n"
       "  nfloat dequantize ./Llama-3.2-1B-nf4 ./Llama-3.2-1B-back --dtype bf16\n"
       "Quantized weights become plain tensors; tensors that were plain stay as they are; quantization_config "
       "is removed\n"
       "from config.json.");
-  command->add_option("IN", options->input, "Folder or .safetensors file in the bitsandbytes 4-bit layout")
-      ->required();
-  command->add_option("OUT", options->output, "Folder to make (a file when IN is a file)")->required();
-  command->add_option("--dtype", options->dtype, "Type of the dequantized weights")
-      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
-      ->capture_default_str();
-  command->add_option("--shard-size", options->shard_size, "Largest size of an output file")
-      ->capture_default_str();
-  command->add_option("--threads", options->threads, "Threads; 0: all cores")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
-  command->add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
-  command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options] { run(*options); });
+  command.add_option("IN", options->input, "Folder or .safetensors file in the bitsandbytes 4-bit layout")
+      .required();
+  command.add_option("OUT", options->output, "Folder to make (a file when IN is a file)").required();
+  command.add_option("--dtype", options->dtype, "Type of the dequantized weights")
+      .one_of({"bf16", "f16", "f32"})
+      .show_default();
+  command.add_option("--shard-size", options->shard_size, "Largest size of an output file").show_default();
+  command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
+  command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
+  command.add_flag("--json", options->json, "Print JSON");
+  command.callback([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "commands.h"
 #include "evaluate_tasks.h"
 #include "model_options.h"
@@ -14,8 +14,6 @@
 
 namespace nfloat::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Options {
   ModelArguments model;
@@ -94,16 +92,16 @@ Json task_json(const TaskResult& r) {
 
 TaskResult task_from_json(const Json& json) {
   TaskResult r;
-  r.name = json.at("task");
-  r.questions = json.at("questions");
-  r.accuracy = json.at("accuracy");
-  r.accuracy_error = json.at("accuracy_standard_error");
-  r.low = json.at("accuracy_95").at(0);
-  r.high = json.at("accuracy_95").at(1);
-  r.chance = json.at("chance");
+  json.at("task").get_to(r.name);
+  json.at("questions").get_to(r.questions);
+  json.at("accuracy").get_to(r.accuracy);
+  json.at("accuracy_standard_error").get_to(r.accuracy_error);
+  json.at("accuracy_95").at(0).get_to(r.low);
+  json.at("accuracy_95").at(1).get_to(r.high);
+  json.at("chance").get_to(r.chance);
   if (json.contains("normalised_accuracy")) {
     r.normalised_accuracy = json["normalised_accuracy"].get<double>();
-    r.normalised_error = json.at("normalised_accuracy_standard_error");
+    json.at("normalised_accuracy_standard_error").get_to(r.normalised_error);
   }
   if (json.contains("perplexity")) r.perplexity = json["perplexity"].get<double>();
   return r;
@@ -114,11 +112,11 @@ std::string task_remark(const TaskResult& r) {
   return r.low <= r.chance && r.chance <= r.high ? "not above chance" : "";
 }
 
-void add_evaluate_command(CLI::App& app) {
+void add_evaluate_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand(
+  const Command command = app.add_subcommand(
       "evaluate", "Score tests with known answers: LAMBADA, ARC, PIQA, WinoGrande, HellaSwag");
-  command->footer(
+  command.footer(
       "Examples:\n"
       "  nfloat evaluate ./Llama-3.2-1B-nf4 --task arc-easy --data arc_easy.jsonl\n"
       "  nfloat evaluate ./Llama-3.2-1B --quantize nf4:64 --task piqa --data piqa --task lambada --data "
@@ -132,17 +130,15 @@ void add_evaluate_command(CLI::App& app) {
       "The likeliest answer counts (by length: of log-likelihoods over the answer's characters), as "
       "EleutherAI's\n"
       "lm-evaluation-harness scores it.");
-  add_model_options(*command, options->model);
-  command->add_option("--task", options->tasks, "Which test; can be given several times")
-      ->required()
-      ->check(CLI::IsMember(task_names()));
-  command->add_option("--data", options->data, "Its file or folder, one for each --task")->required();
-  command->add_option("--limit", options->limit, "Only the first so many questions; 0: all")
-      ->check(CLI::NonNegativeNumber);
-  command->add_flag("--bos", options->bos,
-                    "Put BOS before each context (the harness does so on demand only)");
-  command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options] { run(*options); });
+  add_model_options(command, options->model);
+  command.add_option("--task", options->tasks, "Which test; can be given several times")
+      .required()
+      .one_of(task_names());
+  command.add_option("--data", options->data, "Its file or folder, one for each --task").required();
+  command.add_option("--limit", options->limit, "Only the first so many questions; 0: all").at_least_zero();
+  command.add_flag("--bos", options->bos, "Put BOS before each context (the harness does so on demand only)");
+  command.add_flag("--json", options->json, "Print JSON");
+  command.callback([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

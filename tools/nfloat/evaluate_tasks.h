@@ -2,16 +2,16 @@
 #ifndef NFLOAT_TOOLS_EVALUATE_TASKS_H_
 #define NFLOAT_TOOLS_EVALUATE_TASKS_H_
 
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "base/json.h"
 #include "nfloat/tasks.h"
 
 namespace nfloat::cli {
 
-nlohmann::ordered_json task_json(const TaskResult& result);
-// Throws nlohmann's exceptions where something is missing.
-TaskResult task_from_json(const nlohmann::ordered_json& json);
+Json task_json(const TaskResult& result);
+// Throws JsonError where something is missing.
+TaskResult task_from_json(const Json& json);
 // What to keep in mind beside the number: "not above chance".
 std::string task_remark(const TaskResult& result);
 

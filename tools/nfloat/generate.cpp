@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <chrono>
-#include <nlohmann/json.hpp>
 #include <optional>
 
+#include "base/json.h"
 #include "commands.h"
 #include "model_options.h"
 #include "nfloat/error.h"
@@ -18,7 +18,6 @@
 namespace nfloat::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMaxPromptBytes = size_t{256} << 20;
@@ -136,7 +135,7 @@ void print_json(const Generation& result, const std::vector<int32_t>& prompt) {
             {"prefill_seconds", result.prefill_seconds},
             {"decode_seconds", result.decode_seconds}};
   if (!result.logprobs.empty()) json["logprobs"] = result.logprobs;
-  fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+  fmt::print("{}\n", json.dump(2, Json::Invalid::kReplace));
 }
 
 void print_speed(const Generation& result, size_t prompt) {
@@ -183,10 +182,10 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_generate_command(CLI::App& app) {
+void add_generate_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("generate", "Continue a text with a model, token by token");
-  command->footer(
+  const Command command = app.add_subcommand("generate", "Continue a text with a model, token by token");
+  command.footer(
       "Examples:\n"
       "  nfloat generate models/nfloat-tiny -p \"The old lighthouse\" --quantize nf4 --seed 1\n"
       "  nfloat generate ./Llama-3.2-1B-nf4 -p \"The capital of France is\" --max-tokens 8 --temperature 0\n"
@@ -195,36 +194,36 @@ void add_generate_command(CLI::App& app) {
       "most likely\n"
       "token is taken each time. The text goes to standard output as it is made, everything else to standard "
       "error.");
-  add_model_options(*command, options->model);
-  command->add_option("-p,--prompt", options->prompt, "Text to continue; - or none: standard input");
-  command->add_option("-n,--max-tokens", options->max_tokens, "Most tokens to generate")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 27))
-      ->capture_default_str();
+  add_model_options(command, options->model);
+  command.add_option("-p,--prompt", options->prompt, "Text to continue; - or none: standard input");
+  command.add_option("-n,--max-tokens", options->max_tokens, "Most tokens to generate")
+      .between(int64_t{1}, int64_t{1} << 27)
+      .show_default();
   command
-      ->add_option("--context", options->context,
-                   "Most tokens of prompt and text together; 0: what the model allows")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 27));
-  command->add_option("--temperature", options->temperature,
-                      "Below 1 plainer, above 1 wilder; 0: the most likely token");
-  command->add_option("--top-k", options->top_k, "Choose among the K most likely tokens; 0: all");
-  command->add_option("--top-p", options->top_p,
-                      "Choose among the most likely tokens that reach probability P together");
-  command->add_option("--min-p", options->min_p,
-                      "Leave out tokens less than P times as likely as the most likely");
-  command->add_option("--repetition-penalty", options->repetition_penalty,
-                      "Above 1: tokens seen before become less likely");
-  command->add_option("--seed", options->seed, "The same seed gives the same text; none: another each time");
-  command->add_option("--stop", options->stop, "End before this text appears; may be given several times")
-      ->allow_extra_args(false);
-  command->add_flag("--ignore-eos", options->ignore_eos, "Go on after the model ends its text");
-  command->add_flag("--echo", options->echo, "Print the prompt before the text");
-  command->add_flag("--quiet", options->quiet, "No line about speed at the end");
+      .add_option("--context", options->context,
+                  "Most tokens of prompt and text together; 0: what the model allows")
+      .between(int64_t{0}, int64_t{1} << 27);
+  command.add_option("--temperature", options->temperature,
+                     "Below 1 plainer, above 1 wilder; 0: the most likely token");
+  command.add_option("--top-k", options->top_k, "Choose among the K most likely tokens; 0: all");
+  command.add_option("--top-p", options->top_p,
+                     "Choose among the most likely tokens that reach probability P together");
+  command.add_option("--min-p", options->min_p,
+                     "Leave out tokens less than P times as likely as the most likely");
+  command.add_option("--repetition-penalty", options->repetition_penalty,
+                     "Above 1: tokens seen before become less likely");
+  command.add_option("--seed", options->seed, "The same seed gives the same text; none: another each time");
+  command.add_option("--stop", options->stop, "End before this text appears; may be given several times")
+      .one_at_a_time();
+  command.add_flag("--ignore-eos", options->ignore_eos, "Go on after the model ends its text");
+  command.add_flag("--echo", options->echo, "Print the prompt before the text");
+  command.add_flag("--quiet", options->quiet, "No line about speed at the end");
   command
-      ->add_option("--logprobs", options->logprobs,
-                   "With --json: log-probability of each token and of the N most likely ones")
-      ->check(CLI::Range(0, 1000));
-  command->add_flag("--json", options->json, "Print one JSON object at the end");
-  command->callback([options] { run(*options); });
+      .add_option("--logprobs", options->logprobs,
+                  "With --json: log-probability of each token and of the N most likely ones")
+      .between(0, 1000);
+  command.add_flag("--json", options->json, "Print one JSON object at the end");
+  command.callback([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

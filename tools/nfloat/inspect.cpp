@@ -3,8 +3,8 @@
 
 #include <cmath>
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "commands.h"
 #include "convert_options.h"
 #include "inspect_gguf.h"
@@ -15,8 +15,6 @@
 
 namespace nfloat::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr size_t kWorstShown = 12;
 
@@ -252,17 +250,17 @@ void run(const Options& options) {
       print_errors(errors, options.all);
     }
   }
-  if (options.json) fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+  if (options.json) fmt::print("{}\n", json.dump(2, Json::Invalid::kReplace));
   if (!sound) throw Error(ErrorCode::kMalformedFile, fmt::format("{}: the check found errors", options.path));
 }
 
 }  // namespace
 
-void add_inspect_command(CLI::App& app) {
+void add_inspect_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command =
+  const Command command =
       app.add_subcommand("inspect", "Show what a checkpoint holds, check it, compare it with its original");
-  command->footer(
+  command.footer(
       "Examples:\n"
       "  nfloat inspect ./Llama-3.2-1B-nf4\n"
       "  nfloat inspect ./Llama-3.2-1B-nf4 --check --against ./Llama-3.2-1B\n"
@@ -270,17 +268,16 @@ void add_inspect_command(CLI::App& app) {
       "weights, and 6 dB\n"
       "are one bit. --check exits with 1 when a loader would fail or decode wrong values.");
   command
-      ->add_option(
-          "PATH", options->path,
-          "Model folder, a name org/model in the Hugging Face cache, or a .safetensors or .gguf file")
-      ->required();
-  command->add_flag("--check", options->check,
-                    "Check the health of a quantized file: companions, shapes, tables, scales");
-  command->add_option("--against", options->original, "The original: error of every tensor, worst first");
-  command->add_flag("--all", options->all, "Every tensor by itself, not one row for the layers' equal ones");
-  command->add_option("--threads", options->threads, "Threads; 0: all cores")->check(CLI::Range(0, 1024));
-  command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options] { run(*options); });
+      .add_option("PATH", options->path,
+                  "Model folder, a name org/model in the Hugging Face cache, or a .safetensors or .gguf file")
+      .required();
+  command.add_flag("--check", options->check,
+                   "Check the health of a quantized file: companions, shapes, tables, scales");
+  command.add_option("--against", options->original, "The original: error of every tensor, worst first");
+  command.add_flag("--all", options->all, "Every tensor by itself, not one row for the layers' equal ones");
+  command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024);
+  command.add_flag("--json", options->json, "Print JSON");
+  command.callback([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "inspect_gguf.h"
+#include "base/json.h"
 
 #include <fmt/format.h>
 
 #include <array>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "convert_options.h"
 #include "nfloat/gguf.h"
@@ -13,8 +13,6 @@
 
 namespace nfloat::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 double bits(uint64_t bytes, int64_t elements) {
   return elements > 0 ? 8 * static_cast<double>(bytes) / static_cast<double>(elements) : 0;
@@ -47,7 +45,7 @@ void print_json(const GgufFile& file) {
                                {"shape", tensor.shape.dims()},
                                {"bytes", tensor.bytes},
                                {"bits_per_weight", bits(tensor.bytes, tensor.shape.elements())}});
-  fmt::print("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
+  fmt::print("{}\n", json.dump(2, Json::Invalid::kReplace));
 }
 
 }  // namespace

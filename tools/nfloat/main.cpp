@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <CLI/CLI.hpp>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -24,13 +23,13 @@ int complain(int exit_code, const char* message) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{
+  nfloat::cli::CommandLine command_line(
+      "nfloat",
       "nfloat: 4-bit NormalFloat (NF4) for language models.\n"
       "Derive the code, quantize a checkpoint, check it, run it, measure it.\n",
-      "nfloat"};
+      "nfloat " NFLOAT_VERSION_STRING);
+  const nfloat::cli::Command app = command_line.root();
   app.footer("nfloat COMMAND --help explains a command, with examples.");
-  app.set_version_flag("--version", "nfloat " NFLOAT_VERSION_STRING);
-  app.require_subcommand(0, 1);  // none is told below, so that a misspelt one is named
   nfloat::cli::add_codebook_command(app);
   nfloat::cli::add_quantize_command(app);
   nfloat::cli::add_dequantize_command(app);
@@ -47,12 +46,17 @@ int main(int argc, char** argv) {
   nfloat::cli::add_tokenize_command(app);
 
   try {
-    app.parse(argc, argv);
-    if (app.get_subcommands().empty()) {
+    switch (command_line.run(argc, argv)) {
+      case nfloat::cli::CommandLine::Outcome::kDone:
+        break;
+      case nfloat::cli::CommandLine::Outcome::kHelped:
+        return 0;
+      case nfloat::cli::CommandLine::Outcome::kMisused:
+        return kExitUsage;
+    }
+    if (!app.subcommand_given()) {
       return complain(kExitUsage, "a subcommand is required: nfloat --help lists them");
     }
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : kExitUsage;
   } catch (const nfloat::cli::UsageError& error) {
     return complain(kExitUsage, error.what());
   } catch (const nfloat::Error& error) {

@@ -38,11 +38,11 @@ void parse_quantize(const std::string& text, ModelOptions& options) {
 
 }  // namespace
 
-void add_model_options(CLI::App& command, ModelArguments& arguments, bool model_required) {
-  auto* model = command.add_option(
+void add_model_options(const Command& command, ModelArguments& arguments, bool model_required) {
+  const Option model = command.add_option(
       "MODEL", arguments.model,
       "Model folder (plain or bitsandbytes 4-bit), GGUF file, or a name org/model in the Hugging Face cache");
-  if (model_required) model->required();
+  if (model_required) model.required();
   command.add_option(
       "--quantize", arguments.quantize,
       "Quantize plain weights while loading: CODE or CODE:BLOCK, as nf4:64 (see nfloat codebook); a "
@@ -52,20 +52,20 @@ void add_model_options(CLI::App& command, ModelArguments& arguments, bool model_
   command
       .add_option("--head", arguments.head,
                   "Output head: keep (as stored), int8 or nf4; packed while loading")
-      ->check(CLI::IsMember({"keep", "int8", "nf4"}))
-      ->capture_default_str();
+      .one_of({"keep", "int8", "nf4"})
+      .show_default();
   command
       .add_option(
           "--precision", arguments.precision,
           "Arithmetic of the matrix products: f32, bf16, int8, or auto (docs/cli.md says what each costs)")
-      ->check(CLI::IsMember({"auto", "f32", "bf16", "int8"}))
-      ->capture_default_str();
+      .one_of({"auto", "f32", "bf16", "int8"})
+      .show_default();
   command
       .add_option("--kv-cache", arguments.kv_cache,
                   "Keys and values: f32, f16, int8; auto: f32 with --precision f32, else f16")
-      ->check(CLI::IsMember({"auto", "f32", "f16", "int8"}))
-      ->capture_default_str();
-  command.add_option("--threads", arguments.threads, "Threads; 0: all cores")->check(CLI::Range(0, 1024));
+      .one_of({"auto", "f32", "f16", "int8"})
+      .show_default();
+  command.add_option("--threads", arguments.threads, "Threads; 0: all cores").between(0, 1024);
 }
 
 KvCacheType parse_kv_cache(const std::string& name) {

@@ -2,10 +2,10 @@
 #ifndef NFLOAT_TOOLS_MODEL_OPTIONS_H_
 #define NFLOAT_TOOLS_MODEL_OPTIONS_H_
 
-#include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
 
+#include "command_line.h"
 #include "nfloat/model.h"
 
 namespace nfloat::cli {
@@ -22,7 +22,7 @@ struct ModelArguments {
 };
 
 // Declares MODEL and its options; `model_required` is false where something else can take its place.
-void add_model_options(CLI::App& command, ModelArguments& arguments, bool model_required = true);
+void add_model_options(const Command& command, ModelArguments& arguments, bool model_required = true);
 
 // The same for the library. Throws UsageError or Error.
 ModelOptions library_options(const ModelArguments& arguments);

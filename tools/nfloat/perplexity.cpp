@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "commands.h"
 #include "compare_job.h"
 #include "model_options.h"
@@ -17,8 +17,6 @@
 
 namespace nfloat::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr size_t kMaxTextBytes = size_t{4} << 30;
 constexpr uint64_t kMostCacheBytes = 4'000'000'000;  // of a reference that nobody asked to keep
@@ -35,8 +33,7 @@ std::vector<std::vector<int32_t>> read_sequences(const std::string& path, int64_
   const auto bad = [&](const std::string& what) {
     return Error(ErrorCode::kMalformedFile, fmt::format("{}: {}", path, what));
   };
-  const Json json = Json::parse(text, nullptr, false);
-  if (json.is_discarded()) throw bad("not valid JSON");
+  const Json json = parse_json(text, path);
   if (!json.is_object() || !json.contains("token_ids") || !json["token_ids"].is_array())
     throw bad("expected an object with \"token_ids\", a list of lists of token ids");
   std::vector<std::vector<int32_t>> sequences;
@@ -44,7 +41,7 @@ std::vector<std::vector<int32_t>> read_sequences(const std::string& path, int64_
     if (!list.is_array()) throw bad(fmt::format("\"token_ids\"[{}] is no list", sequences.size()));
     std::vector<int32_t>& sequence = sequences.emplace_back();
     for (const Json& id : list) {
-      if (!id.is_number_integer() || id < 0 || id >= vocabulary)
+      if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(vocabulary))
         throw bad(fmt::format("\"token_ids\"[{}][{}] is {}, expected 0 to {}", sequences.size() - 1,
                               sequence.size(), id.dump(), vocabulary - 1));
       sequence.push_back(id.get<int32_t>());
@@ -242,11 +239,11 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_perplexity_command(CLI::App& app) {
+void add_perplexity_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command =
+  const Command command =
       app.add_subcommand("perplexity", "Score a text: how surprised a model is by each of its tokens");
-  command->footer(
+  command.footer(
       "Examples:\n"
       "  nfloat perplexity models/nfloat-tiny --text models/nfloat-tiny/stories.txt --protocol bos --context "
       "256\n"
@@ -260,26 +257,25 @@ void add_perplexity_command(CLI::App& app) {
       "  bos        windows of --context tokens, each after a BOS, all of them count, the short last one "
       "too\n"
       "Perplexities of different protocols, contexts or tokenizers cannot be compared.");
-  add_model_options(*command, options->model);
-  command->add_option("--text", options->text, "Text file, or - for standard input");
-  command->add_option("--tokens", options->tokens,
-                      "JSON file: each sequence of its \"token_ids\" is scored, each token after the first");
-  command->add_option("--protocol", options->protocol, "paper, llama.cpp or bos")
-      ->check(CLI::IsMember({"paper", "llama.cpp", "bos"}))
-      ->capture_default_str();
-  command->add_option("--context", options->context, "Tokens a window; 0: the protocol's usual number")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 27));
-  command->add_option("--reference", options->reference,
-                      "The original model: tell how far the predictions are from its own");
-  command->add_option(
-      "--reference-cache", options->reference_cache,
-      "File for the original's log-probabilities; without it, in the cache folder up to 4 GB");
+  add_model_options(command, options->model);
+  command.add_option("--text", options->text, "Text file, or - for standard input");
+  command.add_option("--tokens", options->tokens,
+                     "JSON file: each sequence of its \"token_ids\" is scored, each token after the first");
+  command.add_option("--protocol", options->protocol, "paper, llama.cpp or bos")
+      .one_of({"paper", "llama.cpp", "bos"})
+      .show_default();
+  command.add_option("--context", options->context, "Tokens a window; 0: the protocol's usual number")
+      .between(int64_t{0}, int64_t{1} << 27);
+  command.add_option("--reference", options->reference,
+                     "The original model: tell how far the predictions are from its own");
+  command.add_option("--reference-cache", options->reference_cache,
+                     "File for the original's log-probabilities; without it, in the cache folder up to 4 GB");
   command
-      ->add_option("--reference-precision", options->reference_precision,
-                   "Arithmetic of the reference; without --reference the same weights are run with it")
-      ->check(CLI::IsMember({"f32", "bf16", "int8"}));
-  command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options] { run(*options); });
+      .add_option("--reference-precision", options->reference_precision,
+                  "Arithmetic of the reference; without --reference the same weights are run with it")
+      .one_of({"f32", "bf16", "int8"});
+  command.add_flag("--json", options->json, "Print JSON");
+  command.callback([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

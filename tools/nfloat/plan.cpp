@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "commands.h"
 #include "convert_options.h"
 #include "nfloat/checkpoint.h"
@@ -21,7 +21,7 @@ struct Options {
 
 void print_json(const ModelSize& model, const std::vector<MemoryPlanRow>& rows, uint64_t memory,
                 int64_t context) {
-  nlohmann::ordered_json json;
+  Json json;
   json["model_type"] = model.model_type;
   json["parameters"] = model.parameters();
   json["linear_parameters"] = model.linear_parameters;
@@ -31,9 +31,9 @@ void print_json(const ModelSize& model, const std::vector<MemoryPlanRow>& rows, 
   json["tied_head"] = model.tied_head;
   json["context"] = context;
   if (memory > 0) json["memory_bytes"] = memory;
-  json["formats"] = nlohmann::ordered_json::array();
+  json["formats"] = Json::array();
   for (const MemoryPlanRow& row : rows) {
-    nlohmann::ordered_json entry;
+    Json entry;
     entry["format"] = row.format;
     entry["bits_per_weight"] = row.bits_per_weight;
     entry["weight_bytes"] = row.weight_bytes;
@@ -104,20 +104,20 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_plan_command(CLI::App& app) {
+void add_plan_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("plan", "Say what fits into memory, from config.json alone");
-  command->footer(
+  const Command command = app.add_subcommand("plan", "Say what fits into memory, from config.json alone");
+  command.footer(
       "Example:\n"
       "  nfloat plan ./config.json --memory 16GB --context 8192\n"
       "Nothing but config.json is needed: ask before you download. With the weights beside it, they are "
       "counted.");
-  command->add_option("CONFIG", options->path, "config.json, or a model folder")->required();
-  command->add_option("--memory", options->memory, "Memory that may be used: 16GB, 8GiB");
-  command->add_option("--context", options->context, "Tokens of context (default: the model's, at most 4096)")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 30));
-  command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options] { run(*options); });
+  command.add_option("CONFIG", options->path, "config.json, or a model folder").required();
+  command.add_option("--memory", options->memory, "Memory that may be used: 16GB, 8GiB");
+  command.add_option("--context", options->context, "Tokens of context (default: the model's, at most 4096)")
+      .between(int64_t{1}, int64_t{1} << 30);
+  command.add_flag("--json", options->json, "Print JSON");
+  command.callback([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

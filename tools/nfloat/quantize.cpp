@@ -2,8 +2,8 @@
 #include <fmt/format.h>
 
 #include <map>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "commands.h"
 #include "convert_options.h"
 #include "nfloat/convert.h"
@@ -11,8 +11,6 @@
 
 namespace nfloat::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct Options {
   std::string input, output;
@@ -24,7 +22,7 @@ struct Options {
   int threads = 0;
 };
 
-QuantizeCheckpointOptions library_options(const Options& options, const CLI::App& command) {
+QuantizeCheckpointOptions library_options(const Options& options, bool scale_given) {
   QuantizeCheckpointOptions result;
   result.format = options.format;
   result.quantize.block_size = options.block_size;
@@ -33,8 +31,7 @@ QuantizeCheckpointOptions library_options(const Options& options, const CLI::App
   // A preset is what is not said otherwise.
   if (!options.preset.empty()) {
     result.quantize.double_quantization = true;
-    if (options.preset == "best" && command.count("--scale") == 0)
-      result.quantize.scale = ScaleMethod::kSigned;
+    if (options.preset == "best" && !scale_given) result.quantize.scale = ScaleMethod::kSigned;
   }
   result.quantize.allow_nonfinite = options.allow_nonfinite;
   result.quantize.threads = options.threads;
@@ -119,8 +116,8 @@ Json to_json(const QuantizationPlan& plan) {
   return json;
 }
 
-void run(const Options& options, const CLI::App& command) {
-  const QuantizeCheckpointOptions settings = library_options(options, command);
+void run(const Options& options, bool scale_given) {
+  const QuantizeCheckpointOptions settings = library_options(options, scale_given);
   const Checkpoint input(resolve_model_path(options.input));
   if (options.dry_run) {
     const QuantizationPlan plan = plan_quantization(input, settings);
@@ -158,10 +155,11 @@ void run(const Options& options, const CLI::App& command) {
 
 }  // namespace
 
-void add_quantize_command(CLI::App& app) {
+void add_quantize_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("quantize", "Quantize a checkpoint to 4 bits (bitsandbytes layout)");
-  command->footer(
+  const Command command =
+      app.add_subcommand("quantize", "Quantize a checkpoint to 4 bits (bitsandbytes layout)");
+  command.footer(
       "Examples:\n"
       "  nfloat quantize ./Llama-3.2-1B ./Llama-3.2-1B-nf4\n"
       "  nfloat quantize meta-llama/Llama-3.2-1B out --preset best     from the local Hugging Face cache\n"
@@ -171,54 +169,53 @@ void add_quantize_command(CLI::App& app) {
       "plain, as\n"
       "those programs expect; what stays plain is listed with its reason.");
   command
-      ->add_option("IN", options->input,
-                   "Model folder, a name org/model in the Hugging Face cache, or a .safetensors file")
-      ->required();
-  command->add_option("OUT", options->output,
-                      "Folder to make (a file when IN is a file); appears whole or not at all");
+      .add_option("IN", options->input,
+                  "Model folder, a name org/model in the Hugging Face cache, or a .safetensors file")
+      .required();
+  command.add_option("OUT", options->output,
+                     "Folder to make (a file when IN is a file); appears whole or not at all");
   command
-      ->add_option("--format", options->format, "Code: nf4 (NormalFloat) or fp4 (bitsandbytes' 4-bit float)")
-      ->check(CLI::IsMember({"nf4", "fp4"}))
-      ->capture_default_str();
-  command->add_option("--block-size", options->block_size, "Weights that share a scale, 16 or more")
-      ->check(CLI::Range(kMinBlockSize, int64_t{1} << 30))
-      ->capture_default_str();
-  command->add_flag("--double-quantization,--double-quant", options->double_quantization,
-                    "Store the scales in 8 bits too: 4.127 instead of 4.5 bits a weight at block size 64");
+      .add_option("--format", options->format, "Code: nf4 (NormalFloat) or fp4 (bitsandbytes' 4-bit float)")
+      .one_of({"nf4", "fp4"})
+      .show_default();
+  command.add_option("--block-size", options->block_size, "Weights that share a scale, 16 or more")
+      .between(kMinBlockSize, int64_t{1} << 30)
+      .show_default();
+  command.add_flag("--double-quantization,--double-quant", options->double_quantization,
+                   "Store the scales in 8 bits too: 4.127 instead of 4.5 bits a weight at block size 64");
+  const Option scale =
+      command
+          .add_option(
+              "--scale", options->scale,
+              "absmax: bitsandbytes' own bytes; search: the scale with the least squared error; signed: "
+              "the same, "
+              "negative scales allowed (least error, same file size, loads everywhere)")
+          .one_of({"absmax", "search", "signed"})
+          .show_default();
   command
-      ->add_option("--scale", options->scale,
-                   "absmax: bitsandbytes' own bytes; search: the scale with the least squared error; signed: "
-                   "the same, "
-                   "negative scales allowed (least error, same file size, loads everywhere)")
-      ->check(CLI::IsMember({"absmax", "search", "signed"}))
-      ->capture_default_str();
+      .add_option("--preset", options->preset,
+                  "qlora: nf4, blocks of 64, double quantization, absmax; best: the same with signed scales")
+      .one_of({"qlora", "best"});
   command
-      ->add_option("--preset", options->preset,
-                   "qlora: nf4, blocks of 64, double quantization, absmax; best: the same with signed scales")
-      ->check(CLI::IsMember({"qlora", "best"}));
+      .add_option("--skip", options->skip,
+                  "Leave tensors plain whose name has a match of this regular expression")
+      .one_at_a_time();
   command
-      ->add_option("--skip", options->skip,
-                   "Leave tensors plain whose name has a match of this regular expression")
-      ->allow_extra_args(false);
-  command
-      ->add_option("--only", options->only,
-                   "Quantize only tensors whose name has a match of this regular expression")
-      ->allow_extra_args(false);
-  command->add_flag("--quantize-experts", options->quantize_experts,
-                    "Quantize 3-D expert weights too (bitsandbytes leaves them plain)");
-  command->add_flag("--allow-nonfinite", options->allow_nonfinite, "Go on when a weight is NaN or infinite");
-  command->add_option("--storage-dtype", options->storage, "Type of the tensors that hold the packed codes")
-      ->check(CLI::IsMember({"uint8", "bfloat16", "float16", "float32"}))
-      ->capture_default_str();
-  command->add_option("--shard-size", options->shard_size, "Largest size of an output file")
-      ->capture_default_str();
-  command->add_option("--threads", options->threads, "Threads; 0: all cores")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
-  command->add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
-  command->add_flag("--dry-run", options->dry_run, "Only say what would be done");
-  command->add_flag("--json", options->json, "Print JSON");
-  command->callback([options, command] { run(*options, *command); });
+      .add_option("--only", options->only,
+                  "Quantize only tensors whose name has a match of this regular expression")
+      .one_at_a_time();
+  command.add_flag("--quantize-experts", options->quantize_experts,
+                   "Quantize 3-D expert weights too (bitsandbytes leaves them plain)");
+  command.add_flag("--allow-nonfinite", options->allow_nonfinite, "Go on when a weight is NaN or infinite");
+  command.add_option("--storage-dtype", options->storage, "Type of the tensors that hold the packed codes")
+      .one_of({"uint8", "bfloat16", "float16", "float32"})
+      .show_default();
+  command.add_option("--shard-size", options->shard_size, "Largest size of an output file").show_default();
+  command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
+  command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
+  command.add_flag("--dry-run", options->dry_run, "Only say what would be done");
+  command.add_flag("--json", options->json, "Print JSON");
+  command.callback([options, scale] { run(*options, scale.given()); });
 }
 
 }  // namespace nfloat::cli

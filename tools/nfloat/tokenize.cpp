@@ -6,9 +6,9 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "base/json.h"
 #include "commands.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
@@ -56,17 +56,17 @@ std::vector<int32_t> parse_ids(const std::string& text) {
 }
 
 // Tokens may hold parts of characters: JSON gets U+FFFD for those.
-std::string dump(const nlohmann::ordered_json& json, int indent) {
-  return json.dump(indent, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+std::string dump(const Json& json, int indent) {
+  return json.dump(indent, Json::Invalid::kReplace) + "\n";
 }
 
 void encode(const Options& options, const Tokenizer& tokenizer, const EncodeOptions& encoding) {
   const std::vector<int32_t> ids = tokenizer.encode(read_input(options), encoding);
   if (!options.json) return print(fmt::format("{}\n", fmt::join(ids, " ")));
-  nlohmann::ordered_json json;
+  Json json;
   json["count"] = ids.size();
   json["ids"] = ids;
-  json["tokens"] = nlohmann::ordered_json::array();
+  json["tokens"] = Json::array();
   for (const int32_t id : ids) json["tokens"].push_back(tokenizer.token_text(id));
   print(dump(json, -1));
 }
@@ -84,12 +84,12 @@ void run_lines(const Options& options, const Tokenizer& tokenizer, const EncodeO
   for (std::string line; std::getline(in, line);) {
     ++number;
     try {
-      const auto value = nlohmann::json::parse(line);
+      const auto value = Json::parse(line);
       if (value.is_string())
-        print(dump(tokenizer.encode(value.get_ref<const std::string&>(), encoding), -1));
+        print(dump(tokenizer.encode(value.text(), encoding), -1));
       else
         print(dump(tokenizer.decode(value.get<std::vector<int32_t>>(), options.no_special), -1));
-    } catch (const nlohmann::json::exception& error) {
+    } catch (const JsonError& error) {
       throw Error(
           ErrorCode::kInvalidArgument,
           fmt::format("line {}: expected a JSON string or an array of ids: {}", number, error.what()));
@@ -111,27 +111,27 @@ void run(const Options& options) {
 
 }  // namespace
 
-void add_tokenize_command(CLI::App& app) {
+void add_tokenize_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("tokenize", "Turn text into token ids, and token ids into text");
+  const Command command = app.add_subcommand("tokenize", "Turn text into token ids, and token ids into text");
   command
-      ->add_option("MODEL", options->model,
-                   "Model folder, tokenizer.json, tokenizer.model, or a Hugging Face name in the cache")
-      ->required();
-  CLI::Option* text =
-      command->add_option("-p,--prompt", options->text,
-                          "The text (with --decode: the ids); without it and --file, standard input");
-  command->add_option("--file", options->file, "Read the text, or the ids, from this file");
-  command->add_flag("--decode", options->decode, "From ids (numbers, or a JSON array) to text");
-  command->add_flag("--json", options->json, "Print JSON: count, ids and tokens, or the text");
-  command->add_flag("--lines", options->lines,
-                    "One JSON value a line, in and out: a string becomes its ids, an array of ids its text");
-  command->add_flag("--no-special", options->no_special,
-                    "Add no special tokens around the text; leave them out when decoding");
-  command->add_flag("--plain", options->plain,
-                    "Special tokens written in the text are plain characters, not tokens");
-  command->callback([options, text] {
-    options->has_text = text->count() > 0;
+      .add_option("MODEL", options->model,
+                  "Model folder, tokenizer.json, tokenizer.model, or a Hugging Face name in the cache")
+      .required();
+  const Option text =
+      command.add_option("-p,--prompt", options->text,
+                         "The text (with --decode: the ids); without it and --file, standard input");
+  command.add_option("--file", options->file, "Read the text, or the ids, from this file");
+  command.add_flag("--decode", options->decode, "From ids (numbers, or a JSON array) to text");
+  command.add_flag("--json", options->json, "Print JSON: count, ids and tokens, or the text");
+  command.add_flag("--lines", options->lines,
+                   "One JSON value a line, in and out: a string becomes its ids, an array of ids its text");
+  command.add_flag("--no-special", options->no_special,
+                   "Add no special tokens around the text; leave them out when decoding");
+  command.add_flag("--plain", options->plain,
+                   "Special tokens written in the text are plain characters, not tokens");
+  command.callback([options, text] {
+    options->has_text = text.given();
     run(*options);
   });
 }

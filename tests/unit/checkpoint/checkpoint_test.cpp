@@ -64,7 +64,7 @@ TEST_F(CheckpointFiles, ReadsAShardedFolder) {
   write_file(index_path, "{\"weight_map\":7}");
   EXPECT_NFLOAT_ERROR(open(), ErrorCode::kMalformedFile, "weight_map");
   write_file(index_path, std::string(1'000'000, '['));
-  EXPECT_NFLOAT_ERROR(open(), ErrorCode::kMalformedFile, "nested too deeply");
+  EXPECT_NFLOAT_ERROR(open(), ErrorCode::kMalformedFile, "nested deeper than 16 levels");
   write_safetensors(path("model-00002-of-00002.safetensors"), {{"a", "U8", {3}, "xyz"}});
   write_file(index_path, index(a + "," + b));
   EXPECT_NFLOAT_ERROR(open(), ErrorCode::kMalformedFile, "'a' is in");

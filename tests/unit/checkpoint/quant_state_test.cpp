@@ -41,9 +41,9 @@ TEST(QuantState, FloatsArePrintedAsPythonDoes) {
 
 TEST(QuantState, NamesWhatIsWrong) {
   const std::pair<const char*, const char*> cases[] = {
-      {"", "not a JSON object"},
+      {"", "not valid JSON"},
       {"[1]", "not a JSON object"},
-      {"{\"quant_type\": \"nf4\"", "not a JSON object"},
+      {"{\"quant_type\": \"nf4\"", "not valid JSON"},
       {R"({"quant_type": "nf5", "blocksize": 64, "dtype": "float32", "shape": [1]})",
        "quant_type is \"nf5\""},
       {R"({"blocksize": 64, "dtype": "float32", "shape": [1]})", "no 'quant_type'"},
@@ -67,9 +67,10 @@ TEST(QuantState, NamesWhatIsWrong) {
   EXPECT_NFLOAT_ERROR(parse_quant_state(std::string(1 << 17, ' ') + "{}", "file"), ErrorCode::kMalformedFile,
                       "bytes");
   const std::string deep = std::string(30'000, '[') + std::string(30'000, ']');
-  EXPECT_NFLOAT_ERROR(parse_quant_state(deep, "file"), ErrorCode::kMalformedFile, "nested too deeply");
+  EXPECT_NFLOAT_ERROR(parse_quant_state(deep, "file"), ErrorCode::kMalformedFile,
+                      "nested deeper than 8 levels");
   EXPECT_NFLOAT_ERROR(parse_quant_state("{\"quant_type\": " + deep + "}", "file"), ErrorCode::kMalformedFile,
-                      "nested too deeply");
+                      "nested deeper than 8 levels");
 }
 
 }  // namespace

@@ -10,7 +10,7 @@ using Ids = std::vector<int32_t>;
 Tokenizer with_added(const Json& properties) {
   Json file = bpe_file({"a", "b", " "}, {});
   Json token = added_token(3, "<x>");
-  if (!properties.empty()) token.update(properties);
+  for (const auto& [name, value] : properties.items()) token[name] = value;
   file["added_tokens"].push_back(token);
   return load(file);
 }

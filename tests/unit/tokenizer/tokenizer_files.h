@@ -6,16 +6,14 @@
 
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "nfloat/error.h"
 #include "nfloat/tokenizer.h"
 
 namespace nfloat {
-
-using Json = nlohmann::json;
 
 inline std::string read_file(const std::string& path) {
   std::ifstream in(path, std::ios::binary);

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "command_line.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <type_traits>
+#include <utility>
+
+namespace nfloat::cli {
+namespace {
+
+// Texts that are numbers for which holds(number) is true; `which` says so in --help and in the message.
+template <typename Number, typename Holds>
+CLI::Validator numbers(std::string which, Holds holds) {
+  return {[which, holds](std::string& text) {
+            Number number{};
+            if (!CLI::detail::lexical_cast(text, number))
+              return fmt::format("must be a number, not {}", text);
+            return holds(number) ? std::string() : fmt::format("must be {}, not {}", which, text);
+          },
+          which};
+}
+
+}  // namespace
+
+Option Option::required() const {
+  option_->required();
+  return *this;
+}
+
+Option Option::delimiter(char between) const {
+  option_->delimiter(between);
+  return *this;
+}
+
+Option Option::one_at_a_time() const {
+  option_->allow_extra_args(false);
+  return *this;
+}
+
+Option Option::show_default() const {
+  option_->capture_default_str();
+  return *this;
+}
+
+Option Option::one_of(std::vector<std::string> words) const {
+  const std::string list = fmt::format("{}", fmt::join(words, ","));
+  option_->check(CLI::Validator(
+      [words = std::move(words)](const std::string& text) {
+        return std::ranges::find(words, text) != words.end()
+                   ? std::string()
+                   : fmt::format("must be one of {}, not {}", fmt::join(words, ", "), text);
+      },
+      "{" + list + "}"));
+  return *this;
+}
+
+Option Option::at_least_zero() const {
+  option_->check(numbers<double>("0 or more", [](double number) { return number >= 0; }));
+  return *this;
+}
+
+Option Option::above_zero() const {
+  option_->check(numbers<double>("above 0", [](double number) { return number > 0; }));
+  return *this;
+}
+
+Option Option::between_integers(int64_t from, int64_t to) const {
+  option_->check(numbers<int64_t>(fmt::format("{} to {}", from, to),
+                                  [=](int64_t number) { return number >= from && number <= to; }));
+  return *this;
+}
+
+Option Option::between(double from, double to) const {
+  option_->check(numbers<double>(fmt::format("{} to {}", from, to),
+                                 [=](double number) { return number >= from && number <= to; }));
+  return *this;
+}
+
+bool Option::given() const {
+  return option_->count() > 0;
+}
+
+Command Command::add_subcommand(const std::string& name, const std::string& description) const {
+  return Command(*app_->add_subcommand(name, description));
+}
+
+Option Command::add_value(const std::string& names, OptionTarget target, const std::string& help) const {
+  return std::visit([&](auto* value) { return Option(*app_->add_option(names, *value, help)); }, target);
+}
+
+Option Command::add_flag(const std::string& names, bool& target, const std::string& help) const {
+  return Option(*app_->add_flag(names, target, help));
+}
+
+void Command::footer(const std::string& text) const {
+  app_->footer(text);
+}
+
+void Command::callback(std::function<void()> work) const {
+  app_->callback(std::move(work));
+}
+
+bool Command::subcommand_given() const {
+  return !app_->get_subcommands().empty();
+}
+
+CommandLine::CommandLine(const std::string& name, const std::string& description, const std::string& version)
+    : app_(std::make_unique<CLI::App>(description, name)) {
+  app_->set_version_flag("--version", version);
+  app_->require_subcommand(0, 1);  // none is told by the caller, so that a misspelt one is named
+  app_->failure_message([](const CLI::App* app, const CLI::Error& error) {
+    std::string command = app->get_name();
+    const auto parsed = [](const CLI::App* one) { return one->parsed(); };
+    for (std::vector<const CLI::App*> given; !(given = app->get_subcommands(parsed)).empty();) {
+      app = given.front();
+      command += " " + app->get_name();
+    }
+    return fmt::format("{}: {}\n{} --help explains the options\n", command, error.what(), command);
+  });
+}
+
+CommandLine::~CommandLine() = default;
+
+Command CommandLine::root() const {
+  return Command(*app_);
+}
+
+CommandLine::Outcome CommandLine::run(int argc, char** argv) {
+  try {
+    app_->parse(argc, argv);
+    return Outcome::kDone;
+  } catch (const CLI::ParseError& error) {
+    return app_->exit(error) == 0 ? Outcome::kHelped : Outcome::kMisused;
+  }
+}
+
+}  // namespace nfloat::cli

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_COMMAND_LINE_H_
+#define NFLOAT_TOOLS_COMMAND_LINE_H_
+
+#include <concepts>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+// Commands and their options, over CLI11, which command_line.cpp alone includes: its templates take longer to
+// compile than everything else in a subcommand.
+namespace nfloat::cli {
+
+// Options that do not go together. What a callback throws as nfloat::Error is bad input instead.
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// Where a value goes. Its type says what may be given; a vector takes several, an optional stays empty
+// without its option.
+using OptionTarget = std::variant<std::string*, int*, int64_t*, uint64_t*, double*, std::vector<std::string>*,
+                                  std::vector<int>*, std::vector<int64_t>*, std::optional<std::string>*,
+                                  std::optional<int64_t>*, std::optional<uint64_t>*, std::optional<float>*,
+                                  std::optional<double>*>;
+
+// A declared option; the functions narrow what it takes and return it.
+class Option {
+ public:
+  Option required() const;
+  Option delimiter(char between) const;  // several values in one argument
+  Option one_at_a_time() const;          // several values, the option repeated for each
+  Option show_default() const;           // the target's value, in --help
+  Option one_of(std::vector<std::string> words) const;
+  Option at_least_zero() const;
+  Option above_zero() const;
+  template <std::integral From, std::integral To>
+  Option between(From from, To to) const {
+    return between_integers(from, to);
+  }
+  Option between(double from, double to) const;
+
+  bool given() const;
+
+ private:
+  friend class Command;
+  explicit Option(CLI::Option& option) : option_(&option) {}
+  Option between_integers(int64_t from, int64_t to) const;
+
+  CLI::Option* option_;
+};
+
+// A command or subcommand. A handle: copies are the same command. Targets must outlive the parsing.
+class Command {
+ public:
+  Command add_subcommand(const std::string& name, const std::string& description) const;
+  // `names`: "-n,--max-tokens", or "MODEL" for an argument by its place.
+  template <typename T>
+  Option add_option(const std::string& names, T& target, const std::string& help) const {
+    return add_value(names, &target, help);
+  }
+  Option add_flag(const std::string& names, bool& target, const std::string& help) const;
+  void footer(const std::string& text) const;  // the end of --help
+  void callback(std::function<void()> work) const;
+  bool subcommand_given() const;
+
+ private:
+  friend class CommandLine;
+  explicit Command(CLI::App& app) : app_(&app) {}
+  Option add_value(const std::string& names, OptionTarget target, const std::string& help) const;
+
+  CLI::App* app_;
+};
+
+class CommandLine {
+ public:
+  CommandLine(const std::string& name, const std::string& description, const std::string& version);
+  ~CommandLine();
+
+  Command root() const;
+  enum class Outcome { kDone, kHelped, kMisused };
+  // Runs the callback of the command given. kHelped: help or version were printed. kMisused: arguments that
+  // cannot be taken, said on standard error. What callbacks throw passes.
+  Outcome run(int argc, char** argv);
+
+ private:
+  std::unique_ptr<CLI::App> app_;
+};
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_COMMAND_LINE_H_
