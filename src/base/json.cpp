@@ -5,6 +5,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <ostream>
 
 #include "base/fail.h"
 
@@ -408,6 +409,10 @@ void Json::write(std::string& out, int indent, int level, Invalid invalid) const
   } else {
     out += is_null() ? "null" : std::get<bool>(value_) ? "true" : "false";
   }
+}
+
+std::ostream& operator<<(std::ostream& out, const Json& json) {
+  return out << json.dump(-1, Json::Invalid::kReplace);
 }
 
 Json parse_json(std::string_view text, const std::string& source, const JsonLimits& limits) {

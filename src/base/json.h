@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <iosfwd>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -203,6 +204,9 @@ class NFLOAT_API Json {
 
   Value value_;
 };
+
+// On one line; bytes that are not UTF-8 become U+FFFD.
+NFLOAT_API std::ostream& operator<<(std::ostream& out, const Json& json);
 
 // A file's text. Throws kMalformedFile naming `source` for what Json::parse refuses and, parse_json_object,
 // for what is not an object.

@@ -8,8 +8,8 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "cli/checkpoint_maker.h"
 #include "cli/process.h"
 
@@ -17,7 +17,6 @@ namespace nfloat::cli_test {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
 using BadInput = Cli;
 
 // The embedded model in two shards with an index, to be damaged.
@@ -49,8 +48,8 @@ TEST_F(BadInput, ShardsAndIndexMustAgree) {
   make_sharded(folder);
   const std::string index_path = folder + "/model.safetensors.index.json";
   const Json index = Json::parse(read_file(index_path));
-  const std::string victim = index.at("weight_map").begin().key();
-  const std::string shard = index.at("weight_map").begin().value();
+  const std::string victim = index.at("weight_map").items()[0].first;
+  const std::string shard = index.at("weight_map").items()[0].second.text();
 
   fs::rename(folder + "/" + shard, path("aside"));
   expect_complaint(nfloat({"quantize", folder, path("out")}), {shard});

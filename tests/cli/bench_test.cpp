@@ -2,17 +2,16 @@
 // What `nfloat bench` prints. Times are never asserted: only that every rate is there and positive.
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <vector>
 
+#include "base/json.h"
 #include "cli/process.h"
 
 namespace nfloat::cli_test {
 namespace {
 
-using Json = nlohmann::json;
 using Bench = Cli;
 
 std::vector<std::string> kernels(const std::vector<std::string>& more) {

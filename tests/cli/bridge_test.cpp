@@ -4,8 +4,8 @@
 
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "cli/process.h"
 #include "nfloat/checkpoint.h"
 
@@ -13,8 +13,6 @@ namespace nfloat::cli_test {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
-
 // The same weights, byte for byte.
 void expect_same(const std::string& found_path, const std::string& expected_path) {
   const Checkpoint found(found_path), expected(expected_path);

@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include <nlohmann/json.hpp>
 #include <regex>
 
+#include "base/json.h"
 #include "cli/process.h"
 #include "cli/terminal.h"
 
@@ -13,8 +13,6 @@ namespace nfloat::cli_test {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::json;
-
 class Chat : public Cli {
  protected:
   // The embedded model with a chat template.
@@ -102,7 +100,7 @@ TEST_F(Chat, WithoutATemplateTheTextIsContinuedAndThatIsSaid) {
   const Result result = talk(model(), "On the farthest end of\n/save " + file + "\n");
   ASSERT_TRUE(result.ok()) << result;
   EXPECT_NE(result.err.find("plain completion"), std::string::npos) << result;
-  const std::string text = Json::parse(read_file(file))["text"];
+  const std::string text = Json::parse(read_file(file))["text"].text();
   EXPECT_TRUE(text.starts_with("On the farthest end of ")) << text;
   EXPECT_EQ(text.substr(22) + "\n", result.out);
 }

@@ -2,15 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "base/json.h"
 #include "cli/process.h"
 
 namespace nfloat::cli_test {
 namespace {
-
-using Json = nlohmann::json;
 
 TEST_F(Cli, CodebookGivesTheTableThatTheQuantizerUses) {
   const Result result = nfloat({"codebook", "nf4", "--json"});
@@ -36,7 +34,7 @@ TEST_F(Cli, CodebookListsEveryCode) {
   const Result result = nfloat({"codebook", "--json"});
   ASSERT_TRUE(result.ok()) << result;
   for (const Json& entry : Json::parse(result.out)) {
-    const std::string name = entry["name"];
+    const std::string name = entry["name"].text();
     const Result one = nfloat({"codebook", name, "--json"});
     ASSERT_TRUE(one.ok()) << one;
     EXPECT_EQ(Json::parse(one.out)["levels"].size(), entry["levels"].get<size_t>()) << name;

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "cli/process.h"
 #include "support/sanitizer.h"
 
 namespace nfloat::cli_test {
 namespace {
 
-using Json = nlohmann::json;
 using Generate = Cli;
 using Perplexity = Cli;
 

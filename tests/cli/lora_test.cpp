@@ -4,16 +4,14 @@
 
 #include <cmath>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <random>
 
+#include "base/json.h"
 #include "cli/process.h"
 #include "nfloat/checkpoint.h"
 
 namespace nfloat::cli_test {
 namespace {
-
-using Json = nlohmann::json;
 
 class Lora : public Cli {
  protected:
@@ -37,7 +35,7 @@ class Lora : public Cli {
     const std::string folder = path("adapter");
     std::filesystem::create_directories(folder);
     Json config{{"peft_type", "LORA"}, {"r", kRank}, {"lora_alpha", kAlpha}, {"fan_in_fan_out", false}};
-    if (settings.is_object()) config.update(settings);
+    for (const auto& [name, value] : settings.items()) config[name] = value;
     write_file(folder + "/adapter_config.json", config.dump());
     Json header = Json::object();
     std::string bytes;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "base/json.h"
 #include "cli/process.h"
 
 namespace nfloat::cli_test {
@@ -124,7 +124,7 @@ TEST_F(Cli, JsonParsesAndHasTheNamedKeys) {
   for (const Case& command : cases) {
     const Result result = nfloat(command.arguments);
     ASSERT_TRUE(result.ok()) << ::testing::PrintToString(command.arguments) << "\n" << result;
-    const auto json = nlohmann::json::parse(result.out, nullptr, false);
+    const auto json = Json::parse(result.out);
     ASSERT_TRUE(json.is_object()) << result;
     for (const std::string& key : command.keys) EXPECT_TRUE(json.contains(key)) << key << " in " << result;
   }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/codebook_errors.h"
+#include "base/json.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "support/files.h"
 
@@ -12,8 +12,8 @@ namespace nfloat {
 namespace {
 
 TEST(CodebookErrors, AgreeWithPublishedQuadrature) {
-  const auto golden = nlohmann::json::parse(
-      testing::read_file(std::string(NFLOAT_SOURCE_DIR) + "/tests/golden/codebooks.json"));
+  const auto golden =
+      Json::parse(testing::read_file(std::string(NFLOAT_SOURCE_DIR) + "/tests/golden/codebooks.json"));
   const std::pair<const char*, const char*> pairs[] = {{"NF4", "nf4"},
                                                        {"BOF4-mse(-1,0,1)", "bof4"},
                                                        {"BOF4-mae(-1,0,1)", "bof4-mae"},

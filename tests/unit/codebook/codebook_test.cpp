@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/codebook.h"
+#include "base/json.h"
 
 #include <gtest/gtest.h>
 
 #include <bit>
 #include <cmath>
-#include <nlohmann/json.hpp>
 
 #include "nfloat/codebook_errors.h"
 #include "support/files.h"
@@ -13,13 +13,13 @@
 namespace nfloat {
 namespace {
 
-const nlohmann::json& golden() {
-  static const nlohmann::json json = nlohmann::json::parse(
-      testing::read_file(std::string(NFLOAT_SOURCE_DIR) + "/tests/golden/codebooks.json"));
+const Json& golden() {
+  static const Json json =
+      Json::parse(testing::read_file(std::string(NFLOAT_SOURCE_DIR) + "/tests/golden/codebooks.json"));
   return json;
 }
 
-std::vector<double> numbers(const nlohmann::json& list) {
+std::vector<double> numbers(const Json& list) {
   std::vector<double> values;
   for (const auto& entry : list)
     values.push_back(entry.is_string() ? std::stod(entry.get<std::string>()) : entry.get<double>());

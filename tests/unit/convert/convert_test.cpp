@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/convert.h"
+#include "base/json.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <random>
 
 #include "support/files.h"
@@ -100,7 +100,7 @@ TEST_F(Convert, WritesAFolderThatLoadersUnderstand) {
   QuantizeCheckpointOptions options;
   options.quantize.double_quantization = true;
   const ConvertResult result = quantize_checkpoint(input, path("out/"), options);
-  const auto config = nlohmann::ordered_json::parse(read_file(folder_ / "out" / "config.json"));
+  const auto config = Json::parse(read_file(folder_ / "out" / "config.json"));
   EXPECT_EQ(config["zebra"], 1);
   EXPECT_EQ(
       config["quantization_config"].dump(),
@@ -123,7 +123,7 @@ TEST_F(Convert, WritesAFolderThatLoadersUnderstand) {
     EXPECT_FALSE(finding.error) << finding.tensor << finding.text;
 
   dequantize_checkpoint(output, path("back"), DType::kF16);
-  const auto plain = nlohmann::json::parse(read_file(folder_ / "back" / "config.json"));
+  const auto plain = Json::parse(read_file(folder_ / "back" / "config.json"));
   EXPECT_FALSE(plain.contains("quantization_config"));
   EXPECT_EQ(plain["torch_dtype"], "float16");
   const Checkpoint back(path("back"));
@@ -144,7 +144,7 @@ TEST_F(Convert, ShardsAndIndexAgree) {
   EXPECT_GT(result.files.size(), 2u);
   const Checkpoint output(path("out"));  // checks the index against the shards
   EXPECT_EQ(output.files().size(), result.files.size());
-  const auto index = nlohmann::json::parse(read_file(folder_ / "out" / "model.safetensors.index.json"));
+  const auto index = Json::parse(read_file(folder_ / "out" / "model.safetensors.index.json"));
   uint64_t total = 0;
   for (const TensorInfo& tensor : output.tensors()) total += tensor.bytes;
   EXPECT_EQ(index["metadata"]["total_size"], total);

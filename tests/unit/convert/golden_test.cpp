@@ -2,8 +2,7 @@
 // Whole files against the tensors that bitsandbytes itself quantized (tests/golden/bitsandbytes).
 #include <gtest/gtest.h>
 
-#include <nlohmann/json.hpp>
-
+#include "base/json.h"
 #include "nfloat/convert.h"
 #include "support/files.h"
 
@@ -15,9 +14,9 @@ namespace fs = std::filesystem;
 const fs::path kGolden = fs::path(NFLOAT_SOURCE_DIR) / "tests/golden/bitsandbytes";
 
 std::vector<std::string> case_names() {
-  const auto cases = nlohmann::json::parse(testing::read_file(kGolden / "cases.json"));
+  const auto cases = Json::parse(testing::read_file(kGolden / "cases.json"));
   std::vector<std::string> names;
-  for (const auto& entry : cases) names.push_back(entry["case"]);
+  for (const auto& entry : cases) names.push_back(entry["case"].text());
   return names;
 }
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/compare.h"
+#include "support/json_file.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "nfloat/error.h"
 #include "nfloat/tokenizer.h"
@@ -20,7 +20,7 @@ std::string temporary(const std::string& name) {
 }
 
 std::vector<int32_t> prompt() {
-  const nlohmann::json reference = nlohmann::json::parse(std::ifstream(kEmbedded + "/reference.json"));
+  const Json reference = json_file(kEmbedded + "/reference.json");
   return reference["prompt_ids"].get<std::vector<int32_t>>();
 }
 

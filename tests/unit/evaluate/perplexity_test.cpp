@@ -4,11 +4,11 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "evaluate/windows.h"
 #include "nfloat/error.h"
 #include "nfloat/evaluate.h"
+#include "support/json_file.h"
 
 namespace nfloat {
 namespace {
@@ -59,7 +59,7 @@ TEST(Windows, RefuseWhatCannotBe) {
 TEST(Perplexity, BatchesDoNotMatter) {
   // The same sequences, each alone and all together.
   const Model model = Model::load(kEmbedded);
-  const nlohmann::json reference = nlohmann::json::parse(std::ifstream(kEmbedded + "/reference.json"));
+  const Json reference = json_file(kEmbedded + "/reference.json");
   const auto prompt = reference["prompt_ids"].get<std::vector<int32_t>>();
   std::vector<std::vector<int32_t>> sequences;
   for (const long length : {64, 5, 31, 2}) sequences.emplace_back(prompt.begin(), prompt.begin() + length);
@@ -92,7 +92,7 @@ TEST(Divergence, OfThePrecisions) {
   ModelOptions options;
   options.quantize = make_codebook("nf4");
   const Model model = Model::load(kEmbedded, options);
-  const nlohmann::json reference = nlohmann::json::parse(std::ifstream(kEmbedded + "/reference.json"));
+  const Json reference = json_file(kEmbedded + "/reference.json");
   const auto tokens = reference["prompt_ids"].get<std::vector<int32_t>>();
   const auto of = [&](Precision precision) {
     return divergence(model, model, tokens,
@@ -111,17 +111,17 @@ class Stories260K : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!std::filesystem::exists(kStories)) GTEST_SKIP() << kStories << " is not here";
-    reference_ = nlohmann::json::parse(std::ifstream(kStories + "/reference.json"));
+    reference_ = json_file(kStories + "/reference.json");
     sequences_ = reference_["token_ids"].get<std::vector<std::vector<int32_t>>>();
   }
-  nlohmann::json reference_;
+  Json reference_;
   std::vector<std::vector<int32_t>> sequences_;
 };
 
 TEST_F(Stories260K, PlainPerplexity) {
   const PerplexityResult found =
       perplexity_of_sequences(Model::load(kStories), sequences_, {.precision = Precision::kF32});
-  const double expected = reference_["perplexity_f32_weights"];
+  const double expected = reference_["perplexity_f32_weights"].get<double>();
   EXPECT_EQ(found.tokens, reference_["predicted_tokens"].get<int64_t>());
   EXPECT_NEAR(found.perplexity, expected, 1e-4 * expected);
 }
@@ -131,7 +131,7 @@ TEST_F(Stories260K, Nf4Perplexity) {
   options.quantize = make_codebook("nf4");
   const PerplexityResult found =
       perplexity_of_sequences(Model::load(kStories, options), sequences_, {.precision = Precision::kF32});
-  const double expected = reference_["perplexity_nf4_block64_absmax_projections_only"];
+  const double expected = reference_["perplexity_nf4_block64_absmax_projections_only"].get<double>();
   EXPECT_NEAR(found.perplexity, expected, 1e-4 * expected);
 }
 

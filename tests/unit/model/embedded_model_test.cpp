@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "nfloat/model.h"
+#include "support/json_file.h"
 
 // The model of the repository against the numbers that its trainer wrote down
 // (models/nfloat-tiny/reference.json).
@@ -15,8 +15,8 @@ namespace {
 
 const std::string kFolder = NFLOAT_SOURCE_DIR "/models/nfloat-tiny";
 
-const nlohmann::json& reference_values() {
-  static const nlohmann::json values = nlohmann::json::parse(std::ifstream(kFolder + "/reference.json"));
+const Json& reference_values() {
+  static const Json values = json_file(kFolder + "/reference.json");
   return values;
 }
 
@@ -28,7 +28,7 @@ ModelOptions quantized(const char* code) {
 }
 
 void expect_reference_logits(const char* code, const char* key) {
-  const nlohmann::json& expected = reference_values()[key];
+  const Json& expected = reference_values()[key];
   const auto prompt = reference_values()["prompt_ids"].get<std::vector<int32_t>>();
   const auto last = expected["last_logits"].get<std::vector<float>>();
   const Model model = Model::load(kFolder, quantized(code));

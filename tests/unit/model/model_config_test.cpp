@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/model_config.h"
+#include "base/json.h"
 
 #include <gtest/gtest.h>
-
-#include <nlohmann/json.hpp>
 
 #include "nfloat/error.h"
 
 namespace nfloat {
 namespace {
 
-using nlohmann::json;
-
-json good() {
+Json good() {
   return {{"model_type", "llama"},
           {"hidden_size", 2048},
           {"intermediate_size", 8192},
@@ -29,7 +26,7 @@ json good() {
           {"eos_token_id", {128001, 128009}}};
 }
 
-ModelConfig parse(const json& config) {
+ModelConfig parse(const Json& config) {
   return parse_model_config(config.dump(), "here/config.json");
 }
 
@@ -44,21 +41,21 @@ Error error_of(const std::string& text) {
   return {ErrorCode::kIo, ""};
 }
 
-void expect_error(const json& config, ErrorCode code, const std::string& part) {
+void expect_error(const Json& config, ErrorCode code, const std::string& part) {
   const Error error = error_of(config.dump());
   EXPECT_EQ(error.code(), code) << error.what();
   EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
   EXPECT_NE(std::string(error.what()).find("here/config.json"), std::string::npos) << error.what();
 }
 
-json with(const char* key, const json& value) {
-  json config = good();
+Json with(const char* key, const Json& value) {
+  Json config = good();
   config[key] = value;
   return config;
 }
 
 TEST(ModelConfig, ReadsLlama32) {
-  json config = good();
+  Json config = good();
   config["rope_scaling"] = {{"rope_type", "llama3"},
                             {"factor", 32.0},
                             {"low_freq_factor", 1.0},
@@ -74,7 +71,7 @@ TEST(ModelConfig, ReadsLlama32) {
 }
 
 TEST(ModelConfig, ReadsRopeParametersOfTransformers5) {
-  json config = good();
+  Json config = good();
   config.erase("rope_theta");
   config["rope_parameters"] = {{"rope_type", "default"}, {"rope_theta", 12345.0}};
   const ModelConfig found = parse(config);
@@ -83,7 +80,7 @@ TEST(ModelConfig, ReadsRopeParametersOfTransformers5) {
 }
 
 TEST(ModelConfig, ChoosesTheFamily) {
-  json config = good();
+  Json config = good();
   config.erase("model_type");
   config["architectures"] = {"MistralForCausalLM"};
   config["sliding_window"] = 4096;
@@ -93,7 +90,7 @@ TEST(ModelConfig, ChoosesTheFamily) {
 }
 
 TEST(ModelConfig, NamesWhatItDoesNotKnow) {
-  json config = with("model_type", "mamba2");
+  Json config = with("model_type", "mamba2");
   config["architectures"] = {"Mamba2ForCausalLM"};
   expect_error(config, ErrorCode::kUnsupported, "Mamba2ForCausalLM");
   expect_error(config, ErrorCode::kUnsupported, "llama, mistral");
@@ -104,11 +101,11 @@ TEST(ModelConfig, NamesWhatItDoesNotKnow) {
 TEST(ModelConfig, RejectsWhatCannotBe) {
   for (const char* key :
        {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}) {
-    json config = good();
+    Json config = good();
     config.erase(key);
     expect_error(config, ErrorCode::kMalformedFile, key);
-    for (const json& value : {json(0), json(-3), json(1e300), json("8"), json(uint64_t{1} << 63), json(1.5),
-                              json::array({4}), json(int64_t{1} << 40)})
+    for (const Json& value : {Json(0), Json(-3), Json(1e300), Json("8"), Json(uint64_t{1} << 63), Json(1.5),
+                              Json::array({4}), Json(int64_t{1} << 40)})
       expect_error(with(key, value), ErrorCode::kMalformedFile, key);
   }
   expect_error(with("num_key_value_heads", 7), ErrorCode::kMalformedFile, "no multiple of 7");

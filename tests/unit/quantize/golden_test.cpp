@@ -4,12 +4,12 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "kernels/dispatch.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/quantize.h"
 #include "quantize/blocks.h"
+#include "support/json_file.h"
 
 // Byte for byte what bitsandbytes' own code wrote, through the public functions.
 namespace nfloat {
@@ -18,9 +18,8 @@ namespace {
 const std::filesystem::path kGolden = std::filesystem::path(NFLOAT_SOURCE_DIR) / "tests/golden/bitsandbytes";
 
 std::vector<std::string> golden_cases() {
-  std::ifstream list(kGolden / "cases.json");
   std::vector<std::string> names;
-  for (const auto& entry : nlohmann::json::parse(list)) names.push_back(entry.at("case"));
+  for (const auto& entry : json_file(kGolden / "cases.json")) names.push_back(entry.at("case").text());
   return names;
 }
 
