@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <regex>
+#include <string_view>
 
 #include "base/fail.h"
 #include "nfloat/checkpoint.h"
@@ -26,15 +27,28 @@ fs::path hub_cache() {
   return fs::path(cache) / "huggingface" / "hub";
 }
 
+// "model" or "organization/model", of the letters that the Hub allows.
+bool is_model_name(std::string_view text) {
+  const auto is_part = [](std::string_view part) {
+    const auto alphanumeric = [](char c) {
+      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+    };
+    return !part.empty() && alphanumeric(part[0]) && std::ranges::all_of(part, [&](char c) {
+      return alphanumeric(c) || c == '.' || c == '_' || c == '-';
+    });
+  };
+  constexpr size_t kMost = 200;
+  const size_t slash = text.find('/');
+  return text.size() <= kMost && is_part(text.substr(0, slash)) &&
+         (slash == std::string_view::npos || is_part(text.substr(slash + 1)));
+}
+
 }  // namespace
 
 std::string resolve_model_path(const std::string& path) {
   std::error_code ignored;
   if (fs::exists(path, ignored)) return path;
-  static const std::regex kModelName("[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?");
-  if (path.size() > 200 || !std::regex_match(path, kModelName)) {
-    fail(ErrorCode::kNotFound, "{}: no such file or folder", path);
-  }
+  if (!is_model_name(path)) fail(ErrorCode::kNotFound, "{}: no such file or folder", path);
   std::string folder = "models--" + path;
   if (const size_t slash = folder.find('/'); slash != std::string::npos) folder.replace(slash, 1, "--");
   const fs::path model = hub_cache() / folder;
