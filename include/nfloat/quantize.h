@@ -74,7 +74,7 @@ NFLOAT_API void dequantize_blockwise(const QuantizedTensor& tensor, DType dtype,
                                      int threads = 0);
 
 // Float32 scales -> 8 bits and back (bitsandbytes' second level; the mean summed in torch's order).
-NFLOAT_API NestedScales quantize_scales(std::span<const float> scales);
+NFLOAT_API NestedScales quantize_scales(std::span<const float> scales, int threads = 1);
 NFLOAT_API std::vector<float> dequantize_scales(const NestedScales& nested);
 
 }  // namespace nfloat

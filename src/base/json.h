@@ -10,7 +10,6 @@
 #include <iosfwd>
 #include <map>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -19,12 +18,13 @@
 #include <vector>
 
 #include "nfloat/api.h"
+#include "nfloat/error.h"
 
 namespace nfloat {
 
 // Text that is not JSON, or a value that is not what was asked for.
-struct NFLOAT_API JsonError : std::runtime_error {
-  using std::runtime_error::runtime_error;
+struct NFLOAT_API JsonError : Error {
+  explicit JsonError(const std::string& what) : Error(ErrorCode::kMalformedFile, what) {}
 };
 
 // What Json::parse takes at most: JsonError beyond, before the memory is spent.
@@ -159,11 +159,8 @@ class NFLOAT_API Json {
   // Numbers are equal by value.
   bool operator==(const Json& other) const noexcept;
 
-  enum class Invalid {
-    kRefuse,
-    kReplace,
-    kReplaceAndEscape
-  };  // bytes that are not UTF-8; escape: ASCII only
+  // Bytes that are not UTF-8; and whether the output is ASCII.
+  enum class Invalid { kRefuse, kReplace, kReplaceAndEscape };
   // One line, or lines indented by `indent` from 0 on. Throws JsonError for text that is not UTF-8 unless it
   // is to become U+FFFD.
   std::string dump(int indent = -1, Invalid invalid = Invalid::kRefuse) const;

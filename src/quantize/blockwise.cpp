@@ -112,7 +112,7 @@ QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& co
   result.scales.resize(static_cast<size_t>((result.elements() + block_size - 1) / block_size));
   quantize_into(weights, table, block_size, options, result.codes.data(), result.scales.data());
   if (!options.double_quantization) return result;
-  result.nested = quantize_scales(result.scales);
+  result.nested = quantize_scales(result.scales, options.threads);
   if (options.scale != ScaleMethod::kAbsmax) {
     const std::vector<float> stored = dequantize_scales(result.nested);
     uint8_t* codes = result.codes.data();

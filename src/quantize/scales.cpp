@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/parallel.h"
 #include "nfloat/quantize.h"
 
 namespace nfloat {
@@ -48,37 +49,60 @@ float torch_mean(std::span<const float> values) {
   return total / static_cast<float>(values.size());
 }
 
-// How many of the thresholds between 256 levels lie below y, which may be NaN: none then. Without branches,
-// which eight halvings of scales in no order would mispredict.
-size_t thresholds_below(std::span<const float, 255> thresholds, float y) noexcept {
-  size_t below = 0;
+constexpr size_t kAtOnce = 8;
+
+// How many of the thresholds between 256 levels lie below each y, which may be NaN: none then. Without
+// branches, which halvings for scales in no order would mispredict; side by side, since the halvings of one
+// wait for one another.
+void thresholds_below(std::span<const float, 255> thresholds, const float (&y)[kAtOnce],
+                      size_t (&below)[kAtOnce]) noexcept {
+  for (size_t& one : below) one = 0;
   for (size_t step = 128; step > 0; step /= 2)
-    below += step * static_cast<size_t>(thresholds[below + step - 1] < y);
-  return below;
+    for (size_t i = 0; i < kAtOnce; ++i)
+      below[i] += step * static_cast<size_t>(thresholds[below[i] + step - 1] < y[i]);
+}
+
+// One second-level block: its absmax, and a code for each scale.
+float quantize_scale_block(const Codebook& map, std::span<const float> scales, float offset,
+                           uint8_t* codes) noexcept {
+  const std::span<const float, 255> thresholds(map.thresholds);
+  float absmax = 0;
+  for (const float scale : scales) absmax = std::max(absmax, std::fabs(scale - offset));
+  const float clamped = std::max(absmax, 1e-38f), inverse = 1.0f / clamped;
+  const bool whole = scales.size() == static_cast<size_t>(kNestedBlockSize);
+  for (size_t begin = 0; begin < scales.size(); begin += kAtOnce) {
+    const size_t count = std::min(kAtOnce, scales.size() - begin);
+    float y[kAtOnce] = {};
+    for (size_t i = 0; i < count; ++i) {
+      const float centred = scales[begin + i] - offset;
+      y[i] = std::clamp(whole ? centred * inverse : centred / clamped, -1.0f, 1.0f);
+    }
+    size_t ranks[kAtOnce];
+    thresholds_below(thresholds, y, ranks);
+    for (size_t i = 0; i < count; ++i) codes[begin + i] = map.code_of_rank[ranks[i]];
+  }
+  return absmax;
 }
 
 }  // namespace
 
-NestedScales quantize_scales(std::span<const float> scales) {
+NestedScales quantize_scales(std::span<const float> scales, int threads) {
+  constexpr int64_t kBlocksAShare = 64;
   const Codebook& map = dynamic_codebook();
-  const std::span<const float, 255> thresholds(map.thresholds);
   NestedScales nested;
   if (scales.empty()) return nested;
   nested.offset = torch_mean(scales);
   nested.codes.resize(scales.size());
-  for (size_t begin = 0; begin < scales.size(); begin += kNestedBlockSize) {
-    const size_t end = std::min(scales.size(), begin + kNestedBlockSize);
-    float absmax = 0;
-    for (size_t i = begin; i < end; ++i) absmax = std::max(absmax, std::fabs(scales[i] - nested.offset));
-    nested.absmax.push_back(absmax);
-    const float clamped = std::max(absmax, 1e-38f), inverse = 1.0f / clamped;
-    const bool whole = end - begin == static_cast<size_t>(kNestedBlockSize);
-    for (size_t i = begin; i < end; ++i) {
-      const float centred = scales[i] - nested.offset;
-      const float y = std::clamp(whole ? centred * inverse : centred / clamped, -1.0f, 1.0f);
-      nested.codes[i] = map.code_of_rank[thresholds_below(thresholds, y)];
+  const int64_t blocks = (std::ssize(scales) + kNestedBlockSize - 1) / kNestedBlockSize;
+  nested.absmax.resize(static_cast<size_t>(blocks));
+  parallel_for(blocks, kBlocksAShare, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      const auto first = static_cast<size_t>(block * kNestedBlockSize);
+      const size_t count = std::min(scales.size() - first, static_cast<size_t>(kNestedBlockSize));
+      nested.absmax[static_cast<size_t>(block)] =
+          quantize_scale_block(map, scales.subspan(first, count), nested.offset, nested.codes.data() + first);
     }
-  }
+  });
   return nested;
 }
 
