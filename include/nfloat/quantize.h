@@ -73,7 +73,8 @@ NFLOAT_API void quantize_blockwise(const TensorView& weights, const Codebook& co
 NFLOAT_API void dequantize_blockwise(const QuantizedTensor& tensor, DType dtype, std::span<std::byte> output,
                                      int threads = 0);
 
-// Float32 scales -> 8 bits and back (bitsandbytes' second level; the mean summed in torch's order).
+// Float32 scales -> 8 bits and back (bitsandbytes' second level; the mean summed in torch's order). `threads`
+// 0: all.
 NFLOAT_API NestedScales quantize_scales(std::span<const float> scales, int threads = 1);
 NFLOAT_API std::vector<float> dequantize_scales(const NestedScales& nested);
 

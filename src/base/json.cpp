@@ -4,63 +4,24 @@
 #include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <ostream>
+#include <unordered_map>
 
 #include "base/fail.h"
+#include "base/string_hash.h"
 
 namespace nfloat {
 namespace {
 
 using Backend = nlohmann::json;
 
-constexpr size_t kFew = 16;  // members that are compared one by one
+constexpr size_t kFew = 16;  // members that are compared one by one instead of indexed
 
 // "[json.exception.parse_error.101] parse error at ..." without the tag.
 std::string plain_message(const std::exception& error) {
   const std::string_view text = error.what();
   const size_t end = text.find("] ");
   return std::string(text.starts_with('[') && end != std::string_view::npos ? text.substr(end + 2) : text);
-}
-
-// Of members with one name the last value goes to the place of the first. Returns the order by name, null
-// for few members.
-std::unique_ptr<const std::vector<uint32_t>> sort_out(Json::Object& members) {
-  if (members.size() <= kFew) {
-    const auto repeated = [&](const Json::Member& member) {
-      return std::any_of(std::as_const(members).data(), &member,
-                         [&](const Json::Member& one) { return one.first == member.first; });
-    };
-    if (std::none_of(members.begin(), members.end(), repeated)) return nullptr;
-  }
-  std::vector<uint32_t> order(members.size());
-  std::iota(order.begin(), order.end(), 0u);
-  const auto name = [&](uint32_t place) -> std::string_view { return members[place].first; };
-  std::ranges::stable_sort(order, {}, name);
-  std::vector<uint32_t> first, gone;
-  for (size_t i = 0; i < order.size(); ++i) {
-    if (i > 0 && name(order[i]) == name(first.back())) {
-      members[first.back()].second = std::move(members[order[i]].second);
-      gone.push_back(order[i]);
-    } else {
-      first.push_back(order[i]);
-    }
-  }
-  if (!gone.empty()) {
-    std::ranges::sort(gone);
-    size_t kept = gone[0];
-    for (size_t i = gone[0], next = 0; i < members.size(); ++i) {
-      if (next < gone.size() && gone[next] == i)
-        ++next;
-      else
-        members[kept++] = std::move(members[i]);
-    }
-    members.resize(kept);
-    for (uint32_t& place : first)
-      place -= static_cast<uint32_t>(std::ranges::lower_bound(gone, place) - gone.begin());
-  }
-  if (members.size() <= kFew) return nullptr;
-  return std::make_unique<const std::vector<uint32_t>>(std::move(first));
 }
 
 void write_text(std::string& out, const std::string& text, Json::Invalid invalid) {
@@ -97,19 +58,11 @@ class JsonBuilder {
   bool start_object(size_t) { return open(Json::object()); }
   bool start_array(size_t) { return open(Json::array()); }
   bool key(std::string& name) {
-    open_.back()->changing().emplace_back(std::move(name), Json());
+    member_ = &(*open_.back())[name];
     return true;
   }
-  bool end_object() {
-    Json::Members& members = std::get<Json::Members>(open_.back()->value_);
-    members.by_name = sort_out(members.list);
-    open_.pop_back();
-    return true;
-  }
-  bool end_array() {
-    open_.pop_back();
-    return true;
-  }
+  bool end_object() { return close(); }
+  bool end_array() { return close(); }
   bool parse_error(size_t, const std::string&, const Backend::exception& error) {
     throw JsonError("not valid JSON: " + plain_message(error));
   }
@@ -126,9 +79,8 @@ class JsonBuilder {
     }
     Json& parent = *open_.back();
     if (parent.is_array()) return &std::get<Json::Array>(parent.value_).emplace_back(std::move(value));
-    Json& member = parent.changing().back().second;
-    member = std::move(value);
-    return &member;
+    *member_ = std::move(value);
+    return member_;
   }
   bool add(Json value) {
     place(std::move(value));
@@ -140,19 +92,56 @@ class JsonBuilder {
     open_.push_back(place(std::move(value)));
     return true;
   }
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
 
   JsonLimits limits_;
   size_t values_ = 0;
   Json root_;
   std::vector<Json*> open_;
+  Json* member_ = nullptr;  // whose name came last
 };
 
-Json::Members::Members(const Members& other)
-    : list(other.list),
-      by_name(other.by_name ? std::make_unique<const std::vector<uint32_t>>(*other.by_name) : nullptr) {}
+struct Json::Index : std::unordered_map<std::string, size_t, StringHash, std::equal_to<>> {};
 
+Json::Members::Members() noexcept = default;
+Json::Members::Members(const Members& other)
+    : list(other.list), index(other.index ? std::make_unique<Index>(*other.index) : nullptr) {}
+Json::Members::Members(Members&&) noexcept = default;
 Json::Members& Json::Members::operator=(const Members& other) {
   return *this = Members(other);
+}
+Json::Members& Json::Members::operator=(Members&&) noexcept = default;
+Json::Members::~Members() = default;
+
+const Json* Json::Members::find(std::string_view name) const noexcept {
+  if (index != nullptr) {
+    const auto found = index->find(name);
+    return found == index->end() ? nullptr : &list[found->second].second;
+  }
+  const auto found = std::ranges::find(list, name, &Member::first);
+  return found == list.end() ? nullptr : &found->second;
+}
+
+Json& Json::Members::add(std::string_view name) {
+  list.emplace_back(name, Json());
+  if (index != nullptr)
+    index->emplace(name, list.size() - 1);
+  else if (list.size() > kFew)
+    make_index();
+  return list.back().second;
+}
+
+void Json::Members::erase(std::string_view name) {
+  std::erase_if(list, [&](const Member& member) { return member.first == name; });
+  if (index != nullptr) make_index();
+}
+
+void Json::Members::make_index() {
+  index = std::make_unique<Index>();
+  for (size_t i = 0; i < list.size(); ++i) index->emplace(list[i].first, i);
 }
 
 Json::Json() noexcept = default;
@@ -167,10 +156,10 @@ Json& Json::operator=(Json&&) noexcept = default;
 Json::~Json() = default;
 
 Json::Json(std::initializer_list<Json> values) {
-  const bool members = std::all_of(values.begin(), values.end(), [](const Json& value) {
+  const bool pairs = std::all_of(values.begin(), values.end(), [](const Json& value) {
     return value.is_array() && value.size() == 2 && value[0].is_string();
   });
-  if (!members) {
+  if (!pairs) {
     value_ = Array(values);
     return;
   }
@@ -310,26 +299,15 @@ const Json::Object& Json::items() const noexcept {
   return members == nullptr ? kNone : members->list;
 }
 
-Json::Object& Json::changing() {
+Json::Members& Json::members() {
   if (is_null()) value_ = Members();
   if (!is_object()) is_not("object");
-  Members& members = std::get<Members>(value_);
-  members.by_name.reset();
-  return members.list;
+  return std::get<Members>(value_);
 }
 
 const Json* Json::find(std::string_view name) const noexcept {
   const Members* members = std::get_if<Members>(&value_);
-  if (members == nullptr) return nullptr;
-  const Object& list = members->list;
-  if (members->by_name != nullptr) {
-    const std::vector<uint32_t>& order = *members->by_name;
-    const auto found = std::ranges::lower_bound(
-        order, name, {}, [&](uint32_t place) -> std::string_view { return list[place].first; });
-    return found != order.end() && list[*found].first == name ? &list[*found].second : nullptr;
-  }
-  const auto found = std::ranges::find(list, name, &Member::first);
-  return found == list.end() ? nullptr : &found->second;
+  return members == nullptr ? nullptr : members->find(name);
 }
 
 const Json& Json::at(std::string_view name) const {
@@ -345,16 +323,12 @@ const Json& Json::member(std::string_view name) const {
 }
 
 Json& Json::member(std::string_view name) {
-  if (const Json* found = find(name)) return const_cast<Json&>(*found);
-  return changing().emplace_back(std::string(name), Json()).second;
-}
-
-void Json::append(std::string name, Json value) {
-  changing().emplace_back(std::move(name), std::move(value));
+  const Json* found = find(name);
+  return found != nullptr ? const_cast<Json&>(*found) : members().add(name);
 }
 
 void Json::erase(std::string_view name) {
-  std::erase_if(changing(), [&](const Member& member) { return member.first == name; });
+  members().erase(name);
 }
 
 bool Json::operator==(const Json& other) const noexcept {

@@ -67,7 +67,7 @@ class NFLOAT_API Json {
   }
   template <typename T, typename Less>
   Json(const std::map<std::string, T, Less>& members) : Json(object()) {
-    for (const auto& [name, value] : members) append(name, value);
+    for (const auto& [name, value] : members) (*this)[name] = value;
   }
   // {{"name", value}, ...} is an object, anything else in braces an array.
   Json(std::initializer_list<Json> values);
@@ -132,7 +132,6 @@ class NFLOAT_API Json {
   Json& operator[](size_t index);
   void push_back(Json value);  // null becomes an array
   const Json& front() const { return (*this)[0]; }
-  const Json& back() const { return (*this)[size() - 1]; }
 
   // Objects: members in order, none for other types.
   const Object& items() const noexcept;
@@ -148,7 +147,6 @@ class NFLOAT_API Json {
   Json& operator[](const Name& name) {  // makes it; null becomes an object
     return member(name);
   }
-  void append(std::string name, Json value);  // a name that is not there yet
   void erase(std::string_view name);
   template <typename T>
   T value(std::string_view name, const T& otherwise) const {
@@ -166,17 +164,24 @@ class NFLOAT_API Json {
   std::string dump(int indent = -1, Invalid invalid = Invalid::kRefuse) const;
 
  private:
-  // What was parsed with many members is found by bisection; changing an object forgets the order.
+  // In order; many are found by an index of names that grows with them.
+  struct Index;
   struct Members {
-    Object list;
-    std::unique_ptr<const std::vector<uint32_t>> by_name;  // places in the list
-
-    Members() = default;
+    Members() noexcept;
     Members(const Members& other);
-    Members(Members&&) noexcept = default;
+    Members(Members&&) noexcept;
     Members& operator=(const Members& other);
-    Members& operator=(Members&&) noexcept = default;
+    Members& operator=(Members&&) noexcept;
+    ~Members();
     bool operator==(const Members& other) const { return list == other.list; }
+
+    const Json* find(std::string_view name) const noexcept;
+    Json& add(std::string_view name);  // that is not there
+    void erase(std::string_view name);
+    void make_index();
+
+    Object list;
+    std::unique_ptr<Index> index;
   };
   using Value = std::variant<std::monostate, bool, int64_t, uint64_t, double, std::string, Array, Members>;
   friend class JsonBuilder;
@@ -191,7 +196,7 @@ class NFLOAT_API Json {
   }
   const Json& member(std::string_view name) const;
   Json& member(std::string_view name);
-  Object& changing();  // null becomes an object; throws JsonError for other types
+  Members& members();  // null becomes an object; throws JsonError for other types
   bool boolean() const;
   int64_t integer() const;
   uint64_t natural() const;

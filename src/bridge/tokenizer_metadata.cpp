@@ -6,6 +6,7 @@
 
 #include "base/fail.h"
 #include "base/json.h"
+#include "convert/output.h"
 #include "gguf/huggingface.h"
 #include "nfloat/tokenizer.h"
 #include "tokenizer/sentencepiece_file.h"
@@ -40,20 +41,8 @@ Json parse(const Checkpoint& checkpoint, const char* name) {
   return parse_json_object(text, fmt::format("{}/{}", checkpoint.path(), name), {.depth = 64});
 }
 
-const Json& at(const Json& object, const char* key) {
-  static const Json kNone;
-  if (!object.is_object()) return kNone;
-  const auto found = object.find(key);
-  return found == nullptr ? kNone : *found;
-}
-
-std::string text_at(const Json& object, const char* key) {
-  const Json& value = at(object, key);
-  return value.is_string() ? value.get<std::string>() : std::string();
-}
-
 bool flag_at(const Json& object, const char* key) {
-  const Json& value = at(object, key);
+  const Json& value = object[key];
   return value.is_boolean() && value.get<bool>();
 }
 
@@ -67,7 +56,7 @@ void put(Words& words, int64_t id, std::string text, int32_t type, float score) 
 
 // `token`: an entry of "added_tokens" or of "added_tokens_decoder".
 void put_added(Words& words, int64_t id, const Json& token) {
-  std::string text = text_at(token, "content");
+  std::string text = text_of(token, "content");
   if (text.empty()) return;
   const bool special = flag_at(token, "special");
   // llama.cpp compares user-defined tokens with the text as it was written.
@@ -80,24 +69,24 @@ void put_added(Words& words, int64_t id, const Json& token) {
 // What stands before ByteLevel, as the table of pre-tokenizers has it; false when it is something else.
 bool read_steps(const Json& pre_tokenizer, std::string& expression, bool& digits) {
   std::vector<const Json*> steps;
-  if (text_at(pre_tokenizer, "type") == "Sequence") {
-    for (const Json& step : at(pre_tokenizer, "pretokenizers")) steps.push_back(&step);
+  if (text_of(pre_tokenizer, "type") == "Sequence") {
+    for (const Json& step : pre_tokenizer["pretokenizers"]) steps.push_back(&step);
   } else {
     steps.push_back(&pre_tokenizer);
   }
   bool byte_level = false;
   for (const Json* step : steps) {
-    const std::string type = text_at(*step, "type");
+    const std::string type = text_of(*step, "type");
     if (byte_level) return false;
     if (type == "ByteLevel") {
       byte_level = true;
       if (flag_at(*step, "add_prefix_space")) return false;
-      const Json& own = at(*step, "use_regex");
+      const Json& own = (*step)["use_regex"];
       if ((!own.is_boolean() || own.get<bool>()) != expression.empty()) return false;
     } else if (type == "Digits" && flag_at(*step, "individual_digits")) {
       digits = true;
-    } else if (type == "Split" && expression.empty() && text_at(*step, "behavior") == "Isolated") {
-      expression = text_at(at(*step, "pattern"), "Regex");
+    } else if (type == "Split" && expression.empty() && text_of(*step, "behavior") == "Isolated") {
+      expression = text_of((*step)["pattern"], "Regex");
       if (expression.empty()) return false;
     } else {
       return false;
@@ -108,13 +97,13 @@ bool read_steps(const Json& pre_tokenizer, std::string& expression, bool& digits
 
 // The ids of the model's own tokens.
 void put_vocabulary(const Json& model, Words& words) {
-  for (const auto& [text, id] : at(model, "vocab").items())
+  for (const auto& [text, id] : model["vocab"].items())
     if (id.is_number_integer()) put(words, id.get<int64_t>(), text, kNormal, kAddedScore);
 }
 
 std::vector<std::string> merges_of(const Json& model) {
   std::vector<std::string> merges;
-  for (const Json& merge : at(model, "merges")) {
+  for (const Json& merge : model["merges"]) {
     if (merge.is_string())
       merges.push_back(merge.get<std::string>());
     else if (merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string())
@@ -143,31 +132,31 @@ bool is_byte_token(const std::string& text) {
 
 // Whether normalizer or pre-tokenizer write a visible space before the text.
 bool prepends_space(const Json& json) {
-  const std::string type = text_at(json, "type");
+  const std::string type = text_of(json, "type");
   if (type == "Prepend") return true;
   if (type == "Metaspace") {
-    const std::string scheme = text_at(json, "prepend_scheme");
-    const Json& prefix = at(json, "add_prefix_space");
+    const std::string scheme = text_of(json, "prepend_scheme");
+    const Json& prefix = json["add_prefix_space"];
     return scheme.empty() ? !prefix.is_boolean() || prefix.get<bool>() : scheme != "never";
   }
   for (const char* list : {"normalizers", "pretokenizers"})
-    for (const Json& step : at(json, list))
+    for (const Json& step : json[list])
       if (prepends_space(step)) return true;
   return false;
 }
 
 // Empty when llama.cpp has nothing that gives the same tokens, with the reason in `why`.
 bool read_tokenizer_json(const Json& json, Words& words, std::string& why) {
-  const Json& model = at(json, "model");
-  if (text_at(model, "type") != "BPE") {
-    why = "a tokenizer of type " + text_at(model, "type");
+  const Json& model = json["model"];
+  if (text_of(model, "type") != "BPE") {
+    why = "a tokenizer of type " + text_of(model, "type");
     return false;
   }
   std::string expression;
   bool digits = false;
   put_vocabulary(model, words);
   std::vector<std::string> merges = merges_of(model);
-  if (read_steps(at(json, "pre_tokenizer"), expression, digits)) {
+  if (read_steps(json["pre_tokenizer"], expression, digits)) {
     const GgufPreTokenizer* kind =
         match_gguf_pre_tokenizer(expression, digits, flag_at(model, "ignore_merges"));
     if (kind == nullptr) {
@@ -178,19 +167,19 @@ bool read_tokenizer_json(const Json& json, Words& words, std::string& why) {
     words.merges = std::move(merges);
   } else if (flag_at(model, "byte_fallback")) {
     words.kind = "llama";
-    words.space_prefix = prepends_space(at(json, "normalizer")) || prepends_space(at(json, "pre_tokenizer"));
+    words.space_prefix = prepends_space(json["normalizer"]) || prepends_space(json["pre_tokenizer"]);
     score_by_merges(merges, words);
     for (size_t id = 0; id < words.texts.size(); ++id)
       if (words.types[id] == kNormal && is_byte_token(words.texts[id])) words.types[id] = kByte;
-    const std::string unknown = text_at(model, "unk_token");
+    const std::string unknown = text_of(model, "unk_token");
     for (size_t id = 0; !unknown.empty() && id < words.texts.size(); ++id)
       if (words.texts[id] == unknown) words.types[id] = kUnknown;
   } else {
     why = "a pre-tokenizer that llama.cpp does not have";
     return false;
   }
-  for (const Json& token : at(json, "added_tokens")) {
-    const Json& id = at(token, "id");
+  for (const Json& token : json["added_tokens"]) {
+    const Json& id = token["id"];
     if (id.is_number_integer()) put_added(words, id.get<int64_t>(), token);
   }
   return true;
@@ -208,7 +197,7 @@ bool read_tokenizer_model(const std::string& bytes, const std::string& source, c
   for (size_t id = 0; id < file.pieces.size(); ++id)
     put(words, static_cast<int64_t>(id), std::string(file.pieces[id].text), file.pieces[id].type,
         file.pieces[id].score);
-  for (const auto& [id, token] : at(config, "added_tokens_decoder").items()) {
+  for (const auto& [id, token] : config["added_tokens_decoder"].items()) {
     int64_t number = 0;
     for (const char c : id) number = c >= '0' && c <= '9' && number < 1 << 30 ? 10 * number + (c - '0') : -1;
     // Pieces of the model keep their scores and types.
@@ -219,17 +208,17 @@ bool read_tokenizer_model(const std::string& bytes, const std::string& source, c
 
 // "bos_token" is a text or an object that holds one.
 std::string special_text(const Json& config, const char* key) {
-  const Json& value = at(config, key);
-  return value.is_object() ? text_at(value, "content") : text_at(config, key);
+  const Json& value = config[key];
+  return value.is_object() ? text_of(value, "content") : text_of(config, key);
 }
 
 std::string chat_template(const Checkpoint& checkpoint, const Json& config) {
   std::string text = checkpoint.text_file("chat_template.jinja");
   if (!text.empty()) return text;
-  const Json& value = at(config, "chat_template");
+  const Json& value = config["chat_template"];
   if (value.is_string()) return value.get<std::string>();
   for (const Json& named : value)
-    if (text_at(named, "name") == "default") return text_at(named, "template");
+    if (text_of(named, "name") == "default") return text_of(named, "template");
   return {};
 }
 

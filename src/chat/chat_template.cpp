@@ -40,9 +40,9 @@ Json special_tokens_of(const Json& config) {
   Json tokens = Json::object();
   for (const auto& [key, value] : config.items()) {
     if (!key.ends_with("_token")) continue;
-    if (value.is_string()) tokens.append(key, value);
+    if (value.is_string()) tokens[key] = value;
     if (value.is_object() && value.contains("content") && value["content"].is_string())
-      tokens.append(key, value["content"]);
+      tokens[key] = value["content"];
   }
   return tokens;
 }
@@ -59,6 +59,14 @@ std::optional<std::string> template_in(const Json& config, const std::string& na
     if (one["name"] == name) return one["template"].get<std::string>();
   }
   return std::nullopt;
+}
+
+Json parse_variables(std::string_view text, const std::string& source) {
+  try {
+    return parse_json_object(text, "the variables");
+  } catch (const Error& error) {
+    fail(ErrorCode::kInvalidArgument, "{}: {}", source, error.what());
+  }
 }
 
 }  // namespace
@@ -89,13 +97,7 @@ std::optional<ChatTemplate> ChatTemplate::load(const std::string& folder, const 
 
 std::string ChatTemplate::render(std::string_view variables) const {
   Json all = state_->special_tokens;
-  Json given;
-  try {
-    given = Json::parse(variables);
-  } catch (const JsonError&) {
-  }
-  if (!given.is_object())
-    fail(ErrorCode::kInvalidArgument, "{}: the variables are not a JSON object", state_->source);
+  const Json given = parse_variables(variables, state_->source);
   for (const auto& [key, value] : given.items()) all[key] = value;
   chat::Budget budget(state_->source);
   chat::Entries entries;

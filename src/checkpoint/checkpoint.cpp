@@ -14,6 +14,7 @@
 
 #include "base/fail.h"
 #include "base/mapped_file.h"
+#include "base/string_hash.h"
 #include "checkpoint/gguf_weights.h"
 #include "checkpoint/quant_state.h"
 #include "checkpoint/safetensors_header.h"
@@ -36,11 +37,6 @@ std::string read_text(const fs::path& path) {
   }
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
-
-struct StringHash {
-  using is_transparent = void;
-  size_t operator()(std::string_view text) const noexcept { return std::hash<std::string_view>()(text); }
-};
 
 // The tensor-to-shard map of model.safetensors.index.json.
 std::unordered_map<std::string, std::string> read_index(const fs::path& path) {

@@ -13,7 +13,8 @@
 
 namespace nfloat {
 
-// Parses a small configuration file: at most 1 MiB and 32 levels deep. Throws kMalformedFile naming `source`.
+// Parses a small configuration file: at most 1 MiB and 32 levels deep. An object, or kMalformedFile naming
+// `source`.
 Json parse_small_json(std::string_view text, const std::string& source);
 
 // One JSON object with typed, bounded access; errors name the file and the key.
@@ -24,7 +25,7 @@ class JsonReader {
 
   const Json* get(const char* key) const {
     const Json* found = object_.find(key);
-    return found == nullptr || found->is_null() ? nullptr : &*found;
+    return found == nullptr || found->is_null() ? nullptr : found;
   }
 
   int64_t integer(const char* key, int64_t low, int64_t high, const int64_t* fallback = nullptr) const {

@@ -191,7 +191,6 @@ std::vector<std::string> model_families() {
 
 ModelConfig parse_model_config(std::string_view json, const std::string& source) {
   Json file = parse_small_json(json, source);
-  if (!file.is_object()) fail(ErrorCode::kMalformedFile, "{}: expected a JSON object", source);
   // The text part of a model that sees or hears; what it leaves out, the whole says.
   if (const Json* text = file.find("text_config"); text != nullptr && text->is_object()) {
     const Json part = *text;

@@ -143,7 +143,6 @@ SamplerOptions parse_generation_config(std::string_view text, const std::string&
     return options;
   }
   const Json json = parse_small_json(text, source);
-  if (!json.is_object()) fail(ErrorCode::kMalformedFile, "{}: expected a JSON object", source);
   const JsonReader reader(json, source);
   options.top_k = reader.integer_or("top_k", 0, INT32_MAX, 0);
   options.top_p = static_cast<float>(reader.number_or("top_p", 1e-6, 1, 1));

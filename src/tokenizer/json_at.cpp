@@ -28,9 +28,7 @@ Json parse_tokenizer_json(std::string_view text, const std::string& source) {
 }
 
 JsonAt JsonAt::operator[](const char* key) const {
-  const Json& parent = object();
-  const auto found = parent.find(key);
-  return {found == nullptr ? nullptr : &*found, source_, path_.empty() ? key : path_ + "." + key};
+  return {object().find(key), source_, path_.empty() ? key : path_ + "." + key};
 }
 
 JsonAt JsonAt::element(size_t index) const {

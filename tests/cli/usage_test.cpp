@@ -56,19 +56,22 @@ TEST_F(Cli, EverySubcommandExplainsItself) {
 }
 
 TEST_F(Cli, MisuseSaysWhatMayStandThere) {
-  const auto said = [](const std::vector<std::string>& arguments) { return nfloat(arguments).err; };
-  EXPECT_EQ(said({"evaluate", "m", "--limit", "-1"}),
-            "nfloat evaluate: --limit: must be 0 or more, not -1\n"
-            "nfloat evaluate --help explains the options\n");
-  EXPECT_EQ(said({"bench", "kernels", "--seconds", "0"}),
-            "nfloat bench kernels: --seconds: must be 0.01 to 86400, not 0\n"
-            "nfloat bench kernels --help explains the options\n");
-  EXPECT_EQ(said({"quantize", "m", "--threads", "many"}),
-            "nfloat quantize: --threads: must be a number, not many\n"
-            "nfloat quantize --help explains the options\n");
-  EXPECT_EQ(said({"quantize", "m", "--scale", "best"}),
-            "nfloat quantize: --scale: must be one of absmax, search, signed, not best\n"
-            "nfloat quantize --help explains the options\n");
+  struct Case {
+    std::string command;
+    std::vector<std::string> wrong;
+    std::string answer;
+  };
+  const Case cases[] = {
+      {"evaluate", {"--limit", "-1"}, "must be 0 or more, not -1"},
+      {"compare", {"--max-divergence", "0"}, "must be above 0, not 0"},
+      {"bench", {"--depth", "-1"}, "must be 0 to 16777216, not -1"},
+      {"quantize", {"--threads", "many"}, "must be a number, not many"},
+      {"quantize", {"--scale", "best"}, "must be one of absmax, search, signed, not best"},
+  };
+  for (const Case& one : cases)
+    EXPECT_EQ(nfloat({one.command, one.wrong[0], one.wrong[1]}).err,
+              "nfloat " + one.command + ": " + one.wrong[0] + ": " + one.answer + "\nnfloat " + one.command +
+                  " --help explains the options\n");
 }
 
 TEST_F(Cli, MisuseExitsWith2AndNamesWhatIsWrong) {

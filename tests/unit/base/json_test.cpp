@@ -133,6 +133,10 @@ TEST(Json, OfEqualNamesTheLastValueCountsInTheFirstPlace) {
     }
     EXPECT_EQ(json.find("n"), nullptr);
     EXPECT_EQ(json.find("zz"), nullptr);
+    for (int i = 0; i < others; ++i) {
+      json["z" + std::to_string(i)] = i;
+      expected["z" + std::to_string(i)] = i;
+    }
     json["zz"] = 1;
     json.erase(expected.begin().key());
     expected["zz"] = 1;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/compare.h"
-#include "support/json_file.h"
+#include "base/json.h"
+#include "support/files.h"
 
 #include <gtest/gtest.h>
 
@@ -20,7 +21,7 @@ std::string temporary(const std::string& name) {
 }
 
 std::vector<int32_t> prompt() {
-  const Json reference = json_file(kEmbedded + "/reference.json");
+  const Json reference = Json::parse(testing::read_file(kEmbedded + "/reference.json"));
   return reference["prompt_ids"].get<std::vector<int32_t>>();
 }
 

@@ -5,10 +5,11 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/json.h"
 #include "evaluate/windows.h"
 #include "nfloat/error.h"
 #include "nfloat/evaluate.h"
-#include "support/json_file.h"
+#include "support/files.h"
 
 namespace nfloat {
 namespace {
@@ -59,7 +60,7 @@ TEST(Windows, RefuseWhatCannotBe) {
 TEST(Perplexity, BatchesDoNotMatter) {
   // The same sequences, each alone and all together.
   const Model model = Model::load(kEmbedded);
-  const Json reference = json_file(kEmbedded + "/reference.json");
+  const Json reference = Json::parse(testing::read_file(kEmbedded + "/reference.json"));
   const auto prompt = reference["prompt_ids"].get<std::vector<int32_t>>();
   std::vector<std::vector<int32_t>> sequences;
   for (const long length : {64, 5, 31, 2}) sequences.emplace_back(prompt.begin(), prompt.begin() + length);
@@ -92,7 +93,7 @@ TEST(Divergence, OfThePrecisions) {
   ModelOptions options;
   options.quantize = make_codebook("nf4");
   const Model model = Model::load(kEmbedded, options);
-  const Json reference = json_file(kEmbedded + "/reference.json");
+  const Json reference = Json::parse(testing::read_file(kEmbedded + "/reference.json"));
   const auto tokens = reference["prompt_ids"].get<std::vector<int32_t>>();
   const auto of = [&](Precision precision) {
     return divergence(model, model, tokens,
@@ -111,7 +112,7 @@ class Stories260K : public ::testing::Test {
  protected:
   void SetUp() override {
     if (!std::filesystem::exists(kStories)) GTEST_SKIP() << kStories << " is not here";
-    reference_ = json_file(kStories + "/reference.json");
+    reference_ = Json::parse(testing::read_file(kStories + "/reference.json"));
     sequences_ = reference_["token_ids"].get<std::vector<std::vector<int32_t>>>();
   }
   Json reference_;

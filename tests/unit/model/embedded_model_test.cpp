@@ -5,8 +5,9 @@
 #include <cmath>
 #include <fstream>
 
+#include "base/json.h"
 #include "nfloat/model.h"
-#include "support/json_file.h"
+#include "support/files.h"
 
 // The model of the repository against the numbers that its trainer wrote down
 // (models/nfloat-tiny/reference.json).
@@ -16,7 +17,7 @@ namespace {
 const std::string kFolder = NFLOAT_SOURCE_DIR "/models/nfloat-tiny";
 
 const Json& reference_values() {
-  static const Json values = json_file(kFolder + "/reference.json");
+  static const Json values = Json::parse(testing::read_file(kFolder + "/reference.json"));
   return values;
 }
 

@@ -5,11 +5,12 @@
 #include <filesystem>
 #include <fstream>
 
+#include "base/json.h"
 #include "kernels/dispatch.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/quantize.h"
 #include "quantize/blocks.h"
-#include "support/json_file.h"
+#include "support/files.h"
 
 // Byte for byte what bitsandbytes' own code wrote, through the public functions.
 namespace nfloat {
@@ -19,7 +20,8 @@ const std::filesystem::path kGolden = std::filesystem::path(NFLOAT_SOURCE_DIR) /
 
 std::vector<std::string> golden_cases() {
   std::vector<std::string> names;
-  for (const auto& entry : json_file(kGolden / "cases.json")) names.push_back(entry.at("case").text());
+  for (const auto& entry : Json::parse(testing::read_file(kGolden / "cases.json")))
+    names.push_back(entry.at("case").text());
   return names;
 }
 
