@@ -11,6 +11,7 @@
 #include <random>
 
 #include "kernels/dispatch.h"
+#include "nfloat/checkpoint.h"
 #include "nfloat/codebook.h"
 #include "nfloat/error.h"
 #include "nfloat/quantize.h"
@@ -127,6 +128,34 @@ TEST_F(LinearTest, MatchesTheOracleForEveryShapeAndPrecision) {
                      << nested << " precision " << static_cast<int>(precision));
         expect_close(product(matrix, x, c.m, precision, bias), expected, precision);
       }
+    }
+  }
+}
+
+// Real matrices, two of them with extreme outliers; --gtest_filter='*Outlier*' prints the errors.
+TEST_F(LinearTest, OutlierHeavyWeightsStayWithinTheBounds) {
+  const std::string path = NFLOAT_SHARED_DIR "/weights/gpt2-attention.safetensors";
+  if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not here";
+  const Checkpoint checkpoint(path);
+  const int64_t m = 8;
+  for (const TensorInfo& info : checkpoint.tensors()) {
+    const TensorView view = checkpoint.view(info.name);
+    const int64_t n = view.shape[0], k = view.shape[1];
+    std::vector<float> weights(static_cast<size_t>(n * k));
+    convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(weights)));
+    const QuantizedTensor tensor = quantized(weights, n, k, 64);
+    const std::vector<float> x = gaussian(m * k, 14);
+    const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
+    const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor), 2);
+    for (const Precision precision : kPrecisions) {
+      SCOPED_TRACE(testing::Message() << info.name << " precision " << static_cast<int>(precision));
+      const std::vector<float> y = product(matrix, x, m, precision, {});
+      std::printf("%s, %s: relative RMS error %.2e\n", info.name.c_str(),
+                  precision == Precision::kF32    ? "f32"
+                  : precision == Precision::kBF16 ? "bf16"
+                                                  : "int8",
+                  reference::relative_rms(y, expected.y));
+      expect_close(y, expected, precision);
     }
   }
 }
