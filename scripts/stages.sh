@@ -7,6 +7,8 @@ jobs=${NFLOAT_JOBS:-$(nproc)}
 if command -v ccache >/dev/null && [ -z "${CMAKE_CXX_COMPILER_LAUNCHER:-}" ]; then
   export CMAKE_CXX_COMPILER_LAUNCHER=ccache
 fi
+# What one checkout has compiled serves the next one, wherever it lies.
+export CCACHE_BASEDIR=${CCACHE_BASEDIR:-$PWD} CCACHE_NOHASHDIR=${CCACHE_NOHASHDIR:-1}
 
 logs=build/logs
 stage_rows=()

@@ -12,6 +12,7 @@
 #include "base/json.h"
 #include "cli/checkpoint_maker.h"
 #include "cli/process.h"
+#include "support/paths.h"
 
 namespace nfloat::cli_test {
 namespace {
@@ -21,7 +22,7 @@ using BadInput = Cli;
 
 // The embedded model in two shards with an index, to be damaged.
 void make_sharded(const std::string& folder) {
-  const Result packed = nfloat({"quantize", NFLOAT_SOURCE_DIR "/models/nfloat-tiny", folder + "-packed"});
+  const Result packed = nfloat({"quantize", testing::source_path("/models/nfloat-tiny"), folder + "-packed"});
   ASSERT_TRUE(packed.ok()) << packed;
   const Result plain = nfloat({"dequantize", folder + "-packed", folder, "--shard-size", "4MB"});
   ASSERT_TRUE(plain.ok()) << plain;

@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "cli/checkpoint_maker.h"
 #include "cli/process.h"
+#include "support/paths.h"
 
 namespace nfloat::cli_test {
 namespace {
@@ -186,7 +187,7 @@ TEST_F(Cli, SkipAndOnlyAndDryRun) {
 
 // Tensors that bitsandbytes' own code quantized, through the command line.
 TEST_F(Cli, ReferenceCasesComeOutByteForByte) {
-  const fs::path folder = fs::path(NFLOAT_SHARED_DIR) / "reference/bitsandbytes";
+  const fs::path folder = fs::path(testing::shared_path("/reference/bitsandbytes"));
   if (!fs::exists(folder / "cases.json")) GTEST_SKIP() << "no ../shared/reference/bitsandbytes here";
   const Json cases = Json::parse(read_file(folder / "cases.json"));
   ASSERT_FALSE(cases.empty());

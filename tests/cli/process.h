@@ -11,6 +11,7 @@
 #include <map>
 #include <string>
 #include <vector>
+#include "support/paths.h"
 
 // Runs the built command line as a user does, and looks at what it leaves behind.
 namespace nfloat::cli_test {
@@ -60,7 +61,7 @@ class Cli : public ::testing::Test {
   void SetUp() override;
   void TearDown() override;
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
-  static std::string model() { return NFLOAT_SOURCE_DIR "/models/nfloat-tiny"; }
+  static std::string model() { return testing::source_path("/models/nfloat-tiny"); }
   std::filesystem::path folder_;
 };
 

@@ -12,6 +12,7 @@
 #include "nfloat/tokenizer.h"
 #include "parity.h"
 #include "support/files.h"
+#include "support/paths.h"
 
 namespace judge {
 namespace {
@@ -20,7 +21,7 @@ using namespace nfloat;
 namespace fs = std::filesystem;
 using nfloat::testing::read_file;
 
-const std::string kTiny = std::string(NFLOAT_SOURCE_DIR) + "/models/nfloat-tiny";
+const std::string kTiny = testing::source_path("/models/nfloat-tiny");
 constexpr int kWindow = 512;
 
 ConvertControl replacing() {
@@ -187,7 +188,7 @@ size_t first_difference(const std::vector<int32_t>& a, const std::vector<int32_t
 }  // namespace
 
 int compare_tokenizers(const std::string& folder) {
-  const std::string shared = NFLOAT_SHARED_DIR;
+  const std::string shared = testing::shared_path("");
   if (!fs::exists(shared + "/text")) {
     std::printf("tokenizers: no shared texts here\n");
     return 0;

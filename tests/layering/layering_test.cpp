@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <vector>
+#include "support/paths.h"
 
 namespace {
 
@@ -62,7 +63,7 @@ struct Include {
   bool quoted;
 };
 
-const fs::path kRoot = NFLOAT_SOURCE_DIR;
+const fs::path kRoot = nfloat::testing::source_path("");
 
 bool is_source(const fs::path& path) {
   static const std::set<std::string> kExtensions = {".h", ".cpp", ".cu", ".cuh", ".c"};

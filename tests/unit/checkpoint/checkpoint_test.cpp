@@ -6,6 +6,7 @@
 #include <set>
 
 #include "support/files.h"
+#include "support/paths.h"
 
 namespace nfloat {
 namespace {
@@ -137,7 +138,7 @@ TEST_F(CheckpointFiles, AFileThatShrinksIsAnErrorNotACrash) {
 }
 
 TEST(ReferenceCheckpoints, EveryGoldenFileOpens) {
-  const fs::path folder = fs::path(NFLOAT_SOURCE_DIR) / "tests/golden/bitsandbytes";
+  const fs::path folder = fs::path(testing::source_path("/tests/golden/bitsandbytes"));
   if (!fs::exists(folder)) GTEST_SKIP() << "golden files are absent: " << folder;
   size_t files = 0;
   for (const auto& entry : fs::directory_iterator(folder)) {

@@ -7,13 +7,13 @@
 #include <cmath>
 
 #include "support/files.h"
+#include "support/paths.h"
 
 namespace nfloat {
 namespace {
 
 TEST(CodebookErrors, AgreeWithPublishedQuadrature) {
-  const auto golden =
-      Json::parse(testing::read_file(std::string(NFLOAT_SOURCE_DIR) + "/tests/golden/codebooks.json"));
+  const auto golden = Json::parse(testing::read_file(testing::source_path("/tests/golden/codebooks.json")));
   const std::pair<const char*, const char*> pairs[] = {{"NF4", "nf4"},
                                                        {"BOF4-mse(-1,0,1)", "bof4"},
                                                        {"BOF4-mae(-1,0,1)", "bof4-mae"},

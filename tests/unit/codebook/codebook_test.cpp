@@ -9,13 +9,14 @@
 
 #include "nfloat/codebook_errors.h"
 #include "support/files.h"
+#include "support/paths.h"
 
 namespace nfloat {
 namespace {
 
 const Json& golden() {
   static const Json json =
-      Json::parse(testing::read_file(std::string(NFLOAT_SOURCE_DIR) + "/tests/golden/codebooks.json"));
+      Json::parse(testing::read_file(testing::source_path("/tests/golden/codebooks.json")));
   return json;
 }
 
@@ -137,8 +138,7 @@ TEST(Codebook, DynamicMapIsBitsandbytes) {
   EXPECT_EQ(map.levels[127], 0.0f);
   EXPECT_EQ(map.levels[255], 1.0f);
   EXPECT_NEAR(map.levels[0], -0.992968738, 1e-9);
-  const std::string file =
-      std::string(NFLOAT_SOURCE_DIR) + "/tests/golden/bitsandbytes/nf4_dq_bs64.safetensors";
+  const std::string file = testing::source_path("/tests/golden/bitsandbytes/nf4_dq_bs64.safetensors");
   const std::string bytes = testing::read_file(file);
   const std::string stored(reinterpret_cast<const char*>(map.levels.data()), 1024);
   EXPECT_NE(bytes.find(stored), std::string::npos);

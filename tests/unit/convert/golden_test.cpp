@@ -5,13 +5,14 @@
 #include "base/json.h"
 #include "nfloat/convert.h"
 #include "support/files.h"
+#include "support/paths.h"
 
 namespace nfloat {
 namespace {
 
 namespace fs = std::filesystem;
 
-const fs::path kGolden = fs::path(NFLOAT_SOURCE_DIR) / "tests/golden/bitsandbytes";
+const fs::path kGolden = fs::path(testing::source_path("/tests/golden/bitsandbytes"));
 
 std::vector<std::string> case_names() {
   const auto cases = Json::parse(testing::read_file(kGolden / "cases.json"));

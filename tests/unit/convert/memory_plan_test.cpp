@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "support/files.h"
+#include "support/paths.h"
 
 namespace nfloat {
 namespace {
@@ -35,7 +36,7 @@ TEST_F(MemoryPlan, CountsParametersOfKnownModels) {
 }
 
 TEST_F(MemoryPlan, TheEmbeddedModelCountsTheSameFromConfigAndFiles) {
-  const std::string folder = std::string(NFLOAT_SOURCE_DIR) + "/models/nfloat-tiny";
+  const std::string folder = testing::source_path("/models/nfloat-tiny");
   const ModelSize from_files = measure_model(folder), from_config = measure_model(folder + "/config.json");
   EXPECT_EQ(from_files.parameters(), 5770496);
   EXPECT_EQ(from_config.parameters(), 5770496);
@@ -43,7 +44,7 @@ TEST_F(MemoryPlan, TheEmbeddedModelCountsTheSameFromConfigAndFiles) {
 }
 
 TEST_F(MemoryPlan, SaysWhatFits) {
-  const ModelSize model = measure_model(std::string(NFLOAT_SOURCE_DIR) + "/models/nfloat-tiny/config.json");
+  const ModelSize model = measure_model(testing::source_path("/models/nfloat-tiny/config.json"));
   const auto rows = plan_memory(model, 15'000'000, 256);
   ASSERT_GE(rows.size(), 5u);
   EXPECT_GT(rows.front().peak_bytes(), 15'000'000u);

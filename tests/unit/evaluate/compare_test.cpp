@@ -10,11 +10,12 @@
 
 #include "nfloat/error.h"
 #include "nfloat/tokenizer.h"
+#include "support/paths.h"
 
 namespace nfloat {
 namespace {
 
-const std::string kEmbedded = NFLOAT_SOURCE_DIR "/models/nfloat-tiny";
+const std::string kEmbedded = testing::source_path("/models/nfloat-tiny");
 
 std::string temporary(const std::string& name) {
   return ::testing::TempDir() + "/" + name;

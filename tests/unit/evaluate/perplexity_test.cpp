@@ -10,12 +10,13 @@
 #include "nfloat/error.h"
 #include "nfloat/evaluate.h"
 #include "support/files.h"
+#include "support/paths.h"
 
 namespace nfloat {
 namespace {
 
-const std::string kEmbedded = NFLOAT_SOURCE_DIR "/models/nfloat-tiny";
-const std::string kStories = NFLOAT_SHARED_DIR "/models/stories260K";
+const std::string kEmbedded = testing::source_path("/models/nfloat-tiny");
+const std::string kStories = testing::shared_path("/models/stories260K");
 
 std::vector<int32_t> counting(int32_t count) {
   std::vector<int32_t> tokens(static_cast<size_t>(count));

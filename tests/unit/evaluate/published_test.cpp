@@ -5,11 +5,12 @@
 
 #include "nfloat/compare.h"
 #include "nfloat/tokenizer.h"
+#include "support/paths.h"
 
 namespace nfloat {
 namespace {
 
-const std::string kEmbedded = NFLOAT_SOURCE_DIR "/models/nfloat-tiny";
+const std::string kEmbedded = testing::source_path("/models/nfloat-tiny");
 
 // The perplexities that the model's trainer wrote down, through the round trips.
 TEST(MeasureFormat, PublishedPerplexities) {
@@ -19,7 +20,7 @@ TEST(MeasureFormat, PublishedPerplexities) {
   MeasureOptions options;
   options.scoring = {.protocol = PerplexityProtocol::kBos, .context = 256};
   options.generate_tokens = 0;
-  const std::string path = testing::TempDir() + "/reference_stories.bin";
+  const std::string path = ::testing::TempDir() + "/reference_stories.bin";
   ReferenceDistributions::write(path, "", Model::load(kEmbedded, {.precision = Precision::kF32}), tokens,
                                 {.protocol = PerplexityProtocol::kBos, .context = 256});
   const ReferenceDistributions reference(path);

@@ -10,14 +10,15 @@
 
 #include "nfloat/error.h"
 #include "nfloat/sampler.h"
+#include "support/paths.h"
 
 namespace nfloat {
 namespace {
 
-class Tasks : public testing::Test {
+class Tasks : public ::testing::Test {
  protected:
   void SetUp() override {
-    folder_ = testing::TempDir() + "nfloat_tasks_" + std::to_string(::getpid());
+    folder_ = ::testing::TempDir() + "nfloat_tasks_" + std::to_string(::getpid());
     ::mkdir(folder_.c_str(), 0700);
   }
   std::string write(const std::string& name, const std::string& text) {
@@ -113,7 +114,7 @@ TEST_F(Tasks, MalformedLinesAreNamed) {
 }
 
 TEST_F(Tasks, ScoresAreTheModelsLikelihoods) {
-  const std::string path = std::string(NFLOAT_SOURCE_DIR) + "/models/nfloat-tiny";
+  const std::string path = testing::source_path("/models/nfloat-tiny");
   ModelOptions load;
   load.precision = Precision::kF32;
   const Model model = Model::load(path, load);

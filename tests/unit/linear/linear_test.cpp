@@ -16,6 +16,7 @@
 #include "nfloat/error.h"
 #include "nfloat/quantize.h"
 #include "reference/gemm.h"
+#include "support/paths.h"
 
 namespace nfloat {
 namespace {
@@ -123,7 +124,7 @@ TEST_F(LinearTest, MatchesTheOracleForEveryShapeAndPrecision) {
       const auto expected = reference::multiply(x, dequantized(tensor), bias, c.m, c.n, c.k);
       const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor), 2);
       for (const Precision precision : kPrecisions) {
-        SCOPED_TRACE(testing::Message()
+        SCOPED_TRACE(::testing::Message()
                      << "m " << c.m << " n " << c.n << " k " << c.k << " block " << c.block << " nested "
                      << nested << " precision " << static_cast<int>(precision));
         expect_close(product(matrix, x, c.m, precision, bias), expected, precision);
@@ -134,7 +135,7 @@ TEST_F(LinearTest, MatchesTheOracleForEveryShapeAndPrecision) {
 
 // Real matrices, two of them with extreme outliers; --gtest_filter='*Outlier*' prints the errors.
 TEST_F(LinearTest, OutlierHeavyWeightsStayWithinTheBounds) {
-  const std::string path = NFLOAT_SHARED_DIR "/weights/gpt2-attention.safetensors";
+  const std::string path = testing::shared_path("/weights/gpt2-attention.safetensors");
   if (!std::filesystem::exists(path)) GTEST_SKIP() << path << " is not here";
   const Checkpoint checkpoint(path);
   const int64_t m = 8;
@@ -148,7 +149,7 @@ TEST_F(LinearTest, OutlierHeavyWeightsStayWithinTheBounds) {
     const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
     const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor), 2);
     for (const Precision precision : kPrecisions) {
-      SCOPED_TRACE(testing::Message() << info.name << " precision " << static_cast<int>(precision));
+      SCOPED_TRACE(::testing::Message() << info.name << " precision " << static_cast<int>(precision));
       const std::vector<float> y = product(matrix, x, m, precision, {});
       std::printf("%s, %s: relative RMS error %.2e\n", info.name.c_str(),
                   precision == Precision::kF32    ? "f32"
@@ -207,7 +208,7 @@ TEST_F(LinearTest, OtherCodes) {
     const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
     const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor));
     for (const Precision precision : kPrecisions) {
-      SCOPED_TRACE(testing::Message() << code << " precision " << static_cast<int>(precision));
+      SCOPED_TRACE(::testing::Message() << code << " precision " << static_cast<int>(precision));
       expect_close(product(matrix, x, m, precision), expected, precision);
     }
   }
@@ -231,7 +232,7 @@ TEST_F(LinearTest, HoldsItsBoundsOnOutliers) {
       for (size_t i = 0; spiked && i < x.size(); i += 64) x[i] *= 10;
       const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
       for (const Precision precision : kPrecisions) {
-        SCOPED_TRACE(testing::Message()
+        SCOPED_TRACE(::testing::Message()
                      << "m " << m << " spiked " << spiked << " precision " << static_cast<int>(precision));
         const std::vector<float> y = product(matrix, x, m, precision);
         if (spiked && precision == Precision::kInt8) {
@@ -300,7 +301,7 @@ TEST_F(LinearTest, DenseMatricesOfEveryStorage) {
                                                 : 0.016);
       const auto expected = reference::multiply(x, stored, bias, s.m, s.n, s.k);
       for (const Precision precision : kPrecisions) {
-        SCOPED_TRACE(testing::Message()
+        SCOPED_TRACE(::testing::Message()
                      << "m " << s.m << " n " << s.n << " k " << s.k << " storage "
                      << static_cast<int>(storage) << " precision " << static_cast<int>(precision));
         expect_close(product(matrix, x, s.m, precision, bias), expected, precision);

@@ -8,13 +8,14 @@
 #include "base/json.h"
 #include "nfloat/model.h"
 #include "support/files.h"
+#include "support/paths.h"
 
 // The model of the repository against the numbers that its trainer wrote down
 // (models/nfloat-tiny/reference.json).
 namespace nfloat {
 namespace {
 
-const std::string kFolder = NFLOAT_SOURCE_DIR "/models/nfloat-tiny";
+const std::string kFolder = testing::source_path("/models/nfloat-tiny");
 
 const Json& reference_values() {
   static const Json values = Json::parse(testing::read_file(kFolder + "/reference.json"));

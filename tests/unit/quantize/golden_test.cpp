@@ -11,12 +11,14 @@
 #include "nfloat/quantize.h"
 #include "quantize/blocks.h"
 #include "support/files.h"
+#include "support/paths.h"
 
 // Byte for byte what bitsandbytes' own code wrote, through the public functions.
 namespace nfloat {
 namespace {
 
-const std::filesystem::path kGolden = std::filesystem::path(NFLOAT_SOURCE_DIR) / "tests/golden/bitsandbytes";
+const std::filesystem::path kGolden =
+    std::filesystem::path(testing::source_path("/tests/golden/bitsandbytes"));
 
 std::vector<std::string> golden_cases() {
   std::vector<std::string> names;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The embedded model's tokenizer against ids that an independent implementation computed.
+#include "support/paths.h"
 #include "tokenizer_files.h"
 
 namespace nfloat {
@@ -8,12 +9,13 @@ namespace {
 using Ids = std::vector<int32_t>;
 
 const Tokenizer& embedded() {
-  static const Tokenizer tokenizer = Tokenizer::load(NFLOAT_SOURCE_DIR "/models/nfloat-tiny");
+  static const Tokenizer tokenizer = Tokenizer::load(testing::source_path("/models/nfloat-tiny"));
   return tokenizer;
 }
 
 TEST(EmbeddedTokenizer, GivesTheIdsOfAnIndependentImplementation) {
-  const Json golden = Json::parse(read_file(NFLOAT_SOURCE_DIR "/tests/golden/tokenizer/nfloat_tiny.json"));
+  const Json golden =
+      Json::parse(read_file(testing::source_path("/tests/golden/tokenizer/nfloat_tiny.json")));
   ASSERT_GE(golden["cases"].size(), 80u);
   for (const Json& entry : golden["cases"]) {
     const auto text = entry[0].get<std::string>();
@@ -40,7 +42,7 @@ TEST(EmbeddedTokenizer, KnowsItsTokens) {
 }
 
 TEST(EmbeddedTokenizer, RoundTripsItsStories) {
-  const std::string text = read_file(NFLOAT_SOURCE_DIR "/models/nfloat-tiny/stories.txt");
+  const std::string text = read_file(testing::source_path("/models/nfloat-tiny/stories.txt"));
   ASSERT_GT(text.size(), 10'000u);
   const Ids ids = embedded().encode(text, false);
   EXPECT_LT(ids.size(), text.size() / 3);
@@ -76,8 +78,8 @@ TEST(EmbeddedTokenizer, NamesIdsOutsideTheVocabulary) {
 }
 
 TEST(Tokenizer, NamesAFolderWithoutOne) {
-  EXPECT_THROW(Tokenizer::load(NFLOAT_SOURCE_DIR "/tests"), Error);
-  EXPECT_THROW(Tokenizer::load(NFLOAT_SOURCE_DIR "/nowhere"), Error);
+  EXPECT_THROW(Tokenizer::load(testing::source_path("/tests")), Error);
+  EXPECT_THROW(Tokenizer::load(testing::source_path("/nowhere")), Error);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 
+#include "support/paths.h"
 #include "tokenizer/charsmap.h"
 #include "tokenizer_files.h"
 
@@ -261,12 +262,12 @@ TEST(VocabAndMerges, NameWhatIsWrong) {
 
 // The same tokenizer in its older files.
 TEST(VocabAndMerges, GiveTheIdsOfTheTokenizerJson) {
-  const fs::path gpt2 = fs::path(NFLOAT_SHARED_DIR) / "tokenizers/gpt2";
+  const fs::path gpt2 = fs::path(testing::shared_path("/tokenizers/gpt2"));
   if (!fs::exists(gpt2 / "vocab.json")) GTEST_SKIP() << gpt2 << " is absent";
   const Tokenizer json = Tokenizer::load((gpt2 / "tokenizer.json").string());
   const Tokenizer older = Tokenizer::load((gpt2 / "vocab.json").string());
   const std::string text =
-      read_file(NFLOAT_SOURCE_DIR "/models/nfloat-tiny/stories.txt") + "<|endoftext|> 日本 😀";
+      read_file(testing::source_path("/models/nfloat-tiny/stories.txt")) + "<|endoftext|> 日本 😀";
   EXPECT_EQ(json.vocab_size(), older.vocab_size());
   EXPECT_TRUE(json.encode(text) == older.encode(text));
 }

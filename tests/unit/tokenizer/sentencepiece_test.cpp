@@ -8,6 +8,7 @@
 #include <random>
 #include <set>
 
+#include "support/paths.h"
 #include "tokenizer/charsmap.h"
 #include "tokenizer/sentencepiece_file.h"
 #include "tokenizer/utf8.h"
@@ -162,7 +163,7 @@ class SharedModels : public ::testing::TestWithParam<const char*> {};
 
 // The same ids as the library alone gives for every text, and the text back.
 TEST_P(SharedModels, GiveTheIdsOfTheLibrary) {
-  const fs::path shared(NFLOAT_SHARED_DIR);
+  const fs::path shared(testing::shared_path(""));
   const fs::path path = shared / GetParam();
   if (!fs::exists(path)) GTEST_SKIP() << path << " is absent";
   const Tokenizer tokenizer = Tokenizer::load(path.string());

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "support/paths.h"
 #include "tokenizer/utf8.h"
 #include "tokenizer_files.h"
 
@@ -19,7 +20,7 @@ std::string streamed(const Tokenizer& tokenizer, const Ids& ids, bool skip_speci
 }
 
 TEST(TokenStream, SaysWhatDecodeSays) {
-  const Tokenizer embedded = Tokenizer::load(NFLOAT_SOURCE_DIR "/models/nfloat-tiny");
+  const Tokenizer embedded = Tokenizer::load(testing::source_path("/models/nfloat-tiny"));
   const Tokenizer llama = load(llama_like_file());
   for (const char* text :
        {"", "Once upon a time", " hello  hello", "日本 😀 é", "a\n\nb", "x<|end_of_text|>y</s>"}) {
