@@ -4,15 +4,24 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <string_view>
 
+#include "base/unfinished.h"
+
 namespace nfloat {
 
-// A file that appears under its name whole or not at all: written beside it as ".NAME.nfloat-PID.tmp",
-// synced, renamed. Destroying it before commit() removes the temporary file. All failures throw kIo naming
-// the path.
+// What commit() does with a file or folder that has the final name by then.
+enum class Existing {
+  kReplace,
+  kKeep,  // kAlreadyExists is thrown; of many that commit to one name, one succeeds
+};
+
+// A file that appears under its name whole or not at all: written beside it as ".NAME.nfloat-PID-RANDOM.tmp",
+// synced, renamed. Links are followed: what a link leads to is replaced. Destroying it before commit()
+// removes the temporary file. All failures throw kIo naming the path; so do a folder, a device and a pipe.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path);
@@ -26,13 +35,15 @@ class AtomicFile {
   void append(std::string_view text) { append(std::as_bytes(std::span(text))); }
   // Data on the disk; commit() calls it too if it was not called.
   void sync();
-  void commit();
+  void commit(Existing existing = Existing::kReplace);
 
   const std::string& temporary_path() const noexcept { return temporary_; }
 
  private:
   std::string path_;
+  std::string target_;  // with links resolved
   std::string temporary_;
+  Unfinished unfinished_;
   int fd_ = -1;
   uint64_t end_ = 0;
   bool synced_ = false;
@@ -50,12 +61,16 @@ class AtomicFolder {
   ~AtomicFolder();
 
   const std::string& path() const noexcept { return temporary_; }
-  // Renames into place. A target that exists is exchanged for the new folder in one step, then removed.
-  void commit();
+  // Renames into place. With kReplace, a target that exists is exchanged for the new folder in one step, then
+  // removed. `may_be_replaced` throws for a folder that is to stay; it is asked before the exchange, and
+  // after it about what was exchanged, which goes back where it throws.
+  void commit(Existing existing = Existing::kReplace,
+              const std::function<void(const std::string&)>& may_be_replaced = {});
 
  private:
   std::string target_;
   std::string temporary_;
+  Unfinished unfinished_;
   int lock_ = -1;
 };
 

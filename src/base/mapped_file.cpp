@@ -6,12 +6,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <utility>
 
 #include "base/fail.h"
+#include "nfloat/files.h"
 
 namespace nfloat {
 namespace {
@@ -24,7 +28,53 @@ std::pair<void*, size_t> inner_pages(std::span<const std::byte> range) noexcept 
   return {reinterpret_cast<void*>(begin), end > begin ? end - begin : 0};
 }
 
+// The mappings that exist, for mapped_file_at. Where all places are taken, a mapping has no name there.
+// `path` tells whether a place is taken and is written last.
+struct Mapping {
+  std::atomic<bool> taken{false};
+  std::atomic<uintptr_t> begin{0}, end{0};
+  std::atomic<char*> path{nullptr};
+};
+
+std::array<Mapping, 1024>& mappings() noexcept {
+  static std::array<Mapping, 1024> places;
+  return places;
+}
+
+void remember(const std::byte* data, size_t size, const std::string& path) noexcept {
+  for (Mapping& place : mappings()) {
+    if (place.taken.exchange(true)) continue;
+    place.begin = reinterpret_cast<uintptr_t>(data);
+    place.end = reinterpret_cast<uintptr_t>(data) + size;
+    place.path = ::strdup(path.c_str());
+    return;
+  }
+}
+
+void forget(const std::byte* data) noexcept {
+  for (Mapping& place : mappings()) {
+    if (place.path.load() == nullptr || place.begin.load() != reinterpret_cast<uintptr_t>(data)) continue;
+    std::free(place.path.exchange(nullptr));
+    place.begin = place.end = 0;
+    place.taken = false;
+    return;
+  }
+}
+
 }  // namespace
+
+const char* mapped_file_at(const void* address) noexcept {
+  // The last page of a mapping belongs to it, though the file may end inside.
+  constexpr uintptr_t kLargestPage = 1 << 16;
+  const auto at = reinterpret_cast<uintptr_t>(address);
+  for (const Mapping& place : mappings()) {
+    const char* path = place.path.load();
+    if (path != nullptr && at >= place.begin &&
+        at < (place.end + kLargestPage - 1) / kLargestPage * kLargestPage)
+      return path;
+  }
+  return nullptr;
+}
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -44,6 +94,7 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
     ::close(fd);
     if (mapped == MAP_FAILED) fail(ErrorCode::kIo, "{}: cannot map: {}", path, std::strerror(error));
     data_ = static_cast<const std::byte*>(mapped);
+    remember(data_, size_, path_);
   } else {
     ::close(fd);
   }
@@ -57,7 +108,9 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 }
 
 MappedFile::~MappedFile() {
-  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+  if (data_ == nullptr) return;
+  forget(data_);
+  ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
 void MappedFile::release(std::span<const std::byte> range) const noexcept {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <mutex>
@@ -276,6 +277,10 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
                                         result.bytes_after + plan.metadata.bytes().size());
   remove_stale_temporaries(path);
   std::vector<Part> parts = make_parts(path, plan, options.part_bytes);
+  for (const Part& part : parts)
+    if (!control.overwrite && std::filesystem::exists(part.path))
+      fail(ErrorCode::kAlreadyExists,
+           "{}: exists already (--overwrite replaces it when the new one is whole)", part.path);
   std::vector<std::pair<GgufWriter*, size_t>> places;
   for (Part& part : parts)
     for (size_t i = 0; i < part.targets.size(); ++i) places.emplace_back(part.writer.get(), i);
@@ -296,9 +301,15 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   if (control.cancelled && control.cancelled())
     fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
   // The first part last: without it nothing opens the others.
-  for (size_t i = parts.size(); i-- > 0;) {
-    parts[i].writer->commit();
-    result.files.insert(result.files.begin(), parts[i].path);
+  try {
+    for (size_t i = parts.size(); i-- > 0;) {
+      parts[i].writer->commit(control.overwrite ? Existing::kReplace : Existing::kKeep);
+      result.files.insert(result.files.begin(), parts[i].path);
+    }
+  } catch (...) {
+    if (!control.overwrite)
+      for (const std::string& file : result.files) std::remove(file.c_str());
+    throw;
   }
   if (options.check) {
     const Clock::time_point check_start = Clock::now();

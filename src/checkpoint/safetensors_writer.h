@@ -38,7 +38,7 @@ class SafetensorsWriter {
   // tensor that was never written.
   void finish();
   void sync() { file_.sync(); }
-  void commit() { file_.commit(); }
+  void commit(Existing existing = Existing::kReplace) { file_.commit(existing); }
   uint64_t file_bytes() const noexcept { return end_; }
   uint64_t data_bytes() const noexcept { return end_ - data_begin_; }
 

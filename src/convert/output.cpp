@@ -39,6 +39,12 @@ bool looks_like_checkpoint(const fs::path& folder) {
   return has_weights;
 }
 
+void expect_replaceable(const fs::path& folder, const std::string& name) {
+  if (fs::is_directory(folder) && looks_like_checkpoint(folder)) return;
+  fail(ErrorCode::kAlreadyExists,
+       "{}: is not replaced: it is not a checkpoint folder (files only, safetensors among them)", name);
+}
+
 fs::path normal_path(const std::string& path) {
   fs::path normal = fs::weakly_canonical(fs::absolute(path));
   return normal.has_filename() ? normal : normal.parent_path();
@@ -126,6 +132,9 @@ std::string check_output(const Checkpoint& input, const std::string& output, boo
     fail(ErrorCode::kInvalidArgument, "{}: the input {} lies inside the output", output, input.path());
   }
   if (fs::exists(to)) {
+    if (!fs::is_directory(to) && !fs::is_regular_file(to))
+      fail(ErrorCode::kInvalidArgument,
+           "{}: is not a regular file; a checkpoint is not written in one go from its beginning", output);
     if (fs::is_directory(to) != output_is_folder) {
       fail(ErrorCode::kInvalidArgument, "{}: is a {}, the {} a {}", output,
            output_is_folder ? "file" : "folder",
@@ -135,10 +144,7 @@ std::string check_output(const Checkpoint& input, const std::string& output, boo
     if (!overwrite)
       fail(ErrorCode::kAlreadyExists,
            "{}: exists already (--overwrite replaces it when the new one is whole)", output);
-    if (fs::is_directory(to) && !looks_like_checkpoint(to)) {
-      fail(ErrorCode::kAlreadyExists,
-           "{}: is not replaced: it is not a checkpoint folder (files only, safetensors among them)", output);
-    }
+    if (fs::is_directory(to)) expect_replaceable(to, output);
   }
   const fs::path parent = to.parent_path();
   if (!fs::is_directory(parent))
@@ -265,8 +271,9 @@ void write_checkpoint(const Checkpoint& input, const std::string& output,
   }
   if (control.cancelled && control.cancelled())
     fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
-  for (Shard& shard : shards) shard.writer->commit();
-  if (folder) folder->commit();
+  const Existing existing = control.overwrite ? Existing::kReplace : Existing::kKeep;
+  for (Shard& shard : shards) shard.writer->commit(existing);
+  if (folder) folder->commit(existing, [&](const std::string& old) { expect_replaceable(old, output); });
 }
 
 }  // namespace nfloat

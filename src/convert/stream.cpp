@@ -5,6 +5,7 @@
 #include <exception>
 #include <list>
 #include <mutex>
+#include <system_error>
 #include <thread>
 
 #include "base/fail.h"
@@ -133,7 +134,12 @@ void run_stream(size_t count, const std::function<std::unique_ptr<StreamJob>(siz
   const auto threads = static_cast<size_t>(thread_count(control.threads));
   Scheduler scheduler(count, make, progress, control, threads);
   std::vector<std::thread> helpers;
-  for (size_t i = 1; i < threads; ++i) helpers.emplace_back([&] { scheduler.work(); });
+  helpers.reserve(threads);
+  // Where the system gives no thread, those that there are do the work.
+  try {
+    for (size_t i = 1; i < threads; ++i) helpers.emplace_back([&] { scheduler.work(); });
+  } catch (const std::system_error&) {
+  }
   scheduler.work();
   for (std::thread& helper : helpers) helper.join();
   scheduler.rethrow();

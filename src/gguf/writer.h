@@ -53,7 +53,7 @@ class GgufWriter {
   // Bytes of tensor `index` (as declared) from `begin` on.
   void write(size_t index, uint64_t begin, std::span<const std::byte> bytes);
   void sync() { file_.sync(); }
-  void commit() { file_.commit(); }
+  void commit(Existing existing = Existing::kReplace) { file_.commit(existing); }
   uint64_t file_bytes() const noexcept { return end_; }
 
  private:

@@ -111,13 +111,13 @@ TEST_F(Faults, InterruptedAtAnyMoment) {
     fs::remove_all(path("place/out"));
     fs::create_directories(path("place/out"));
     for (const auto& [name, bytes] : old) write_file(path("place/out/" + name), bytes);
-    const Result result =
-        run("place/out", at_moment(moment, moment % 2 == 0 ? SIGINT : SIGTERM), /*overwrite=*/true);
-    EXPECT_TRUE(result.exit_code == 130 || result.ok() || result.signal != 0) << what << result;
+    const int signal = moment % 2 == 0 ? SIGINT : SIGTERM;
+    const Result result = run("place/out", at_moment(moment, signal), /*overwrite=*/true);
+    EXPECT_TRUE(result.exit_code == 128 + signal || result.ok() || result.signal != 0) << what << result;
     const auto now = snapshot(path("place/out"));
     EXPECT_TRUE(now == (result.ok() ? whole_ : old)) << what << result;
     EXPECT_TRUE(temporaries(path("place")).empty()) << what << result;
-    if (result.exit_code == 130) {
+    if (result.exit_code == 128 + signal) {
       ++interrupted;
       EXPECT_NE(result.err.find("interrupted"), std::string::npos) << result;
     }

@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdlib>
 #include <memory>
 #include <optional>
@@ -13,7 +12,7 @@
 #include "conversation.h"
 #include "model_options.h"
 #include "nfloat/error.h"
-#include "output_file.h"
+#include "nfloat/files.h"
 #include "progress.h"
 #include "turn_reader.h"
 
@@ -202,11 +201,7 @@ void run(Options& options) {
   options.conversation.kv_cache = parse_kv_cache(options.model.kv_cache);
   Conversation conversation(load_model(options.model), folder, options.conversation);
   // Ctrl-C stops an answer where a person is there to see it; a request to end the program ends it.
-  if (::isatty(STDIN_FILENO) == 1)
-    catch_interrupts(false);
-  else
-    std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
+  if (::isatty(STDIN_FILENO) == 1) catch_interrupts(/*only_ctrl_c=*/true);
   Chat(options, conversation).run();
 }
 

@@ -9,8 +9,8 @@
 #include "codebook_command.h"
 #include "nfloat/codebook_errors.h"
 #include "nfloat/error.h"
+#include "nfloat/files.h"
 #include "nfloat/plot.h"
-#include "output_file.h"
 #include "table.h"
 
 namespace nfloat::cli {

@@ -13,8 +13,8 @@
 #include "model_options.h"
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
+#include "nfloat/files.h"
 #include "nfloat/tokenizer.h"
-#include "output_file.h"
 #include "progress.h"
 #include "scoring_input.h"
 
@@ -66,11 +66,7 @@ double parse_bytes(const std::string& text) {
 
 // An unwritable place is told before the work and not after it.
 void expect_writable(const std::string& path) {
-  if (path.empty() || path == "-") return;
-  const size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  if (::access(folder.c_str(), W_OK) != 0)
-    throw Error(ErrorCode::kIo, fmt::format("{}: {} cannot be written to", path, folder));
+  if (!path.empty() && path != "-") expect_writable_file(path);
 }
 
 class Job {

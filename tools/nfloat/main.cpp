@@ -8,12 +8,12 @@
 
 #include "commands.h"
 #include "nfloat/error.h"
+#include "signals.h"
 
 namespace {
 
 constexpr int kExitBadInput = 1;
 constexpr int kExitUsage = 2;
-constexpr int kExitInterrupted = 130;
 
 int complain(int exit_code, const char* message) {
   std::fprintf(stderr, "nfloat: %s\n", message);  // not fmt::print, which throws when nobody reads
@@ -23,6 +23,7 @@ int complain(int exit_code, const char* message) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  nfloat::cli::prepare_signals();
   nfloat::cli::CommandLine command_line(
       "nfloat",
       "nfloat: 4-bit NormalFloat (NF4) for language models.\n"
@@ -60,8 +61,9 @@ int main(int argc, char** argv) {
   } catch (const nfloat::cli::UsageError& error) {
     return complain(kExitUsage, error.what());
   } catch (const nfloat::Error& error) {
-    return complain(error.code() == nfloat::ErrorCode::kInterrupted ? kExitInterrupted : kExitBadInput,
-                    error.what());
+    return complain(
+        error.code() == nfloat::ErrorCode::kInterrupted ? nfloat::cli::interrupt_exit_code() : kExitBadInput,
+        error.what());
   } catch (const std::bad_alloc&) {
     return complain(kExitBadInput, "out of memory");
   } catch (const std::exception& error) {

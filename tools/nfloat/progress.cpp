@@ -2,22 +2,16 @@
 #include "progress.h"
 
 #include <fmt/format.h>
-#include <signal.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <utility>
 
 namespace nfloat::cli {
 namespace {
 
 constexpr auto kRedraw = std::chrono::milliseconds(100);
-// Written by a signal handler, read by every thread.
-std::atomic<bool> interrupt_seen{false};
-static_assert(std::atomic<bool>::is_always_lock_free);
-
 size_t terminal_columns() {
   struct winsize size {};
   return ::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
@@ -68,23 +62,6 @@ void ProgressBar::finish() {
   if (!std::exchange(drawn_, false)) return;
   fmt::print(stderr, "\r\x1b[K");
   std::fflush(stderr);
-}
-
-void catch_interrupts(bool second_ends) {
-  struct sigaction action {};
-  action.sa_handler = [](int) { interrupt_seen.store(true, std::memory_order_relaxed); };
-  action.sa_flags = second_ends ? static_cast<int>(SA_RESETHAND) : 0;
-  sigemptyset(&action.sa_mask);
-  ::sigaction(SIGINT, &action, nullptr);
-  ::sigaction(SIGTERM, &action, nullptr);
-}
-
-bool interrupted() noexcept {
-  return interrupt_seen.load(std::memory_order_relaxed);
-}
-
-void forget_interrupt() noexcept {
-  interrupt_seen.store(false, std::memory_order_relaxed);
 }
 
 std::string format_bytes(uint64_t bytes) {

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string>
 
+#include "signals.h"
+
 namespace nfloat::cli {
 
 // A line on standard error that is redrawn a few times a second; nothing at all when standard error is not a
@@ -26,12 +28,6 @@ class ProgressBar {
   bool drawn_ = false;
   Clock::time_point start_, last_;
 };
-
-// From now on Ctrl-C and a termination request set a flag instead of ending the program; a second one ends
-// it, if `second_ends`.
-void catch_interrupts(bool second_ends = true);
-bool interrupted() noexcept;
-void forget_interrupt() noexcept;
 
 // "1.50 GB", "78.2 MB", "512 B": decimal units, as disks are sold.
 std::string format_bytes(uint64_t bytes);

@@ -12,6 +12,7 @@
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
 #include "nfloat/error.h"
+#include "nfloat/files.h"
 
 namespace nfloat {
 namespace {
@@ -83,6 +84,71 @@ TEST_F(Files, FoldersAppearWholeAndReplaceInOneStep) {
     EXPECT_EQ(read(target / "a"), text);
     EXPECT_EQ(entries(), 1u);
   }
+}
+
+TEST_F(Files, WhatAppearedDuringTheRunIsKeptOnDemand) {
+  const fs::path path = folder_ / "out", made = folder_ / "folder";
+  AtomicFile file(path.string());
+  file.append(std::string_view("ours"));
+  AtomicFolder folder(made.string());
+  std::ofstream(path) << "theirs";
+  fs::create_directories(made);
+  std::ofstream(made / "theirs") << "x";
+  const auto code_of = [](const auto& work) {
+    try {
+      work();
+    } catch (const Error& error) {
+      return error.code();
+    }
+    return ErrorCode::kInvalidArgument;
+  };
+  EXPECT_EQ(code_of([&] { file.commit(Existing::kKeep); }), ErrorCode::kAlreadyExists);
+  EXPECT_EQ(code_of([&] { folder.commit(Existing::kKeep); }), ErrorCode::kAlreadyExists);
+  EXPECT_EQ(read(path), "theirs");
+  EXPECT_TRUE(fs::exists(made / "theirs"));
+}
+
+TEST_F(Files, AFolderThatMayNotBeReplacedIsAskedForOnceMore) {
+  const fs::path target = folder_ / "out";
+  fs::create_directories(target);
+  std::ofstream(target / "letters.txt") << "the user's own";
+  int asked = 0;
+  {
+    AtomicFolder folder(target.string());
+    EXPECT_THROW(folder.commit(Existing::kReplace,
+                               [&](const std::string&) {
+                                 if (++asked == 2)
+                                   throw Error(ErrorCode::kAlreadyExists, "changed in between");
+                               }),
+                 Error);
+  }
+  EXPECT_EQ(asked, 2);
+  EXPECT_EQ(read(target / "letters.txt"), "the user's own");
+  EXPECT_EQ(entries(), 1u);
+}
+
+TEST_F(Files, UnfinishedOutputsCanBeRemovedAtOnce) {
+  AtomicFile file((folder_ / "file").string());
+  AtomicFolder folder((folder_ / "folder").string());
+  fs::create_directories(fs::path(folder.path()) / "sub" / "subsub");
+  std::ofstream(fs::path(folder.path()) / "sub" / "subsub" / "x") << "x";
+  AtomicFile inside((fs::path(folder.path()) / "model").string());
+  remove_unfinished_outputs();
+  EXPECT_EQ(entries(), 0u);
+}
+
+TEST_F(Files, AddressesOfMappedFilesHaveTheirPath) {
+  const fs::path path = folder_ / "mapped";
+  write_file_atomically(path.string(), std::string(10'000, 'x'));
+  const std::byte* address = nullptr;
+  {
+    const MappedFile file(path.string());
+    address = file.bytes().data();
+    ASSERT_NE(mapped_file_at(address + 9'999), nullptr);
+    EXPECT_EQ(mapped_file_at(address + 9'999), path.string());
+    EXPECT_EQ(mapped_file_at(address - 1), nullptr);
+  }
+  EXPECT_EQ(mapped_file_at(address), nullptr);
 }
 
 TEST_F(Files, MappedFileSurvivesReleaseAndNamesWhatItCannotOpen) {

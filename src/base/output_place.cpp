@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/output_place.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "base/atomic_file.h"
+#include "base/fail.h"
+#include "nfloat/files.h"
+
+namespace nfloat {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr int kMostLinks = 40;  // as the kernel
+
+fs::path folder_of(const fs::path& path) {
+  return path.parent_path().empty() ? fs::path(".") : path.parent_path();
+}
+
+// Entries of /proc/N/fd look like links and are not: they stand for what the descriptor has open.
+bool is_descriptor(const fs::path& path) {
+  std::error_code error;
+  const fs::path folder = fs::canonical(folder_of(path), error);
+  return !error && folder.filename() == "fd" && folder.string().starts_with("/proc/");
+}
+
+// Opens `place` to write. A descriptor of this process is copied, so that what else is written to it neither
+// covers this nor is covered by it.
+int open_stream(const OutputPlace& place) {
+  if (place.descriptor < 0) return ::open(place.path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC | O_NOCTTY);
+  std::fflush(nullptr);
+  return ::fcntl(place.descriptor, F_DUPFD_CLOEXEC, 3);
+}
+
+void write_into(const OutputPlace& place, std::string_view text) {
+  const std::string& path = place.path;
+  const int fd = open_stream(place);
+  if (fd < 0) fail(ErrorCode::kIo, "{}: cannot write: {}", path, std::strerror(errno));
+  while (!text.empty()) {
+    const ssize_t written = ::write(fd, text.data(), text.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) {
+      const int error = errno;
+      ::close(fd);
+      fail(ErrorCode::kIo, "{}: cannot write: {}", path, std::strerror(error));
+    }
+    text.remove_prefix(static_cast<size_t>(written));
+  }
+  if (::close(fd) != 0) fail(ErrorCode::kIo, "{}: cannot write: {}", path, std::strerror(errno));
+}
+
+}  // namespace
+
+OutputPlace output_place(const std::string& path) {
+  fs::path at(path);
+  std::error_code error;
+  for (int links = 0; fs::is_symlink(at, error); ++links) {
+    if (is_descriptor(at)) {
+      OutputPlace place{OutputPlace::Kind::kStream, path, true};
+      const fs::path own = fs::canonical("/proc/self/fd", error),
+                     folder = fs::canonical(folder_of(at), error);
+      if (own == folder) place.descriptor = std::atoi(at.filename().c_str());
+      return place;
+    }
+    if (links == kMostLinks) fail(ErrorCode::kIo, "{}: links lead in a circle", path);
+    const fs::path to = fs::read_symlink(at, error);
+    if (error) fail(ErrorCode::kIo, "{}: cannot read the link: {}", path, error.message());
+    at = to.is_absolute() ? to : folder_of(at) / to;
+  }
+  struct stat info {};
+  if (::stat(at.c_str(), &info) != 0) return {OutputPlace::Kind::kFile, at.string(), false};
+  if (S_ISDIR(info.st_mode)) return {OutputPlace::Kind::kFolder, at.string(), true};
+  if (S_ISREG(info.st_mode)) return {OutputPlace::Kind::kFile, at.string(), true};
+  return {OutputPlace::Kind::kStream, path, true};
+}
+
+void expect_writable_file(const std::string& path) {
+  const OutputPlace place = output_place(path);
+  if (place.kind == OutputPlace::Kind::kFolder) fail(ErrorCode::kIo, "{}: is a folder", path);
+  const fs::path there = place.kind == OutputPlace::Kind::kStream ? fs::path(path) : folder_of(place.path);
+  if (::access(there.c_str(), W_OK) != 0) {
+    const int error = errno;
+    fail(ErrorCode::kIo, "{}: {} cannot be written to: {}", path, there.string(), std::strerror(error));
+  }
+}
+
+void write_output_file(const std::string& path, std::string_view text) {
+  const OutputPlace place = output_place(path);
+  if (place.kind == OutputPlace::Kind::kStream)
+    write_into(place, text);
+  else
+    write_file_atomically(path, text);
+}
+
+}  // namespace nfloat

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_BASE_OUTPUT_PLACE_H_
+#define NFLOAT_BASE_OUTPUT_PLACE_H_
+
+#include <string>
+
+namespace nfloat {
+
+// Where an output's name leads.
+struct OutputPlace {
+  enum class Kind {
+    kFile,    // a regular file, or nothing yet: written beside it and renamed
+    kFolder,  //
+    kStream,  // a device, a pipe, a socket, a descriptor of this process: can only be written into
+  };
+  Kind kind = Kind::kFile;
+  std::string path;  // with links resolved, also those that lead to nothing; of a stream: as given
+  bool exists = false;
+  int descriptor = -1;  // of this process, where the name stands for one
+};
+
+// Throws kIo naming `path` where links lead in a circle.
+OutputPlace output_place(const std::string& path);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_BASE_OUTPUT_PLACE_H_

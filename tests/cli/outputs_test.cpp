@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+// Outputs whose names lead elsewhere or are taken during the run, and signals that end it.
+#include <gtest/gtest.h>
+
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <future>
+#include <thread>
+
+#include "cli/checkpoint_maker.h"
+#include "cli/process.h"
+#include "support/sanitizer.h"
+
+namespace nfloat::cli_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Outputs : public Cli {
+ protected:
+  Result plot(const std::string& out) const { return nfloat({"codebook", "nf4", "--plot", out}); }
+  static bool is_picture(const std::string& text) {
+    return text.starts_with("<svg") || text.find("<svg") != std::string::npos;
+  }
+};
+
+TEST_F(Outputs, APipeIsWrittenIntoAndStaysAPipe) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  auto reader = std::async(std::launch::async, [&] { return read_file(path("pipe")); });
+  const Result result = plot(path("pipe"));
+  EXPECT_TRUE(result.ok()) << result;
+  EXPECT_TRUE(is_picture(reader.get()));
+  EXPECT_TRUE(fs::is_fifo(path("pipe")));
+}
+
+TEST_F(Outputs, LinksAreFollowedAndStayLinks) {
+  fs::create_directories(path("there"));
+  write_file(path("there/old.svg"), "old");
+  fs::create_symlink("there/old.svg", path("to-file"));
+  fs::create_symlink("there/new.svg", path("to-nothing"));
+  fs::create_symlink("to-nothing", path("to-link"));
+  for (const char* link : {"to-file", "to-nothing", "to-link"}) {
+    const Result result = plot(path(link));
+    EXPECT_TRUE(result.ok()) << result;
+    EXPECT_TRUE(fs::is_symlink(path(link))) << link;
+    EXPECT_TRUE(is_picture(read_file(path(link)))) << link;
+  }
+  EXPECT_TRUE(is_picture(read_file(path("there/new.svg"))));
+  EXPECT_TRUE(temporaries(path("there")).empty());
+}
+
+TEST_F(Outputs, LinksInACircleAndFoldersAreRefused) {
+  fs::create_symlink("b", path("a"));
+  fs::create_symlink("a", path("b"));
+  expect_complaint(plot(path("a")), {"circle"});
+  fs::create_directories(path("folder"));
+  expect_complaint(plot(path("folder")), {"is a folder"});
+}
+
+TEST_F(Outputs, StandardOutputByNameIsWrittenInto) {
+  const Result result = plot("/dev/stdout");
+  EXPECT_TRUE(result.ok()) << result;
+  EXPECT_TRUE(is_picture(result.out)) << result;
+}
+
+TEST_F(Outputs, PermissionsOfTheFileReplacedStay) {
+  write_file(path("private.svg"), "old");
+  fs::permissions(path("private.svg"), fs::perms::owner_read | fs::perms::owner_write);
+  EXPECT_TRUE(plot(path("private.svg")).ok());
+  EXPECT_EQ(fs::status(path("private.svg")).permissions(), fs::perms::owner_read | fs::perms::owner_write);
+}
+
+TEST_F(Outputs, ACheckpointIsNotWrittenIntoAPipe) {
+  write_file(path("in.safetensors"), plain_file(16, 64));
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  for (const std::vector<std::string>& more : {std::vector<std::string>{}, {"--overwrite"}}) {
+    std::vector<std::string> command = {"quantize", path("in.safetensors"), path("pipe")};
+    command.insert(command.end(), more.begin(), more.end());
+    expect_complaint(nfloat(command), {"pipe", "not a regular file"});
+  }
+  EXPECT_TRUE(fs::is_fifo(path("pipe")));
+}
+
+class ManyOutputs : public Outputs {
+ protected:
+  void SetUp() override {
+    Cli::SetUp();
+    SyntheticModel model;
+    model.bytes = 20'000'000;
+    make_checkpoint(path("model"), model);
+    fs::create_directories(path("place"));
+  }
+  Result quantize(Limits limits = {}) const {
+    return nfloat({"quantize", path("model"), path("place/out")}, limits);
+  }
+};
+
+TEST_F(ManyOutputs, OfManyRunsToOneNameOneSucceeds) {
+  constexpr int kRuns = 5;
+  std::vector<pid_t> runs;
+  for (int i = 0; i < kRuns; ++i) {
+    const pid_t pid = ::fork();
+    if (pid == 0) ::_exit(quantize().exit_code);
+    runs.push_back(pid);
+  }
+  int succeeded = 0, refused = 0;
+  for (const pid_t pid : runs) {
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    ASSERT_TRUE(WIFEXITED(status));
+    succeeded += WEXITSTATUS(status) == 0;
+    refused += WEXITSTATUS(status) == 1;
+  }
+  EXPECT_EQ(succeeded, 1);
+  EXPECT_EQ(refused, kRuns - 1);
+  EXPECT_TRUE(nfloat({"inspect", path("place/out"), "--check"}).ok());
+  EXPECT_TRUE(temporaries(path("place")).empty());
+}
+
+TEST_F(ManyOutputs, SignalsEndARunWithTheShellsCodeAndNothingIsLeft) {
+  const double seconds = quantize().seconds;
+  fs::remove_all(path("place/out"));
+  for (const int signal : {SIGHUP, SIGTERM, SIGINT}) {
+    int seen = 0;
+    for (int moment = 1; moment < 8; ++moment) {
+      Limits limits;
+      limits.signal = signal;
+      limits.after = std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e9 * moment / 8));
+      const Result result = quantize(limits);
+      EXPECT_TRUE(result.ok() || result.exit_code == 128 + signal || result.signal == signal) << result;
+      seen += !result.ok();
+      EXPECT_TRUE(temporaries(path("place")).empty()) << "signal " << signal << result;
+      fs::remove_all(path("place/out"));
+    }
+    EXPECT_GT(seen, 0) << "every run ended before signal " << signal;
+  }
+}
+
+TEST_F(ManyOutputs, APlantedLinkIsNotFollowed) {
+  write_file(path("victim"), "untouched");
+  for (int pid = ::getpid(); pid < ::getpid() + 300; ++pid)
+    fs::create_symlink(path("victim"), path("place/.out.nfloat-" + std::to_string(pid) + ".tmp"));
+  EXPECT_TRUE(quantize().ok());
+  EXPECT_EQ(read_file(path("victim")), "untouched");
+}
+
+// A sparse file takes time to read and no place on the disk.
+TEST_F(Outputs, AnInputThatShrinksEndsWithASentence) {
+  if (testing::kSanitized) GTEST_SKIP() << "the sanitizer tells of the signal itself";
+  constexpr int64_t kRows = 100'000, kBytes = kRows * 4096 * 2;
+  const std::string header =
+      safetensors_bytes("{" + entry("a.weight", "BF16", {kRows, 4096}, 0, kBytes) + "}", "");
+  const int64_t whole = static_cast<int64_t>(header.size()) + kBytes;
+  const std::string input = path("in.safetensors");
+  write_file(input, header);
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"quantize", input, path("out.safetensors")}, {"analyze", input}}) {
+    bool told = false;
+    for (int wait = 20; wait < 2000 && !told; wait *= 2) {
+      fs::remove(path("out.safetensors"));
+      ASSERT_EQ(::truncate(input.c_str(), whole), 0);
+      auto cutting = std::async(std::launch::async, [&] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(wait));
+        return ::truncate(input.c_str(), 100'000);
+      });
+      const Result result = nfloat(command);
+      EXPECT_EQ(cutting.get(), 0);
+      EXPECT_EQ(result.signal, 0) << result;
+      told = result.err.find("shorter") != std::string::npos;
+      if (told) expect_complaint(result, {"in.safetensors", "shorter"});
+      EXPECT_TRUE(temporaries(folder_).empty()) << result;
+    }
+    EXPECT_TRUE(told) << command[0] << " was never met while it read";
+  }
+}
+
+}  // namespace
+}  // namespace nfloat::cli_test
