@@ -64,7 +64,7 @@ struct Dense {
   }
   template <int kHalf>
   Bytes64 byte_weights(const uint8_t* w) const noexcept {
-    return load_bytes(w + 64 * kHalf);
+    return turn_sign(load_bytes(w + 64 * kHalf));
   }
   template <int kPair>
   Pairs16 pair_weights(const uint8_t* w) const noexcept {
@@ -165,7 +165,7 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
     I32x16 sums[kPanels][kRows], others[kPanels][kRows];
     NFLOAT_UNROLL
     for (int m = 0; m < kRows; ++m) {
-      const I32x16 offset = splat16(x_offsets[m]);
+      const I32x16 offset = splat16(kSignedBytes ? int32_t{0} : x_offsets[m]);
       NFLOAT_UNROLL
       for (int p = 0; p < kPanels; ++p) {
         sums[p][m] = offset;
@@ -350,8 +350,8 @@ static void expand_int8(const uint8_t* packed, int64_t octets, const LevelTables
   const ByteLevels table = byte_levels(levels);
   for (int64_t i = 0; i < octets; ++i) {
     const Bytes64 codes = load_bytes(packed + i * kPackedOctetBytes);
-    store_bytes(output + i * kInt8OctetBytes, lookup_bytes<0>(codes, table));
-    store_bytes(output + i * kInt8OctetBytes + 64, lookup_bytes<4>(codes, table));
+    store_bytes(output + i * kInt8OctetBytes, turn_sign(lookup_bytes<0>(codes, table)));
+    store_bytes(output + i * kInt8OctetBytes + 64, turn_sign(lookup_bytes<4>(codes, table)));
   }
 }
 

@@ -9,7 +9,10 @@
 //   byte_levels, pair_levels, float_levels (LevelTables): look-up tables
 //   lookup_bytes<shift>: 64 levels in bytes, of the nibbles at bit 0 or 4 of each byte
 //   lookup_pairs<shift>, lookup_floats<shift>: of the nibbles at that bit of each 16 or 32-bit word
-//   dot4(sum, w, x): sum + w . x[0..3] on unsigned times signed bytes, exact; dot2(sum, w, x): on bf16 pairs
+//   kSignedBytes: dot4 takes weights of -127..127, as byte_levels are then; otherwise of 1..255, 128 added
+//   turn_sign(bytes): weights as gemm.h stores them (128 added) to those of dot4, and back
+//   dot4(sum, w, x): sum + w . x[0..3], exact for x of -127..127
+//   dot2(sum, w, x): sum + w . x[0..1] on bf16 pairs
 //   zip_low_words(a, b), zip_high_words: 32-bit words a[0] b[0] a[1] b[1] ... of the first, second halves
 //   pack_nibbles: of each word, eight columns as a file has them to their places in a panel
 //   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32

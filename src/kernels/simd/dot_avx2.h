@@ -39,9 +39,6 @@ static inline __m256i load_part(const void* from) noexcept {
 static inline void store_part(void* to, __m256i x) noexcept {
   _mm256_storeu_si256(static_cast<__m256i*>(to), x);
 }
-static inline ByteLevels byte_levels(const LevelTables& t) noexcept {
-  return {load_part(t.u8)};
-}
 static inline PairLevels pair_levels(const LevelTables& t) noexcept {
   uint8_t low[32], high[32];
   for (int i = 0; i < 32; ++i) {
@@ -124,6 +121,23 @@ template <int kShift>
 static inline F32x16 lookup_floats(Bytes64 codes, FloatLevels levels) noexcept {
   return {lookup_floats_part<kShift>(codes.a, levels), lookup_floats_part<kShift>(codes.b, levels)};
 }
+// AVX-VNNI multiplies unsigned bytes, as they are stored; AVX2 alone signed ones, since 255 * 127 + 255 * 127
+// would not fit the words in which vpmaddubsw adds two products, and 127 * 127 + 127 * 127 = 32258 does.
+#if defined(__AVXVNNI__)
+inline constexpr bool kSignedBytes = false;
+static inline Bytes64 turn_sign(Bytes64 x) noexcept {
+  return x;
+}
+#else
+inline constexpr bool kSignedBytes = true;
+static inline Bytes64 turn_sign(Bytes64 x) noexcept {
+  const __m256i top = _mm256_set1_epi8(-128);
+  return {_mm256_xor_si256(x.a, top), _mm256_xor_si256(x.b, top)};
+}
+#endif
+static inline ByteLevels byte_levels(const LevelTables& t) noexcept {
+  return {turn_sign(load_bytes(t.u8)).a};
+}
 static inline I32x16 dot4(I32x16 sum, Bytes64 w, const int8_t* x) noexcept {
   int32_t four;
   std::memcpy(&four, x, sizeof four);
@@ -131,13 +145,10 @@ static inline I32x16 dot4(I32x16 sum, Bytes64 w, const int8_t* x) noexcept {
 #if defined(__AVXVNNI__)
   return {_mm256_dpbusd_avx_epi32(sum.a, w.a, all), _mm256_dpbusd_avx_epi32(sum.b, w.b, all)};
 #else
-  // Even and odd bytes as words: exact, where vpmaddubsw would saturate.
-  const __m256i x_even = _mm256_srai_epi16(_mm256_slli_epi16(all, 8), 8), x_odd = _mm256_srai_epi16(all, 8);
-  const __m256i low = _mm256_set1_epi16(255);
+  const __m256i magnitudes = _mm256_abs_epi8(all), ones = _mm256_set1_epi16(1);
   const auto part = [&](__m256i total, __m256i bytes) {
-    const __m256i even = _mm256_madd_epi16(_mm256_and_si256(bytes, low), x_even);
-    const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(bytes, 8), x_odd);
-    return _mm256_add_epi32(total, _mm256_add_epi32(even, odd));
+    const __m256i pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(bytes, all));
+    return _mm256_add_epi32(total, _mm256_madd_epi16(pairs, ones));
   };
   return {part(sum.a, w.a), part(sum.b, w.b)};
 #endif

@@ -75,6 +75,10 @@ static inline F32x16 lookup_floats(Bytes64 codes, FloatLevels levels) noexcept {
   const __m512i index = kShift == 0 ? codes.v : _mm512_srli_epi32(codes.v, kShift);
   return {_mm512_permutexvar_ps(index, levels.v)};
 }
+inline constexpr bool kSignedBytes = false;
+static inline Bytes64 turn_sign(Bytes64 x) noexcept {
+  return x;
+}
 static inline I32x16 dot4(I32x16 sum, Bytes64 w, const int8_t* x) noexcept {
   int32_t four;
   std::memcpy(&four, x, sizeof four);

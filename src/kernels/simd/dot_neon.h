@@ -122,6 +122,10 @@ static inline F32x16 lookup_floats(const Bytes64& codes, const FloatLevels& leve
   }
   return lookup16(levels.v, index);
 }
+inline constexpr bool kSignedBytes = false;
+static inline const Bytes64& turn_sign(const Bytes64& x) noexcept {
+  return x;
+}
 static inline I32x16 dot4(I32x16 sum, const Bytes64& w, const int8_t* x) noexcept {
   int32_t four;
   std::memcpy(&four, x, sizeof four);

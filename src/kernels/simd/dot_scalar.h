@@ -99,6 +99,10 @@ static inline F32x16 lookup_floats(const Bytes64& codes, const FloatLevels& leve
   for (int i = 0; i < 16; ++i) x.v[i] = levels.v[(codes.v[4 * i + kShift / 8] >> (kShift % 8)) & 15];
   return x;
 }
+inline constexpr bool kSignedBytes = false;
+static inline const Bytes64& turn_sign(const Bytes64& x) noexcept {
+  return x;
+}
 static inline I32x16 dot4(I32x16 sum, const Bytes64& w, const int8_t* x) noexcept {
   for (int i = 0; i < 16; ++i)
     for (int j = 0; j < 4; ++j) sum.v[i] += int32_t{w.v[4 * i + j]} * x[j];
