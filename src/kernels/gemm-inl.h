@@ -10,6 +10,7 @@
 #define NFLOAT_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+#include "kernels/expand-inl.h"
 #include "kernels/pack-inl.h"
 
 namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
@@ -144,7 +145,58 @@ static inline void store_tile(const PanelArgs& a, int64_t row,
   }
 }
 
-template <typename Source, int kPanels, int kRows>
+// Of int8_tile: adds one octet's products, in bytes or in words.
+template <typename Source>
+struct ByteStep {
+  using Element = int8_t;
+  static constexpr int kBytes = Source::kInt8Bytes;
+  static constexpr bool kOffsets = !kSignedBytes;
+  template <int kHalf, int kPanels, int kRows>
+  static inline void part(const Source& source, const uint8_t* w, size_t stride, const int8_t* x,
+                          I32x16 (&sums)[kPanels][kRows]) noexcept {
+    Bytes64 weights[kPanels];
+    NFLOAT_UNROLL
+    for (int p = 0; p < kPanels; ++p)
+      weights[p] = source.template byte_weights<kHalf>(w + static_cast<size_t>(p) * stride);
+    NFLOAT_UNROLL
+    for (int m = 0; m < kRows; ++m) NFLOAT_UNROLL
+    for (int p = 0; p < kPanels; ++p) sums[p][m] = dot4(sums[p][m], weights[p], x + m * kOctet + 4 * kHalf);
+  }
+  template <int kPanels, int kRows>
+  static inline void octet(const Source& source, const uint8_t* w, size_t stride, const int8_t* x,
+                           I32x16 (&a)[kPanels][kRows], I32x16 (&b)[kPanels][kRows]) noexcept {
+    part<0>(source, w, stride, x, a);
+    part<1>(source, w, stride, x, b);
+  }
+};
+
+#if defined(NFLOAT_WORD_PRODUCTS)
+template <typename Source>
+struct WordStep {
+  using Element = int16_t;
+  static constexpr int kBytes = kHalfOctetBytes;
+  static constexpr bool kOffsets = false;
+  template <int kPanels, int kRows>
+  static inline void octet(const Source&, const uint8_t* w, size_t stride, const int16_t* x,
+                           I32x16 (&a)[kPanels][kRows], I32x16 (&b)[kPanels][kRows]) noexcept {
+    NFLOAT_UNROLL
+    for (int pair = 0; pair < 4; ++pair) {
+      Pairs16 weights[kPanels];
+      NFLOAT_UNROLL
+      for (int p = 0; p < kPanels; ++p)
+        weights[p] = load_pairs(w + static_cast<size_t>(p) * stride + 64 * pair);
+      NFLOAT_UNROLL
+      for (int m = 0; m < kRows; ++m) NFLOAT_UNROLL
+      for (int p = 0; p < kPanels; ++p) {
+        I32x16& sum = pair % 2 == 0 ? a[p][m] : b[p][m];
+        sum = dot2(sum, weights[p], x + m * kOctet + 2 * pair);
+      }
+    }
+  }
+};
+#endif
+
+template <typename Source, typename Step, int kPanels, int kRows>
 static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
   constexpr bool kTwoSets = kPanels * kRows <= 2;  // one would wait for itself
   Source source(a);
@@ -153,7 +205,7 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
   for (int p = 0; p < kPanels; ++p) NFLOAT_UNROLL
   for (int m = 0; m < kRows; ++m) tile[p][m] = splat16(0.0f);
   const uint8_t* w = a.weights;
-  const int8_t* x = static_cast<const int8_t*>(a.x) + row * kOctet;
+  const typename Step::Element* x = static_cast<const typename Step::Element*>(a.x) + row * kOctet;
   const int64_t x_step = a.m * kOctet;
   const float* x_scales = a.x_scales + row;
   const int32_t* x_offsets = a.x_offsets + row;
@@ -165,7 +217,7 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
     I32x16 sums[kPanels][kRows], others[kPanels][kRows];
     NFLOAT_UNROLL
     for (int m = 0; m < kRows; ++m) {
-      const I32x16 offset = splat16(kSignedBytes ? int32_t{0} : x_offsets[m]);
+      const I32x16 offset = splat16(Step::kOffsets ? x_offsets[m] : int32_t{0});
       NFLOAT_UNROLL
       for (int p = 0; p < kPanels; ++p) {
         sums[p][m] = offset;
@@ -174,21 +226,8 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
     }
     for (int64_t octet = 0; octet < a.octets_per_block; ++octet) {
       source.ahead(w);
-      const auto half = [&]<int kHalf>() {
-        Bytes64 weights[kPanels];
-        NFLOAT_UNROLL
-        for (int p = 0; p < kPanels; ++p)
-          weights[p] = source.template byte_weights<kHalf>(w + static_cast<size_t>(p) * a.weights_stride);
-        NFLOAT_UNROLL
-        for (int m = 0; m < kRows; ++m) NFLOAT_UNROLL
-        for (int p = 0; p < kPanels; ++p) {
-          I32x16& sum = kTwoSets && kHalf == 1 ? others[p][m] : sums[p][m];
-          sum = dot4(sum, weights[p], x + m * kOctet + 4 * kHalf);
-        }
-      };
-      half.template operator()<0>();
-      half.template operator()<1>();
-      w += Source::kInt8Bytes;
+      Step::octet(source, w, a.weights_stride, x, sums, kTwoSets ? others : sums);
+      w += Step::kBytes;
       x += x_step;
     }
     NFLOAT_UNROLL
@@ -307,9 +346,17 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
 struct Int8Tiles {
   template <typename Source, int kPanels, int kRows>
   static void run(const PanelArgs& a, int64_t row) noexcept {
-    int8_tile<Source, kPanels, kRows>(a, row);
+    int8_tile<Source, ByteStep<Source>, kPanels, kRows>(a, row);
   }
 };
+#if defined(NFLOAT_WORD_PRODUCTS)
+struct WordTiles {
+  template <typename Source, int kPanels, int kRows>
+  static void run(const PanelArgs& a, int64_t row) noexcept {
+    int8_tile<Source, WordStep<Source>, kPanels, kRows>(a, row);
+  }
+};
+#endif
 struct Bf16Tiles {
   template <typename Source, int kPanels, int kRows>
   static void run(const PanelArgs& a, int64_t row) noexcept {
@@ -345,73 +392,6 @@ static void dense_panels(const PanelArgs& a, int panels) noexcept {
   all_rows<Tiles, Dense, kPanels>(a, 0);
 }
 
-static void expand_int8(const uint8_t* packed, int64_t octets, const LevelTables& levels,
-                        uint8_t* output) noexcept {
-  const ByteLevels table = byte_levels(levels);
-  for (int64_t i = 0; i < octets; ++i) {
-    const Bytes64 codes = load_bytes(packed + i * kPackedOctetBytes);
-    store_bytes(output + i * kInt8OctetBytes, turn_sign(lookup_bytes<0>(codes, table)));
-    store_bytes(output + i * kInt8OctetBytes + 64, turn_sign(lookup_bytes<4>(codes, table)));
-  }
-}
-
-static void expand_bf16(const uint8_t* packed, int64_t octets, const LevelTables& levels,
-                        uint8_t* output) noexcept {
-  const PairLevels table = pair_levels(levels);
-  for (int64_t i = 0; i < octets; ++i, output += kHalfOctetBytes) {
-    const Bytes64 codes = load_bytes(packed + i * kPackedOctetBytes);
-    store_pairs(output, lookup_pairs<0>(codes, table));
-    store_pairs(output + 64, lookup_pairs<4>(codes, table));
-    store_pairs(output + 128, lookup_pairs<8>(codes, table));
-    store_pairs(output + 192, lookup_pairs<12>(codes, table));
-  }
-}
-
-static void expand_f32(const uint8_t* packed, int64_t octets, const LevelTables& levels,
-                       uint8_t* output) noexcept {
-  const FloatLevels table = float_levels(levels);
-  for (int64_t i = 0; i < octets; ++i) {
-    const Bytes64 codes = load_bytes(packed + i * kPackedOctetBytes);
-    float* to = reinterpret_cast<float*>(output + i * kF32OctetBytes);
-    store16(to, lookup_floats<0>(codes, table));
-    store16(to + 16, lookup_floats<8>(codes, table));
-    store16(to + 32, lookup_floats<16>(codes, table));
-    store16(to + 48, lookup_floats<24>(codes, table));
-    store16(to + 64, lookup_floats<4>(codes, table));
-    store16(to + 80, lookup_floats<12>(codes, table));
-    store16(to + 96, lookup_floats<20>(codes, table));
-    store16(to + 112, lookup_floats<28>(codes, table));
-  }
-}
-
-static void widen_f16(const uint8_t* halves, int64_t octets, uint8_t* output) noexcept {
-  const F16* from = reinterpret_cast<const F16*>(halves);
-  float* to = reinterpret_cast<float*>(output);
-  for (int64_t i = 0; i < octets * kOctet; ++i) store16(to + 16 * i, load16(from + 16 * i));
-}
-
-static void widen_bf16(const uint8_t* halves, int64_t octets, uint8_t* output) noexcept {
-  constexpr int kFirst[4] = {0, 4, 1, 5};  // column of the low half of each pair; the high half: two more
-  for (int64_t i = 0; i < octets; ++i) {
-    float* to = reinterpret_cast<float*>(output + i * kF32OctetBytes);
-    for (int pair = 0; pair < 4; ++pair) {
-      const Pairs16 both = load_pairs(halves + i * kHalfOctetBytes + 64 * pair);
-      store16(to + 16 * kFirst[pair], low_half(both));
-      store16(to + 16 * kFirst[pair] + 32, high_half(both));
-    }
-  }
-}
-
-static void widen_int8(const uint8_t* bytes, int64_t octets, uint8_t* output) noexcept {
-  for (int64_t i = 0; i < octets; ++i) {
-    float* to = reinterpret_cast<float*>(output + i * kF32OctetBytes);
-    const uint8_t* from = bytes + i * kInt8OctetBytes;
-    for (int k = 0; k < kOctet; ++k)
-      for (int r = 0; r < kPanelRows; ++r)
-        to[16 * k + r] = static_cast<float>(from[64 * (k / 4) + 4 * r + k % 4] - 128);
-  }
-}
-
 inline constexpr GemmKernels kGemmKernels = {
     .tiles = nullptr,
     .exact_tiles = nullptr,
@@ -423,9 +403,19 @@ inline constexpr GemmKernels kGemmKernels = {
     .f32_dense = dense_panels<F32Tiles>,
     .bf16_dense = dense_panels<Bf16Tiles>,
     .int8_dense = dense_panels<Int8Tiles>,
+#if defined(NFLOAT_WORD_PRODUCTS)
+    .words_dense = dense_panels<WordTiles>,
+#else
+    .words_dense = nullptr,
+#endif
     .expand_f32 = expand_f32,
     .expand_bf16 = expand_bf16,
     .expand_int8 = expand_int8,
+#if defined(NFLOAT_WORD_PRODUCTS)
+    .expand_words = expand_words,
+#else
+    .expand_words = nullptr,
+#endif
     .widen_f16 = widen_f16,
     .widen_bf16 = widen_bf16,
     .widen_int8 = widen_int8,
@@ -434,7 +424,12 @@ inline constexpr GemmKernels kGemmKernels = {
     .turn = turn_words<false>,
     .x_f32 = x_f32,
     .x_bf16 = x_bf16,
-    .x_int8 = x_int8,
+    .x_int8 = x_whole<int8_t>,
+#if defined(NFLOAT_WORD_PRODUCTS)
+    .x_words = x_whole<int16_t>,
+#else
+    .x_words = nullptr,
+#endif
 };
 
 }  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE

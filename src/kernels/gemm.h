@@ -9,9 +9,11 @@
 //   packed  64 bytes an octet: byte 4 r + j of row r has column j in its low nibble and column 4 + j in its
 //           high one, so that one look-up gives VNNI its four columns and shifts give bf16 and float32 theirs
 //   int8    128 bytes: columns 0..3 of every row, then 4..7, a byte each, 128 added
+//   words   256 bytes: pairs of columns (0,2) (1,3) (4,6) (5,7) in 16 signed bits, nothing added
 //   bf16    256 bytes: pairs of columns (0,2) (4,6) (1,3) (5,7), as shifts of the packed words give them
 //   f32, f16  512, 256 bytes: column by column
-// Activations lie in blocks of 8 rows (the last one has what is left), [octet][row][8].
+// Activations lie in blocks of 8 rows (the last one has what is left), [octet][row][8]; those for bf16 and
+// for words have the columns of an octet in the order of the pairs.
 namespace nfloat::kernels {
 
 struct TileKernels;  // tiles.h
@@ -60,9 +62,9 @@ struct PanelArgs {
   const LevelTables* levels;  // packed weights only
   int64_t octets;
   int64_t octets_per_group;  // a scale each; divides octets
-  const void* x;             // int8_t, uint16_t (bf16) or float, at the run's first octet
+  const void* x;             // int8_t, int16_t (words), uint16_t (bf16) or float, at the run's first octet
   int64_t m;                 // rows of this block of activations
-  // int8: by [octets / octets_per_block][m]; octets_per_block divides octets_per_group.
+  // int8 and words: by [octets / octets_per_block][m]; octets_per_block divides octets_per_group.
   const float* x_scales;
   const int32_t* x_offsets;  // -128 * the sum of the block
   int64_t octets_per_block;
@@ -102,10 +104,14 @@ struct GemmKernels {
   void (*f32_dense)(const PanelArgs&, int panels) noexcept;
   void (*bf16_dense)(const PanelArgs&, int panels) noexcept;
   void (*int8_dense)(const PanelArgs&, int panels) noexcept;
+  // The products of int8, of weights expanded to words. Null where bytes are as fast, with expand_words and
+  // x_words.
+  void (*words_dense)(const PanelArgs&, int panels) noexcept;
   // Packed octets to expanded ones, scales left out.
   void (*expand_f32)(const uint8_t* packed, int64_t octets, const LevelTables&, uint8_t* output) noexcept;
   void (*expand_bf16)(const uint8_t* packed, int64_t octets, const LevelTables&, uint8_t* output) noexcept;
   void (*expand_int8)(const uint8_t* packed, int64_t octets, const LevelTables&, uint8_t* output) noexcept;
+  void (*expand_words)(const uint8_t* packed, int64_t octets, const LevelTables&, uint8_t* output) noexcept;
   // Expanded octets to float32 ones.
   void (*widen_f16)(const uint8_t* halves, int64_t octets, uint8_t* output) noexcept;
   void (*widen_bf16)(const uint8_t* halves, int64_t octets, uint8_t* output) noexcept;
@@ -121,6 +127,8 @@ struct GemmKernels {
   void (*x_bf16)(const float* x, int64_t k, int64_t m, uint16_t* output) noexcept;
   void (*x_int8)(const float* x, int64_t k, int64_t m, int64_t block, int8_t* output, float* scales,
                  int32_t* offsets) noexcept;
+  void (*x_words)(const float* x, int64_t k, int64_t m, int64_t block, int16_t* output, float* scales,
+                  int32_t* offsets) noexcept;
 };
 
 }  // namespace nfloat::kernels

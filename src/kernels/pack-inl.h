@@ -113,8 +113,11 @@ static void x_bf16(const float* x, int64_t k, int64_t m, uint16_t* output) noexc
   }
 }
 
-static void x_int8(const float* x, int64_t k, int64_t m, int64_t block, int8_t* output, float* scales,
-                   int32_t* offsets) noexcept {
+// Whole numbers of -127..127, as int8_t or as words in the order of gemm.h.
+template <typename Whole>
+static void x_whole(const float* x, int64_t k, int64_t m, int64_t block, Whole* output, float* scales,
+                    int32_t* offsets) noexcept {
+  constexpr int kWordColumn[kOctet] = {0, 2, 1, 3, 4, 6, 5, 7};
   constexpr int64_t kPart = 64;
   constexpr int32_t kInfinity = 0x7f800000;
   for (int64_t begin = 0; begin < k; begin += block) {
@@ -141,8 +144,12 @@ static void x_int8(const float* x, int64_t k, int64_t m, int64_t block, int8_t* 
         sum += q;
         rounded[i] = static_cast<int8_t>(q);
       }
-      for (int64_t i = 0; i < part; i += kOctet)
-        std::memcpy(output + (begin + first + i) * m, rounded + i, kOctet);
+      for (int64_t i = 0; i < part; i += kOctet) {
+        Whole octet[kOctet];
+        for (int64_t j = 0; j < kOctet; ++j)
+          octet[j] = rounded[i + (sizeof(Whole) == 1 ? j : int64_t{kWordColumn[j]})];
+        std::memcpy(output + (begin + first + i) * m, octet, sizeof octet);
+      }
     }
     *scales = largest / 127.0f;
     *offsets = -128 * sum;

@@ -63,19 +63,27 @@ const uint16_t* Activations::State::prepared_bf16(int threads) {
   return output;
 }
 
-Activations::State::Int8 Activations::State::prepared_int8(int64_t block, int threads) {
+Activations::State::Int8 Activations::State::prepared_int8(int64_t block, bool words, int threads) {
   const int64_t padded = octets() * kOctet;
   const int64_t blocks = padded / block;
-  int8_t* output = reinterpret_cast<int8_t*>(int8.at_least(static_cast<size_t>(m * padded)));
+  std::byte* output = int8.at_least(static_cast<size_t>(m * padded) * (words ? 2 : 1));
   float* scales = reinterpret_cast<float*>(int8_scales.at_least(static_cast<size_t>(m * blocks) * 4));
   int32_t* offsets = reinterpret_cast<int32_t*>(int8_offsets.at_least(static_cast<size_t>(m * blocks) * 4));
-  if (int8_block == block) return {output, scales, offsets};
+  if (int8_block == block && int8_words == words) return {output, scales, offsets};
   const auto& kernel = kernels::table().gemm;
   for_each_row(m, threads, [&](int64_t row, int64_t rows, int64_t first, int64_t place) {
-    kernel.x_int8(x + row * x_stride, k, rows, block, output + first * padded + place * kOctet,
-                  scales + first * blocks + place, offsets + first * blocks + place);
+    const auto prepare = [&](auto run, auto* to) {
+      run(x + row * x_stride, k, rows, block, to + first * padded + place * kOctet,
+          scales + first * blocks + place, offsets + first * blocks + place);
+    };
+    if (words) {
+      prepare(kernel.x_words, reinterpret_cast<int16_t*>(output));
+    } else {
+      prepare(kernel.x_int8, reinterpret_cast<int8_t*>(output));
+    }
   });
   int8_block = block;
+  int8_words = words;
   return {output, scales, offsets};
 }
 

@@ -45,7 +45,7 @@ struct Job {
   const float* bias;
 };
 
-Format prepare(Activations::State& x, Precision precision, int64_t block, int threads) {
+Format prepare(Activations::State& x, Precision precision, int64_t block, bool words, int threads) {
   switch (precision) {
     case Precision::kF32:
       return {precision, 4, 0, reinterpret_cast<const std::byte*>(x.prepared_f32(threads)), nullptr, nullptr};
@@ -53,8 +53,8 @@ Format prepare(Activations::State& x, Precision precision, int64_t block, int th
       return {precision, 2,      0, reinterpret_cast<const std::byte*>(x.prepared_bf16(threads)),
               nullptr,   nullptr};
     default: {
-      const auto int8 = x.prepared_int8(block, threads);
-      return {precision, 1, block, reinterpret_cast<const std::byte*>(int8.x), int8.scales, int8.offsets};
+      const auto int8 = x.prepared_int8(block, words, threads);
+      return {precision, words ? 2 : 1, block, int8.x, int8.scales, int8.offsets};
     }
   }
 }
@@ -131,10 +131,12 @@ void packed_directly(const PackedMatrix::State& s, const Job& job, int64_t begin
 void packed_expanded(const PackedMatrix::State& s, const Job& job, int64_t begin, int64_t end) {
   const GemmKernels& kernel = kernels::table().gemm;
   const Precision precision = job.format.precision;
+  const bool words = precision == Precision::kInt8 && kernel.words_dense != nullptr;
   const auto expand = precision == Precision::kF32    ? kernel.expand_f32
                       : precision == Precision::kBF16 ? kernel.expand_bf16
+                      : words                         ? kernel.expand_words
                                                       : kernel.expand_int8;
-  const DenseKernel run = dense_kernel(kernel, precision);
+  const DenseKernel run = words ? kernel.words_dense : dense_kernel(kernel, precision);
   const int64_t octets = run_octets(s.octets, s.group, job.format.block, job.format.element_bytes);
   const int64_t octet_bytes = kOctet * kPanelRows * job.format.element_bytes;
   const int64_t group_octets = s.group / kOctet;
@@ -283,9 +285,11 @@ void linear(const PackedMatrix& matrix, const Activations& activations, float* y
   }
   if (byte_tiles_serve(s, options.precision, x.m)) return byte_tiled(s, x, y, stride, options);
   if (tiles_serve(options.precision, x.m)) return tiled(s, x, y, stride, options);
-  job.format = prepare(x, options.precision, activation_block(s.group), options.threads);
+  const bool expanded = x.m >= kExpandFromRows;
+  const bool words = expanded && kernels::table().gemm.words_dense != nullptr;
+  job.format = prepare(x, options.precision, activation_block(s.group), words, options.threads);
   parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) {
-    x.m < kExpandFromRows ? packed_directly(s, job, begin, end) : packed_expanded(s, job, begin, end);
+    !expanded ? packed_directly(s, job, begin, end) : packed_expanded(s, job, begin, end);
   });
 }
 
@@ -302,7 +306,7 @@ void linear(const DenseMatrix& matrix, const Activations& activations, float* y,
   Precision precision = Precision::kF32;
   if (s.storage == Storage::kBF16 && options.precision != Precision::kF32) precision = Precision::kBF16;
   if (s.storage == Storage::kInt8 && options.precision == Precision::kInt8) precision = Precision::kInt8;
-  job.format = prepare(x, precision, s.group, options.threads);
+  job.format = prepare(x, precision, s.group, false, options.threads);
   parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) { dense(s, job, begin, end); });
 }
 

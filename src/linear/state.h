@@ -81,6 +81,7 @@ struct Activations::State {
   int64_t x_stride = 0, m = 0, k = 0;
   bool has_f32 = false, has_bf16 = false;
   int64_t int8_block = 0;  // 0: not made
+  bool int8_words = false;
   bool has_tiles = false, has_exact_tiles = false, has_byte_tiles = false;
   ReusedMemory byte_tiles, byte_scales;
   ReusedMemory f32, bf16, tiles, exact_tiles, int8, int8_scales, int8_offsets;
@@ -96,11 +97,11 @@ struct Activations::State {
   };
   ByteTiles prepared_byte_tiles(int threads);
   struct Int8 {
-    const int8_t* x;
+    const std::byte* x;  // int8_t, or int16_t for words
     const float* scales;
     const int32_t* offsets;
   };
-  Int8 prepared_int8(int64_t block, int threads);
+  Int8 prepared_int8(int64_t block, bool words, int threads);
 };
 
 }  // namespace nfloat

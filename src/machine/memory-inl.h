@@ -10,27 +10,33 @@
 namespace nfloat::machine {
 namespace {
 
-// A cache line; the compiler makes as many registers of it as it takes.
-typedef uint64_t Line __attribute__((vector_size(64)));
+// The widest register: wider vectors GCC takes apart word by word.
+#if defined(__AVX512F__)
+inline constexpr size_t kVectorBytes = 64;
+#elif defined(__AVX__)
+inline constexpr size_t kVectorBytes = 32;
+#else
+inline constexpr size_t kVectorBytes = 16;
+#endif
+typedef uint64_t Vector __attribute__((vector_size(kVectorBytes)));
+inline constexpr size_t kVectors = 8;  // side by side; they stay in registers
+inline constexpr size_t kStepBytes = kVectors * kVectorBytes;
+static_assert(4096 % kStepBytes == 0);
 
-// Not by value: without AVX-512 that would be another calling convention.
-inline void load_line(const char* from, Line* line) noexcept {
-  std::memcpy(line, __builtin_assume_aligned(from, 64), sizeof *line);
+// Not by value: without the wide registers that would be another calling convention.
+inline void load_vector(const char* from, Vector* vector) noexcept {
+  std::memcpy(vector, __builtin_assume_aligned(from, kVectorBytes), sizeof *vector);
 }
 
-inline void stream_line(char* to, const Line& line) noexcept {
+inline void stream_vector(char* to, const Vector& vector) noexcept {
 #if defined(__AVX512F__)
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<const __m512i&>(line));
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), reinterpret_cast<const __m512i&>(vector));
 #elif defined(__AVX__)
-  __m256i parts[2];
-  std::memcpy(parts, &line, sizeof parts);
-  for (int i = 0; i < 2; ++i) _mm256_stream_si256(reinterpret_cast<__m256i*>(to) + i, parts[i]);
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<const __m256i&>(vector));
 #elif defined(__x86_64__)
-  __m128i parts[4];
-  std::memcpy(parts, &line, sizeof parts);
-  for (int i = 0; i < 4; ++i) _mm_stream_si128(reinterpret_cast<__m128i*>(to) + i, parts[i]);
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<const __m128i&>(vector));
 #else
-  std::memcpy(__builtin_assume_aligned(to, 64), &line, sizeof line);
+  std::memcpy(__builtin_assume_aligned(to, kVectorBytes), &vector, sizeof vector);
 #endif
 }
 
@@ -42,26 +48,27 @@ inline void finish_streams() noexcept {
 
 uint64_t read_memory(const void* from, size_t bytes) noexcept {
   const char* at = static_cast<const char*>(from);
-  Line sums[8] = {};
-  for (size_t i = 0; i < bytes; i += 512) {
-    for (size_t k = 0; k < 8; ++k) {
-      Line line;
-      load_line(at + i + 64 * k, &line);
-      sums[k] ^= line;
+  Vector sums[kVectors] = {};
+  for (size_t i = 0; i < bytes; i += kStepBytes) {
+    for (size_t k = 0; k < kVectors; ++k) {
+      Vector vector;
+      load_vector(at + i + kVectorBytes * k, &vector);
+      sums[k] ^= vector;
     }
   }
-  Line all = sums[0];
-  for (int k = 1; k < 8; ++k) all ^= sums[k];
+  Vector all = sums[0];
+  for (size_t k = 1; k < kVectors; ++k) all ^= sums[k];
   uint64_t result = 0;
-  for (int k = 0; k < 8; ++k) result ^= all[k];
+  for (size_t k = 0; k < kVectorBytes / sizeof result; ++k) result ^= all[k];
   return result;
 }
 
 void write_memory(void* to, size_t bytes) noexcept {
   char* at = static_cast<char*>(to);
-  const Line line = {1, 2, 3, 4, 5, 6, 7, 8};
-  for (size_t i = 0; i < bytes; i += 256) {
-    for (size_t k = 0; k < 4; ++k) stream_line(at + i + 64 * k, line);
+  Vector vector = {};
+  for (size_t k = 0; k < kVectorBytes / sizeof(uint64_t); ++k) vector[k] = k + 1;
+  for (size_t i = 0; i < bytes; i += kStepBytes) {
+    for (size_t k = 0; k < kVectors; ++k) stream_vector(at + i + kVectorBytes * k, vector);
   }
   finish_streams();
 }
@@ -69,10 +76,10 @@ void write_memory(void* to, size_t bytes) noexcept {
 void copy_memory(void* to, const void* from, size_t bytes) noexcept {
   char* at = static_cast<char*>(to);
   const char* source = static_cast<const char*>(from);
-  for (size_t i = 0; i < bytes; i += 256) {
-    Line lines[4];
-    for (size_t k = 0; k < 4; ++k) load_line(source + i + 64 * k, &lines[k]);
-    for (size_t k = 0; k < 4; ++k) stream_line(at + i + 64 * k, lines[k]);
+  for (size_t i = 0; i < bytes; i += kStepBytes) {
+    Vector vectors[kVectors];
+    for (size_t k = 0; k < kVectors; ++k) load_vector(source + i + kVectorBytes * k, &vectors[k]);
+    for (size_t k = 0; k < kVectors; ++k) stream_vector(at + i + kVectorBytes * k, vectors[k]);
   }
   finish_streams();
 }

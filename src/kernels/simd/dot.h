@@ -13,6 +13,9 @@
 //   turn_sign(bytes): weights as gemm.h stores them (128 added) to those of dot4, and back
 //   dot4(sum, w, x): sum + w . x[0..3], exact for x of -127..127
 //   dot2(sum, w, x): sum + w . x[0..1] on bf16 pairs
+//   NFLOAT_WORD_PRODUCTS, where words are multiplied faster than bytes; with it
+//   even_words(bytes), odd_words(bytes): one of each two signed bytes, widened
+//   dot2(sum, w, x): sum + w . x[0..1] on words, exact
 //   zip_low_words(a, b), zip_high_words: 32-bit words a[0] b[0] a[1] b[1] ... of the first, second halves
 //   pack_nibbles: of each word, eight columns as a file has them to their places in a panel
 //   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32

@@ -121,6 +121,11 @@ template <int kShift>
 static inline F32x16 lookup_floats(Bytes64 codes, FloatLevels levels) noexcept {
   return {lookup_floats_part<kShift>(codes.a, levels), lookup_floats_part<kShift>(codes.b, levels)};
 }
+// Keeps GCC from adding products to each other before the sums: they do not fit 16 registers.
+static inline I32x16 settled(I32x16 sum) noexcept {
+  __asm__ volatile("" : "+x"(sum.a), "+x"(sum.b));
+  return sum;
+}
 // AVX-VNNI multiplies unsigned bytes, as they are stored; AVX2 alone signed ones, since 255 * 127 + 255 * 127
 // would not fit the words in which vpmaddubsw adds two products, and 127 * 127 + 127 * 127 = 32258 does.
 #if defined(__AVXVNNI__)
@@ -150,9 +155,26 @@ static inline I32x16 dot4(I32x16 sum, Bytes64 w, const int8_t* x) noexcept {
     const __m256i pairs = _mm256_maddubs_epi16(magnitudes, _mm256_sign_epi8(bytes, all));
     return _mm256_add_epi32(total, _mm256_madd_epi16(pairs, ones));
   };
-  return {part(sum.a, w.a), part(sum.b, w.b)};
+  return settled({part(sum.a, w.a), part(sum.b, w.b)});
 #endif
 }
+#if !defined(__AVXVNNI__)
+// Weights widened once are multiplied fastest as words.
+#define NFLOAT_WORD_PRODUCTS
+static inline Pairs16 even_words(Bytes64 x) noexcept {
+  return {_mm256_srai_epi16(_mm256_slli_epi16(x.a, 8), 8), _mm256_srai_epi16(_mm256_slli_epi16(x.b, 8), 8)};
+}
+static inline Pairs16 odd_words(Bytes64 x) noexcept {
+  return {_mm256_srai_epi16(x.a, 8), _mm256_srai_epi16(x.b, 8)};
+}
+static inline I32x16 dot2(I32x16 sum, Pairs16 w, const int16_t* x) noexcept {
+  int32_t two;
+  std::memcpy(&two, x, sizeof two);
+  const __m256i all = _mm256_set1_epi32(two);
+  return settled({_mm256_add_epi32(sum.a, _mm256_madd_epi16(w.a, all)),
+                  _mm256_add_epi32(sum.b, _mm256_madd_epi16(w.b, all))});
+}
+#endif
 static inline F32x16 low_half(Pairs16 x) noexcept {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(x.a, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(x.b, 16))};
 }
