@@ -84,6 +84,8 @@ struct SessionOptions {
   // Unset or 0: the model's. A batch uses those of its first session.
   std::optional<Precision> precision = std::nullopt;
   int threads = 0;
+  // A hidden state or a logit that is NaN or infinite throws kNotFinite naming the layer and the tensor.
+  bool expect_finite = false;
 };
 
 // Bytes of keys and values for `context` positions; `type` is not kAuto.

@@ -77,7 +77,7 @@ TaskResult evaluate_task(const Model& model, const Tokenizer& tokenizer, const T
     for (const TaskOption& option : question.options)
       windows.push_back(window_of(tokenizer, option, model.config(), options));
   std::vector<Score> scores(windows.size());
-  Scorer scorer(model, windows, {.context = 1, .precision = options.precision});
+  Scorer scorer(model, windows, {.context = 1, .precision = options.precision, .expect_finite = true});
   size_t done = 0, question = 0, of_question = 0;
   over_batches(windows, [&](std::span<const Window> batch) {
     scorer.run(batch, [&](size_t entry, int64_t index, std::span<const float> logits) {

@@ -142,8 +142,18 @@ FormatMeasurement measure_format(const std::string& path, const Format& format,
       result.model_bytes -= checkpoint.find(tensor.name)->bytes;
     PerplexityOptions scoring = options.scoring;
     scoring.precision = options.precision;
-    result.divergence = divergence(reference, *model, tokens, scoring);
-    if (options.tasks) result.tasks = options.tasks(*model);
+    try {
+      result.divergence = divergence(reference, *model, tokens, scoring);
+      if (options.tasks) result.tasks = options.tasks(*model);
+    } catch (const Error& error) {
+      // The plain model's numbers were finite: this format's error makes them grow.
+      if (error.code() != ErrorCode::kNotFinite) throw;
+      FormatMeasurement none;
+      none.name = format.name();
+      none.summary = format.summary();
+      none.refused = error.what();
+      return none;
+    }
   }
   result.bits_per_weight = 8.0 * static_cast<double>(result.bytes) / static_cast<double>(result.weights);
   if (!result.code_counts.empty()) result.code_entropy = entropy(result.code_counts);

@@ -57,7 +57,7 @@ int64_t tokens_to_score(std::span<const Window> windows) noexcept {
 }
 
 SessionOptions session_options(const PerplexityOptions& options) {
-  return {.context = 1, .kv_cache = options.kv_cache, .precision = options.precision};
+  return {.context = 1, .kv_cache = options.kv_cache, .precision = options.precision, .expect_finite = true};
 }
 
 Scorer::Scorer(const Model& model, std::span<const Window> windows, const SessionOptions& options)

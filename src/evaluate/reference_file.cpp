@@ -42,12 +42,13 @@ void encode(std::span<const float> logits, int32_t target, std::byte* output) no
   record.loss = -log_probability(logits, target);
   record.top = most_likely(logits);
   record.highest = static_cast<float>(log_probability(logits, record.top));
-  record.step = (*most - *least) / 65535.0f;
+  // In double: finite logits can lie further apart than the largest float32.
+  record.step = static_cast<float>((double{*most} - double{*least}) / 65535);
   std::memcpy(output, &record, sizeof record);
-  const float inverse = record.step > 0 ? 1.0f / record.step : 0.0f;
+  const double inverse = record.step > 0 ? 1.0 / double{record.step} : 0.0;
   for (size_t i = 0; i < logits.size(); ++i) {
-    const auto code =
-        static_cast<uint16_t>(std::clamp(std::nearbyint((*most - logits[i]) * inverse), 0.0f, 65535.0f));
+    const double steps = std::nearbyint((double{*most} - double{logits[i]}) * inverse);
+    const auto code = static_cast<uint16_t>(steps > 0 ? std::min(steps, 65535.0) : 0.0);
     std::memcpy(output + sizeof record + 2 * i, &code, 2);
   }
 }

@@ -31,6 +31,11 @@ void put_half(uint8_t* to, float value) noexcept {
   std::memcpy(to, &bits, 2);
 }
 
+// The whole part; 0 of what is no number, and of what a block whose scale is 0 in float16 gives.
+int32_t whole_of(float y) noexcept {
+  return std::fabs(y) < 65536.0f ? static_cast<int32_t>(y) : 0;
+}
+
 void q8_0(const float* x, uint8_t* b) noexcept {
   float largest = 0;
   for (int i = 0; i < kBlock; ++i) largest = std::max(largest, std::fabs(x[i]));
@@ -40,7 +45,7 @@ void q8_0(const float* x, uint8_t* b) noexcept {
   for (int i = 0; i < kBlock; ++i) {
     // Half away from zero, as roundf: the cast cuts off what is behind the point.
     const float y = x[i] * inverse;
-    const float whole = static_cast<float>(static_cast<int32_t>(y));
+    const float whole = static_cast<float>(whole_of(y));
     const float rest = y - whole;
     const float step = rest >= 0.5f ? 1.0f : rest <= -0.5f ? -1.0f : 0.0f;
     b[2 + i] = static_cast<uint8_t>(static_cast<int8_t>(static_cast<int32_t>(whole + step)));
@@ -53,7 +58,7 @@ void q4_0(const float* x, uint8_t* b) noexcept {
   const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
   put_half(b, scale);
   int32_t codes[kBlock];
-  for (int i = 0; i < kBlock; ++i) codes[i] = std::min(15, static_cast<int32_t>(x[i] * inverse + 8.5f));
+  for (int i = 0; i < kBlock; ++i) codes[i] = std::min(15, whole_of(x[i] * inverse + 8.5f));
   for (int i = 0; i < kBlock / 2; ++i) b[2 + i] = static_cast<uint8_t>(codes[i] | codes[i + kBlock / 2] << 4);
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <vector>
 
 #include "base/fail.h"
@@ -47,9 +48,14 @@ void put_row(DenseMatrix::State& state, int64_t row, const float* values) noexce
       float* scale = reinterpret_cast<float*>(state.scales.data()) +
                      (panel * (padded / state.group) + g) * kPanelRows + lane;
       if (k % state.group == 0) {
+        // A group that holds NaN or an infinity has the scale NaN: what is computed from it shows it.
         float largest = 0;
-        for (int64_t i = 0; i < state.group; ++i) largest = std::max(largest, std::fabs(values[k + i]));
-        *scale = largest / 127.0f;
+        bool finite = true;
+        for (int64_t i = 0; i < state.group; ++i) {
+          finite = finite && std::isfinite(values[k + i]);
+          largest = std::max(largest, std::fabs(values[k + i]));
+        }
+        *scale = finite ? largest / 127.0f : std::numeric_limits<float>::quiet_NaN();
       }
       const float scaled = *scale > 0 ? values[k] / *scale : 0.0f;
       *reinterpret_cast<uint8_t*>(to) =

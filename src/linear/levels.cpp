@@ -38,9 +38,10 @@ kernels::LevelTables make_level_tables(std::span<const float> levels) noexcept {
     }
   }
   tables.u8_scale = static_cast<float>(step);
-  for (size_t i = 0; i < 64; ++i)
-    tables.u8[i] =
-        static_cast<uint8_t>(128 + std::clamp(std::nearbyint(tables.f32[i % 16] / step), -127.0, 127.0));
+  for (size_t i = 0; i < 64; ++i) {
+    const double whole = std::nearbyint(tables.f32[i % 16] / step);
+    tables.u8[i] = static_cast<uint8_t>(128 + (std::isnan(whole) ? 0 : std::clamp(whole, -127.0, 127.0)));
+  }
   return tables;
 }
 

@@ -6,6 +6,7 @@
 #include "base/parallel.h"
 #include "kernels/dispatch.h"
 #include "model/experts.h"
+#include "model/finite.h"
 #include "model/model_state.h"
 #include "model/session_state.h"
 
@@ -34,9 +35,11 @@ class Forward {
         segments_(segments),
         rows_(rows),
         precision_(*options.precision),
-        threads_(thread_count(options.threads)) {}
+        threads_(thread_count(options.threads)),
+        expect_finite_(options.expect_finite) {}
 
   void layers() {
+    expect_finite(-1, workspace_.x, rows_ * config_.hidden, "the embedding");
     for (int64_t layer = 0; layer < config_.layers; ++layer) {
       const LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
       begin_block(weights.attention_norm);
@@ -48,12 +51,14 @@ class Forward {
                workspace_.added, config_.hidden);
       if (config_.parallel_blocks) begin_block(weights.mlp_norm);
       end_block(weights.attention_norm, weights.attention_post_norm);
+      expect_finite(layer, workspace_.x, rows_ * config_.hidden, "the hidden state after the attention");
       if (!config_.parallel_blocks) begin_block(weights.mlp_norm);
       if (weights.experts.empty())
         feed_forward(weights);
       else
         mix_experts(config_, weights, workspace_, rows_, precision_, threads_);
       end_block(weights.mlp_norm, weights.mlp_post_norm);
+      expect_finite(layer, workspace_.x, rows_ * config_.hidden, "the hidden state after the MLP");
     }
   }
 
@@ -105,9 +110,15 @@ class Forward {
       for (int64_t i = 0; i < count * config_.vocabulary; ++i) logits[i] *= scale;
     if (config_.logit_softcap > 0)
       kernels_.softcap(logits, static_cast<float>(config_.logit_softcap), count * config_.vocabulary);
+    expect_finite(config_.layers, logits, count * config_.vocabulary, "a logit");
   }
 
  private:
+  void expect_finite(int64_t layer, const float* values, int64_t count, const char* what) const {
+    if (expect_finite_ && first_not_finite({values, static_cast<size_t>(count)}) >= 0)
+      fail_not_finite(model_, layer, what);
+  }
+
   int64_t projected_size() const noexcept { return config_.query_size() + 2 * config_.kv_size(); }
 
   // Where in a row of `projected` a head's query and key begin, and how far behind its key its value is.
@@ -318,6 +329,7 @@ class Forward {
   int64_t rows_;
   Precision precision_;
   int threads_;
+  bool expect_finite_;
   const float* input_ = nullptr;  // of the block at work
 };
 

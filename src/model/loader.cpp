@@ -39,6 +39,7 @@ class Loader {
         family_(*find_family(config.family)),
         tensors_(family_.tensors),
         names_(*checkpoint_, family_) {
+    state_->checkpoint = checkpoint_;
     state_->config = config;
     state_->options = options;
     state_->options.threads = thread_count(options.threads);

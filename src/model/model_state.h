@@ -7,6 +7,7 @@
 
 #include "model/embedding.h"
 #include "model/linear_group.h"
+#include "nfloat/checkpoint.h"
 #include "nfloat/model.h"
 
 namespace nfloat {
@@ -35,6 +36,7 @@ struct LayerWeights {
 };
 
 struct Model::State {
+  std::shared_ptr<const Checkpoint> checkpoint;  // what it was loaded from; null where it was made
   ModelConfig config;
   ModelOptions options;
   ModelMemory memory;

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/finite.h"
+
+#include <algorithm>
+#include <bit>
+#include <charconv>
+#include <cmath>
+#include <optional>
+#include <string>
+
+#include "base/fail.h"
+
+namespace nfloat {
+namespace {
+
+// The layer that a tensor's name counts first ("model.layers.3.mlp.up_proj.weight": 3), -1 without one.
+int64_t layer_in(std::string_view name) noexcept {
+  while (!name.empty()) {
+    const std::string_view part = name.substr(0, name.find('.'));
+    int64_t number = 0;
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), number);
+    if (error == std::errc() && end == part.data() + part.size()) return number;
+    name.remove_prefix(std::min(name.size(), part.size() + 1));
+  }
+  return -1;
+}
+
+// What is wrong with a tensor, if anything: read in pieces as float32. Types that are no numbers of their own
+// (codes of other formats) have nothing wrong.
+std::optional<std::string> fault_of(const Checkpoint& checkpoint, const TensorInfo& info) {
+  if (info.dtype != DType::kF32 && info.dtype != DType::kF16 && info.dtype != DType::kBF16 &&
+      info.dtype != DType::kF64)
+    return std::nullopt;
+  constexpr int64_t kPiece = 1 << 16;
+  std::vector<float> values;
+  const TensorView view = checkpoint.view(info.name);
+  const size_t element = dtype_bytes(view.dtype);
+  for (int64_t at = 0; at < view.elements(); at += kPiece) {
+    const int64_t count = std::min(kPiece, view.elements() - at);
+    values.resize(static_cast<size_t>(count));
+    const TensorView piece{
+        view.dtype, Shape({count}),
+        view.bytes.subspan(static_cast<size_t>(at) * element, static_cast<size_t>(count) * element)};
+    convert_elements(piece, DType::kF32, std::as_writable_bytes(std::span(values)));
+    const int64_t bad = first_not_finite(values);
+    if (bad >= 0)
+      return fmt::format("tensor '{}' holds {} at index {}", info.name,
+                         std::isnan(values[static_cast<size_t>(bad)]) ? "NaN" : "an infinity", at + bad);
+  }
+  return std::nullopt;
+}
+
+std::string found_in(const Model::State& model, int64_t layer) {
+  if (model.checkpoint == nullptr || model.checkpoint->is_gguf()) return "";
+  // The layer's own, then those outside of all layers: embeddings, final norm, head.
+  for (const bool own : {true, false}) {
+    for (const TensorInfo& info : model.checkpoint->tensors()) {
+      const int64_t at = layer_in(info.name);
+      if (own != (at >= 0 && at == layer) || (!own && at >= 0)) continue;
+      try {
+        if (const auto fault = fault_of(*model.checkpoint, info)) return ": " + *fault;
+      } catch (const Error&) {
+        continue;
+      }
+    }
+  }
+  return ": the tensors it is computed from are finite, the numbers got too large for float32";
+}
+
+}  // namespace
+
+int64_t first_not_finite(std::span<const float> values) noexcept {
+  // The exponent of all ones, gathered without a branch first: almost always there is none.
+  constexpr uint32_t kExponent = 0x7f800000;
+  uint32_t any = 0;
+  for (const float value : values) any |= (std::bit_cast<uint32_t>(value) & kExponent) == kExponent;
+  if (any == 0) return -1;
+  return std::find_if(values.begin(), values.end(), [](float value) { return !std::isfinite(value); }) -
+         values.begin();
+}
+
+void fail_not_finite(const Model::State& model, int64_t layer, std::string_view what) {
+  const std::string place = layer < 0                     ? "before the first layer"
+                            : layer < model.config.layers ? fmt::format("in layer {}", layer)
+                                                          : "after the last layer";
+  const std::string file = model.checkpoint == nullptr ? "the model" : model.checkpoint->path();
+  fail(ErrorCode::kNotFinite, "{}: {} is not finite {}{}", file, what, place, found_in(model, layer));
+}
+
+}  // namespace nfloat

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights that are NaN or infinite, and finite ones whose numbers get too large: an error, never a result.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "base/json.h"
+#include "cli/process.h"
+
+namespace nfloat::cli_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class NotFinite : public Cli {
+ protected:
+  void SetUp() override {
+    Cli::SetUp();
+    fs::copy(model(), path("model"), fs::copy_options::recursive);
+    write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 600));
+  }
+
+  // Sets element `index` of a tensor to the bits of its type: NaN, infinity or the largest number.
+  enum class Value { kNan, kInfinity, kLargest };
+  void set(const std::string& tensor, uint64_t index, Value value) const {
+    std::string file = read_file(path("model/model.safetensors"));
+    uint64_t length = 0;
+    std::memcpy(&length, file.data(), 8);
+    const Json entry = Json::parse(file.substr(8, length)).at(tensor);
+    const auto dtype = entry.at("dtype").get<std::string>();
+    const auto begin = entry.at("data_offsets").at(0).get<uint64_t>();
+    const bool wide = dtype == "F32", half = dtype == "F16";
+    ASSERT_TRUE(wide || half || dtype == "BF16") << dtype;
+    const uint32_t of_bf16[] = {0x7fc0, 0x7f80, 0x7f7f}, of_f16[] = {0x7e00, 0x7c00, 0x7bff};
+    const auto which = static_cast<size_t>(value);
+    const uint32_t bits = wide ? of_bf16[which] << 16 : half ? of_f16[which] : of_bf16[which];
+    const size_t bytes = wide ? 4 : 2;
+    std::memcpy(file.data() + 8 + length + begin + index * bytes, &bits, bytes);
+    write_file(path("model/model.safetensors"), file);
+  }
+  Result run(std::vector<std::string> command) const {
+    if (command[0] == "perplexity") command.insert(command.end(), {"--protocol", "bos"});
+    Limits limits;
+    limits.environment["XDG_CACHE_HOME"] = path("cache");
+    return nfloat(command, limits);
+  }
+};
+
+// Standard error may hold notes before it.
+void expect_sentence(const Result& result, const std::vector<std::string>& words) {
+  EXPECT_EQ(result.exit_code, 1) << result;
+  EXPECT_EQ(result.out, "") << result;
+  for (const std::string& word : words) EXPECT_NE(result.err.find(word), std::string::npos) << word << result;
+}
+
+TEST_F(NotFinite, LayerAndTensorAreNamed) {
+  set("model.layers.1.mlp.down_proj.weight", 77, Value::kNan);
+  const std::vector<std::string> words = {"layer 1", "model.layers.1.mlp.down_proj.weight", "NaN",
+                                          "index 77"};
+  expect_sentence(run({"perplexity", path("model"), "--text", path("text")}), words);
+  expect_sentence(run({"perplexity", path("model"), "--text", path("text"), "--precision", "bf16"}), words);
+  expect_sentence(run({"perplexity", model(), "--text", path("text"), "--reference", path("model")}), words);
+  expect_sentence(run({"perplexity", path("model"), "--text", path("text"), "--reference", model()}), words);
+  expect_sentence(run({"compare", path("model"), "--text", path("text"), "--formats", "q8_0"}), words);
+  write_file(path("task.jsonl"), R"({"query":"One day a","choices":["girl","of","it","so"],"gold":0})"
+                                 "\n");
+  expect_sentence(run({"evaluate", path("model"), "--task", "arc-easy", "--data", path("task.jsonl")}),
+                  words);
+}
+
+TEST_F(NotFinite, WhatLiesOutsideOfTheLayersIsNamed) {
+  set("model.norm.weight", 3, Value::kInfinity);
+  expect_sentence(run({"perplexity", path("model"), "--text", path("text")}),
+                  {"after the last layer", "model.norm.weight", "infinity", "index 3"});
+}
+
+TEST_F(NotFinite, AnInt8HeadHidesNothing) {
+  set("model.embed_tokens.weight", 4095 * 256 + 5, Value::kNan);  // of a token that the text does not have
+  expect_sentence(run({"perplexity", path("model"), "--text", path("text"), "--head", "int8"}),
+                  {"after the last layer", "model.embed_tokens.weight", "index 1048325"});
+}
+
+}  // namespace
+}  // namespace nfloat::cli_test
