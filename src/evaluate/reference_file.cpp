@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "evaluate/reference_file.h"
 
+#include <atomic>
+#include <cstddef>
 #include <cstring>
 
 #include "base/atomic_file.h"
@@ -12,7 +14,7 @@
 namespace nfloat {
 namespace {
 
-constexpr char kMagic[8] = {'n', 'f', 'l', 'o', 'a', 't', 'P', '1'};
+constexpr char kMagic[8] = {'n', 'f', 'l', 'o', 'a', 't', 'P', '2'};
 
 // Little endian, as the machines this runs on are.
 struct Header {
@@ -29,8 +31,19 @@ struct Record {
   float highest;
   float step;
   int32_t top;
-  int32_t unused;
+  uint32_t check;  // of the rest of the record and its codes
 };
+
+// FNV-1a over words of 32 bits; `bytes` is a multiple of 8, `check` counts as 0.
+uint32_t check_of(const std::byte* record, uint64_t bytes) noexcept {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (uint64_t at = 0; at < bytes; at += 4) {
+    uint32_t word = 0;
+    if (at != offsetof(Record, check)) std::memcpy(&word, record + at, 4);
+    hash = (hash ^ word) * 0x100000001b3u;
+  }
+  return static_cast<uint32_t>(hash ^ hash >> 32);
+}
 
 uint64_t record_bytes(int64_t vocabulary) noexcept {
   return (sizeof(Record) + 2 * static_cast<uint64_t>(vocabulary) + 7) / 8 * 8;
@@ -51,6 +64,8 @@ void encode(std::span<const float> logits, int32_t target, std::byte* output) no
     const auto code = static_cast<uint16_t>(steps > 0 ? std::min(steps, 65535.0) : 0.0);
     std::memcpy(output + sizeof record + 2 * i, &code, 2);
   }
+  record.check = check_of(output, record_bytes(static_cast<int64_t>(logits.size())));
+  std::memcpy(output, &record, sizeof record);
 }
 
 }  // namespace
@@ -117,6 +132,18 @@ ReferenceDistributions::ReferenceDistributions(const std::string& path) : state_
   state_->vocabulary = header.vocabulary;
   state_->identity.assign(reinterpret_cast<const char*>(bytes.data()) + sizeof header, header.identity_bytes);
   state_->records = sizeof header + (header.identity_bytes + 7) / 8 * 8;
+  std::atomic<int64_t> damaged{-1};
+  const uint64_t size = record_bytes(header.vocabulary);
+  parallel_for(header.tokens, 16, 0, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end && damaged < 0; ++i) {
+      const std::byte* at = bytes.data() + state_->records + static_cast<uint64_t>(i) * size;
+      Record record{};
+      std::memcpy(&record, at, sizeof record);
+      if (record.check != check_of(at, size)) damaged = i;
+    }
+  });
+  if (damaged >= 0)
+    fail(ErrorCode::kMalformedFile, "{}: what is kept of token {} is damaged", path, damaged.load());
 }
 
 ReferenceDistributions::ReferenceDistributions(ReferenceDistributions&&) noexcept = default;

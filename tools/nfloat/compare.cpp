@@ -5,9 +5,12 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
+#include <optional>
 #include <string_view>
 
 #include "base/json.h"
+#include "cache.h"
 #include "commands.h"
 #include "compare_job.h"
 #include "model_options.h"
@@ -112,12 +115,8 @@ class Job {
         folder, text,
         fmt::format("{} {} {}{}", options_.protocol, options_.context, options_.precision, task_identity()));
     const bool own_work = options_.work.empty();
-    const std::string place = own_work ? CompareWork::default_folder(identity) : options_.work;
-    CompareWork work(place, identity);
-    if (options_.fresh) {
-      work.remove();
-      work = CompareWork(place, identity);
-    }
+    CompareWork work(take_folder(identity), identity);
+    if (options_.fresh) work.clear();
     if (!tasks_.empty())
       measure_.tasks = [this, &tokenizer](const Model& model) { return run_tasks(model, tokenizer); };
     FormatMeasurement done;
@@ -155,6 +154,32 @@ class Job {
   }
 
  private:
+  // A folder for this run alone: the one named, or the one that an earlier run of the same comparison left in
+  // the cache; a new one where another run has that or where there is no cache.
+  LockedFolder take_folder(const std::string& identity) const {
+    if (!options_.work.empty()) {
+      if (auto folder = LockedFolder::take(options_.work)) return *folder;
+      throw Error(ErrorCode::kAlreadyExists,
+                  fmt::format("{}: another run is using this folder; --work names another", options_.work));
+    }
+    std::string why = "no home folder is known";
+    if (const std::optional<std::string> cache = cache_folder()) {
+      try {
+        if (auto folder = LockedFolder::take(*cache + "/compare-" + identity)) return *folder;
+        return LockedFolder::make(*cache);
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kIo) throw;
+        why = error.what();
+      }
+    }
+    const char* temporary = std::getenv("TMPDIR");
+    const std::string parent = temporary != nullptr && *temporary == '/' ? temporary : "/tmp";
+    fmt::print(stderr,
+               "no cache ({}): working in {}; a run that is stopped begins anew (--work FOLDER keeps it)\n",
+               why, parent);
+    return LockedFolder::make(parent);
+  }
+
   // The questions themselves, so that another file of the same name counts as another task.
   std::string task_identity() const {
     std::string all;
@@ -275,7 +300,12 @@ class Job {
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kNotFound && error.code() != ErrorCode::kMalformedFile) throw;
     }
-    ReferenceDistributions::write(path, identity, *plain_, tokens_, measure_.scoring);
+    try {
+      ReferenceDistributions::write(path, identity, *plain_, tokens_, measure_.scoring);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kIo) throw;
+      throw Error(ErrorCode::kIo, fmt::format("{} (--work FOLDER names another place)", error.what()));
+    }
     plain_.reset();
     base_ += total_;
     return ReferenceDistributions(path);

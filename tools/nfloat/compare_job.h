@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "cache.h"
 #include "nfloat/compare.h"
 
 namespace nfloat::cli {
@@ -55,21 +56,23 @@ Json divergence_json(const DivergenceResult& result);
 // run that was stopped goes on from there.
 class CompareWork {
  public:
-  // `folder` is made where it is missing. Throws kIo naming it.
-  CompareWork(const std::string& folder, const std::string& identity);
-  // The folder used when none is named.
-  static std::string default_folder(const std::string& identity);
+  // Lines of formats that are not of `identity`, or are damaged, are passed over. Throws kIo naming the
+  // folder.
+  CompareWork(LockedFolder folder, const std::string& identity);
 
-  std::string reference_path() const { return folder_ + "/reference.nfloat"; }
+  std::string reference_path() const { return folder_.path() + "/reference.nfloat"; }
   // The finished measurement of a format, or false.
   bool find(const std::string& name, FormatMeasurement& measurement) const;
   void add(const FormatMeasurement& measurement);
+  // Forgets what was found before.
+  void clear() noexcept;
   // Removes the folder with what this class wrote into it.
   void remove() noexcept;
 
  private:
-  std::string results_path() const { return folder_ + "/formats.jsonl"; }
-  std::string folder_, identity_;
+  std::string results_path() const { return folder_.path() + "/formats.jsonl"; }
+  LockedFolder folder_;
+  std::string identity_;
   std::vector<FormatMeasurement> done_;
 };
 

@@ -14,8 +14,6 @@
 #include "scoring_input.h"
 
 namespace nfloat::cli {
-namespace {}  // namespace
-
 Json perplexity_json(const PerplexityResult& result) {
   return {{"perplexity", result.perplexity},
           {"tokens", result.tokens},
@@ -146,18 +144,30 @@ FormatMeasurement measurement_from_json(const Json& json) {
   return m;
 }
 
-CompareWork::CompareWork(const std::string& folder, const std::string& identity)
-    : folder_(folder), identity_(identity) {
-  make_folders(folder);
+// A line is {"check":"<16 digits>",REST with a hash of REST: what was damaged is measured again.
+static constexpr std::string_view kCheck = "{\"check\":\"";
+static constexpr size_t kCheckDigits = 16;
+
+static std::string check_of(std::string_view text) {
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
+  return fmt::format("{:016x}", hash);
+}
+
+CompareWork::CompareWork(LockedFolder folder, const std::string& identity)
+    : folder_(std::move(folder)), identity_(identity) {
   std::FILE* file = std::fopen(results_path().c_str(), "rb");
   if (file == nullptr) return;
   std::fclose(file);
   const std::string text = read_text(results_path(), size_t{1} << 30);
-  // Lines that another run wrote for something else, or that were cut off, are passed over.
   for (size_t begin = 0; begin < text.size();) {
     const size_t end = std::min(text.size(), text.find('\n', begin));
     const std::string_view line = std::string_view(text).substr(begin, end - begin);
     begin = end + 1;
+    const size_t rest = kCheck.size() + kCheckDigits + 2;
+    if (!line.starts_with(kCheck) || line.size() < rest ||
+        line.substr(kCheck.size(), kCheckDigits) != check_of(line.substr(rest)))
+      continue;
     try {
       const Json json = Json::parse(line);
       if (json["of"] != identity) continue;
@@ -166,10 +176,6 @@ CompareWork::CompareWork(const std::string& folder, const std::string& identity)
       continue;
     }
   }
-}
-
-std::string CompareWork::default_folder(const std::string& identity) {
-  return cache_folder() + "/compare-" + identity;
 }
 
 bool CompareWork::find(const std::string& name, FormatMeasurement& measurement) const {
@@ -184,19 +190,27 @@ bool CompareWork::find(const std::string& name, FormatMeasurement& measurement) 
 void CompareWork::add(const FormatMeasurement& measurement) {
   Json json = measurement_json(measurement);
   json["of"] = identity_;
-  const std::string line = "\n" + json.dump() + "\n";  // an end of line first: the last one may be torn
+  const std::string rest = json.dump().substr(1);
+  // An end of line first: the last one may be torn.
+  const std::string line = fmt::format("\n{}{}\",{}\n", kCheck, check_of(rest), rest);
   std::FILE* file = std::fopen(results_path().c_str(), "ab");
   const bool written = file != nullptr && std::fwrite(line.data(), 1, line.size(), file) == line.size();
   const bool closed = file != nullptr && std::fclose(file) == 0;
   if (!written || !closed)
-    throw Error(ErrorCode::kIo, fmt::format("{}: {}", results_path(), std::strerror(errno)));
+    throw Error(ErrorCode::kIo, fmt::format("{}: cannot write: {} (--work FOLDER names another place)",
+                                            results_path(), std::strerror(errno)));
   done_.push_back(measurement);
 }
 
-void CompareWork::remove() noexcept {
+void CompareWork::clear() noexcept {
   ::unlink(results_path().c_str());
   ::unlink(reference_path().c_str());
-  ::rmdir(folder_.c_str());
+  done_.clear();
+}
+
+void CompareWork::remove() noexcept {
+  clear();
+  folder_.remove();
 }
 
 }  // namespace nfloat::cli

@@ -45,6 +45,7 @@ int main(int argc, char** argv) {
   nfloat::cli::add_compare_command(app);
   nfloat::cli::add_bench_command(app);
   nfloat::cli::add_tokenize_command(app);
+  nfloat::cli::add_cache_command(app);
 
   try {
     switch (command_line.run(argc, argv)) {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "base/json.h"
+#include "cache.h"
 #include "commands.h"
 #include "compare_job.h"
 #include "model_options.h"
@@ -178,22 +179,26 @@ class Job {
     std::optional<Model> reference;
     const std::string identity = scoring_identity(
         folder, text_, fmt::format("{} {} {}", options_.protocol, options_.context, original.precision));
-    const std::string path = options_.reference_cache.empty()
-                                 ? fmt::format("{}/reference-{}.nfloat", cache_folder(), identity)
-                                 : options_.reference_cache;
-    std::optional<ReferenceDistributions> distributions = cached(path, identity);
+    const bool own = !options_.reference_cache.empty();
+    const std::optional<std::string> cache = cache_folder();
+    const std::string path = own     ? options_.reference_cache
+                             : cache ? fmt::format("{}/reference-{}.nfloat", *cache, identity)
+                                     : "";
+    std::optional<ReferenceDistributions> distributions;
+    if (!path.empty()) distributions = cached(path, identity, own);
     if (!distributions) {
       reference = load_model(original);
       complete(*reference);
       const uint64_t bytes = ReferenceDistributions::file_bytes(static_cast<int64_t>(tokens_.size()),
                                                                 reference->config().vocabulary);
-      if (!options_.reference_cache.empty() || bytes <= kMostCacheBytes) {
-        if (options_.reference_cache.empty()) make_folders(cache_folder());
-        ReferenceDistributions::write(path, identity, *reference, tokens_, scoring_);
-        bar_.finish();
-        reference.reset();
-        distributions.emplace(path);
-        fmt::print(stderr, "{}: the original's log-probabilities, for further runs with this text\n", path);
+      if (path.empty()) {
+        fmt::print(
+            stderr,
+            "no cache folder: the original's log-probabilities are not kept (--reference-cache FILE keeps "
+            "them)\n");
+      } else if (own || bytes <= kMostCacheBytes) {
+        distributions = keep(path, identity, *reference, own);
+        if (distributions) reference.reset();
       } else {
         fmt::print(stderr,
                    "the original's log-probabilities would take up to {}: not kept (--reference-cache FILE "
@@ -209,12 +214,36 @@ class Job {
     print_divergence(options_, result, precision_name(model.options().precision), "the original");
   }
 
-  static std::optional<ReferenceDistributions> cached(const std::string& path, const std::string& identity) {
+  // Writes the original's distributions. Nothing where the cache cannot be written to: then both models run
+  // side by side. A file that the user named must be written.
+  std::optional<ReferenceDistributions> keep(const std::string& path, const std::string& identity,
+                                             const Model& reference, bool own) {
+    try {
+      if (!own) make_folders(path.substr(0, path.rfind('/')));
+      ReferenceDistributions::write(path, identity, reference, tokens_, scoring_);
+      bar_.finish();
+      ReferenceDistributions there(path);
+      if (!own) trim_cache(path.substr(0, path.rfind('/')), kCacheBytes, path);
+      fmt::print(stderr, "{}: the original's log-probabilities, for further runs with this text\n", path);
+      return there;
+    } catch (const Error& error) {
+      bar_.finish();
+      if (own || error.code() != ErrorCode::kIo) throw;
+      fmt::print(stderr, "{}: not kept for further runs (--reference-cache FILE names another place)\n",
+                 error.what());
+      return std::nullopt;
+    }
+  }
+
+  static std::optional<ReferenceDistributions> cached(const std::string& path, const std::string& identity,
+                                                      bool own) {
     try {
       ReferenceDistributions there(path);
       if (there.identity() == identity) return there;
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::kNotFound && error.code() != ErrorCode::kMalformedFile) throw;
+      if (error.code() != ErrorCode::kNotFound && error.code() != ErrorCode::kMalformedFile &&
+          (own || error.code() != ErrorCode::kIo))
+        throw;
     }
     return std::nullopt;
   }

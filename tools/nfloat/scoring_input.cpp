@@ -4,10 +4,7 @@
 #include <fmt/format.h>
 #include <sys/stat.h>
 
-#include <cerrno>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 
 #include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
@@ -61,24 +58,6 @@ std::string scoring_identity(const std::string& folder, const std::string& text,
   }
   hash = fnv(hash, fmt::format("{} {}", how, NFLOAT_VERSION_STRING));
   return fmt::format("{:016x}", hash);
-}
-
-std::string cache_folder() {
-  const char* cache = std::getenv("XDG_CACHE_HOME");
-  const char* home = std::getenv("HOME");
-  const std::string base = cache != nullptr && *cache != '\0' ? cache
-                           : home != nullptr                  ? std::string(home) + "/.cache"
-                                                              : std::string("/tmp");
-  return base + "/nfloat";
-}
-
-void make_folders(const std::string& path) {
-  for (size_t slash = path.find('/', 1);; slash = path.find('/', slash + 1)) {
-    const std::string part = path.substr(0, slash);
-    if (::mkdir(part.c_str(), 0777) != 0 && errno != EEXIST)
-      throw Error(ErrorCode::kIo, fmt::format("{}: {}", part, std::strerror(errno)));
-    if (slash == std::string::npos) return;
-  }
 }
 
 }  // namespace nfloat::cli

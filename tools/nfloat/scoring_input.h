@@ -23,11 +23,6 @@ std::vector<int32_t> scored_tokens(const Tokenizer& tokenizer, const std::string
 // Changes with the model's files in `folder`, the text and `how` it is scored.
 std::string scoring_identity(const std::string& folder, const std::string& text, std::string_view how);
 
-// Where what can be made again is kept: $XDG_CACHE_HOME/nfloat, ~/.cache/nfloat or /tmp/nfloat.
-std::string cache_folder();
-// Makes a folder with those above it. Throws kIo naming it.
-void make_folders(const std::string& path);
-
 }  // namespace nfloat::cli
 
 #endif  // NFLOAT_TOOLS_SCORING_INPUT_H_
