@@ -5,6 +5,7 @@
 #include <cstring>
 #include <filesystem>
 #include <mutex>
+#include <set>
 
 #include "base/fail.h"
 #include "bridge/adapter.h"
@@ -17,6 +18,32 @@ namespace nfloat {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+// How many weights of the adapter are in the file; those that are not are named in `notes`.
+size_t account_for(const LoraAdapter& lora, const GgufPlan& plan, std::vector<std::string>& notes) {
+  std::set<std::string> used;
+  for (const GgufTarget& target : plan.targets)
+    for (const GgufSource& source : target.sources) {
+      if (lora.find(source.name) == nullptr) continue;
+      if (target.mxfp4)
+        fail(ErrorCode::kUnsupported, "'{}' stays MXFP4 in a GGUF file, and nothing can be added to it",
+             source.name);
+      used.insert(source.name);
+    }
+  std::vector<std::string> lost;
+  for (const auto& [name, delta] : lora.deltas())
+    if (!used.contains(name)) lost.push_back(name);
+  if (lost.size() == 1)
+    notes.push_back(fmt::format("of the adapter, '{}': the file does not have it", lost[0]));
+  if (lost.size() > 1)
+    notes.push_back(fmt::format("of the adapter, {} weights that the file does not have, '{}' to '{}'",
+                                lost.size(), lost.front(), lost.back()));
+  if (used.empty())
+    fail(ErrorCode::kInvalidArgument,
+         "the adapter changes nothing that a GGUF file has: '{}' is a weight of another part of the model",
+         lost[0]);
+  return used.size();
+}
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -257,8 +284,8 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   const auto adapter = load_adapter(options, input);
   const LoraAdapter* lora = adapter ? &*adapter : nullptr;
   BridgeResult result;
-  result.merged = lora != nullptr ? lora->size() : 0;
   result.notes = plan.notes;
+  if (lora != nullptr) result.merged = account_for(*lora, plan, result.notes);
   ConvertProgress progress;
   progress.tensors_total = plan.targets.size();
   for (const TensorInfo& tensor : input.tensors()) progress.input_bytes_total += tensor.bytes;

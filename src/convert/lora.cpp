@@ -4,85 +4,27 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <optional>
+#include <set>
 
 #include "base/fail.h"
 #include "base/json.h"
+#include "convert/adapter_config.h"
+#include "convert/adapter_names.h"
+#include "convert/output.h"
+#include "convert/weights.h"
 
 namespace nfloat {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr const char* kConfig = "adapter_config.json";
 constexpr const char* kWeights = "adapter_model.safetensors";
-constexpr std::string_view kPrefix = "base_model.model.";
-constexpr std::string_view kDown = ".lora_A.weight", kUp = ".lora_B.weight";
 constexpr int64_t kMostRank = 65536;
 
-// What of adapter_config.json decides the numbers.
-struct Settings {
-  double alpha = 0;
-  bool by_root = false;          // rank-stabilized: alpha / sqrt(rank)
-  bool transposed = false;       // the base holds its weights as [in, out]
-  Json alphas = Json::object();  // alpha_pattern: by module
-  std::string source;
-};
-
-Settings read_settings(const std::string& folder) {
-  Settings settings;
-  settings.source = (fs::path(folder) / kConfig).string();
-  std::ifstream file(settings.source, std::ios::binary);
-  if (!file)
-    fail(ErrorCode::kNotFound, "{}: no such file; a LoRA adapter is a folder that PEFT saved",
-         settings.source);
-  constexpr size_t kMostBytes = size_t{1} << 20;
-  std::string text(kMostBytes + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  const auto malformed = [&](const std::string& what) {
-    fail(ErrorCode::kMalformedFile, "{}: {}", settings.source, what);
-  };
-  const Json json = parse_json_object(text, settings.source, {.bytes = kMostBytes});
-  const auto flag = [&](const char* key) {
-    if (!json.contains(key) || json[key].is_null()) return false;
-    if (!json[key].is_boolean()) malformed(fmt::format("\"{}\" is not true or false", key));
-    return json[key].get<bool>();
-  };
-  if (json["peft_type"] != "LORA")
-    fail(ErrorCode::kUnsupported, "{}: \"peft_type\" is not LORA", settings.source);
-  if (flag("use_dora")) fail(ErrorCode::kUnsupported, "{}: DoRA adapters are not merged", settings.source);
-  if (!json.contains("lora_alpha") || !json["lora_alpha"].is_number())
-    malformed("\"lora_alpha\" is not a number");
-  settings.alpha = json["lora_alpha"].get<double>();
-  settings.by_root = flag("use_rslora");
-  settings.transposed = flag("fan_in_fan_out");
-  if (json.contains("alpha_pattern") && !json["alpha_pattern"].is_null()) {
-    settings.alphas = json["alpha_pattern"];
-    if (!settings.alphas.is_object()) malformed("\"alpha_pattern\" is not an object");
-    for (const auto& [module, alpha] : settings.alphas.items()) {
-      if (module.find_first_of("*+?()[]{}|\\^$") != std::string::npos)
-        fail(ErrorCode::kUnsupported,
-             "{}: \"alpha_pattern\" has an expression, '{}'; names of modules are understood",
-             settings.source, module);
-      if (!alpha.is_number()) malformed(fmt::format("\"alpha_pattern\" of '{}' is not a number", module));
-    }
-  }
-  return settings;
-}
-
-double scale_of(const Settings& settings, const std::string& module, int64_t rank) {
-  double alpha = settings.alpha;
-  for (const auto& [name, value] : settings.alphas.items())
-    if (module == name || module.ends_with(fmt::format(".{}", name))) alpha = value.get<double>();
-  return alpha / (settings.by_root ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank));
-}
-
-std::vector<float> read_matrix(const Checkpoint& adapter, const TensorInfo& info) {
-  if (info.shape.rank() != 2 || info.shape.elements() < 1 || !is_quantizable(info.dtype))
-    fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {} {}, expected a matrix of F32, F16 or BF16",
-         adapter.path(), info.name, dtype_name(info.dtype), info.shape.to_string());
+std::vector<float> read_values(const Checkpoint& adapter, const TensorInfo& info, size_t rank) {
+  if (info.shape.rank() != rank || info.shape.elements() < 1 || !is_quantizable(info.dtype))
+    fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {} {}, expected a {} of F32, F16 or BF16",
+         adapter.path(), info.name, dtype_name(info.dtype), info.shape.to_string(),
+         rank == 2 ? "matrix" : "vector");
   std::vector<float> values(static_cast<size_t>(info.shape.elements()));
   convert_elements(adapter.view(info), DType::kF32, std::as_writable_bytes(std::span(values)));
   const auto bad =
@@ -101,88 +43,292 @@ std::vector<float> transposed(const std::vector<float>& values, int64_t rows, in
   return result;
 }
 
-// The base's weight of a module; some checkpoints leave out the first part of the name ("transformer.").
-std::optional<std::string> weight_of(const Checkpoint& base, const std::string& module) {
-  const std::string whole = fmt::format("{}.weight", module);
-  if (base.find(whole) != nullptr) return whole;
-  const size_t dot = whole.find('.');
-  if (const std::string rest = whole.substr(dot + 1); base.find(rest) != nullptr) return rest;
-  return std::nullopt;
+// The tensors of the adapter that belong to one module.
+struct Module {
+  const TensorInfo *down = nullptr, *up = nullptr, *up_bias = nullptr, *magnitude = nullptr;
+  bool embedding = false;
+};
+
+bool is_embedding_or_head(const std::string& weight) {
+  static constexpr std::string_view kNames[] = {"embed_tokens",   "wte",     "word_embeddings", "embed_in",
+                                                "tok_embeddings", "lm_head", "embed_out",       "shared"};
+  const std::string module = weight.substr(0, weight.rfind('.'));
+  const size_t dot = module.rfind('.');
+  const std::string_view last = std::string_view(module).substr(dot == std::string::npos ? 0 : dot + 1);
+  return std::find(std::begin(kNames), std::end(kNames), last) != std::end(kNames);
 }
+
+// Whether embedding and head are one matrix: as config.json says or, where it does not, when there is no
+// head.
+bool ties_head(const Checkpoint& base, const Json& config) {
+  constexpr const char* kKey = "tie_word_embeddings";
+  for (const Json* part : {&config, config.find("text_config")})
+    if (part != nullptr && part->contains(kKey) && (*part)[kKey].is_boolean())
+      return (*part)[kKey].get<bool>();
+  for (const TensorInfo& tensor : base.tensors())
+    if (tensor.name.ends_with("lm_head.weight") || tensor.name.ends_with("embed_out.weight")) return false;
+  return !config.empty();
+}
+
+class Reader {
+ public:
+  Reader(const std::string& folder, const Checkpoint& base)
+      : config_(folder),
+        base_(base),
+        base_config_(parse_config(base)),
+        model_type_(model_type_of(base_config_)),
+        names_(base),
+        file_(open(folder)) {}
+
+  std::map<std::string, LoraDelta> read() {
+    for (const TensorInfo& info : file_->tensors()) sort(info);
+    if (modules_.empty() && deltas_.empty())
+      fail(ErrorCode::kMalformedFile, "{}: no LoRA matrices", file_->path());
+    for (const std::string& module : config_.whole_modules())
+      if (std::none_of(wholes_.begin(), wholes_.end(), [&](const std::string& whole) {
+            return fmt::format(".{}", whole).find(fmt::format(".{}.", module)) != std::string::npos;
+          }))
+        fail(ErrorCode::kMalformedFile, "{}: \"modules_to_save\" names '{}', {} has no tensor of it",
+             config_.source(), module, file_->path());
+    for (const auto& [name, module] : modules_) add(name, module);
+    for (const auto& [name, module] : modules_)
+      if (module.magnitude != nullptr) add_factors(name, *module.magnitude);
+    check_ties();
+    return std::move(deltas_);
+  }
+
+ private:
+  static std::shared_ptr<const Checkpoint> open(const std::string& folder) {
+    const std::string path = (fs::path(folder) / kWeights).string();
+    if (!fs::exists(path) && fs::exists(fs::path(folder) / "adapter_model.bin"))
+      fail(ErrorCode::kUnsupported,
+           "{}/adapter_model.bin: save the adapter as safetensors (save_pretrained does by default)", folder);
+    return std::make_shared<const Checkpoint>(path);
+  }
+
+  void sort(const TensorInfo& info) {
+    const AdapterTensor tensor = parse_adapter_tensor(info.name, file_->path());
+    if (!tensor.adapter.empty()) {
+      if (adapter_.empty()) adapter_ = tensor.adapter;
+      if (tensor.adapter != adapter_)
+        fail(ErrorCode::kUnsupported, "{}: two adapters, '{}' and '{}'; one is merged at a time",
+             file_->path(), adapter_, tensor.adapter);
+    }
+    if (tensor.role == AdapterRole::kWhole) return add_whole(tensor.module, info);
+    Module& module = modules_[tensor.module];
+    const bool embedding =
+        tensor.role == AdapterRole::kEmbeddingDown || tensor.role == AdapterRole::kEmbeddingUp;
+    module.embedding = module.embedding || embedding;
+    const TensorInfo*& place = tensor.role == AdapterRole::kMagnitude ? module.magnitude
+                               : tensor.role == AdapterRole::kUpBias  ? module.up_bias
+                               : tensor.role == AdapterRole::kUp || tensor.role == AdapterRole::kEmbeddingUp
+                                   ? module.up
+                                   : module.down;
+    if (place != nullptr)
+      fail(ErrorCode::kMalformedFile, "{}: '{}' and '{}' are the same part of '{}'", file_->path(),
+           place->name, info.name, tensor.module);
+    place = &info;
+  }
+
+  // The base's tensor of that name, which can be changed.
+  std::string require(const std::string& tensor, const std::string& of) const {
+    const std::string name = names_.find(tensor);
+    if (name.empty())
+      fail(ErrorCode::kMalformedFile, "{}: {} has no '{}', which '{}' changes{}", file_->path(), base_.path(),
+           tensor, of,
+           is_embedding_or_head(tensor) && ties_head(base_, base_config_)
+               ? ": it ties embedding and head, and the adapter was made for a model that does not"
+               : "");
+    if (!base_.is_quantized(name) && !is_quantizable(base_.find(name)->dtype))
+      fail(ErrorCode::kUnsupported,
+           "{}: tensor '{}' is {}: an adapter is added to F32, F16, BF16 and 4-bit weights", base_.path(),
+           name, base_.stored_type(name));
+    return name;
+  }
+
+  LoraDelta& delta_of(const std::string& name) {
+    LoraDelta& delta = deltas_[name];
+    if (delta.cols > 0) return delta;
+    const Shape shape = base_.weight_shape(name);
+    delta.cols = shape.rank() < 2 ? 1 : shape[shape.rank() - 1];
+    delta.rows = shape.elements() / std::max<int64_t>(1, delta.cols);
+    return delta;
+  }
+
+  void add_whole(const std::string& tensor, const TensorInfo& info) {
+    wholes_.insert(tensor);
+    const std::string name = require(tensor, info.name);
+    const Shape shape = base_.weight_shape(name);
+    if (shape != info.shape || (base_.is_quantized(name) && stored_transposed(model_type_, name)))
+      fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {}, {} has {}", file_->path(), info.name,
+           info.shape.to_string(), base_.path(), shape.to_string());
+    if (!is_quantizable(info.dtype))
+      fail(ErrorCode::kUnsupported, "{}: tensor '{}' is {}, expected F32, F16 or BF16", file_->path(),
+           info.name, dtype_name(info.dtype));
+    LoraDelta& delta = delta_of(name);
+    if (delta.whole != nullptr)
+      fail(ErrorCode::kMalformedFile, "{}: '{}' and '{}' are both for '{}'", file_->path(), delta.whole->name,
+           info.name, name);
+    delta.file = file_;
+    delta.whole = &info;
+  }
+
+  // PEFT goes by the kind of the module; without a configuration its own flag is all there is.
+  bool turned(const std::string& name) const {
+    if (base_.is_quantized(name)) return false;  // bitsandbytes turns such weights when it quantizes them
+    return model_type_.empty() ? config_.fan_in_fan_out() : stored_transposed(model_type_, name);
+  }
+
+  void add(const std::string& name, const Module& module) {
+    const auto need = [&](const TensorInfo* part, const char* what) {
+      if (part != nullptr) return;
+      const TensorInfo* other = module.down != nullptr        ? module.down
+                                : module.up != nullptr        ? module.up
+                                : module.magnitude != nullptr ? module.magnitude
+                                                              : module.up_bias;
+      fail(ErrorCode::kMalformedFile, "{}: '{}' has no {} beside it", file_->path(), other->name, what);
+    };
+    need(module.down, module.embedding ? "lora_embedding_A" : "lora_A");
+    need(module.up, module.embedding ? "lora_embedding_B" : "lora_B");
+    if (config_.dora()) need(module.magnitude, "lora_magnitude_vector");
+    if (config_.bias_of_up()) need(module.up_bias, "bias of lora_B");
+    const auto unasked = [&](const TensorInfo* part, bool asked, const char* key) {
+      if (part != nullptr && !asked)
+        fail(ErrorCode::kMalformedFile, "{}: there is '{}', but {} does not say \"{}\"", file_->path(),
+             part->name, config_.source(), key);
+    };
+    unasked(module.magnitude, config_.dora(), "use_dora");
+    unasked(module.up_bias, config_.bias_of_up(), "lora_bias");
+
+    std::vector<float> down = read_values(*file_, *module.down, 2), up = read_values(*file_, *module.up, 2);
+    const int64_t rank = module.down->shape[0], in = module.down->shape[1], out = module.up->shape[0];
+    if (rank > kMostRank || module.up->shape[1] != rank)
+      fail(ErrorCode::kMalformedFile, "{}: '{}' is {} and '{}' is {}: the ranks do not agree", file_->path(),
+           module.down->name, module.down->shape.to_string(), module.up->name, module.up->shape.to_string());
+    const std::string weight = require(fmt::format("{}.weight", name), module.down->name);
+    const auto scale = static_cast<float>(config_.scale(name, rank));
+    for (float& value : up) value *= scale;
+    const Shape shape = base_.weight_shape(weight);
+    const bool swap = module.embedding || turned(weight);
+    const Shape expected = swap ? Shape({in, out}) : Shape({out, in});
+    if (shape != expected)
+      fail(ErrorCode::kMalformedFile, "{}: module '{}' is for a weight {}, {} has {}", file_->path(), name,
+           expected.to_string(), base_.path(), shape.to_string());
+    LoraDelta& delta = delta_of(weight);
+    if (delta.rank > 0)
+      fail(ErrorCode::kMalformedFile, "{}: two matrix pairs for '{}'", file_->path(), weight);
+    delta.rank = rank;
+    delta.up = swap ? transposed(down, rank, in) : std::move(up);
+    delta.down = swap ? transposed(up, out, rank) : std::move(down);
+    delta.factors_of_columns = swap;
+    if (module.up_bias != nullptr) add_bias(name, *module.up_bias, scale, out);
+  }
+
+  void add_bias(const std::string& name, const TensorInfo& info, float scale, int64_t out) {
+    std::vector<float> values = read_values(*file_, info, 1);
+    const std::string bias = require(fmt::format("{}.bias", name), info.name);
+    if (base_.weight_shape(bias) != Shape({out}) || info.shape != Shape({out}))
+      fail(ErrorCode::kMalformedFile, "{}: '{}' is {}, '{}' of {} is {}", file_->path(), info.name,
+           info.shape.to_string(), bias, base_.path(), base_.weight_shape(bias).to_string());
+    for (float& value : values) value *= scale;
+    LoraDelta& delta = delta_of(bias);
+    delta.rank = 1;
+    delta.up = std::move(values);
+    delta.down = {1.0f};
+  }
+
+  void add_factors(const std::string& name, const TensorInfo& info) {
+    const std::vector<float> magnitudes = read_values(*file_, info, 1);
+    const std::string weight = names_.find(fmt::format("{}.weight", name));
+    LoraDelta& delta = deltas_.at(weight);
+    const bool columns = delta.factors_of_columns;
+    const int64_t rows = delta.rows, cols = delta.cols, outputs = columns ? cols : rows;
+    if (std::ssize(magnitudes) != outputs)
+      fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {}, expected [{}]", file_->path(), info.name,
+           info.shape.to_string(), outputs);
+    const WeightReader base(base_, weight, false, &delta);
+    std::vector<double> squares(static_cast<size_t>(outputs));
+    Scratch scratch;
+    std::vector<float> row(static_cast<size_t>(cols));
+    for (int64_t r = 0; r < rows; ++r) {
+      base.read_floats(r * cols, row, scratch);
+      for (int64_t c = 0; c < cols; ++c)
+        squares[static_cast<size_t>(columns ? c : r)] +=
+            double{row[static_cast<size_t>(c)]} * double{row[static_cast<size_t>(c)]};
+    }
+    std::vector<float> factors(squares.size());
+    for (size_t i = 0; i < squares.size(); ++i) {
+      factors[i] = static_cast<float>(double{magnitudes[i]} / std::sqrt(squares[i]));
+      if (!std::isfinite(factors[i]))
+        fail(ErrorCode::kNotFinite, "{}: '{}': output {} of '{}' is all zero, and has no direction",
+             file_->path(), info.name, i, weight);
+    }
+    delta.factors = std::move(factors);
+  }
+
+  void check_ties() const {
+    if (!ties_head(base_, base_config_)) return;
+    for (const auto& [name, delta] : deltas_)
+      if (is_embedding_or_head(name) && !name.ends_with(".bias"))
+        fail(ErrorCode::kUnsupported,
+             "{}: the adapter changes '{}', and {} ties embedding and head (\"tie_word_embeddings\"): one "
+             "matrix "
+             "cannot be both; untie the model first",
+             file_->path(), name, base_.path());
+  }
+
+  const AdapterConfig config_;
+  const Checkpoint& base_;
+  const Json base_config_;
+  const std::string model_type_;
+  const BaseNames names_;
+  const std::shared_ptr<const Checkpoint> file_;
+  std::string adapter_;  // its name, once a tensor says it
+  std::map<std::string, Module> modules_;
+  std::set<std::string> wholes_;
+  std::map<std::string, LoraDelta> deltas_;
+};
 
 }  // namespace
 
-void LoraDelta::add(int64_t begin, std::span<float> values) const noexcept {
+void LoraDelta::apply(int64_t begin, std::span<float> values) const {
   constexpr int64_t kPart = 1024;
   const auto count = static_cast<int64_t>(values.size());
+  const bool vector = cols == 1 && rank <= 1 && factors.empty();
   for (int64_t done = 0; done < count;) {
     const int64_t row = (begin + done) / cols, first = (begin + done) % cols;
-    const int64_t part = std::min({count - done, cols - first, kPart});
+    const int64_t part = std::min({count - done, vector ? kPart : cols - first, kPart});
+    float* to = values.data() + done;
+    if (whole != nullptr) {
+      std::byte stored[kPart * sizeof(float)];
+      const auto bytes = std::span(stored).first(static_cast<size_t>(part) * dtype_bytes(whole->dtype));
+      file->read(*whole, static_cast<uint64_t>(begin + done) * dtype_bytes(whole->dtype), bytes);
+      convert_elements({whole->dtype, Shape({part}), bytes}, DType::kF32,
+                       std::as_writable_bytes(std::span(to, static_cast<size_t>(part))));
+    }
+    if (vector) {
+      if (rank > 0)
+        for (int64_t i = 0; i < part; ++i) to[i] += up[static_cast<size_t>(row + i)] * down[0];
+      done += part;
+      continue;
+    }
     float sums[kPart] = {};
     for (int64_t k = 0; k < rank; ++k) {
       const float factor = up[static_cast<size_t>(row * rank + k)];
       const float* from = down.data() + k * cols + first;
       for (int64_t i = 0; i < part; ++i) sums[i] += factor * from[i];
     }
-    for (int64_t i = 0; i < part; ++i) values[static_cast<size_t>(done + i)] += sums[i];
+    if (rank > 0)
+      for (int64_t i = 0; i < part; ++i) to[i] += sums[i];
+    if (!factors.empty())
+      for (int64_t i = 0; i < part; ++i)
+        to[i] *= factors[static_cast<size_t>(factors_of_columns ? first + i : row)];
     done += part;
   }
 }
 
-LoraAdapter::LoraAdapter(const std::string& folder, const Checkpoint& base) {
-  const Settings settings = read_settings(folder);
-  const std::string path = (fs::path(folder) / kWeights).string();
-  if (!fs::exists(path) && fs::exists(fs::path(folder) / "adapter_model.bin"))
-    fail(ErrorCode::kUnsupported,
-         "{}/adapter_model.bin: save the adapter as safetensors (save_pretrained does by default)", folder);
-  const Checkpoint adapter(path);
-  for (const TensorInfo& info : adapter.tensors()) {
-    if (info.name.ends_with(kUp) && info.name.starts_with(kPrefix)) {
-      const std::string down = fmt::format("{}{}", info.name.substr(0, info.name.size() - kUp.size()), kDown);
-      if (adapter.find(down) == nullptr)
-        fail(ErrorCode::kMalformedFile, "{}: '{}' has no '{}' beside it", path, info.name, down);
-      continue;
-    }
-    if (!info.name.ends_with(kDown) || !info.name.starts_with(kPrefix))
-      fail(
-          ErrorCode::kUnsupported,
-          "{}: tensor '{}' is not of a LoRA matrix pair; embeddings, biases and whole modules are not merged",
-          path, info.name);
-    const std::string stem = info.name.substr(0, info.name.size() - kDown.size());
-    const std::string module = stem.substr(kPrefix.size());
-    const TensorInfo* other = adapter.find(fmt::format("{}{}", stem, kUp));
-    if (other == nullptr)
-      fail(ErrorCode::kMalformedFile, "{}: '{}' has no '{}{}' beside it", path, info.name, stem, kUp);
-    LoraDelta delta;
-    delta.down = read_matrix(adapter, info);
-    delta.up = read_matrix(adapter, *other);
-    delta.rank = info.shape[0];
-    delta.cols = info.shape[1];
-    delta.rows = other->shape[0];
-    if (delta.rank > kMostRank || other->shape[1] != delta.rank)
-      fail(ErrorCode::kMalformedFile, "{}: '{}' is {} and '{}' is {}: the ranks do not agree", path,
-           info.name, info.shape.to_string(), other->name, other->shape.to_string());
-    const std::optional<std::string> weight = weight_of(base, module);
-    if (!weight)
-      fail(ErrorCode::kMalformedFile, "{}: {} has no weight for module '{}'", path, base.path(), module);
-    const auto scale = static_cast<float>(scale_of(settings, module, delta.rank));
-    for (float& value : delta.up) value *= scale;
-    // bitsandbytes turns such weights when it quantizes them.
-    if (settings.transposed && !base.is_quantized(*weight)) {
-      std::vector<float> down = transposed(delta.up, delta.rows, delta.rank);
-      delta.up = transposed(delta.down, delta.rank, delta.cols);
-      delta.down = std::move(down);
-      std::swap(delta.rows, delta.cols);
-    }
-    const Shape expected({delta.rows, delta.cols}), shape = base.weight_shape(*weight);
-    if (shape != expected)
-      fail(ErrorCode::kMalformedFile, "{}: module '{}' is for a weight {}, {} has {}", path, module,
-           expected.to_string(), base.path(), shape.to_string());
-    if (!deltas_.emplace(*weight, std::move(delta)).second)
-      fail(ErrorCode::kMalformedFile, "{}: two matrix pairs for '{}'", path, *weight);
-  }
-  if (deltas_.empty()) fail(ErrorCode::kMalformedFile, "{}: no LoRA matrices", path);
-}
+LoraAdapter::LoraAdapter(const std::string& folder, const Checkpoint& base)
+    : deltas_(Reader(folder, base).read()) {}
 
 const LoraDelta* LoraAdapter::find(const std::string& weight) const noexcept {
   const auto found = deltas_.find(weight);

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -12,30 +13,40 @@
 
 namespace nfloat {
 
-// What a low-rank adapter adds to one weight: up * down (LoRA, Hu et al. 2021, section 4.1), in the order in
-// which the checkpoint holds the weight.
+// What an adapter makes of one tensor of the base, in the order in which the base holds it: the base's values
+// or, `whole`, the adapter's own; plus up * down (LoRA, Hu et al. 2021, section 4.1); times a factor for each
+// output (DoRA, Liu et al. 2024, section 4.1: trained length over the length of the sum's row).
 struct LoraDelta {
   int64_t rows = 0, cols = 0, rank = 0;
-  std::vector<float> up;    // [rows, rank], the adapter's scale included
-  std::vector<float> down;  // [rank, cols]
+  std::vector<float> up;                   // [rows, rank], the adapter's scale included
+  std::vector<float> down;                 // [rank, cols]
+  std::vector<float> factors;              // DoRA: one a row, or a column; empty: none
+  bool factors_of_columns = false;         // of a base that is held as [in, out]
+  std::shared_ptr<const Checkpoint> file;  // of `whole`
+  const TensorInfo* whole = nullptr;
 
-  // values[i] += what it adds to element begin + i, in float32; the same whatever the ranges.
-  void add(int64_t begin, std::span<float> values) const noexcept;
+  // Turns base values begin, begin + 1, ... into merged ones, in float32; the same whatever the ranges.
+  // Throws kIo.
+  void apply(int64_t begin, std::span<float> values) const;
 };
 
-// A LoRA adapter as PEFT saves it: adapter_config.json and adapter_model.safetensors.
+// A LoRA adapter as PEFT saves it: adapter_config.json and adapter_model.safetensors. Plain and
+// rank-stabilized LoRA of linear layers and embeddings, DoRA, lora_bias, trained biases and whole modules.
 class LoraAdapter {
  public:
-  // Throws kNotFound, kMalformedFile (naming file and tensor; a weight that `base` does not have, a shape
-  // that does not fit), kNotFinite, kUnsupported (adapters of another kind: DoRA, embeddings, whole modules,
-  // PyTorch .bin files).
+  // Throws kNotFound, kMalformedFile (naming file and tensor; a tensor that `base` does not have, a shape
+  // that does not fit, a part of the adapter without its other parts), kNotFinite, kUnsupported (what
+  // AdapterConfig refuses, tensors that are not understood, an embedding or head that the base ties to the
+  // other one, PyTorch .bin files): nothing of the adapter is passed over.
   LoraAdapter(const std::string& folder, const Checkpoint& base);
 
   const LoraDelta* find(const std::string& weight) const noexcept;  // null: it stays as it is
   size_t size() const noexcept { return deltas_.size(); }
+  // By the tensor's name in the base.
+  const std::map<std::string, LoraDelta>& deltas() const noexcept { return deltas_; }
 
  private:
-  std::map<std::string, LoraDelta> deltas_;  // by the weight's name in the base
+  std::map<std::string, LoraDelta> deltas_;
 };
 
 }  // namespace nfloat

@@ -124,7 +124,7 @@ std::span<const std::byte> WeightReader::read_as(int64_t chunk, DType as, Scratc
     // Chunks begin with a block: what is decoded needs no place besides this one.
     const auto floats = scratch.get<float>(1, values);
     read_stored(begin(chunk), floats, scratch);
-    delta_->add(begin(chunk), floats);
+    delta_->apply(begin(chunk), floats);
     if (as == DType::kF32) return std::as_bytes(floats);
     const auto converted = scratch.bytes(0, values * dtype_bytes(as));
     convert_elements({DType::kF32, Shape({count(chunk)}), std::as_bytes(floats)}, as, converted);
@@ -148,7 +148,7 @@ std::span<const std::byte> WeightReader::read_as(int64_t chunk, DType as, Scratc
 
 void WeightReader::read_floats(int64_t begin, std::span<float> output, Scratch& scratch) const {
   read_stored(begin, output, scratch);
-  if (delta_ != nullptr) delta_->add(begin, output);
+  if (delta_ != nullptr) delta_->apply(begin, output);
 }
 
 void WeightReader::read_stored(int64_t begin, std::span<float> output, Scratch& scratch) const {

@@ -88,7 +88,7 @@ void print_json(const BridgeResult& result) {
 void run(const Options& options) {
   BridgeOptions bridge;
   bridge.check = options.check;
-  bridge.lora = options.lora;
+  if (!options.lora.empty()) bridge.lora = resolve_model_path(options.lora);
   const bool to_gguf = is_gguf_path(options.output);
   if (options.type == "base") {
     if (options.lora.empty() || to_gguf || options.check)
@@ -166,8 +166,10 @@ void add_convert_command(const Command& app) {
       .show_default();
   command.add_option("--part-size", options->part_size,
                      "Several files of at most this size (5GB): NAME-00001-of-00002.gguf");
-  command.add_option("--lora", options->lora,
-                     "Folder of a LoRA adapter that PEFT saved: added to the weights on the way");
+  command.add_option(
+      "--lora", options->lora,
+      "Folder of a LoRA adapter that PEFT saved, or its name org/adapter in the Hugging Face cache: "
+      "added to the weights on the way");
   command
       .add_option("--scale", options->scale,
                   "With --type base, of the weights that are quantized again: absmax, search, signed (nfloat "

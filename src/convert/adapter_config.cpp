@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "convert/adapter_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <span>
+#include <string_view>
+
+#include "base/fail.h"
+#include "base/json.h"
+
+namespace nfloat {
+namespace {
+
+namespace fs = std::filesystem;
+
+// How the adapter was trained, where it comes from, or what the names of its tensors say by themselves. The
+// settings of a start (eva_config and so on) count only with that start, qalora_group_size with use_qalora.
+constexpr std::string_view kHarmless[] = {"auto_mapping",
+                                          "base_model_name_or_path",
+                                          "corda_config",
+                                          "ensure_weight_tying",
+                                          "eva_config",
+                                          "exclude_modules",
+                                          "inference_mode",
+                                          "layers_pattern",
+                                          "layers_to_transform",
+                                          "loftq_config",
+                                          "lora_dropout",
+                                          "lora_dtype",
+                                          "lora_ga_config",
+                                          "lorap_emb_lr",
+                                          "lorap_lr_ratio",
+                                          "megatron_core",
+                                          "peft_version",
+                                          "qalora_group_size",
+                                          "r",
+                                          "rank_pattern",
+                                          "revision",
+                                          "runtime_config",
+                                          "target_modules",
+                                          "task_type"};
+
+// Read below.
+constexpr std::string_view kRead[] = {"alpha_pattern", "bias",      "fan_in_fan_out",  "init_lora_weights",
+                                      "lora_alpha",    "lora_bias", "modules_to_save", "peft_type",
+                                      "use_dora",      "use_rslora"};
+
+struct Refusal {
+  std::string_view key, reason;
+};
+
+constexpr Refusal kRefused[] = {
+    {"alora_invocation_tokens",
+     "an activated LoRA (aLoRA) acts on some tokens only, which no merged weight can"},
+    {"arrow_config", "Arrow chooses between adapters token by token, which no merged weight can"},
+    {"kasa_config", "KaSA takes singular values of the base away before the adapter is added"},
+    {"layer_replication", "the model that it belongs to has layers several times; make that model first"},
+    {"monteclora_config", "Monte Carlo LoRA adds samples, not one matrix"},
+    {"target_parameters", "adapters of parameters that are not a module's weight are not merged"},
+    {"trainable_token_indices", "single trained tokens of an embedding are not merged"},
+    {"use_bdlora", "block-diagonal LoRA matrices are not merged"},
+    {"use_qalora", "QALoRA adds to pooled inputs, which no weight in blocks of other sizes can"},
+};
+
+bool contains(std::span<const std::string_view> keys, std::string_view key) {
+  return std::find(keys.begin(), keys.end(), key) != keys.end();
+}
+
+bool is_off(const Json& value) {
+  if (value.is_boolean()) return !value.get<bool>();
+  if (value.is_string()) return value.text().empty();
+  return value.is_null() || ((value.is_array() || value.is_object()) && value.empty());
+}
+
+// "a value" of a message, one line of bounded length.
+std::string shown(const Json& value) {
+  constexpr size_t kMost = 80;
+  std::string text = value.dump(-1, Json::Invalid::kReplaceAndEscape);
+  if (text.size() > kMost) text = text.substr(0, kMost) + "...";
+  return text;
+}
+
+void check_keys(const Json& json, const std::string& source) {
+  for (const auto& [key, value] : json.items()) {
+    if (is_off(value) || contains(kHarmless, key) || contains(kRead, key)) continue;
+    const auto* known = std::find_if(std::begin(kRefused), std::end(kRefused),
+                                     [&](const Refusal& refusal) { return refusal.key == key; });
+    if (known != std::end(kRefused))
+      fail(ErrorCode::kUnsupported, "{}: \"{}\": {}", source, key, known->reason);
+    fail(ErrorCode::kUnsupported, "{}: {} is {}: what that does to the weights is not understood", source,
+         shown(Json(key)), shown(value));
+  }
+}
+
+// Starts that leave the base as it is, or in whose place B A = 0 is added.
+void check_start(const Json& start, const std::string& source) {
+  if (start.is_null() || start.is_boolean()) return;
+  static constexpr std::string_view kLeaveTheBase[] = {"gaussian", "eva",  "orthogonal",
+                                                       "mica",     "true", "false"};
+  static constexpr std::string_view kChangeTheBase[] = {"pissa", "olora", "corda", "loftq", "lora_ga"};
+  std::string name = start.is_string() ? start.text() : std::string();
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  if (contains(kLeaveTheBase, name)) return;
+  for (const std::string_view known : kChangeTheBase)
+    if (name.starts_with(known))
+      fail(ErrorCode::kUnsupported,
+           "{}: \"init_lora_weights\" is {}: training began by changing the base, which this file does not "
+           "hold; save the adapter with path_initial_model_for_weight_conversion, which makes a plain LoRA "
+           "adapter of it",
+           source, shown(start));
+  fail(ErrorCode::kUnsupported,
+       "{}: \"init_lora_weights\" is {}, which is not known: it may have changed the base", source,
+       shown(start));
+}
+
+}  // namespace
+
+AdapterConfig::AdapterConfig(const std::string& folder)
+    : source_((fs::path(folder) / "adapter_config.json").string()) {
+  std::ifstream file(source_, std::ios::binary);
+  if (!file)
+    fail(ErrorCode::kNotFound, "{}: no such file; a LoRA adapter is a folder that PEFT saved", source_);
+  constexpr size_t kMostBytes = size_t{1} << 20;
+  std::string text(kMostBytes + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  const auto malformed = [&](const std::string& what) {
+    fail(ErrorCode::kMalformedFile, "{}: {}", source_, what);
+  };
+  const Json json = parse_json_object(text, source_, {.bytes = kMostBytes});
+  const auto flag = [&](const char* key) {
+    if (!json.contains(key) || json[key].is_null()) return false;
+    if (!json[key].is_boolean()) malformed(fmt::format("\"{}\" is not true or false", key));
+    return json[key].get<bool>();
+  };
+  if (json["peft_type"] != "LORA")
+    fail(ErrorCode::kUnsupported, "{}: \"peft_type\" is {}; LORA is merged", source_,
+         shown(json["peft_type"]));
+  check_keys(json, source_);
+  check_start(json["init_lora_weights"], source_);
+  if (!json.contains("lora_alpha") || !json["lora_alpha"].is_number())
+    malformed("\"lora_alpha\" is not a number");
+  alpha_ = json["lora_alpha"].get<double>();
+  by_root_ = flag("use_rslora");
+  dora_ = flag("use_dora");
+  bias_of_up_ = flag("lora_bias");
+  fan_in_fan_out_ = flag("fan_in_fan_out");
+  // Trained biases are tensors of the adapter's file, and merged as such.
+  if (const Json& bias = json["bias"];
+      !bias.is_null() && bias != "none" && bias != "all" && bias != "lora_only")
+    fail(ErrorCode::kUnsupported, "{}: \"bias\" is {}; none, all and lora_only are known", source_,
+         shown(bias));
+  if (const Json& modules = json["modules_to_save"]; !is_off(modules)) {
+    if (!modules.is_array()) malformed("\"modules_to_save\" is not a list");
+    for (const Json& module : modules) {
+      if (!module.is_string()) malformed("\"modules_to_save\" holds something that is not a name");
+      whole_modules_.push_back(module.text());
+    }
+  }
+  const Json& alphas = json["alpha_pattern"];
+  if (is_off(alphas)) return;
+  if (!alphas.is_object()) malformed("\"alpha_pattern\" is not an object");
+  for (const auto& [module, alpha] : alphas.items()) {
+    if (!alpha.is_number()) malformed(fmt::format("\"alpha_pattern\" of '{}' is not a number", module));
+    alphas_.emplace_back(Regex(fmt::format("^(.*\\.)?({})$", module), source_ + ": \"alpha_pattern\""),
+                         alpha.get<double>());
+  }
+}
+
+double AdapterConfig::scale(const std::string& module, int64_t rank) const {
+  double alpha = alpha_;
+  for (const auto& [expression, value] : alphas_) {
+    Match match{};
+    if (!expression.find(module, 0, &match) || match.begin != 0) continue;
+    alpha = value;
+    break;
+  }
+  return alpha / (by_root_ ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank));
+}
+
+}  // namespace nfloat

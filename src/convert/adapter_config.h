@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CONVERT_ADAPTER_CONFIG_H_
+#define NFLOAT_CONVERT_ADAPTER_CONFIG_H_
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tokenizer/regex.h"
+
+namespace nfloat {
+
+// What of a LoRA adapter's adapter_config.json decides the merged numbers. Every key is known to decide, or
+// known not to, or switched off (null, false, empty): any other is refused by name.
+class AdapterConfig {
+ public:
+  // Throws kNotFound, kMalformedFile, kUnsupported naming file and key.
+  explicit AdapterConfig(const std::string& folder);
+
+  // What B A is multiplied by: alpha / rank, or rank-stabilized alpha / sqrt(rank). alpha is that of the
+  // first entry of alpha_pattern, in the order of the file, whose expression matches the module's whole name
+  // or the part of it that begins behind a dot; else lora_alpha.
+  double scale(const std::string& module, int64_t rank) const;
+
+  bool dora() const noexcept { return dora_; }
+  bool bias_of_up() const noexcept { return bias_of_up_; }  // lora_bias
+  bool fan_in_fan_out() const noexcept { return fan_in_fan_out_; }
+  const std::vector<std::string>& whole_modules() const noexcept { return whole_modules_; }
+  const std::string& source() const noexcept { return source_; }
+
+ private:
+  std::string source_;
+  double alpha_ = 0;
+  bool by_root_ = false, dora_ = false, bias_of_up_ = false, fan_in_fan_out_ = false;
+  std::vector<std::pair<Regex, double>> alphas_;
+  std::vector<std::string> whole_modules_;  // modules_to_save
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_CONVERT_ADAPTER_CONFIG_H_
