@@ -21,6 +21,10 @@ enum class Precision : uint8_t {
   kInt8,  // activations int8 by blocks of at most 64, levels rounded to int8 once
 };
 
+// The faster one of kBF16 and kInt8 here: kBF16 where the processor (or NFLOAT_TARGET) multiplies pairs of
+// bf16, which costs less accuracy; kInt8, about twice as fast, elsewhere.
+NFLOAT_API Precision fast_precision() noexcept;
+
 // A 4-bit matrix [rows, cols] as a bitsandbytes file holds it: element i = row * cols + column has its code
 // in the high (i even) or low nibble of codes[i / 2] and belongs to block i / block_size, which may cross
 // rows. Borrowed while pack() runs.

@@ -396,6 +396,7 @@ inline constexpr GemmKernels kGemmKernels = {
     .tiles = nullptr,
     .exact_tiles = nullptr,
     .byte_tiles = nullptr,
+    .multiplies_bf16 = kMultipliesBf16,
     .max_panels = kTilePanels,
     .f32_packed = packed_panel<F32Tiles>,
     .bf16_packed = packed_panel<Bf16Tiles>,

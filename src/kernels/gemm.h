@@ -95,6 +95,7 @@ struct GemmKernels {
   const TileKernels* tiles;           // bf16
   const TileKernels* exact_tiles;     // float32 in three planes
   const ByteTileKernels* byte_tiles;  // int8
+  bool multiplies_bf16;               // in one instruction: bf16 products are about as fast as int8 ones
   int max_panels;                     // that one call of the *_dense kernels takes
   // Weights packed: one panel.
   void (*f32_packed)(const PanelArgs&) noexcept;

@@ -266,6 +266,10 @@ void empty_sum(const Job& job) noexcept {
 
 }  // namespace
 
+Precision fast_precision() noexcept {
+  return kernels::table().gemm.multiplies_bf16 ? Precision::kBF16 : Precision::kInt8;
+}
+
 std::byte* thread_scratch(size_t bytes) {
   static thread_local ReusedMemory scratch;
   return scratch.at_least(bytes);

@@ -90,7 +90,11 @@ ModelOptions library_options(const ModelArguments& arguments) {
     throw UsageError("--double-quantization goes with --quantize");
   options.quantize_double = arguments.double_quantization;
   options.head = parse_head(arguments.head);
-  if (arguments.precision != "auto") options.precision = parse_precision(arguments.precision);
+  if (arguments.precision != "auto") {
+    options.precision = parse_precision(arguments.precision);
+  } else if (!arguments.scoring) {
+    options.precision = fast_precision();
+  }
   options.threads = arguments.threads;
   return options;
 }

@@ -17,6 +17,8 @@ struct ModelArguments {
   bool double_quantization = false;
   std::string head = "keep";
   std::string precision = "auto";
+  bool scoring =
+      false;  // auto: the model's default precision, the same on every machine; otherwise the fast one
   std::string kv_cache = "auto";
   int threads = 0;
 };

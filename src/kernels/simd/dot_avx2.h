@@ -15,6 +15,7 @@ namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 inline constexpr int kTilePanels = 1;
 inline constexpr int kTileRows = 4;
 inline constexpr int kDenseRows = 4;
+inline constexpr bool kMultipliesBf16 = false;
 
 // Rows 0..7 and 8..15 in a register each.
 struct Bytes64 {

@@ -15,6 +15,11 @@ namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 inline constexpr int kTilePanels = 3;
 inline constexpr int kTileRows = 8;
 inline constexpr int kDenseRows = 4;
+#if defined(__AVX512BF16__)
+inline constexpr bool kMultipliesBf16 = true;
+#else
+inline constexpr bool kMultipliesBf16 = false;
+#endif
 
 struct Bytes64 {
   __m512i v;
