@@ -30,6 +30,10 @@ struct BridgeOptions {
   // others keep their bytes. Not together with type and check.
   bool keep_packed = false;
   ScaleMethod scale = ScaleMethod::kAbsmax;
+  // With keep_packed and lora: folder of the plain model that the 4-bit one was made from; "": none. Weights
+  // that the adapter changes are then sums with the plain ones. A sum with 4-bit values lies near the levels
+  // that it came from, and rounding takes most of a small change away.
+  std::string original = {};
 };
 
 // What became of one tensor.
@@ -41,6 +45,13 @@ struct BridgeTensor {
   double squared_error = 0;         // sum, against the values of the input in float32
   double squared_original = 0;      // sum; 0 when nothing is lost and it was not computed
   double sqnr_db() const noexcept;  // infinity when nothing is lost
+  // Of an adapter's change that was quantized again: sums of wanted^2 and of wanted * achieved change; else
+  // 0.
+  double squared_change = 0;
+  double change_product = 0;
+  // The share that is left, <achieved, wanted> / <wanted, wanted>, and |achieved - wanted| / |wanted|.
+  double adapter_left() const noexcept;
+  double adapter_error() const noexcept;
 };
 
 struct BridgeResult {
@@ -68,7 +79,8 @@ NFLOAT_API BridgeResult write_gguf(const Checkpoint& input, const std::string& o
 // metadata, or of a bitsandbytes one. With a type every floating tensor becomes it; without, plain ones stay
 // as they are, those in blocks become BF16. Open GGUF files with CheckpointOptions::decoded F32: what is lost
 // is measured against that. part_bytes 0: shards of 5 GB. Throws kInvalidArgument (a type that folders do not
-// have; keep_packed without 4-bit weights), kNotFinite, and what dequantize_checkpoint throws.
+// have; keep_packed without 4-bit weights; an original that the 4-bit weights are not near to), kNotFinite,
+// and what dequantize_checkpoint throws.
 NFLOAT_API BridgeResult write_folder(const Checkpoint& input, const std::string& output,
                                      const BridgeOptions& options, const ConvertControl& control = {});
 

@@ -106,8 +106,11 @@ struct TensorError {
   double squared_error = 0;     // sum
   double squared_original = 0;  // sum
   double max_error = 0;
-  int64_t zeros = 0;                // exact zeros in the original
-  int64_t zeros_kept = 0;           // of them, still exactly zero
+  int64_t zeros = 0;       // exact zeros in the original
+  int64_t zeros_kept = 0;  // of them, still exactly zero
+  // Against what an adapter makes of the original: sums of wanted^2 and of wanted * achieved change.
+  double squared_change = 0;
+  double change_product = 0;
   double sqnr_db() const noexcept;  // 10 log10(squared_original / squared_error); infinity when equal
 };
 

@@ -44,12 +44,17 @@ struct PackedWeight {
   TensorPlan plan;
   QuantizeSetup setup;
 
-  PackedWeight(const Checkpoint& input, const std::string& name, ScaleMethod scale)
-      : options(options_of(input, name, scale)), setup(input, options) {
+  // `source`: what it is quantized from again, `input` itself or the plain original.
+  PackedWeight(const Checkpoint& input, const Checkpoint& source, const std::string& name, ScaleMethod scale)
+      : options(options_of(input, name, scale)), setup(source, options) {
     const QuantizedView view = input.quantized(name);
-    plan.input = *input.find(name);
+    plan.input = *source.find(name);
     plan.input.dtype = view.dtype;
     plan.input.shape = view.shape;
+    if (&source != &input && stored_transposed(model_type_of(parse_config(source)), name)) {
+      plan.transpose = true;
+      plan.input.shape = Shape({view.shape[1], view.shape[0]});
+    }
     parts = {input.find(name)};
     for (const std::string& companion : input.companions(name)) parts.push_back(input.find(companion));
   }
@@ -145,7 +150,8 @@ class WeightJob : public StreamJob {
 };
 
 std::vector<Target> plan_folder(const Checkpoint& input, const Json& config, const LoraAdapter* lora,
-                                std::optional<DType> dtype, const BridgeOptions& options) {
+                                std::optional<DType> dtype, const BridgeOptions& options,
+                                const Checkpoint* original) {
   std::vector<Target> targets;
   for (const std::string& name : input.weight_names()) {
     Target target;
@@ -154,7 +160,9 @@ std::vector<Target> plan_folder(const Checkpoint& input, const Json& config, con
     target.shape = target.input.shape;
     if (lora != nullptr) target.delta = lora->find(name);
     if (options.keep_packed && input.is_quantized(name)) {
-      target.packed = std::make_shared<PackedWeight>(input, name, options.scale);
+      const bool from_original = original != nullptr && target.delta != nullptr;
+      target.packed =
+          std::make_shared<PackedWeight>(input, from_original ? *original : input, name, options.scale);
       target.shape = target.packed->plan.input.shape;
     } else if (input.is_quantized(name)) {
       const QuantizedView view = input.quantized(name);
@@ -199,8 +207,33 @@ void check_packed(const Checkpoint& input, const std::vector<Target>& targets, c
          input.path());
 }
 
+// That the 4-bit weights which the adapter changes were made from the original's.
+void check_original(const Checkpoint& input, const Checkpoint& original, const LoraAdapter* adapter,
+                    const BridgeOptions& options, const ConvertControl& control) {
+  if (!options.keep_packed || adapter == nullptr)
+    fail(ErrorCode::kInvalidArgument, "an original is for an adapter merged into weights that stay 4-bit");
+  std::vector<std::string> names;
+  for (const auto& [name, delta] : adapter->deltas()) {
+    if (input.find(name) == nullptr)
+      fail(ErrorCode::kMalformedFile, "{}: no tensor '{}', which {} has and the adapter changes",
+           input.path(), name, original.path());
+    if (!input.is_quantized(name)) continue;
+    if (original.is_quantized(name))
+      fail(ErrorCode::kInvalidArgument, "{}: '{}' is {}; an original is plain", original.path(), name,
+           original.stored_type(name));
+    names.push_back(name);
+  }
+  // 4 bits are 15 to 21 dB from what they were made from, another model's weights about 0 or less.
+  constexpr double kLeast = 8;
+  for (const TensorError& error : compare_weights(input, original, names, nullptr, control))
+    if (!(error.sqnr_db() >= kLeast))
+      fail(ErrorCode::kInvalidArgument,
+           "'{}' of {} is not made from that of {}: the error is {:.0f} % of the weight", error.name,
+           input.path(), original.path(), 100 * std::pow(10, -error.sqnr_db() / 20));
+}
+
 // What quantizing the merged weights again has cost.
-void measure_packed(const Checkpoint& input, const std::vector<Target>& targets, const LoraAdapter& adapter,
+void measure_packed(const Checkpoint& source, const std::vector<Target>& targets, const LoraAdapter& adapter,
                     const std::string& output, const ConvertControl& control, BridgeResult& result) {
   std::vector<std::string> names;
   std::vector<size_t> places;
@@ -210,10 +243,12 @@ void measure_packed(const Checkpoint& input, const std::vector<Target>& targets,
     places.push_back(i);
   }
   const std::vector<TensorError> errors =
-      compare_weights(Checkpoint(output), input, names, &adapter, control);
+      compare_weights(Checkpoint(output), source, names, &adapter, control);
   for (size_t i = 0; i < places.size(); ++i) {
     result.tensors[places[i]].squared_error = errors[i].squared_error;
     result.tensors[places[i]].squared_original = errors[i].squared_original;
+    result.tensors[places[i]].squared_change = errors[i].squared_change;
+    result.tensors[places[i]].change_product = errors[i].change_product;
   }
 }
 
@@ -251,9 +286,12 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
   std::optional<DType> dtype;
   if (options.type) dtype = dtype_of(*options.type);
   Json config = parse_config(input);
-  const auto adapter = load_adapter(options, input);
-  const std::vector<Target> targets =
-      plan_folder(input, config, adapter ? &*adapter : nullptr, dtype, options);
+  std::optional<Checkpoint> original;
+  if (!options.original.empty()) original.emplace(options.original);
+  const auto adapter = load_adapter(options, original ? *original : input);
+  if (original) check_original(input, *original, adapter ? &*adapter : nullptr, options, control);
+  const std::vector<Target> targets = plan_folder(input, config, adapter ? &*adapter : nullptr, dtype,
+                                                  options, original ? &*original : nullptr);
   if (options.keep_packed) check_packed(input, targets, options);
 
   BridgeResult result;
@@ -298,7 +336,8 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
   result.files = written.files;
   result.seconds = written.seconds;
   result.sync_seconds = written.sync_seconds;
-  if (options.keep_packed && adapter) measure_packed(input, targets, *adapter, output, control, result);
+  if (options.keep_packed && adapter)
+    measure_packed(original ? *original : input, targets, *adapter, output, control, result);
   if (options.check) {
     const Clock::time_point start = Clock::now();
     check_written(input, targets, output, control);

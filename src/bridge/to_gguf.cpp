@@ -265,6 +265,14 @@ double BridgeTensor::sqnr_db() const noexcept {
                            : std::numeric_limits<double>::infinity();
 }
 
+double BridgeTensor::adapter_left() const noexcept {
+  return squared_change > 0 ? change_product / squared_change : 1;
+}
+
+double BridgeTensor::adapter_error() const noexcept {
+  return squared_change > 0 ? std::sqrt(squared_error / squared_change) : 0;
+}
+
 BridgeResult write_gguf(const Checkpoint& input, const std::string& output, const BridgeOptions& options,
                         const ConvertControl& control) {
   if (!is_gguf_path(output))

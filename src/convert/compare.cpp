@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "base/fail.h"
 #include "base/json.h"
@@ -18,11 +19,13 @@ class CompareJob : public StreamJob {
   CompareJob(const Checkpoint& checkpoint, const Checkpoint& original, const std::string& name,
              bool transpose, const LoraDelta* delta, TensorError* result)
       : approximate_(checkpoint, name), exact_(original, name, transpose, delta), result_(result) {
+    if (delta != nullptr) before_.emplace(original, name, transpose);
     if (approximate_.shape() != exact_.shape()) {
       fail(ErrorCode::kMalformedFile, "tensor '{}' is {} in {} and {} in {}", name,
            approximate_.shape().to_string(), checkpoint.path(), exact_.shape().to_string(), original.path());
     }
     exact_.align_chunks(approximate_.chunk_elements());
+    if (before_) before_->align_chunks(approximate_.chunk_elements());
     parts_.resize(static_cast<size_t>(exact_.chunks()));
     result_->name = name;
     result_->elements = exact_.elements();
@@ -36,6 +39,8 @@ class CompareJob : public StreamJob {
       result_->max_error = std::max(result_->max_error, part.max_error);
       result_->zeros += part.zeros;
       result_->zeros_kept += part.zeros_kept;
+      result_->squared_change += part.squared_change;
+      result_->change_product += part.change_product;
     }
     return 0;
   }
@@ -58,12 +63,22 @@ class CompareJob : public StreamJob {
       part.zeros += x[i] == 0 ? 1 : 0;
       part.zeros_kept += x[i] == 0 && y[i] == 0 ? 1 : 0;
     }
+    if (before_) {
+      const std::span<float> z = scratch.get<float>(4, count);
+      read_floats(*before_, z);
+      for (size_t i = 0; i < count; ++i) {
+        const double wanted = double{x[i]} - double{z[i]};
+        part.squared_change += wanted * wanted;
+        part.change_product += wanted * (double{y[i]} - double{z[i]});
+      }
+    }
     return approximate_.input_bytes(chunk);
   }
 
  private:
   const WeightReader approximate_;
   WeightReader exact_;
+  std::optional<WeightReader> before_;  // the original without the adapter
   TensorError* const result_;
   std::vector<TensorError> parts_;
   int started_ = 0;

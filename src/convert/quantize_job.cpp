@@ -104,7 +104,7 @@ class QuantizeJob : public StreamJob {
     QuantState state;
     state.quant_type = setup_.options.format;
     state.block_size = options().block_size;
-    state.dtype = reader_.dtype();
+    state.dtype = plan_.input.dtype;
     state.shape = reader_.shape();
     state.nested = options().double_quantization;
     state.nested_block_size = kNestedBlockSize;

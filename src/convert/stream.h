@@ -26,7 +26,7 @@ class Scratch {
   }
 
  private:
-  Buffer slots_[4];
+  Buffer slots_[5];
 };
 
 // The work on one tensor: stages one after the other, each a number of chunks that run in any order on any

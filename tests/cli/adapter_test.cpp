@@ -286,5 +286,116 @@ TEST_F(Adapter, WhatAGgufFileDoesNotHaveIsCountedAndNamed) {
   EXPECT_NE(result.out.find("vision_tower.layers.3.fc1"), std::string::npos) << result;
 }
 
+// What is left of a small change after rounding to 4 bits, and how to keep it.
+class AdapterInFourBits : public Adapter {
+ protected:
+  // Of one weight of nfloat-tiny, `size` of its root mean square, elements independent of one another.
+  std::string small_adapter(const std::string& module, double size) {
+    const Values weight = read_values(Checkpoint(model()), module + ".weight");
+    Values a = random_values({kRank, weight.shape[1]}, 1), b = random_values({weight.shape[0], kRank}, 2);
+    double square = 0;
+    for (const double value : weight.at) square += value * value;
+    // The variance of a's and b's elements is 0.01.
+    const double factor =
+        size * std::sqrt(square / static_cast<double>(weight.at.size())) / (0.01 * std::sqrt(kRank));
+    for (double& value : b.at) value *= factor;
+    a_ = a;
+    b_ = b;
+    return adapter({{"base_model.model." + module + ".lora_A.weight", a},
+                    {"base_model.model." + module + ".lora_B.weight", b}},
+                   Json{{"lora_alpha", kRank}});
+  }
+  Values decoded(const std::string& folder, const std::string& weight) {
+    std::filesystem::remove_all(path("decoded"));
+    EXPECT_TRUE(nfloat({"dequantize", folder, path("decoded"), "--dtype", "f32"}).ok());
+    return read_values(Checkpoint(path("decoded")), weight);
+  }
+  // <after - before, B A> / <B A, B A> and |after - before - B A| / |B A|.
+  std::pair<double, double> left(const Values& after, const Values& before) const {
+    double product = 0, wanted = 0, error = 0;
+    for (int64_t row = 0; row < before.shape[0]; ++row)
+      for (int64_t col = 0; col < before.shape[1]; ++col) {
+        double change = 0;
+        for (int64_t k = 0; k < kRank; ++k) change += b_(row, k) * a_(k, col);
+        const double achieved = after(row, col) - before(row, col);
+        product += achieved * change;
+        wanted += change * change;
+        error += (achieved - change) * (achieved - change);
+      }
+    return {product / wanted, std::sqrt(error / wanted)};
+  }
+  static Json tensor(const Json& result, const std::string& name) {
+    for (const Json& one : result["tensors"])
+      if (one["name"] == name) return one;
+    return {};
+  }
+  Values a_, b_;
+};
+
+TEST_F(AdapterInFourBits, SaysWhatIsLeftAndKeepsItWithTheOriginal) {
+  const std::string module = "model.layers.2.mlp.down_proj", weight = module + ".weight";
+  ASSERT_TRUE(nfloat({"quantize", model(), path("base"), "--double-quant", "--block-size", "128"}).ok());
+  const Values base = decoded(path("base"), weight), plain = read_values(Checkpoint(model()), weight);
+  for (const double size : {0.02, 0.3}) {
+    const std::string lora = small_adapter(module, size);
+    for (const bool from_original : {false, true}) {
+      const std::string out = path(std::to_string(size) + (from_original ? "-original" : "-base"));
+      std::vector<std::string> command{"convert", path("base"), out,    "--lora",
+                                       lora,      "--type",     "base", "--json"};
+      if (from_original) command.insert(command.end(), {"--original", model()});
+      const Result result = nfloat(command);
+      ASSERT_TRUE(result.ok()) << result;
+      EXPECT_TRUE(nfloat({"inspect", out, "--check"}).ok());
+      const auto [share, error] = left(decoded(out, weight), from_original ? plain : base);
+      const Json json = Json::parse(result.out);
+      for (const Json& told : {json, tensor(json, weight)}) {
+        EXPECT_NEAR(told["adapter_left"].get<double>(), share, 1e-4);
+        EXPECT_NEAR(told["adapter_error"].get<double>(), error, 1e-3 * error);
+      }
+      EXPECT_EQ(result.err.find("of the adapter is left") != std::string::npos, share < 0.9) << result;
+      if (share < 0.9) {
+        EXPECT_NE(result.err.find("--original"), std::string::npos) << result;
+      }
+      if (from_original) {
+        EXPECT_GT(share, 0.93);
+        EXPECT_LT(share, 1.07);
+      } else if (size < 0.1) {
+        EXPECT_LT(share, 0.9);
+      }
+      // The rest of the base as it was, and its description.
+      const Checkpoint before(path("base")), after(out);
+      for (const TensorInfo& info : before.tensors())
+        if (!info.name.starts_with(weight)) {
+          const TensorView x = before.view(info), y = after.view(info.name);
+          ASSERT_EQ(x.bytes.size(), y.bytes.size());
+          EXPECT_EQ(std::memcmp(x.bytes.data(), y.bytes.data(), x.bytes.size()), 0) << info.name;
+        }
+      EXPECT_EQ(before.quantized(weight).dtype, after.quantized(weight).dtype);
+    }
+  }
+}
+
+TEST_F(AdapterInFourBits, RefusesAnOriginalThatIsNot) {
+  const std::string module = "model.layers.2.mlp.down_proj";
+  ASSERT_TRUE(nfloat({"quantize", model(), path("base")}).ok());
+  const std::string lora = small_adapter(module, 0.1);
+  const auto refused = [&](const std::string& original, const std::vector<std::string>& words) {
+    expect_complaint(nfloat({"convert", path("base"), path("x"), "--lora", lora, "--type", "base",
+                             "--original", original}),
+                     words);
+    EXPECT_FALSE(std::filesystem::exists(path("x")));
+  };
+  refused(path("base"), {module, "plain"});
+  Tensors other;
+  const Checkpoint tiny(model());
+  for (const std::string& name : tiny.weight_names()) other[name] = read_values(tiny, name);
+  other[module + ".weight"] = random_values(other[module + ".weight"].shape, 77);
+  std::filesystem::create_directories(path("other"));
+  write_file(path("other/config.json"), read_file(model() + "/config.json"));
+  write_tensors(path("other/model.safetensors"), other);
+  refused(path("other"), {module, "not made from"});
+  EXPECT_EQ(nfloat({"convert", path("base"), path("x"), "--lora", lora, "--original", model()}).exit_code, 2);
+}
+
 }  // namespace
 }  // namespace nfloat::cli_test

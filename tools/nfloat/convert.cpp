@@ -14,7 +14,7 @@ namespace nfloat::cli {
 namespace {
 
 struct Options {
-  std::string input, output, type = "auto", part_size, lora, scale = "absmax";
+  std::string input, output, type = "auto", part_size, lora, original, scale = "absmax";
   bool overwrite = false, json = false, check = false, all = false;
   int threads = 0;
 };
@@ -25,6 +25,31 @@ double bits(const BridgeTensor& tensor) {
 
 std::string sqnr(double error, double original) {
   return error > 0 ? fmt::format("{:.2f}", 10 * std::log10(original / error)) : "exact";
+}
+
+// Sums over the weights that an adapter changed and that were quantized again.
+BridgeTensor adapter_total(const BridgeResult& result) {
+  BridgeTensor total;
+  for (const BridgeTensor& tensor : result.tensors) {
+    if (tensor.squared_change == 0) continue;
+    total.squared_error += tensor.squared_error;
+    total.squared_change += tensor.squared_change;
+    total.change_product += tensor.change_product;
+  }
+  return total;
+}
+
+// Below this share the merged model is not the one that was trained.
+constexpr double kEnoughLeft = 0.9;
+
+void warn_of_loss(const BridgeResult& result, bool from_original) {
+  const BridgeTensor total = adapter_total(result);
+  if (total.adapter_left() >= kEnoughLeft) return;
+  fmt::print(stderr, "nfloat: warning: {:.1f} % of the adapter is left after rounding to 4 bits; {}\n",
+             100 * total.adapter_left(),
+             from_original
+                 ? "--type bf16 keeps it"
+                 : "--original FOLDER (the 16-bit model that IN was made from) or --type bf16 keeps it");
 }
 
 // Rows of the same kind of tensor, type and treatment are one row of the table.
@@ -47,17 +72,27 @@ void print_table(const BridgeResult& result, bool all) {
     group.sum.bytes += tensor.bytes;
     group.sum.squared_error += tensor.squared_error;
     group.sum.squared_original += tensor.squared_original;
+    group.sum.squared_change += tensor.squared_change;
+    group.sum.change_product += tensor.change_product;
   }
-  Table table({{"tensor", Table::Align::kLeft},
-               {"tensors"},
-               {"before", Table::Align::kLeft},
-               {"after", Table::Align::kLeft},
-               {"bits a weight"},
-               {"SQNR, dB"}});
-  for (const auto& [name, group] : groups)
-    table.add({name, fmt::format("{}", group.tensors), group.before, group.after,
-               fmt::format("{:.2f}", bits(group.sum)),
-               sqnr(group.sum.squared_error, group.sum.squared_original)});
+  const bool changes = adapter_total(result).squared_change > 0;
+  std::vector<Table::Column> columns{
+      {"tensor", Table::Align::kLeft}, {"tensors"},       {"before", Table::Align::kLeft},
+      {"after", Table::Align::kLeft},  {"bits a weight"}, {"SQNR, dB"}};
+  if (changes) columns.push_back({"adapter left, %"});
+  Table table(columns);
+  for (const auto& [name, group] : groups) {
+    std::vector<std::string> row{name,
+                                 fmt::format("{}", group.tensors),
+                                 group.before,
+                                 group.after,
+                                 fmt::format("{:.2f}", bits(group.sum)),
+                                 sqnr(group.sum.squared_error, group.sum.squared_original)};
+    if (changes)
+      row.push_back(group.sum.squared_change > 0 ? fmt::format("{:.1f}", 100 * group.sum.adapter_left())
+                                                 : "");
+    table.add(row);
+  }
   fmt::print("{}\n", table.to_string());
 }
 
@@ -66,6 +101,10 @@ void print_json(const BridgeResult& result) {
   json["files"] = result.files;
   json["parameters"] = result.parameters;
   json["merged"] = result.merged;
+  if (const BridgeTensor total = adapter_total(result); total.squared_change > 0) {
+    json["adapter_left"] = total.adapter_left();
+    json["adapter_error"] = total.adapter_error();
+  }
   json["bytes_before"] = result.bytes_before;
   json["bytes_after"] = result.bytes_after;
   json["seconds"] = result.seconds;
@@ -80,6 +119,10 @@ void print_json(const BridgeResult& result) {
                 {"bytes", tensor.bytes}};
     one["exact"] = tensor.squared_error == 0;
     if (tensor.squared_error > 0) one["sqnr_db"] = tensor.sqnr_db();
+    if (tensor.squared_change > 0) {
+      one["adapter_left"] = tensor.adapter_left();
+      one["adapter_error"] = tensor.adapter_error();
+    }
     json["tensors"].push_back(std::move(one));
   }
   fmt::print("{}\n", json.dump(2));
@@ -95,6 +138,9 @@ void run(const Options& options) {
       throw UsageError("--type base is for --lora into a folder; nfloat inspect --check looks at the result");
     bridge.keep_packed = true;
     bridge.scale = scale_method(options.scale);
+    if (!options.original.empty()) bridge.original = resolve_model_path(options.original);
+  } else if (!options.original.empty()) {
+    throw UsageError("--original is for --lora with --type base");
   } else if (options.scale != "absmax") {
     throw UsageError("--scale is for --type base: nothing else is quantized again");
   } else if (options.type != "auto") {
@@ -110,6 +156,7 @@ void run(const Options& options) {
   const BridgeResult result = to_gguf ? write_gguf(input, options.output, bridge, control)
                                       : write_folder(input, options.output, bridge, control);
   bar->finish();
+  warn_of_loss(result, !options.original.empty());
   if (options.json) return print_json(result);
   print_table(result, options.all);
   double error = 0, original = 0;
@@ -127,6 +174,10 @@ void run(const Options& options) {
       error > 0 ? fmt::format("SQNR {} dB where rounded", sqnr(error, original)) : "nothing rounded",
       result.seconds, static_cast<double>(result.bytes_before) / 1e9 / std::max(result.seconds, 1e-9));
   if (result.merged > 0) fmt::print("merged: {} weights of the adapter\n", result.merged);
+  if (const BridgeTensor total = adapter_total(result); total.squared_change > 0)
+    fmt::print(
+        "left of the adapter: {:.1f} % (what was achieved along what was wanted), error {:.2f} of its size\n",
+        100 * total.adapter_left(), total.adapter_error());
   if (result.files.size() > 1) fmt::print("in {} parts\n", result.files.size());
   for (const std::string& note : result.notes) fmt::print("lost: {}\n", note);
   if (options.check)
@@ -170,6 +221,9 @@ void add_convert_command(const Command& app) {
       "--lora", options->lora,
       "Folder of a LoRA adapter that PEFT saved, or its name org/adapter in the Hugging Face cache: "
       "added to the weights on the way");
+  command.add_option("--original", options->original,
+                     "With --type base: the 16-bit model that IN was made from; the adapter is added to its "
+                     "weights, which keeps it, instead of to 4-bit ones");
   command
       .add_option("--scale", options->scale,
                   "With --type base, of the weights that are quantized again: absmax, search, signed (nfloat "
