@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "base/fail.h"
+#include "nfloat/text.h"
 
 namespace nfloat {
 namespace {
@@ -35,10 +36,15 @@ size_t value_bytes(GgufValueType type) noexcept {
 }
 
 // Names come from the file: what is not printable is not shown.
+// At most `most` bytes of UTF-8 text, not ending inside of a character.
+std::string_view cut(std::string_view text, size_t most) noexcept {
+  if (text.size() <= most) return text;
+  while (most > 0 && (text[most] & 0xc0) == 0x80) --most;
+  return text.substr(0, most);
+}
+
 std::string shown(std::string_view name) {
-  std::string text;
-  for (const char c : name.substr(0, 80)) text += c >= ' ' && c <= '~' ? c : '?';
-  return text;
+  return printable(cut(name, 80));
 }
 
 class Parser {
@@ -286,7 +292,7 @@ std::string_view gguf_value_type_name(GgufValueType type) noexcept {
 
 std::string GgufValue::to_string(size_t width) const {
   const auto one = [&](uint64_t index) -> std::string {
-    if (is_text()) return fmt::format("\"{}\"", shown(text(index).substr(0, width)));
+    if (is_text()) return fmt::format("\"{}\"", printable(cut(text(index), width)));
     if (type == GgufValueType::kBool) return integer(index) != 0 ? "true" : "false";
     if (type == GgufValueType::kF32) return fmt::format("{}", element<float>(bytes, index));
     if (type == GgufValueType::kF64) return fmt::format("{}", element<double>(bytes, index));

@@ -6,6 +6,7 @@
 
 #include "base/cpu_features.h"
 #include "kernels/targets.h"
+#include "nfloat/targets.h"
 
 namespace nfloat::kernels {
 namespace {
@@ -65,3 +66,25 @@ const char* forced_target_error() noexcept {
 }
 
 }  // namespace nfloat::kernels
+
+namespace nfloat {
+
+std::string active_target() {
+  return kernels::table().name;
+}
+
+std::vector<std::string> runnable_targets() {
+  std::vector<std::string> names;
+  for (const kernels::KernelTable* table : kernels::runnable_tables()) names.emplace_back(table->name);
+  return names;
+}
+
+std::string forced_target_error() {
+  const char* error = kernels::forced_target_error();
+  if (error == nullptr) return "";
+  std::string text = std::string(error) + "; it runs";
+  for (const std::string& name : runnable_targets()) text += " " + name;
+  return text;
+}
+
+}  // namespace nfloat

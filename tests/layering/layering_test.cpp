@@ -23,11 +23,11 @@ struct Room {
 
 // A room includes only rooms of a lower rank.
 const std::map<std::string, Room> kRooms = {
-    {"base", {0, {"api.h", "error.h", "files.h"}}},
+    {"base", {0, {"api.h", "error.h", "files.h", "text.h"}}},
     {"machine", {1, {"machine.h"}}},
     {"codebook", {1, {"codebook.h", "codebook_errors.h"}}},
     {"tensor", {1, {"tensor.h"}}},
-    {"kernels", {2, {}}},
+    {"kernels", {2, {"targets.h"}}},
     {"gguf", {2, {"gguf.h"}}},
     {"quantize", {3, {"quantize.h"}}},
     {"linear", {3, {"linear.h"}}},

@@ -10,6 +10,7 @@
 #include "commands.h"
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
+#include "notes.h"
 #include "progress.h"
 #include "table.h"
 
@@ -334,8 +335,8 @@ void run(const Options& options) {
     return;
   }
   print_tables(options, analysis.rows);
-  fmt::print(stderr, "{} in {:.1f} s, {:.2f} GB/s\n", format_bytes(analysis.bytes), analysis.seconds,
-             static_cast<double>(analysis.bytes) / analysis.seconds / 1e9);
+  note("{} in {:.1f} s, {:.2f} GB/s\n", format_bytes(analysis.bytes), analysis.seconds,
+       static_cast<double>(analysis.bytes) / analysis.seconds / 1e9);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "nfloat/error.h"
 #include "nfloat/files.h"
 #include "nfloat/plot.h"
+#include "notes.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -124,7 +125,7 @@ void sweep_offset(const CodebookOptions& options) {
     fmt::print("NF4 with other offsets, normal weights. NF4's own is 929/960 = {:.8f}.\n\n{}",
                kNormalFloatOffset, best.to_string());
   }
-  if (!options.plot.empty()) write_output_file(options.plot, plot.to_svg(860, 440));
+  if (!options.plot.empty()) write_result_file(options.plot, plot.to_svg(860, 440));
 }
 
 void plot_levels(const CodebookOptions& options, const std::vector<std::string>& names) {
@@ -158,7 +159,7 @@ void plot_levels(const CodebookOptions& options, const std::vector<std::string>&
     }
     plot.series.push_back(std::move(stems));
   }
-  write_output_file(options.plot, plot.to_svg());
+  write_result_file(options.plot, plot.to_svg());
 }
 
 void explain(const CodebookOptions& options) {

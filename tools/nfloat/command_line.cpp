@@ -8,6 +8,8 @@
 #include <type_traits>
 #include <utility>
 
+#include "notes.h"
+
 namespace nfloat::cli {
 namespace {
 
@@ -21,6 +23,28 @@ CLI::Validator numbers(std::string which, Holds holds) {
             return holds(number) ? std::string() : fmt::format("must be {}, not {}", which, text);
           },
           which};
+}
+
+// The names of a command's options, or of its subcommands.
+std::vector<std::string> known_words(const CLI::App& app, bool options) {
+  std::vector<std::string> words;
+  if (options) {
+    for (const CLI::Option* option : app.get_options())
+      for (const std::string& name : option->get_lnames()) words.push_back("--" + name);
+  } else {
+    for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+      words.push_back(command->get_name());
+  }
+  return words;
+}
+
+// Every command takes --quiet; those that leave out more with it have an option of their own.
+void add_quiet(CLI::App& app) {
+  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) {
+    if (command->get_option_no_throw("--quiet") == nullptr)
+      command->add_flag("--quiet", quiet(), "No notes and no progress, results only");
+    add_quiet(*command);
+  }
 }
 
 }  // namespace
@@ -118,7 +142,20 @@ CommandLine::CommandLine(const std::string& name, const std::string& description
       app = given.front();
       command += " " + app->get_name();
     }
-    return fmt::format("{}: {}\n{} --help explains the options\n", command, error.what(), command);
+    std::string suggestion;
+    if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError)) {
+      // "...: WORD WORD", the last given first.
+      std::string text = error.what();
+      text.erase(0, std::min(text.size(), text.rfind(": ") + 2));
+      while (!text.empty()) {
+        const std::string word = text.substr(0, text.find(' '));
+        text.erase(0, word.size() + 1);
+        const std::string guess = did_you_mean(word, known_words(*app, word.starts_with('-')));
+        if (!guess.empty()) suggestion = guess;
+      }
+    }
+    return fmt::format("{}: {}{}\n{} --help explains the options\n", command, one_line(error.what()),
+                       suggestion, command);
   });
 }
 
@@ -128,8 +165,23 @@ Command CommandLine::root() const {
   return Command(*app_);
 }
 
+std::string CommandLine::help_of(const std::vector<std::string>& commands) const {
+  const CLI::App* app = app_.get();
+  std::string path = app->get_name();
+  for (const std::string& name : commands) {
+    const auto found = app->get_subcommands([&](const CLI::App* one) { return one->get_name() == name; });
+    if (found.empty())
+      throw UsageError(fmt::format("there is no command {}{}", one_line(name),
+                                   did_you_mean(name, known_words(*app, false))));
+    path += " " + name;
+    app = found.front();
+  }
+  return app->get_formatter()->make_help(app, path, CLI::AppFormatMode::Normal);
+}
+
 CommandLine::Outcome CommandLine::run(int argc, char** argv) {
   try {
+    add_quiet(*app_);
     app_->parse(argc, argv);
     return Outcome::kDone;
   } catch (const CLI::ParseError& error) {

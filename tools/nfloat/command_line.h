@@ -87,6 +87,9 @@ class CommandLine {
   ~CommandLine();
 
   Command root() const;
+  // The help of a command under commands; of the program without any. Throws UsageError naming one that is
+  // not.
+  std::string help_of(const std::vector<std::string>& commands) const;
   enum class Outcome { kDone, kHelped, kMisused };
   // Runs the callback of the command given. kHelped: help or version were printed. kMisused: arguments that
   // cannot be taken, said on standard error. What callbacks throw passes.

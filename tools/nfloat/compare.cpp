@@ -13,11 +13,13 @@
 #include "cache.h"
 #include "commands.h"
 #include "compare_job.h"
+#include "convert_options.h"
 #include "model_options.h"
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
 #include "nfloat/files.h"
 #include "nfloat/tokenizer.h"
+#include "notes.h"
 #include "progress.h"
 #include "scoring_input.h"
 
@@ -46,27 +48,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// "4GB", "900 MB", "1500000": decimal units.
-double parse_bytes(const std::string& text) {
-  size_t end = 0;
-  double value = 0;
-  try {
-    value = std::stod(text, &end);
-  } catch (const std::exception&) {
-    end = 0;
-  }
-  std::string unit;
-  for (const char c : text.substr(end))
-    if (c != ' ') unit += static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  const std::pair<const char*, double> kUnits[] = {{"", 1},     {"B", 1},    {"KB", 1e3},
-                                                   {"K", 1e3},  {"MB", 1e6}, {"M", 1e6},
-                                                   {"GB", 1e9}, {"G", 1e9},  {"TB", 1e12}};
-  if (end > 0 && value > 0)
-    for (const auto& known : kUnits)
-      if (unit == known.first) return value * known.second;
-  throw UsageError(fmt::format("--budget {}: expected a size, as 4GB or 900MB", text));
-}
-
 // An unwritable place is told before the work and not after it.
 void expect_writable(const std::string& path) {
   if (!path.empty() && path != "-") expect_writable_file(path);
@@ -79,7 +60,8 @@ class Job {
     measure_.precision = parse_precision(options.precision);
     measure_.scoring.precision = measure_.precision;
     measure_.threads = options.threads;
-    if (!options.budget.empty()) result_.limits.budget_bytes = parse_bytes(options.budget);
+    if (!options.budget.empty())
+      result_.limits.budget_bytes = static_cast<double>(parse_bytes(options.budget, "--budget"));
     result_.limits.max_divergence = options.max_divergence;
     const std::vector<std::string> names =
         options.formats.empty() ? default_formats(options.block_sizes) : options.formats;
@@ -104,7 +86,7 @@ class Job {
 
   Comparison run() {
     const Clock::time_point start = Clock::now();
-    const std::string folder = resolve_model_path(options_.model);
+    const std::string folder = model_folder(options_.model);
     const std::string text =
         options_.text.empty() ? std::string(embedded::stories_txt) : read_text(options_.text, kMaxTextBytes);
     result_.text_name = options_.text.empty() ? "stories.txt, embedded in nfloat" : options_.text;
@@ -174,9 +156,8 @@ class Job {
     }
     const char* temporary = std::getenv("TMPDIR");
     const std::string parent = temporary != nullptr && *temporary == '/' ? temporary : "/tmp";
-    fmt::print(stderr,
-               "no cache ({}): working in {}; a run that is stopped begins anew (--work FOLDER keeps it)\n",
-               why, parent);
+    note("no cache ({}): working in {}; a run that is stopped begins anew (--work FOLDER keeps it)\n", why,
+         parent);
     return LockedFolder::make(parent);
   }
 
@@ -273,11 +254,11 @@ class Job {
     const double seconds = seconds_since(start) / static_cast<double>(piece.size()) * tokens *
                            static_cast<double>(left == 0 ? 0 : left + 1);
     result_.tokens = static_cast<int64_t>(tokens_.size());
-    fmt::print(stderr, "{} formats on {} tokens of {}, protocol {} with windows of {}: about {:.0f} {}{}\n",
-               formats_.size(), tokens_.size(), result_.text_name, options_.protocol,
-               measure_.scoring.context, seconds < 90 ? std::ceil(seconds) : std::ceil(seconds / 60),
-               seconds < 90 ? "seconds" : "minutes",
-               left < formats_.size() ? fmt::format(", {} are done already", formats_.size() - left) : "");
+    note("{} on {} tokens of {}, protocol {} with windows of {}: about {:.0f} {}{}\n",
+         count_of(static_cast<int64_t>(formats_.size()), "format"), tokens_.size(), result_.text_name,
+         options_.protocol, measure_.scoring.context,
+         seconds < 90 ? std::ceil(seconds) : std::ceil(seconds / 60), seconds < 90 ? "seconds" : "minutes",
+         left < formats_.size() ? fmt::format(", {} are done already", formats_.size() - left) : "");
     total_ = static_cast<int64_t>(tokens_.size());
     measure_.scoring.progress = [this](int64_t done, int64_t, double perplexity) {
       stop_if_interrupted();
@@ -333,7 +314,8 @@ void print(const Comparison& result) {
   fmt::print("{}\n", comparison_table(result));
   if (!result.plain_tasks.empty()) fmt::print("{}\n", task_table(result));
   for (const std::string& line : comparison_findings(result)) fmt::print("{}\n", line);
-  fmt::print(stderr, "{} formats in {:.0f} s\n", result.measurements.size(), result.seconds);
+  note("{} in {:.0f} s\n", count_of(static_cast<int64_t>(result.measurements.size()), "format"),
+       result.seconds);
 }
 
 void run(const Options& options) {
@@ -341,9 +323,9 @@ void run(const Options& options) {
   Job job(options);
   const Comparison result = job.run();
   const std::string json = options.json.empty() ? "" : comparison_json(result).dump(2) + "\n";
-  if (!options.report.empty()) write_output_file(options.report, comparison_report(result));
-  if (!options.figure.empty()) write_output_file(options.figure, comparison_figure(result));
-  if (!json.empty() && options.json != "-") write_output_file(options.json, json);
+  if (!options.report.empty()) write_result_file(options.report, comparison_report(result));
+  if (!options.figure.empty()) write_result_file(options.figure, comparison_figure(result));
+  if (!json.empty() && options.json != "-") write_result_file(options.json, json);
   job.forget();
   if (options.json == "-") {
     fmt::print("{}", json);

@@ -27,6 +27,10 @@ uint64_t parse_bytes(const std::string& text, const char* option) {
   if (error != std::errc{} || scale == 0 || !(number * scale >= 1) || number * scale > 9e18) {
     throw UsageError(fmt::format("{} '{}': expected a size such as 5GB, 512MiB or 1000000", option, text));
   }
+  constexpr double kLeastWithoutUnit = 1e6;
+  if (unit.empty() && number < kLeastWithoutUnit)
+    throw UsageError(fmt::format("{} {}: {} bytes, or {}GB? Give the unit (B, kB, MB, GB, KiB, MiB, GiB)",
+                                 option, text, text, text));
   return static_cast<uint64_t>(number * scale);
 }
 

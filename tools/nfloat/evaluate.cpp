@@ -9,6 +9,7 @@
 #include "model_options.h"
 #include "nfloat/error.h"
 #include "nfloat/tasks.h"
+#include "notes.h"
 #include "progress.h"
 #include "table.h"
 
@@ -35,7 +36,7 @@ void run(const Options& options) {
   for (size_t i = 0; i < options.tasks.size(); ++i)
     tasks.push_back(load_task(options.tasks[i], options.data[i], options.limit));
   const Model model = load_model(options.model);
-  const Tokenizer tokenizer = Tokenizer::load(resolve_model_path(options.model.model));
+  const Tokenizer tokenizer = Tokenizer::load(model_folder(options.model.model));
   std::vector<TaskResult> results;
   const auto start = std::chrono::steady_clock::now();
   for (const Task& task : tasks) {
@@ -70,7 +71,7 @@ void run(const Options& options) {
                r.normalised_accuracy ? percent(*r.normalised_accuracy) : "",
                r.normalised_accuracy ? percent(r.normalised_error) : "", percent(r.chance), task_remark(r)});
   fmt::print("{}", table.to_string());
-  fmt::print(stderr, "{:.0f} s\n", seconds);
+  note("{:.0f} s\n", seconds);
 }
 
 }  // namespace

@@ -153,7 +153,7 @@ void run(const Options& options) {
   const std::string prompt_text =
       options.prompt && *options.prompt != "-" ? *options.prompt : read_text("-", kMaxPromptBytes);
   catch_interrupts();
-  const std::string folder = resolve_model_path(options.model.model);
+  const std::string folder = model_folder(options.model.model);
   const Tokenizer tokenizer = Tokenizer::load(folder);
   const Model model = load_model(options.model);
   std::vector<int32_t> ends = model.config().eos_tokens;

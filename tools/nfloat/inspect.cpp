@@ -11,6 +11,7 @@
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
 #include "nfloat/gguf.h"
+#include "notes.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -119,11 +120,14 @@ bool print_findings(const std::vector<Finding>& findings) {
   for (const Finding& finding : findings) {
     // The same remark about every layer is one line.
     if (repeated[{name_pattern(finding.tensor), finding.text}]++ == 0 || finding.error) {
-      fmt::print("{}: {}: {}\n", finding.error ? "ERROR" : "note", finding.tensor, finding.text);
+      fmt::print("{}: {}: {}\n", finding.error ? "ERROR" : "note", printable(finding.tensor),
+                 printable(finding.text));
     }
   }
   for (const auto& [key, count] : repeated) {
-    if (count > 1) fmt::print("      ({} tensors like {}: {:.60}...)\n", count, key.first, key.second);
+    if (count > 1)
+      fmt::print("      ({} tensors like {}: {:.60}...)\n", count, printable(key.first),
+                 printable(key.second));
   }
   fmt::print("check: {}\n",
              errors == 0 ? "sound" : fmt::format("{} error{}", errors, errors == 1 ? "" : "s"));

@@ -1,13 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <filesystem>
+#include <memory>
 #include <new>
+#include <stdexcept>
 #include <string>
+#include <string_view>
+#include <system_error>
+#include <vector>
 
 #include "commands.h"
 #include "nfloat/error.h"
+#include "nfloat/targets.h"
+#include "notes.h"
 #include "signals.h"
 
 namespace {
@@ -15,14 +27,61 @@ namespace {
 constexpr int kExitBadInput = 1;
 constexpr int kExitUsage = 2;
 
-int complain(int exit_code, const char* message) {
-  std::fprintf(stderr, "nfloat: %s\n", message);  // not fmt::print, which throws when nobody reads
+int complain(int exit_code, std::string_view message) {
+  nfloat::cli::say("nfloat: " + nfloat::cli::one_line(message) + "\n");
   return exit_code;
+}
+
+// A descriptor that is closed would be given to the next file that is opened, and results written over it.
+// In its place comes one that refuses what the closed one was for; messages go nowhere.
+void keep_standard_descriptors() {
+  for (const int descriptor : {STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO}) {
+    if (::fcntl(descriptor, F_GETFD) >= 0 || errno != EBADF) continue;
+    const int opened = ::open("/dev/null", descriptor == STDOUT_FILENO ? O_RDONLY : O_RDWR);
+    if (opened >= 0 && opened != descriptor) ::close(opened);
+  }
+}
+
+void add_help_command(const nfloat::cli::CommandLine& command_line) {
+  auto names = std::make_shared<std::vector<std::string>>();
+  const nfloat::cli::Command command = command_line.root().add_subcommand("help", "Explain a command");
+  command.add_option("COMMAND", *names, "The command, as quantize; none: all of them in short");
+  command.footer("Example:\n  nfloat help quantize");
+  command.callback([names, &command_line] { fmt::print("{}", command_line.help_of(*names)); });
+}
+
+// What failed, in words that are not the C++ library's.
+std::string told(const std::exception& error) {
+  if (const auto* files = dynamic_cast<const std::filesystem::filesystem_error*>(&error))
+    return files->path1().string() + ": " + files->code().message();
+  if (const auto* system = dynamic_cast<const std::system_error*>(&error))
+    return (std::ferror(stdout) != 0 ? "standard output: " : "") + system->code().message();
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr ||
+      dynamic_cast<const std::length_error*>(&error) != nullptr)
+    return "out of memory";
+  return "a fault of nfloat itself, not of the input alone: please report the command (nfloat version)";
+}
+
+int run(nfloat::cli::CommandLine& command_line, int argc, char** argv) {
+  if (const std::string error = nfloat::forced_target_error(); !error.empty())
+    return complain(kExitUsage, error);
+  switch (command_line.run(argc, argv)) {
+    case nfloat::cli::CommandLine::Outcome::kDone:
+      break;
+    case nfloat::cli::CommandLine::Outcome::kHelped:
+      return 0;
+    case nfloat::cli::CommandLine::Outcome::kMisused:
+      return kExitUsage;
+  }
+  if (!command_line.root().subcommand_given())
+    return complain(kExitUsage, "a subcommand is required: nfloat --help lists them");
+  return 0;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_standard_descriptors();
   nfloat::cli::prepare_signals();
   nfloat::cli::CommandLine command_line(
       "nfloat",
@@ -47,31 +106,22 @@ int main(int argc, char** argv) {
   nfloat::cli::add_tokenize_command(app);
   nfloat::cli::add_cache_command(app);
 
+  nfloat::cli::add_version_command(app);
+  add_help_command(command_line);
+
+  int exit_code = 0;
   try {
-    switch (command_line.run(argc, argv)) {
-      case nfloat::cli::CommandLine::Outcome::kDone:
-        break;
-      case nfloat::cli::CommandLine::Outcome::kHelped:
-        return 0;
-      case nfloat::cli::CommandLine::Outcome::kMisused:
-        return kExitUsage;
-    }
-    if (!app.subcommand_given()) {
-      return complain(kExitUsage, "a subcommand is required: nfloat --help lists them");
-    }
+    exit_code = run(command_line, argc, argv);
   } catch (const nfloat::cli::UsageError& error) {
     return complain(kExitUsage, error.what());
   } catch (const nfloat::Error& error) {
     return complain(
         error.code() == nfloat::ErrorCode::kInterrupted ? nfloat::cli::interrupt_exit_code() : kExitBadInput,
         error.what());
-  } catch (const std::bad_alloc&) {
-    return complain(kExitBadInput, "out of memory");
   } catch (const std::exception& error) {
-    return complain(kExitBadInput, error.what());
+    return complain(kExitBadInput, told(error));
   }
-  if (std::fflush(stdout) != 0) {
-    return complain(kExitBadInput, (std::string("standard output: ") + std::strerror(errno)).c_str());
-  }
-  return 0;
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    return complain(kExitBadInput, std::string("standard output: ") + std::strerror(errno));
+  return exit_code;
 }

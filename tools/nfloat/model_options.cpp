@@ -7,9 +7,12 @@
 #include <charconv>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
 
 #include "commands.h"
+#include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
+#include "nfloat/gguf.h"
 #include "progress.h"
 
 namespace nfloat::cli {
@@ -57,7 +60,9 @@ void add_model_options(const Command& command, ModelArguments& arguments, bool m
   command
       .add_option(
           "--precision", arguments.precision,
-          "Arithmetic of the matrix products: f32, bf16, int8, or auto (docs/cli.md says what each costs)")
+          "Arithmetic of the matrix products; sums are float32 in all. f32: levels and activations as they "
+          "are; bf16: "
+          "both rounded to bf16; int8: activations in 8 bits by blocks of 64, the fastest; auto: bf16")
       .one_of({"auto", "f32", "bf16", "int8"})
       .show_default();
   command
@@ -99,6 +104,22 @@ ModelOptions library_options(const ModelArguments& arguments) {
   return options;
 }
 
+std::string model_folder(const std::string& path) {
+  std::string found = resolve_model_path(path);
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(found, ignored) || is_gguf_path(found)) return found;
+  if (found.ends_with(".safetensors"))
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{}: weights alone; a model is a folder with its config.json and tokenizer: give the "
+                    "folder",
+                    path));
+  throw Error(
+      ErrorCode::kInvalidArgument,
+      fmt::format("{}: not a model; expected a folder with config.json, a GGUF file or a name org/model",
+                  path));
+}
+
 Model load_model(const ModelArguments& arguments) {
   ModelOptions options = library_options(arguments);
   ProgressBar bar("load", "GB");
@@ -106,7 +127,7 @@ Model load_model(const ModelArguments& arguments) {
     if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while loading");
     bar.update(done, total, "");
   };
-  return Model::load(arguments.model, options);
+  return Model::load(model_folder(arguments.model), options);
 }
 
 std::string read_text(const std::string& path, size_t most) {

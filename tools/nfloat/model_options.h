@@ -35,6 +35,9 @@ std::string precision_name(Precision precision);
 // Loads with a progress bar; Ctrl-C stops it.
 Model load_model(const ModelArguments& arguments);
 
+// The folder or GGUF file that `path` names. Throws Error where it is another file.
+std::string model_folder(const std::string& path);
+
 // A whole file, or standard input for "-". Throws kNotFound, kIo, or kMalformedFile above `most` bytes.
 std::string read_text(const std::string& path, size_t most);
 

@@ -13,6 +13,7 @@
 #include "nfloat/error.h"
 #include "nfloat/evaluate.h"
 #include "nfloat/tokenizer.h"
+#include "notes.h"
 #include "progress.h"
 #include "scoring_input.h"
 
@@ -97,9 +98,10 @@ void print_perplexity(const Options& options, const PerplexityResult& result, do
     return;
   }
   fmt::print("perplexity {:.4f} +- {:.4f}\n", result.perplexity, result.perplexity_error());
-  fmt::print("mean loss {:.6f} +- {:.6f} nats a token, {} tokens scored in {} {}, {:.0f} tokens/s\n",
-             result.mean_loss, result.standard_error, result.tokens, result.windows,
-             options.tokens.empty() ? "windows" : "sequences", static_cast<double>(result.tokens) / seconds);
+  fmt::print("mean loss {:.6f} +- {:.6f} nats a token, {} tokens scored in {}, {:.0f} tokens/s\n",
+             result.mean_loss, result.standard_error, result.tokens,
+             count_of(result.windows, options.tokens.empty() ? "window" : "sequence"),
+             static_cast<double>(result.tokens) / seconds);
 }
 
 class Job {
@@ -117,7 +119,7 @@ class Job {
 
   void run() {
     if (!options_.tokens.empty()) return score_sequences();
-    tokenizer_ = Tokenizer::load(resolve_model_path(options_.model.model));
+    tokenizer_ = Tokenizer::load(model_folder(options_.model.model));
     text_ = read_text(options_.text, kMaxTextBytes);
     expect_text(text_, options_.text);
     tokens_ = scored_tokens(*tokenizer_, text_, scoring_);
@@ -160,7 +162,7 @@ class Job {
   // The original's distributions come from the cache, or are put there first, or, where the file would be too
   // large, both models run side by side.
   void score_against_original() {
-    const std::string folder = resolve_model_path(options_.reference);
+    const std::string folder = model_folder(options_.reference);
     PerplexityOptions other_scoring = scoring_;
     const std::vector<int32_t> others = scored_tokens(Tokenizer::load(folder), text_, other_scoring);
     const auto differ = std::mismatch(tokens_.begin(), tokens_.end(), others.begin(), others.end());
@@ -192,18 +194,17 @@ class Job {
       const uint64_t bytes = ReferenceDistributions::file_bytes(static_cast<int64_t>(tokens_.size()),
                                                                 reference->config().vocabulary);
       if (path.empty()) {
-        fmt::print(
-            stderr,
+        note(
             "no cache folder: the original's log-probabilities are not kept (--reference-cache FILE keeps "
             "them)\n");
       } else if (own || bytes <= kMostCacheBytes) {
         distributions = keep(path, identity, *reference, own);
         if (distributions) reference.reset();
       } else {
-        fmt::print(stderr,
-                   "the original's log-probabilities would take up to {}: not kept (--reference-cache FILE "
-                   "keeps them)\n",
-                   format_bytes(bytes));
+        note(
+            "the original's log-probabilities would take up to {}: not kept (--reference-cache FILE "
+            "keeps them)\n",
+            format_bytes(bytes));
       }
     }
     const Model model = load_model(options_.model);
@@ -224,13 +225,12 @@ class Job {
       bar_.finish();
       ReferenceDistributions there(path);
       if (!own) trim_cache(path.substr(0, path.rfind('/')), kCacheBytes, path);
-      fmt::print(stderr, "{}: the original's log-probabilities, for further runs with this text\n", path);
+      note("{}: the original's log-probabilities, for further runs with this text\n", path);
       return there;
     } catch (const Error& error) {
       bar_.finish();
       if (own || error.code() != ErrorCode::kIo) throw;
-      fmt::print(stderr, "{}: not kept for further runs (--reference-cache FILE names another place)\n",
-                 error.what());
+      note("{}: not kept for further runs (--reference-cache FILE names another place)\n", error.what());
       return std::nullopt;
     }
   }

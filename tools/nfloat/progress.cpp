@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "progress.h"
+#include "notes.h"
 
 #include <fmt/format.h>
 #include <sys/ioctl.h>
@@ -28,7 +29,7 @@ std::string format_seconds(double seconds) {
 ProgressBar::ProgressBar(std::string label, std::string unit)
     : label_(std::move(label)),
       unit_(std::move(unit)),
-      terminal_(::isatty(STDERR_FILENO) == 1),
+      terminal_(::isatty(STDERR_FILENO) == 1 && !quiet()),
       start_(Clock::now()),
       last_(start_ - kRedraw) {}
 

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_NOTES_H_
+#define NFLOAT_TOOLS_NOTES_H_
+
+#include <fmt/format.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "nfloat/text.h"
+
+// What is said beside results: on standard error, safe for a terminal.
+namespace nfloat::cli {
+
+// --quiet, which every command has: no notes, no progress.
+bool& quiet() noexcept;
+
+// Standard error where it can be written to; that it cannot changes no result.
+void say(std::string_view text) noexcept;
+
+// A note for the person who looks on; nothing with --quiet.
+template <typename... Args>
+void note(fmt::format_string<Args...> format, Args&&... args) {
+  if (!quiet()) say(fmt::format(format, std::forward<Args>(args)...));
+}
+
+// A message: printable, on one line, at most `most` bytes, the middle left out of a longer one.
+std::string one_line(std::string_view text, size_t most = 1000);
+
+// "1 format", "3 formats".
+std::string count_of(int64_t count, std::string_view noun);
+
+// `, did you mean "X"?` for the name in `known` that `wrong` is a few letters away from; empty without one.
+std::string did_you_mean(std::string_view wrong, const std::vector<std::string>& known);
+
+// Writes a result to `path` (nfloat/files.h) and says so.
+void write_result_file(const std::string& path, std::string_view text);
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_NOTES_H_

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "base/json.h"
+#include "commands.h"
+#include "nfloat/targets.h"
+#include "nfloat_commit.h"
+
+namespace nfloat::cli {
+namespace {
+
+#if defined(__x86_64__)
+constexpr const char* kProcessor = "x86-64";
+#elif defined(__aarch64__)
+constexpr const char* kProcessor = "aarch64";
+#else
+constexpr const char* kProcessor = "other";
+#endif
+
+void run(bool as_json) {
+  if (as_json) {
+    const Json json = {{"version", NFLOAT_VERSION_STRING}, {"commit", NFLOAT_COMMIT},
+                       {"compiler", __VERSION__},          {"processor", kProcessor},
+                       {"target", active_target()},        {"targets", runnable_targets()},
+                       {"vega", NFLOAT_WITH_VEGA != 0}};
+    fmt::print("{}\n", json.dump(2));
+    return;
+  }
+  fmt::print(
+      "nfloat {}\n"
+      "commit     {}\n"
+      "compiler   {}\n"
+      "processor  {}\n"
+      "target     {} (this processor runs {}; NFLOAT_TARGET chooses)\n"
+      "features   Vega figures in reports: {}\n",
+      NFLOAT_VERSION_STRING, NFLOAT_COMMIT, __VERSION__, kProcessor, active_target(),
+      fmt::join(runnable_targets(), ", "), NFLOAT_WITH_VEGA != 0 ? "yes" : "no");
+}
+
+}  // namespace
+
+void add_version_command(const Command& app) {
+  auto json = std::make_shared<bool>(false);
+  const Command command =
+      app.add_subcommand("version", "Version, commit, instruction sets, features of this build");
+  command.add_flag("--json", *json, "Print JSON");
+  command.footer("Example:\n  nfloat version\nWhat to give with a report of a fault.");
+  command.callback([json] { run(*json); });
+}
+
+}  // namespace nfloat::cli
