@@ -11,5 +11,12 @@ configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/nfloat-config.cmake.in
 write_basic_package_version_file(nfloat-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/nfloat-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/nfloat-config-version.cmake
   DESTINATION ${package_dir})
+# The package can be moved: pkg-config knows where nfloat.pc lies.
+if(IS_ABSOLUTE "${CMAKE_INSTALL_LIBDIR}")
+  set(nfloat_pc_prefix ${CMAKE_INSTALL_PREFIX})
+else()
+  file(RELATIVE_PATH nfloat_pc_prefix /prefix/${CMAKE_INSTALL_LIBDIR}/pkgconfig /prefix)
+  string(REGEX REPLACE "/$" "" nfloat_pc_prefix "\${pcfiledir}/${nfloat_pc_prefix}")
+endif()
 configure_file(${PROJECT_SOURCE_DIR}/cmake/nfloat.pc.in nfloat.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/nfloat.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "base/fail.h"
+#include "checkpoint/quant_state.h"
 #include "nfloat/gguf.h"
 
 namespace nfloat {
@@ -27,6 +28,23 @@ double seconds_since(Clock::time_point start) {
 bool is_inside(const fs::path& path, const fs::path& folder) {
   const auto [mismatch, unused] = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
   return mismatch == folder.end();
+}
+
+// Parts of a bitsandbytes weight whose codes or quant_state are not there: whoever takes them for weights of
+// their own writes a checkpoint that cannot be read.
+void expect_no_lone_companions(const Checkpoint& input) {
+  if (input.is_gguf()) return;
+  for (const std::string& name : input.weight_names()) {
+    const size_t state = name.find(kQuantStateSuffix);
+    for (const std::string_view suffix :
+         {kAbsmaxSuffix, kQuantMapSuffix, kNestedAbsmaxSuffix, kNestedQuantMapSuffix}) {
+      if (state == std::string::npos && !name.ends_with(suffix)) continue;
+      const std::string base =
+          name.substr(0, state != std::string::npos ? state : name.size() - suffix.size());
+      fail(ErrorCode::kMalformedFile, "{}: tensor '{}' belongs to '{}', which {}", input.path(), name, base,
+           input.find(base) == nullptr ? "is not there" : "is not quantized: its quant_state is missing");
+    }
+  }
 }
 
 // Only a folder that holds nothing but files, safetensors among them, is ever replaced.
@@ -122,6 +140,7 @@ void copy_following_links(const fs::path& from, const fs::path& to) {
 std::string check_output(const Checkpoint& input, const std::string& output, bool output_is_folder,
                          bool overwrite, uint64_t needed_bytes) {
   if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
+  expect_no_lone_companions(input);
   const fs::path from = normal_path(input.path()), to = normal_path(output);
   if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
   const bool input_is_folder = fs::is_directory(from);

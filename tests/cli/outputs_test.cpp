@@ -84,6 +84,42 @@ TEST_F(Outputs, ACheckpointIsNotWrittenIntoAPipe) {
   EXPECT_TRUE(fs::is_fifo(path("pipe")));
 }
 
+TEST_F(Outputs, PartsOfAWeightThatIsNotThereAreNoWeights) {
+  const std::string plain = entry("a.weight", "F32", {8, 8}, 0, 256);
+  struct Case {
+    std::string part, word;
+  };
+  for (const Case& one :
+       {Case{entry("b.weight.nested_absmax", "F32", {1}, 256, 260), "'b.weight', which is not there"},
+        Case{entry("a.weight.absmax", "F32", {1}, 256, 260), "'a.weight', which is not quantized"}}) {
+    write_file(path("in.safetensors"),
+               safetensors_bytes("{" + plain + "," + one.part + "}", std::string(260, '\0')));
+    for (const char* command : {"quantize", "dequantize"}) {
+      const Result result = nfloat({command, path("in.safetensors"), path("out.safetensors")});
+      EXPECT_EQ(result.exit_code, 1) << result;
+      EXPECT_FALSE(fs::exists(path("out.safetensors")));
+      if (std::string_view(command) == "quantize") expect_complaint(result, {"in.safetensors", one.word});
+    }
+  }
+}
+
+// RLIMIT_NPROC counts for users that are not root.
+TEST_F(Outputs, ThreadsThatTheSystemRefusesAreDoneWithout) {
+  if (testing::kSanitized || ::getuid() != 0) GTEST_SKIP() << "needs root, to become another user";
+  fs::permissions(folder_, fs::perms::all);
+  write_file(path("in.safetensors"), plain_file(1024, 1024));
+  const Result free =
+      nfloat({"quantize", path("in.safetensors"), path("free.safetensors"), "--threads", "8"});
+  ASSERT_TRUE(free.ok()) << free;
+  Limits limits;
+  limits.as_nobody = true;
+  limits.processes = 1;
+  const Result result =
+      nfloat({"quantize", path("in.safetensors"), path("out.safetensors"), "--threads", "8"}, limits);
+  EXPECT_TRUE(result.ok()) << result;
+  EXPECT_EQ(read_file(path("out.safetensors")), read_file(path("free.safetensors")));
+}
+
 class ManyOutputs : public Outputs {
  protected:
   void SetUp() override {

@@ -37,6 +37,10 @@ constexpr int kNobody = 65534;
     const rlimit limit{limits.file_bytes, limits.file_bytes};
     ::setrlimit(RLIMIT_FSIZE, &limit);
   }
+  if (limits.processes > 0) {
+    const rlimit limit{limits.processes, limits.processes};
+    ::setrlimit(RLIMIT_NPROC, &limit);
+  }
   for (const auto& [name, value] : limits.environment) ::setenv(name.c_str(), value.c_str(), 1);
   if (limits.as_nobody && (::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)) ::_exit(kCannotStart);
   std::vector<char*> argv = {const_cast<char*>(NFLOAT_CLI)};

@@ -23,6 +23,7 @@ struct Limits {
   std::map<std::string, std::string> environment;  // added to ours
   std::string standard_input;                      // a file; "": nothing comes
   std::string standard_output;                     // a device to use instead of a file
+  uint64_t processes = 0;                          // RLIMIT_NPROC, threads among them; 0: none
   bool as_nobody = false;                          // give up root first, so that permissions count
 };
 
