@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "convert/quantize_job.h"
 
+#include <numeric>
+#include <optional>
+
 #include "base/fail.h"
+#include "convert/error_feedback.h"
 #include "convert/weights.h"
 
 namespace nfloat {
@@ -28,7 +32,14 @@ class QuantizeJob : public StreamJob {
         write_state_(std::move(write_state)),
         reader_(setup.input, plan.input.name, plan.transpose, delta),
         values_(delta != nullptr ? DType::kF32 : reader_.dtype()) {
-    reader_.align_chunks(options().block_size);
+    int64_t unit = options().block_size;
+    // The sum with a base that lies on the levels: codes of whole rows are chosen together.
+    if (delta != nullptr && ErrorFeedback::fits(*delta) && setup.input.is_quantized(plan.input.name) &&
+        std::lcm(unit, delta->cols) <= kMostChunkElements) {
+      unit = std::lcm(unit, delta->cols);
+      feedback_.emplace(*delta, setup.codebook);
+    }
+    reader_.align_chunks(unit);
     if (options().double_quantization) {
       scales_.resize(static_cast<size_t>(block_count(reader_.elements(), options().block_size)));
     }
@@ -39,7 +50,7 @@ class QuantizeJob : public StreamJob {
     if (stage_ == 1) return reader_.chunks();
     if (stage_ == 2 && options().double_quantization) {
       store_nested_scales();
-      if (options().scale != ScaleMethod::kAbsmax) return reader_.chunks();
+      if (options().scale != ScaleMethod::kAbsmax || feedback_) return reader_.chunks();
     }
     store_state();
     return 0;
@@ -59,6 +70,7 @@ class QuantizeJob : public StreamJob {
       int64_t bad = -1;
       if (!fits) {
         bad = quantize_blocks(range, setup_.table, scales, codes.data());
+        codes_ready = scales_.empty() || !feedback_;
       } else {
         bad = fit_scales(range, setup_.table, options().scale, scales);
         codes_ready = scales_.empty();
@@ -68,6 +80,9 @@ class QuantizeJob : public StreamJob {
     } else {
       encode_blocks(range, setup_.table, scales, codes.data());
     }
+    if (codes_ready && feedback_)
+      feedback_->refine({reinterpret_cast<const float*>(values.data()), static_cast<size_t>(range.elements)},
+                        scales, block_size, codes.data());
     if (codes_ready)
       writer_.write(index_, static_cast<uint64_t>(reader_.begin(chunk) / 2), std::as_bytes(codes));
     if (scales_.empty()) {
@@ -78,6 +93,8 @@ class QuantizeJob : public StreamJob {
   }
 
  private:
+  static constexpr int64_t kMostChunkElements = int64_t{1} << 24;
+
   const QuantizeOptions& options() const { return setup_.options.quantize; }
 
   [[noreturn]] void throw_not_finite(int64_t index) const {
@@ -118,6 +135,7 @@ class QuantizeJob : public StreamJob {
   const size_t index_;  // of codes; then absmax, quant_map, and if nested nested_absmax, nested_quant_map
   const std::function<void(std::string)> write_state_;
   WeightReader reader_;
+  std::optional<ErrorFeedback> feedback_;
   const DType values_;         // that are quantized
   std::vector<float> scales_;  // of the whole weight, only for double quantization
   float offset_ = 0;

@@ -359,8 +359,8 @@ TEST_F(AdapterInFourBits, SaysWhatIsLeftAndKeepsItWithTheOriginal) {
       if (from_original) {
         EXPECT_GT(share, 0.93);
         EXPECT_LT(share, 1.07);
-      } else if (size < 0.1) {
-        EXPECT_LT(share, 0.9);
+      } else {
+        EXPECT_GT(share, 0.85);
       }
       // The rest of the base as it was, and its description.
       const Checkpoint before(path("base")), after(out);

@@ -128,7 +128,7 @@ TEST_F(Lora, LeavesAFourBitModelInFourBits) {
         nfloat({"convert", base, out, "--lora", folder, "--type", "base", "--scale", scale, "--json"});
     ASSERT_TRUE(told.ok()) << told;
     EXPECT_TRUE(nfloat({"inspect", out, "--check"}).ok());
-    // The same as merging into float32 and quantizing that.
+    // The scales are those of merging into float32 and quantizing that; the codes are chosen together.
     ASSERT_TRUE(nfloat({"convert", base, plain, "--lora", folder, "--type", "f32"}).ok());
     const std::string again = path("again-" + scale);
     ASSERT_TRUE(
@@ -144,6 +144,7 @@ TEST_F(Lora, LeavesAFourBitModelInFourBits) {
       const bool changed = tensor.name.starts_with(weight_);
       merged += changed ? 1 : 0;
       if (tensor.name.find("quant_state") != std::string::npos && changed) continue;
+      if (tensor.name == weight_) continue;
       EXPECT_EQ(bytes(after, tensor.name), bytes(changed ? expected : before, tensor.name)) << tensor.name;
     }
     EXPECT_EQ(merged, 6);
@@ -160,7 +161,9 @@ TEST_F(Lora, LeavesAFourBitModelInFourBits) {
     const double measured = sqnr(result["tensors"]);
     EXPECT_GT(measured, 15);
     EXPECT_NE(inspected.out.find(weight_), std::string::npos);
-    EXPECT_NEAR(measured, sqnr(Json::parse(inspected.out)["errors"]), 1e-9);
+    // The nearest codes have the least error, and lose the adapter.
+    EXPECT_LE(measured, sqnr(Json::parse(inspected.out)["errors"]) + 1e-9);
+    EXPECT_GT(measured, sqnr(Json::parse(inspected.out)["errors"]) - 6);
   }
   const auto refused = [&](std::vector<std::string> arguments, const std::vector<std::string>& words) {
     const Result result = nfloat(arguments);
