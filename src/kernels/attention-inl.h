@@ -164,35 +164,55 @@ static inline int8_t to_int8(float x) noexcept {
   return static_cast<int8_t>(static_cast<int32_t>(x + (x < 0 ? -0.5f : 0.5f)));
 }
 
+// A head's part of one page.
+template <typename Element>
+struct KvPage {
+  Element* keys;
+  Element* values;
+  float* key_scales;  // of int8 only, as the next
+  float* value_scales;
+};
+
+// The page of the positions from `block` on.
+template <typename Element>
+static inline KvPage<Element> page_of(const KvHead& cache, int64_t block) noexcept {
+  Element* keys = reinterpret_cast<Element*>(cache.pages[block / kAttentionBlock] + cache.offset);
+  Element* values = keys + kAttentionBlock * cache.head_dim;
+  float* scales = reinterpret_cast<float*>(values + kAttentionBlock * cache.head_dim);
+  return {keys, values, scales, scales + kAttentionBlock};
+}
+
 static void store_position(const KvHead& cache, int64_t position, const float* key,
                            const float* value) noexcept {
   const int64_t head_dim = cache.head_dim;
-  const int64_t first_key = position / kKeyGroup * kKeyGroup * head_dim + position % kKeyGroup;
-  const int64_t first_value = position * head_dim;
+  const int64_t inside = position % kAttentionBlock;
+  const int64_t first_key = inside / kKeyGroup * kKeyGroup * head_dim + inside % kKeyGroup;
+  const int64_t first_value = inside * head_dim;
   switch (cache.type) {
     case KvType::kF32: {
-      float* keys = static_cast<float*>(cache.keys) + first_key;
-      for (int64_t d = 0; d < head_dim; ++d) keys[d * kKeyGroup] = key[d];
-      std::memcpy(static_cast<float*>(cache.values) + first_value, value, static_cast<size_t>(head_dim) * 4);
+      const KvPage<float> page = page_of<float>(cache, position);
+      for (int64_t d = 0; d < head_dim; ++d) page.keys[first_key + d * kKeyGroup] = key[d];
+      std::memcpy(page.values + first_value, value, static_cast<size_t>(head_dim) * 4);
       return;
     }
     case KvType::kF16: {
-      uint16_t* keys = static_cast<uint16_t*>(cache.keys) + first_key;
-      uint16_t* values = static_cast<uint16_t*>(cache.values) + first_value;
-      for (int64_t d = 0; d < head_dim; ++d) keys[d * kKeyGroup] = float_to_f16(clamp_to_half(key[d]));
-      for (int64_t d = 0; d < head_dim; ++d) values[d] = float_to_f16(clamp_to_half(value[d]));
+      const KvPage<uint16_t> page = page_of<uint16_t>(cache, position);
+      for (int64_t d = 0; d < head_dim; ++d)
+        page.keys[first_key + d * kKeyGroup] = float_to_f16(clamp_to_half(key[d]));
+      for (int64_t d = 0; d < head_dim; ++d)
+        page.values[first_value + d] = float_to_f16(clamp_to_half(value[d]));
       return;
     }
     case KvType::kInt8: {
-      int8_t* keys = static_cast<int8_t*>(cache.keys) + first_key;
-      int8_t* values = static_cast<int8_t*>(cache.values) + first_value;
+      const KvPage<int8_t> page = page_of<int8_t>(cache, position);
       const float key_scale = int8_scale(key, head_dim), value_scale = int8_scale(value, head_dim);
       const float key_inverse = key_scale > 0 ? 1 / key_scale : 0;
       const float value_inverse = value_scale > 0 ? 1 / value_scale : 0;
-      cache.key_scales[position] = key_scale;
-      cache.value_scales[position] = value_scale;
-      for (int64_t d = 0; d < head_dim; ++d) keys[d * kKeyGroup] = to_int8(key[d] * key_inverse);
-      for (int64_t d = 0; d < head_dim; ++d) values[d] = to_int8(value[d] * value_inverse);
+      page.key_scales[inside] = key_scale;
+      page.value_scales[inside] = value_scale;
+      for (int64_t d = 0; d < head_dim; ++d)
+        page.keys[first_key + d * kKeyGroup] = to_int8(key[d] * key_inverse);
+      for (int64_t d = 0; d < head_dim; ++d) page.values[first_value + d] = to_int8(value[d] * value_inverse);
       return;
     }
   }
@@ -256,19 +276,15 @@ template <KvType kType, int kQueries>
 static inline void score(const KvHead& cache, int64_t block, int64_t first, int64_t last,
                          const float* const* query, float* scores) noexcept {
   constexpr int kGroups = kLaneBytes == 16 ? 1 : 2;
-  const auto* keys = static_cast<const typename Element<kType>::Type*>(cache.keys) + block * cache.head_dim;
-  const auto* values =
-      static_cast<const typename Element<kType>::Type*>(cache.values) + block * cache.head_dim;
-  const auto scales = [&](int64_t i) {
-    return kType == KvType::kInt8 ? cache.key_scales + block + i : nullptr;
-  };
+  const auto page = page_of<typename Element<kType>::Type>(cache, block);
+  const auto scales = [&](int64_t i) { return kType == KvType::kInt8 ? page.key_scales + i : nullptr; };
   int64_t i = first;
   for (; i + kGroups * kKeyGroup <= last; i += kGroups * kKeyGroup)
-    score_groups<kType, kQueries, kGroups>(keys + i * cache.head_dim, values + i * cache.head_dim,
+    score_groups<kType, kQueries, kGroups>(page.keys + i * cache.head_dim, page.values + i * cache.head_dim,
                                            cache.head_dim, scales(i), query, scores + i);
   for (; i < last; i += kKeyGroup)
-    score_groups<kType, kQueries, 1>(keys + i * cache.head_dim, values + i * cache.head_dim, cache.head_dim,
-                                     scales(i), query, scores + i);
+    score_groups<kType, kQueries, 1>(page.keys + i * cache.head_dim, page.values + i * cache.head_dim,
+                                     cache.head_dim, scales(i), query, scores + i);
 }
 
 // sums[q] += sum over the positions [first, last) of the block of weights[q][position] * value. With `more`,
@@ -277,9 +293,9 @@ template <KvType kType, int kQueries>
 static inline void accumulate(const KvHead& cache, int64_t block, int64_t first, int64_t last, bool more,
                               const float* weights, float* const* sums) noexcept {
   const int64_t head_dim = cache.head_dim;
-  const auto* values = static_cast<const typename Element<kType>::Type*>(cache.values) + block * head_dim;
-  const auto* keys = static_cast<const typename Element<kType>::Type*>(cache.keys) +
-                     (more ? block + kAttentionBlock : block) * head_dim;
+  using Type = typename Element<kType>::Type;
+  const Type* values = page_of<Type>(cache, block).values;
+  const Type* keys = page_of<Type>(cache, more ? block + kAttentionBlock : block).keys;
   int64_t d = 0;
   const auto columns = [&]<int kVectors>() {
     Floats sum[kQueries][kVectors];
@@ -379,7 +395,7 @@ static void attend_tile(const AttentionArgs& args, int64_t query, int64_t block,
     if (factor != 1.0f)
       for (int64_t d = 0; d < state.padded; d += kLanes) store(sum[q] + d, load(sum[q] + d) * factor);
     if constexpr (kType == KvType::kInt8)
-      for (int64_t i = first; i < last; ++i) own[i] *= args.cache.value_scales[block + i];
+      for (int64_t i = first; i < last; ++i) own[i] *= page_of<int8_t>(args.cache, block).value_scales[i];
   }
   accumulate<kType, kQueries>(args.cache, block, first, last, more, state.scores, sum);
 }

@@ -2,6 +2,7 @@
 #ifndef NFLOAT_KERNELS_ATTENTION_H_
 #define NFLOAT_KERNELS_ATTENTION_H_
 
+#include <cstddef>
 #include <cstdint>
 
 namespace nfloat::kernels {
@@ -11,17 +12,23 @@ enum class KvType : uint8_t { kF32, kF16, kInt8 };
 inline constexpr int64_t kKeyGroup = 16;         // positions whose keys are interleaved
 inline constexpr int64_t kAttentionBlock = 128;  // positions a softmax step takes at once
 
-// Keys and values of one layer and one key-value head.
-// keys: groups of 16 positions, each [head_dim][16], so that a lane is a position; values:
-// [position][head_dim]. int8: element * scale of its position, one scale for the key and one for the value.
+// Keys and values of one layer and one key-value head, in pages of kAttentionBlock positions: page p of a
+// sequence has the head's at pages[p] + offset.
+// keys: groups of 16 positions, each [head_dim][16], so that a lane is a position; then values:
+// [position][head_dim]; of int8, then a float for each key and for each value: element * scale of its
+// position.
 struct KvHead {
   KvType type;
   int64_t head_dim;
-  void* keys;
-  void* values;
-  float* key_scales;    // null unless int8
-  float* value_scales;  // null unless int8
+  std::byte* const* pages;
+  int64_t offset;
 };
+
+// Bytes of one head in a page.
+inline constexpr int64_t kv_head_bytes(KvType type, int64_t head_dim) noexcept {
+  const int64_t element = type == KvType::kF32 ? 4 : type == KvType::kF16 ? 2 : 1;
+  return 2 * kAttentionBlock * (head_dim * element + (type == KvType::kInt8 ? 4 : 0));
+}
 
 // Queries of one key-value head. Query i sees the positions [begins[i], ends[i]), at least one.
 struct AttentionArgs {

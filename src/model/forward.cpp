@@ -386,11 +386,54 @@ void visit_logits(Forward& forward, std::span<const Segment> segments, int64_t v
   }
 }
 
+// Pages and angles for all tokens of a batch.
+void reserve(std::span<const BatchEntry> entries) {
+  for (const BatchEntry& entry : entries) {
+    Session::State& session = entry.session->state();
+    const int64_t end = session.position + static_cast<int64_t>(entry.tokens.size());
+    session.cache.reserve(session.position, end);
+    if (session.rope) session.rope->reserve(end);
+    if (session.local_rope) session.local_rope->reserve(end);
+  }
+}
+
+// Puts the sessions of a batch back to what they were unless the batch was finished; one whose new logits
+// have already replaced the old ones has none then.
+class Unfinished {
+ public:
+  explicit Unfinished(std::span<const BatchEntry> entries) : entries_(entries) {
+    for (const BatchEntry& entry : entries) {
+      const Session::State& session = entry.session->state();
+      before_.push_back({session.position, session.has_logits});
+    }
+  }
+  ~Unfinished() {
+    for (size_t i = 0; i < before_.size(); ++i) {
+      Session::State& session = entries_[i].session->state();
+      const bool replaced = session.has_logits && session.position != before_[i].position;
+      session.has_logits = before_[i].has_logits && !replaced;
+      session.position = before_[i].position;
+    }
+  }
+  Unfinished(const Unfinished&) = delete;
+  Unfinished& operator=(const Unfinished&) = delete;
+  void finished() noexcept { before_.clear(); }
+
+ private:
+  struct Before {
+    int64_t position;
+    bool has_logits;
+  };
+  std::span<const BatchEntry> entries_;
+  std::vector<Before> before_;
+};
+
 }  // namespace
 
 void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& visitor) {
   if (entries.empty()) return;
   check(entries);
+  reserve(entries);
   const Model::State& model = entries[0].session->model().state();
   const ModelConfig& config = model.config;
   Workspace& workspace = entries[0].session->state().workspace;
@@ -399,6 +442,7 @@ void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& vis
   const SessionOptions& options = entries[0].session->state().options;
   workspace.reserve(config, std::min(total, kMaxRows), thread_count(options.threads));
 
+  Unfinished unfinished(entries);
   std::vector<Segment> segments;
   std::vector<float> logits;
   size_t entry = 0;
@@ -435,6 +479,7 @@ void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& vis
                    segment.session->has_logits = true;
                  });
   }
+  unfinished.finished();
 }
 
 }  // namespace nfloat

@@ -7,6 +7,7 @@
 
 #include "model/embedding.h"
 #include "model/linear_group.h"
+#include "model/sequence_tables.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/model.h"
 
@@ -47,6 +48,7 @@ struct Model::State {
   std::vector<LayerWeights> layers;
   NormWeights final_norm;
   LinearGroup head;
+  std::unique_ptr<SequenceTables> tables = std::make_unique<SequenceTables>();
 };
 
 }  // namespace nfloat

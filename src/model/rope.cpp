@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <utility>
 
 namespace nfloat {
 
@@ -56,16 +57,27 @@ std::vector<double> rope_frequencies(const RopeConfig& rope, int64_t rotary_dim,
 }
 
 RopeTable::RopeTable(const RopeConfig& rope, int64_t rotary_dim, int64_t length)
-    : rotary_dim_(rotary_dim), length_(length), table_(static_cast<size_t>(length * rotary_dim)) {
-  const std::vector<double> frequencies = rope_frequencies(rope, rotary_dim_, length);
-  const size_t half = frequencies.size();
-  for (int64_t position = 0; position < length; ++position) {
-    float* row = table_.data() + position * rotary_dim_;
-    for (size_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(position) * frequencies[i];
-      row[i] = static_cast<float>(rope.attention_factor * std::cos(angle));
-      row[half + i] = static_cast<float>(rope.attention_factor * std::sin(angle));
+    : rotary_dim_(rotary_dim),
+      length_(length),
+      factor_(rope.attention_factor),
+      frequencies_(rope_frequencies(rope, rotary_dim, length)),
+      chunks_(static_cast<size_t>((length + kChunk - 1) / kChunk)) {}
+
+void RopeTable::reserve(int64_t positions) {
+  const std::scoped_lock lock(mutex_);
+  const size_t half = frequencies_.size();
+  for (; static_cast<int64_t>(filled_) * kChunk < positions; ++filled_) {
+    std::vector<float> chunk(static_cast<size_t>(kChunk * rotary_dim_));
+    for (int64_t i = 0; i < kChunk; ++i) {
+      const auto position = static_cast<double>(static_cast<int64_t>(filled_) * kChunk + i);
+      float* row = chunk.data() + i * rotary_dim_;
+      for (size_t pair = 0; pair < half; ++pair) {
+        const double angle = position * frequencies_[pair];
+        row[pair] = static_cast<float>(factor_ * std::cos(angle));
+        row[half + pair] = static_cast<float>(factor_ * std::sin(angle));
+      }
     }
+    chunks_[filled_] = std::move(chunk);
   }
 }
 

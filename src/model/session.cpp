@@ -15,19 +15,10 @@ int64_t largest_context(const ModelConfig& config) noexcept {
   return static_cast<int64_t>(static_cast<double>(config.context) * std::max(1.0, config.rope.factor));
 }
 
-// Null when no layer has that embedding.
-std::shared_ptr<const RopeTable> make_rope(const ModelConfig& config, LayerRope which, int64_t length) {
-  for (int64_t layer = 0; layer < config.layers; ++layer)
-    if (config.layer(layer).rope == which)
-      return std::make_shared<const RopeTable>(which == LayerRope::kMain ? config.rope : config.local_rope,
-                                               config.rotary_dim > 0 ? config.rotary_dim : config.head_dim,
-                                               length);
-  return nullptr;
-}
-
 SessionOptions resolved(const Model& model, SessionOptions options) {
   const ModelConfig& config = model.config();
-  if (options.context == 0) options.context = config.context;
+  const bool asked = options.context != 0;
+  if (!asked) options.context = config.context;
   if (options.context < 1 || options.context > largest_context(config))
     fail(ErrorCode::kInvalidArgument, "a context of {} tokens: this model allows 1 to {}", options.context,
          largest_context(config));
@@ -35,8 +26,10 @@ SessionOptions resolved(const Model& model, SessionOptions options) {
   if (options.kv_cache == KvCacheType::kAuto)
     options.kv_cache = *options.precision == Precision::kF32 ? KvCacheType::kF32 : KvCacheType::kF16;
   if (options.threads == 0) options.threads = model.options().threads;
-  check_available_memory(kv_cache_bytes(config, options.kv_cache, options.context),
-                         fmt::format("the KV cache for {} tokens", options.context));
+  // Pages come as they are needed; who names a length is told at once that it cannot be reached.
+  if (asked)
+    check_available_memory(kv_cache_bytes(config, options.kv_cache, options.context),
+                           fmt::format("the KV cache for {} tokens", options.context));
   return options;
 }
 
@@ -44,15 +37,17 @@ SessionOptions resolved(const Model& model, SessionOptions options) {
 
 Session::Session(const Model& model, const SessionOptions& options) {
   const SessionOptions own = resolved(model, options);
+  const ModelConfig& config = model.config();
+  SequenceTables& tables = *model.state().tables;
   state_ = std::make_unique<State>(
       State{.model = model,
             .options = own,
             .position = 0,
-            .rope = make_rope(model.config(), LayerRope::kMain, own.context),
-            .local_rope = make_rope(model.config(), LayerRope::kLocal, own.context),
-            .cache = KvCache(model.config(), own.kv_cache, own.context),
+            .rope = tables.rope(config, LayerRope::kMain, own.context),
+            .local_rope = tables.rope(config, LayerRope::kLocal, own.context),
+            .cache = KvCache(config, own.kv_cache, tables.pages(config, kernel_type(own.kv_cache))),
             .workspace = {},
-            .logits = std::vector<float>(static_cast<size_t>(model.config().vocabulary)),
+            .logits = std::vector<float>(static_cast<size_t>(config.vocabulary)),
             .has_logits = false});
 }
 
@@ -88,21 +83,21 @@ void Session::rewind(int64_t position) {
   if (position == state_->position) return;
   state_->position = position;
   state_->has_logits = false;
+  state_->cache.truncate(position);
 }
 
 Session Session::fork() const {
   const State& from = *state_;
-  auto state = std::make_unique<State>(
-      State{.model = from.model,
-            .options = from.options,
-            .position = from.position,
-            .rope = from.rope,
-            .local_rope = from.local_rope,
-            .cache = KvCache(from.model.config(), from.options.kv_cache, from.options.context),
-            .workspace = {},
-            .logits = from.logits,
-            .has_logits = from.has_logits});
-  state->cache.copy_from(from.cache, from.position);
+  auto state = std::make_unique<State>(State{.model = from.model,
+                                             .options = from.options,
+                                             .position = from.position,
+                                             .rope = from.rope,
+                                             .local_rope = from.local_rope,
+                                             .cache = from.cache,
+                                             .workspace = {},
+                                             .logits = from.logits,
+                                             .has_logits = from.has_logits});
+  state->cache.truncate(from.position);
   return Session(std::move(state));
 }
 

@@ -16,8 +16,8 @@ struct Session::State {
   Model model;
   SessionOptions options;  // context resolved
   int64_t position = 0;
-  std::shared_ptr<const RopeTable> rope;        // null when no layer has it
-  std::shared_ptr<const RopeTable> local_rope;  // of LayerRope::kLocal
+  std::shared_ptr<RopeTable> rope;        // the model's; null when no layer has it
+  std::shared_ptr<RopeTable> local_rope;  // of LayerRope::kLocal
   KvCache cache;
   Workspace workspace;
   std::vector<float> logits;  // vocabulary floats, made once

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <stdexcept>
+
+#include "model/model_state.h"
 #include "nfloat/error.h"
 #include "random_model.h"
 
@@ -69,8 +72,93 @@ TEST_P(Sessions, ForksGoTheirOwnWays) {
   EXPECT_EQ(other.position(), 39);
 }
 
+// Pages of 128 positions: forks at, before and after their ends, each writing over what the others still see.
+TEST_P(Sessions, ForksShareTheirPastAndNothingElse) {
+  const std::vector<int32_t> tokens = random_.tokens(200);
+  const auto reference = [&](size_t past, int32_t next) {
+    Session alone(model_, {.context = 200, .kv_cache = GetParam()});
+    alone.prefill(std::span(tokens).first(past));
+    return copy(alone.decode(next));
+  };
+  Session session(model_, {.context = 200, .kv_cache = GetParam()});
+  session.prefill(tokens);
+  for (const size_t past : {127u, 128u, 129u, 1u}) {
+    Session first = session.fork(), second = session.fork();
+    first.rewind(static_cast<int64_t>(past));
+    second.rewind(static_cast<int64_t>(past));
+    const std::vector<float> five = copy(first.decode(5)), sixty = copy(second.decode(60));
+    const std::vector<float> expected_five = reference(past, 5), expected_sixty = reference(past, 60);
+    for (size_t i = 0; i < five.size(); ++i) {
+      EXPECT_NEAR(five[i], expected_five[i], 1e-4) << past << " " << i;
+      EXPECT_NEAR(sixty[i], expected_sixty[i], 1e-4) << past << " " << i;
+    }
+  }
+  session.rewind(199);
+  const std::vector<float> last = copy(session.decode(tokens[199])), expected = reference(199, tokens[199]);
+  for (size_t i = 0; i < last.size(); ++i) EXPECT_NEAR(last[i], expected[i], 1e-4) << i;
+}
+
+// A visitor that throws in the second of several passes.
+TEST_P(Sessions, AFailedBatchLeavesThemAsTheyWere) {
+  Session first(model_, {.context = 200, .kv_cache = GetParam()}), second = first.fork();
+  first.prefill(std::span(tokens_).first(20));
+  second.prefill(std::span(tokens_).first(30));
+  const std::vector<float> before = copy(second.logits());
+  const std::vector<int32_t> more(tokens_.begin() + 30, tokens_.end());
+  const BatchEntry entries[] = {{&first, more}, {&second, more}};
+  EXPECT_THROW(forward_batch(entries,
+                             [](size_t entry, int64_t, std::span<const float>) {
+                               if (entry == 1) throw std::runtime_error("stop");
+                             }),
+               std::runtime_error);
+  EXPECT_EQ(first.position(), 20);
+  EXPECT_EQ(second.position(), 30);
+  EXPECT_EQ(copy(second.logits()), before);
+  Session alone(model_, {.context = 200, .kv_cache = GetParam()});
+  alone.prefill(std::span(tokens_).first(30));
+  EXPECT_EQ(copy(second.decode(7)), copy(alone.decode(7)));
+}
+
 INSTANTIATE_TEST_SUITE_P(Caches, Sessions,
                          ::testing::Values(KvCacheType::kF32, KvCacheType::kF16, KvCacheType::kInt8));
+
+TEST(SequenceTablesTest, SessionsOfOneModelShareAnglesAndGivePagesBack) {
+  const RandomModel random(kConfig);
+  const Model model = Model::load(random.folder.path(), exact());
+  const ModelConfig& config = model.config();
+  SequenceTables& tables = *model.state().tables;
+  EXPECT_EQ(tables.rope(config, LayerRope::kMain, 10), tables.rope(config, LayerRope::kMain, 200));
+  EXPECT_EQ(tables.rope(config, LayerRope::kLocal, 10), nullptr);
+  const std::shared_ptr<PagePool> pool = tables.pages(config, kernels::KvType::kF32);
+  const uint64_t page = pool->page_bytes();
+  EXPECT_EQ(page, 2u * 128 * 2 * 2 * 8 * 4);  // keys and values, positions, layers, heads, head_dim, bytes
+  {
+    Session session(model);
+    EXPECT_EQ(pool->used_bytes(), 0u);
+    session.prefill(random.tokens(128));
+    EXPECT_EQ(pool->used_bytes(), page);
+    Session other = session.fork();
+    EXPECT_EQ(pool->used_bytes(), page);
+    other.decode(1);  // its first token beyond the shared page
+    EXPECT_EQ(pool->used_bytes(), 2 * page);
+    other.rewind(100);
+    EXPECT_EQ(pool->used_bytes(), page);
+    other.decode(1);  // into the shared one
+    EXPECT_EQ(pool->used_bytes(), 2 * page);
+  }
+  EXPECT_EQ(pool->used_bytes(), 0u);
+}
+
+TEST(PagePoolTest, ABudgetIsKept) {
+  const auto pool = std::make_shared<PagePool>(4096, 2 * 4096 + 100);
+  PagePool::Page first = pool->take();
+  const PagePool::Page second = pool->take();
+  EXPECT_THROW(pool->take(), Error);
+  const std::byte* place = first.get();
+  first.reset();
+  EXPECT_EQ(pool->take().get(), place);
+  EXPECT_EQ(pool->used_bytes(), 4096u);
+}
 
 // More tokens than one pass takes, in sequences of unlike length, some of them with a past.
 TEST(Batch, EqualsOneByOne) {

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_MODEL_PAGE_POOL_H_
+#define NFLOAT_MODEL_PAGE_POOL_H_
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "nfloat/tensor.h"
+
+namespace nfloat {
+
+// Pages of equal size, for the keys and values of all sessions of one model. A page that is no longer used
+// comes back and is given out again. For use by any number of threads.
+class PagePool : public std::enable_shared_from_this<PagePool> {
+ public:
+  // A page, shared by the sequences that have the same past; the last owner gives it back.
+  using Page = std::shared_ptr<std::byte>;
+
+  // `budget_bytes`: 0 for what the machine has.
+  PagePool(size_t page_bytes, uint64_t budget_bytes) noexcept
+      : page_bytes_(page_bytes), budget_bytes_(budget_bytes) {}
+
+  // What is in it is not specified. Throws kOutOfMemory with the numbers.
+  Page take();
+
+  size_t page_bytes() const noexcept { return page_bytes_; }
+  uint64_t used_bytes() const noexcept;  // of pages that have an owner
+
+ private:
+  void give_back(Buffer page) noexcept;
+
+  const size_t page_bytes_;
+  const uint64_t budget_bytes_;
+  mutable std::mutex mutex_;
+  std::vector<Buffer> idle_;
+  uint64_t used_ = 0;  // pages
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_MODEL_PAGE_POOL_H_
