@@ -75,6 +75,9 @@ class NFLOAT_API TokenStream {
  public:
   explicit TokenStream(const Tokenizer& tokenizer, bool skip_special_tokens = true);
 
+  // Takes tokens whose text is known, such as a prompt's: what is pushed next continues their text, and keeps
+  // a space that only the start of a text loses. Throws as Tokenizer::decode.
+  void skip(std::span<const int32_t> ids);
   // The text that became complete with this token, often empty. Throws as Tokenizer::decode.
   std::string push(int32_t id);
   // What is left at the end: U+FFFD when a character stayed incomplete. The stream is then as new.

@@ -2,6 +2,7 @@
 #ifndef NFLOAT_GGUF_HUGGINGFACE_H_
 #define NFLOAT_GGUF_HUGGINGFACE_H_
 
+#include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
@@ -24,6 +25,29 @@ const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name) noexcept;
 // By what tokenizer.json holds. Null when none of them is the same.
 const GgufPreTokenizer* match_gguf_pre_tokenizer(std::string_view expression, bool single_digits,
                                                  bool whole_words) noexcept;
+
+// With the format's numbers.
+enum class GgufTokenType : uint8_t {
+  kNormal = 1,
+  kUnknown = 2,
+  kControl = 3,
+  kUserDefined = 4,
+  kUnused = 5,
+  kByte = 6
+};
+
+// A vocabulary of the kind "llama" (SentencePiece's): the three lists are of equal length.
+struct GgufPieces {
+  std::vector<std::string> texts;  // empty ones and repeated ones occur
+  std::vector<float> scores;       // zero where the file has none
+  std::vector<GgufTokenType> types;
+  int64_t unknown = 0, bos = 1, eos = 2;
+  bool add_space_prefix = true;
+  bool trims_behind_tokens = false;  // Phi-3: white space behind a token of its own goes with it
+};
+
+// Of a file whose "tokenizer.ggml.model" is "llama". Throws kMalformedFile naming the key.
+GgufPieces gguf_pieces(const GgufFile& file);
 
 struct GgufArchitecture;
 

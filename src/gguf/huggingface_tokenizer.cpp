@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <bit>
+#include <cctype>
+#include <cmath>
+#include <set>
 
 #include "base/fail.h"
 #include "base/json.h"
@@ -166,39 +170,52 @@ class Proto {
 };
 
 // tokenizer.model: pieces (1: text, score, type), trainer (2: BPE, byte fallback, special ids), normalizer
-// (3).
-std::string sentencepiece_model(const GgufFile& file, const Vocabulary& words) {
+// (3). Its readers want one unknown piece, and every text once: other unknown pieces become control pieces,
+// empty and repeated ones unused.
+std::string sentencepiece_model(const GgufPieces& pieces) {
   Proto model;
   bool bytes = false;
-  for (uint64_t id = 0; id < words.tokens->count; ++id) {
+  const auto count = static_cast<int64_t>(pieces.texts.size());
+  int64_t unknown = pieces.unknown >= 0 && pieces.unknown < count ? pieces.unknown : 0;
+  std::set<std::string_view> seen;
+  for (int64_t id = 0; id < count; ++id) {
+    const auto i = static_cast<size_t>(id);
+    GgufTokenType type = pieces.types[i];
+    if (type == GgufTokenType::kUnknown) type = GgufTokenType::kControl;
+    if (id == unknown) type = GgufTokenType::kUnknown;
+    bytes = bytes || type == GgufTokenType::kByte;
+    const bool usable = !pieces.texts[i].empty() && seen.insert(pieces.texts[i]).second;
     Proto piece;
-    piece.text(1, words.tokens->text(id));
-    piece.real(2, words.scores == nullptr ? 0.0f : static_cast<float>(words.scores->number(id)));
-    const int64_t type = words.type(id);
-    if (type < kNormal || type > kByte)
-      fail(ErrorCode::kMalformedFile, "{}: token {} is of type {}", file.files()[0], id, type);
-    bytes = bytes || type == kByte;
-    piece.number(3, static_cast<uint64_t>(type));
+    piece.text(1, usable ? pieces.texts[i] : fmt::format("[UNUSED_{}]", id));
+    piece.real(2, pieces.scores[i]);
+    piece.number(3, static_cast<uint64_t>(usable || id == unknown ? type : GgufTokenType::kUnused));
     model.text(1, piece.bytes());
   }
   Proto trainer;
   trainer.number(3, 2);
-  trainer.number(4, words.tokens->count);
+  trainer.number(4, pieces.texts.size());
   trainer.number(35, bytes ? 1 : 0);
-  const auto special = [&](uint32_t field, const char* key, int64_t otherwise) {
-    trainer.number(field, static_cast<uint64_t>(file.integer_or(key, otherwise)) & 0xffffffffu);
-  };
-  special(40, "tokenizer.ggml.unknown_token_id", 0);
-  special(41, "tokenizer.ggml.bos_token_id", 1);
-  special(42, "tokenizer.ggml.eos_token_id", 2);
+  trainer.number(40, static_cast<uint64_t>(unknown) & 0xffffffffu);
+  trainer.number(41, static_cast<uint64_t>(pieces.bos) & 0xffffffffu);
+  trainer.number(42, static_cast<uint64_t>(pieces.eos) & 0xffffffffu);
   model.text(2, trainer.bytes());
   Proto normalizer;
   normalizer.text(1, "identity");
-  normalizer.number(3, flag_or(file, "tokenizer.ggml.add_space_prefix", true) ? 1 : 0);
+  normalizer.number(3, pieces.add_space_prefix ? 1 : 0);
   normalizer.number(4, 0);
   normalizer.number(5, 1);
   model.text(3, normalizer.bytes());
   return model.bytes();
+}
+
+// Tokens that llama.cpp takes for the end of a turn by their name, whatever their type.
+constexpr std::string_view kEndNames[] = {
+    "<|eot_id|>",    "<|im_end|>",        "<|end|>", "<|return|>", "<|call|>", "<end_of_turn>",
+    "<|endoftext|>", "<|eom_id|>",        "<EOT>",   "_<EOT>",     "[EOT]",    "<|end_of_text|>",
+    "[EOS]",         "<end_of_utterance>"};
+
+bool is_end_name(std::string_view text) noexcept {
+  return std::find(std::begin(kEndNames), std::end(kEndNames), text) != std::end(kEndNames);
 }
 
 }  // namespace
@@ -219,6 +236,32 @@ const GgufPreTokenizer* match_gguf_pre_tokenizer(std::string_view expression, bo
   return nullptr;
 }
 
+GgufPieces gguf_pieces(const GgufFile& file) {
+  const Vocabulary words = vocabulary(file);
+  GgufPieces pieces;
+  for (uint64_t id = 0; id < words.tokens->count; ++id) {
+    const std::string_view text = words.tokens->text(id);
+    int64_t type = words.type(id);
+    if (type < kNormal || type > kByte) type = kNormal;  // "undefined"
+    if (is_end_name(text)) type = kControl;
+    pieces.texts.emplace_back(text);
+    pieces.types.push_back(static_cast<GgufTokenType>(type));
+    const double score = words.scores == nullptr ? 0.0 : words.scores->number(id);
+    if (!std::isfinite(score))
+      fail(ErrorCode::kMalformedFile, "{}: the score of token {} is {}", file.files()[0], id, score);
+    pieces.scores.push_back(static_cast<float>(score));
+  }
+  pieces.unknown = file.integer_or("tokenizer.ggml.unknown_token_id", 0);
+  pieces.bos = file.integer_or("tokenizer.ggml.bos_token_id", 1);
+  pieces.eos = file.integer_or("tokenizer.ggml.eos_token_id", 2);
+  pieces.add_space_prefix = flag_or(file, "tokenizer.ggml.add_space_prefix", true);
+  std::string name = file.text_or("general.name", "");
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<uint8_t>(c)));
+  pieces.trims_behind_tokens =
+      name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos;
+  return pieces;
+}
+
 std::map<std::string, std::string> huggingface_tokenizer(const GgufFile& file) {
   std::map<std::string, std::string> files;
   const std::string kind = file.text_or("tokenizer.ggml.model", "no_vocab");
@@ -232,7 +275,7 @@ std::map<std::string, std::string> huggingface_tokenizer(const GgufFile& file) {
   if (kind == "gpt2")
     files["tokenizer.json"] = byte_level_json(file, words, &bos);
   else
-    files["tokenizer.model"] = sentencepiece_model(file, words);
+    files["tokenizer.model"] = sentencepiece_model(gguf_pieces(file));
   Json config;
   config["tokenizer_class"] = kind == "gpt2" ? "PreTrainedTokenizerFast" : "LlamaTokenizer";
   config["add_bos_token"] = bos;

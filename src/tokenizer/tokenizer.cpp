@@ -55,12 +55,12 @@ Tokenizer Tokenizer::from_sentencepiece(std::string_view model, const std::strin
 }
 
 static std::shared_ptr<const Tokenizer::State> load_from_gguf(const std::string& path) {
-  std::map<std::string, std::string> files = huggingface_tokenizer(GgufFile(path));
+  const GgufFile file(path);
+  std::map<std::string, std::string> files = huggingface_tokenizer(file);
   if (files.empty()) fail(ErrorCode::kNotFound, "{}: there is no tokenizer in this file", path);
-  const bool is_json = files.contains("tokenizer.json");
-  const std::shared_ptr<Tokenizer::State> state = is_json
+  const std::shared_ptr<Tokenizer::State> state = files.contains("tokenizer.json")
                                                       ? load_tokenizer_json(files["tokenizer.json"], path)
-                                                      : load_sentencepiece(files["tokenizer.model"], path);
+                                                      : make_scored_pieces(gguf_pieces(file), path);
   read_tokenizer_config(files["tokenizer_config.json"], path, *state);
   return state;
 }
@@ -125,6 +125,11 @@ std::optional<int32_t> Tokenizer::eos_id() const noexcept {
 
 TokenStream::TokenStream(const Tokenizer& tokenizer, bool skip_special_tokens)
     : tokenizer_(tokenizer), skip_special_tokens_(skip_special_tokens) {}
+
+void TokenStream::skip(std::span<const int32_t> ids) {
+  for (const int32_t id : ids) push(id);
+  pending_.clear();
+}
 
 std::string TokenStream::push(int32_t id) {
   const Tokenizer::State& state = *tokenizer_.state_;

@@ -15,6 +15,8 @@
 
 namespace nfloat {
 
+struct GgufPieces;
+
 inline std::string_view text_of(const MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }
@@ -42,6 +44,8 @@ std::shared_ptr<Tokenizer::State> build_json_tokenizer(const Json& document, con
 // vocab.json and merges.txt of a folder, with the files beside them that say more.
 std::shared_ptr<Tokenizer::State> load_vocab_and_merges(const std::string& folder);
 std::shared_ptr<Tokenizer::State> load_sentencepiece(std::string_view model, const std::string& source);
+// The vocabulary of a GGUF file that is SentencePiece's. Throws kMalformedFile for one that is too large.
+std::shared_ptr<Tokenizer::State> make_scored_pieces(GgufPieces pieces, const std::string& source);
 
 // Takes the BOS and EOS tokens that a tokenizer_config.json names.
 void read_tokenizer_config(std::string_view text, const std::string& source, Tokenizer::State& state);

@@ -143,7 +143,9 @@ std::string Conversation::generate(const std::vector<int32_t>& tokens,
   }
   answer.read_seconds = since(start);
   const Clock::time_point begun = Clock::now();
+  // The answer continues the text of the prompt: only the start of a text loses its space.
   TokenStream stream(tokenizer_);
+  stream.skip(tokens);
   std::string said;
   const auto emit = [&](const std::string& text) {
     said += text;

@@ -85,6 +85,7 @@ Generation generate(const Options& options, Session& session, const Tokenizer& t
   Generation result;
   StopFilter filter(options.stop);
   TokenStream stream(tokenizer);
+  stream.skip(prompt);
   std::vector<int32_t> history = prompt;
   const auto emit = [&](const std::string& text) {
     const std::string ready = filter.push(text);

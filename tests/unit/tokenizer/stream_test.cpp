@@ -49,6 +49,17 @@ TEST(TokenStream, NeverPrintsHalfACharacter) {
   EXPECT_EQ(stream.flush(), "");
 }
 
+TEST(TokenStream, TextThatContinuesAPromptKeepsItsSpace) {
+  const Tokenizer tokenizer = load(llama_like_file());
+  const int32_t hello = *tokenizer.token_id("▁hello");
+  TokenStream stream(tokenizer);
+  stream.skip(Ids{1, hello});
+  EXPECT_EQ(stream.push(hello), " hello");
+  TokenStream start(tokenizer);
+  start.skip(Ids{1});  // a special token is no text yet
+  EXPECT_EQ(start.push(hello), "hello");
+}
+
 TEST(TokenStream, StripsTheFirstSpaceOnly) {
   const Tokenizer tokenizer = load(llama_like_file());
   const int32_t hello = *tokenizer.token_id("▁hello");
