@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "chat/builtins.h"
 
-#include <utf8proc.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -11,163 +9,17 @@
 #include "base/fail.h"
 
 namespace nfloat::chat {
-namespace {
-
-const std::string& text_of(const Value* value, const char* what, Budget& budget) {
-  if (value == nullptr || value->kind != Value::kString) budget.refuse(fmt::format("{} needs a str", what));
-  return value->str();
+void Arguments::check(const std::string& of, const std::vector<std::string_view>& names,
+                      Budget& budget) const {
+  if (positional.size() > names.size())
+    budget.refuse(fmt::format("{} takes at most {} arguments, not {}", of, names.size(), positional.size()));
+  for (const auto& entry : named) {
+    const auto place = std::find(names.begin(), names.end(), entry.first);
+    if (place == names.end()) budget.refuse(fmt::format("{} has no argument '{}'", of, entry.first));
+    if (static_cast<size_t>(place - names.begin()) < positional.size())
+      budget.refuse(fmt::format("{} has two values for '{}'", of, entry.first));
+  }
 }
-
-std::string mapped(const std::string& text, bool upper_first, bool upper_rest, bool each_word) {
-  std::string out;
-  bool first = true;
-  for (size_t i = 0; i < text.size();) {
-    utf8proc_int32_t code = 0;
-    const auto length = utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + i,
-                                         static_cast<utf8proc_ssize_t>(text.size() - i), &code);
-    if (length <= 0) {
-      out += text[i++];
-      continue;
-    }
-    const bool upper = first ? upper_first : upper_rest;
-    const utf8proc_int32_t changed = upper ? utf8proc_toupper(code) : utf8proc_tolower(code);
-    std::array<utf8proc_uint8_t, 4> bytes{};
-    const auto written = utf8proc_encode_char(changed, bytes.data());
-    out.append(reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(written));
-    const bool letter = utf8proc_toupper(code) != utf8proc_tolower(code);
-    first = each_word && !letter;
-    i += static_cast<size_t>(length);
-  }
-  return out;
-}
-
-Value replaced(const std::string& text, const std::string& from, const std::string& to, int64_t most,
-               Budget& budget) {
-  std::string out;
-  budget.bytes(text.size());
-  const auto put = [&](std::string_view piece) {
-    budget.bytes(piece.size());
-    out += piece;
-  };
-  size_t at = 0;
-  while (most != 0 && at <= text.size()) {
-    const size_t found = from.empty() ? at : text.find(from, at);
-    if (found == std::string::npos) break;
-    put(std::string_view(text).substr(at, found - at));
-    put(to);
-    budget.steps();
-    --most;
-    at = found + from.size();
-    if (from.empty()) {
-      if (at < text.size()) put(std::string_view(text).substr(at, 1));
-      ++at;
-    }
-  }
-  if (at < text.size()) put(std::string_view(text).substr(at));
-  return Value::text(std::move(out));
-}
-
-Value split(const std::string& text, const Value* by, int64_t most, Budget& budget) {
-  Items parts;
-  budget.bytes(text.size());
-  const auto put = [&](std::string_view part) {
-    budget.steps();
-    parts.push_back(Value::text(std::string(part)));
-  };
-  const std::string_view all = text;
-  size_t at = 0;
-  if (by != nullptr && by->kind == Value::kString) {
-    if (by->str().empty()) budget.refuse("split needs a separator that is not empty");
-    for (size_t found; most != 0 && (found = all.find(by->str(), at)) != std::string_view::npos; --most) {
-      put(all.substr(at, found - at));
-      at = found + by->str().size();
-    }
-    put(all.substr(at));
-  } else {
-    constexpr const char* kSpace = " \t\n\v\f\r";
-    while ((at = all.find_first_not_of(kSpace, at)) != std::string_view::npos) {
-      const size_t end = most == 0 ? std::string_view::npos : all.find_first_of(kSpace, at);
-      if (end == std::string_view::npos) {
-        put(strip(text.substr(at), "", false, true));
-        break;
-      }
-      --most;
-      put(all.substr(at, end - at));
-      at = end;
-    }
-  }
-  return Value::items(std::move(parts), budget);
-}
-
-bool starts_or_ends(const std::string& text, const Value* with, bool start, Budget& budget) {
-  if (with != nullptr && with->kind == Value::kTuple)
-    return std::any_of(with->list->begin(), with->list->end(),
-                       [&](const Value& one) { return starts_or_ends(text, &one, start, budget); });
-  const std::string& piece = text_of(with, start ? "startswith" : "endswith", budget);
-  budget.steps(1 + piece.size() / 64);
-  return start ? text.starts_with(piece) : text.ends_with(piece);
-}
-
-Value string_method(const std::string& text, const std::string& name, const Arguments& arguments,
-                    Budget& budget) {
-  const Value* first = arguments.get(0, "sep");
-  budget.bytes(text.size());
-  if (name == "strip" || name == "lstrip" || name == "rstrip") {
-    const bool given = first != nullptr && first->kind == Value::kString;
-    return Value::text(strip(text, given ? first->str() : "", name != "rstrip", name != "lstrip"));
-  }
-  if (name == "upper") return Value::text(mapped(text, true, true, false));
-  if (name == "lower") return Value::text(mapped(text, false, false, false));
-  if (name == "capitalize") return Value::text(mapped(text, true, false, false));
-  if (name == "title") return Value::text(mapped(text, true, false, true));
-  if (name == "startswith" || name == "endswith")
-    return Value::boolean(starts_or_ends(text, first, name == "startswith", budget));
-  const auto count = [&](const char* keyword, size_t place) {
-    const Value* most = arguments.get(place, keyword);
-    return most != nullptr && most->kind == Value::kInt ? most->integer : int64_t{-1};
-  };
-  if (name == "split") return split(text, first, count("maxsplit", 1), budget);
-  if (name == "replace")
-    return replaced(text, text_of(arguments.get(0, "old"), "replace", budget),
-                    text_of(arguments.get(1, "new"), "replace", budget), count("count", 2), budget);
-  if (name == "find") {
-    const size_t found = text.find(text_of(first, "find", budget));
-    if (found == std::string::npos) return Value::integer_of(-1);
-    return Value::integer_of(static_cast<int64_t>(characters(text.substr(0, found)).size()) - 1);
-  }
-  if (name == "count") {
-    const std::string& piece = text_of(first, "count", budget);
-    int64_t found = 0;
-    for (size_t at = 0; !piece.empty() && (at = text.find(piece, at)) != std::string::npos;
-         at += piece.size())
-      ++found;
-    return Value::integer_of(found);
-  }
-  if (name == "isdigit")
-    return Value::boolean(!text.empty() && text.find_first_not_of("0123456789") == std::string::npos);
-  if (name == "splitlines") {
-    Items lines;
-    for (size_t at = 0; at < text.size();) {
-      const size_t end = std::min(text.find('\n', at), text.size());
-      lines.push_back(Value::text(text.substr(at, end - at)));
-      at = end + 1;
-    }
-    return Value::items(std::move(lines), budget);
-  }
-  if (name != "join") budget.refuse(fmt::format("str has no method '{}'", name));
-  std::string out;
-  bool begun = false;
-  for (const Value& item : iterate(first != nullptr ? *first : Value::none(), budget)) {
-    const std::string& piece = text_of(&item, "join", budget);
-    budget.bytes(piece.size() + text.size());
-    if (begun) out += text;
-    begun = true;
-    out += piece;
-  }
-  return Value::text(std::move(out));
-}
-
-}  // namespace
 
 const Value* Arguments::get(size_t place, std::string_view name) const {
   if (place < positional.size()) return &positional[place];
@@ -176,44 +28,63 @@ const Value* Arguments::get(size_t place, std::string_view name) const {
   return nullptr;
 }
 
-bool is_method(const Value& object, const std::string& name) {
-  static const std::vector<std::string> kOfText = {
-      "strip",    "lstrip", "rstrip",  "upper", "lower", "capitalize", "title",      "startswith",
-      "endswith", "split",  "replace", "find",  "count", "isdigit",    "splitlines", "join"};
-  static const std::vector<std::string> kOfDict = {"items", "keys", "values", "get"};
-  const auto in = [&](const std::vector<std::string>& all) {
-    return std::find(all.begin(), all.end(), name) != all.end();
-  };
-  if (object.kind == Value::kString) return in(kOfText);
-  return (object.kind == Value::kDict) && in(kOfDict);
-}
-
 Value call_method(const Value& object, const std::string& name, const Arguments& arguments, Budget& budget) {
   if (object.kind == Value::kString) return string_method(object.str(), name, arguments, budget);
+  if (object.is_list()) return list_method(object, name, arguments, budget);
+  if (name == "copy") return object;
   if (name == "get") {
-    const Value* found = find(*object.dict, text_of(arguments.get(0, "key"), "get", budget), budget);
+    arguments.check("get", {"key", "default"}, budget);
+    const Value* key = arguments.get(0, "key");
+    if (key == nullptr) budget.refuse("get needs a key");
+    const Value* found = find(*object.dict, *key, budget);
     if (found != nullptr) return *found;
     const Value* other = arguments.get(1, "default");
     return other != nullptr ? *other : Value::none();
   }
+  arguments.check(name, {}, budget);
   Items items;
   for (const auto& entry : *object.dict) {
     if (name == "values")
       items.push_back(entry.second);
     else if (name == "keys")
-      items.push_back(Value::text(entry.first));
+      items.push_back(entry.first);
     else
-      items.push_back(Value::items({Value::text(entry.first), entry.second}, budget, Value::kTuple));
+      items.push_back(Value::items({entry.first, entry.second}, budget, Value::kTuple));
   }
   return Value::items(std::move(items), budget);
 }
 
-Value call_function(const std::string& name, const Arguments& arguments, Budget& budget) {
-  if (name == "raise_exception")
+namespace {
+Value dict_of(const Arguments& arguments, Budget& budget) {
+  Pairs pairs;
+  for (const Value& from : arguments.positional) {
+    if (from.kind == Value::kDict) {
+      pairs = *from.dict;
+      continue;
+    }
+    for (const Value& pair : iterate(from, budget)) {
+      const Items two = iterate(pair, budget);
+      if (two.size() != 2) budget.refuse("dict needs pairs of key and value");
+      put(pairs, two[0], two[1], budget);
+    }
+  }
+  for (const auto& [name, value] : arguments.named) put(pairs, Value::text(name), value, budget);
+  return Value::pairs(std::move(pairs), budget);
+}
+}  // namespace
+
+Value call_function(const Value& function, const Arguments& arguments, Budget& budget) {
+  const std::string& name = function.str();
+  if (name == "raise_exception" && arguments.positional.size() == 1)
     budget.refuse("the template says: " +
                   (arguments.positional.empty() ? std::string() : to_text(arguments.positional[0], budget)));
-  if (name == "dict") return Value::entries(arguments.named, budget);
+  if (name == "dict") return dict_of(arguments, budget);
+  if (name == "cycle") {
+    if (arguments.positional.empty()) budget.refuse("cycle needs values");
+    return arguments.positional[static_cast<size_t>(function.integer) % arguments.positional.size()];
+  }
   if (name == "range") {
+    if (!arguments.named.empty()) budget.refuse("range takes no keywords");
     int64_t part[3] = {0, 0, 1};
     const size_t count = arguments.positional.size();
     if (count < 1 || count > 3) budget.refuse("range takes 1 to 3 numbers");
@@ -230,9 +101,11 @@ Value call_function(const std::string& name, const Arguments& arguments, Budget&
     }
     return Value::items(std::move(items), budget);
   }
-  // strftime_now
-  const std::string& format =
-      text_of(arguments.positional.empty() ? nullptr : &arguments.positional[0], "strftime_now", budget);
+  if (name != "strftime_now") budget.refuse(fmt::format("'{}' cannot be called this way", name));
+  arguments.check(name, {"format"}, budget);
+  const Value* given = arguments.get(0, "format");
+  if (given == nullptr || given->kind != Value::kString) budget.refuse("strftime_now needs a str");
+  const std::string& format = given->str();
   if (format.size() > 256) budget.refuse("the format of strftime_now is longer than 256 bytes");
   const std::time_t now = std::time(nullptr);
   std::tm parts{};
@@ -256,6 +129,18 @@ Value binary(const std::string& sign, const Value& a, const Value& b, Budget& bu
     Items items = iterate(a, budget);
     const Items more = iterate(b, budget);
     items.insert(items.end(), more.begin(), more.end());
+    return Value::items(std::move(items), budget, a.kind);
+  }
+  if (sign == "%" && a.kind == Value::kString)
+    return Value::text(percent(a.str(), b.kind == Value::kTuple ? *b.list : Items{b}, budget));
+  if (sign == "*" && a.kind == Value::kInt && (b.kind == Value::kString || b.is_list()))
+    return binary(sign, b, a, budget);
+  if (sign == "*" && a.is_list() && b.kind == Value::kInt) {
+    Items items;
+    for (int64_t i = 0; i < b.integer && !a.list->empty(); ++i) {
+      budget.steps(a.list->size());
+      items.insert(items.end(), a.list->begin(), a.list->end());
+    }
     return Value::items(std::move(items), budget, a.kind);
   }
   if (sign == "*" && a.kind == Value::kString && b.kind == Value::kInt) {
@@ -285,47 +170,24 @@ Value binary(const std::string& sign, const Value& a, const Value& b, Budget& bu
     if (sign == "%") return Value::real(x - y * std::floor(x / y));
     return Value::real(std::pow(x, y));
   }
-  const int64_t x = a.integer, y = b.integer;
-  int64_t result = 0;
-  bool over = false;
-  if (sign == "+") {
-    over = __builtin_add_overflow(x, y, &result);
-  } else if (sign == "-") {
-    over = __builtin_sub_overflow(x, y, &result);
-  } else if (sign == "*") {
-    over = __builtin_mul_overflow(x, y, &result);
-  } else if (sign == "**") {
-    result = 1;
-    for (int64_t i = 0; i < y && !over; ++i) {
-      budget.steps();
-      over = __builtin_mul_overflow(result, x, &result);
-    }
-  } else {
-    if (y == 0) budget.refuse("division by zero");
-    if (y == -1) {
-      over = sign == "//" && __builtin_sub_overflow(int64_t{0}, x, &result);
-    } else {
-      const int64_t rest = x % y;
-      const bool round = rest != 0 && (rest < 0) != (y < 0);
-      result = sign == "//" ? x / y - (round ? 1 : 0) : rest + (round ? y : 0);
-    }
-  }
-  if (over) budget.refuse("a whole number beyond 64 bits");
-  return Value::integer_of(result);
+  return whole_binary(sign, a, b, budget);
 }
 
 Value attribute_of(const Value& object, const std::string& name, Budget& budget) {
   const Value* found = nullptr;
-  if (object.kind == Value::kDict) found = find(*object.dict, name, budget);
+  if (is_method(object, name)) return Value::function(name + "()");
+  if (object.kind == Value::kDict) found = find(*object.dict, Value::text(name), budget);
   if (object.kind == Value::kNamespace) found = find(*object.names, name, budget);
   if (object.kind == Value::kUndefined) budget.refuse(fmt::format("'{}' is undefined", object.str()));
   return found != nullptr ? *found : Value::undefined(name);
 }
 
 Value item_of(const Value& object, const Value& index, Budget& budget) {
+  if (object.kind == Value::kDict)
+    if (const Value* found = find(*object.dict, index, budget)) return *found;
   if (index.kind == Value::kString) return attribute_of(object, index.str(), budget);
   if (object.kind == Value::kUndefined) budget.refuse(fmt::format("'{}' is undefined", object.str()));
-  if (index.kind != Value::kInt) return Value::undefined("item");
+  if (index.kind != Value::kInt && index.kind != Value::kBool) return Value::undefined("item");
   const auto at = [&](size_t count) {
     const int64_t place = index.integer < 0 ? index.integer + static_cast<int64_t>(count) : index.integer;
     return place < 0 || place >= static_cast<int64_t>(count) ? count : static_cast<size_t>(place);

@@ -2,7 +2,10 @@
 #ifndef NFLOAT_CHAT_BUILTINS_H_
 #define NFLOAT_CHAT_BUILTINS_H_
 
+#include <optional>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "chat/value.h"
 
@@ -14,13 +17,31 @@ struct Arguments {
   Entries named;
   // The argument at `place` or of this name; null when it was not given.
   const Value* get(size_t place, std::string_view name) const;
+  // Refuses what `of` does not take: more than these, in this order, or a keyword of another name.
+  void check(const std::string& of, const std::vector<std::string_view>& names, Budget& budget) const;
 };
 
 Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget);
 bool apply_test(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget);
 bool is_method(const Value& object, const std::string& name);
 Value call_method(const Value& object, const std::string& name, const Arguments& arguments, Budget& budget);
-Value call_function(const std::string& name, const Arguments& arguments, Budget& budget);
+// "a.b.0" of an item, or the item at a number.
+Value path_of(const Value& item, const Value& path, Budget& budget);
+// What items are ordered by: the attribute, or the item; texts in small letters unless `sensitive`.
+Value key_of(const Value& item, const Value* attribute, bool sensitive, Budget& budget);
+// The filters that take items together, and number or text filters of their kind; nothing for others.
+std::optional<Value> group_filter(const std::string& name, const Value& value, const Arguments& arguments,
+                                  Budget& budget);
+// Of str, list and tuple.
+Value string_method(const std::string& text, const std::string& name, const Arguments& arguments,
+                    Budget& budget);
+Value list_method(const Value& list, const std::string& name, const Arguments& arguments, Budget& budget);
+// str.format, and what % makes of a str.
+std::string formatted(const std::string& format, const Arguments& arguments, Budget& budget);
+std::string percent(const std::string& format, const Items& values, Budget& budget);
+// + - * // % ** of whole numbers of any size.
+Value whole_binary(const std::string& sign, const Value& a, const Value& b, Budget& budget);
+Value call_function(const Value& function, const Arguments& arguments, Budget& budget);
 Value binary(const std::string& sign, const Value& a, const Value& b, Budget& budget);
 Value item_of(const Value& object, const Value& index, Budget& budget);
 Value attribute_of(const Value& object, const std::string& name, Budget& budget);

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <map>
+#include <set>
 
 #include "base/fail.h"
 #include "chat/builtins.h"
@@ -14,18 +16,24 @@ bool flag(const Arguments& arguments, size_t place, std::string_view name) {
   return value != nullptr && value->truth();
 }
 
-// "a.b.0" of an item.
+}  // namespace
+
 Value path_of(const Value& item, const Value& path, Budget& budget) {
   if (path.kind != Value::kString) return item_of(item, path, budget);
   Value value = item;
   size_t at = 0;
   while (true) {
     const size_t dot = path.str().find('.', at);
-    value = attribute_of(value, path.str().substr(at, dot - at), budget);
+    const std::string part = path.str().substr(at, dot - at);
+    const bool number =
+        !part.empty() && part.size() < 10 && part.find_first_not_of("0123456789") == std::string::npos;
+    value = item_of(value, number ? Value::integer_of(std::stoll(part)) : Value::text(part), budget);
     if (dot == std::string::npos) return value;
     at = dot + 1;
   }
 }
+
+namespace {
 
 Arguments without(const Arguments& arguments, size_t count) {
   Arguments rest;
@@ -44,6 +52,8 @@ Value chosen(const std::string& name, const Value& value, const Arguments& argum
   if (test != nullptr && test->kind != Value::kString) budget.refuse(name + " needs the name of a test");
   const Arguments rest = without(arguments, skip + 1);
   Items kept;
+  // As Jinja: what is false, None too, has nothing to choose from.
+  if (!value.truth()) return Value::items({}, budget);
   for (const Value& item : iterate(value, budget)) {
     const Value looked_at = attribute != nullptr ? path_of(item, *attribute, budget) : item;
     const bool passes =
@@ -60,7 +70,9 @@ Value map_items(const Value& value, const Arguments& arguments, Budget& budget) 
   const Value* filter = arguments.get(0, "filter");
   if (attribute == nullptr && (filter == nullptr || filter->kind != Value::kString))
     budget.refuse("map needs a filter or attribute=");
-  const Arguments rest = without(arguments, 1);
+  if (!value.truth()) return Value::items({}, budget);
+  Arguments rest = without(arguments, 1);
+  if (attribute == nullptr) rest.named = arguments.named;
   for (const Value& item : iterate(value, budget)) {
     Value one = attribute != nullptr ? path_of(item, *attribute, budget)
                                      : apply_filter(filter->str(), item, rest, budget);
@@ -70,12 +82,16 @@ Value map_items(const Value& value, const Arguments& arguments, Budget& budget) 
   return Value::items(std::move(out), budget);
 }
 
+}  // namespace
+
 // As Python's sort without regard to case.
 Value key_of(const Value& item, const Value* attribute, bool sensitive, Budget& budget) {
   Value key = attribute != nullptr ? path_of(item, *attribute, budget) : item;
   if (key.kind == Value::kString && !sensitive) return call_method(key, "lower", {}, budget);
   return key;
 }
+
+namespace {
 
 Value sorted(const Value& value, const Arguments& arguments, Budget& budget) {
   std::vector<std::pair<Value, Value>> keyed;
@@ -151,13 +167,33 @@ Value indented(const Value& value, const Arguments& arguments, Budget& budget) {
   return Value::text(std::move(out));
 }
 
-Value whole(const Value& value, const Arguments& arguments) {
+Value whole(const Value& value, const Arguments& arguments, Budget& budget) {
   const Value* other = arguments.get(0, "default");
+  const Value* base = arguments.get(1, "base");
+  const bool decimal = base == nullptr || equal(*base, Value::integer_of(10), budget);
+  if (value.is_big()) return value;
   if (value.kind == Value::kFloat && std::fabs(value.number) < 9e18)
     return Value::integer_of(static_cast<int64_t>(value.number));
   if (value.is_number()) return Value::integer_of(value.integer);
   if (value.kind == Value::kString) {
     const std::string text = strip(value.str(), "", true, true);
+    const size_t sign = !text.empty() && (text[0] == '-' || text[0] == '+') ? 1 : 0;
+    if (!decimal) {
+      int64_t number = 0;
+      size_t first = sign;
+      if (base->kind != Value::kInt || base->integer < 2 || base->integer > 36)
+        budget.refuse("int takes a base from 2 to 36");
+      if (base->integer == 16 && (text.compare(first, 2, "0x") == 0 || text.compare(first, 2, "0X") == 0))
+        first += 2;
+      const auto [end, error] = std::from_chars(text.data() + first, text.data() + text.size(), number,
+                                                static_cast<int>(base->integer));
+      if (error == std::errc() && end == text.data() + text.size())
+        return Value::integer_of(text[0] == '-' ? -number : number);
+      return other != nullptr ? *other : Value::integer_of(0);
+    }
+    if (text.size() > sign && text.size() <= 4300 &&
+        text.find_first_not_of("0123456789", sign) == std::string::npos)
+      return Value::whole(text);
     double real = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), real);
     if (error == std::errc() && end == text.data() + text.size() && std::fabs(real) < 9e18)
@@ -178,22 +214,76 @@ Value real(const Value& value, const Arguments& arguments) {
   return other != nullptr ? *other : Value::real(0);
 }
 
+JsonStyle json_style(const Arguments& arguments, Budget& budget) {
+  JsonStyle style;
+  const Value* indent = arguments.get(1, "indent");
+  if (indent != nullptr && indent->kind != Value::kNone) {
+    style.lines = true;
+    style.item_separator.resize(1);  // the comma alone
+    if (indent->kind == Value::kString)
+      style.indent = indent->str();
+    else if (indent->kind == Value::kInt)
+      style.indent.assign(static_cast<size_t>(std::clamp<int64_t>(indent->integer, 0, 64)), ' ');
+    else
+      budget.refuse("tojson: indent is a number or a str");
+  }
+  const Value* separators = arguments.get(2, "separators");
+  if (separators != nullptr && separators->kind != Value::kNone) {
+    if (!separators->is_list() || separators->list->size() != 2 ||
+        (*separators->list)[0].kind != Value::kString || (*separators->list)[1].kind != Value::kString)
+      budget.refuse("tojson: separators are two texts");
+    style.item_separator = (*separators->list)[0].str();
+    style.key_separator = (*separators->list)[1].str();
+  }
+  style.ascii = flag(arguments, 0, "ensure_ascii");
+  style.sorted = flag(arguments, 3, "sort_keys");
+  return style;
+}
+
+// What each filter takes, in order.
+void check_filter(const std::string& name, const Arguments& arguments, Budget& budget) {
+  using Names = std::vector<std::string_view>;
+  static const std::map<std::string_view, Names> kTakes = {
+      {"default", {"default_value", "boolean"}},
+      {"d", {"default_value", "boolean"}},
+      {"tojson", {"ensure_ascii", "indent", "separators", "sort_keys"}},
+      {"trim", {"chars"}},
+      {"replace", {"s", "new", "count"}},
+      {"join", {"d", "attribute"}},
+      {"sort", {"reverse", "case_sensitive", "attribute"}},
+      {"dictsort", {"case_sensitive", "by", "reverse"}},
+      {"unique", {"case_sensitive", "attribute"}},
+      {"indent", {"width", "first", "blank"}},
+      {"int", {"default", "base"}},
+      {"float", {"default"}},
+      {"sum", {"attribute", "start"}},
+      {"min", {"case_sensitive", "attribute"}},
+      {"max", {"case_sensitive", "attribute"}},
+      {"round", {"precision", "method"}},
+      {"groupby", {"attribute", "default", "case_sensitive"}},
+      {"batch", {"linecount", "fill_with"}},
+      {"slice", {"slices", "fill_with"}},
+      {"attr", {"name"}},
+      {"center", {"width"}},
+  };
+  static const std::set<std::string_view> kAny = {"select",     "reject", "selectattr",
+                                                  "rejectattr", "map",    "format"};
+  if (kAny.contains(name)) return;
+  const auto found = kTakes.find(name);
+  arguments.check(name, found == kTakes.end() ? Names{} : found->second, budget);
+}
+
 }  // namespace
 
 Value apply_filter(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget) {
   budget.steps();
+  check_filter(name, arguments, budget);
   if (name == "default" || name == "d") {
     const Value* other = arguments.get(0, "default_value");
     const bool missing = value.kind == Value::kUndefined || (flag(arguments, 1, "boolean") && !value.truth());
     return !missing ? value : other != nullptr ? *other : Value::text("");
   }
-  if (name == "tojson") {
-    const Value* indent = arguments.get(SIZE_MAX, "indent");
-    const int width = indent != nullptr && indent->kind == Value::kInt
-                          ? static_cast<int>(std::clamp<int64_t>(indent->integer, 0, 64))
-                          : -1;
-    return Value::text(to_json(value, width, budget));
-  }
+  if (name == "tojson") return Value::text(to_json(value, json_style(arguments, budget), budget));
   if (name == "trim") {
     const Value* set = arguments.get(0, "chars");
     return Value::text(
@@ -207,8 +297,18 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
     return Value::integer_of(static_cast<int64_t>(iterate(value, budget).size()));
   }
   if (name == "string") return Value::text(to_text(value, budget));
-  if (name == "safe" || name == "escape" || name == "e") return value;
-  if (name == "upper" || name == "lower" || name == "title" || name == "capitalize" || name == "replace")
+  if (name == "safe") return Value::text(to_text(value, budget));
+  if (name == "replace") {
+    Arguments texts = arguments;
+    const Value* from = arguments.get(0, "s");
+    const Value* to = arguments.get(1, "new");
+    if (from == nullptr || to == nullptr) budget.refuse("replace needs two texts");
+    texts.named.clear();
+    texts.positional = {Value::text(to_text(*from, budget)), Value::text(to_text(*to, budget))};
+    if (const Value* count = arguments.get(2, "count")) texts.positional.push_back(*count);
+    return call_method(Value::text(to_text(value, budget)), name, texts, budget);
+  }
+  if (name == "upper" || name == "lower" || name == "title" || name == "capitalize")
     return call_method(Value::text(to_text(value, budget)), name, arguments, budget);
   if (name == "join") return joined(value, arguments, budget);
   if (name == "first" || name == "last") {
@@ -224,23 +324,20 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
   }
   if (name == "select" || name == "reject" || name == "selectattr" || name == "rejectattr")
     return chosen(name, value, arguments, budget);
+  if (const std::optional<Value> grouped = group_filter(name, value, arguments, budget)) return *grouped;
   if (name == "map") return map_items(value, arguments, budget);
   if (name == "sort") return sorted(value, arguments, budget);
   if (name == "dictsort") return sorted_entries(value, arguments, budget);
   if (name == "unique") return unique(value, arguments, budget);
   if (name == "reverse") return slice(value, Value::none(), Value::none(), Value::integer_of(-1), budget);
   if (name == "indent") return indented(value, arguments, budget);
-  if (name == "int") return whole(value, arguments);
+  if (name == "int") return whole(value, arguments, budget);
   if (name == "float") return real(value, arguments);
   if (name == "abs") {
     if (!value.is_number()) budget.refuse("abs needs a number");
     if (value.kind == Value::kFloat) return Value::real(std::fabs(value.number));
+    if (value.kind == Value::kBool) return Value::integer_of(value.integer);
     return value.integer < 0 ? binary("-", Value::integer_of(0), value, budget) : value;
-  }
-  if (name == "sum") {
-    Value total = Value::integer_of(0);
-    for (const Value& item : iterate(value, budget)) total = binary("+", total, item, budget);
-    return total;
   }
   budget.refuse(fmt::format("there is no filter '{}'", name));
 }
@@ -251,6 +348,11 @@ bool apply_test(const std::string& name, const Value& value, const Arguments& ar
     if (arguments.positional.empty()) budget.refuse(fmt::format("the test '{}' needs an argument", name));
     return arguments.positional[0];
   };
+  static const std::set<std::string_view> kOne = {"eq", "equalto", "sameas",      "ne", "lt", "lessthan",
+                                                  "le", "gt",      "greaterthan", "ge", "in", "divisibleby",
+                                                  "==", "!=",      "<",           "<=", ">",  ">="};
+  if (!arguments.named.empty() || arguments.positional.size() > (kOne.contains(name) ? 1U : 0U))
+    budget.refuse(fmt::format("the test '{}' takes no such arguments", name));
   if (name == "defined") return value.kind != Value::kUndefined;
   if (name == "undefined") return value.kind == Value::kUndefined;
   if (name == "none") return value.kind == Value::kNone;
@@ -266,13 +368,16 @@ bool apply_test(const std::string& name, const Value& value, const Arguments& ar
   if (name == "iterable" || name == "sequence")
     return value.is_list() || value.kind == Value::kString || value.kind == Value::kDict ||
            value.kind == Value::kUndefined;
-  if (name == "eq" || name == "equalto" || name == "sameas") return equal(value, argument(), budget);
-  if (name == "ne") return !equal(value, argument(), budget);
-  if (name == "lt" || name == "lessthan") return compare(value, argument(), budget) < 0;
-  if (name == "le") return compare(value, argument(), budget) <= 0;
-  if (name == "gt" || name == "greaterthan") return compare(value, argument(), budget) > 0;
-  if (name == "ge") return compare(value, argument(), budget) >= 0;
+  if (name == "eq" || name == "equalto" || name == "==") return equal(value, argument(), budget);
+  if (name == "sameas") return value.kind == argument().kind && equal(value, argument(), budget);
+  if (name == "ne" || name == "!=") return !equal(value, argument(), budget);
+  if (name == "lt" || name == "<" || name == "lessthan") return compare(value, argument(), budget) < 0;
+  if (name == "le" || name == "<=") return compare(value, argument(), budget) <= 0;
+  if (name == "gt" || name == ">" || name == "greaterthan") return compare(value, argument(), budget) > 0;
+  if (name == "ge" || name == ">=") return compare(value, argument(), budget) >= 0;
   if (name == "in") return contains(argument(), value, budget);
+  if (name == "filter" || name == "test") budget.refuse(fmt::format("the test '{}' is not supported", name));
+  if (name == "escaped") return false;
   const auto remainder = [&](int64_t by) {
     return binary("%", value, Value::integer_of(by), budget).integer;
   };
@@ -280,7 +385,8 @@ bool apply_test(const std::string& name, const Value& value, const Arguments& ar
   if (name == "even") return remainder(2) == 0;
   if (name == "divisibleby") return !binary("%", value, argument(), budget).truth();
   if (name == "lower" || name == "upper")
-    return value.kind == Value::kString && equal(value, call_method(value, name, {}, budget), budget);
+    return call_method(Value::text(to_text(value, budget)), std::string("is").append(name), {}, budget)
+        .truth();
   budget.refuse(fmt::format("there is no test '{}'", name));
 }
 

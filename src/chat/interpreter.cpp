@@ -3,28 +3,31 @@
 
 #include <algorithm>
 #include <deque>
+#include <memory>
+#include <optional>
 
 #include "base/fail.h"
 #include "chat/builtins.h"
 
 namespace nfloat::chat {
+
+struct Scope : std::enable_shared_from_this<Scope> {
+  Entries names;
+  std::shared_ptr<Scope> parent;
+};
+
 namespace {
 
 constexpr int kMostFrames = 400;
 
-struct Scope {
-  Entries names;
-  Scope* parent = nullptr;
-};
-
 class Interpreter {
  public:
   Interpreter(Entries variables, Budget& budget) : budget_(budget) {
-    globals_.names = std::move(variables);
+    globals_->names = std::move(variables);
     for (const char* name : {"raise_exception", "strftime_now", "range", "dict", "namespace"})
-      if (find(globals_.names, name, budget_) == nullptr)
-        globals_.names.emplace_back(name, Value::function(name));
-    scope_ = &globals_;
+      if (find(globals_->names, name, budget_) == nullptr)
+        globals_->names.emplace_back(name, Value::function(name));
+    scope_ = globals_;
   }
 
   std::string run(const Node& root) {
@@ -51,9 +54,9 @@ class Interpreter {
   // A scope for the duration of a block.
   class Inner {
    public:
-    Inner(Interpreter& owner, Scope* parent) : owner_(owner), before_(owner.scope_) {
-      scope_.parent = parent;
-      owner_.scope_ = &scope_;
+    Inner(Interpreter& owner, std::shared_ptr<Scope> parent) : owner_(owner), before_(owner.scope_) {
+      owner_.scope_ = std::make_shared<Scope>();
+      owner_.scope_->parent = std::move(parent);
     }
     ~Inner() { owner_.scope_ = before_; }
     Inner(const Inner&) = delete;
@@ -61,8 +64,7 @@ class Interpreter {
 
    private:
     Interpreter& owner_;
-    Scope* before_;
-    Scope scope_;
+    std::shared_ptr<Scope> before_;
   };
 
   void emit(const std::string& text) {
@@ -70,7 +72,7 @@ class Interpreter {
     out_ += text;
   }
   Value lookup(const std::string& name) {
-    for (const Scope* scope = scope_; scope != nullptr; scope = scope->parent)
+    for (const Scope* scope = scope_.get(); scope != nullptr; scope = scope->parent.get())
       if (const Value* value = find(scope->names, name, budget_)) return *value;
     return Value::undefined(name);
   }
@@ -112,6 +114,14 @@ class Interpreter {
     return text;
   }
 
+  Value macro_here(const Node& node) {
+    Value macro = Value::function(node.text, &node);
+    budget_.steps(64);
+    kept_.push_back(scope_);
+    macro.scope = scope_.get();
+    return macro;
+  }
+
   Flow execute(const Node& node) {
     const Frame frame(*this);
     budget_.line = node.line;
@@ -148,12 +158,19 @@ class Interpreter {
         loop(node);
         break;
       case Node::kMacro:
-        define(node.text, Value::function(node.text, &node));
+        define(node.text, macro_here(node));
         break;
+      case Node::kWith: {
+        Items values;
+        for (size_t i = 1; i + 1 < node.children.size(); i += 2)
+          values.push_back(evaluate(*node.children[i]));
+        const Inner inner(*this, scope_);
+        for (size_t i = 0; i < values.size(); ++i) assign(*node.children[2 * i], values[i]);
+        return execute(*node.children.back());
+      }
       case Node::kCallBlock: {
         const Inner inner(*this, scope_);
-        // A macro sees the template's own names and what is called in its stead.
-        callers_.push_back(Value::function("caller", node.children[0].get()));
+        callers_.push_back(macro_here(*node.children[0]));
         emit(to_text(evaluate(*node.children[1]), budget_));
         callers_.pop_back();
         break;
@@ -185,7 +202,7 @@ class Interpreter {
 
    private:
     Interpreter& owner_;
-    Scope* before_;
+    std::shared_ptr<Scope> before_;
   };
 
   void loop(const Node& node) {
@@ -204,6 +221,9 @@ class Interpreter {
       execute(*node.children[4]);
     }
     const auto count = static_cast<int64_t>(items.size());
+    Value changed = Value::function("changed");
+    changed.integer = static_cast<int64_t>(changes_.size());
+    changes_.emplace_back();
     for (int64_t i = 0; i < count; ++i) {
       budget_.line = node.line;
       const Inner inner(*this, scope_);
@@ -217,6 +237,10 @@ class Interpreter {
                     {"revindex0", Value::integer_of(count - i - 1)},
                     {"depth", Value::integer_of(1)},
                     {"depth0", Value::integer_of(0)}};
+      Value cycle = Value::function("cycle");
+      cycle.integer = i;
+      about.emplace_back("cycle", std::move(cycle));
+      about.emplace_back("changed", changed);
       if (i > 0) about.emplace_back("previtem", items[static_cast<size_t>(i - 1)]);
       if (i + 1 < count) about.emplace_back("nextitem", items[static_cast<size_t>(i + 1)]);
       define("loop", Value::entries(std::move(about), budget_));
@@ -229,12 +253,28 @@ class Interpreter {
     const size_t named = node.names.size(), total = node.children.size();
     for (size_t i = 1; i < total; ++i) {
       Value value = evaluate(*node.children[i]);
-      if (i < total - named)
+      if (node.children[i]->kind == Node::kUnpack) {
+        const Items items = iterate(value, budget_);
+        result.positional.insert(result.positional.end(), items.begin(), items.end());
+      } else if (i >= total - named && node.names[i - (total - named)] == "**") {
+        if (value.kind != Value::kDict) budget_.refuse("** needs a dict");
+        for (const auto& [key, one] : *value.dict) {
+          if (key.kind != Value::kString) budget_.refuse("** needs a dict of texts");
+          result.named.emplace_back(key.str(), one);
+        }
+      } else if (i < total - named)
         result.positional.push_back(std::move(value));
       else
         result.named.emplace_back(node.names[i - (total - named)], std::move(value));
     }
     return result;
+  }
+
+  bool mentions(const Node& node, std::string_view name) {
+    budget_.steps();
+    return (node.kind == Node::kName && node.text == name) ||
+           std::any_of(node.children.begin(), node.children.end(),
+                       [&](const NodePtr& child) { return child && mentions(*child, name); });
   }
 
   Value call_macro(const Value& function, const Arguments& arguments) {
@@ -243,14 +283,25 @@ class Interpreter {
     const bool is_caller = function.str() == "caller";
     std::vector<Value> callers;
     if (!is_caller) callers.swap(callers_);
-    const Inner inner(*this, &globals_);
-    if (!callers.empty()) define("caller", callers.back());
-    if (arguments.positional.size() > macro.names.size())
+    const Inner inner(*this, function.scope->shared_from_this());
+    if (!is_caller) define("caller", callers.empty() ? Value::undefined("caller") : callers.back());
+    const bool more = mentions(*macro.children.back(), "varargs"),
+               keywords = mentions(*macro.children.back(), "kwargs");
+    Items rest;
+    for (size_t i = macro.names.size(); i < arguments.positional.size(); ++i)
+      rest.push_back(arguments.positional[i]);
+    if (more) define("varargs", Value::items(std::move(rest), budget_, Value::kTuple));
+    Entries others;
+    if (arguments.positional.size() > macro.names.size() && !more)
       budget_.refuse(fmt::format("the macro '{}' takes {} arguments, not {}", macro.text, macro.names.size(),
                                  arguments.positional.size()));
     for (const auto& entry : arguments.named)
-      if (std::find(macro.names.begin(), macro.names.end(), entry.first) == macro.names.end())
-        budget_.refuse(fmt::format("the macro '{}' has no argument '{}'", macro.text, entry.first));
+      if (std::find(macro.names.begin(), macro.names.end(), entry.first) == macro.names.end()) {
+        others.push_back(entry);
+        if (!keywords)
+          budget_.refuse(fmt::format("the macro '{}' has no argument '{}'", macro.text, entry.first));
+      }
+    if (keywords) define("kwargs", Value::entries(std::move(others), budget_));
     for (size_t i = 0; i < macro.names.size(); ++i) {
       if (const Value* given = arguments.get(i, macro.names[i]))
         define(macro.names[i], *given);
@@ -278,10 +329,21 @@ class Interpreter {
     if (function.kind != Value::kFunction)
       budget_.refuse(fmt::format("'{}' is {}, not a function", name, kind_name(function)));
     if (function.macro != nullptr) return call_macro(function, arguments);
-    if (function.str() != "namespace") return call_function(function.str(), arguments, budget_);
+    if (function.str() == "changed") {
+      std::optional<Items>& last = changes_.at(static_cast<size_t>(function.integer));
+      const Value now = Value::items(arguments.positional, budget_);
+      const bool changed = !last || !equal(Value::items(*last, budget_), now, budget_);
+      last = arguments.positional;
+      return Value::boolean(changed);
+    }
+    if (function.str() != "namespace") return call_function(function, arguments, budget_);
     Entries names;
     for (const Value& from : arguments.positional)
-      if (from.kind == Value::kDict) names.insert(names.end(), from.dict->begin(), from.dict->end());
+      for (const Value& key : iterate(from, budget_)) {
+        if (from.kind != Value::kDict || key.kind != Value::kString)
+          budget_.refuse("namespace takes dicts of texts");
+        names.emplace_back(key.str(), *find(*from.dict, key, budget_));
+      }
     names.insert(names.end(), arguments.named.begin(), arguments.named.end());
     budget_.steps(names.size() + 1);
     namespaces_.push_back(std::move(names));
@@ -339,8 +401,9 @@ class Interpreter {
         if (!value.is_number()) budget_.refuse(fmt::format("{} has no sign", kind_name(value)));
         const bool negative = node.kind == Node::kNegative;
         if (value.kind == Value::kFloat) return Value::real(negative ? -value.number : value.number);
-        return negative ? binary("-", Value::integer_of(0), value, budget_)
-                        : Value::integer_of(value.integer);
+        return negative         ? binary("-", Value::integer_of(0), value, budget_)
+               : value.is_big() ? value
+                                : Value::integer_of(value.integer);
       }
       case Node::kAnd: {
         Value left = child(0);
@@ -373,6 +436,8 @@ class Interpreter {
         return Value::items(std::move(items), budget_,
                             node.kind == Node::kList ? Value::kList : Value::kTuple);
       }
+      case Node::kUnpack:
+        return child(0);
       case Node::kDict:
         return dict(node);
       default:
@@ -381,24 +446,20 @@ class Interpreter {
   }
 
   Value dict(const Node& node) {
-    Entries entries;
+    Pairs pairs;
     for (size_t i = 0; i < node.children.size(); i += 2) {
-      const std::string key = to_text(evaluate(*node.children[i]), budget_);
-      Value value = evaluate(*node.children[i + 1]);
-      budget_.steps(1 + entries.size() / 16);
-      const auto same = std::find_if(entries.begin(), entries.end(), [&](auto& e) { return e.first == key; });
-      if (same != entries.end())
-        same->second = std::move(value);
-      else
-        entries.emplace_back(key, std::move(value));
+      const Value key = evaluate(*node.children[i]);
+      put(pairs, key, evaluate(*node.children[i + 1]), budget_);
     }
-    return Value::entries(std::move(entries), budget_);
+    return Value::pairs(std::move(pairs), budget_);
   }
 
   Budget& budget_;
   std::deque<Entries> namespaces_;
-  Scope globals_;
-  Scope* scope_ = nullptr;
+  std::shared_ptr<Scope> globals_ = std::make_shared<Scope>();
+  std::shared_ptr<Scope> scope_;
+  std::vector<std::shared_ptr<Scope>> kept_;  // of macros, which see where they were defined
+  std::deque<std::optional<Items>> changes_;  // what loop.changed saw last
   std::vector<Value> callers_;
   Value piped_;
   std::string out_;

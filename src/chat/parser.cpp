@@ -3,18 +3,16 @@
 #include <charconv>
 #include <initializer_list>
 
-#include "base/fail.h"
-#include "chat/syntax.h"
+#include "chat/token_reader.h"
 
 namespace nfloat::chat {
 namespace {
 
 constexpr int kMostHeight = 200;
 
-class Parser {
+class Parser : private TokenReader {
  public:
-  Parser(std::vector<Token> tokens, const std::string& source)
-      : tokens_(std::move(tokens)), source_(source) {}
+  using TokenReader::TokenReader;
 
   NodePtr run() {
     NodePtr all = body({});
@@ -24,41 +22,6 @@ class Parser {
 
  private:
   using Words = std::initializer_list<std::string_view>;
-
-  const Token& now() const { return tokens_[at_]; }
-  const Token& next() const { return tokens_[std::min(at_ + 1, tokens_.size() - 1)]; }
-  void step() {
-    if (at_ + 1 < tokens_.size()) ++at_;
-  }
-  [[noreturn]] void refuse(const std::string& what) const {
-    fail(ErrorCode::kMalformedFile, "{}, line {}: {}", source_, now().line, what);
-  }
-  bool symbol(std::string_view text) const { return now().kind == Token::kSymbol && now().text == text; }
-  bool word(std::string_view text) const { return now().kind == Token::kName && now().text == text; }
-  bool take(std::string_view text) {
-    if (!symbol(text)) return false;
-    step();
-    return true;
-  }
-  bool take_word(std::string_view text) {
-    if (!word(text)) return false;
-    step();
-    return true;
-  }
-  void expect(std::string_view text) {
-    if (!take(text)) refuse(fmt::format("expected '{}', found '{}'", text, shown()));
-  }
-  std::string shown() const { return now().kind == Token::kEnd ? "end of the tag" : now().text; }
-  std::string name() {
-    if (now().kind != Token::kName) refuse(fmt::format("expected a name, found '{}'", shown()));
-    std::string text = now().text;
-    step();
-    return text;
-  }
-  void end() {
-    if (now().kind != Token::kEnd) refuse(fmt::format("expected the end of the tag, found '{}'", shown()));
-    step();
-  }
 
   NodePtr node(Node::Kind kind, std::string text = "") const {
     auto result = std::make_unique<Node>();
@@ -149,6 +112,7 @@ class Parser {
       close("endfilter");
       return with(Node::kFilterBlock, "", std::move(filter), std::move(inside));
     }
+    if (keyword == "with") return with_block();
     if (keyword == "call") {
       NodePtr caller = node(Node::kMacro, "caller");
       if (take("(")) parameters(*caller);
@@ -161,6 +125,21 @@ class Parser {
     }
     fail(ErrorCode::kUnsupported, "{}, line {}: the statement '{}' is not of chat templates", source_,
          now().line, keyword);
+  }
+
+  // with a = 1, b = 2: a scope of its own; the values do not see the new names.
+  NodePtr with_block() {
+    NodePtr all = node(Node::kWith);
+    while (now().kind != Token::kEnd) {
+      if (!all->children.empty()) expect(",");
+      adopt(*all, one_target());
+      expect("=");
+      adopt(*all, expression());
+    }
+    end();
+    adopt(*all, body({"endwith"}));
+    close("endwith");
+    return all;
   }
 
   NodePtr target() {
@@ -394,9 +373,8 @@ class Parser {
       if (std::from_chars(first, last, real).ec != std::errc()) refuse("the number is out of range");
       return literal(Value::real(real));
     }
-    int64_t whole = 0;
-    if (std::from_chars(first, last, whole).ec != std::errc()) refuse("the number is out of range");
-    return literal(Value::integer_of(whole));
+    if (token.text.size() > 4300) refuse("the number has more than 4300 digits");
+    return literal(Value::whole(token.text));
   }
 
   NodePtr postfix(NodePtr value) {
@@ -442,7 +420,16 @@ class Parser {
   void arguments(Node& call) {
     expect("(");
     while (!take(")")) {
-      if (now().kind == Token::kName && next().kind == Token::kSymbol && next().text == "=") {
+      if (take("**")) {
+        call.names.emplace_back("**");
+      } else if (symbol("*")) {
+        step();
+        adopt(call, with(Node::kUnpack, "", expression()));
+        std::rotate(call.children.end() - static_cast<std::ptrdiff_t>(call.names.size()) - 1,
+                    call.children.end() - 1, call.children.end());
+        if (!symbol(")")) expect(",");
+        continue;
+      } else if (now().kind == Token::kName && next().kind == Token::kSymbol && next().text == "=") {
         call.names.push_back(name());
         step();
       } else if (!call.names.empty()) {
@@ -464,7 +451,8 @@ class Parser {
         value = with(Node::kTest, name(), std::move(value));
         if (symbol("("))
           arguments(*value);
-        else if (now().kind == Token::kString || now().kind == Token::kInt || symbol("[") || symbol("{") ||
+        else if (now().kind == Token::kString || now().kind == Token::kInt || now().kind == Token::kFloat ||
+                 symbol("[") || symbol("{") ||
                  (now().kind == Token::kName && !word("and") && !word("or") && !word("else") && !word("if") &&
                   !word("is") && !word("in") && !word("not")))
           adopt(*value, postfix(primary()));
@@ -478,9 +466,6 @@ class Parser {
     }
   }
 
-  std::vector<Token> tokens_;
-  const std::string& source_;
-  size_t at_ = 0;
   int depth_ = 0;
 };
 

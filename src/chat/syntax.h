@@ -35,6 +35,7 @@ struct Node {
     kMacro,        // text: name; names: parameters; children: defaults (null where none), then the body
     kCallBlock,    // macro of the body, call
     kFilterBlock,  // filter with a kLiteral as its value, body
+    kWith,         // target, value, target, value, ..., body
     kBreak,
     kContinue,
     // expressions
@@ -44,6 +45,7 @@ struct Node {
     kItem,       // child, index
     kSlice,      // child, from, to, step; null where left out
     kCall,       // callee, positional arguments; then as many as names: keyword arguments
+    kUnpack,     // child: *child among positional arguments; the name "**" is that of **child
     kFilter,     // text; child, arguments as of kCall
     kTest,       // text; child, arguments as of kCall
     kNot,

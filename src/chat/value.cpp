@@ -2,10 +2,11 @@
 #include "chat/value.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <cstdlib>
 
 #include "base/fail.h"
-#include "base/json.h"
 
 namespace nfloat::chat {
 
@@ -54,12 +55,18 @@ Value Value::items(Items items, Budget& budget, Kind kind) {
 }
 
 Value Value::entries(Entries entries, Budget& budget) {
-  budget.steps(entries.size());
+  Pairs pairs;
+  for (auto& [name, value] : entries) pairs.emplace_back(text(name), std::move(value));
+  return Value::pairs(std::move(pairs), budget);
+}
+
+Value Value::pairs(Pairs pairs, Budget& budget) {
+  budget.steps(pairs.size());
   Value value = of(kDict);
   int depth = 0;
-  for (const auto& entry : entries) depth = std::max(depth, entry.second.depth);
+  for (const auto& entry : pairs) depth = std::max({depth, entry.first.depth, entry.second.depth});
   value.depth = checked_depth(depth, budget);
-  value.dict = std::make_shared<const Entries>(std::move(entries));
+  value.dict = std::make_shared<const Pairs>(std::move(pairs));
   return value;
 }
 
@@ -70,27 +77,24 @@ Value Value::function(std::string name, const Node* macro) {
   return value;
 }
 
-namespace {
-Value convert(const Json& json, Budget& budget, int depth) {
-  checked_depth(depth, budget);
-  if (json.is_null()) return Value::none();
-  if (json.is_boolean()) return Value::boolean(json.get<bool>());
-  if (json.is_number_integer()) return Value::integer_of(json.get<int64_t>());
-  if (json.is_number_float()) return Value::real(json.get<double>());
-  if (json.is_string()) return Value::text(json.text());
-  if (json.is_array()) {
-    Items items;
-    for (const auto& item : json) items.push_back(convert(item, budget, depth + 1));
-    return Value::items(std::move(items), budget);
-  }
-  Entries entries;
-  for (const auto& [key, item] : json.items()) entries.emplace_back(key, convert(item, budget, depth + 1));
-  return Value::entries(std::move(entries), budget);
+Value Value::whole(std::string_view digits) {
+  int64_t small = 0;
+  if (digits.starts_with('+')) digits.remove_prefix(1);
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), small);
+  if (error == std::errc()) return integer_of(small);
+  const bool negative = digits.starts_with('-');
+  if (negative) digits.remove_prefix(1);
+  const size_t first = digits.find_first_not_of('0');
+  Value value = of(kInt, negative ? INT64_MIN : INT64_MAX);
+  std::string all(digits.substr(first));
+  if (negative) all.insert(all.begin(), '-');
+  value.string = std::make_shared<const std::string>(std::move(all));
+  return value;
 }
-}  // namespace
 
-Value Value::from_json(const Json& json, Budget& budget) {
-  return convert(json, budget, 0);
+double Value::as_double() const {
+  if (kind == kFloat) return number;
+  return is_big() ? std::strtod(string->c_str(), nullptr) : static_cast<double>(integer);
 }
 
 bool Value::truth() const {
@@ -122,6 +126,27 @@ const Value* find(const Entries& entries, std::string_view key, Budget& budget) 
   return nullptr;
 }
 
+const Value* find(const Pairs& pairs, const Value& key, Budget& budget) {
+  budget.steps(1 + pairs.size() / 16);
+  for (const auto& entry : pairs) {
+    const Value& other = entry.first;
+    if (key.kind == Value::kString || other.kind == Value::kString
+            ? key.kind == other.kind && key.str() == other.str()
+            : equal(key, other, budget))
+      return &entry.second;
+  }
+  return nullptr;
+}
+
+void put(Pairs& pairs, const Value& key, Value value, Budget& budget) {
+  if (key.kind == Value::kList || key.kind == Value::kDict)
+    budget.refuse(fmt::format("{} cannot be a key of a dict", kind_name(key)));
+  if (const Value* found = find(pairs, key, budget))
+    const_cast<Value&>(*found) = std::move(value);
+  else
+    pairs.emplace_back(key, std::move(value));
+}
+
 const char* kind_name(const Value& value) {
   static constexpr const char* kNames[] = {"undefined", "None",  "bool", "int",       "float",   "str",
                                            "list",      "tuple", "dict", "namespace", "function"};
@@ -131,7 +156,8 @@ const char* kind_name(const Value& value) {
 bool equal(const Value& a, const Value& b, Budget& budget) {
   budget.steps();
   if (a.is_number() && b.is_number()) {
-    if (a.kind != Value::kFloat && b.kind != Value::kFloat) return a.integer == b.integer;
+    if (a.kind != Value::kFloat && b.kind != Value::kFloat)
+      return a.integer == b.integer && a.is_big() == b.is_big() && (!a.is_big() || a.str() == b.str());
     return !(a.as_double() < b.as_double()) && !(a.as_double() > b.as_double());
   }
   if (a.kind != b.kind) return false;
@@ -159,11 +185,23 @@ bool equal(const Value& a, const Value& b, Budget& budget) {
   }
 }
 
+namespace {
+int order_of_whole(const Value& a, const Value& b) {
+  if (a.integer != b.integer) return a.integer < b.integer ? -1 : 1;
+  if (!a.is_big() || !b.is_big()) {
+    const int sign = a.integer < 0 ? -1 : 1;
+    return a.is_big() == b.is_big() ? 0 : a.is_big() ? sign : -sign;
+  }
+  const int longer = a.str().size() != b.str().size() ? (a.str().size() < b.str().size() ? -1 : 1)
+                                                      : a.str().compare(b.str());
+  return a.integer < 0 ? -longer : longer;
+}
+}  // namespace
+
 int compare(const Value& a, const Value& b, Budget& budget) {
   budget.steps();
   if (a.is_number() && b.is_number()) {
-    if (a.kind != Value::kFloat && b.kind != Value::kFloat)
-      return a.integer < b.integer ? -1 : a.integer > b.integer ? 1 : 0;
+    if (a.kind != Value::kFloat && b.kind != Value::kFloat) return order_of_whole(a, b);
     return a.as_double() < b.as_double() ? -1 : a.as_double() > b.as_double() ? 1 : 0;
   }
   if (a.kind == Value::kString && b.kind == Value::kString) {
@@ -193,7 +231,7 @@ bool contains(const Value& container, const Value& item, Budget& budget) {
       return std::any_of(container.list->begin(), container.list->end(),
                          [&](const Value& other) { return equal(other, item, budget); });
     case Value::kDict:
-      return item.kind == Value::kString && find(*container.dict, item.str(), budget) != nullptr;
+      return find(*container.dict, item, budget) != nullptr;
     case Value::kNamespace:
       return item.kind == Value::kString && find(*container.names, item.str(), budget) != nullptr;
     case Value::kUndefined:
@@ -234,31 +272,7 @@ std::string quoted(const std::string& text) {
   return out + quote;
 }
 
-std::string json_string(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == '"' || c == '\\')
-      out += {'\\', c};
-    else if (c == '\n')
-      out += "\\n";
-    else if (c == '\r')
-      out += "\\r";
-    else if (c == '\t')
-      out += "\\t";
-    else if (c == '\b')
-      out += "\\b";
-    else if (c == '\f')
-      out += "\\f";
-    else if (byte < 0x20)
-      out += fmt::format("\\u{:04x}", byte);
-    else
-      out += c;
-  }
-  return out + '"';
-}
-
-void put(std::string& out, std::string_view piece, Budget& budget) {
+void append(std::string& out, std::string_view piece, Budget& budget) {
   budget.bytes(piece.size() + 1);
   out += piece;
 }
@@ -267,55 +281,28 @@ void write_repr(const Value& value, std::string& out, Budget& budget) {
   budget.steps();
   if (value.is_list()) {
     const bool tuple = value.kind == Value::kTuple;
-    put(out, tuple ? "(" : "[", budget);
+    append(out, tuple ? "(" : "[", budget);
     for (size_t i = 0; i < value.list->size(); ++i) {
-      if (i > 0) put(out, ", ", budget);
+      if (i > 0) append(out, ", ", budget);
       write_repr((*value.list)[i], out, budget);
     }
-    put(out, !tuple ? "]" : value.list->size() == 1 ? ",)" : ")", budget);
+    append(out, !tuple ? "]" : value.list->size() == 1 ? ",)" : ")", budget);
   } else if (value.kind == Value::kDict) {
-    put(out, "{", budget);
+    append(out, "{", budget);
     bool first = true;
     for (const auto& entry : *value.dict) {
-      if (!first) put(out, ", ", budget);
+      if (!first) append(out, ", ", budget);
       first = false;
-      put(out, quoted(entry.first) + ": ", budget);
+      append(out, to_repr(entry.first, budget) + ": ", budget);
       write_repr(entry.second, out, budget);
     }
-    put(out, "}", budget);
+    append(out, "}", budget);
   } else {
-    put(out, value.kind == Value::kString ? quoted(value.str()) : to_text(value, budget), budget);
-  }
-}
-
-void write_json(const Value& value, int indent, int level, std::string& out, Budget& budget) {
-  budget.steps();
-  const auto line = [&](int depth) {
-    if (indent >= 0) put(out, fmt::format("\n{:{}}", "", indent * depth), budget);
-  };
-  const std::string separator = indent >= 0 ? "," : ", ";
-  const bool list = value.is_list();
-  if (list || value.kind == Value::kDict) {
-    const size_t count = list ? value.list->size() : value.dict->size();
-    put(out, list ? "[" : "{", budget);
-    for (size_t i = 0; i < count; ++i) {
-      if (i > 0) put(out, separator, budget);
-      line(level + 1);
-      if (!list) put(out, json_string((*value.dict)[i].first) + ": ", budget);
-      write_json(list ? (*value.list)[i] : (*value.dict)[i].second, indent, level + 1, out, budget);
-    }
-    if (count > 0) line(level);
-    put(out, list ? "]" : "}", budget);
-  } else if (value.kind == Value::kString) {
-    put(out, json_string(value.str()), budget);
-  } else if (value.kind == Value::kNone) {
-    put(out, "null", budget);
-  } else if (value.kind == Value::kBool) {
-    put(out, value.integer != 0 ? "true" : "false", budget);
-  } else if (value.is_number()) {
-    put(out, to_text(value, budget), budget);
-  } else {
-    budget.refuse(fmt::format("{} is not JSON serializable", kind_name(value)));
+    append(out,
+           value.kind == Value::kUndefined ? "Undefined"
+           : value.kind == Value::kString  ? quoted(value.str())
+                                           : to_text(value, budget),
+           budget);
   }
 }
 
@@ -330,7 +317,7 @@ std::string to_text(const Value& value, Budget& budget) {
     case Value::kBool:
       return value.integer != 0 ? "True" : "False";
     case Value::kInt:
-      return std::to_string(value.integer);
+      return value.is_big() ? value.str() : std::to_string(value.integer);
     case Value::kFloat:
       return number_text(value.number);
     case Value::kString:
@@ -348,12 +335,6 @@ std::string to_text(const Value& value, Budget& budget) {
 std::string to_repr(const Value& value, Budget& budget) {
   std::string out;
   write_repr(value, out, budget);
-  return out;
-}
-
-std::string to_json(const Value& value, int indent, Budget& budget) {
-  std::string out;
-  write_json(value, std::min(indent, 64), 0, out, budget);
   return out;
 }
 
@@ -385,7 +366,7 @@ Items iterate(const Value& value, Budget& budget) {
       return *value.list;
     case Value::kDict:
       budget.steps(value.dict->size());
-      for (const auto& entry : *value.dict) items.push_back(Value::text(entry.first));
+      for (const auto& entry : *value.dict) items.push_back(entry.first);
       break;
     case Value::kString: {
       budget.steps(value.str().size());

@@ -9,13 +9,10 @@
 #include <utility>
 #include <vector>
 
-namespace nfloat {
-class Json;
-}
-
 namespace nfloat::chat {
 
 struct Node;
+struct Scope;
 struct Value;
 
 // What one rendering may use: every loop and every text that is built is charged before it happens.
@@ -45,7 +42,8 @@ class Budget {
 constexpr int kMostDepth = 200;  // of values inside values
 
 using Items = std::vector<Value>;
-using Entries = std::vector<std::pair<std::string, Value>>;
+using Entries = std::vector<std::pair<std::string, Value>>;  // names
+using Pairs = std::vector<std::pair<Value, Value>>;          // keys of any kind
 
 // A value of the template language, as Python's. Immutable but for namespaces, which the rendering owns:
 // nothing can hold itself.
@@ -65,29 +63,34 @@ struct Value {
   };
   Kind kind = kUndefined;
   int depth = 0;
-  int64_t integer = 0;  // kBool, kInt
+  int64_t integer = 0;  // kBool, kInt; of a whole number beyond 64 bits the nearest
   double number = 0;
-  std::shared_ptr<const std::string> string;  // kString; name of kFunction and of what is kUndefined
-  std::shared_ptr<const Items> list;          // kList, kTuple
-  std::shared_ptr<const Entries> dict;        // in the order of insertion
-  Entries* names = nullptr;                   // kNamespace
-  const Node* macro = nullptr;                // kFunction: null for those of the language
+  // kString; name of kFunction and of what is kUndefined; digits of a kInt beyond 64 bits, else null
+  std::shared_ptr<const std::string> string;
+  std::shared_ptr<const Items> list;  // kList, kTuple
+  std::shared_ptr<const Pairs> dict;  // in the order of insertion
+  Entries* names = nullptr;           // kNamespace
+  const Node* macro = nullptr;        // kFunction: null for those of the language
+  Scope* scope = nullptr;             // of a macro: where it was defined; the rendering owns it
 
   static Value none() { return of(kNone); }
   static Value undefined(std::string name);
   static Value boolean(bool value) { return of(kBool, value ? 1 : 0); }
   static Value integer_of(int64_t value) { return of(kInt, value); }
+  // Decimal digits, with or without a sign, of any count.
+  static Value whole(std::string_view digits);
   static Value real(double value);
   static Value text(std::string value);
   static Value items(Items value, Budget& budget, Kind kind = kList);
   static Value entries(Entries value, Budget& budget);
+  static Value pairs(Pairs value, Budget& budget);
   static Value function(std::string name, const Node* macro = nullptr);
-  static Value from_json(const Json& json, Budget& budget);
 
   bool is_number() const { return kind == kInt || kind == kFloat || kind == kBool; }
   bool is_list() const { return kind == kList || kind == kTuple; }
   const std::string& str() const { return *string; }
-  double as_double() const { return kind == kFloat ? number : static_cast<double>(integer); }
+  bool is_big() const { return kind == kInt && string != nullptr; }
+  double as_double() const;
   bool truth() const;
 
  private:
@@ -100,6 +103,9 @@ struct Value {
 };
 
 const Value* find(const Entries& entries, std::string_view key, Budget& budget);
+const Value* find(const Pairs& pairs, const Value& key, Budget& budget);
+// Replaces the value of an equal key or appends.
+void put(Pairs& pairs, const Value& key, Value value, Budget& budget);
 bool equal(const Value& a, const Value& b, Budget& budget);
 // Negative, zero or positive. Refuses what Python does not order.
 int compare(const Value& a, const Value& b, Budget& budget);
@@ -107,8 +113,15 @@ bool contains(const Value& container, const Value& item, Budget& budget);
 // str() and repr() of Python.
 std::string to_text(const Value& value, Budget& budget);
 std::string to_repr(const Value& value, Budget& budget);
-// json.dumps with ensure_ascii=False; `indent` < 0: on one line.
-std::string to_json(const Value& value, int indent, Budget& budget);
+// Options of Python's json.dumps.
+struct JsonStyle {
+  bool ascii = false, sorted = false, lines = false;
+  std::string indent;  // of one level, with `lines`
+  std::string item_separator = ", ", key_separator = ": ";
+};
+std::string to_json(const Value& value, const JsonStyle& style, Budget& budget);
+// A JSON text as Python's json.loads reads it: whole numbers of any size. Throws kMalformedFile.
+Value from_json(std::string_view text, const std::string& source, Budget& budget);
 // What a for loop goes through: items, keys of a dict, characters.
 Items iterate(const Value& value, Budget& budget);
 const char* kind_name(const Value& value);

@@ -196,8 +196,8 @@ void print_prompt(const Options& options, const std::string& folder) {
 }
 
 void run(Options& options) {
-  if (!options.render.empty()) return print_prompt(options, options.model.model);
   const std::string folder = model_folder(options.model.model);
+  if (!options.render.empty()) return print_prompt(options, folder);
   options.conversation.kv_cache = parse_kv_cache(options.model.kv_cache);
   Conversation conversation(load_model(options.model), folder, options.conversation);
   // Ctrl-C stops an answer where a person is there to see it; a request to end the program ends it.
