@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cerrno>
 #include <charconv>
+#include <cstdio>
+#include <cstring>
 
 #include "base/fail.h"
 #include "base/json.h"
-#include "base/mapped_file.h"
 #include "nfloat/codebook.h"
 
 namespace nfloat {
@@ -42,15 +44,30 @@ std::vector<double> parse_plain(const std::string& path, std::string_view text) 
   return levels;
 }
 
+// The bytes of a file, a pipe or a descriptor such as /dev/stdin.
+std::string read_table(const std::string& path) {
+  std::FILE* file = std::fopen(path.c_str(), "rbe");
+  if (file == nullptr)
+    fail(errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo, "{}: cannot open: {}", path,
+         std::strerror(errno));
+  std::string text;
+  char part[1 << 14];
+  size_t count;
+  while (text.size() <= kMaxFileBytes && (count = std::fread(part, 1, sizeof part, file)) > 0)
+    text.append(part, count);
+  const int error = std::ferror(file) != 0 ? errno : 0;
+  std::fclose(file);
+  if (error != 0) fail(ErrorCode::kIo, "{}: cannot read: {}", path, std::strerror(error));
+  if (text.size() > kMaxFileBytes)
+    fail(ErrorCode::kMalformedFile, "{}: more than {} bytes, too long for a table", path, kMaxFileBytes);
+  return text;
+}
+
 }  // namespace
 
 Codebook load_codebook(const std::string& path) {
-  const MappedFile file(path);
-  if (file.bytes().size() > kMaxFileBytes) {
-    fail(ErrorCode::kMalformedFile, "{}: {} bytes, expected a table of at most {}", path, file.bytes().size(),
-         kMaxFileBytes);
-  }
-  const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  const std::string whole = read_table(path);
+  const std::string_view text(whole);
   const size_t start = std::min(text.find_first_not_of(" \t\r\n"), text.size());
   std::string name = path.substr(path.find_last_of('/') + 1);
   std::vector<double> levels;

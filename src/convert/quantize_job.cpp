@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "convert/quantize_job.h"
 
+#include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <optional>
 
@@ -109,6 +111,11 @@ class QuantizeJob : public StreamJob {
 
   void store_nested_scales() {
     const NestedScales nested = quantize_scales(scales_);
+    if (!std::isfinite(nested.offset) || !std::all_of(nested.absmax.begin(), nested.absmax.end(),
+                                                      [](float scale) { return std::isfinite(scale); }))
+      fail(ErrorCode::kNotFinite,
+           "{}: tensor '{}': its scales are too large for double quantization: their mean overflows float32",
+           setup_.input.files()[plan_.input.file], plan_.input.name);
     writer_.write(index_ + 1, 0, std::as_bytes(std::span(nested.codes)));
     writer_.write(index_ + 3, 0, std::as_bytes(std::span(nested.absmax)));
     writer_.write(index_ + 4, 0, std::as_bytes(std::span(dynamic_codebook().levels)));

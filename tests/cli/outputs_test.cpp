@@ -103,6 +103,36 @@ TEST_F(Outputs, PartsOfAWeightThatIsNotThereAreNoWeights) {
   }
 }
 
+TEST_F(Outputs, ScalesWhoseMeanOverflowsAreNotWritten) {
+  std::string data;
+  for (int i = 0; i < 32 * 64; ++i) {
+    const float weight = i % 2 == 0 ? 3.2e38f : -3.2e38f;
+    data.append(reinterpret_cast<const char*>(&weight), sizeof weight);
+  }
+  write_file(path("in.safetensors"),
+             safetensors_bytes("{" + entry("far.weight", "F32", {32, 64}, 0, data.size()) + "}", data));
+  expect_complaint(
+      nfloat({"quantize", path("in.safetensors"), path("out.safetensors"), "--double-quantization"}),
+      {"in.safetensors", "far.weight", "double quantization"});
+  EXPECT_FALSE(fs::exists(path("out.safetensors")));
+  EXPECT_TRUE(nfloat({"quantize", path("in.safetensors"), path("out.safetensors")}).ok());
+  EXPECT_TRUE(nfloat({"inspect", path("out.safetensors"), "--check"}).ok());
+}
+
+TEST_F(Outputs, TablesComeFromPipesAndDescriptorsToo) {
+  const Result table = nfloat({"codebook", "nf4", "--json"});
+  write_file(path("table.json"), table.out);
+  const Result named = nfloat({"codebook", "--file", path("table.json"), "--errors"});
+  ASSERT_TRUE(named.ok()) << named;
+  Limits limits;
+  limits.standard_input = path("table.json");
+  EXPECT_TRUE(nfloat({"codebook", "--file", "/dev/stdin", "--errors"}, limits).ok());
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  auto writer = std::async(std::launch::async, [&] { write_file(path("pipe"), table.out); });
+  EXPECT_TRUE(nfloat({"codebook", "--file", path("pipe"), "--errors"}).ok());
+  writer.get();
+}
+
 // RLIMIT_NPROC counts for users that are not root.
 TEST_F(Outputs, ThreadsThatTheSystemRefusesAreDoneWithout) {
   if (testing::kSanitized || ::getuid() != 0) GTEST_SKIP() << "needs root, to become another user";

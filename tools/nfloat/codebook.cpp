@@ -206,7 +206,10 @@ void run(const CodebookOptions& options) {
 }  // namespace
 
 Codebook chosen_codebook(const CodebookOptions& options, const std::string& name, int64_t block_size) {
-  if (!options.file.empty() && name == options.file) return load_codebook(name);
+  if (!options.file.empty() && name == options.file) {
+    static const Codebook table = load_codebook(name);  // once: a pipe gives it once
+    return table;
+  }
   if (options.offset.empty()) return make_codebook(name, block_size);
   if (name.size() != 3 || name.substr(0, 2) != "nf" || name[2] < '2' || name[2] > '8') {
     throw UsageError(fmt::format("--offset belongs to nf2 .. nf8, not to '{}'", name));
