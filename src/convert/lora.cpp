@@ -176,7 +176,16 @@ class Reader {
   // PEFT goes by the kind of the module; without a configuration its own flag is all there is.
   bool turned(const std::string& name) const {
     if (base_.is_quantized(name)) return false;  // bitsandbytes turns such weights when it quantizes them
-    return model_type_.empty() ? config_.fan_in_fan_out() : stored_transposed(model_type_, name);
+    if (model_type_.empty()) return config_.fan_in_fan_out();
+    if (stored_transposed(model_type_, name)) return true;
+    // The flag alone means nothing, but beside a name that GPT-2's relatives give to a Conv1D it may be
+    // right.
+    if (config_.fan_in_fan_out() && stored_transposed("gpt2", name))
+      fail(ErrorCode::kUnsupported,
+           "{}: whether '{}' of {} models is a Conv1D, held as [in, out], is not known; {} says "
+           "\"fan_in_fan_out\"",
+           base_.path(), name, model_type_, config_.source());
+    return false;
   }
 
   void add(const std::string& name, const Module& module) {

@@ -152,6 +152,13 @@ TEST_F(Adapter, SettingsThatLeaveTheSumAloneAreTaken) {
   }
 }
 
+TEST_F(Adapter, AConv1DOfAFamilyThatIsNotKnownIsNotGuessed) {
+  const std::string folder = base(attn_, Json{{"model_type", "a_gpt_of_next_year"}});
+  expect_complaint(
+      nfloat({"convert", folder, path("x"), "--lora", adapter(pair(attn_), Json{{"fan_in_fan_out", true}})}),
+      {attn_, "Conv1D", "fan_in_fan_out"});
+}
+
 TEST_F(Adapter, AlphaIsThatOfTheFirstExpressionThatFits) {
   const std::string folder = base(up_, llama_);
   const std::pair<Json, double> patterns[] = {
