@@ -22,6 +22,7 @@ struct SamplerOptions {
   float min_p = 0;               // keep those at least min_p times as likely as the most likely
   float repetition_penalty = 1;  // logits of tokens seen before: divided when positive, else multiplied
   uint64_t seed = 0;
+  std::vector<int32_t> suppressed = {};  // tokens that are never chosen
 };
 
 // One token with the natural logarithm of its probability under the unmodified logits.
@@ -58,11 +59,13 @@ NFLOAT_API std::vector<TokenProbability> most_likely(std::span<const float> logi
 NFLOAT_API double log_probability(std::span<const float> logits, int32_t token) noexcept;
 
 // What a generation_config.json asks for, unset keys at the defaults above; temperature 0 when it says
-// do_sample false or nothing about sampling. `end_tokens` gets its eos_token_id. An empty text changes
-// nothing. Throws kMalformedFile.
+// do_sample false or nothing about sampling. `end_tokens` gets its eos_token_id, of which -1 is none.
+// suppress_tokens and bad_words_ids of one token are never chosen. `not_obeyed`, where given, gets the names
+// of the settings that would change the text and are not known here. An empty text changes nothing. Throws
+// kMalformedFile.
 NFLOAT_API SamplerOptions parse_generation_config(std::string_view json, const std::string& source,
-                                                  const ModelConfig& config,
-                                                  std::vector<int32_t>* end_tokens);
+                                                  const ModelConfig& config, std::vector<int32_t>* end_tokens,
+                                                  std::vector<std::string>* not_obeyed = nullptr);
 
 }  // namespace nfloat
 

@@ -70,6 +70,11 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
   list.clear();
   for (size_t i = 0; i < logits.size(); ++i)
     if (!std::isnan(logits[i])) list.push_back({logits[i], static_cast<int32_t>(i)});
+  if (!options.suppressed.empty())
+    std::erase_if(list, [&](const Candidate& one) {
+      return std::find(options.suppressed.begin(), options.suppressed.end(), one.token) !=
+             options.suppressed.end();
+    });
   if (options.repetition_penalty != 1) {
     std::vector<int32_t> seen(history.begin(), history.end());
     std::sort(seen.begin(), seen.end());
@@ -135,8 +140,75 @@ double log_probability(std::span<const float> logits, int32_t token) noexcept {
   return static_cast<double>(logits[static_cast<size_t>(token)]) - log_of_sum(logits, largest_of(logits));
 }
 
+namespace {
+
+// Token ids of a list; a list of its own for each of several, of which those of one token count.
+// False: some are sequences.
+bool add_suppressed(const JsonReader& reader, const char* key, int64_t vocabulary,
+                    std::vector<int32_t>& tokens) {
+  const Json* list = reader.get(key);
+  if (list == nullptr) return true;
+  if (!list->is_array()) fail(ErrorCode::kMalformedFile, "{}: \"{}\" is not a list", reader.source(), key);
+  bool all = true;
+  for (const Json& one : *list) {
+    if (one.is_array() && one.size() != 1) {
+      all = false;
+      continue;
+    }
+    const Json holder{{key, one}};
+    for (const int32_t token : JsonReader(holder, reader.source()).token_ids(key, vocabulary))
+      tokens.push_back(token);
+  }
+  return all;
+}
+
+// Settings of Transformers and of its relatives that change the text, and the number that leaves it alone.
+void name_unknown(const Json& json, bool samples, std::vector<std::string>& names) {
+  struct Setting {
+    const char* name;
+    double neutral;
+    bool of_sampling = false;
+  };
+  static constexpr Setting kSettings[] = {{"begin_suppress_tokens", 0},
+                                          {"stop_strings", 0},
+                                          {"no_repeat_ngram_size", 0},
+                                          {"encoder_no_repeat_ngram_size", 0},
+                                          {"encoder_repetition_penalty", 1},
+                                          {"num_beams", 1},
+                                          {"penalty_alpha", 0},
+                                          {"diversity_penalty", 0},
+                                          {"frequency_penalty", 0},
+                                          {"presence_penalty", 0},
+                                          {"guidance_scale", 1},
+                                          {"min_length", 0},
+                                          {"min_new_tokens", 0},
+                                          {"forced_bos_token_id", -1},
+                                          {"forced_eos_token_id", -1},
+                                          {"forced_decoder_ids", 0},
+                                          {"sequence_bias", 0},
+                                          {"exponential_decay_length_penalty", 0},
+                                          {"watermarking_config", 0},
+                                          {"dola_layers", 0},
+                                          {"typical_p", 1, true},
+                                          {"epsilon_cutoff", 0, true},
+                                          {"eta_cutoff", 0, true},
+                                          {"top_h", 0, true}};
+  for (const Setting& setting : kSettings) {
+    const Json* value = json.find(setting.name);
+    if (value == nullptr || value->is_null() || (setting.of_sampling && !samples)) continue;
+    const double difference = value->is_number() ? value->get<double>() - setting.neutral : 0;
+    if (value->is_number()    ? difference < 0 || difference > 0
+        : value->is_boolean() ? value->get<bool>()
+                              : !value->empty())
+      names.emplace_back(setting.name);
+  }
+}
+
+}  // namespace
+
 SamplerOptions parse_generation_config(std::string_view text, const std::string& source,
-                                       const ModelConfig& config, std::vector<int32_t>* end_tokens) {
+                                       const ModelConfig& config, std::vector<int32_t>* end_tokens,
+                                       std::vector<std::string>* not_obeyed) {
   SamplerOptions options;
   if (text.empty()) {
     options.temperature = 0;
@@ -144,15 +216,35 @@ SamplerOptions parse_generation_config(std::string_view text, const std::string&
   }
   const Json json = parse_small_json(text, source);
   const JsonReader reader(json, source);
-  options.top_k = reader.integer_or("top_k", 0, INT32_MAX, 0);
-  options.top_p = static_cast<float>(reader.number_or("top_p", 1e-6, 1, 1));
+  const bool samples = reader.boolean_or("do_sample", false);
+  // -1 is "all" to some programs; a fraction is no count, but only sampling counts.
+  const double most = reader.number_or("top_k", -1, INT32_MAX, 0);
+  if (samples && std::floor(most) < most) reader.integer_or("top_k", 0, INT32_MAX, 0);
+  options.top_k = std::max<int64_t>(0, static_cast<int64_t>(most));
+  options.top_p = static_cast<float>(reader.number_or("top_p", 0, 1, 1));
+  if (options.top_p <= 0) {
+    // Nothing but the most likely token is left.
+    options.top_p = 1;
+    options.top_k = 1;
+  }
   options.min_p = static_cast<float>(reader.number_or("min_p", 0, 1, 0));
   options.repetition_penalty = static_cast<float>(reader.number_or("repetition_penalty", 1e-3, 1e3, 1));
   options.temperature = static_cast<float>(reader.number_or("temperature", 0, 1e3, 1));
-  if (!reader.boolean_or("do_sample", false)) options.temperature = 0;
-  if (end_tokens != nullptr) {
-    const std::vector<int32_t> ids = reader.token_ids("eos_token_id", config.vocabulary);
-    if (!ids.empty()) *end_tokens = ids;
+  if (!samples) options.temperature = 0;
+  if (end_tokens != nullptr && reader.get("eos_token_id") != nullptr) {
+    const Json* given = reader.get("eos_token_id");
+    Json kept = Json::array();
+    for (const Json& id : given->is_array() ? *given : Json::array({*given}))
+      if (!(id.is_number_integer() && !id.is_number_unsigned() && id.get<int64_t>() == -1))
+        kept.push_back(id);
+    const Json holder{{"eos_token_id", kept}};
+    *end_tokens = JsonReader(holder, source).token_ids("eos_token_id", config.vocabulary);
+  }
+  const bool words = add_suppressed(reader, "bad_words_ids", config.vocabulary, options.suppressed);
+  add_suppressed(reader, "suppress_tokens", config.vocabulary, options.suppressed);
+  if (not_obeyed != nullptr) {
+    if (!words) not_obeyed->emplace_back("bad_words_ids");
+    name_unknown(json, samples, *not_obeyed);
   }
   return options;
 }

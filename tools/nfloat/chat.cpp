@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "commands.h"
 #include "conversation.h"
@@ -25,6 +26,7 @@ struct Options {
   ModelArguments model;
   ConversationOptions conversation;
   std::string render;
+  std::vector<std::string> set;
   bool quiet = false, no_history = false;
 };
 
@@ -63,17 +65,18 @@ class Chat {
     while (true) {
       switch (reader_.read(turn)) {
         case TurnReader::Event::kEnd:
-          return;
+          return end();
         case TurnReader::Event::kInterrupted:
           note("Ctrl-D or /exit ends.");
           break;
         case TurnReader::Event::kTurn:
-          if (turn == "/exit" || turn == "/quit") return;
+          if (turn == "/exit" || turn == "/quit") return end();
           try {
             take(turn);
           } catch (const Error& error) {
-            if (error.code() == ErrorCode::kOutOfMemory) throw;
+            if (error.code() == ErrorCode::kOutOfMemory || std::ferror(stdout) != 0) throw;
             say(error.what());
+            ++failed_;
           }
       }
     }
@@ -86,6 +89,12 @@ class Chat {
   }
   void note(std::string_view text) const {
     if (!options_.quiet) say(text);
+  }
+
+  // A person has read what failed; a script sees the exit code.
+  void end() const {
+    if (failed_ > 0 && !reader_.terminal())
+      throw Error(ErrorCode::kInvalidArgument, fmt::format("{} of the lines could not be answered", failed_));
   }
 
   void take(const std::string& turn) {
@@ -167,7 +176,8 @@ class Chat {
     const bool stopped = result.end == AnswerEnd::kStopped;
     forget_interrupt();
     std::fputc('\n', stdout);
-    std::fflush(stdout);
+    if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+      throw Error(ErrorCode::kIo, "standard output: the answer could not be written");
     if (stopped && result.generated == 0)
       return say("Stopped before the answer; what you said is forgotten.");
     if (result.end == AnswerEnd::kContextFull)
@@ -186,17 +196,41 @@ class Chat {
   Conversation& conversation_;
   bool colours_;
   TurnReader reader_;
+  int failed_ = 0;
 };
+
+// The values of --set: JSON where it is, else a text.
+Json template_variables(const std::vector<std::string>& given) {
+  Json variables = Json::object();
+  for (const std::string& one : given) {
+    const size_t sign = one.find('=');
+    if (sign == std::string::npos || sign == 0) throw UsageError("--set takes NAME=VALUE, not " + one);
+    const std::string value = one.substr(sign + 1);
+    try {
+      variables[one.substr(0, sign)] = Json::parse(value);
+    } catch (const JsonError&) {
+      variables[one.substr(0, sign)] = value;
+    }
+  }
+  return variables;
+}
 
 void print_prompt(const Options& options, const std::string& folder) {
   const std::optional<ChatTemplate> chat = ChatTemplate::load(folder);
   if (!chat) throw Error(ErrorCode::kNotFound, folder + ": no chat template");
-  const std::string prompt = chat->render(read_text(options.render, kMostFileBytes));
+  std::string variables = read_text(options.render, kMostFileBytes);
+  if (!options.set.empty()) {
+    Json all = parse_json_object(variables, options.render);
+    for (const auto& [name, value] : options.conversation.variables.items()) all[name] = value;
+    variables = all.dump();
+  }
+  const std::string prompt = chat->render(variables);
   std::fwrite(prompt.data(), 1, prompt.size(), stdout);
 }
 
 void run(Options& options) {
   const std::string folder = model_folder(options.model.model);
+  options.conversation.variables = template_variables(options.set);
   if (!options.render.empty()) return print_prompt(options, folder);
   options.conversation.kv_cache = parse_kv_cache(options.model.kv_cache);
   Conversation conversation(load_model(options.model), folder, options.conversation);
@@ -232,9 +266,14 @@ void add_chat_command(const Command& app) {
   command.add_option("--context", conversation.context, "Most tokens of the conversation")
       .between(int64_t{1}, int64_t{1} << 27)
       .show_default();
-  command.add_option("--temperature", conversation.temperature,
-                     "Below 1 plainer, above 1 wilder; 0: the most likely token");
-  command.add_option("--seed", conversation.seed, "The same seed gives the same answers");
+  add_sampling_options(command, conversation.sampling);
+  command
+      .add_option(
+          "--set", options->set,
+          "NAME=VALUE for the template, JSON or text: enable_thinking=false; may be given several times")
+      .one_at_a_time();
+  command.add_flag("--all-channels", conversation.all_channels,
+                   "Show what gpt-oss says outside of its final channel too");
   command.add_flag("--no-history", options->no_history,
                    "Do not keep the lines typed (in ~/.local/state/nfloat/chat_history)");
   command.add_flag("--quiet", options->quiet, "Answers only, no notes and speeds");

@@ -23,17 +23,6 @@ double since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-SamplerOptions sampler_options(const ConversationOptions& options, const ModelConfig& config,
-                               const std::string& folder, std::vector<int32_t>* ends) {
-  *ends = config.eos_tokens;
-  SamplerOptions result = parse_generation_config(Checkpoint(folder).text_file("generation_config.json"),
-                                                  folder + "/generation_config.json", config, ends);
-  if (options.temperature) result.temperature = *options.temperature;
-  result.seed = options.seed.value_or(
-      static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()));
-  return result;
-}
-
 }  // namespace
 
 Conversation::Conversation(Model model, const std::string& folder, const ConversationOptions& options)
@@ -41,8 +30,10 @@ Conversation::Conversation(Model model, const std::string& folder, const Convers
       tokenizer_(Tokenizer::load(folder)),
       session_(model,
                {.context = std::min(options.context, model.config().context), .kv_cache = options.kv_cache}),
-      sampler_(sampler_options(options, model.config(), folder, &ends_)),
-      template_(ChatTemplate::load(folder)) {
+      ends_(model.config().eos_tokens),
+      sampler_(sampler_options(options.sampling, folder, model.config(), &ends_)),
+      template_(ChatTemplate::load(folder)),
+      harmony_(template_ ? Harmony::of(tokenizer_) : std::nullopt) {
   if (const auto id = tokenizer_.token_id("<|im_end|>"); id && tokenizer_.token_id("<|im_start|>")) {
     ends_.push_back(*id);
     if (!template_) template_ = ChatTemplate::parse(kChatMl, "ChatML");
@@ -71,9 +62,7 @@ Answer Conversation::answer(const std::string& user, const std::function<void(co
   }
   Answer result;
   try {
-    if (!plain())
-      prompt = template_->render(
-          Json{{"messages", messages_}, {"add_generation_prompt", true}}.dump(-1, Json::Invalid::kReplace));
+    if (!plain()) prompt = render(messages_);
     const std::vector<int32_t> tokens = encode(prompt);
     if (tokens.empty()) throw Error(ErrorCode::kInvalidArgument, "there is nothing to read");
     if (static_cast<int64_t>(tokens.size()) >= context())
@@ -82,7 +71,7 @@ Answer Conversation::answer(const std::string& user, const std::function<void(co
           fmt::format("the conversation needs {} tokens, the context has {}", tokens.size(), context()));
     result.text = generate(tokens, show, stop, result);
     // A token that was shown but not taken in, as the last of a full context, is not in the cache.
-    if (result.end != AnswerEnd::kContextFull) cached_text_ = prompt + result.text;
+    if (result.end != AnswerEnd::kContextFull && !harmony_) cached_text_ = prompt + result.text;
   } catch (...) {
     undo();
     throw;
@@ -102,6 +91,13 @@ Answer Conversation::answer(const std::string& user, const std::function<void(co
   totals_.read_seconds += result.read_seconds;
   totals_.generate_seconds += result.generate_seconds;
   return result;
+}
+
+std::string Conversation::render(const Json& messages) const {
+  Json variables = options_.variables;
+  variables["messages"] = messages;
+  if (!variables.contains("add_generation_prompt")) variables["add_generation_prompt"] = true;
+  return template_->render(variables.dump(-1, Json::Invalid::kReplace));
 }
 
 // An answer's tokens are those that the model chose; cut anew its text may give others. So where the prompt
@@ -151,6 +147,11 @@ std::string Conversation::generate(const std::vector<int32_t>& tokens,
     said += text;
     if (!text.empty()) show(text);
   };
+  if (harmony_) harmony_->begin();
+  const auto text_of = [&](int32_t token) {
+    // A model's vocabulary may be padded beyond its tokenizer's: such a token has no text.
+    return token < tokenizer_.vocab_size() ? stream.push(token) : std::string();
+  };
   while (true) {
     if (stop()) {
       answer.end = AnswerEnd::kStopped;
@@ -161,9 +162,21 @@ std::string Conversation::generate(const std::vector<int32_t>& tokens,
       break;
     }
     const int32_t token = sampler_.sample(logits, taken_);
-    if (std::find(ends_.begin(), ends_.end(), token) != ends_.end()) break;
-    // A model's vocabulary may be padded beyond its tokenizer's: such a token has no text.
-    emit(token < tokenizer_.vocab_size() ? stream.push(token) : std::string());
+    if (std::find(ends_.begin(), ends_.end(), token) != ends_.end() &&
+        !(harmony_ && harmony_->goes_on(token)))
+      break;
+    const Harmony::Part part = harmony_ ? harmony_->take(token) : Harmony::Part::kFinal;
+    if (part == Harmony::Part::kFinal) {
+      emit(text_of(token));
+    } else if (part == Harmony::Part::kHeader) {
+      harmony_->name(text_of(token));
+    } else if (part == Harmony::Part::kOther) {
+      const std::string text = text_of(token);
+      if (options_.all_channels) show(text);
+    } else {
+      const std::string rest = stream.flush();
+      if (options_.all_channels) show(rest + std::string(tokenizer_.token_text(token)));
+    }
     ++answer.generated;
     if (session_.position() == context()) {
       answer.end = AnswerEnd::kContextFull;
@@ -222,7 +235,7 @@ void Conversation::from_json(std::string_view text, const std::string& source) {
       throw malformed(fmt::format("messages[{}] has no \"role\" and \"content\"", index));
   }
   // Whether the template takes it is known now rather than with the next turn.
-  template_->render(Json{{"messages", json["messages"]}, {"add_generation_prompt", true}}.dump());
+  render(json["messages"]);
   messages_ = json["messages"];
 }
 

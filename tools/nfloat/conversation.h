@@ -10,10 +10,12 @@
 #include <vector>
 
 #include "base/json.h"
+#include "harmony.h"
 #include "nfloat/chat.h"
 #include "nfloat/model.h"
 #include "nfloat/sampler.h"
 #include "nfloat/tokenizer.h"
+#include "sampling_options.h"
 
 namespace nfloat::cli {
 
@@ -22,8 +24,9 @@ struct ConversationOptions {
   int64_t max_tokens = 1024;
   int64_t context = 4096;  // at most the model's own
   KvCacheType kv_cache = KvCacheType::kAuto;
-  std::optional<float> temperature;  // unset: what generation_config.json says
-  std::optional<uint64_t> seed;      // unset: another each time
+  SamplingArguments sampling;
+  Json variables = Json::object();  // for the template, besides messages
+  bool all_channels = false;        // shows what gpt-oss says outside of its final channel too
 };
 
 enum class AnswerEnd : uint8_t { kDone, kTokenLimit, kContextFull, kStopped };
@@ -70,6 +73,7 @@ class Conversation {
   void from_json(std::string_view text, const std::string& source);
 
  private:
+  std::string render(const Json& messages) const;
   std::vector<int32_t> encode(const std::string& prompt) const;
   std::string generate(const std::vector<int32_t>& tokens,
                        const std::function<void(const std::string&)>& show, const std::function<bool()>& stop,
@@ -81,6 +85,7 @@ class Conversation {
   std::vector<int32_t> ends_;
   Sampler sampler_;
   std::optional<ChatTemplate> template_;
+  std::optional<Harmony> harmony_;
   Json messages_ = Json::array();
   std::string text_;  // of a plain conversation
   struct PlainTurn {

@@ -13,6 +13,7 @@
 #include "nfloat/sampler.h"
 #include "nfloat/tokenizer.h"
 #include "progress.h"
+#include "sampling_options.h"
 #include "stop_filter.h"
 
 namespace nfloat::cli {
@@ -26,9 +27,7 @@ struct Options {
   ModelArguments model;
   std::optional<std::string> prompt;
   int64_t max_tokens = 128, context = 0;
-  std::optional<float> temperature, top_p, min_p, repetition_penalty;
-  std::optional<int64_t> top_k;
-  std::optional<uint64_t> seed;
+  SamplingArguments sampling;
   std::vector<std::string> stop;
   int64_t logprobs = -1;
   bool ignore_eos = false, echo = false, quiet = false, json = false;
@@ -44,22 +43,6 @@ struct Generation {
 
 double seconds_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
-}
-
-SamplerOptions sampler_options(const Options& options, const std::string& folder, const ModelConfig& config,
-                               std::vector<int32_t>* ends) {
-  const Checkpoint checkpoint(folder);
-  SamplerOptions result = parse_generation_config(checkpoint.text_file("generation_config.json"),
-                                                  folder + "/generation_config.json", config, ends);
-  if (options.temperature) result.temperature = *options.temperature;
-  if (options.top_k) result.top_k = *options.top_k;
-  if (options.top_p) result.top_p = *options.top_p;
-  if (options.min_p) result.min_p = *options.min_p;
-  if (options.repetition_penalty) result.repetition_penalty = *options.repetition_penalty;
-  // Another text each time unless a seed is given.
-  result.seed = options.seed.value_or(
-      static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()));
-  return result;
 }
 
 Json logprobs_of(const Tokenizer& tokenizer, std::span<const float> logits, int32_t token,
@@ -158,7 +141,7 @@ void run(const Options& options) {
   const Tokenizer tokenizer = Tokenizer::load(folder);
   const Model model = load_model(options.model);
   std::vector<int32_t> ends = model.config().eos_tokens;
-  Sampler sampler(sampler_options(options, folder, model.config(), &ends));
+  Sampler sampler(sampler_options(options.sampling, folder, model.config(), &ends));
   std::vector<int32_t> prompt = tokenizer.encode(prompt_text);
   if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty");
 
@@ -204,16 +187,7 @@ void add_generate_command(const Command& app) {
       .add_option("--context", options->context,
                   "Most tokens of prompt and text together; 0: what the model allows")
       .between(int64_t{0}, int64_t{1} << 27);
-  command.add_option("--temperature", options->temperature,
-                     "Below 1 plainer, above 1 wilder; 0: the most likely token");
-  command.add_option("--top-k", options->top_k, "Choose among the K most likely tokens; 0: all");
-  command.add_option("--top-p", options->top_p,
-                     "Choose among the most likely tokens that reach probability P together");
-  command.add_option("--min-p", options->min_p,
-                     "Leave out tokens less than P times as likely as the most likely");
-  command.add_option("--repetition-penalty", options->repetition_penalty,
-                     "Above 1: tokens seen before become less likely");
-  command.add_option("--seed", options->seed, "The same seed gives the same text; none: another each time");
+  add_sampling_options(command, options->sampling);
   command.add_option("--stop", options->stop, "End before this text appears; may be given several times")
       .one_at_a_time();
   command.add_flag("--ignore-eos", options->ignore_eos, "Go on after the model ends its text");

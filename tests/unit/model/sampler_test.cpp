@@ -131,5 +131,24 @@ TEST(GenerationConfig, ReadsWhatIsThere) {
   EXPECT_THROW(parse_generation_config("[", "g.json", config, nullptr), Error);
 }
 
+TEST(GenerationConfig, ObeysOrNamesWhatChangesTheText) {
+  ModelConfig config;
+  config.vocabulary = 10;
+  std::vector<int32_t> ends{9};
+  std::vector<std::string> names;
+  const SamplerOptions found = parse_generation_config(
+      R"({"do_sample": true, "top_k": -1, "top_p": 0.0, "eos_token_id": [-1, 4], "suppress_tokens": [2],
+          "bad_words_ids": [[3], [5, 6]], "no_repeat_ngram_size": 3, "num_beams": 1, "guidance_scale": null})",
+      "g.json", config, &ends, &names);
+  EXPECT_EQ(ends, std::vector<int32_t>{4});
+  EXPECT_EQ(found.suppressed, (std::vector<int32_t>{3, 2}));
+  EXPECT_EQ(names, (std::vector<std::string>{"bad_words_ids", "no_repeat_ngram_size"}));
+  Sampler sampler(found);
+  EXPECT_EQ(sampler.sample(std::vector<float>{0, 1, 9, 8, 2}, {}), 4);
+  EXPECT_EQ(parse_generation_config(R"({"top_k": 40.5})", "g.json", config, nullptr).temperature, 0);
+  EXPECT_THROW(parse_generation_config(R"({"do_sample": true, "top_k": 40.5})", "g.json", config, nullptr),
+               Error);
+}
+
 }  // namespace
 }  // namespace nfloat
