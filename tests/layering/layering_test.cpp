@@ -29,6 +29,7 @@ const std::map<std::string, Room> kRooms = {
     {"tensor", {1, {"tensor.h"}}},
     {"kernels", {2, {"targets.h"}}},
     {"gguf", {2, {"gguf.h"}}},
+    {"cuda", {2, {}}},
     {"quantize", {3, {"quantize.h"}}},
     {"linear", {3, {"linear.h"}}},
     {"checkpoint", {3, {"checkpoint.h"}}},

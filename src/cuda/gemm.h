@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of many rows of activations with 4-bit matrices on tensor cores, forwards and backwards, from one
+// layout.
+#ifndef NFLOAT_CUDA_GEMM_H_
+#define NFLOAT_CUDA_GEMM_H_
+
+#include "cuda/nf4.h"
+
+namespace nfloat::gpu {
+
+// A block: 64 * kTokenWarps rows of x by 128 outputs; a warp: 64 by kWide.
+struct GemmShape {
+  static constexpr int kOutputs = 128, kDepth = 64;
+  static constexpr int kXStride = kDepth + 8;  // bf16 elements; rows 16 bytes apart in the banks
+};
+
+template <bool kTransposed, int kTokenWarps, int kCopies>
+struct GemmShared {
+  static constexpr int kWRows = kTransposed ? GemmShape::kDepth : GemmShape::kOutputs;
+  static constexpr int kWStride = (kTransposed ? GemmShape::kOutputs : GemmShape::kDepth) + 8;
+  FloatPairTable<kCopies> table;
+  alignas(16) uint16_t x[2][64 * kTokenWarps * GemmShape::kXStride];
+  alignas(16) uint16_t w[2][kWRows * kWStride];
+};
+
+// !kTransposed: y[m][row] = sum over columns of x[m][column] * W[row][column]; x: [count, columns].
+// kTransposed: y[m][column] = sum over rows of x[m][row] * W[row][column]; x: [count, rows], rows divisible
+// by 8. x in bf16, rows `x_stride` elements apart (divisible by 8), W decoded to bf16(level * scale), sums in
+// float32. Tiles of 64 deep: one in shared memory being multiplied, the next being decoded beside it, the
+// codes of the one after that on their way.
+template <bool kTransposed, int kTokenWarps, int kWide, int kCopies>
+NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWarps)
+    gemm(Nf4 w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride) {
+  using Shared = GemmShared<kTransposed, kTokenWarps, kCopies>;
+  constexpr int kDepth = GemmShape::kDepth, kXStride = GemmShape::kXStride, kWStride = Shared::kWStride;
+  constexpr int kAcross = GemmShape::kOutputs / kWide, kThreads = kTokenWarps * kAcross * 32;
+  constexpr int kCodes = GemmShape::kOutputs * kDepth / kThreads,
+                kWords = kCodes / 8;  // that a thread decodes a tile
+  constexpr int kARow = (kTransposed ? GemmShape::kOutputs : kDepth) / kCodes;  // threads a row of the tile
+  Shared& s = shared<Shared>();
+  const int lane = thread() % 32, warp = thread() / 32;
+  const int token0 = block_x() * 64 * kTokenWarps;
+  const int64_t output0 = int64_t{block_y()} * GemmShape::kOutputs;
+  const int64_t depth = kTransposed ? w.rows : w.columns;
+  const int warp_token = warp / kAcross * 64, warp_output = warp % kAcross * kWide;
+
+  const int w_row = thread() / kARow, w_column = thread() % kARow * kCodes;
+
+  uint2 codes[kWords / 2];
+  float scale = 0;
+  const auto load_w = [&](int64_t k) {
+    const int64_t row = (kTransposed ? k : output0) + w_row;
+    const int64_t column = (kTransposed ? output0 : k) + w_column;
+    const bool inside = row < w.rows && column < w.columns;
+    const int64_t at = inside ? row * w.columns + column : 0;
+    scale = inside ? scale_of(w, at >> w.block_shift) : 0.0f;
+    NFLOAT_UNROLL
+    for (int i = 0; i < kWords / 2; ++i)
+      codes[i] = load_cached(reinterpret_cast<const uint2*>(w.codes + at / 2) + i);
+  };
+  const auto load_x = [&](int64_t k, int stage) {
+    NFLOAT_UNROLL
+    for (int i = 0; i < 64 * kTokenWarps * 8 / kThreads; ++i) {
+      const int at = thread() + i * kThreads, row = at / 8, column = at % 8 * 8;
+      const bool valid = token0 + row < count && k + column < depth;
+      copy_async16(&s.x[stage][row * kXStride + column],
+                   valid ? x + (token0 + row) * x_stride + k + column : x, valid);
+    }
+    copy_commit();
+  };
+  const auto decode = [&](int part,
+                          int stage) {  // a quarter of this thread's codes, or a half in every second part
+    NFLOAT_UNROLL
+    for (int i = part * kWords / 4; i < (part + 1) * kWords / 4; ++i) {
+      const uint32_t word = i % 2 == 0 ? codes[i / 2].x : codes[i / 2].y;
+      uint32_t out[4];
+      NFLOAT_UNROLL
+      for (int b = 0; b < 4; ++b) {
+        const float2 pair = s.table.at(word >> (8 * b) & 255u, lane);
+        out[b] = pack_bf16(pair.x * scale, pair.y * scale);
+      }
+      *reinterpret_cast<uint4*>(&s.w[stage][w_row * kWStride + w_column + i * 8]) =
+          uint4{out[0], out[1], out[2], out[3]};
+    }
+  };
+
+  float acc[4][kWide / 8][4] = {};
+  load_w(0);
+  load_x(0, 0);
+  s.table.fill(w.levels);
+  barrier();
+  NFLOAT_UNROLL
+  for (int part = 0; part < 4; ++part) decode(part, 0);
+  if (kDepth < depth) load_w(kDepth);
+  int stage = 0;
+  for (int64_t k = 0; k < depth; k += kDepth, stage ^= 1) {
+    const bool more = k + kDepth < depth;
+    copy_wait<0>();
+    barrier();  // this stage is there for all; nobody still reads the other one
+    if (more) load_x(k + kDepth, stage ^ 1);
+    NFLOAT_UNROLL
+    for (int part = 0; part < 4; ++part) {
+      const int kk = part * 16;
+      uint32_t a[4][4];
+      NFLOAT_UNROLL
+      for (int i = 0; i < 4; ++i)
+        load_matrices<false>(a[i],
+                             &s.x[stage][(warp_token + i * 16 + lane % 16) * kXStride + kk + lane / 16 * 8]);
+      NFLOAT_UNROLL
+      for (int j = 0; j < kWide / 16; ++j) {
+        uint32_t b[4];
+        const int output = warp_output + j * 16;
+        if constexpr (kTransposed) {
+          load_matrices<true>(b, &s.w[stage][(kk + lane % 16) * kWStride + output + lane / 16 * 8]);
+        } else {
+          load_matrices<false>(
+              b, &s.w[stage][(output + lane / 16 * 8 + lane % 8) * kWStride + kk + lane / 8 % 2 * 8]);
+        }
+        NFLOAT_UNROLL
+        for (int i = 0; i < 4; ++i) {
+          const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+          mma(acc[i][2 * j], a[i], first);
+          mma(acc[i][2 * j + 1], a[i], second);
+        }
+      }
+      if (more) decode(part, stage ^ 1);
+    }
+    if (k + 2 * kDepth < depth) load_w(k + 2 * kDepth);
+  }
+  const int64_t outputs = kTransposed ? w.columns : w.rows;
+  NFLOAT_UNROLL
+  for (int i = 0; i < 4; ++i) NFLOAT_UNROLL
+  for (int j = 0; j < kWide / 8; ++j) NFLOAT_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    const int token = token0 + warp_token + i * 16 + lane / 4 + e / 2 * 8;
+    const int64_t output = output0 + warp_output + j * 8 + lane % 4 * 2 + e % 2;
+    if (token < count && output < outputs) y[token * y_stride + output] = acc[i][j][e];
+  }
+}
+
+template <bool kTransposed, int kTokenWarps, int kWide, int kCopies>
+void launch_gemm(const Nf4& w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride) {
+  const int64_t outputs = kTransposed ? w.columns : w.rows;
+  constexpr int kTokens = 64 * kTokenWarps;
+  launch(gemm<kTransposed, kTokenWarps, kWide, kCopies>, (count + kTokens - 1) / kTokens,
+         static_cast<int>((outputs + GemmShape::kOutputs - 1) / GemmShape::kOutputs),
+         kTokenWarps * 32 * (128 / kWide), sizeof(GemmShared<kTransposed, kTokenWarps, kCopies>), w, x,
+         x_stride, count, y, y_stride);
+}
+
+// Blocks of 256 rows of x need 130 KiB of shared memory (compute capability 8.0, 9.0, 10.x); `large_blocks`
+// says that the device has it.
+template <bool kTransposed>
+void multiply_many(const Nf4& w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride,
+                   bool large_blocks) {
+  if (large_blocks && count > 128) {
+    launch_gemm<kTransposed, 4, 32, 8>(w, x, x_stride, count, y, y_stride);
+  } else {
+    launch_gemm<kTransposed, 2, 64, 4>(w, x, x_stride, count, y, y_stride);
+  }
+}
+
+}  // namespace nfloat::gpu
+
+#endif  // NFLOAT_CUDA_GEMM_H_

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// emulated [SEED]: every kernel in the emulation against double precision. Exit status 1 when a case fails.
+#include <cstdlib>
+
+#include "conversions.h"
+#include "products.h"
+
+int main(int argc, char** argv) {
+  const unsigned seed = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 7;
+  conformance::Random random{std::mt19937(seed)};
+  nfloat::gpu::machine().random.seed(seed);
+  conformance::Report report;
+  conformance::check_conversions(false, random, report);
+  conformance::check_products(false, random, report);
+  std::printf("%d passed, %d failed, seed %u\n", report.passed, report.failed, seed);
+  return report.failed == 0 ? 0 : 1;
+}

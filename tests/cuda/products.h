@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TESTS_CUDA_PRODUCTS_H_
+#define NFLOAT_TESTS_CUDA_PRODUCTS_H_
+
+#include "conformance.h"
+#include "cuda/gemm.h"
+#include "cuda/multiply.h"
+
+namespace conformance {
+
+enum class Product { kFew, kExact, kMany, kTransposed };
+
+// The product of `count` rows with a random matrix; y's rows lie `stride` apart and nothing between them may
+// change.
+inline void check_product(Product kind, int64_t rows, int64_t columns, int count, int shift, bool nested,
+                          Random& random, Report& report) {
+  const Matrix matrix(rows, columns, shift, nested, random);
+  const int64_t depth = kind == Product::kTransposed ? rows : columns;
+  const int64_t outputs = kind == Product::kTransposed ? columns : rows, stride = outputs + 3;
+  std::vector<uint16_t> x = random.bf16s(static_cast<size_t>(count * depth));
+  std::vector<float> exact(x.size());
+  for (size_t i = 0; i < x.size(); ++i) exact[i] = kind == Product::kExact ? random.normal() : bf16(x[i]);
+  const Buffer<uint16_t> device_x(x);
+  const Buffer<float> device_exact(exact);
+  const Buffer<float> y(static_cast<size_t>(count * stride));
+  const gpu::Nf4 view = matrix.view();
+  if (kind == Product::kFew) gpu::multiply_few(view, device_x.get(), count, y.get(), stride, 2);
+  if (kind == Product::kExact) {
+    if (count == 1) gpu::multiply_exact<1>(view, device_exact.get(), y.get(), stride);
+    if (count == 4) gpu::multiply_exact<4>(view, device_exact.get(), y.get(), stride);
+  }
+  if (kind == Product::kMany)
+    gpu::multiply_many<false>(view, device_x.get(), depth, count, y.get(), stride, true);
+  if (kind == Product::kTransposed)
+    gpu::multiply_many<true>(view, device_x.get(), depth, count, y.get(), stride, true);
+  synchronize();
+  const std::vector<float> got = y.read();
+  std::vector<double> w(static_cast<size_t>(rows * columns));
+  for (size_t i = 0; i < w.size(); ++i) w[i] = matrix.at(static_cast<int64_t>(i));
+  Errors errors;
+  bool beside = y.guards_whole();
+  for (int m = 0; m < count; ++m) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      double sum = 0, magnitudes = 0;
+      for (int64_t k = 0; k < depth; ++k) {
+        const double product =
+            w[static_cast<size_t>(kind == Product::kTransposed ? k * columns + o : o * columns + k)] *
+            double{exact[static_cast<size_t>(m * depth + k)]};
+        sum += product;
+        magnitudes += std::fabs(product);
+      }
+      errors.take(got[static_cast<size_t>(m * stride + o)], sum, magnitudes);
+    }
+    for (int64_t o = outputs; o < stride; ++o)
+      beside = beside && std::isnan(got[static_cast<size_t>(m * stride + o)]);
+  }
+  const bool exactly = kind == Product::kExact;
+  static const char* const kNames[] = {"few rows", "few rows, float32", "many rows", "transposed"};
+  char name[160];
+  std::snprintf(name, sizeof name, "%s %lldx%lld by %d, blocks of %d%s", kNames[static_cast<int>(kind)],
+                static_cast<long long>(rows), static_cast<long long>(columns), count, 1 << shift,
+                nested ? ", 8-bit scales" : "");
+  report.add(name, beside && errors.within(exactly ? 1e-6 : 2.5e-3, exactly ? 1e-5 : 4e-3),
+             errors.text() + (beside ? "" : ", wrote beside its output"));
+}
+
+// `large`: shapes that only a device computes in reasonable time.
+inline void check_products(bool large, Random& random, Report& report) {
+  using P = Product;
+  for (const bool nested : {false, true}) {
+    check_product(P::kFew, 64, 256, 1, 6, nested, random, report);
+    check_product(P::kFew, 67, 1088, 1, 6, nested, random, report);
+    check_product(P::kFew, 33, 64, 3, 6, nested, random, report);
+    check_product(P::kFew, 48, 1152, 8, 7, nested, random, report);
+    check_product(P::kExact, 35, 320, 1, 6, nested, random, report);
+    check_product(P::kExact, 9, 1088, 4, 7, nested, random, report);
+  }
+  check_product(P::kFew, 17, 8320, 5, 6, true, random, report);
+  check_product(P::kMany, 130, 320, 70, 6, true, random, report);
+  check_product(P::kMany, 64, 64, 9, 6, false, random, report);
+  check_product(P::kMany, 100, 192, 129, 6, false, random, report);
+  check_product(P::kTransposed, 136, 192, 70, 6, true, random, report);
+  check_product(P::kTransposed, 64, 64, 9, 6, false, random, report);
+  if (!large) return;
+  for (int count : {1, 2, 7, 8}) check_product(P::kFew, 1031, 4096, count, 6, count % 2 == 0, random, report);
+  check_product(P::kFew, 272, 14336, 8, 6, true, random, report);
+  check_product(P::kExact, 1031, 4096, 4, 6, true, random, report);
+  check_product(P::kMany, 1000, 2112, 300, 6, true, random, report);
+  check_product(P::kMany, 300, 1024, 200, 8, true, random, report);
+  check_product(P::kTransposed, 1000, 2112, 300, 6, true, random, report);
+}
+
+}  // namespace conformance
+
+#endif  // NFLOAT_TESTS_CUDA_PRODUCTS_H_
