@@ -67,7 +67,7 @@ void put_added(Words& words, int64_t id, const Json& token) {
 }
 
 // What stands before ByteLevel, as the table of pre-tokenizers has it; false when it is something else.
-bool read_steps(const Json& pre_tokenizer, std::string& expression, bool& digits) {
+bool read_steps(const Json& pre_tokenizer, std::vector<std::string>& expressions, bool& digits) {
   std::vector<const Json*> steps;
   if (text_of(pre_tokenizer, "type") == "Sequence") {
     for (const Json& step : pre_tokenizer["pretokenizers"]) steps.push_back(&step);
@@ -82,12 +82,12 @@ bool read_steps(const Json& pre_tokenizer, std::string& expression, bool& digits
       byte_level = true;
       if (flag_at(*step, "add_prefix_space")) return false;
       const Json& own = (*step)["use_regex"];
-      if ((!own.is_boolean() || own.get<bool>()) != expression.empty()) return false;
-    } else if (type == "Digits" && flag_at(*step, "individual_digits")) {
+      if ((!own.is_boolean() || own.get<bool>()) != expressions.empty()) return false;
+    } else if (type == "Digits" && flag_at(*step, "individual_digits") && expressions.empty()) {
       digits = true;
-    } else if (type == "Split" && expression.empty() && text_of(*step, "behavior") == "Isolated") {
-      expression = text_of((*step)["pattern"], "Regex");
-      if (expression.empty()) return false;
+    } else if (type == "Split" && text_of(*step, "behavior") == "Isolated" && !flag_at(*step, "invert")) {
+      expressions.push_back(text_of((*step)["pattern"], "Regex"));
+      if (expressions.back().empty()) return false;
     } else {
       return false;
     }
@@ -152,15 +152,16 @@ bool read_tokenizer_json(const Json& json, Words& words, std::string& why) {
     why = "a tokenizer of type " + text_of(model, "type");
     return false;
   }
-  std::string expression;
+  std::vector<std::string> expressions;
   bool digits = false;
   put_vocabulary(model, words);
   std::vector<std::string> merges = merges_of(model);
-  if (read_steps(json["pre_tokenizer"], expression, digits)) {
+  if (read_steps(json["pre_tokenizer"], expressions, digits)) {
     const GgufPreTokenizer* kind =
-        match_gguf_pre_tokenizer(expression, digits, flag_at(model, "ignore_merges"));
+        match_gguf_pre_tokenizer(expressions, digits, flag_at(model, "ignore_merges"));
     if (kind == nullptr) {
-      why = "a pre-tokenizer that llama.cpp does not have (" + expression + ")";
+      why = "a pre-tokenizer that llama.cpp does not have (" +
+            fmt::format("{}", fmt::join(expressions, ", ")) + ")";
       return false;
     }
     words.pre = kind->name;

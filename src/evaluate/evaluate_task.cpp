@@ -33,7 +33,8 @@ Window window_of(const Tokenizer& tokenizer, const TaskOption& option, const Mod
     if (token < 0 || token >= config.vocabulary)
       fail(ErrorCode::kInvalidArgument, "the tokenizer gives the id {}, the model's vocabulary has {}", token,
            config.vocabulary);
-  if (options.add_bos || split == 0) {
+  // Gemma reads nothing well without BOS; the harness always puts it there.
+  if (options.add_bos || split == 0 || config.family.starts_with("gemma")) {
     const int32_t bos = config.bos_token >= 0 ? config.bos_token : tokenizer.bos_id().value_or(-1);
     if (bos < 0) fail(ErrorCode::kInvalidArgument, "a BOS token is needed and this model names none");
     whole.insert(whole.begin(), bos);

@@ -2,6 +2,7 @@
 #ifndef NFLOAT_GGUF_HUGGINGFACE_H_
 #define NFLOAT_GGUF_HUGGINGFACE_H_
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -14,17 +15,18 @@ namespace nfloat {
 
 // How llama.cpp calls the ways to cut a text before byte-level BPE, and what tokenizer.json says instead.
 struct GgufPreTokenizer {
-  std::string_view name;        // "llama-bpe"; the first of those with the same expression is written
-  std::string_view expression;  // of a Split in front of ByteLevel; empty: ByteLevel's own
-  bool single_digits;           // a Digits step in front
-  bool whole_words;             // a word that is a token is not built from merges (ignore_merges)
-  bool bos;                     // a text begins with BOS unless the file says otherwise
+  std::string_view name;  // "llama-bpe"; the first of those with the same steps is written
+  // Of Split steps in front of ByteLevel, in order, filled up with empty ones; none: ByteLevel's own.
+  std::array<std::string_view, 6> expressions;
+  bool single_digits;  // a Digits step in front
+  bool whole_words;    // a word that is a token is not built from merges (ignore_merges)
+  bool bos;            // a text begins with BOS unless the file says otherwise
 };
 
 const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name) noexcept;
 // By what tokenizer.json holds. Null when none of them is the same.
-const GgufPreTokenizer* match_gguf_pre_tokenizer(std::string_view expression, bool single_digits,
-                                                 bool whole_words) noexcept;
+const GgufPreTokenizer* match_gguf_pre_tokenizer(const std::vector<std::string>& expressions,
+                                                 bool single_digits, bool whole_words) noexcept;
 
 // With the format's numbers.
 enum class GgufTokenType : uint8_t {
@@ -48,6 +50,10 @@ struct GgufPieces {
 
 // Of a file whose "tokenizer.ggml.model" is "llama". Throws kMalformedFile naming the key.
 GgufPieces gguf_pieces(const GgufFile& file);
+
+// The ids that end a text, a turn or a message: those that the metadata names, the end of the text first,
+// then the tokens that llama.cpp knows by name.
+std::vector<int64_t> gguf_end_tokens(const GgufFile& file);
 
 struct GgufArchitecture;
 

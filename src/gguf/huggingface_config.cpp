@@ -279,12 +279,8 @@ class Config {
     }
     // The end of a text, of a turn, of a message: any of them ends an answer.
     Json ends = Json::array();
-    for (const char* from :
-         {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
-      const int64_t id = file_.integer_or(from, -1);
-      if (id >= 0 && id < vocabulary_ && std::find(ends.begin(), ends.end(), Json(id)) == ends.end())
-        ends.push_back(id);
-    }
+    for (const int64_t id : gguf_end_tokens(file_))
+      if (id < vocabulary_) ends.push_back(id);
     if (ends.size() == 1) out_["eos_token_id"] = ends[0];
     if (ends.size() > 1) out_["eos_token_id"] = std::move(ends);
   }

@@ -17,16 +17,98 @@ constexpr std::string_view kLlama3 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 constexpr std::string_view kQwen2 =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// Marks belong to their letters.
+constexpr std::string_view kQwen35 =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// Words end where a capital follows a small letter.
+constexpr std::string_view kGpt4o =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kTekken =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kBailing =
+    R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+)";
+constexpr std::string_view kSeedCoder =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kGpt2 =
+    R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kBloom = R"( ?[^(\s|.,!?…。，、।۔،)]+)";
+constexpr std::string_view kThreeDigits = R"(\p{N}{1,3})", kDigit = R"(\p{N})";
+constexpr std::string_view kDeepSeekCjk = "[一-龥぀-ゟ゠-ヿ]+",
+                           kDeepSeekLlmCjk = "[一-龥ࠀ-一가-퟿]+";
+constexpr std::string_view kDeepSeek3 =
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kLineEnd = "[\r\n]", kFalconPunctuation = R"([\p{P}\$\+<=>\^~\|`]+)";
+// The cased letters of the scripts that have case.
+constexpr std::string_view kDeepSeekLetters =
+    R"(\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+)";
+constexpr std::string_view kDeepSeekPunctuation = R"(\s?[!-/:-~！-／：-～‘-‟　-。]+)";
 
+// Names with the same steps stand together; the first is the one that is written.
 constexpr GgufPreTokenizer kPreTokenizers[] = {
-    {"gpt-2", "", false, false, false},         {"phi-2", "", false, false, false},
-    {"olmo", "", false, false, false},          {"smollm", "", true, false, false},
-    {"starcoder", "", true, false, false},      {"refact", "", true, false, false},
-    {"command-r", "", true, false, false},      {"llama-bpe", kLlama3, false, true, true},
-    {"llama3", kLlama3, false, true, true},     {"llama-v3", kLlama3, false, true, true},
-    {"falcon3", kLlama3, false, true, true},    {"smaug-bpe", kLlama3, false, false, false},
-    {"qwen2", kQwen2, false, false, false},     {"deepseek-r1-qwen", kQwen2, false, false, false},
-    {"stablelm2", kQwen2, false, false, false},
+    {"gpt-2", {}, false, false, false},
+    {"phi-2", {}, false, false, false},
+    {"olmo", {}, false, false, false},
+    {"mpt", {}, false, false, false},
+    {"jais", {}, false, false, false},
+    {"exaone4", {}, false, false, false},
+    {"trillion", {}, false, false, false},
+    {"granite-docling", {}, false, false, false},
+    {"gigachat", {}, false, false, false},
+    {"mellum", {}, false, false, false},
+    {"smollm", {}, true, false, false},
+    {"starcoder", {}, true, false, false},
+    {"refact", {}, true, false, false},
+    {"command-r", {}, true, false, false},
+    {"codeshell", {}, true, false, false},
+    {"exaone", {}, true, false, false},
+    {"minerva-7b", {}, true, false, false},
+    {"llama-bpe", {kLlama3}, false, true, true},
+    {"llama3", {kLlama3}, false, true, true},
+    {"llama-v3", {kLlama3}, false, true, true},
+    {"falcon3", {kLlama3}, false, true, true},
+    {"falcon-h1", {kLlama3}, false, true, true},
+    {"pixtral", {kLlama3}, false, true, true},
+    {"midm-2.0", {kLlama3}, false, true, true},
+    {"lfm2", {kLlama3}, false, true, true},
+    {"smaug-bpe", {kLlama3}, false, false, false},
+    {"dbrx", {kLlama3}, false, false, false},
+    {"chatglm-bpe", {kLlama3}, false, false, false},
+    {"glm4", {kLlama3}, false, false, false},
+    {"qwen2", {kQwen2}, false, false, false},
+    {"deepseek-r1-qwen", {kQwen2}, false, false, false},
+    {"stablelm2", {kQwen2}, false, false, false},
+    {"megrez", {kQwen2}, false, false, false},
+    {"hunyuan", {kQwen2}, false, false, false},
+    {"solar-open", {kQwen2}, false, false, false},
+    {"grok-2", {kQwen2}, false, false, false},
+    {"qwen35", {kQwen35}, false, false, false},
+    {"gpt-4o", {kGpt4o}, false, false, false},
+    {"llama4", {kGpt4o}, false, false, false},
+    {"kanana2", {kGpt4o}, false, false, false},
+    {"minimax-m2", {kGpt4o}, false, false, false},
+    {"tekken", {kTekken}, false, true, true},
+    {"bailingmoe", {kBailing}, false, false, false},
+    {"bailingmoe2", {kBailing}, false, false, false},
+    {"llada-moe", {kBailing}, false, false, false},
+    {"seed-coder", {kSeedCoder}, false, false, false},
+    {"deepseek-v3", {kThreeDigits, kDeepSeekCjk, kDeepSeek3}, false, false, false},
+    {"hunyuan-dense", {kThreeDigits, kDeepSeekCjk, kDeepSeek3}, false, false, false},
+    {"joyai-llm", {kThreeDigits, kDeepSeekCjk, kDeepSeek3}, false, false, false},
+    {"deepseek-llm",
+     {kLineEnd, kDeepSeekLetters, kDeepSeekPunctuation, R"(\s+$)", kDeepSeekLlmCjk, R"(\p{N}+)"},
+     false,
+     false,
+     false},
+    {"deepseek-coder",
+     {kLineEnd, R"(\s?\p{L}+)", R"(\s?\p{P}+)", kDeepSeekLlmCjk, kDigit},
+     false,
+     false,
+     false},
+    {"falcon", {kFalconPunctuation, kGpt2, "[0-9][0-9][0-9]"}, false, false, false},
+    {"bloom", {kBloom}, false, false, false},
+    {"poro-chat", {kBloom}, false, false, false},
+    {"gpt3-finnish", {kBloom}, false, false, false},
+    {"viking", {kBloom, kDigit}, false, false, false},
 };
 
 enum TokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kByte = 6 };
@@ -87,8 +169,9 @@ std::string byte_level_json(const GgufFile& file, const Vocabulary& words, bool*
       {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
   Json steps = Json::array();
   if (kind->single_digits) steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
-  if (!kind->expression.empty()) {
-    steps.push_back(split_step(kind->expression));
+  for (const std::string_view expression : kind->expressions) {
+    if (expression.empty()) break;
+    steps.push_back(split_step(expression));
     byte_level["use_regex"] = false;
   }
   steps.push_back(byte_level);
@@ -134,7 +217,9 @@ std::string byte_level_json(const GgufFile& file, const Vocabulary& words, bool*
   document["truncation"] = nullptr;
   document["padding"] = nullptr;
   document["added_tokens"] = std::move(added);
-  document["normalizer"] = kind->expression == kQwen2 ? Json{{"type", "NFC"}} : Json(nullptr);
+  document["normalizer"] = kind->expressions[0] == kQwen2 || kind->expressions[0] == kQwen35
+                               ? Json{{"type", "NFC"}}
+                               : Json(nullptr);
   document["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", steps}};
   document["post_processor"] = post;
   document["decoder"] = byte_level;
@@ -226,14 +311,39 @@ const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name) noexcept 
   return nullptr;
 }
 
-const GgufPreTokenizer* match_gguf_pre_tokenizer(std::string_view expression, bool single_digits,
-                                                 bool whole_words) noexcept {
+const GgufPreTokenizer* match_gguf_pre_tokenizer(const std::vector<std::string>& expressions,
+                                                 bool single_digits, bool whole_words) noexcept {
   for (const GgufPreTokenizer& entry : kPreTokenizers) {
-    if (entry.expression == expression && entry.single_digits == single_digits &&
-        entry.whole_words == whole_words)
+    size_t count = 0;
+    while (count < entry.expressions.size() && !entry.expressions[count].empty()) ++count;
+    if (std::equal(expressions.begin(), expressions.end(), entry.expressions.begin(),
+                   entry.expressions.begin() + count) &&
+        entry.single_digits == single_digits && entry.whole_words == whole_words)
       return &entry;
   }
   return nullptr;
+}
+
+std::vector<int64_t> gguf_end_tokens(const GgufFile& file) {
+  std::vector<int64_t> ends;
+  const auto add = [&](int64_t id) {
+    if (id >= 0 && std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
+  };
+  for (const char* key :
+       {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"})
+    add(file.integer_or(key, -1));
+  const GgufValue* tokens = list(file, "tokenizer.ggml.tokens", true, 0);
+  if (tokens == nullptr) return ends;
+  std::map<std::string_view, int64_t> named;
+  for (uint64_t id = 0; id < tokens->count; ++id)
+    if (is_end_name(tokens->text(id))) named.emplace(tokens->text(id), static_cast<int64_t>(id));
+  // gpt-oss ends each of its channels with <|end|>, its answer with one of the other two.
+  const bool channels =
+      named.contains("<|return|>") && named.contains("<|call|>") && named.contains("<|end|>");
+  for (const auto& [name, id] : named)
+    if (!channels || name != "<|end|>") add(id);
+  if (channels) std::erase(ends, named.at("<|end|>"));
+  return ends;
 }
 
 GgufPieces gguf_pieces(const GgufFile& file) {

@@ -39,13 +39,20 @@ const Family& read_family(const JsonReader& reader) {
       fmt::join(model_families(), ", "));
 }
 
-// Adds the keys of `from` that are set, the family's own names for some of them last.
+// Adds the keys of `from`, the family's own names for some of them last. Null is a value: it takes away what
+// `into` has. But for the activation, without which no model runs.
 void merge(Json& into, const Json& from, const Family& family) {
-  for (const auto& [key, value] : from.items())
-    if (!value.is_null()) into[key] = value;
-  for (const FamilyAlias& alias : family.aliases)
-    if (const auto found = from.find(alias.key); found != nullptr && !found->is_null())
-      into[alias.means] = *found;
+  const auto put = [&](const std::string& key, const Json& value) {
+    if (!value.is_null())
+      into[key] = value;
+    else if (key != "hidden_act")
+      into.erase(key);
+  };
+  for (const auto& [key, value] : from.items()) put(key, value);
+  for (const FamilyAlias& alias : family.aliases) {
+    const Json* found = from.find(alias.key);
+    if (found != nullptr && (!found->is_null() || !from.contains(alias.means))) put(alias.means, *found);
+  }
 }
 
 Activation read_activation(const JsonReader& root) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/rope_config.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace nfloat {
@@ -32,8 +33,9 @@ void read_llama3(const JsonReader& rope, RopeConfig& config) {
 
 void read_yarn(const JsonReader& rope, int64_t context, RopeConfig& config) {
   config.scaling = RopeScaling::kYarn;
-  config.factor = rope.number("factor", 1e-3, 1e6);
   config.original_context = rope.integer_or("original_max_position_embeddings", 1, kMaxRopeContext, context);
+  const double derived = static_cast<double>(context) / static_cast<double>(config.original_context);
+  config.factor = rope.number_or("factor", 1e-3, 1e6, derived);
   config.beta_fast = rope.number_or("beta_fast", 1e-6, 1e6, 32);
   config.beta_slow = rope.number_or("beta_slow", 1e-6, 1e6, 1);
   config.truncate = rope.boolean_or("truncate", true);
@@ -99,6 +101,24 @@ void read_scaling(const JsonReader& root, const Json& scaling, const std::string
 
 }  // namespace
 
+namespace {
+
+// YaRN and linear scaling lengthen what the model was trained for by their factor, whether or not
+// max_position_embeddings says so; Gemma 3's says so.
+void lengthen_context(const JsonReader& scaling, ModelConfig& config) {
+  const RopeConfig& rope = config.rope;
+  if ((rope.scaling != RopeScaling::kYarn && rope.scaling != RopeScaling::kLinear) ||
+      config.family.starts_with("gemma3"))
+    return;
+  const int64_t original =
+      scaling.integer_or("original_max_position_embeddings", 1, kMaxRopeContext, config.context);
+  const double longer = std::floor(static_cast<double>(original) * rope.factor);
+  config.context =
+      std::max(config.context, static_cast<int64_t>(std::min(longer, static_cast<double>(kMaxRopeContext))));
+}
+
+}  // namespace
+
 void read_rope(const Json& root_json, const std::string& source, ModelConfig& config) {
   const JsonReader root(root_json, source);
   // Transformers 5 writes "rope_parameters" with theta inside; before that "rope_theta" and "rope_scaling".
@@ -121,6 +141,7 @@ void read_rope(const Json& root_json, const std::string& source, ModelConfig& co
   }
   config.rope.theta = root.number_or("rope_theta", 1, 1e12, 10000);
   if (main != nullptr) read_scaling(root, *main, key, source, config, config.rope);
+  if (main != nullptr) lengthen_context(JsonReader(*main, source, std::string(key) + "."), config);
   config.local_rope.theta = root.number_or("rope_local_base_freq", 1, 1e12, 10000);
   if (both != nullptr && both->contains("sliding_attention"))
     read_scaling(root, (*both)["sliding_attention"], "rope_parameters.sliding_attention", source, config,

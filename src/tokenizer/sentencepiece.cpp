@@ -2,6 +2,7 @@
 #include <sentencepiece_processor.h>
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "base/fail.h"
 #include "tokenizer/sentencepiece_file.h"
@@ -60,6 +61,25 @@ class SentencePiece final : public Tokenizer::State {
     add_bos = true;
   }
 
+  // Pieces of the model keep their ids and types.
+  void add_token(int32_t id, const std::string& text, bool special) override {
+    constexpr int32_t kMaxGap = 1 << 16;
+    const auto at = static_cast<size_t>(id);
+    if (text.empty() || find(text) != kNoToken || (id < vocab_size && !texts_[at].empty())) return;
+    if (id > vocab_size + kMaxGap)
+      fail(ErrorCode::kMalformedFile, "{}: the added token \"{}\" has the id {}, the model has {} pieces",
+           source_, text.substr(0, 60), id, vocab_size);
+    if (id >= vocab_size) {
+      vocab_size = id + 1;
+      texts_.resize(at + 1);
+      types_.resize(at + 1, SentencePieceFile::kUnused);
+    }
+    texts_[at] = text;
+    types_[at] = special ? SentencePieceFile::kControl : SentencePieceFile::kUserDefined;
+    finder_.add(text, id);
+    added_[text] = id;
+  }
+
   std::vector<int32_t> encode(std::string_view text, const EncodeOptions& options) const override {
     std::vector<int32_t> ids;
     if (options.add_special_tokens && add_bos && bos) ids.push_back(*bos);
@@ -109,6 +129,7 @@ class SentencePiece final : public Tokenizer::State {
     return type == SentencePieceFile::kControl || type == SentencePieceFile::kUnknown;
   }
   int32_t find(std::string_view text) const override {
+    if (const auto found = added_.find(std::string(text)); found != added_.end()) return found->second;
     const int32_t id = processor_.PieceToId(text);
     return token_text(id) == text ? id : kNoToken;
   }
@@ -160,6 +181,7 @@ class SentencePiece final : public Tokenizer::State {
   sentencepiece::SentencePieceProcessor processor_;
   std::vector<std::string> texts_;
   std::vector<SentencePieceFile::Type> types_;
+  std::unordered_map<std::string, int32_t> added_;
   TextFinder finder_;
   bool add_dummy_prefix_ = true;
   bool words_are_independent_ = false;

@@ -28,9 +28,14 @@ fs::path tokenizer_file(const fs::path& path) {
 std::shared_ptr<Tokenizer::State> load_state(const fs::path& path) {
   if (path.filename() == "vocab.json" || path.filename() == "merges.txt")
     return load_vocab_and_merges(path.parent_path().string());
+  if (path.extension() == ".json") return load_folder_json(path.string());
   const MappedFile file(path.string());
-  return path.extension() == ".json" ? load_tokenizer_json(text_of(file), path.string())
-                                     : load_sentencepiece(text_of(file), path.string());
+  const std::shared_ptr<Tokenizer::State> state = load_sentencepiece(text_of(file), path.string());
+  for (const auto& [id, token] : tokens_beside(path.parent_path().string())) {
+    const JsonAt entry(token, path.string());
+    state->add_token(id, entry["content"].text(), entry["special"].flag_or(false));
+  }
+  return state;
 }
 
 DecodedPiece piece_of(const Tokenizer::State& state, int32_t id) {

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <set>
 
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/json_at.h"
@@ -59,6 +62,12 @@ class JsonTokenizer final : public Tokenizer::State {
     return ids;
   }
 
+  void surround(bool with_bos, bool with_eos) override {
+    surroundings_ = {};
+    if (with_bos && bos) surroundings_.before = {*bos};
+    if (with_eos && eos) surroundings_.after = {*eos};
+  }
+
   std::string decode_bytes(Decoding decoding) const override { return decoder_.run(std::move(decoding)); }
 
   std::string_view token_text(int32_t id) const override {
@@ -116,13 +125,71 @@ std::shared_ptr<Tokenizer::State> load_tokenizer_json(std::string_view text, con
   return build_json_tokenizer(parse_tokenizer_json(text, source), source);
 }
 
+std::map<int32_t, Json> tokens_beside(const std::string& folder) {
+  namespace fs = std::filesystem;
+  std::map<int32_t, Json> tokens;
+  const auto read = [&](const char* name, const char* list, auto&& take) {
+    const fs::path path = fs::path(folder) / name;
+    std::error_code ignored;
+    if (!fs::exists(path, ignored)) return;
+    const MappedFile file(path.string());
+    const Json document = parse_tokenizer_json(text_of(file), path.string());
+    const JsonAt json(document, path.string());
+    const JsonAt entries = list == nullptr ? json : json[list];
+    if (entries.present())
+      for (const auto& [key, value] : entries.object().items()) take(key, entries[key.c_str()]);
+  };
+  const auto token = [](int32_t id, const std::string& text, bool special) {
+    return Json{{"id", id}, {"content", text}, {"special", special}, {"normalized", false}};
+  };
+  read("added_tokens.json", nullptr, [&](const std::string& text, const JsonAt& id) {
+    const auto number = static_cast<int32_t>(id.integer(0, kMaxTokenId));
+    tokens[number] = token(number, text, false);
+  });
+  read("tokenizer_config.json", "added_tokens_decoder", [&](const std::string& key, const JsonAt& entry) {
+    int32_t id = kNoToken;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (error != std::errc{} || end != key.data() + key.size() || id < 0 || id > kMaxTokenId)
+      entry.malformed("its key is not a token id");
+    tokens[id] = Json(entry.object());
+    tokens[id]["id"] = id;
+  });
+  return tokens;
+}
+
+std::shared_ptr<Tokenizer::State> load_folder_json(const std::string& path) {
+  const MappedFile file(path);
+  Json document = parse_tokenizer_json(text_of(file), path);
+  std::map<int32_t, Json> beside = tokens_beside(std::filesystem::path(path).parent_path().string());
+  if (!beside.empty()) {
+    const JsonAt json(document, path);
+    std::set<std::string> known;
+    if (const JsonAt list = json["added_tokens"]; list.present())
+      for (const JsonAt& entry : list.elements()) known.insert(entry["content"].text());
+    else
+      document["added_tokens"] = Json::array();
+    for (auto& [id, token] : beside)
+      if (!known.contains(JsonAt(token, path)["content"].text()))
+        document["added_tokens"].push_back(std::move(token));
+  }
+  return build_json_tokenizer(document, path);
+}
+
 void read_tokenizer_config(std::string_view text, const std::string& source, Tokenizer::State& state) {
   const Json document = parse_tokenizer_json(text, source);
   const JsonAt json(document, source);
   read_named_token(json["bos_token"], state, state.bos);
   read_named_token(json["eos_token"], state, state.eos);
-  state.add_bos = json["add_bos_token"].flag_or(state.add_bos);
-  state.add_eos = json["add_eos_token"].flag_or(state.add_eos);
+  const JsonAt with_bos = json["add_bos_token"], with_eos = json["add_eos_token"];
+  state.add_bos = with_bos.flag_or(state.add_bos);
+  state.add_eos = with_eos.flag_or(state.add_eos);
+  // These classes make their post-processor from the two flags, whatever tokenizer.json has.
+  std::string name = json["tokenizer_class"].text_or("");
+  for (const char* suffix : {"Fast", "Tokenizer"})
+    if (name.ends_with(suffix)) name.resize(name.size() - std::string_view(suffix).size());
+  const bool rebuilds = name == "Llama" || name == "CodeLlama" || name == "Gemma" || name == "Cohere";
+  if (rebuilds && (with_bos.present() || with_eos.present()))
+    state.surround(with_bos.flag_or(true), with_eos.flag_or(false));
 }
 
 }  // namespace nfloat
