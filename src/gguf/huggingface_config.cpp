@@ -67,6 +67,7 @@ class Config {
     out_["model_type"] = entry_->model_type;
     shape();
     if (!is("gpt2")) rotary();
+    refuse_unread();
     features();
     windows();
     experts();
@@ -200,6 +201,47 @@ class Config {
     Json scaling = rope_scaling(theta, turned);
     if (!scaling.is_null()) out_["rope_scaling"] = std::move(scaling);
     if (is("gemma3_text")) out_["rope_local_base_freq"] = number("rope.freq_base_swa", 10000);
+  }
+
+  // Keys that change what is computed, for the families that do not read them: refused unless their value
+  // changes nothing.
+  void refuse_unread() const {
+    struct Unread {
+      std::string_view name;
+      std::initializer_list<std::string_view> readers;
+      std::initializer_list<double> neutral;
+    };
+    static const Unread kKeys[] = {
+        {"attention.sliding_window", {"mistral", "mixtral", "phi3", "gemma2", "gemma3_text", "gpt_oss"}, {0}},
+        {"attention.scale", {"granite"}, {0, shortest(1 / std::sqrt(static_cast<double>(head_dim_)))}},
+        {"logit_scale", {"granite"}, {0, 1}},
+        {"residual_scale", {"granite"}, {0, 1}},
+        {"embedding_scale", {"granite"}, {0, 1}},
+        {"attn_logit_softcapping", {"gemma2"}, {0}},
+        {"final_logit_softcapping", {"gemma2", "gemma3_text"}, {0}},
+        {"attention.clamp_kqv", {}, {0}},
+        {"attention.max_alibi_bias", {}, {0}},
+        {"attention.temperature_scale", {}, {0}},
+        {"attention.causal", {}, {1}},
+        {"expert_weights_scale", {}, {0, 1}},
+        {"expert_shared_count", {}, {0}},
+        {"leading_dense_block_count", {}, {0}},
+    };
+    const auto refuse = [&](std::string_view name) {
+      const GgufValue* value = file_.find_value(key(name));
+      fail(ErrorCode::kUnsupported,
+           "{}: metadata \"{}\" is {}, which this version does not compute for {} models", source(),
+           key(name), value->to_string(), entry_->model_type);
+    };
+    const auto contains = [](const auto& list, const auto& one) {
+      return std::find(list.begin(), list.end(), one) != list.end();
+    };
+    for (const Unread& unread : kKeys)
+      if (has(unread.name) && !contains(unread.readers, entry_->model_type) &&
+          !contains(unread.neutral, number(unread.name, 0)))
+        refuse(unread.name);
+    // Granite's files switch RoPE off with it; elsewhere it is a remark.
+    if (is("granite") && integer("rope.scaling.finetuned", 1) == 0) refuse("rope.scaling.finetuned");
   }
 
   void features() {
