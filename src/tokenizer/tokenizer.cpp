@@ -29,10 +29,11 @@ std::shared_ptr<Tokenizer::State> load_state(const fs::path& path) {
   if (path.filename() == "vocab.json" || path.filename() == "merges.txt")
     return load_vocab_and_merges(path.parent_path().string());
   if (path.extension() == ".json") return load_folder_json(path.string());
-  const MappedFile file(path.string());
-  const std::shared_ptr<Tokenizer::State> state = load_sentencepiece(text_of(file), path.string());
+  const std::string source = path.string();
+  const MappedFile file(source);
+  const std::shared_ptr<Tokenizer::State> state = load_sentencepiece(text_of(file), source);
   for (const auto& [id, token] : tokens_beside(path.parent_path().string())) {
-    const JsonAt entry(token, path.string());
+    const JsonAt entry(token, source);
     state->add_token(id, entry["content"].text(), entry["special"].flag_or(false));
   }
   return state;

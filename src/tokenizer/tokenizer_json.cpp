@@ -132,9 +132,10 @@ std::map<int32_t, Json> tokens_beside(const std::string& folder) {
     const fs::path path = fs::path(folder) / name;
     std::error_code ignored;
     if (!fs::exists(path, ignored)) return;
-    const MappedFile file(path.string());
-    const Json document = parse_tokenizer_json(text_of(file), path.string());
-    const JsonAt json(document, path.string());
+    const std::string source = path.string();
+    const MappedFile file(source);
+    const Json document = parse_tokenizer_json(text_of(file), source);
+    const JsonAt json(document, source);
     const JsonAt entries = list == nullptr ? json : json[list];
     if (entries.present())
       for (const auto& [key, value] : entries.object().items()) take(key, entries[key.c_str()]);

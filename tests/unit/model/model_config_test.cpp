@@ -54,6 +54,38 @@ Json with(const char* key, const Json& value) {
   return config;
 }
 
+TEST(ModelConfig, NullTakesTheFamilysDefaultAway) {
+  Json gemma = good();
+  gemma["model_type"] = "gemma2";
+  gemma["query_pre_attn_scalar"] = 256;
+  EXPECT_EQ(parse(gemma).logit_softcap, 30);
+  EXPECT_TRUE(parse(gemma).tied_head);
+  gemma["final_logit_softcapping"] = nullptr;
+  gemma["tie_word_embeddings"] = nullptr;
+  gemma["hidden_activation"] = nullptr;  // beside "hidden_act": that one counts
+  gemma["hidden_act"] = "gelu";
+  EXPECT_EQ(parse(gemma).logit_softcap, 0);
+  EXPECT_EQ(parse(gemma).attention_softcap, 50);
+  EXPECT_FALSE(parse(gemma).tied_head);
+  EXPECT_EQ(parse(gemma).activation, Activation::kGelu);
+}
+
+TEST(ModelConfig, ScalingLengthensTheContext) {
+  const auto context = [](const Json& scaling) {
+    Json config = with("rope_scaling", scaling);
+    config["max_position_embeddings"] = 1000;
+    return parse(config).context;
+  };
+  EXPECT_EQ(context({{"rope_type", "yarn"}, {"factor", 3.0}, {"original_max_position_embeddings", 700}}),
+            2100);
+  EXPECT_EQ(context({{"rope_type", "yarn"}, {"factor", 2.0}, {"original_max_position_embeddings", 250}}),
+            1000);
+  EXPECT_EQ(context({{"rope_type", "yarn"}, {"factor", nullptr}, {"original_max_position_embeddings", 250}}),
+            1000);
+  EXPECT_EQ(context({{"type", "linear"}, {"factor", 2.5}}), 2500);
+  EXPECT_EQ(context({{"rope_type", "dynamic"}, {"factor", 2.5}}), 1000);
+}
+
 TEST(ModelConfig, ReadsLlama32) {
   Json config = good();
   config["rope_scaling"] = {{"rope_type", "llama3"},
