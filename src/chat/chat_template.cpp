@@ -8,6 +8,7 @@
 #include "base/fail.h"
 #include "base/json.h"
 #include "chat/interpreter.h"
+#include "gguf/huggingface.h"
 #include "nfloat/chat.h"
 
 namespace nfloat {
@@ -123,7 +124,14 @@ ChatTemplate ChatTemplate::parse(std::string_view text, const std::string& sourc
 
 std::optional<ChatTemplate> ChatTemplate::load(const std::string& folder, const std::string& name) {
   const std::filesystem::path base(folder);
-  const Json config = object_in(base / "tokenizer_config.json");
+  Json config;
+  if (is_gguf_path(folder)) {
+    const auto files = huggingface_tokenizer(GgufFile(folder));
+    const auto found = files.find("tokenizer_config.json");
+    if (found != files.end()) config = parse_json_object(found->second, folder);
+  } else {
+    config = object_in(base / "tokenizer_config.json");
+  }
   auto state = std::make_shared<ChatTemplate::State>();
   state->wanted = name;
   for (const auto& [own_name, text, source] : texts_of(base, config))
