@@ -18,7 +18,7 @@ namespace nfloat {
 
 struct BridgeOptions {
   // Of matrices; absent: as they are (4-bit ones of bitsandbytes in the type that they decode to, blocks of
-  // GGUF in bf16). GGUF files: F32, F16, BF16, Q8_0, Q4_0, IQ4_NL; folders: F32, F16, BF16.
+  // GGUF in bf16). GGUF files: what is_encodable names; folders: F32, F16, BF16.
   std::optional<GgufType> type;
   uint64_t part_bytes = 0;  // a file's size at most, if no single tensor is larger; 0: one GGUF file
   bool check = false;       // read the result again and compare

@@ -63,8 +63,9 @@ class NFLOAT_API Format {
 
 // A format by name. Codes of the codebook room: CODE[:BLOCK][:search|:signed][:f16|:dq], as "nf4",
 // "nf4:128:signed:dq", "bof4-s:64" (block 64, absmax scales in float32 where nothing is said; codes of more
-// than 16 levels take absmax only). Others: "int4-asym[:BLOCK]", "q4_0", "q4_k", "iq4_nl", "q8_0", "mxfp4",
-// "nvfp4", "nvfp4-4over6". Throws kNotFound naming the formats there are, kInvalidArgument.
+// than 16 levels take absmax only). Others: "int4-asym[:BLOCK]", "q4_0", "q4_k", "q5_k", "q6_k",
+// "iq4_nl", "iq4_xs", "q8_0", "mxfp4", "nvfp4", "nvfp4-4over6". Throws kNotFound naming the formats there
+// are, kInvalidArgument.
 NFLOAT_API std::unique_ptr<Format> make_format(std::string_view name);
 
 struct FormatInfo {

@@ -61,11 +61,12 @@ NFLOAT_API bool is_decodable(GgufType type) noexcept;
 // disagree and for integer types.
 NFLOAT_API void decode_gguf(GgufType type, std::span<const std::byte> blocks, std::span<float> output);
 
-// Whether encode_gguf knows the type: F32, F16, BF16, Q8_0, Q4_0, IQ4_NL.
+// Whether encode_gguf knows the type: F32, F16, BF16, Q8_0, Q4_0, IQ4_NL, Q4_K, Q5_K, Q6_K, IQ4_XS.
 NFLOAT_API bool is_encodable(GgufType type) noexcept;
-// The reverse: rounds `weights` (whole blocks) as ggml's reference quantizers do without an importance
-// matrix. Throws kInvalidArgument for lengths that disagree and for types that are not encodable. Values must
-// be finite.
+// The reverse: rounds `weights` (whole blocks). Q8_0, Q4_0 and IQ4_NL as ggml's reference quantizers do
+// without an importance matrix, to the byte; Q4_K, Q5_K, Q6_K and IQ4_XS by a search of its own for the least
+// squared error. The same bytes on every machine. Throws kInvalidArgument for lengths that disagree and for
+// types that are not encodable. Values must be finite.
 NFLOAT_API void encode_gguf(GgufType type, std::span<const float> weights, std::span<std::byte> output);
 
 // The 16 values that the codes of a 4-bit type stand for, before the block's scale (Q4_0: -8 to 7); empty for

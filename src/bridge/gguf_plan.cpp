@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bridge/gguf_plan.h"
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "base/fail.h"
@@ -22,8 +23,16 @@ uint32_t file_type(GgufType type) noexcept {
       return 2;
     case GgufType::kQ8_0:
       return 7;
+    case GgufType::kQ4_K:
+      return 14;
+    case GgufType::kQ5_K:
+      return 16;
+    case GgufType::kQ6_K:
+      return 18;
     case GgufType::kIQ4_NL:
       return 25;
+    case GgufType::kIQ4_XS:
+      return 30;
     case GgufType::kBF16:
       return 32;
     default:
@@ -39,6 +48,21 @@ GgufType type_of(DType dtype) noexcept {
 bool stays_exact(const GgufName& name, bool bias, size_t rank) noexcept {
   return bias || rank < 2 || name.gguf.ends_with("norm") || name.gguf.ends_with("ffn_gate_inp") ||
          name.gguf == "position_embd";
+}
+
+// What a matrix is written in whose rows are not whole blocks: the smallest type of shorter blocks that has
+// as many bits.
+GgufType smaller_blocks(GgufType type) noexcept {
+  switch (type) {
+    case GgufType::kQ4_K:
+    case GgufType::kIQ4_XS:
+      return GgufType::kIQ4_NL;
+    case GgufType::kQ5_K:
+    case GgufType::kQ6_K:
+      return GgufType::kQ8_0;
+    default:
+      return GgufType::kF16;
+  }
 }
 
 class Planner {
@@ -130,7 +154,7 @@ class Planner {
     target.sources.push_back(std::move(source));
   }
 
-  void choose_type(GgufTarget& target, const GgufNameMatch& match, const std::string& stored) const {
+  void choose_type(GgufTarget& target, const GgufNameMatch& match, const std::string& stored) {
     if (stays_exact(*match.name, match.bias, target.shape.rank())) return;
     if (target.mxfp4) {
       target.type = GgufType::kMXFP4;
@@ -140,15 +164,17 @@ class Planner {
                                                          : checkpoint_.find(stored)->dtype;
     target.type = type_ ? *type_ : type_of(dtype);
     const bool table = match.name->gguf == "token_embd" || match.name->gguf == "output";
-    if (table && !gguf_levels(target.type).empty()) {
-      target.type = GgufType::kQ8_0;
-      target.note = "embedding and head stay in 8 bits";
-    }
-    const GgufTypeInfo& info = gguf_type_info(target.type);
-    if (target.cols % info.block_elements != 0) {
-      target.note = fmt::format("rows of {} are no blocks of {}: F16", target.cols, info.block_elements);
-      target.type = GgufType::kF16;
-    }
+    const bool blocks = plain_dtype(target.type) == nullptr;
+    if (table && blocks) target.type = GgufType::kQ8_0;  // embedding and head stay in 8 bits
+    const GgufType wanted = target.type;
+    while (target.cols % gguf_type_info(target.type).block_elements != 0)
+      target.type = smaller_blocks(target.type);
+    if (target.type == wanted) return;
+    const std::string note = fmt::format("rows of {} are not whole blocks of {} as {} needs them: {}",
+                                         target.cols, gguf_type_info(wanted).block_elements,
+                                         gguf_type_info(wanted).name, gguf_type_info(target.type).name);
+    if (std::find(plan_.notes.begin(), plan_.notes.end(), note) == plan_.notes.end())
+      plan_.notes.push_back(note);
   }
 
   // A head of its own where llama.cpp does not share the embedding.

@@ -32,14 +32,13 @@ struct GgufTarget {
   bool plus_one = false;
   bool mxfp4 = false;         // the source's codes ("_blocks") and scales go as they are
   std::vector<float> values;  // of a tensor that has no source
-  std::string note;           // why the type is not the one asked for
 };
 
 struct GgufPlan {
   const GgufArchitecture* architecture = nullptr;
   GgufMetadata metadata;
   std::vector<GgufTarget> targets;
-  std::vector<std::string> notes;  // what is lost besides precision
+  std::vector<std::string> notes;  // what is lost besides precision, and types that are not the one asked for
 };
 
 // Everything but the weights' values. Throws as parse_model_config and check_tensors do, and kUnsupported for

@@ -278,8 +278,8 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   if (!is_gguf_path(output))
     fail(ErrorCode::kInvalidArgument, "{}: the name of a GGUF file ends in .gguf", output);
   if (options.type && !is_encodable(*options.type))
-    fail(ErrorCode::kInvalidArgument, "{} is not written: F32, F16, BF16, Q8_0, Q4_0 and IQ4_NL are",
-         gguf_type_info(*options.type).name);
+    fail(ErrorCode::kInvalidArgument, "{} is not written: {}", gguf_type_info(*options.type).name,
+         kGgufWritten);
   const Clock::time_point start = Clock::now();
   const std::string text = input.text_file("config.json");
   if (text.empty())

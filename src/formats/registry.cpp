@@ -58,7 +58,7 @@ std::vector<std::string> default_formats(std::span<const int64_t> block_sizes) {
       names.push_back(fmt::format(fmt::runtime(pattern), block));
   }
   for (const char* name : {"nf4:64:search:f16", "nf3:64", "int4-asym:128", "int4-asym:32", "q4_0", "q4_k",
-                           "iq4_nl", "q8_0", "mxfp4", "nvfp4", "nvfp4-4over6"})
+                           "iq4_nl", "iq4_xs", "q5_k", "q6_k", "q8_0", "mxfp4", "nvfp4", "nvfp4-4over6"})
     names.emplace_back(name);
   return names;
 }

@@ -5,6 +5,7 @@
 
 #include "base/fail.h"
 #include "base/float16.h"
+#include "gguf/encode_k.h"
 #include "gguf/tables.h"
 #include "nfloat/gguf.h"
 
@@ -100,6 +101,27 @@ void iq4_nl(const float* x, uint8_t* b) noexcept {
         static_cast<uint8_t>(nearest_level(inverse * x[i]) | nearest_level(inverse * x[i + kBlock / 2]) << 4);
 }
 
+using BlockEncoder = void (*)(const float*, uint8_t*) noexcept;
+
+BlockEncoder encoder_of(GgufType type) noexcept {
+  switch (type) {
+    case GgufType::kQ8_0:
+      return q8_0;
+    case GgufType::kQ4_0:
+      return q4_0;
+    case GgufType::kQ4_K:
+      return encode_q4_k;
+    case GgufType::kQ5_K:
+      return encode_q5_k;
+    case GgufType::kQ6_K:
+      return encode_q6_k;
+    case GgufType::kIQ4_XS:
+      return encode_iq4_xs;
+    default:
+      return iq4_nl;
+  }
+}
+
 }  // namespace
 
 void encode_gguf(GgufType type, std::span<const float> weights, std::span<std::byte> output) {
@@ -107,8 +129,7 @@ void encode_gguf(GgufType type, std::span<const float> weights, std::span<std::b
   const auto block_elements = static_cast<size_t>(info.block_elements);
   const auto block_bytes = static_cast<size_t>(info.block_bytes);
   if (!is_encodable(type))
-    fail(ErrorCode::kInvalidArgument, "encoding {}: F32, F16, BF16, Q8_0, Q4_0 and IQ4_NL are written",
-         info.name);
+    fail(ErrorCode::kInvalidArgument, "encoding {}: {} written", info.name, kGgufWritten);
   if (weights.size() % block_elements != 0 || weights.size() / block_elements * block_bytes != output.size())
     fail(ErrorCode::kInvalidArgument, "encoding {}: {} elements found for {} bytes", info.name,
          weights.size(), output.size());
@@ -117,9 +138,7 @@ void encode_gguf(GgufType type, std::span<const float> weights, std::span<std::b
                      *plain, output);
     return;
   }
-  void (*const encode)(const float*, uint8_t*) noexcept = type == GgufType::kQ8_0   ? q8_0
-                                                          : type == GgufType::kQ4_0 ? q4_0
-                                                                                    : iq4_nl;
+  const BlockEncoder encode = encoder_of(type);
   auto* to = reinterpret_cast<uint8_t*>(output.data());
   for (size_t at = 0; at < weights.size(); at += block_elements, to += block_bytes)
     encode(weights.data() + at, to);

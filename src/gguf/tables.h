@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstddef>
+#include <string_view>
 
 #include "nfloat/gguf.h"
 
@@ -17,6 +18,10 @@ inline constexpr std::array<float, 16> kIq4NlLevels = {-127, -104, -83, -65, -49
 // MXFP4: E2M1 times two, so that the values are whole.
 inline constexpr std::array<float, 16> kMxfp4Levels = {0, 1,  2,  3,  4,  6,  8,  12,
                                                        0, -1, -2, -3, -4, -6, -8, -12};
+
+// What encode_gguf writes, for messages.
+inline constexpr std::string_view kGgufWritten =
+    "F32, F16, BF16, Q8_0, Q4_0, IQ4_NL, Q4_K, Q5_K, Q6_K and IQ4_XS are";
 
 // The DType that has the same bytes: F64, F32, F16, BF16. Null for the others.
 const DType* plain_dtype(GgufType type) noexcept;

@@ -57,6 +57,10 @@ bool is_encodable(GgufType type) noexcept {
     case GgufType::kQ8_0:
     case GgufType::kQ4_0:
     case GgufType::kIQ4_NL:
+    case GgufType::kQ4_K:
+    case GgufType::kQ5_K:
+    case GgufType::kQ6_K:
+    case GgufType::kIQ4_XS:
       return true;
     default:
       return false;

@@ -83,6 +83,36 @@ TEST_F(Cli, ConvertMeasuresWhatBlocksLose) {
   EXPECT_EQ(decoding.at("files")[0], back + "/model.safetensors");
 }
 
+std::string upper(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return text;
+}
+
+TEST_F(Cli, ConvertWritesSuperBlocks) {
+  for (const auto& [type, least] :
+       {std::pair{"q4_k", 20.0}, {"q5_k", 26.0}, {"q6_k", 32.0}, {"iq4_xs", 20.0}}) {
+    const std::string file = path(std::string(type) + ".gguf"), other = path("other.gguf");
+    const Result one =
+        nfloat({"convert", model(), file, "--type", type, "--check", "--json", "--threads", "1"});
+    ASSERT_TRUE(one.ok()) << one;
+    const Json parsed = Json::parse(one.out);
+    for (const Json& tensor : parsed.at("tensors")) {
+      const std::string name = tensor.at("name").get<std::string>(),
+                        after = tensor.at("after").get<std::string>();
+      if (name == "token_embd.weight") {
+        EXPECT_EQ(after, "Q8_0");
+      } else if (name.find("norm") == std::string::npos) {
+        EXPECT_EQ(after, upper(type)) << name;
+        EXPECT_GT(tensor.at("sqnr_db").get<double>(), least) << name;
+      }
+    }
+    const Result three = nfloat({"convert", model(), other, "--type", type, "--threads", "3", "--overwrite"});
+    ASSERT_TRUE(three.ok()) << three;
+    EXPECT_EQ(read_file(file), read_file(other)) << type << " depends on the number of threads";
+    EXPECT_FALSE(greedy(file).empty());
+  }
+}
+
 TEST_F(Cli, ConvertWritesPartsThatAreOneModel) {
   const std::string file = path("tiny.gguf");
   ASSERT_TRUE(nfloat({"convert", model(), file, "--part-size", "4MB"}).ok());
@@ -97,7 +127,7 @@ TEST_F(Cli, ConvertNamesBadArguments) {
     std::vector<std::string> arguments;
     std::string named;
   } kCases[] = {{{model(), path("a.gguf"), "--type", "q9_9"}, "q9_9"},
-                {{model(), path("a.gguf"), "--type", "q4_K"}, "Q4_K"},
+                {{model(), path("a.gguf"), "--type", "q2_K"}, "Q2_K"},
                 {{model(), path("a"), "--type", "q4_0"}, "Q4_0"},
                 {{model(), path("a.gguf"), "--part-size", "many"}, "--part-size"},
                 {{path("absent"), path("a.gguf")}, "absent"},

@@ -212,8 +212,9 @@ void add_convert_command(const Command& app) {
   command
       .add_option(
           "--type", options->type,
-          "Type of the matrices: auto (as they are; 4-bit ones and blocks bf16), f32, f16, bf16, q8_0, q4_0, "
-          "iq4_nl; base: with --lora, 4-bit weights stay 4-bit, merged ones are quantized again")
+          "Type of the matrices: auto (as they are; 4-bit ones and blocks bf16), f32, f16, bf16, q8_0, q6_k, "
+          "q5_k, q4_k, iq4_nl, q4_0, iq4_xs; base: with --lora, 4-bit weights stay 4-bit, merged ones are "
+          "quantized again")
       .show_default();
   command.add_option("--part-size", options->part_size,
                      "Several files of at most this size (5GB): NAME-00001-of-00002.gguf");

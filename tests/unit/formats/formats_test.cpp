@@ -82,7 +82,8 @@ TEST(Formats, ErrorsOnNormalWeights) {
       {"nvfp4", .00905, .005},
       {"nvfp4-4over6", .00756, .01},
       {"q4_0", .00736, .02},
-      {"q4_k", .00509, .02},
+      {"q4_k", .00492, .02},
+      {"iq4_xs", .00548, .02},
       {"iq4_nl", .00579, .02},
   };
   for (const auto& expected : kCases) {

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <random>
 #include <vector>
 
 #include "nfloat/error.h"
@@ -172,8 +174,9 @@ TEST(GgufBlocks, RefusesWrongLengths) {
   EXPECT_THROW(decode_gguf(GgufType::kQ4_0, bytes, std::span(values).first(31)), Error);
   EXPECT_THROW(decode_gguf(GgufType::kI8, bytes, std::span(values).first(18)), Error);
   EXPECT_THROW(encode_gguf(GgufType::kQ4_0, values, std::span(bytes).first(17)), Error);
-  std::vector<std::byte> k(144);
+  std::vector<std::byte> k(84);
   std::vector<float> super(256);
+  EXPECT_THROW(encode_gguf(GgufType::kQ2_K, super, k), Error);
   EXPECT_THROW(encode_gguf(GgufType::kQ4_K, super, k), Error);
 }
 
@@ -206,6 +209,88 @@ TEST(GgufBlocks, EncodesByHand) {
     encode_gguf(type, zeros, coded);
     decode_gguf(type, coded, back);
     EXPECT_EQ(back, zeros);
+  }
+}
+
+std::vector<float> turned(GgufType type, const std::vector<float>& x) {
+  const GgufTypeInfo& info = gguf_type_info(type);
+  std::vector<std::byte> coded(x.size() / static_cast<size_t>(info.block_elements) *
+                               static_cast<size_t>(info.block_bytes));
+  std::vector<float> back(x.size());
+  encode_gguf(type, x, coded);
+  decode_gguf(type, coded, back);
+  return back;
+}
+
+struct SuperBlocks {
+  GgufType type;
+  double error;  // of llama.cpp's quantizer without importances, over the variance of normal weights
+};
+constexpr SuperBlocks kSuperBlocks[] = {{GgufType::kQ4_K, .0050848},
+                                        {GgufType::kQ5_K, .0013051},
+                                        {GgufType::kQ6_K, .0003152},
+                                        {GgufType::kIQ4_XS, .0058835}};
+
+TEST(GgufBlocks, SuperBlocksLoseNoMoreThanLlamaCpp) {
+  std::mt19937_64 engine(29);
+  std::normal_distribution<float> normal(0, .05f);
+  std::vector<float> x(256 * 512);
+  for (float& value : x) value = normal(engine);
+  for (const SuperBlocks& expected : kSuperBlocks) {
+    const std::vector<float> back = turned(expected.type, x);
+    double error = 0, power = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const double off = double{back[i]} - double{x[i]};
+      error += off * off;
+      power += double{x[i]} * double{x[i]};
+    }
+    EXPECT_LT(error / power, 1.02 * expected.error) << gguf_type_info(expected.type).name;
+    EXPECT_GT(error / power, 0.8 * expected.error) << gguf_type_info(expected.type).name;
+  }
+}
+
+// Values that a type can hold come back; each block has its own scale, and ends that fix it.
+TEST(GgufBlocks, SuperBlocksKeepWhatTheyCanHold) {
+  constexpr int kScales[] = {63, 1, 40, 17, 62, 33, 5, 48};
+  for (const int most : {15, 31}) {
+    std::vector<float> x(256);
+    for (int i = 0; i < 256; ++i) {
+      const int code = i % 32 == 0 ? 0 : i % 32 == 1 ? most : i * 7 % (most + 1);
+      x[static_cast<size_t>(i)] = 0.5f * static_cast<float>(kScales[i / 32] * code);
+    }
+    EXPECT_EQ(turned(most == 15 ? GgufType::kQ4_K : GgufType::kQ5_K, x), x);
+  }
+  std::vector<float> x(256);
+  for (int i = 0; i < 256; ++i) {
+    const int code = i % 16 == 0 ? -32 : i * 5 % 64 - 32;
+    x[static_cast<size_t>(i)] = 0.25f * static_cast<float>((i < 16 ? 128 : 3 + i / 16 * 7) * code);
+  }
+  EXPECT_EQ(turned(GgufType::kQ6_K, x), x);
+  constexpr int kLevels[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+  for (int i = 0; i < 256; ++i) {
+    const int level = i % 32 == 0 ? -127 : kLevels[i * 5 % 16];
+    x[static_cast<size_t>(i)] = 0.25f * static_cast<float>((i < 32 ? 32 : 1 + i / 32 * 4) * level);
+  }
+  EXPECT_EQ(turned(GgufType::kIQ4_XS, x), x);
+}
+
+TEST(GgufBlocks, SuperBlocksAtTheirEdges) {
+  for (const SuperBlocks& one : kSuperBlocks) {
+    const char* name = gguf_type_info(one.type).name.data();
+    const std::vector<float> zeros(256, 0.0f);
+    EXPECT_EQ(turned(one.type, zeros), zeros) << name;
+    for (const float same : {-0.75f, 0.75f})
+      for (const float value : turned(one.type, std::vector<float>(256, same)))
+        EXPECT_NEAR(value, same, 0.01f) << name;
+    // Factors below the normal halves: still no further off than a step.
+    std::vector<float> tiny(256);
+    for (int i = 0; i < 256; ++i) tiny[static_cast<size_t>(i)] = 1e-6f * static_cast<float>(i % 17 - 8);
+    const std::vector<float> back = turned(one.type, tiny);
+    for (size_t i = 0; i < tiny.size(); ++i) EXPECT_NEAR(back[i], tiny[i], 1.5e-6f) << name << ' ' << i;
+    std::vector<float> bad = tiny;
+    bad[40] = std::numeric_limits<float>::quiet_NaN();
+    bad[90] = std::numeric_limits<float>::infinity();
+    turned(one.type, bad);  // some bytes
   }
 }
 
