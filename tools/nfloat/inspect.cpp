@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 
 #include "base/json.h"
@@ -11,6 +12,7 @@
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
 #include "nfloat/gguf.h"
+#include "nfloat/tokenizer.h"
 #include "notes.h"
 #include "table.h"
 
@@ -199,10 +201,24 @@ Json to_json(const TensorError& error) {
   return entry;
 }
 
+// A folder without a tokenizer is sound: weights alone.
+void check_tokenizer(const Checkpoint& checkpoint, std::vector<Finding>& findings) {
+  std::error_code ignored;
+  const std::filesystem::path folder(checkpoint.path());
+  const auto there = [&](const char* name) { return std::filesystem::exists(folder / name, ignored); };
+  if (!there("tokenizer.json") && !there("tokenizer.model") && !(there("vocab.json") && there("merges.txt")))
+    return;
+  try {
+    Tokenizer::load(checkpoint.path());
+  } catch (const Error& error) {
+    findings.push_back({true, "", error.what()});
+  }
+}
+
 void run(const Options& options) {
   if (is_gguf_path(options.path)) {
-    if (options.check || !options.original.empty())
-      throw UsageError("--check and --against are for safetensors; opening a GGUF file checks all of it");
+    if (!options.original.empty()) throw UsageError("--against is for safetensors");
+    if (options.check) check_gguf(options.path);
     return inspect_gguf(options.path, options.all, options.json);
   }
   const Checkpoint checkpoint(resolve_model_path(options.path));
@@ -223,7 +239,8 @@ void run(const Options& options) {
       bar->update(progress.tensors_done, progress.tensors_total,
                   fmt::format("{}/{} tensors", progress.tensors_done, progress.tensors_total));
     };
-    const std::vector<Finding> findings = check_checkpoint(checkpoint, control);
+    std::vector<Finding> findings = check_checkpoint(checkpoint, control);
+    check_tokenizer(checkpoint, findings);
     bar->finish();
     for (const Finding& finding : findings) sound = sound && !finding.error;
     if (options.json) {

@@ -8,7 +8,11 @@
 #include <map>
 
 #include "convert_options.h"
+#include "nfloat/chat.h"
+#include "nfloat/checkpoint.h"
 #include "nfloat/gguf.h"
+#include "nfloat/model_config.h"
+#include "nfloat/tokenizer.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -49,6 +53,14 @@ void print_json(const GgufFile& file) {
 }
 
 }  // namespace
+
+void check_gguf(const std::string& path) {
+  const Checkpoint checkpoint(path);
+  parse_model_config(checkpoint.text_file("config.json"), path);
+  if (GgufFile(path).text_or("tokenizer.ggml.model", "no_vocab") == "no_vocab") return;
+  Tokenizer::load(path);
+  ChatTemplate::load(path);
+}
 
 void inspect_gguf(const std::string& path, bool all, bool json) {
   const GgufFile file(path);
