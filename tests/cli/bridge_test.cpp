@@ -48,6 +48,41 @@ TEST_F(Cli, ConvertsAFolderToGgufAndBackWithoutAChange) {
   EXPECT_EQ(greedy(file), greedy(model()));
 }
 
+TEST_F(Cli, AGgufFileBringsItsChatTemplateAndItsEnds) {
+  const std::string folder = path("talker"), file = path("talker.gguf");
+  std::filesystem::copy(model(), folder);
+  Json config = Json::parse(read_file(folder + "/tokenizer_config.json"));
+  config["chat_template"] = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}";
+  write_file(folder + "/tokenizer_config.json", config.dump());
+  ASSERT_TRUE(nfloat({"convert", folder, file}).ok());
+  write_file(path("turn.json"), R"({"messages": [{"role": "system", "content": "Short."}]})");
+  const Result from_file = nfloat({"chat", file, "--render", path("turn.json")});
+  const Result from_folder = nfloat({"chat", folder, "--render", path("turn.json")});
+  ASSERT_TRUE(from_file.ok()) << from_file;
+  EXPECT_EQ(from_file.out, from_folder.out);
+  EXPECT_NE(from_file.out.find("<system>Short."), std::string::npos);
+}
+
+TEST_F(Cli, CheckOpensTheTokenizerToo) {
+  const std::string folder = path("copy"), file = path("copy.gguf");
+  std::filesystem::copy(model(), folder);
+  ASSERT_TRUE(nfloat({"convert", folder, file}).ok());
+  EXPECT_TRUE(nfloat({"inspect", file, "--check"}).ok());
+  EXPECT_TRUE(nfloat({"inspect", folder, "--check"}).ok());
+  std::string bytes = read_file(file);
+  const size_t at = bytes.find("tokenizer.ggml.pre");
+  ASSERT_NE(at, std::string::npos);
+  bytes[at + std::string("tokenizer.ggml.pre").size() + 4 + 8] = 'X';
+  write_file(file, bytes);
+  const Result damaged = nfloat({"inspect", file, "--check"});
+  EXPECT_EQ(damaged.exit_code, 1) << damaged;
+  EXPECT_NE(damaged.err.find("pre-tokenizer \"X"), std::string::npos) << damaged;
+  write_file(folder + "/tokenizer.json", R"({"model": {"type": "Unheard"}})");
+  const Result broken = nfloat({"inspect", folder, "--check"});
+  EXPECT_EQ(broken.exit_code, 1) << broken;
+  EXPECT_NE(broken.out.find("Unheard"), std::string::npos) << broken;
+}
+
 TEST_F(Cli, ConvertsNf4ToTheNumbersThatItStandsFor) {
   const std::string packed = path("nf4"), file = path("nf4.gguf"), plain = path("plain"), back = path("back");
   ASSERT_TRUE(nfloat({"quantize", model(), packed}).ok());
