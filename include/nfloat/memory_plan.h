@@ -25,13 +25,25 @@ struct ModelSize {
   int64_t parameters() const noexcept {
     return linear_parameters + embedding_parameters + head_parameters + other_parameters;
   }
-  // Keys and values of one sequence, `bytes_per_value` each.
+  // What differs between layers that keep keys and values: layers, values a token, window (0: all tokens).
+  struct CachedLayers {
+    int64_t layers = 0, values = 0, window = 0;
+  };
+  std::vector<CachedLayers> cached_layers;
+  int64_t state_values = 0;  // of recurrent layers, whatever the context
+  // Keys of the configuration that change the counts in a way that is not known: then they are an estimate,
+  // the parameters as well unless they were counted in the files.
+  std::vector<std::string> not_understood;
+  bool counted_in_files = false;
+  std::vector<std::string> left_out;  // parts of the model that are not counted
+  // Keys and values of one sequence and the state of recurrent layers, `bytes_per_value` each. Layers with a
+  // window keep no more tokens than that; attention with compressed keys and values keeps the compressed.
   uint64_t kv_cache_bytes(int64_t context, double bytes_per_value) const noexcept;
 };
 
 // `path`: config.json, or a folder that holds one; with safetensors beside it the parameters are counted in
-// the files, else computed from the configuration. Throws kNotFound, kMalformedFile, kUnsupported naming the
-// missing key.
+// the files, else, and when others than bitsandbytes quantized them, computed from the configuration. Throws
+// kNotFound, kMalformedFile, kUnsupported naming the missing key.
 NFLOAT_API ModelSize measure_model(const std::string& path);
 
 struct MemoryPlanRow {

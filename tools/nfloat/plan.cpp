@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <filesystem>
 
@@ -19,6 +20,12 @@ struct Options {
   bool json = false;
 };
 
+// Why the numbers are no more than an estimate.
+std::string estimate_of(const ModelSize& model) {
+  return fmt::format("estimate{}: {} {} not understood", model.counted_in_files ? " of the KV cache" : "",
+                     fmt::join(model.not_understood, ", "), model.not_understood.size() == 1 ? "is" : "are");
+}
+
 void print_json(const ModelSize& model, const std::vector<MemoryPlanRow>& rows, uint64_t memory,
                 int64_t context) {
   Json json;
@@ -29,6 +36,8 @@ void print_json(const ModelSize& model, const std::vector<MemoryPlanRow>& rows, 
   json["head_parameters"] = model.head_parameters;
   json["other_parameters"] = model.other_parameters;
   json["tied_head"] = model.tied_head;
+  if (!model.not_understood.empty()) json["estimate"] = estimate_of(model);
+  if (!model.left_out.empty()) json["not_counted"] = model.left_out;
   json["context"] = context;
   if (memory > 0) json["memory_bytes"] = memory;
   json["formats"] = Json::array();
@@ -68,9 +77,20 @@ void run(const Options& options) {
              : model.tied_head         ? "tied to the embeddings"
                                        : "none",
              millions(model.other_parameters));
-  fmt::print("{} layers of {}, {} query and {} key/value heads of {}; a token of context takes {} in f16\n",
-             model.layers, model.hidden, model.heads, model.kv_heads, model.head_dim,
-             format_bytes(model.kv_cache_bytes(1, 2)));
+  const uint64_t state = model.kv_cache_bytes(0, 2);
+  const std::string per_token = format_bytes(model.kv_cache_bytes(1, 2) - state);
+  if (model.heads > 0)
+    fmt::print("{} layers of {}, {} query and {} key/value heads of {}; a token of context takes {} in f16\n",
+               model.layers, model.hidden, model.heads, model.kv_heads, model.head_dim, per_token);
+  else
+    fmt::print("{} recurrent layers of {}\n", model.layers, model.hidden);
+  for (const ModelSize::CachedLayers& cached : model.cached_layers)
+    if (cached.window > 0)
+      fmt::print("{} of the layers keep at most {} tokens\n", cached.layers, cached.window);
+  if (state > 0)
+    fmt::print("The state of recurrent layers takes {} more, whatever the context\n", format_bytes(state));
+  if (!model.not_understood.empty()) fmt::print("{}\n", estimate_of(model));
+  for (const std::string& part : model.left_out) fmt::print("Not counted: {}\n", part);
   if (model.experts > 0)
     fmt::print("{} experts, {} of them at work for a token\n", model.experts, model.active_experts);
   if (model.max_context > 0 && context > model.max_context) {

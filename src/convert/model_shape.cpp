@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "convert/model_shape.h"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+
+#include "base/fail.h"
+#include "convert/output.h"
+#include "convert/shape_config.h"
+#include "convert/shape_families.h"
+
+namespace nfloat {
+namespace {
+
+constexpr int64_t kMostLayers = 1 << 20;
+constexpr double kMostParameters = 1e17;
+
+bool one_of(std::string_view name, std::initializer_list<std::string_view> names) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+void read_attention(const ShapeConfig& config, const ShapeFamily& family, ModelShape* shape) {
+  AttentionShape& attention = shape->attention;
+  const std::string& type = shape->model_type;
+  attention.heads = config.require({"num_attention_heads", "n_head", "n_heads"});
+  attention.head_dim = config.get({"head_dim", "attention_head_dim"}, shape->hidden / attention.heads);
+  attention.kv_heads = config.get({"num_key_value_heads", "num_kv_heads", "n_head_kv"}, attention.heads);
+  if (one_of(type, {"falcon", "gpt_bigcode"})) {
+    const bool grouped = config.flag({"new_decoder_architecture"}), one = config.flag({"multi_query"});
+    if (!grouped) attention.kv_heads = one ? 1 : attention.heads;
+  }
+  attention.input_bias = config.switched(family.attention_bias);
+  attention.output_bias = attention.input_bias && family.output_bias;
+  attention.gated = type == "qwen3_next";
+  if (family.qk_norm != QkNorm::kNone && config.switched(family.qk_norm_key)) {
+    const bool wide = family.qk_norm == QkNorm::kWide;
+    attention.norm_parameters = attention.head_dim * (wide ? attention.heads + attention.kv_heads : 2) *
+                                std::max<int64_t>(1, family.norm_vectors);
+  }
+  if (type == "gpt_oss") attention.norm_parameters = attention.heads;
+  if (config.given("kv_lora_rank")) {
+    attention.latent = config.require({"kv_lora_rank"});
+    attention.query_latent = config.get({"q_lora_rank"}, 0);
+    attention.rope_dim = config.require({"qk_rope_head_dim"});
+    attention.nope_dim = config.require({"qk_nope_head_dim"});
+    attention.value_dim = config.require({"v_head_dim"});
+    (void)config.find({"qk_head_dim"});  // the sum of the two
+    (void)config.find({"head_dim"});
+  }
+}
+
+void read_feed_forward(const ShapeConfig& config, const ShapeFamily& family, ModelShape* shape) {
+  FeedForwardShape& dense = shape->feed_forward;
+  ExpertsShape& experts = shape->experts;
+  const std::string& type = shape->model_type;
+  dense.gated = family.gated;
+  dense.bias = config.switched(family.mlp_bias);
+  std::optional<int64_t> width = config.find({"intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"});
+  const int64_t expert_width =
+      config.get({"moe_intermediate_size", "moe_ffn_hidden_size"}, width.value_or(0));
+  if (!width && expert_width > 0) width = expert_width;
+  if (!width && one_of(type, {"mamba", "mamba2"})) width = 0;
+  if (!width && family.gated) shape->not_understood.push_back("intermediate_size (absent)");
+  dense.width = width.value_or(config.get({"expansion_ratio"}, 4) * shape->hidden);
+  experts.count = config.get({"num_local_experts", "num_experts", "n_routed_experts"}, 0);
+  experts.width = expert_width;
+  if (type == "gpt_oss") {
+    experts.bias = true;
+    experts.router_bias = experts.count;
+  }
+  if (one_of(type, {"deepseek_v3", "kimi_k2", "glm4_moe", "nemotron_h"})) experts.router_bias = experts.count;
+  if (const auto shared = config.find({"shared_expert_intermediate_size", "shared_intermediate_size",
+                                       "moe_shared_expert_intermediate_size"})) {
+    experts.shared_width = *shared;
+    experts.shared_gate = config.find({"shared_expert_intermediate_size"}).has_value();
+    (void)config.find({"n_shared_experts"});
+  } else {
+    experts.shared_width = config.get({"n_shared_experts"}, 0) * expert_width;
+  }
+  if (type == "llama4_text") {
+    experts.width = experts.shared_width = dense.width;
+    dense.width = config.require({"intermediate_size_mlp"});
+  }
+  if (experts.count == 0 && one_of(type, {"granitemoehybrid", "granitemoeshared"}))
+    dense.width = experts.shared_width;
+  if (experts.count > 0) shape->active_experts = config.get({"num_experts_per_tok"}, 0);
+}
+
+void read_recurrent(const ShapeConfig& config, ModelShape* shape) {
+  RecurrentShape& mixer = shape->recurrent;
+  const std::string& type = shape->model_type;
+  if (type == "qwen3_next") {
+    mixer.delta_heads = config.require({"linear_num_value_heads"});
+    const int64_t value_dim = config.require({"linear_value_head_dim"});
+    mixer.delta_values = mixer.delta_heads * value_dim;
+    mixer.delta_keys = config.require({"linear_num_key_heads"}) * config.require({"linear_key_head_dim"});
+    mixer.conv = config.require({"linear_conv_kernel_dim"});
+    mixer.norm_parameters = value_dim;
+    mixer.state = config.require({"linear_key_head_dim"});
+    return;
+  }
+  if (!one_of(type, {"nemotron_h", "jamba", "bamba", "granitemoehybrid", "falcon_h1", "mamba", "mamba2"}))
+    return;
+  const int64_t expanded = config.get({"mamba_expand", "expand"}, 2) * shape->hidden;
+  mixer.state = config.require({"mamba_d_state", "ssm_state_size", "state_size"});
+  mixer.conv = config.require({"mamba_d_conv", "conv_kernel"});
+  mixer.conv_bias = config.flag({"mamba_conv_bias", "use_conv_bias"});
+  mixer.bias = config.flag({"mamba_proj_bias", "use_bias"});
+  mixer.output_bias = type == "falcon_h1" ? config.flag({"projectors_bias"}) : mixer.bias;
+  mixer.inner = config.get({"mamba_d_ssm"}, expanded);
+  if (one_of(type, {"jamba", "mamba"})) {
+    if (type == "mamba") mixer.inner = config.get({"intermediate_size", "d_inner"}, expanded);
+    mixer.step_rank =
+        config.find_unless_text({"mamba_dt_rank", "time_step_rank"}).value_or((shape->hidden + 15) / 16);
+    if (type == "jamba") mixer.norm_parameters = mixer.step_rank + 2 * mixer.state;
+    return;
+  }
+  (void)config.find({"head_dim"});  // of Mamba-2 by itself: inner / heads
+  mixer.heads = config.require({"mamba_num_heads", "mamba_n_heads", "num_heads"});
+  mixer.groups = config.require({"mamba_n_groups", "n_groups"});
+  const auto head_dim = config.find_unless_text({"mamba_head_dim", "mamba_d_head"});
+  if (type == "nemotron_h") mixer.inner = mixer.heads * head_dim.value_or(64);
+  const bool norm = type != "falcon_h1" || config.flag({"mamba_rms_norm"});
+  mixer.norm_parameters = norm ? mixer.inner : 0;
+}
+
+// Kinds of one-block layers as hybrid_override_pattern and layers_block_type write them.
+void set_block(std::string_view kind, const ShapeConfig& config, LayerShape* layer) {
+  layer->attention = layer->recurrent = layer->feed_forward = layer->experts = false;
+  if (one_of(kind, {"M", "mamba", "mamba2"})) {
+    layer->recurrent = true;
+  } else if (one_of(kind, {"*", "attention"})) {
+    layer->attention = true;
+  } else if (one_of(kind, {"-", "mlp"})) {
+    layer->feed_forward = true;
+  } else if (one_of(kind, {"E", "moe"})) {
+    layer->experts = true;
+  } else {
+    fail(ErrorCode::kUnsupported, "{}: hybrid_override_pattern: a layer of kind '{}' is not known",
+         config.path(), kind);
+  }
+}
+
+bool contains(const Json* numbers, int64_t value) {
+  return numbers != nullptr && std::any_of(numbers->begin(), numbers->end(), [&](const Json& number) {
+           return number.is_number_unsigned() && number == Json(value);
+         });
+}
+
+void check_length(const ShapeConfig& config, const char* key, size_t length, size_t layers) {
+  if (length != layers)
+    fail(ErrorCode::kMalformedFile, "{}: '{}' describes {} layers, expected {}", config.path(), key, length,
+         layers);
+}
+
+// Which layers mix by attention and which by a recurrence.
+void read_mixers(const ShapeConfig& config, ModelShape* shape) {
+  const std::string& type = shape->model_type;
+  const int64_t count = static_cast<int64_t>(shape->layers.size());
+  const std::string pattern = config.text("hybrid_override_pattern");
+  const Json* kinds = config.array({"layer_types", "layers_block_type"});
+  if (kinds != nullptr) check_length(config, "layer_types", kinds->size(), shape->layers.size());
+  const int64_t interval = config.get({"full_attention_interval"}, 0);
+  const int64_t period = config.get({"attn_layer_period"}, 0), offset = config.get({"attn_layer_offset"}, 0);
+  const Json* indices = config.array({"attn_layer_indices"});
+  if (type == "nemotron_h") {
+    if (kinds == nullptr)
+      check_length(config, "hybrid_override_pattern", pattern.size(), shape->layers.size());
+    for (int64_t i = 0; i < count; ++i) {
+      const auto at = static_cast<size_t>(i);
+      set_block(kinds != nullptr && (*kinds)[at].is_string() ? std::string_view((*kinds)[at].text())
+                                                             : std::string_view(pattern).substr(at, 1),
+                config, &shape->layers[at]);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    LayerShape& layer = shape->layers[static_cast<size_t>(i)];
+    const std::string kind = kinds != nullptr && (*kinds)[static_cast<size_t>(i)].is_string()
+                                 ? (*kinds)[static_cast<size_t>(i)].text()
+                                 : std::string();
+    layer.attention = true;
+    if (one_of(type, {"mamba", "mamba2"})) layer.attention = false;
+    if (type == "bamba") layer.attention = contains(indices, i);
+    if (type == "jamba") layer.attention = period > 0 && i % period == offset;
+    if (type == "granitemoehybrid") layer.attention = kind != "mamba";
+    if (type == "qwen3_next")
+      layer.attention = kind.empty() ? interval > 0 && (i + 1) % interval == 0 : kind == "full_attention";
+    layer.recurrent = !layer.attention || type == "falcon_h1";
+    if (!kind.empty() && !one_of(kind, {"full_attention", "sliding_attention", "chunked_attention",
+                                        "attention", "mamba", "linear_attention"}))
+      fail(ErrorCode::kUnsupported, "{}: 'layer_types' has '{}', which is not known", config.path(), kind);
+    const bool says_recurrent = one_of(kind, {"mamba", "linear_attention"});
+    if (says_recurrent != layer.recurrent && !kind.empty() && type != "falcon_h1")
+      fail(ErrorCode::kUnsupported, "{}: 'layer_types' has '{}', which model_type '{}' is not known to have",
+           config.path(), kind, type);
+  }
+}
+
+void read_windows(const ShapeConfig& config, ModelShape* shape) {
+  const int64_t window = config.get({"sliding_window", "attention_chunk_size"}, 0);
+  const bool used = config.flag({"use_sliding_window"}, true);
+  const int64_t pattern =
+      config.get({"sliding_window_pattern", "_sliding_window_pattern", "no_rope_layer_interval"}, 0);
+  const int64_t first = config.get({"max_window_layers"}, 0);
+  const Json* kinds = config.array({"layer_types"});
+  if (window == 0 || !used) return;
+  for (size_t i = 0; i < shape->layers.size(); ++i) {
+    LayerShape& layer = shape->layers[i];
+    const auto number = static_cast<int64_t>(i);
+    const bool narrow = kinds != nullptr && (*kinds)[i].is_string()
+                            ? one_of((*kinds)[i].text(), {"sliding_attention", "chunked_attention"})
+                            : number >= first && (pattern == 0 || (number + 1) % pattern != 0);
+    if (layer.attention && narrow) layer.window = window;
+  }
+}
+
+// Which layers have experts, which a dense feed-forward part.
+void read_sparsity(const ShapeConfig& config, ModelShape* shape) {
+  const std::string& type = shape->model_type;
+  const int64_t dense_first = config.get({"first_k_dense_replace"}, 0);
+  const int64_t step = config.get({"decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step"}, 1);
+  const int64_t period = config.get({"expert_layer_period"}, 0),
+                offset = config.get({"expert_layer_offset"}, 0);
+  const Json* dense_only = config.array({"mlp_only_layers"});
+  const Json* listed = config.array({"moe_layers"});
+  if (one_of(type, {"nemotron_h", "mamba", "mamba2"})) return;
+  for (size_t i = 0; i < shape->layers.size(); ++i) {
+    const auto number = static_cast<int64_t>(i);
+    bool sparse = shape->experts.count > 0 && number >= dense_first;
+    if (listed != nullptr) {
+      sparse = contains(listed, number);
+    } else if (type == "jamba") {
+      sparse = shape->experts.count > 1 && period > 0 && number % period == offset;
+    } else if (step > 1) {
+      const bool from_zero = config.given("moe_layer_freq");
+      sparse = sparse && (from_zero ? number : number + 1) % step == 0;
+    }
+    sparse = sparse && !contains(dense_only, number);
+    shape->layers[i].experts = sparse;
+    shape->layers[i].feed_forward = !sparse;
+  }
+}
+
+// What single families have beside the common parts.
+void read_peculiarities(const ShapeConfig& config, ModelShape* shape) {
+  const std::string& type = shape->model_type;
+  if (one_of(type, {"gpt2", "gpt_bigcode"})) shape->positions = shape->max_context;
+  if (type == "opt") {
+    shape->positions = shape->max_context + 2;
+    shape->embedding_width = config.get({"word_embed_proj_dim"}, shape->hidden);
+    const bool last_norm =
+        config.flag({"do_layer_norm_before"}, true) && !config.flag({"_remove_final_layer_norm"});
+    shape->final_norms = last_norm ? 1 : 0;
+  }
+  if (type == "bloom") shape->final_norms = 2;  // one after the embedding
+  if (type == "falcon") {
+    const bool parallel = config.flag({"parallel_attn"}, true);
+    const int64_t in_parallel = config.get({"num_ln_in_parallel_attn"}, 2);
+    const bool grouped = config.flag({"new_decoder_architecture"});
+    shape->norms_per_layer = grouped ? in_parallel : parallel ? 1 : 2;
+    (void)config.flag({"alibi"});
+  }
+  if (one_of(type, {"stablelm"}) && config.flag({"use_parallel_residual"})) shape->norms_per_layer = 1;
+  if (type == "mpt") {
+    if (!config.flag({"no_bias"}, true)) shape->not_understood.push_back("no_bias");
+    if (config.has_inner("attn_config", "kv_n_heads"))
+      shape->not_understood.push_back("attn_config.kv_n_heads");
+  }
+  if (type == "llama4_text") (void)config.flag({"use_qk_norm"});  // without a weight
+  shape->head_bias = config.flag({"lm_head_bias"});
+}
+
+}  // namespace
+
+ModelShape read_model_shape(const Json& whole, const std::string& path) {
+  // Models of pictures and text keep the language model's part apart.
+  const Json* text_part = whole.find("text_config");
+  const bool nested = !whole.contains("hidden_size") && text_part != nullptr && text_part->is_object();
+  const Json& part = nested ? *text_part : whole;
+  ModelShape shape;
+  shape.model_type = model_type_of(part);
+  if (shape.model_type.empty()) shape.model_type = model_type_of(whole);
+
+  static constexpr ShapeFamily kUnknown;
+  const ShapeFamily* known = find_shape_family(shape.model_type);
+  const ShapeFamily& family = known != nullptr ? *known : kUnknown;
+  const Json defaults = Json::parse(family.defaults);
+  const ShapeConfig config(part, defaults, path);
+  if (known == nullptr) shape.not_understood.push_back(fmt::format("model_type '{}'", shape.model_type));
+
+  const int64_t layers = config.require({"num_hidden_layers", "n_layer", "n_layers", "num_layers"});
+  shape.hidden = config.require({"hidden_size", "n_embd", "n_embed", "d_model"});
+  shape.vocabulary = config.require({"vocab_size"});
+  if (static_cast<double>(layers) * static_cast<double>(shape.hidden) > kMostParameters)
+    fail(ErrorCode::kMalformedFile, "{}: its sizes give more than 10^17 parameters", path);
+  if (layers > kMostLayers)
+    fail(ErrorCode::kMalformedFile, "{}: {} layers, expected at most {}", path, layers, kMostLayers);
+  shape.layers.resize(static_cast<size_t>(layers));
+  shape.max_context = config.get({"max_position_embeddings", "n_positions", "max_seq_len", "seq_length"}, 0);
+  shape.embedding_width = shape.hidden;
+  shape.norm_vectors = family.norm_vectors;
+  shape.norms_per_layer = family.norms_per_layer;
+  // Gemma's own configuration ties in the whole or the part.
+  const bool tied = config.flag({"tie_word_embeddings"});
+  const Json* outer = whole.find("tie_word_embeddings");
+  shape.tied_head = nested && !part.contains("tie_word_embeddings") && outer != nullptr && outer->is_boolean()
+                        ? outer->get<bool>()
+                        : tied;
+
+  if (!one_of(shape.model_type, {"mamba", "mamba2"})) read_attention(config, family, &shape);
+  read_feed_forward(config, family, &shape);
+  read_recurrent(config, &shape);
+  read_mixers(config, &shape);
+  read_windows(config, &shape);
+  read_sparsity(config, &shape);
+  read_peculiarities(config, &shape);
+
+  for (std::string& key : config.unread()) shape.not_understood.push_back(std::move(key));
+  if (config.get({"num_nextn_predict_layers"}, 0) > 0)
+    shape.left_out.push_back("layers that draft further tokens (num_nextn_predict_layers)");
+  for (const char* key : {"vision_config", "audio_config"})
+    if (whole.contains(key))
+      shape.left_out.push_back(fmt::format("parts beside the language model ({})", key));
+  return shape;
+}
+
+}  // namespace nfloat

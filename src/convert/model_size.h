@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CONVERT_MODEL_SIZE_H_
+#define NFLOAT_CONVERT_MODEL_SIZE_H_
+
+#include <string>
+
+#include "convert/model_shape.h"
+#include "nfloat/memory_plan.h"
+
+namespace nfloat {
+
+// Parameters and cache of a model of this shape. Throws kMalformedFile naming `path` for sizes beyond reason.
+ModelSize count_model(const ModelShape& shape, const std::string& path);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_CONVERT_MODEL_SIZE_H_
