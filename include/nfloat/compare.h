@@ -64,6 +64,8 @@ struct ChoiceOptions {
   double budget_bytes = 0;           // of the whole model; 0: none
   double max_divergence = 0;         // mean KL in nats a token; 0: none
   double max_bits_per_weight = 4.6;  // what counts as a 4-bit format when neither limit is given
+  // Whether the user can have the format; empty: all can be had. Others are not recommended.
+  std::function<bool(const FormatMeasurement&)> obtainable = nullptr;
 };
 
 // Indices into the measurements; -1: none.
@@ -71,8 +73,9 @@ struct Choice {
   int best = -1;  // the least divergence within the budget; without a budget, the smallest within the limit
   int runner_up = -1;      // the next by the same order
   bool separable = false;  // the two differ by more than two standard errors in mean KL
-  int smaller = -1;        // the next on the Pareto front in either direction
+  int smaller = -1;        // the next on the Pareto front of what can be had, in either direction
   int better = -1;
+  int out_of_reach = -1;  // what would have been the best if it could be had
 };
 NFLOAT_API Choice choose_format(std::span<const FormatMeasurement> measurements,
                                 const ChoiceOptions& options = {});

@@ -34,27 +34,34 @@ std::vector<bool> pareto_front(std::span<const double> size, std::span<const dou
 }
 
 Choice choose_format(std::span<const FormatMeasurement> measurements, const ChoiceOptions& options) {
-  std::vector<int> run, allowed;
+  std::vector<int> run, allowed, out_of_reach;
   std::vector<double> sizes, losses;
   for (size_t i = 0; i < measurements.size(); ++i) {
     const FormatMeasurement& m = measurements[i];
     if (!m.refused.empty()) continue;
-    run.push_back(static_cast<int>(i));
-    sizes.push_back(static_cast<double>(m.model_bytes));
-    losses.push_back(kl(m));
+    const bool obtainable = !options.obtainable || options.obtainable(m);
+    if (obtainable) {
+      run.push_back(static_cast<int>(i));
+      sizes.push_back(static_cast<double>(m.model_bytes));
+      losses.push_back(kl(m));
+    }
     const bool unlimited = options.budget_bytes <= 0 && options.max_divergence <= 0;
     if (unlimited && m.bits_per_weight > options.max_bits_per_weight) continue;
     if (options.budget_bytes > 0 && static_cast<double>(m.model_bytes) > options.budget_bytes) continue;
     if (options.max_divergence > 0 && kl(m) > options.max_divergence) continue;
-    allowed.push_back(static_cast<int>(i));
+    (obtainable ? allowed : out_of_reach).push_back(static_cast<int>(i));
   }
   Choice choice;
   const auto at = [&](int i) -> const FormatMeasurement& { return measurements[static_cast<size_t>(i)]; };
   const bool by_size = options.max_divergence > 0 && options.budget_bytes <= 0;
-  std::sort(allowed.begin(), allowed.end(), [&](int a, int b) {
+  const auto before = [&](int a, int b) {
     if (by_size && at(a).model_bytes != at(b).model_bytes) return at(a).model_bytes < at(b).model_bytes;
     return kl(at(a)) < kl(at(b));
-  });
+  };
+  std::sort(allowed.begin(), allowed.end(), before);
+  const auto first = std::min_element(out_of_reach.begin(), out_of_reach.end(), before);
+  if (first != out_of_reach.end() && (allowed.empty() || before(*first, allowed[0])))
+    choice.out_of_reach = *first;
   if (allowed.empty()) return choice;
   choice.best = allowed[0];
   if (allowed.size() > 1) {

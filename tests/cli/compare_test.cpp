@@ -69,6 +69,36 @@ TEST_F(Compare, LimitsDecide) {
   EXPECT_EQ(recommended({"--max-divergence", "0.001", "--budget", "5MB"}), nullptr);
 }
 
+TEST_F(Compare, RecommendsWhatItsUserCanHave) {
+  write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 1500));
+  const auto recommendation = [&](const std::string& reader) {
+    const Result result =
+        nfloat({"compare", model(), "--text", path("text"), "--formats", "nf4,nf4:32:dq,bof4-s:32,q4_k,mxfp4",
+                "--work", path("w"), "--json", "-", "--for", reader});
+    EXPECT_TRUE(result.ok()) << result;
+    return Json::parse(result.out);
+  };
+  const struct {
+    const char *reader, *command;
+  } kCases[] = {{"nfloat", " OUT.gguf --type q4_k"},
+                {"llama.cpp", " OUT.gguf --type q4_k"},
+                {"transformers", " OUT --format nf4 --block-size 64"}};
+  for (const auto& one : kCases) {
+    const Json json = recommendation(one.reader);
+    const Json& found = json.at("recommendation");
+    EXPECT_EQ(found.at("for"), one.reader);
+    const std::string command = found.at("command").get<std::string>();
+    EXPECT_TRUE(command.ends_with(one.command)) << one.reader << ": " << command;
+    for (const Json& format : json.at("formats"))
+      if (format.at("name") == "mxfp4" || format.at("name") == "bof4-s:32") {
+        EXPECT_EQ(format.at("command"), nullptr);
+      }
+  }
+  // q4_k is better than nf4, and Transformers does not load it here.
+  EXPECT_EQ(recommendation("transformers").at("recommendation").at("out_of_reach"), "q4_k");
+  EXPECT_EQ(nfloat({"compare", model(), "--for", "ollama"}).exit_code, 2);
+}
+
 TEST_F(Compare, BadInputIsNamed) {
   write_file(path("empty"), " \n");
   write_file(path("latin1"), "caf\xe9 au lait");

@@ -33,7 +33,8 @@ namespace {
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
 
 struct Options {
-  std::string model, text, protocol = "bos", precision = "f32", budget, json, report, figure, work;
+  std::string model, text, reader = "nfloat", protocol = "bos", precision = "f32", budget, json, report,
+                           figure, work;
   std::vector<std::string> formats, tasks;  // tasks: NAME=PATH
   int64_t task_limit = 0;
   std::vector<int64_t> block_sizes = {64};
@@ -63,6 +64,7 @@ class Job {
     if (!options.budget.empty())
       result_.limits.budget_bytes = static_cast<double>(parse_bytes(options.budget, "--budget"));
     result_.limits.max_divergence = options.max_divergence;
+    result_.reader = parse_reader(options.reader);
     const std::vector<std::string> names =
         options.formats.empty() ? default_formats(options.block_sizes) : options.formats;
     for (const std::string& name : names) {
@@ -383,6 +385,12 @@ void add_compare_command(const Command& app) {
       .delimiter(',');
   command.add_option("--task-limit", options->task_limit, "Only the first so many questions of each; 0: all")
       .at_least_zero();
+  command
+      .add_option("--for", options->reader,
+                  "Recommend what this program takes, with the command that writes it: nfloat (quantize or "
+                  "convert writes it, generate runs it), transformers, llama.cpp")
+      .one_of({"nfloat", "transformers", "llama.cpp"})
+      .show_default();
   command.add_option("--budget", options->budget, "Largest model, as 4GB: recommend the best within it");
   command
       .add_option("--max-divergence", options->max_divergence,

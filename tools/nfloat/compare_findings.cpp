@@ -24,33 +24,20 @@ std::string in_numbers(const Comparison& c, const FormatMeasurement& m) {
       m.divergence.model.perplexity, 100 * (m.divergence.model.perplexity / c.reference.perplexity - 1));
 }
 
-// How to get a checkpoint of the format, where nfloat writes one.
-std::string how_to_make(const std::string& model, const std::string& name) {
-  std::vector<std::string> parts(1);
-  for (const char c : name) {
-    if (c == ':')
-      parts.emplace_back();
-    else
-      parts.back() += c;
-  }
-  if (parts[0] != "nf4" && parts[0] != "fp4") return "";
-  std::string command =
-      fmt::format("nfloat quantize {} OUT --format {} --block-size {}", model, parts[0], parts[1]);
-  for (size_t i = 2; i < parts.size(); ++i) {
-    if (parts[i] == "dq")
-      command += " --double-quantization";
-    else if (parts[i] == "f16")
-      return "";
-    else
-      command += " --scale " + parts[i];
-  }
-  return command;
+// What the reader takes, in the words of a sentence.
+std::string takes(Reader reader) {
+  return reader == Reader::kNfloat ? "that nfloat writes and runs"
+                                   : fmt::format("that nfloat writes and {} reads", reader_name(reader));
 }
 
 }  // namespace
 
 void judge(Comparison& c) {
-  c.choice = choose_format(c.measurements, c.limits);
+  ChoiceOptions limits = c.limits;
+  limits.obtainable = [&](const FormatMeasurement& m) {
+    return !how_to_make(c.model, m.name, c.reader).empty();
+  };
+  c.choice = choose_format(c.measurements, limits);
   c.agreement = rank_agreement(c.measurements);
   std::vector<double> sizes, losses;
   for (const FormatMeasurement& m : c.measurements) {
@@ -141,17 +128,14 @@ std::vector<std::string> comparison_findings(const Comparison& c) {
                           c.limits.max_divergence);
   if (limits.empty()) limits = fmt::format("of at most {:g} bits a weight", c.limits.max_bits_per_weight);
   if (choice.best < 0) {
-    lines.push_back(fmt::format("Recommendation: none. No format {} was found.", limits));
+    lines.push_back(fmt::format("Recommendation: none. No format {} {} was found.", takes(c.reader), limits));
   } else {
     const FormatMeasurement& best = at(c, choice.best);
     const bool smallest = c.limits.max_divergence > 0 && c.limits.budget_bytes <= 0;
-    lines.push_back(fmt::format("Recommendation: {}, the {} {}: {}.", best.name,
-                                smallest ? "smallest format" : "least divergence among the formats", limits,
-                                in_numbers(c, best)));
-    const std::string command = how_to_make(c.model, best.name);
-    lines.push_back(command.empty()
-                        ? "nfloat writes no checkpoint of this format; it measures what one would do."
-                        : "To make it: " + command);
+    lines.push_back(fmt::format("Recommendation: {}, the {} {} {}: {}.", best.name,
+                                smallest ? "smallest format" : "least divergence among the formats",
+                                takes(c.reader), limits, in_numbers(c, best)));
+    lines.push_back("To make it: " + how_to_make(c.model, best.name, c.reader));
     if (choice.runner_up >= 0)
       lines.push_back(fmt::format(
           "Next to it: {}, {}; {}.", at(c, choice.runner_up).name, in_numbers(c, at(c, choice.runner_up)),
@@ -165,6 +149,11 @@ std::vector<std::string> comparison_findings(const Comparison& c) {
       lines.push_back(fmt::format("So would a mean KL below {:.3g}: then {}, {}.", best.divergence.mean_kl,
                                   at(c, choice.better).name, in_numbers(c, at(c, choice.better))));
   }
+  if (choice.out_of_reach >= 0)
+    lines.push_back(fmt::format(
+        "{}, but not to be had for {}: {}, {}.",
+        c.limits.max_divergence > 0 && c.limits.budget_bytes <= 0 ? "Smaller" : "Less divergence",
+        reader_name(c.reader), at(c, choice.out_of_reach).name, in_numbers(c, at(c, choice.out_of_reach))));
   if (c.agreement.pairs > 0) {
     std::string pairs;
     for (size_t i = 0; i < c.agreement.swapped.size() && i < 4; ++i)
@@ -205,14 +194,21 @@ Json comparison_json(const Comparison& c) {
   for (size_t i = 0; i < c.measurements.size(); ++i) {
     Json format = measurement_json(c.measurements[i]);
     format["pareto"] = static_cast<bool>(c.front[i]);
+    const std::string command = how_to_make(c.model, c.measurements[i].name, c.reader);
+    format["command"] = command.empty() ? Json() : Json(command);
     json["formats"].push_back(std::move(format));
   }
   const auto name = [&](int index) { return index < 0 ? Json() : Json(at(c, index).name); };
-  json["recommendation"] = {{"format", name(c.choice.best)},
-                            {"runner_up", name(c.choice.runner_up)},
-                            {"separable", c.choice.separable},
-                            {"smaller", name(c.choice.smaller)},
-                            {"better", name(c.choice.better)}};
+  json["recommendation"] = {
+      {"format", name(c.choice.best)},
+      {"runner_up", name(c.choice.runner_up)},
+      {"separable", c.choice.separable},
+      {"smaller", name(c.choice.smaller)},
+      {"better", name(c.choice.better)},
+      {"out_of_reach", name(c.choice.out_of_reach)},
+      {"for", reader_name(c.reader)},
+      {"command",
+       c.choice.best < 0 ? Json() : Json(how_to_make(c.model, at(c, c.choice.best).name, c.reader))}};
   json["halves"] = {{"rank_correlation", c.agreement.spearman},
                     {"pairs", c.agreement.pairs},
                     {"pairs_in_another_order", c.agreement.swapped.size()}};

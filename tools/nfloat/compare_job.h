@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/json.h"
@@ -11,6 +12,15 @@
 #include "nfloat/compare.h"
 
 namespace nfloat::cli {
+
+// Whom the recommendation is for. kNfloat: what quantize or convert writes and generate runs; the others:
+// what these write and that program loads.
+enum class Reader : uint8_t { kNfloat, kTransformers, kLlamaCpp };
+// "nfloat", "transformers" or "llama.cpp"; throws UsageError for another.
+Reader parse_reader(const std::string& name);
+std::string_view reader_name(Reader reader);
+// The command that writes `model` in the format, as this reader takes it; empty where there is none.
+std::string how_to_make(const std::string& model, const std::string& format, Reader reader);
 
 // What `nfloat compare` was asked for and what it found.
 struct Comparison {
@@ -25,6 +35,7 @@ struct Comparison {
   std::vector<TaskResult> plain_tasks;
   std::vector<FormatMeasurement> measurements;
   ChoiceOptions limits;
+  Reader reader = Reader::kNfloat;
   Choice choice;
   RankAgreement agreement;
   std::vector<bool> front;  // by measurement

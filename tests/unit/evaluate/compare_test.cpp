@@ -154,6 +154,18 @@ TEST(ChooseFormat, ByBudgetDivergenceAndWithoutEither) {
   EXPECT_EQ(choose_format(all, {.max_divergence = .04}).best, 1);
   EXPECT_EQ(choose_format(all, {.budget_bytes = 420, .max_divergence = .04}).best, -1);
   EXPECT_EQ(choose_format(all, {.max_divergence = .01}).best, 3);
+  const auto without = [](std::string_view names) {
+    return [names](const FormatMeasurement& m) { return names.find(m.name) == names.npos; };
+  };
+  choice = choose_format(all, {.obtainable = without("bd")});
+  EXPECT_EQ(choice.best, 2);
+  EXPECT_EQ(choice.out_of_reach, 1);
+  EXPECT_EQ(choice.runner_up, 0);
+  EXPECT_EQ(choice.better, -1);
+  EXPECT_EQ(choose_format(all, {.obtainable = without("c")}).out_of_reach, -1);  // "b" is better anyway
+  choice = choose_format(all, {.max_divergence = .04, .obtainable = without("bcd")});
+  EXPECT_EQ(choice.best, -1);
+  EXPECT_EQ(choice.out_of_reach, 1);
   const RankAgreement agreement = rank_agreement(all);
   EXPECT_EQ(agreement.pairs, 10);
   ASSERT_EQ(agreement.swapped.size(), 1u);
