@@ -75,9 +75,11 @@ Tokenizer Tokenizer::load(const std::string& path) {
   if (is_gguf_path(path)) return Tokenizer(load_from_gguf(path));
   const fs::path file_path = tokenizer_file(path);
   const std::shared_ptr<State> state = load_state(file_path);
-  const fs::path config_path = file_path.parent_path() / "tokenizer_config.json";
-  std::error_code ignored;
-  if (fs::exists(config_path, ignored)) {
+  // The second says it again where it says anything.
+  for (const char* name : {"special_tokens_map.json", "tokenizer_config.json"}) {
+    const fs::path config_path = file_path.parent_path() / name;
+    std::error_code ignored;
+    if (!fs::exists(config_path, ignored)) continue;
     const MappedFile config(config_path.string());
     read_tokenizer_config(text_of(config), config_path.string(), *state);
   }

@@ -158,6 +158,51 @@ std::map<int32_t, Json> tokens_beside(const std::string& folder) {
   return tokens;
 }
 
+namespace {
+
+// Tokens of the vocabulary that special_tokens_map.json names are special, as Transformers makes them.
+void add_special_tokens(Json& document, const std::string& path) {
+  const std::filesystem::path map_path =
+      std::filesystem::path(path).parent_path() / "special_tokens_map.json";
+  std::error_code ignored;
+  if (!std::filesystem::exists(map_path, ignored)) return;
+  const std::string source = map_path.string();
+  const MappedFile file(source);
+  const Json map = parse_tokenizer_json(text_of(file), source);
+  std::set<std::string> known, named;
+  const auto name = [&](const JsonAt& token) {
+    named.insert(token.raw().is_object() ? token["content"].text() : token.text());
+  };
+  const JsonAt json(map, source);
+  for (const auto& [key, value] : json.object().items()) {
+    const JsonAt entry = json[key.c_str()];
+    if (!entry.present()) continue;
+    if (!value.is_array()) {
+      name(entry);
+      continue;
+    }
+    for (const JsonAt& one : entry.elements()) name(one);
+  }
+  const JsonAt whole(document, path);
+  if (const JsonAt list = whole["added_tokens"]; list.present())
+    for (const JsonAt& entry : list.elements()) known.insert(entry["content"].text());
+  const JsonAt vocab = whole["model"]["vocab"];
+  if (!vocab.present() || !vocab.raw().is_object()) return;
+  Json more = Json::array();
+  for (const std::string& text : named) {
+    const JsonAt id = vocab[text.c_str()];
+    if (!known.contains(text) && id.present())
+      more.push_back(
+          {{"id", id.integer(0, kMaxTokenId)}, {"content", text}, {"special", true}, {"normalized", false}});
+  }
+  if (more.empty()) return;
+  if (!document.contains("added_tokens") || !document["added_tokens"].is_array())
+    document["added_tokens"] = Json::array();
+  for (const Json& token : more) document["added_tokens"].push_back(token);
+}
+
+}  // namespace
+
 std::shared_ptr<Tokenizer::State> load_folder_json(const std::string& path) {
   const MappedFile file(path);
   Json document = parse_tokenizer_json(text_of(file), path);
@@ -173,6 +218,7 @@ std::shared_ptr<Tokenizer::State> load_folder_json(const std::string& path) {
       if (!known.contains(JsonAt(token, path)["content"].text()))
         document["added_tokens"].push_back(std::move(token));
   }
+  add_special_tokens(document, path);
   return build_json_tokenizer(document, path);
 }
 

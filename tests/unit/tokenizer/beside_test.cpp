@@ -56,6 +56,23 @@ TEST_F(Beside, LlamaMakesItsPostProcessorFromTheFlags) {
             plain.encode("the sea"));
 }
 
+TEST_F(Beside, SpecialTokensMapMakesTokensSpecial) {
+  const Tokenizer plain = with("{}");
+  int32_t id = 1000;  // a word of the vocabulary, which is no added token
+  while (plain.is_special(id) || plain.token_text(id).find("\xC4") != std::string_view::npos) ++id;
+  const std::string word(plain.token_text(id));
+  std::ofstream(folder_ / "special_tokens_map.json")
+      << R"({"bos_token": {"content": "<|end_of_text|>"}, "additional_special_tokens": [")" << word
+      << R"(", "<not a token>"]})";
+  const Tokenizer tokenizer = with("{}");
+  EXPECT_FALSE(plain.is_special(id));
+  EXPECT_TRUE(tokenizer.is_special(id)) << word;
+  EXPECT_EQ(tokenizer.encode("x" + word + "x", false)[1], id);
+  EXPECT_EQ(tokenizer.bos_id(), tokenizer.token_id("<|end_of_text|>"));
+  // tokenizer_config.json says it again.
+  EXPECT_EQ(with(flags("PreTrainedTokenizerFast", "")).bos_id(), plain.token_id("<|begin_of_text|>"));
+}
+
 TEST_F(Beside, TokensOfBothFilesAreAdded) {
   const Tokenizer tokenizer =
       with(R"({"added_tokens_decoder": {"5001": {"content": "<tool>", "special": true},
