@@ -2,6 +2,7 @@
 #include "convert/model_shape.h"
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <string_view>
 
@@ -15,6 +16,12 @@ namespace {
 
 constexpr int64_t kMostLayers = 1 << 20;
 constexpr double kMostParameters = 1e17;
+
+// A product of sizes from a configuration: beyond int64, a number that no model reaches.
+int64_t times(int64_t a, int64_t b) {
+  int64_t product = 0;
+  return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<int64_t>::max() / 16 : product;
+}
 
 bool one_of(std::string_view name, std::initializer_list<std::string_view> names) {
   return std::find(names.begin(), names.end(), name) != names.end();
@@ -35,8 +42,8 @@ void read_attention(const ShapeConfig& config, const ShapeFamily& family, ModelS
   attention.gated = type == "qwen3_next";
   if (family.qk_norm != QkNorm::kNone && config.switched(family.qk_norm_key)) {
     const bool wide = family.qk_norm == QkNorm::kWide;
-    attention.norm_parameters = attention.head_dim * (wide ? attention.heads + attention.kv_heads : 2) *
-                                std::max<int64_t>(1, family.norm_vectors);
+    attention.norm_parameters = times(attention.head_dim * std::max<int64_t>(1, family.norm_vectors),
+                                      wide ? attention.heads + attention.kv_heads : 2);
   }
   if (type == "gpt_oss") attention.norm_parameters = attention.heads;
   if (config.given("kv_lora_rank")) {
@@ -62,7 +69,7 @@ void read_feed_forward(const ShapeConfig& config, const ShapeFamily& family, Mod
   if (!width && expert_width > 0) width = expert_width;
   if (!width && one_of(type, {"mamba", "mamba2"})) width = 0;
   if (!width && family.gated) shape->not_understood.push_back("intermediate_size (absent)");
-  dense.width = width.value_or(config.get({"expansion_ratio"}, 4) * shape->hidden);
+  dense.width = width.value_or(times(config.get({"expansion_ratio"}, 4), shape->hidden));
   experts.count = config.get({"num_local_experts", "num_experts", "n_routed_experts"}, 0);
   experts.width = expert_width;
   if (type == "gpt_oss") {
@@ -76,7 +83,7 @@ void read_feed_forward(const ShapeConfig& config, const ShapeFamily& family, Mod
     experts.shared_gate = config.find({"shared_expert_intermediate_size"}).has_value();
     (void)config.find({"n_shared_experts"});
   } else {
-    experts.shared_width = config.get({"n_shared_experts"}, 0) * expert_width;
+    experts.shared_width = times(config.get({"n_shared_experts"}, 0), expert_width);
   }
   if (type == "llama4_text") {
     experts.width = experts.shared_width = dense.width;
@@ -93,16 +100,16 @@ void read_recurrent(const ShapeConfig& config, ModelShape* shape) {
   if (type == "qwen3_next") {
     mixer.delta_heads = config.require({"linear_num_value_heads"});
     const int64_t value_dim = config.require({"linear_value_head_dim"});
-    mixer.delta_values = mixer.delta_heads * value_dim;
-    mixer.delta_keys = config.require({"linear_num_key_heads"}) * config.require({"linear_key_head_dim"});
+    mixer.delta_values = times(mixer.delta_heads, value_dim);
+    mixer.state = config.require({"linear_key_head_dim"});
+    mixer.delta_keys = times(config.require({"linear_num_key_heads"}), mixer.state);
     mixer.conv = config.require({"linear_conv_kernel_dim"});
     mixer.norm_parameters = value_dim;
-    mixer.state = config.require({"linear_key_head_dim"});
     return;
   }
   if (!one_of(type, {"nemotron_h", "jamba", "bamba", "granitemoehybrid", "falcon_h1", "mamba", "mamba2"}))
     return;
-  const int64_t expanded = config.get({"mamba_expand", "expand"}, 2) * shape->hidden;
+  const int64_t expanded = times(config.get({"mamba_expand", "expand"}, 2), shape->hidden);
   mixer.state = config.require({"mamba_d_state", "ssm_state_size", "state_size"});
   mixer.conv = config.require({"mamba_d_conv", "conv_kernel"});
   mixer.conv_bias = config.flag({"mamba_conv_bias", "use_conv_bias"});
@@ -120,7 +127,7 @@ void read_recurrent(const ShapeConfig& config, ModelShape* shape) {
   mixer.heads = config.require({"mamba_num_heads", "mamba_n_heads", "num_heads"});
   mixer.groups = config.require({"mamba_n_groups", "n_groups"});
   const auto head_dim = config.find_unless_text({"mamba_head_dim", "mamba_d_head"});
-  if (type == "nemotron_h") mixer.inner = mixer.heads * head_dim.value_or(64);
+  if (type == "nemotron_h") mixer.inner = times(mixer.heads, head_dim.value_or(64));
   const bool norm = type != "falcon_h1" || config.flag({"mamba_rms_norm"});
   mixer.norm_parameters = norm ? mixer.inner : 0;
 }
@@ -158,12 +165,14 @@ void check_length(const ShapeConfig& config, const char* key, size_t length, siz
 void read_mixers(const ShapeConfig& config, ModelShape* shape) {
   const std::string& type = shape->model_type;
   const int64_t count = static_cast<int64_t>(shape->layers.size());
-  const std::string pattern = config.text("hybrid_override_pattern");
+  const std::string pattern = type == "nemotron_h" ? config.text("hybrid_override_pattern") : std::string();
   const Json* kinds = config.array({"layer_types", "layers_block_type"});
   if (kinds != nullptr) check_length(config, "layer_types", kinds->size(), shape->layers.size());
-  const int64_t interval = config.get({"full_attention_interval"}, 0);
-  const int64_t period = config.get({"attn_layer_period"}, 0), offset = config.get({"attn_layer_offset"}, 0);
-  const Json* indices = config.array({"attn_layer_indices"});
+  const bool jamba = type == "jamba";
+  const int64_t interval = type == "qwen3_next" ? config.get({"full_attention_interval"}, 0) : 0;
+  const int64_t period = jamba ? config.get({"attn_layer_period"}, 0) : 0,
+                offset = jamba ? config.get({"attn_layer_offset"}, 0) : 0;
+  const Json* indices = type == "bamba" ? config.array({"attn_layer_indices"}) : nullptr;
   if (type == "nemotron_h") {
     if (kinds == nullptr)
       check_length(config, "hybrid_override_pattern", pattern.size(), shape->layers.size());
@@ -183,7 +192,7 @@ void read_mixers(const ShapeConfig& config, ModelShape* shape) {
     layer.attention = true;
     if (one_of(type, {"mamba", "mamba2"})) layer.attention = false;
     if (type == "bamba") layer.attention = contains(indices, i);
-    if (type == "jamba") layer.attention = period > 0 && i % period == offset;
+    if (jamba) layer.attention = period > 0 && i % period == offset;
     if (type == "granitemoehybrid") layer.attention = kind != "mamba";
     if (type == "qwen3_next")
       layer.attention = kind.empty() ? interval > 0 && (i + 1) % interval == 0 : kind == "full_attention";
@@ -202,7 +211,9 @@ void read_windows(const ShapeConfig& config, ModelShape* shape) {
   const int64_t window = config.get({"sliding_window", "attention_chunk_size"}, 0);
   const bool used = config.flag({"use_sliding_window"}, true);
   const int64_t pattern =
-      config.get({"sliding_window_pattern", "_sliding_window_pattern", "no_rope_layer_interval"}, 0);
+      shape->model_type == "llama4_text"
+          ? config.get({"no_rope_layer_interval", "sliding_window_pattern"}, 0)
+          : config.get({"sliding_window_pattern", "_sliding_window_pattern", "layer_switch"}, 0);
   const int64_t first = config.get({"max_window_layers"}, 0);
   const Json* kinds = config.array({"layer_types"});
   if (window == 0 || !used) return;
@@ -221,8 +232,9 @@ void read_sparsity(const ShapeConfig& config, ModelShape* shape) {
   const std::string& type = shape->model_type;
   const int64_t dense_first = config.get({"first_k_dense_replace"}, 0);
   const int64_t step = config.get({"decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step"}, 1);
-  const int64_t period = config.get({"expert_layer_period"}, 0),
-                offset = config.get({"expert_layer_offset"}, 0);
+  const bool periodic = type == "jamba";
+  const int64_t period = periodic ? config.get({"expert_layer_period"}, 0) : 0,
+                offset = periodic ? config.get({"expert_layer_offset"}, 0) : 0;
   const Json* dense_only = config.array({"mlp_only_layers"});
   const Json* listed = config.array({"moe_layers"});
   if (one_of(type, {"nemotron_h", "mamba", "mamba2"})) return;
@@ -231,7 +243,7 @@ void read_sparsity(const ShapeConfig& config, ModelShape* shape) {
     bool sparse = shape->experts.count > 0 && number >= dense_first;
     if (listed != nullptr) {
       sparse = contains(listed, number);
-    } else if (type == "jamba") {
+    } else if (periodic) {
       sparse = shape->experts.count > 1 && period > 0 && number % period == offset;
     } else if (step > 1) {
       const bool from_zero = config.given("moe_layer_freq");
@@ -268,6 +280,8 @@ void read_peculiarities(const ShapeConfig& config, ModelShape* shape) {
     if (config.has_inner("attn_config", "kv_n_heads"))
       shape->not_understood.push_back("attn_config.kv_n_heads");
   }
+  if (type == "falcon_h1" && !config.flag({"mamba_use_mlp"}, true))
+    for (LayerShape& layer : shape->layers) layer.feed_forward = false;
   if (type == "llama4_text") (void)config.flag({"use_qk_norm"});  // without a weight
   shape->head_bias = config.flag({"lm_head_bias"});
 }

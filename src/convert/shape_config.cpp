@@ -16,6 +16,14 @@ constexpr std::string_view kShapeWords[] = {
     "heads",   "multi_query", "kv_",   "_bias",        "altup",  "laurel",      "mlp_",
     "share",   "period",      "qk_",   "embed",        "n_head", "no_bias"};
 constexpr std::string_view kNeutralWords[] = {"per_tok",
+                                              "skip_bias",
+                                              "embedding_fraction",
+                                              "kv_cache",
+                                              "use_mamba_k",
+                                              "mambapy",
+                                              "mtp_",
+                                              "use_embedding_sharing",
+                                              "parallel_embedding",
                                               "topk",
                                               "top_k",
                                               "router",
@@ -98,8 +106,8 @@ int64_t ShapeConfig::require(Keys keys) const {
 std::vector<std::string> ShapeConfig::unread() const {
   std::vector<std::string> keys;
   for (const auto& [key, found] : config_.items()) {
-    const bool off = found.is_null() || found.is_string() || (found.is_boolean() && !found.get<bool>()) ||
-                     (found.is_number() && found == Json(0)) ||
+    const bool off = found.is_null() || (found.is_string() && key.find("pattern") == std::string::npos) ||
+                     (found.is_boolean() && !found.get<bool>()) || (found.is_number() && found == Json(0)) ||
                      ((found.is_array() || found.is_object()) && found.empty());
     if (!off && !asked_.contains(key) && !key.starts_with('_') && has_word(key, kShapeWords) &&
         !has_word(key, kNeutralWords))
