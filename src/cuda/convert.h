@@ -128,7 +128,7 @@ struct Code16 {
 
 // Bins of y = weight / absmax in [-1, 1], 1/32 wide: where none holds two thresholds, the bin and one
 // comparison give the rank.
-inline constexpr int kBins = 68;
+inline constexpr int kBins = 128;  // every value of bin_of, NaN too
 struct Bin {
   float threshold;
   uint32_t codes;  // at or below it; above it in the high half

@@ -246,6 +246,9 @@ inline float divide_rounded(float a, float b) {
 inline float exponential(float x) {
   return std::exp(x);
 }
+inline float square_root(float x) {
+  return std::sqrt(x);
+}
 inline uint16_t round_bf16(float value) {
   const uint32_t bits = float_to_bits(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);

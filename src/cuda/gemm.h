@@ -19,6 +19,7 @@ struct GemmShared {
   static constexpr int kWRows = kTransposed ? GemmShape::kDepth : GemmShape::kOutputs;
   static constexpr int kWStride = (kTransposed ? GemmShape::kOutputs : GemmShape::kDepth) + 8;
   FloatPairTable<kCopies> table;
+  float map[256];
   alignas(16) uint16_t x[2][64 * kTokenWarps * GemmShape::kXStride];
   alignas(16) uint16_t w[2][kWRows * kWStride];
 };
@@ -46,17 +47,27 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWar
 
   const int w_row = thread() / kARow, w_column = thread() % kARow * kCodes;
 
-  uint2 codes[kWords / 2];
-  float scale = 0;
+  struct Run {
+    uint2 codes[kWords / 2];
+    RawScale raw;
+    float scale;
+  };
   const auto load_w = [&](int64_t k) {
+    Run run;
     const int64_t row = (kTransposed ? k : output0) + w_row;
     const int64_t column = (kTransposed ? output0 : k) + w_column;
     const bool inside = row < w.rows && column < w.columns;
     const int64_t at = inside ? row * w.columns + column : 0;
-    scale = inside ? scale_of(w, at >> w.block_shift) : 0.0f;
+    if constexpr (kTransposed) {
+      run.raw = raw_scale_of(w, at >> w.block_shift);
+      run.scale = inside ? 1.0f : 0.0f;
+    } else {
+      run.scale = inside ? scale_of(w, at >> w.block_shift) : 0.0f;
+    }
     NFLOAT_UNROLL
     for (int i = 0; i < kWords / 2; ++i)
-      codes[i] = load_cached(reinterpret_cast<const uint2*>(w.codes + at / 2) + i);
+      run.codes[i] = load_cached(reinterpret_cast<const uint2*>(w.codes + at / 2) + i);
+    return run;
   };
   const auto load_x = [&](int64_t k, int stage) {
     NFLOAT_UNROLL
@@ -68,16 +79,16 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWar
     }
     copy_commit();
   };
-  const auto decode = [&](int part,
-                          int stage) {  // a quarter of this thread's codes, or a half in every second part
+  // A quarter of this thread's codes, or a half in every second part.
+  const auto decode = [&](const Run& run, int part, int stage) {
     NFLOAT_UNROLL
     for (int i = part * kWords / 4; i < (part + 1) * kWords / 4; ++i) {
-      const uint32_t word = i % 2 == 0 ? codes[i / 2].x : codes[i / 2].y;
+      const uint32_t word = i % 2 == 0 ? run.codes[i / 2].x : run.codes[i / 2].y;
       uint32_t out[4];
       NFLOAT_UNROLL
       for (int b = 0; b < 4; ++b) {
         const float2 pair = s.table.at(word >> (8 * b) & 255u, lane);
-        out[b] = pack_bf16(pair.x * scale, pair.y * scale);
+        out[b] = pack_bf16(pair.x * run.scale, pair.y * run.scale);
       }
       *reinterpret_cast<uint4*>(&s.w[stage][w_row * kWStride + w_column + i * 8]) =
           uint4{out[0], out[1], out[2], out[3]};
@@ -85,19 +96,33 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWar
   };
 
   float acc[4][kWide / 8][4] = {};
-  load_w(0);
+  Run run = load_w(0);
   load_x(0, 0);
   s.table.fill(w.levels);
+  const bool nested = kTransposed && w.nested != nullptr;
+  if (nested)
+    for (int i = thread(); i < 256; i += kThreads) s.map[i] = load_cached(w.map + i);
+  const float* const map = nested ? s.map : nullptr;
+  const float offset = nested ? load_cached(w.offset) : 0.0f;
   barrier();
+  if constexpr (kTransposed) run.scale *= scale_from(run.raw, map, offset);
   NFLOAT_UNROLL
-  for (int part = 0; part < 4; ++part) decode(part, 0);
-  if (kDepth < depth) load_w(kDepth);
+  for (int part = 0; part < 4; ++part) decode(run, part, 0);
+  if (kDepth < depth) {
+    run = load_w(kDepth);
+    if constexpr (kTransposed) run.scale *= scale_from(run.raw, map, offset);
+  }
   int stage = 0;
   for (int64_t k = 0; k < depth; k += kDepth, stage ^= 1) {
     const bool more = k + kDepth < depth;
     copy_wait<0>();
     barrier();  // this stage is there for all; nobody still reads the other one
     if (more) load_x(k + kDepth, stage ^ 1);
+    // Transposed, the codes of the tile after the next are read early; forwards that would cost registers it
+    // lacks.
+    Run next = run;
+    if constexpr (kTransposed)
+      if (k + 2 * kDepth < depth) next = load_w(k + 2 * kDepth);
     NFLOAT_UNROLL
     for (int part = 0; part < 4; ++part) {
       const int kk = part * 16;
@@ -123,9 +148,14 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWar
           mma(acc[i][2 * j + 1], a[i], second);
         }
       }
-      if (more) decode(part, stage ^ 1);
+      if (more) decode(run, part, stage ^ 1);
     }
-    if (k + 2 * kDepth < depth) load_w(k + 2 * kDepth);
+    if constexpr (kTransposed) {
+      run = next;
+      run.scale *= scale_from(run.raw, map, offset);
+    } else if (k + 2 * kDepth < depth) {
+      run = load_w(k + 2 * kDepth);
+    }
   }
   const int64_t outputs = kTransposed ? w.columns : w.rows;
   NFLOAT_UNROLL
@@ -153,10 +183,10 @@ void launch_gemm(const Nf4& w, const uint16_t* x, int64_t x_stride, int count, f
 template <bool kTransposed>
 void multiply_many(const Nf4& w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride,
                    bool large_blocks) {
-  if (large_blocks && count > 128) {
+  if (!kTransposed && large_blocks && count > 128) {
     launch_gemm<kTransposed, 4, 32, 8>(w, x, x_stride, count, y, y_stride);
   } else {
-    launch_gemm<kTransposed, 2, 64, 4>(w, x, x_stride, count, y, y_stride);
+    launch_gemm<kTransposed, 2, 32, 4>(w, x, x_stride, count, y, y_stride);
   }
 }
 

@@ -9,12 +9,12 @@
 namespace nfloat::gpu {
 
 // Up to 8 rows of x (bf16) on tensor cores. A block takes tiles of 16 rows of W one after the other; its
-// warps share the columns, kSteps blocks of 64 columns a turn, and add up at the end of a tile. While a warp
-// multiplies one turn's codes, the next ones are on their way. Codes go straight from memory into fragments:
-// lane (g, q) of a warp, g = lane / 4, reads 16 codes of rows g and g + 8 and multiplies columns in the order
-// in which those codes lie; x is read in the same order. Levels are rounded to bf16, scales stay float32. x:
-// rows of `columns` elements, on 16 bytes. Fewer than 2^31 blocks of 64 codes.
-inline constexpr int kGemvRows = 16, kGemvWarps = 16;
+// warps share the columns, kSteps blocks of 64 columns a turn, and add up at the end of a tile. Codes go
+// straight from memory into fragments: lane (g, q) of a warp, g = lane / 4, reads 16 codes of rows g and g +
+// 8 and multiplies columns in the order in which those codes lie; x is read in the same order. Levels are
+// rounded to bf16, scales stay float32. x: rows of `columns` elements, on 16 bytes. Fewer than 2^31 blocks of
+// 64 codes.
+inline constexpr int kGemvRows = 16, kGemvWarps = 32;
 
 template <int kCopies>
 struct GemvShared {
@@ -32,7 +32,7 @@ struct GemvTurn {
   uint32_t nested[2][kOwn];
 };
 
-template <bool kNested, int kSteps, int kCopies, int kThreads, int kBlocks>
+template <bool kWhole, bool kNested, int kSteps, int kCopies, int kThreads, int kBlocks>
 NFLOAT_KERNEL void NFLOAT_BOUNDS(kThreads, kBlocks)
     gemv(Nf4 w, const uint16_t* x, int count, float* y, int64_t y_stride) {
   using Turn = GemvTurn<kSteps>;
@@ -57,7 +57,7 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kThreads, kBlocks)
       NFLOAT_UNROLL
       for (int i = 0; i < kSteps; ++i) {
         turn.codes[i][h] = uint2{0, 0};
-        if (chunk * kSteps + i < blocks)
+        if (kWhole || chunk * kSteps + i < blocks)
           turn.codes[i][h] = load_stream(reinterpret_cast<const uint2*>(from + i * 32));
       }
       NFLOAT_UNROLL
@@ -65,7 +65,7 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kThreads, kBlocks)
         const int own = kOwn * q + i, at = (first + own) >> wide;
         turn.scales[h][i] = 0;
         turn.nested[h][i] = 0;
-        if (chunk * kSteps + own < blocks) {
+        if (kWhole || chunk * kSteps + own < blocks) {
           if constexpr (kNested) {
             turn.scales[h][i] = load_cached(w.nested_absmax + (at >> kNestedShift));
             turn.nested[h][i] = load_cached(w.nested + at);
@@ -79,7 +79,6 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kThreads, kBlocks)
   };
 
   int tile = block_x(), chunk = warp, parity = 0;
-  Turn next = load(tile, chunk < chunks ? chunk : 0);
   s.table.fill(w.levels);
   float offset = 0;
   if constexpr (kNested) {
@@ -92,11 +91,8 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kThreads, kBlocks)
   float sum[4] = {0, 0, 0, 0};
   while (tile < tiles) {
     if (chunk < chunks) {
-      const Turn turn = next;
+      const Turn turn = load(tile, chunk);
       const int begin = chunk * kSteps;
-      const bool last = chunk + warps >= chunks;
-      const int next_tile = last ? tile + blocks_x() : tile, next_chunk = last ? warp : chunk + warps;
-      if (next_tile < tiles) next = load(next_tile, next_chunk);
       float scales[2][kOwn];
       NFLOAT_UNROLL
       for (int h = 0; h < 2; ++h) NFLOAT_UNROLL
@@ -107,7 +103,7 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kThreads, kBlocks)
       NFLOAT_UNROLL
       for (int i = 0; i < kSteps; ++i) {
         uint4 values[2] = {uint4{0, 0, 0, 0}, uint4{0, 0, 0, 0}};
-        if (g < count && begin + i < blocks) {
+        if (g < count && (kWhole || begin + i < blocks)) {
           const uint4* at = reinterpret_cast<const uint4*>(x_lane + (begin + i) * 64);
           values[0] = load_cached(at);
           values[1] = load_cached(at + 1);
@@ -161,18 +157,22 @@ void launch_gemv(const Nf4& w, const uint16_t* x, int count, float* y, int64_t y
   const int64_t chunks = (w.columns / 64 + kSteps - 1) / kSteps;
   int warps = 4;
   while (warps < kThreads / 32 && warps < chunks) warps *= 2;
+  if (warps > kThreads / 32) warps = kThreads / 32;
   const int64_t tiles = (w.rows + kGemvRows - 1) / kGemvRows;
   const int64_t most = int64_t{multiprocessors} * kBlocks * (kThreads / 32 / warps);
-  launch(w.nested != nullptr ? gemv<true, kSteps, kCopies, kThreads, kBlocks>
-                             : gemv<false, kSteps, kCopies, kThreads, kBlocks>,
-         static_cast<int>(tiles < most ? tiles : most), 1, warps * 32, sizeof(GemvShared<kCopies>), w, x,
-         count, y, y_stride);
+  const bool whole = w.columns % (64 * kSteps) == 0, nested = w.nested != nullptr;
+  const auto kernel = whole    ? nested ? gemv<true, true, kSteps, kCopies, kThreads, kBlocks>
+                                        : gemv<true, false, kSteps, kCopies, kThreads, kBlocks>
+                         : nested ? gemv<false, true, kSteps, kCopies, kThreads, kBlocks>
+                               : gemv<false, false, kSteps, kCopies, kThreads, kBlocks>;
+  launch(kernel, static_cast<int>(tiles < most ? tiles : most), 1, warps * 32, sizeof(GemvShared<kCopies>), w,
+         x, count, y, y_stride);
 }
 
 // x: [count, columns] bf16, count 1 to 8; y[token * y_stride + row].
 inline void multiply_few(const Nf4& w, const uint16_t* x, int count, float* y, int64_t y_stride,
                          int multiprocessors) {
-  launch_gemv<4, 32, 256, 3>(w, x, count, y, y_stride, multiprocessors);
+  launch_gemv<4, 32, 512, 2>(w, x, count, y, y_stride, multiprocessors);
 }
 
 // kCount rows of x in float32, all arithmetic in float32: a warp a row of W.

@@ -35,6 +35,22 @@ NFLOAT_DEVICE float scale_of(const Nf4& w, int64_t block) {
                      load_cached(w.offset));
 }
 
+// A scale on its way: read early, worked out later, so that the read of the second code's level does not wait
+// for the read of its index.
+struct RawScale {
+  float value;  // the scale, or the second-level absmax
+  uint32_t index;
+};
+NFLOAT_DEVICE RawScale raw_scale_of(const Nf4& w, int64_t block) {
+  if (w.nested == nullptr) return {load_cached(w.scales + block), 0};
+  return {load_cached(w.nested_absmax + (block >> kNestedShift)), load_cached(w.nested + block)};
+}
+// `map`: the 256 levels, in shared memory; null for float scales.
+NFLOAT_DEVICE float scale_from(const RawScale& raw, const float* map, float offset) {
+  if (map == nullptr) return raw.value;
+  return add_rounded(multiply_rounded(map[raw.index], raw.value), offset);
+}
+
 // Both levels of every byte, the earlier one first, in kCopies copies side by side, so that lanes which look
 // up unlike bytes seldom meet in a bank of shared memory. Entry: bf16 pairs (one word) or float pairs.
 template <int kCopies>

@@ -76,6 +76,9 @@ NFLOAT_DEVICE float divide_rounded(float a, float b) {
 NFLOAT_DEVICE float exponential(float x) {
   return __expf(x);
 }
+NFLOAT_DEVICE float square_root(float x) {
+  return __fsqrt_rn(x);
+}
 NFLOAT_DEVICE uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);

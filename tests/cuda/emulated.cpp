@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "conversions.h"
+#include "layers.h"
 #include "products.h"
 
 int main(int argc, char** argv) {
@@ -12,6 +13,7 @@ int main(int argc, char** argv) {
   conformance::Report report;
   conformance::check_conversions(false, random, report);
   conformance::check_products(false, random, report);
+  conformance::check_layers(false, random, report);
   std::printf("%d passed, %d failed, seed %u\n", report.passed, report.failed, seed);
   return report.failed == 0 ? 0 : 1;
 }
