@@ -48,7 +48,7 @@ struct QuantizedView {
 // How the weights of a GGUF file are shown; other checkpoints do not ask.
 struct CheckpointOptions {
   DType decoded = DType::kBF16;  // F32, F16 or BF16: what weights in blocks are decoded to
-  // Q4_0, IQ4_NL and MXFP4 matrices are shown as quantized, with their own codes, levels and scales.
+  // Q4_0, IQ4_NL, IQ4_XS and MXFP4 matrices are shown as quantized, with their own codes, levels and scales.
   bool packed = false;
 };
 

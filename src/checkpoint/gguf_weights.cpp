@@ -319,22 +319,19 @@ QuantizedView GgufWeights::packed(size_t tensor) const {
   view.block_size = kBlock;
   const int64_t elements = view.shape.elements(), blocks = elements / kBlock;
   const int64_t row_blocks = view.shape[1] / kBlock;
-  const auto block_bytes = static_cast<size_t>(gguf_type_info(type).block_bytes);
   // Element i and i + 16 share a byte there, neighbours share one here, the first in the high nibble.
   const auto codes = std::make_shared<Buffer>(static_cast<size_t>(elements / 2));
   const auto scales = std::make_shared<Buffer>(static_cast<size_t>(blocks) * sizeof(float));
   for (int64_t row = 0; row < view.shape[0]; ++row) {
     const auto stored = stored_row(source, row).bytes;
     for (int64_t i = 0; i < row_blocks; ++i) {
-      const auto block = stored.subspan(static_cast<size_t>(i) * block_bytes, block_bytes);
-      const auto nibbles = block.last(kBlock / 2);
+      const auto [scale, nibbles] = gguf_codes(type, stored.data(), i);
       const int64_t at = row * row_blocks + i;
       std::byte* out = codes->data() + at * (kBlock / 2);
       for (size_t k = 0; k < 8; ++k) {
         out[k] = (nibbles[2 * k] & std::byte{15}) << 4 | (nibbles[2 * k + 1] & std::byte{15});
         out[k + 8] = (nibbles[2 * k] & std::byte{0xf0}) | nibbles[2 * k + 1] >> 4;
       }
-      const float scale = gguf_block_scale(type, block.data());
       std::memcpy(scales->data() + at * static_cast<int64_t>(sizeof scale), &scale, sizeof scale);
     }
   }

@@ -159,13 +159,14 @@ void q6_k(const uint8_t* b, float* y) noexcept {
 }
 
 // 8 blocks of 32 with 6-bit scales less 32: high pairs of bits in a word, low nibbles in four bytes.
+float iq4_xs_scale(const uint8_t* b, int block) noexcept {
+  const int code = bits(b[4 + block / 2], block % 2 * 4, 4) | bits(b[2 + block / 4], block % 4 * 2, 2) << 4;
+  return half_at(b) * static_cast<float>(code - 32);
+}
+
 void iq4_xs(const uint8_t* b, float* y) noexcept {
-  const float d = half_at(b);
-  for (int block = 0; block < 8; ++block) {
-    const int code = bits(b[4 + block / 2], block % 2 * 4, 4) | bits(b[2 + block / 4], block % 4 * 2, 2) << 4;
-    table_values(b + 8 + block * kHalf, kIq4NlLevels.data(), d * static_cast<float>(code - 32),
-                 y + block * 32);
-  }
+  for (int block = 0; block < 8; ++block)
+    table_values(b + 8 + block * kHalf, kIq4NlLevels.data(), iq4_xs_scale(b, block), y + block * 32);
 }
 
 using BlockDecoder = void (*)(const uint8_t*, float*) noexcept;
@@ -243,14 +244,23 @@ const DType* plain_dtype(GgufType type) noexcept {
 
 std::span<const float> gguf_levels(GgufType type) noexcept {
   if (type == GgufType::kQ4_0) return kQ40Levels;
-  if (type == GgufType::kIQ4_NL) return kIq4NlLevels;
+  if (type == GgufType::kIQ4_NL || type == GgufType::kIQ4_XS) return kIq4NlLevels;
   if (type == GgufType::kMXFP4) return kMxfp4Levels;
   return {};
 }
 
-float gguf_block_scale(GgufType type, const std::byte* block) noexcept {
-  const auto* bytes = reinterpret_cast<const uint8_t*>(block);
-  return type == GgufType::kMXFP4 ? half_power(bytes[0]) : half_at(bytes);
+GgufCodes gguf_codes(GgufType type, const std::byte* row, int64_t block) noexcept {
+  const GgufTypeInfo& info = gguf_type_info(type);
+  const int64_t within = info.block_elements / (2 * kHalf);
+  const std::byte* stored = row + block / within * info.block_bytes;
+  const auto* bytes = reinterpret_cast<const uint8_t*>(stored);
+  const auto place = static_cast<int>(block % within);
+  // The codes are what ends a block, after its scales.
+  const std::byte* codes = stored + info.block_bytes - (within - place) * kHalf;
+  const float scale = type == GgufType::kMXFP4    ? half_power(bytes[0])
+                      : type == GgufType::kIQ4_XS ? iq4_xs_scale(bytes, place)
+                                                  : half_at(bytes);
+  return {scale, codes};
 }
 
 }  // namespace nfloat

@@ -26,8 +26,13 @@ inline constexpr std::string_view kGgufWritten =
 // The DType that has the same bytes: F64, F32, F16, BF16. Null for the others.
 const DType* plain_dtype(GgufType type) noexcept;
 
-// The scale of one block of a type that gguf_levels() knows.
-float gguf_block_scale(GgufType type, const std::byte* block) noexcept;
+// 32 elements of a type that gguf_levels() knows: element i has the low and i + 16 the high nibble of code i.
+struct GgufCodes {
+  float scale;
+  const std::byte* codes;  // 16 bytes
+};
+// Elements 32 * `block` and on of a row.
+GgufCodes gguf_codes(GgufType type, const std::byte* row, int64_t block) noexcept;
 
 }  // namespace nfloat
 

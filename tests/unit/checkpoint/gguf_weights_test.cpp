@@ -16,7 +16,7 @@ namespace {
 
 using testing::GgufBytes;
 
-constexpr uint32_t kF32 = 0, kQ4_0 = 2;
+constexpr uint32_t kF32 = 0, kQ4_0 = 2, kIq4Xs = 23;
 
 std::string write_model(const GgufBytes& made) {
   std::string path = ::testing::TempDir() + "nfloat-weights-" + std::to_string(::getpid()) + ".gguf";
@@ -24,10 +24,10 @@ std::string write_model(const GgufBytes& made) {
   return path;
 }
 
-GgufBytes start_llama(uint64_t tensors) {
+GgufBytes start_llama(uint64_t tensors, uint32_t width = 32) {
   GgufBytes made;
   made.start(tensors, 9).string("general.architecture", "llama");
-  made.integer("llama.embedding_length", 32).integer("llama.feed_forward_length", 8);
+  made.integer("llama.embedding_length", width).integer("llama.feed_forward_length", 8);
   made.integer("llama.block_count", 1).integer("llama.attention.head_count", 2);
   made.integer("llama.attention.head_count_kv", 1).integer("llama.attention.key_length", 4);
   made.integer("llama.context_length", 64).integer("llama.vocab_size", 3);
@@ -84,6 +84,37 @@ TEST(GgufWeights, CodesGoAsTheyAre) {
   EXPECT_EQ(packed.weight_shape(name), (Shape{8, 32}));
   EXPECT_FALSE(packed.is_quantized("model.embed_tokens.weight"));
   const QuantizedView view = packed.quantized(name);
+  const auto* levels = static_cast<const float*>(view.quant_map.data());
+  const auto* scales = static_cast<const float*>(view.absmax.data());
+  const auto* codes = static_cast<const uint8_t*>(view.codes.data());
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint8_t pair = codes[i / 2];
+    EXPECT_EQ(levels[i % 2 == 0 ? pair >> 4 : pair & 15] * scales[i / 32], values[i]) << i;
+  }
+  std::remove(path.c_str());
+}
+
+// Eight scales of a super-block become those of its blocks: the packed values are the decoded ones.
+TEST(GgufWeights, CodesOfSuperBlocksGoAsTheyAre) {
+  GgufBytes made = start_llama(2, 512);
+  made.tensor("token_embd.weight", {512, 3}, kF32, 0);
+  made.tensor("blk.0.ffn_up.weight", {512, 8}, kIq4Xs, 6144);
+  made.data(6144);
+  for (int block = 0; block < 16; ++block) {
+    made.put<uint16_t>(static_cast<uint16_t>(0x3800 + block * 64));
+    for (int i = 0; i < 134; ++i) made.put(static_cast<uint8_t>(i * 37 + block * 11));
+  }
+  const std::string path = write_model(made);
+  const std::string name = "model.layers.0.mlp.up_proj.weight";
+  const Checkpoint decoded(path, {.decoded = DType::kF32});
+  const TensorView plain = decoded.view(name);
+  std::vector<float> values(8 * 512);
+  ASSERT_EQ(plain.bytes.size(), values.size() * 4);
+  std::memcpy(values.data(), plain.bytes.data(), plain.bytes.size());
+  const Checkpoint packed(path, {.decoded = DType::kBF16, .packed = true});
+  ASSERT_TRUE(packed.is_quantized(name));
+  const QuantizedView view = packed.quantized(name);
+  EXPECT_EQ(view.block_size, 32);
   const auto* levels = static_cast<const float*>(view.quant_map.data());
   const auto* scales = static_cast<const float*>(view.absmax.data());
   const auto* codes = static_cast<const uint8_t*>(view.codes.data());
