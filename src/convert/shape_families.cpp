@@ -89,6 +89,10 @@ constexpr ShapeFamily kFamilies[] = {
 
 }  // namespace
 
+std::span<const ShapeFamily> shape_families() noexcept {
+  return kFamilies;
+}
+
 const ShapeFamily* find_shape_family(std::string_view model_type) noexcept {
   if (model_type.empty()) return nullptr;
   for (const ShapeFamily& family : kFamilies) {

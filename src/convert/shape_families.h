@@ -2,6 +2,7 @@
 #ifndef NFLOAT_CONVERT_SHAPE_FAMILIES_H_
 #define NFLOAT_CONVERT_SHAPE_FAMILIES_H_
 
+#include <span>
 #include <string_view>
 
 namespace nfloat {
@@ -24,6 +25,8 @@ struct ShapeFamily {
   const char* defaults = "{}";    // a JSON object: values of keys that are absent
 };
 
+// All that are known.
+std::span<const ShapeFamily> shape_families() noexcept;
 // Null for a family that is not known.
 const ShapeFamily* find_shape_family(std::string_view model_type) noexcept;
 
