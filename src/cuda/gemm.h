@@ -8,16 +8,16 @@
 
 namespace nfloat::gpu {
 
-// A block: 64 * kTokenWarps rows of x by 128 outputs; a warp: 64 by kWide.
+// A block: 64 * kTokenWarps rows of x by kOutputs outputs; a warp: 64 by kWide.
 struct GemmShape {
-  static constexpr int kOutputs = 128, kDepth = 64;
+  static constexpr int kDepth = 64;
   static constexpr int kXStride = kDepth + 8;  // bf16 elements; rows 16 bytes apart in the banks
 };
 
-template <bool kTransposed, int kTokenWarps, int kCopies>
+template <bool kTransposed, int kTokenWarps, int kOutputs, int kCopies>
 struct GemmShared {
-  static constexpr int kWRows = kTransposed ? GemmShape::kDepth : GemmShape::kOutputs;
-  static constexpr int kWStride = (kTransposed ? GemmShape::kOutputs : GemmShape::kDepth) + 8;
+  static constexpr int kWRows = kTransposed ? GemmShape::kDepth : kOutputs + 8;
+  static constexpr int kWStride = (kTransposed ? kOutputs : GemmShape::kDepth) + 8;
   FloatPairTable<kCopies> table;
   float map[256];
   alignas(16) uint16_t x[2][64 * kTokenWarps * GemmShape::kXStride];
@@ -29,19 +29,19 @@ struct GemmShared {
 // by 8. x in bf16, rows `x_stride` elements apart (divisible by 8), W decoded to bf16(level * scale), sums in
 // float32. Tiles of 64 deep: one in shared memory being multiplied, the next being decoded beside it, the
 // codes of the one after that on their way.
-template <bool kTransposed, int kTokenWarps, int kWide, int kCopies>
-NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWarps)
+template <bool kTransposed, int kTokenWarps, int kOutputs, int kWide, int kCopies>
+NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (kOutputs / kWide), 4 / kTokenWarps)
     gemm(Nf4 w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride) {
-  using Shared = GemmShared<kTransposed, kTokenWarps, kCopies>;
+  using Shared = GemmShared<kTransposed, kTokenWarps, kOutputs, kCopies>;
   constexpr int kDepth = GemmShape::kDepth, kXStride = GemmShape::kXStride, kWStride = Shared::kWStride;
-  constexpr int kAcross = GemmShape::kOutputs / kWide, kThreads = kTokenWarps * kAcross * 32;
-  constexpr int kCodes = GemmShape::kOutputs * kDepth / kThreads,
-                kWords = kCodes / 8;  // that a thread decodes a tile
-  constexpr int kARow = (kTransposed ? GemmShape::kOutputs : kDepth) / kCodes;  // threads a row of the tile
+  constexpr int kAcross = kOutputs / kWide, kThreads = kTokenWarps * kAcross * 32;
+  constexpr int kCodes = 128 * kDepth / kThreads,
+                kWords = kCodes / 8;                                 // that a thread decodes a tile
+  constexpr int kARow = (kTransposed ? kOutputs : kDepth) / kCodes;  // threads a row of the tile
   Shared& s = shared<Shared>();
   const int lane = thread() % 32, warp = thread() / 32;
   const int token0 = block_x() * 64 * kTokenWarps;
-  const int64_t output0 = int64_t{block_y()} * GemmShape::kOutputs;
+  const int64_t output0 = int64_t{block_y()} * kOutputs;
   const int64_t depth = kTransposed ? w.rows : w.columns;
   const int warp_token = warp / kAcross * 64, warp_output = warp % kAcross * kWide;
 
@@ -56,7 +56,7 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWar
     Run run;
     const int64_t row = (kTransposed ? k : output0) + w_row;
     const int64_t column = (kTransposed ? output0 : k) + w_column;
-    const bool inside = row < w.rows && column < w.columns;
+    const bool inside = (kTransposed || w_row < kOutputs) && row < w.rows && column < w.columns;
     const int64_t at = inside ? row * w.columns + column : 0;
     if constexpr (kTransposed) {
       run.raw = raw_scale_of(w, at >> w.block_shift);
@@ -81,6 +81,7 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWar
   };
   // A quarter of this thread's codes, or a half in every second part.
   const auto decode = [&](const Run& run, int part, int stage) {
+    if (!kTransposed && w_row >= kOutputs) return;
     NFLOAT_UNROLL
     for (int i = part * kWords / 4; i < (part + 1) * kWords / 4; ++i) {
       const uint32_t word = i % 2 == 0 ? run.codes[i / 2].x : run.codes[i / 2].y;
@@ -132,7 +133,7 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWar
         load_matrices<false>(a[i],
                              &s.x[stage][(warp_token + i * 16 + lane % 16) * kXStride + kk + lane / 16 * 8]);
       NFLOAT_UNROLL
-      for (int j = 0; j < kWide / 16; ++j) {
+      for (int j = 0; j < (kWide + 15) / 16; ++j) {
         uint32_t b[4];
         const int output = warp_output + j * 16;
         if constexpr (kTransposed) {
@@ -145,7 +146,7 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWar
         for (int i = 0; i < 4; ++i) {
           const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
           mma(acc[i][2 * j], a[i], first);
-          mma(acc[i][2 * j + 1], a[i], second);
+          if (2 * j + 1 < kWide / 8) mma(acc[i][2 * j + 1], a[i], second);
         }
       }
       if (more) decode(run, part, stage ^ 1);
@@ -168,25 +169,33 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (128 / kWide), 4 / kTokenWar
   }
 }
 
-template <bool kTransposed, int kTokenWarps, int kWide, int kCopies>
+template <bool kTransposed, int kTokenWarps, int kOutputs, int kWide, int kCopies>
 void launch_gemm(const Nf4& w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride) {
   const int64_t outputs = kTransposed ? w.columns : w.rows;
   constexpr int kTokens = 64 * kTokenWarps;
-  launch(gemm<kTransposed, kTokenWarps, kWide, kCopies>, (count + kTokens - 1) / kTokens,
-         static_cast<int>((outputs + GemmShape::kOutputs - 1) / GemmShape::kOutputs),
-         kTokenWarps * 32 * (128 / kWide), sizeof(GemmShared<kTransposed, kTokenWarps, kCopies>), w, x,
-         x_stride, count, y, y_stride);
+  launch(gemm<kTransposed, kTokenWarps, kOutputs, kWide, kCopies>, (count + kTokens - 1) / kTokens,
+         static_cast<int>((outputs + kOutputs - 1) / kOutputs), kTokenWarps * 32 * (kOutputs / kWide),
+         sizeof(GemmShared<kTransposed, kTokenWarps, kOutputs, kCopies>), w, x, x_stride, count, y, y_stride);
 }
 
 // Blocks of 256 rows of x need 130 KiB of shared memory (compute capability 8.0, 9.0, 10.x); `large_blocks`
 // says that the device has it.
 template <bool kTransposed>
 void multiply_many(const Nf4& w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride,
-                   bool large_blocks) {
+                   bool large_blocks, int multiprocessors) {
   if (!kTransposed && large_blocks && count > 128) {
-    launch_gemm<kTransposed, 4, 32, 8>(w, x, x_stride, count, y, y_stride);
+    // Blocks of 112 outputs where they fill the multiprocessors better.
+    const auto cost = [&](int outputs) {
+      const int64_t blocks = (count + 255) / 256 * ((w.rows + outputs - 1) / outputs);
+      return (blocks + multiprocessors - 1) / multiprocessors * outputs;
+    };
+    if (cost(112) < cost(128)) {
+      launch_gemm<false, 4, 112, 56, 8>(w, x, x_stride, count, y, y_stride);
+    } else {
+      launch_gemm<false, 4, 128, 32, 8>(w, x, x_stride, count, y, y_stride);
+    }
   } else {
-    launch_gemm<kTransposed, 2, 32, 4>(w, x, x_stride, count, y, y_stride);
+    launch_gemm<kTransposed, 2, 128, 32, 4>(w, x, x_stride, count, y, y_stride);
   }
 }
 

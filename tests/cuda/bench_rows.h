@@ -45,14 +45,14 @@ inline int run_bench(double matmul, const char* path) {
         if (r != 14336 || !nested) continue;
         for (const int m : {16, 64, 128, 512}) {
           const Timing t = time_graph(4, 10, [&](int i) {
-            gpu::multiply_many<false>(w.view(i), x.data, c, m, y.data, r, large_blocks);
+            gpu::multiply_many<false>(w.view(i), x.data, c, m, y.data, r, large_blocks, multiprocessors);
           });
           const double rate = 2 * m * elements / t.us * 1e-6;
           add({"many rows", shape, m, bits, t, w.bytes() / t.us * 1e-3, rate,
                matmul > 0 ? rate / matmul : 0});
         }
         const Timing back = time_graph(4, 10, [&](int i) {
-          gpu::multiply_many<true>(w.view(i), x.data, r, 512, y.data, c, large_blocks);
+          gpu::multiply_many<true>(w.view(i), x.data, r, 512, y.data, c, large_blocks, multiprocessors);
         });
         const double rate = 2 * 512 * elements / back.us * 1e-6;
         add({"transposed", shape, 512, bits, back, w.bytes() / back.us * 1e-3, rate,

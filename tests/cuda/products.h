@@ -30,9 +30,9 @@ inline void check_product(Product kind, int64_t rows, int64_t columns, int count
     if (count == 4) gpu::multiply_exact<4>(view, device_exact.get(), y.get(), stride);
   }
   if (kind == Product::kMany)
-    gpu::multiply_many<false>(view, device_x.get(), depth, count, y.get(), stride, true);
+    gpu::multiply_many<false>(view, device_x.get(), depth, count, y.get(), stride, true, 2);
   if (kind == Product::kTransposed)
-    gpu::multiply_many<true>(view, device_x.get(), depth, count, y.get(), stride, true);
+    gpu::multiply_many<true>(view, device_x.get(), depth, count, y.get(), stride, true, 2);
   synchronize();
   const std::vector<float> got = y.read();
   std::vector<double> w(static_cast<size_t>(rows * columns));
@@ -79,6 +79,7 @@ inline void check_products(bool large, Random& random, Report& report) {
   check_product(P::kMany, 130, 320, 70, 6, true, random, report);
   check_product(P::kMany, 64, 64, 9, 6, false, random, report);
   check_product(P::kMany, 100, 192, 129, 6, false, random, report);
+  check_product(P::kMany, 230, 192, 200, 6, true, random, report);
   check_product(P::kTransposed, 136, 192, 70, 6, true, random, report);
   check_product(P::kTransposed, 64, 64, 9, 6, false, random, report);
   if (!large) return;
