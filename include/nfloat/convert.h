@@ -11,6 +11,7 @@
 #include "nfloat/checkpoint.h"
 #include "nfloat/quantize.h"
 #include "nfloat/tensor.h"
+#include "nfloat/tensor_role.h"
 
 // Whole checkpoints, streamed: resident memory does not grow with the model (a few megabytes a thread, and
 // the float32 scales of the tensors at work when they are double-quantized).
@@ -42,18 +43,33 @@ struct QuantizeCheckpointOptions {
   uint64_t shard_bytes = 5'000'000'000;  // a shard grows to this size at most, if no single weight is larger
 };
 
+// Why a tensor is left alone.
+enum class KeptBecause : uint8_t {
+  kNot,    // it is quantized
+  kDtype,  // its numbers are none that are quantized
+  kEmpty,
+  kRank,         // of a single file: not 2-D
+  kRole,         // loaders expect its role plain
+  kSkipped,      // QuantizeCheckpointOptions::skip
+  kNotSelected,  // QuantizeCheckpointOptions::only
+  kNamedByList,  // loaders read an entry of the list of plain modules as its name too
+};
+
 // What happens to one tensor, and why.
 struct TensorPlan {
   TensorInfo input;
   bool quantize = false;
-  std::string reason;        // of being left alone
-  bool transpose = false;    // GPT-2's Conv1D, stored [in, out]
+  TensorRole role = TensorRole::kOther;  // in a model folder
+  KeptBecause kept = KeptBecause::kNot;
+  std::string reason;        // of being left alone, in words
+  bool transpose = false;    // a Conv1D, stored [in, out]
   uint64_t bytes_after = 0;  // companions included
 };
 
 struct QuantizationPlan {
   std::vector<TensorPlan> tensors;
   std::vector<std::string> copied_files;  // tokenizer and so on
+  std::vector<std::string> skip_modules;  // llm_int8_skip_modules: the linear layers that stay plain
   uint64_t bytes_before = 0;
   uint64_t bytes_after = 0;
   int64_t parameters = 0;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "architecture/tensor_roles.h"
 #include "base/fail.h"
 #include "base/json.h"
 #include "bridge/adapter.h"
@@ -51,7 +52,7 @@ struct PackedWeight {
     plan.input = *source.find(name);
     plan.input.dtype = view.dtype;
     plan.input.shape = view.shape;
-    if (&source != &input && stored_transposed(model_type_of(parse_config(source)), name)) {
+    if (&source != &input && TensorRoles(parse_config(source)).is_conv1d(name)) {
       plan.transpose = true;
       plan.input.shape = Shape({view.shape[1], view.shape[0]});
     }
@@ -152,6 +153,7 @@ class WeightJob : public StreamJob {
 std::vector<Target> plan_folder(const Checkpoint& input, const Json& config, const LoraAdapter* lora,
                                 std::optional<DType> dtype, const BridgeOptions& options,
                                 const Checkpoint* original) {
+  const TensorRoles roles(config);
   std::vector<Target> targets;
   for (const std::string& name : input.weight_names()) {
     Target target;
@@ -166,7 +168,7 @@ std::vector<Target> plan_folder(const Checkpoint& input, const Json& config, con
       target.shape = target.packed->plan.input.shape;
     } else if (input.is_quantized(name)) {
       const QuantizedView view = input.quantized(name);
-      target.transpose = stored_transposed(model_type_of(config), name);
+      target.transpose = roles.is_conv1d(name);
       target.dtype = dtype.value_or(view.dtype);
       target.shape = target.transpose ? Shape({view.shape[1], view.shape[0]}) : view.shape;
     } else if (input.stored_type(name) != dtype_name(target.dtype)) {

@@ -6,6 +6,7 @@
 #include "base/fail.h"
 #include "base/json.h"
 #include "checkpoint/quant_state.h"
+#include "convert/check_skip_list.h"
 #include "convert/output.h"
 #include "convert/weights.h"
 #include "nfloat/convert.h"
@@ -140,6 +141,7 @@ class Checker {
             dtype_torch_name(dtype));
       }
     }
+    check_skip_list(checkpoint_, config, &findings_);
   }
 
   const Checkpoint& checkpoint_;

@@ -4,6 +4,7 @@
 #include <limits>
 #include <optional>
 
+#include "architecture/tensor_roles.h"
 #include "base/fail.h"
 #include "base/json.h"
 #include "convert/compare.h"
@@ -125,13 +126,13 @@ std::vector<TensorError> compare_weights(const Checkpoint& checkpoint, const Che
   ConvertProgress progress;
   progress.tensors_total = names.size();
   for (const std::string& name : names) progress.input_bytes_total += checkpoint.find(name)->bytes;
-  const std::string model_type = model_type_of(parse_config(original));
+  const TensorRoles roles(parse_config(original));
   std::vector<TensorError> errors(names.size());
   run_stream(
       names.size(),
       [&](size_t i) -> std::unique_ptr<StreamJob> {
         const bool transpose = checkpoint.is_quantized(names[i]) && !original.is_quantized(names[i]) &&
-                               stored_transposed(model_type, names[i]);
+                               roles.is_conv1d(names[i]);
         return std::make_unique<CompareJob>(checkpoint, original, names[i], transpose,
                                             lora != nullptr ? lora->find(names[i]) : nullptr, &errors[i]);
       },

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+#include "architecture/tensor_roles.h"
 #include "base/fail.h"
 #include "base/json.h"
 #include "convert/output.h"
@@ -40,6 +41,7 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
     fail(ErrorCode::kInvalidArgument, "cannot dequantize to {}: F32, F16 or BF16", dtype_name(dtype));
   }
   Json config = parse_config(input);
+  const TensorRoles roles(config);
   ConvertResult result;
   std::vector<OutputUnit> units;
   std::vector<TensorPlan>& plans = result.plan.tensors;
@@ -52,7 +54,7 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
     result.plan.bytes_before += plan.input.bytes;
     if (plan.quantize) {
       const QuantizedView view = input.quantized(name);
-      plan.transpose = stored_transposed(model_type_of(config), name);
+      plan.transpose = roles.is_conv1d(name);
       declared.dtype = dtype;
       declared.shape = plan.transpose ? Shape({view.shape[1], view.shape[0]}) : view.shape;
       plan.bytes_after = static_cast<uint64_t>(view.shape.elements()) * dtype_bytes(dtype);

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <set>
 
+#include "architecture/tensor_roles.h"
 #include "base/fail.h"
 #include "base/json.h"
 #include "convert/adapter_config.h"
@@ -77,6 +78,7 @@ class Reader {
         base_(base),
         base_config_(parse_config(base)),
         model_type_(model_type_of(base_config_)),
+        roles_(base_config_),
         names_(base),
         file_(open(folder)) {}
 
@@ -159,7 +161,7 @@ class Reader {
     wholes_.insert(tensor);
     const std::string name = require(tensor, info.name);
     const Shape shape = base_.weight_shape(name);
-    if (shape != info.shape || (base_.is_quantized(name) && stored_transposed(model_type_, name)))
+    if (shape != info.shape || (base_.is_quantized(name) && roles_.is_conv1d(name)))
       fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {}, {} has {}", file_->path(), info.name,
            info.shape.to_string(), base_.path(), shape.to_string());
     if (!is_quantizable(info.dtype))
@@ -177,10 +179,10 @@ class Reader {
   bool turned(const std::string& name) const {
     if (base_.is_quantized(name)) return false;  // bitsandbytes turns such weights when it quantizes them
     if (model_type_.empty()) return config_.fan_in_fan_out();
-    if (stored_transposed(model_type_, name)) return true;
+    if (roles_.is_conv1d(name)) return true;
     // The flag alone means nothing, but beside a name that GPT-2's relatives give to a Conv1D it may be
     // right.
-    if (config_.fan_in_fan_out() && stored_transposed("gpt2", name))
+    if (config_.fan_in_fan_out() && TensorRoles(Json{{"model_type", "gpt2"}}).is_conv1d(name))
       fail(ErrorCode::kUnsupported,
            "{}: whether '{}' of {} models is a Conv1D, held as [in, out], is not known; {} says "
            "\"fan_in_fan_out\"",
@@ -290,6 +292,7 @@ class Reader {
   const Checkpoint& base_;
   const Json base_config_;
   const std::string model_type_;
+  const TensorRoles roles_;
   const BaseNames names_;
   const std::shared_ptr<const Checkpoint> file_;
   std::string adapter_;  // its name, once a tensor says it

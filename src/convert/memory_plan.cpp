@@ -50,10 +50,10 @@ void count_from_files(const std::string& folder, ModelSize* size) {
   options.quantize_experts = true;
   const QuantizationPlan plan = plan_quantization(checkpoint, options);
   for (const TensorPlan& tensor : plan.tensors) {
-    int64_t& count = tensor.quantize                  ? size->linear_parameters
-                     : tensor.reason == "output head" ? size->head_parameters
-                     : tensor.reason == "embedding"   ? size->embedding_parameters
-                                                      : size->other_parameters;
+    int64_t& count = tensor.quantize                         ? size->linear_parameters
+                     : tensor.role == TensorRole::kHead      ? size->head_parameters
+                     : tensor.role == TensorRole::kEmbedding ? size->embedding_parameters
+                                                             : size->other_parameters;
     count += tensor.input.shape.elements();
   }
 }

@@ -23,10 +23,6 @@ Json parse_config(const Checkpoint& input);
 std::string text_of(const Json& object, const char* key, const std::string& otherwise = {});
 std::string model_type_of(const Json& config);
 
-// GPT-2 keeps its projections as Conv1D, [in, out]; bitsandbytes transposes them to [out, in] before
-// quantizing.
-bool stored_transposed(const std::string& model_type, const std::string& name);
-
 // Files of a model folder that go along with the weights: all but weights in any format, indices and
 // config.json. Of a GGUF file: those that are made from its metadata.
 std::vector<std::string> other_files(const Checkpoint& input);

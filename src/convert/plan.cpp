@@ -3,6 +3,8 @@
 #include <filesystem>
 #include <regex>
 
+#include "architecture/skip_list.h"
+#include "architecture/tensor_roles.h"
 #include "base/fail.h"
 #include "base/json.h"
 #include "convert/output.h"
@@ -11,35 +13,6 @@
 
 namespace nfloat {
 namespace {
-
-// The module that owns a parameter, split at its dots: "model.layers.0.mlp.gate.weight" -> {"model", ...,
-// "gate"}.
-std::vector<std::string_view> module_path(std::string_view parameter) {
-  std::vector<std::string_view> parts;
-  for (size_t begin = 0; begin <= parameter.size();) {
-    const size_t dot = std::min(parameter.find('.', begin), parameter.size());
-    parts.push_back(parameter.substr(begin, dot - begin));
-    begin = dot + 1;
-  }
-  parts.pop_back();
-  return parts;
-}
-
-bool is_embedding(std::string_view module) {
-  return module.find("embed") != std::string_view::npos || module == "wte" || module == "wpe" ||
-         module == "shared" || module == "relative_attention_bias";
-}
-
-bool is_head(const std::vector<std::string_view>& path) {
-  const std::string_view module = path.back();
-  return module == "lm_head" || module == "embed_out" || module == "score" || module == "classifier" ||
-         (module == "output" && path.size() == 1);
-}
-
-bool is_router(const std::vector<std::string_view>& path) {
-  return path.back() == "gate" || path.back() == "shared_expert_gate" ||
-         std::find(path.begin(), path.end(), "router") != path.end();
-}
 
 std::vector<std::regex> compile(const std::vector<std::string>& expressions, const char* option) {
   std::vector<std::regex> compiled;
@@ -59,23 +32,89 @@ bool any_match(const std::vector<std::regex>& expressions, const std::string& na
                      [&](const std::regex& expression) { return std::regex_search(name, expression); });
 }
 
-// Why a loader expects the tensor plain; empty when it expects it quantized.
-std::string reason_to_keep(const TensorInfo& tensor, bool folder, bool quantize_experts) {
-  if (!is_quantizable(tensor.dtype)) return fmt::format("{} is not quantized", dtype_name(tensor.dtype));
-  if (tensor.shape.elements() == 0) return "empty";
-  const size_t rank = tensor.shape.rank();
-  if (!folder) return rank == 2 ? "" : fmt::format("{}-D", rank);
-  const std::vector<std::string_view> path = module_path(tensor.name);
-  if (rank == 3 && tensor.name.find("expert") != std::string::npos) {
-    return quantize_experts ? "" : "3-D expert weights, which bitsandbytes leaves plain (--quantize-experts)";
+// Why a loader expects the tensor plain; kNot when it expects it quantized.
+KeptBecause role_reason(const TensorInfo& tensor, TensorRole role, bool folder, bool quantize_experts) {
+  if (!is_quantizable(tensor.dtype)) return KeptBecause::kDtype;
+  if (tensor.shape.elements() == 0) return KeptBecause::kEmpty;
+  if (!folder) return tensor.shape.rank() == 2 ? KeptBecause::kNot : KeptBecause::kRank;
+  if (role == TensorRole::kLinear || role == TensorRole::kConv1D) return KeptBecause::kNot;
+  if (role == TensorRole::kExpert && quantize_experts) return KeptBecause::kNot;
+  return KeptBecause::kRole;
+}
+
+std::string role_text(const TensorPlan& tensor) {
+  switch (tensor.role) {
+    case TensorRole::kOther:
+      return "not the weight of a linear layer";
+    case TensorRole::kNorm:
+      return "norm or bias (1-D)";
+    case TensorRole::kConvolution:
+      return fmt::format("{}-D, not a linear layer", tensor.input.shape.rank());
+    case TensorRole::kExpert:
+      return "3-D expert weights, which bitsandbytes leaves plain (--quantize-experts)";
+    case TensorRole::kHead:
+      return "output head";
+    case TensorRole::kRouter:
+      return "router";
+    case TensorRole::kKeptFloat:
+      return "loaders keep it in float32";
+    case TensorRole::kEmbedding:
+      return "embedding";
+    case TensorRole::kEmbeddingOrLinear:
+      return "embedding or linear, its name does not tell";
+    case TensorRole::kLinear:
+    case TensorRole::kConv1D:
+      break;
   }
-  if (rank < 2) return "norm or bias (1-D)";
-  if (rank > 2) return fmt::format("{}-D, not a linear layer", rank);
-  if (path.empty() || !tensor.name.ends_with(".weight")) return "not the weight of a linear layer";
-  if (is_head(path)) return "output head";
-  if (is_embedding(path.back())) return "embedding";
-  if (is_router(path)) return "router";
   return "";
+}
+
+std::string reason_text(const TensorPlan& tensor) {
+  switch (tensor.kept) {
+    case KeptBecause::kNot:
+      return "";
+    case KeptBecause::kDtype:
+      return fmt::format("{} is not quantized", dtype_name(tensor.input.dtype));
+    case KeptBecause::kEmpty:
+      return "empty";
+    case KeptBecause::kRank:
+      return fmt::format("{}-D", tensor.input.shape.rank());
+    case KeptBecause::kRole:
+      return role_text(tensor);
+    case KeptBecause::kSkipped:
+      return "matches skip";
+    case KeptBecause::kNotSelected:
+      return "matches no only";
+    case KeptBecause::kNamedByList:
+      return "loaders read the name of another plain layer as its own";
+  }
+  return "";
+}
+
+// Fills the list of plain linear layers. An entry names more than its own module (SkipList), and what is
+// named stays plain.
+void settle_skip_list(const TensorRoles& roles, QuantizationPlan* plan) {
+  SkipList list;
+  const auto put = [&](const std::string& module) {
+    if (std::find(plan->skip_modules.begin(), plan->skip_modules.end(), module) != plan->skip_modules.end())
+      return;
+    list.add(module);
+    plan->skip_modules.push_back(module);
+  };
+  for (const TensorPlan& tensor : plan->tensors)
+    if (tensor.kept != KeptBecause::kNot && is_linear_layer(tensor.role)) put(module_of(tensor.input.name));
+  put(roles.output_embedding());
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (TensorPlan& tensor : plan->tensors) {
+      const std::string module = module_of(tensor.input.name);
+      if (tensor.kept != KeptBecause::kNot || !is_linear_layer(tensor.role) || list.find(module).empty())
+        continue;
+      tensor.kept = KeptBecause::kNamedByList;
+      put(module);
+      changed = true;
+    }
+  }
 }
 
 void refuse_quantized(const Checkpoint& input) {
@@ -95,14 +134,6 @@ void refuse_quantized(const Checkpoint& input) {
 
 }  // namespace
 
-bool stored_transposed(const std::string& model_type, const std::string& name) {
-  if (model_type != "gpt2") return false;
-  const std::vector<std::string_view> path = module_path(name);
-  if (path.empty()) return false;
-  return path.back() == "c_attn" || path.back() == "c_proj" || path.back() == "c_fc" ||
-         path.back() == "q_attn";
-}
-
 QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckpointOptions& options) {
   if (options.format != "nf4" && options.format != "fp4") {
     fail(ErrorCode::kInvalidArgument, "format '{}': bitsandbytes stores nf4 and fp4", options.format);
@@ -114,20 +145,27 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
   refuse_quantized(input);
   const std::vector<std::regex> skip = compile(options.skip, "--skip");
   const std::vector<std::regex> only = compile(options.only, "--only");
-  const std::string model_type = model_type_of(parse_config(input));
+  const TensorRoles roles(parse_config(input));
 
   QuantizationPlan plan;
   for (const TensorInfo& tensor : input.tensors()) {
     TensorPlan entry;
     entry.input = tensor;
-    entry.reason = reason_to_keep(tensor, input.is_folder(), options.quantize_experts);
-    if (entry.reason.empty() && any_match(skip, tensor.name)) entry.reason = "--skip";
-    if (entry.reason.empty() && !only.empty() && !any_match(only, tensor.name))
-      entry.reason = "not in --only";
-    entry.quantize = entry.reason.empty();
+    if (input.is_folder()) entry.role = roles.of(tensor.name, tensor.shape);
+    entry.kept = role_reason(tensor, entry.role, input.is_folder(), options.quantize_experts);
+    if (entry.kept == KeptBecause::kNot && any_match(skip, tensor.name)) entry.kept = KeptBecause::kSkipped;
+    if (entry.kept == KeptBecause::kNot && !only.empty() && !any_match(only, tensor.name))
+      entry.kept = KeptBecause::kNotSelected;
+    plan.tensors.push_back(std::move(entry));
+  }
+  if (input.is_folder()) settle_skip_list(roles, &plan);
+  for (TensorPlan& entry : plan.tensors) {
+    const TensorInfo& tensor = entry.input;
+    entry.reason = reason_text(entry);
+    entry.quantize = entry.kept == KeptBecause::kNot;
     entry.bytes_after = tensor.bytes;
     if (entry.quantize) {
-      entry.transpose = stored_transposed(model_type, tensor.name);
+      entry.transpose = entry.role == TensorRole::kConv1D;
       check_storage(entry, options.storage);
       entry.bytes_after = quantized_layout(entry, options).bytes;
       plan.quantized_parameters += tensor.shape.elements();
@@ -135,7 +173,6 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
     plan.parameters += tensor.shape.elements();
     plan.bytes_before += tensor.bytes;
     plan.bytes_after += entry.bytes_after;
-    plan.tensors.push_back(std::move(entry));
   }
   if (input.is_folder()) plan.copied_files = other_files(input);
   return plan;

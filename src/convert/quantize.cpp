@@ -8,25 +8,6 @@
 namespace nfloat {
 namespace {
 
-// Module names that a loader must not replace with 4-bit layers, when its own default (the output head) does
-// not say it all; null else.
-Json skip_modules(const QuantizationPlan& plan) {
-  Json modules = Json::array();
-  bool beyond_default = false;
-  for (const TensorPlan& tensor : plan.tensors) {
-    const bool linear = tensor.reason == "output head" || tensor.reason == "router" ||
-                        tensor.reason == "--skip" || tensor.reason == "not in --only";
-    if (tensor.quantize || !linear || !tensor.input.name.ends_with(".weight")) continue;
-    beyond_default = beyond_default || tensor.reason != "output head";
-    modules.push_back(
-        tensor.input.name.substr(0, tensor.input.name.size() - std::string_view(".weight").size()));
-  }
-  if (!beyond_default) return nullptr;
-  // A list replaces the loader's default, and a tied head has no tensor of its own.
-  if (std::find(modules.begin(), modules.end(), "lm_head") == modules.end()) modules.push_back("lm_head");
-  return modules;
-}
-
 DType compute_dtype(const QuantizationPlan& plan) {
   for (const TensorPlan& tensor : plan.tensors) {
     if (tensor.quantize) return tensor.input.dtype;
@@ -45,7 +26,7 @@ Json quantization_config(const QuantizeCheckpointOptions& options, const Quantiz
   config["bnb_4bit_use_double_quant"] = options.quantize.double_quantization;
   config["llm_int8_enable_fp32_cpu_offload"] = false;
   config["llm_int8_has_fp16_weight"] = false;
-  config["llm_int8_skip_modules"] = skip_modules(plan);
+  config["llm_int8_skip_modules"] = plan.skip_modules;
   config["llm_int8_threshold"] = 6.0;
   config["load_in_4bit"] = true;
   config["load_in_8bit"] = false;

@@ -80,10 +80,11 @@ TEST_F(Convert, PlansWhatLoadersExpect) {
   options.skip = {"layers\\.1\\."};
   reason = reasons(plan_quantization(input, options));
   EXPECT_EQ(reason["model.layers.0.mlp.experts.down_proj"], "");
-  EXPECT_EQ(reason["model.layers.1.mlp.up_proj.weight"], "--skip");
+  EXPECT_EQ(reason["model.layers.1.mlp.up_proj.weight"], "matches skip");
   options = {};
   options.only = {"layers\\.1\\."};
-  EXPECT_EQ(reasons(plan_quantization(input, options))["model.layers.0.mlp.up_proj.weight"], "not in --only");
+  EXPECT_EQ(reasons(plan_quantization(input, options))["model.layers.0.mlp.up_proj.weight"],
+            "matches no only");
   options.only = {"("};
   EXPECT_NFLOAT_ERROR(plan_quantization(input, options), ErrorCode::kInvalidArgument,
                       "not a regular expression");
@@ -134,6 +135,29 @@ TEST_F(Convert, WritesAFolderThatLoadersUnderstand) {
                       "already quantized");
   EXPECT_NFLOAT_ERROR(dequantize_checkpoint(back, path("again"), DType::kF16), ErrorCode::kUnsupported,
                       "nothing to dequantize");
+}
+
+TEST_F(Convert, TheSkipListAndTheTensorsAgreeBothWays) {
+  const Checkpoint input(make_model());
+  QuantizeCheckpointOptions options;
+  options.skip = {"layers\\.0\\.mlp\\.up"};
+  const auto plan = quantize_checkpoint(input, path("out"), options).plan;
+  EXPECT_EQ(plan.skip_modules,
+            (std::vector<std::string>{"model.layers.0.mlp.up_proj", "model.layers.0.mlp.gate", "lm_head"}));
+  auto config = Json::parse(read_file(folder_ / "out" / "config.json"));
+  const auto errors = [&](Json list) {
+    config["quantization_config"]["llm_int8_skip_modules"] = std::move(list);
+    write_file(path("out") + "/config.json", config.dump());
+    std::vector<std::string> names;
+    for (const Finding& finding : check_checkpoint(Checkpoint(path("out"))))
+      if (finding.error) names.push_back(finding.tensor);
+    return names;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(errors(Json(plan.skip_modules)), Names{});
+  EXPECT_EQ(errors(nullptr), Names{"model.layers.0.mlp.up_proj.weight"});
+  EXPECT_EQ(errors(Json::array({"up_proj", "lm_head"})), Names{"model.layers.1.mlp.up_proj.weight"});
+  EXPECT_EQ(errors(Json::array({"up_proj"})).size(), 2u);
 }
 
 TEST_F(Convert, ShardsAndIndexAgree) {

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "convert/check_skip_list.h"
+
+#include "architecture/skip_list.h"
+#include "architecture/tensor_roles.h"
+#include "base/fail.h"
+
+namespace nfloat {
+namespace {
+
+constexpr const char* kKey = "llm_int8_skip_modules";
+
+class Comparison {
+ public:
+  Comparison(const Checkpoint& checkpoint, const Json& config, std::vector<Finding>* findings)
+      : checkpoint_(checkpoint), roles_(config), findings_(*findings) {
+    const Json& entries = config["quantization_config"][kKey];
+    listed_ = entries.is_array();
+    for (const Json& entry : entries)
+      if (entry.is_string())
+        list_.add(entry.text());
+      else
+        add(true, "config.json", fmt::format("{} holds {}, expected names of modules", kKey, entry.dump()));
+    if (!listed_ && !entries.is_null())
+      add(true, "config.json", fmt::format("{} is {}, expected a list or null", kKey, entries.type_name()));
+  }
+
+  void run() {
+    for (const std::string& name : checkpoint_.weight_names()) {
+      if (!name.ends_with(".weight")) continue;
+      const bool packed = checkpoint_.is_quantized(name);
+      const Shape shape = checkpoint_.find(name)->shape;
+      if (packed)
+        check_packed(name);
+      else if (is_quantizable(checkpoint_.find(name)->dtype))
+        check_plain(name, roles_.of(name, shape));
+    }
+  }
+
+ private:
+  void check_packed(const std::string& name) {
+    const std::string entry = list_.find(module_of(name));
+    if (!entry.empty())
+      add(true, name,
+          fmt::format("is packed, but '{}' in {} names it: a loader builds a plain layer for it", entry,
+                      kKey));
+    else if (!listed_ && module_of(name) == roles_.output_embedding())
+      add(true, name,
+          fmt::format("is packed, but {} is null, and then a loader keeps the output embedding plain", kKey));
+  }
+
+  void check_plain(const std::string& name, TensorRole role) {
+    // Null leaves heads to the loader's own guess; what is kept in float32 needs no entry. Routers are linear
+    // layers in some versions of a class, and parameters in others.
+    if (!is_linear_layer(role) || role == TensorRole::kKeptFloat || role == TensorRole::kEmbeddingOrLinear)
+      return;
+    if ((!listed_ && role == TensorRole::kHead) || list_.may_name(module_of(name))) return;
+    add(role != TensorRole::kRouter, name,
+        listed_ ? fmt::format("is plain, but {} does not name it: a loader builds a 4-bit layer for it", kKey)
+                : fmt::format("is plain, but {} is null: a loader builds a 4-bit layer for it", kKey));
+  }
+
+  void add(bool error, const std::string& tensor, std::string text) {
+    findings_.push_back({error, tensor, std::move(text)});
+  }
+
+  const Checkpoint& checkpoint_;
+  const TensorRoles roles_;
+  std::vector<Finding>& findings_;
+  SkipList list_;
+  bool listed_ = false;
+};
+
+}  // namespace
+
+void check_skip_list(const Checkpoint& checkpoint, const Json& config, std::vector<Finding>* findings) {
+  Comparison(checkpoint, config, findings).run();
+}
+
+}  // namespace nfloat
