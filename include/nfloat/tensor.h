@@ -31,10 +31,20 @@ enum class DType : uint8_t {
   kU8,
   kBool,
   kF8E4M3,
-  kF8E5M2
+  kF8E5M2,
+  // Known by name and size only.
+  kF8E8M0,
+  kF8E4M3Fnuz,
+  kF8E5M2Fnuz,
+  kF4,
+  kF6E2M3,
+  kF6E3M2,
+  kC64
 };
 
+// Of one element, rounded up to whole bytes.
 NFLOAT_API size_t dtype_bytes(DType dtype) noexcept;
+NFLOAT_API size_t dtype_bits(DType dtype) noexcept;
 NFLOAT_API std::string_view dtype_name(DType dtype) noexcept;        // "BF16"
 NFLOAT_API std::string_view dtype_torch_name(DType dtype) noexcept;  // "bfloat16"
 // Either spelling, any case ("bf16", "BF16", "bfloat16"). Returns false when the name is not known.

@@ -6,6 +6,7 @@
 #include <boost/math/special_functions/gamma.hpp>
 #include <boost/math/tools/minima.hpp>
 #include <cmath>
+#include <limits>
 
 #include "analyze/fit.h"
 #include "nfloat/analyze.h"
@@ -17,6 +18,7 @@ namespace {
 constexpr double kLeastDegrees = 2.5, kMostDegrees = 1000;
 
 // Magnitudes counted in bins of 1/32 octave: the likelihood then costs the same for any number of values.
+// Half of each magnitude, so that none exceeds float32.
 struct Magnitudes {
   std::vector<double> value, count;
   double total = 0, mean_square = 0;
@@ -25,12 +27,13 @@ struct Magnitudes {
     constexpr uint32_t kShift = 18;
     std::vector<uint32_t> counts((0x7f800000u >> kShift) + 1);
     for (const float x : values)
-      ++counts[std::bit_cast<uint32_t>(static_cast<float>(std::fabs(static_cast<double>(x) - mean))) >>
+      ++counts[std::bit_cast<uint32_t>(static_cast<float>(std::fabs(static_cast<double>(x) - mean) / 2)) >>
                kShift];
     for (uint32_t bin = 0; bin < counts.size(); ++bin) {
       if (counts[bin] == 0) continue;
       const auto low = static_cast<double>(std::bit_cast<float>(bin << kShift));
-      const auto high = static_cast<double>(std::bit_cast<float>((bin + 1) << kShift));
+      const auto high = static_cast<double>(
+          std::min(std::bit_cast<float>((bin + 1) << kShift), std::numeric_limits<float>::max()));
       value.push_back((low + high) / 2);
       count.push_back(counts[bin]);
       total += counts[bin];
@@ -92,7 +95,7 @@ StudentFit fit_student(std::span<const float> values, double mean) {
       1 / kLeastDegrees, 16);
   static_cast<void>(loss);
   fit.degrees_of_freedom = 1 / inverse;
-  fit.scale = best_scale(magnitudes, fit.degrees_of_freedom, square);
+  fit.scale = 2 * best_scale(magnitudes, fit.degrees_of_freedom, square);
   return fit;
 }
 

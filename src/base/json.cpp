@@ -2,8 +2,10 @@
 #include "base/json.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <ostream>
 #include <unordered_map>
 
@@ -41,19 +43,70 @@ void write_text(std::string& out, const std::string& text, Json::Invalid invalid
   }
 }
 
+// The numbers that Python's json writes and RFC 8259 does not know, with the strings that stand for them
+// while the parser reads the text. A string of the text that holds the mark stays a string: the mark is then
+// longer.
+class PythonNumbers {
+ public:
+  // `text` with those numbers as marked strings, or `text` itself where there are none.
+  std::string_view replace(std::string_view text) {
+    while (text.find(mark_) != std::string_view::npos) mark_ += '~';
+    bool inside = false;
+    size_t copied = 0;
+    for (size_t i = 0; i < text.size(); ++i) {
+      if (inside && text[i] == '\\')
+        ++i;
+      else if (text[i] == '"')
+        inside = !inside;
+      if (inside || i >= text.size()) continue;
+      for (const std::string_view token : {"NaN", "Infinity", "-Infinity"}) {
+        if (!text.substr(i).starts_with(token)) continue;
+        replaced_.append(text.substr(copied, i - copied))
+            .append(1, '"')
+            .append(mark_)
+            .append(token)
+            .append(1, '"');
+        copied = i + token.size();
+        i = copied - 1;
+        break;
+      }
+    }
+    if (copied == 0) return text;
+    replaced_ += text.substr(copied);
+    return replaced_;
+  }
+
+  // The number that a string stands for, or none.
+  std::optional<double> number(std::string_view text) const {
+    if (replaced_.empty() || !text.starts_with(mark_)) return std::nullopt;
+    constexpr double kInfinity = std::numeric_limits<double>::infinity();
+    text.remove_prefix(mark_.size());
+    return text == "NaN"           ? std::numeric_limits<double>::quiet_NaN()
+           : text.starts_with('-') ? -kInfinity
+                                   : kInfinity;
+  }
+
+ private:
+  std::string mark_ = "~number ";
+  std::string replaced_;
+};
+
 }  // namespace
 
 // Takes the parser's events.
 class JsonBuilder {
  public:
-  explicit JsonBuilder(const JsonLimits& limits) : limits_(limits) {}
+  JsonBuilder(const JsonLimits& limits, const PythonNumbers& numbers) : limits_(limits), numbers_(numbers) {}
 
   bool null() { return add(Json()); }
   bool boolean(bool value) { return add(Json(value)); }
   bool number_integer(int64_t value) { return add(Json(value)); }
   bool number_unsigned(uint64_t value) { return add(Json(value)); }
   bool number_float(double value, const std::string&) { return add(Json(value)); }
-  bool string(std::string& value) { return add(Json(std::move(value))); }
+  bool string(std::string& value) {
+    if (const auto number = numbers_.number(value)) return add(Json(*number));
+    return add(Json(std::move(value)));
+  }
   bool binary(Backend::binary_t&) { return false; }
   bool start_object(size_t) { return open(Json::object()); }
   bool start_array(size_t) { return open(Json::array()); }
@@ -98,6 +151,7 @@ class JsonBuilder {
   }
 
   JsonLimits limits_;
+  const PythonNumbers& numbers_;
   size_t values_ = 0;
   Json root_;
   std::vector<Json*> open_;
@@ -178,7 +232,9 @@ Json Json::object() {
 Json Json::parse(std::string_view text, const JsonLimits& limits) {
   if (text.size() > limits.bytes)
     throw JsonError(fmt::format("{} bytes, expected at most {}", text.size(), limits.bytes));
-  JsonBuilder builder(limits);
+  PythonNumbers numbers;
+  if (limits.python_numbers) text = numbers.replace(text);
+  JsonBuilder builder(limits, numbers);
   Backend::sax_parse(text.begin(), text.end(), &builder);
   return builder.take();
 }
@@ -340,13 +396,13 @@ bool Json::operator==(const Json& other) const noexcept {
   return value_ == other.value_;
 }
 
-std::string Json::dump(int indent, Invalid invalid) const {
+std::string Json::dump(int indent, Invalid invalid, NotFinite not_finite) const {
   std::string out;
-  write(out, indent, 0, invalid);
+  write(out, indent, 0, invalid, not_finite);
   return out;
 }
 
-void Json::write(std::string& out, int indent, int level, Invalid invalid) const {
+void Json::write(std::string& out, int indent, int level, Invalid invalid, NotFinite not_finite) const {
   const auto line = [&](int depth) {
     if (indent >= 0)
       out.append(1, '\n').append(static_cast<size_t>(indent) * static_cast<size_t>(depth), ' ');
@@ -356,7 +412,7 @@ void Json::write(std::string& out, int indent, int level, Invalid invalid) const
     for (size_t i = 0; i < values->size(); ++i) {
       if (i > 0) out += ',';
       line(level + 1);
-      (*values)[i].write(out, indent, level + 1, invalid);
+      (*values)[i].write(out, indent, level + 1, invalid, not_finite);
     }
     if (!values->empty()) line(level);
     out += ']';
@@ -368,14 +424,18 @@ void Json::write(std::string& out, int indent, int level, Invalid invalid) const
       line(level + 1);
       write_text(out, members[i].first, invalid);
       out += indent >= 0 ? ": " : ":";
-      members[i].second.write(out, indent, level + 1, invalid);
+      members[i].second.write(out, indent, level + 1, invalid, not_finite);
     }
     if (!members.empty()) line(level);
     out += '}';
   } else if (is_string()) {
     write_text(out, text(), invalid);
   } else if (is_number_float()) {
-    out += Backend(number()).dump();
+    const double value = number();
+    if (not_finite == NotFinite::kPython && !std::isfinite(value))
+      out += std::isnan(value) ? "NaN" : value < 0 ? "-Infinity" : "Infinity";
+    else
+      out += Backend(value).dump();
   } else if (is_number_unsigned()) {
     out += fmt::format("{}", natural());
   } else if (is_number_integer()) {
@@ -391,7 +451,9 @@ std::ostream& operator<<(std::ostream& out, const Json& json) {
 
 Json parse_json(std::string_view text, const std::string& source, const JsonLimits& limits) {
   try {
-    return Json::parse(text, limits);
+    JsonLimits own = limits;
+    own.python_numbers = true;
+    return Json::parse(text, own);
   } catch (const JsonError& error) {
     constexpr size_t kMost = 200;  // the message quotes the text
     fail(ErrorCode::kMalformedFile, "{}: {}", source, std::string(error.what()).substr(0, kMost));

@@ -32,6 +32,9 @@ struct JsonLimits {
   int depth = 256;  // of arrays and objects in one another
   size_t values = SIZE_MAX;
   size_t bytes = SIZE_MAX;  // of the text
+  // NaN, Infinity and -Infinity are numbers, as Python's json reads and writes them: parse_json and
+  // parse_json_object, which read files that Python wrote, set it.
+  bool python_numbers = false;
 };
 
 // A JSON value (RFC 8259). Objects keep the order of their text; of two members with one name the last value
@@ -159,9 +162,13 @@ class NFLOAT_API Json {
 
   // Bytes that are not UTF-8; and whether the output is ASCII.
   enum class Invalid { kRefuse, kReplace, kReplaceAndEscape };
+  // What a number that is not finite becomes: null, as RFC 8259 has none, or Python's NaN, Infinity,
+  // -Infinity.
+  enum class NotFinite { kNull, kPython };
   // One line, or lines indented by `indent` from 0 on. Throws JsonError for text that is not UTF-8 unless it
   // is to become U+FFFD.
-  std::string dump(int indent = -1, Invalid invalid = Invalid::kRefuse) const;
+  std::string dump(int indent = -1, Invalid invalid = Invalid::kRefuse,
+                   NotFinite not_finite = NotFinite::kNull) const;
 
  private:
   // In order; many are found by an index of names that grows with them.
@@ -202,7 +209,7 @@ class NFLOAT_API Json {
   uint64_t natural() const;
   double number() const;
   const Array& items_of_array() const;
-  void write(std::string& out, int indent, int level, Invalid invalid) const;
+  void write(std::string& out, int indent, int level, Invalid invalid, NotFinite not_finite) const;
 
   Value value_;
 };

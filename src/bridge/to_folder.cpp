@@ -173,7 +173,7 @@ std::vector<Target> plan_folder(const Checkpoint& input, const Json& config, con
       target.shape = target.transpose ? Shape({view.shape[1], view.shape[0]}) : view.shape;
     } else if (input.stored_type(name) != dtype_name(target.dtype)) {
       target.dtype = dtype.value_or(DType::kBF16);
-    } else if (dtype && is_quantizable(target.dtype)) {
+    } else if (dtype && (is_quantizable(target.dtype) || target.dtype == DType::kF64)) {
       target.dtype = *dtype;
     }
     targets.push_back(std::move(target));
@@ -314,7 +314,7 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
     result.tensors.push_back(std::move(tensor));
   }
   if (!config.empty()) {
-    if (!options.keep_packed) config.erase("quantization_config");
+    if (!options.keep_packed) erase_quantization(config);
     if (dtype)
       for (const char* key : {"torch_dtype", "dtype"})
         if (config.contains(key)) config[key] = dtype_torch_name(*dtype);

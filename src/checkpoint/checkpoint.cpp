@@ -176,8 +176,9 @@ struct Checkpoint::State {
   }
 
   void open_folder(const fs::path& folder) {
-    if (fs::exists(folder / kIndexName)) return open_shards(folder);
+    // In this order, as Transformers: an index beside a whole file was left over.
     if (fs::exists(folder / kWholeName)) return add_file((folder / kWholeName).string());
+    if (fs::exists(folder / kIndexName)) return open_shards(folder);
     std::vector<fs::path> others;
     for (const auto& entry : fs::directory_iterator(folder)) {
       if (entry.path().extension() == ".safetensors") others.push_back(entry.path());

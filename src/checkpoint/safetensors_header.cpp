@@ -150,14 +150,18 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
           : !has_shape_ ? "shape"
                         : "data_offsets");
     }
-    uint64_t bytes = dtype_bytes(tensor_.dtype);
+    uint64_t bits = dtype_bits(tensor_.dtype);
     for (int64_t dim : tensor_.shape.dims()) {
-      if (__builtin_mul_overflow(bytes, static_cast<uint64_t>(dim), &bytes) ||
-          bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+      if (__builtin_mul_overflow(bits, static_cast<uint64_t>(dim), &bits) ||
+          bits > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
         // A zero further on would make the product small again; no real tensor has such dimensions.
         bad("tensor '{}': shape {} overflows", shown(tensor_.name), tensor_.shape.to_string());
       }
     }
+    if (bits % 8 != 0)
+      bad("tensor '{}': shape {} of {} ends inside a byte", shown(tensor_.name), tensor_.shape.to_string(),
+          dtype_name(tensor_.dtype));
+    const uint64_t bytes = bits / 8;
     if (begin_ > end_ || end_ - begin_ != bytes) {
       bad("tensor '{}': data_offsets [{}, {}] hold {} bytes, shape {} of {} needs {}", shown(tensor_.name),
           begin_, end_, static_cast<int64_t>(end_ - begin_), tensor_.shape.to_string(),
@@ -183,6 +187,16 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
 }  // namespace
 
+// What a text in place of a file is, by its first 8 bytes; empty for what no text begins with.
+static std::string_view text_instead(std::string_view head) noexcept {
+  if (head.starts_with("version "))
+    return "a Git LFS pointer, not the file that it points to: run 'git lfs pull'";
+  for (const std::string_view page : {"<!DOCTYP", "<!doctyp", "<html", "<HTML", "<?xml"})
+    if (head.starts_with(page.substr(0, 8))) return "a web page (an error or a login, perhaps), not weights";
+  if (head.starts_with("{\"") || head.starts_with("{\n")) return "a JSON text, not weights";
+  return {};
+}
+
 uint64_t safetensors_header_bytes(std::string_view first_8_bytes, uint64_t file_bytes,
                                   const std::string& path) {
   if (file_bytes < 8 || first_8_bytes.size() < 8) {
@@ -190,6 +204,8 @@ uint64_t safetensors_header_bytes(std::string_view first_8_bytes, uint64_t file_
   }
   uint64_t length = 0;
   for (size_t i = 8; i-- > 0;) length = length << 8 | static_cast<unsigned char>(first_8_bytes[i]);
+  if (const std::string_view text = text_instead(first_8_bytes); length > kMaxHeaderBytes && !text.empty())
+    fail(ErrorCode::kMalformedFile, "{}: {}; download the file again", path, text);
   if (length > kMaxHeaderBytes) {
     fail(ErrorCode::kMalformedFile,
          "{}: the header claims {} bytes, more than the format's limit of {}: not a safetensors file?", path,

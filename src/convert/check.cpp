@@ -115,6 +115,10 @@ class Checker {
   }
 
   void check_config() {
+    if (const std::string method = foreign_quantization(checkpoint_); !method.empty()) {
+      add(false, "config.json", "quantized by another method, which is not checked: {}", method);
+      return;
+    }
     const auto config = parse_config(checkpoint_);
     const auto found = config.find("quantization_config");
     if (found == nullptr || !found->is_object()) {

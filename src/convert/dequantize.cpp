@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <cmath>
+#include <cstring>
 
 #include "architecture/tensor_roles.h"
 #include "base/fail.h"
@@ -15,17 +17,40 @@ class DequantizeJob : public StreamJob {
  public:
   DequantizeJob(const Checkpoint& input, const std::string& name, DType dtype, bool transpose,
                 SafetensorsWriter& writer, size_t index)
-      : reader_(input, name, transpose), dtype_(dtype), writer_(writer), index_(index) {}
+      : path_(input.path()),
+        name_(name),
+        reader_(input, name, transpose),
+        dtype_(dtype),
+        writer_(writer),
+        index_(index) {}
 
   int64_t next_stage() override { return started_++ > 0 ? 0 : reader_.chunks(); }
 
   uint64_t run(int64_t chunk, Scratch& scratch) override {
     const auto values = reader_.read_as(chunk, dtype_, scratch);
+    if (dtype_ == DType::kF16) expect_finite(chunk, values, scratch);
     writer_.write(index_, static_cast<uint64_t>(reader_.begin(chunk)) * dtype_bytes(dtype_), values);
     return reader_.input_bytes(chunk);
   }
 
  private:
+  // Throws where a finite value has no place in half precision.
+  void expect_finite(int64_t chunk, std::span<const std::byte> halves, Scratch& scratch) const {
+    const auto count = static_cast<size_t>(reader_.count(chunk));
+    for (size_t i = 0; i < count; ++i) {
+      uint16_t half;
+      std::memcpy(&half, halves.data() + 2 * i, sizeof half);
+      if ((half & 0x7c00) != 0x7c00) continue;
+      const auto exact = reader_.read_as(chunk, DType::kF32, scratch);
+      float value;
+      std::memcpy(&value, exact.data() + sizeof(float) * i, sizeof value);
+      if (!std::isfinite(value)) return;  // as it is in the file
+      fail(ErrorCode::kNotFinite, "{}: {} at element {} of '{}' has no place in F16: take bf16 or f32", path_,
+           value, reader_.begin(chunk) + static_cast<int64_t>(i), name_);
+    }
+  }
+
+  const std::string path_, name_;
   const WeightReader reader_;
   const DType dtype_;
   SafetensorsWriter& writer_;
@@ -76,7 +101,7 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
   }
   for (size_t i = 0; i < units.size(); ++i) units[i].input = &plans[i].input;
   if (!config.empty()) {
-    config.erase("quantization_config");
+    erase_quantization(config);
     for (const char* key : {"torch_dtype", "dtype"}) {
       if (config.contains(key)) config[key] = dtype_torch_name(dtype);
     }

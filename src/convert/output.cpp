@@ -19,6 +19,7 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kConfigName = "config.json";
+constexpr const char* kAdapterName = "adapter_config.json";
 constexpr const char* kIndexName = "model.safetensors.index.json";
 
 double seconds_since(Clock::time_point start) {
@@ -47,12 +48,16 @@ void expect_no_lone_companions(const Checkpoint& input) {
   }
 }
 
-// Only a folder that holds nothing but files, safetensors among them, is ever replaced.
+// Only a folder that holds nothing but files, safetensors among them, and sub-folders of files without
+// weights is ever replaced.
 bool looks_like_checkpoint(const fs::path& folder) {
   bool has_weights = false;
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (!entry.is_regular_file()) return false;
-    has_weights = has_weights || entry.path().extension() == ".safetensors";
+  for (auto at = fs::recursive_directory_iterator(folder); at != fs::recursive_directory_iterator(); ++at) {
+    const bool weights = at->path().extension() == ".safetensors";
+    if ((!at->is_regular_file() && !at->is_directory()) || (at->is_directory() && at->is_symlink()) ||
+        (weights && at.depth() > 0))
+      return false;
+    has_weights = has_weights || weights;
   }
   return has_weights;
 }
@@ -60,7 +65,9 @@ bool looks_like_checkpoint(const fs::path& folder) {
 void expect_replaceable(const fs::path& folder, const std::string& name) {
   if (fs::is_directory(folder) && looks_like_checkpoint(folder)) return;
   fail(ErrorCode::kAlreadyExists,
-       "{}: is not replaced: it is not a checkpoint folder (files only, safetensors among them)", name);
+       "{}: is not replaced: it is not a checkpoint folder (files, safetensors among them, and no weights in "
+       "sub-folders)",
+       name);
 }
 
 fs::path normal_path(const std::string& path) {
@@ -140,6 +147,7 @@ void copy_following_links(const fs::path& from, const fs::path& to) {
 std::string check_output(const Checkpoint& input, const std::string& output, bool output_is_folder,
                          bool overwrite, uint64_t needed_bytes) {
   if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
+  expect_own_weights(input);
   expect_no_lone_companions(input);
   const fs::path from = normal_path(input.path()), to = normal_path(output);
   if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
@@ -203,15 +211,22 @@ std::vector<std::string> other_files(const Checkpoint& input) {
   }
   static constexpr std::string_view kWeightExtensions[] = {
       ".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".ot", ".ckpt"};
-  for (const auto& entry : fs::directory_iterator(input.path())) {
-    std::error_code error;
-    const std::string name = entry.path().filename().string();
-    const std::string extension = entry.path().extension().string();
+  const fs::path root(input.path());
+  std::error_code error;
+  for (auto at = fs::recursive_directory_iterator(root, fs::directory_options::skip_permission_denied);
+       at != fs::recursive_directory_iterator(); ++at) {
+    const std::string name = at->path().filename().string();
+    if (name.starts_with('.')) {
+      at.disable_recursion_pending();
+      continue;
+    }
+    const std::string extension = at->path().extension().string();
     const bool weights = std::find(std::begin(kWeightExtensions), std::end(kWeightExtensions), extension) !=
                              std::end(kWeightExtensions) ||
                          name.ends_with(".index.json");
-    if (!weights && name != kConfigName && !name.starts_with('.') && entry.is_regular_file(error))
-      names.push_back(name);
+    const bool own = at.depth() == 0 && (name == kConfigName || name == kAdapterName);
+    if (!weights && !own && at->is_regular_file(error))
+      names.push_back(fs::relative(at->path(), root).string());
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -280,8 +295,11 @@ void write_checkpoint(const Checkpoint& input, const std::string& output,
   if (folder) {
     const fs::path inside(folder->path());
     if (shards.size() > 1) write_file_atomically((inside / kIndexName).string(), index_text(shards, units));
-    if (!config.empty()) write_file_atomically((inside / kConfigName).string(), config.dump(2) + "\n");
+    if (!config.empty())
+      write_file_atomically((inside / kConfigName).string(),
+                            config.dump(2, Json::Invalid::kRefuse, Json::NotFinite::kPython) + "\n");
     for (const std::string& name : other_files(input)) {
+      fs::create_directories((inside / name).parent_path());
       if (input.is_gguf())
         write_file_atomically((inside / name).string(), input.text_file(name));
       else

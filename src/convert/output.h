@@ -23,8 +23,17 @@ Json parse_config(const Checkpoint& input);
 std::string text_of(const Json& object, const char* key, const std::string& otherwise = {});
 std::string model_type_of(const Json& config);
 
-// Files of a model folder that go along with the weights: all but weights in any format, indices and
-// config.json. Of a GGUF file: those that are made from its metadata.
+// The method by which another program quantized the checkpoint, with the file or tensor that shows it; empty
+// for plain weights, for bitsandbytes in 4 bits and for GGUF.
+std::string foreign_quantization(const Checkpoint& input);
+// Throws kUnsupported for such a checkpoint and for an adapter, whose tensors are no weights.
+void expect_own_weights(const Checkpoint& input);
+// Takes the description of quantized weights out of a configuration and out of those inside it.
+void erase_quantization(Json& config);
+
+// Files of a model folder that go along with the weights, those of sub-folders as "FOLDER/NAME": all but
+// weights in any format, indices, config.json, the description of an adapter and hidden ones. Of a GGUF file:
+// those that are made from its metadata.
 std::vector<std::string> other_files(const Checkpoint& input);
 
 // What the weights take in the files, in blocks or not.

@@ -124,12 +124,6 @@ void refuse_quantized(const Checkpoint& input) {
            input.path(), tensor.name);
     }
   }
-  const auto config = parse_config(input);
-  if (const auto found = config.find("quantization_config"); found != nullptr && found->is_object()) {
-    const std::string method = text_of(*found, "quant_method", "an unknown method");
-    fail(ErrorCode::kUnsupported, "{}: already quantized: its config.json has a quantization_config of {}",
-         input.path(), method);
-  }
 }
 
 }  // namespace
@@ -143,6 +137,7 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
          kMinBlockSize, kMaxBlockSize);
   }
   refuse_quantized(input);
+  expect_own_weights(input);
   const std::vector<std::regex> skip = compile(options.skip, "--skip");
   const std::vector<std::regex> only = compile(options.only, "--only");
   const TensorRoles roles(parse_config(input));
@@ -174,6 +169,10 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
     plan.bytes_before += tensor.bytes;
     plan.bytes_after += entry.bytes_after;
   }
+  if (!only.empty() && plan.quantized_parameters == 0)
+    fail(ErrorCode::kInvalidArgument,
+         "{}: nothing to quantize: no tensor that can be quantized matches 'only' ({})", input.path(),
+         fmt::join(options.only, ", "));
   if (input.is_folder()) plan.copied_files = other_files(input);
   return plan;
 }

@@ -54,7 +54,9 @@ ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& ou
     }
   }
   Json config = parse_config(input);
-  if (!config.empty()) config["quantization_config"] = quantization_config(options, result.plan);
+  erase_quantization(config);
+  if (!config.empty() && result.plan.quantized_parameters > 0)
+    config["quantization_config"] = quantization_config(options, result.plan);
   const QuantizeSetup setup(input, options);
   const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,
                                 std::function<void(std::string)> write_late) {

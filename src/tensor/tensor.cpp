@@ -15,27 +15,34 @@ namespace {
 
 struct DTypeFacts {
   DType dtype;
-  uint8_t bytes;
+  uint8_t bits;
   std::string_view name;
   std::string_view torch_name;
 };
 
-constexpr std::array<DTypeFacts, 15> kDTypes{{
-    {DType::kF64, 8, "F64", "float64"},
-    {DType::kF32, 4, "F32", "float32"},
-    {DType::kF16, 2, "F16", "float16"},
-    {DType::kBF16, 2, "BF16", "bfloat16"},
-    {DType::kI64, 8, "I64", "int64"},
-    {DType::kI32, 4, "I32", "int32"},
-    {DType::kI16, 2, "I16", "int16"},
-    {DType::kI8, 1, "I8", "int8"},
-    {DType::kU64, 8, "U64", "uint64"},
-    {DType::kU32, 4, "U32", "uint32"},
-    {DType::kU16, 2, "U16", "uint16"},
-    {DType::kU8, 1, "U8", "uint8"},
-    {DType::kBool, 1, "BOOL", "bool"},
-    {DType::kF8E4M3, 1, "F8_E4M3", "float8_e4m3fn"},
-    {DType::kF8E5M2, 1, "F8_E5M2", "float8_e5m2"},
+constexpr std::array<DTypeFacts, 22> kDTypes{{
+    {DType::kF64, 64, "F64", "float64"},
+    {DType::kF32, 32, "F32", "float32"},
+    {DType::kF16, 16, "F16", "float16"},
+    {DType::kBF16, 16, "BF16", "bfloat16"},
+    {DType::kI64, 64, "I64", "int64"},
+    {DType::kI32, 32, "I32", "int32"},
+    {DType::kI16, 16, "I16", "int16"},
+    {DType::kI8, 8, "I8", "int8"},
+    {DType::kU64, 64, "U64", "uint64"},
+    {DType::kU32, 32, "U32", "uint32"},
+    {DType::kU16, 16, "U16", "uint16"},
+    {DType::kU8, 8, "U8", "uint8"},
+    {DType::kBool, 8, "BOOL", "bool"},
+    {DType::kF8E4M3, 8, "F8_E4M3", "float8_e4m3fn"},
+    {DType::kF8E5M2, 8, "F8_E5M2", "float8_e5m2"},
+    {DType::kF8E8M0, 8, "F8_E8M0", "float8_e8m0fnu"},
+    {DType::kF8E4M3Fnuz, 8, "F8_E4M3FNUZ", "float8_e4m3fnuz"},
+    {DType::kF8E5M2Fnuz, 8, "F8_E5M2FNUZ", "float8_e5m2fnuz"},
+    {DType::kF4, 4, "F4", "float4_e2m1fn_x2"},
+    {DType::kF6E2M3, 6, "F6_E2M3", "float6_e2m3fn"},
+    {DType::kF6E3M2, 6, "F6_E3M2", "float6_e3m2fn"},
+    {DType::kC64, 64, "C64", "complex64"},
 }};
 
 const DTypeFacts& facts(DType dtype) noexcept {
@@ -77,7 +84,10 @@ float narrow_to_odd(double value) noexcept {
 }  // namespace
 
 size_t dtype_bytes(DType dtype) noexcept {
-  return facts(dtype).bytes;
+  return (facts(dtype).bits + 7u) / 8u;
+}
+size_t dtype_bits(DType dtype) noexcept {
+  return facts(dtype).bits;
 }
 std::string_view dtype_name(DType dtype) noexcept {
   return facts(dtype).name;

@@ -216,14 +216,22 @@ Codebook chosen_codebook(const CodebookOptions& options, const std::string& name
   }
   const int bits = name[2] - '0';
   if (options.offset == "generalised") return make_normal_float(bits, generalised_offset(bits));
-  double offset = 0;
-  const char* end = options.offset.data() + options.offset.size();
-  const auto [stop, error] = std::from_chars(options.offset.data(), end, offset);
-  if (error != std::errc{} || stop != end) {
-    throw UsageError(fmt::format("--offset '{}': expected a probability between 0.5 and 1, or generalised",
-                                 options.offset));
+  // A number, or a fraction of two.
+  const std::string_view text = options.offset;
+  const size_t slash = text.find('/');
+  double offset = 0, divisor = 1;
+  const auto read = [](std::string_view part, double* value) {
+    const auto [stop, error] = std::from_chars(part.data(), part.data() + part.size(), *value);
+    return error == std::errc{} && stop == part.data() + part.size();
+  };
+  if (!read(text.substr(0, slash), &offset) ||
+      (slash != std::string_view::npos && (!read(text.substr(slash + 1), &divisor) || !(divisor > 0)))) {
+    throw UsageError(
+        fmt::format("--offset '{}': expected a probability between 0.5 and 1, as a number or a fraction "
+                    "(929/960), or generalised",
+                    options.offset));
   }
-  return make_normal_float(bits, offset);
+  return make_normal_float(bits, offset / divisor);
 }
 
 void add_codebook_command(const Command& app) {

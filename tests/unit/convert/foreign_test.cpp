@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+// What other programs quantized is refused by name, and folders are read and written as Transformers does.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "base/json.h"
+#include "nfloat/analyze.h"
+#include "nfloat/convert.h"
+#include "nfloat/error.h"
+#include "support/files.h"
+
+namespace nfloat {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::RawTensor;
+using testing::write_file;
+using testing::write_safetensors;
+
+class ForeignTest : public testing::TemporaryFolder {
+ protected:
+  void SetUp() override {
+    TemporaryFolder::SetUp();
+    fs::create_directories(folder_ / "in");
+  }
+  void write(const std::string& config, const std::vector<RawTensor>& tensors,
+             const std::string& name = "in/model.safetensors") {
+    if (!config.empty()) write_file(folder_ / "in/config.json", config);
+    write_safetensors(folder_ / name, tensors);
+  }
+  static RawTensor tensor(const std::string& name, const std::string& dtype = "F32", size_t element = 4) {
+    return {name, dtype, {64, 64}, std::string(64 * 64 * element, '\0')};
+  }
+  std::string refusal() {
+    try {
+      quantize_checkpoint(Checkpoint(path("in")), path("out"), {}, {});
+    } catch (const Error& error) {
+      EXPECT_FALSE(fs::exists(folder_ / "out"));
+      return error.what();
+    }
+    return "";
+  }
+  Json config_out() {
+    return parse_json_object(testing::read_file(folder_ / "out/config.json"), "config.json");
+  }
+};
+
+constexpr const char* kQuery = "model.layers.0.self_attn.q_proj.weight";
+
+TEST_F(ForeignTest, OtherMethodsAreNamed) {
+  const std::pair<const char*, const char*> configs[] = {
+      {R"({"quantization_config": {"quant_method": "hqq"}})", "hqq"},
+      {R"({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true}})", "8 bits"},
+      {R"({"quantization": {"group_size": 64, "bits": 4}})", "MLX"},
+      {R"({"text_config": {"quantization_config": {"quant_method": "fbgemm_fp8"}}})", "fbgemm_fp8"},
+      {R"({"compression_config": {"quant_method": "compressed-tensors"}})", "compressed-tensors"}};
+  for (const auto& [config, method] : configs) {
+    write(config, {tensor(kQuery)});
+    EXPECT_NE(refusal().find(method), std::string::npos) << config << ": " << refusal();
+  }
+}
+
+TEST_F(ForeignTest, TensorsAndFilesShowTheMethodToo) {
+  for (const char* suffix : {"SCB", "weight_scale_inv", "qzeros", "weight_packed"}) {
+    write("{}", {tensor(kQuery), tensor(std::string("model.layers.0.mlp.up_proj.") + suffix)});
+    EXPECT_NE(refusal().find(suffix), std::string::npos) << refusal();
+  }
+  write("{}", {tensor(kQuery)});
+  write_file(folder_ / "in/hf_quant_config.json", R"({"quantization": {"quant_algo": "NVFP4"}})");
+  EXPECT_NE(refusal().find("ModelOpt"), std::string::npos) << refusal();
+  const std::vector<Finding> found = check_checkpoint(Checkpoint(path("in")), {});
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_FALSE(found[0].error);
+  EXPECT_NE(found[0].text.find("not checked"), std::string::npos) << found[0].text;
+}
+
+TEST_F(ForeignTest, AdaptersAreNoModels) {
+  write("{}", {tensor("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight")});
+  EXPECT_NE(refusal().find("LoRA"), std::string::npos) << refusal();
+}
+
+TEST_F(ForeignTest, NumbersOfPythonGoThrough) {
+  write(R"({"a": [NaN, -Infinity, Infinity], "text": "NaN and \"Infinity\"", "b": -1.5})", {tensor(kQuery)});
+  quantize_checkpoint(Checkpoint(path("in")), path("out"), {}, {});
+  const Json config = config_out();
+  EXPECT_TRUE(std::isnan(config["a"][0].get<double>()));
+  EXPECT_EQ(config["a"][1].get<double>(), -std::numeric_limits<double>::infinity());
+  EXPECT_EQ(config["a"][2].get<double>(), std::numeric_limits<double>::infinity());
+  EXPECT_EQ(config["text"].get<std::string>(), "NaN and \"Infinity\"");
+  EXPECT_EQ(Json(std::nan("")).dump(), "null");
+  EXPECT_THROW(Json::parse("[NaN]"), JsonError);
+  EXPECT_THROW(parse_json("[Infinit]", "x"), Error);
+  EXPECT_EQ(parse_json(R"(["~number NaN", NaN])", "x")[0].get<std::string>(), "~number NaN");
+}
+
+TEST_F(ForeignTest, AWholeFileComesBeforeAnIndex) {
+  write("{}", {tensor(kQuery)});
+  write_file(folder_ / "in/model.safetensors.index.json",
+             R"({"weight_map": {"gone": "model-00001-of-00002.safetensors"}})");
+  EXPECT_NE(Checkpoint(path("in")).find(kQuery), nullptr);
+}
+
+TEST_F(ForeignTest, SubFoldersGoAlongAndCanBeReplaced) {
+  write(R"({"vision_config": {"quantization_config": null}})", {tensor(kQuery)});
+  fs::create_directories(folder_ / "in/2_Normalize/deeper");
+  write_file(folder_ / "in/2_Normalize/config.json", "{}");
+  write_file(folder_ / "in/2_Normalize/deeper/a.txt", "x");
+  fs::create_directories(folder_ / "in/.cache");
+  write_file(folder_ / "in/.cache/lock", "x");
+  write_file(folder_ / "in/adapter_config.json", "{}");
+  ConvertControl control;
+  for (int i = 0; i < 2; ++i) {
+    quantize_checkpoint(Checkpoint(path("in")), path("out"), {}, control);
+    control.overwrite = true;
+  }
+  EXPECT_TRUE(fs::exists(folder_ / "out/2_Normalize/config.json"));
+  EXPECT_TRUE(fs::exists(folder_ / "out/2_Normalize/deeper/a.txt"));
+  EXPECT_FALSE(fs::exists(folder_ / "out/.cache"));
+  EXPECT_FALSE(fs::exists(folder_ / "out/adapter_config.json"));
+  // Weights of somebody else below: never replaced.
+  write_file(folder_ / "out/2_Normalize/other.safetensors", "x");
+  EXPECT_THROW(quantize_checkpoint(Checkpoint(path("in")), path("out"), {}, control), Error);
+}
+
+TEST_F(ForeignTest, NothingPackedIsNotDescribedAsPacked) {
+  write(R"({"model_type": "x"})", {{"model.norm.weight", "F32", {64}, std::string(256, '\0')}});
+  quantize_checkpoint(Checkpoint(path("in")), path("out"), {}, {});
+  EXPECT_EQ(config_out().find("quantization_config"), nullptr);
+  QuantizeCheckpointOptions options;
+  options.only = {"nothing"};
+  write("{}", {tensor(kQuery)});
+  EXPECT_THROW(plan_quantization(Checkpoint(path("in")), options), Error);
+}
+
+TEST_F(ForeignTest, TypesThatAreOnlyListed) {
+  const std::tuple<const char*, std::vector<int64_t>, size_t> types[] = {{"F4", {3, 4}, 6},
+                                                                         {"F6_E2M3", {4}, 3},
+                                                                         {"C64", {2}, 16},
+                                                                         {"F8_E8M0", {5}, 5},
+                                                                         {"F8_E5M2FNUZ", {2, 2}, 4}};
+  for (const auto& [type, shape, bytes] : types) {
+    write("", {{"x", type, shape, std::string(bytes, 'x')}}, "a.safetensors");
+    EXPECT_EQ(Checkpoint(path("a.safetensors")).stored_type("x"), type);
+  }
+  write("", {{"x", "F4", {3}, "xx"}}, "a.safetensors");
+  EXPECT_THROW(Checkpoint(path("a.safetensors")), Error);
+}
+
+TEST_F(ForeignTest, TextsInPlaceOfWeightsAreNamed) {
+  const std::pair<const char*, const char*> texts[] = {
+      {"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS"},
+      {"<!doctype html><html><body>401</body></html>", "web page"},
+      {"<html>\n<head></head></html>", "web page"}};
+  for (const auto& [text, name] : texts) {
+    write_file(folder_ / "a.safetensors", text);
+    try {
+      Checkpoint{path("a.safetensors")};
+      ADD_FAILURE() << text;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(name), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(AnalyzeWeights, TheLargestFloatsHaveAFit) {
+  Tensor weights(DType::kF32, {32, 64});
+  for (int i = 0; i < 32 * 64; ++i)
+    weights.data<float>()[i] = (i % 3 == 0 ? 1 : -1) * std::numeric_limits<float>::max();
+  const WeightStatistics result = analyze_weights(weights.view(), {});
+  EXPECT_TRUE(std::isfinite(result.deviation));
+  EXPECT_TRUE(std::isfinite(result.plain.student.scale));
+}
+
+}  // namespace
+}  // namespace nfloat
