@@ -127,7 +127,7 @@ TEST_F(Chat, WhatIsWrongIsSaidAndTheConversationGoesOn) {
       talk(talker(), "/nothing\n/load " + path("absent.json") + "\n/load " + path("not.json") + "\n/load " +
                          path("roles.json") + "\n/load " + path("text.json") + "\n/save\n/save " +
                          path("absent/x.json") + "\n" + far + "\nStill here?\n");
-  EXPECT_EQ(result.code, 1) << "lines that were not answered are not success" << result;
+  EXPECT_EQ(result.exit_code, 1) << "lines that were not answered are not success" << result;
   for (const char* word :
        {"no command /nothing", "absent.json", "not.json: not valid JSON", "roles.json: messages[1]",
         "text.json: no list of \"messages\"", "/save FILE", "absent/x.json", "the context has 512"})
