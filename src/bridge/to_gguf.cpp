@@ -308,6 +308,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
     result.bytes_after += tensor.bytes;
     result.tensors.push_back(std::move(tensor));
   }
+  expect_own_weights(input, true);
   const std::string path = check_output(input, output, false, control.overwrite,
                                         result.bytes_after + plan.metadata.bytes().size());
   remove_stale_temporaries(path);

@@ -72,8 +72,10 @@ std::string foreign_quantization(const Checkpoint& input) {
   return {};
 }
 
-void expect_own_weights(const Checkpoint& input) {
-  if (const std::string method = foreign_quantization(input); !method.empty())
+void expect_own_weights(const Checkpoint& input, bool mxfp4) {
+  const std::string method = foreign_quantization(input);
+  const bool allowed = mxfp4 && (method.starts_with("mxfp4") || method.starts_with("MXFP4"));
+  if (!method.empty() && !allowed)
     fail(ErrorCode::kUnsupported,
          "{}: quantized by another method: {}; nfloat reads plain weights, bitsandbytes in 4 bits and GGUF: "
          "take the "

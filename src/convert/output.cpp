@@ -147,7 +147,6 @@ void copy_following_links(const fs::path& from, const fs::path& to) {
 std::string check_output(const Checkpoint& input, const std::string& output, bool output_is_folder,
                          bool overwrite, uint64_t needed_bytes) {
   if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
-  expect_own_weights(input);
   expect_no_lone_companions(input);
   const fs::path from = normal_path(input.path()), to = normal_path(output);
   if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
@@ -226,7 +225,7 @@ std::vector<std::string> other_files(const Checkpoint& input) {
                          name.ends_with(".index.json");
     const bool own = at.depth() == 0 && (name == kConfigName || name == kAdapterName);
     if (!weights && !own && at->is_regular_file(error))
-      names.push_back(fs::relative(at->path(), root).string());
+      names.push_back(at->path().lexically_relative(root).string());
   }
   std::sort(names.begin(), names.end());
   return names;
@@ -247,6 +246,7 @@ void write_checkpoint(const Checkpoint& input, const std::string& output,
                       const std::vector<OutputUnit>& units, const JobMaker& make_job, const Json& config,
                       uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result) {
   const Clock::time_point start = Clock::now();
+  expect_own_weights(input);
   ConvertProgress progress;
   progress.tensors_total = units.size();
   uint64_t needed = 1 << 16;

@@ -26,8 +26,9 @@ std::string model_type_of(const Json& config);
 // The method by which another program quantized the checkpoint, with the file or tensor that shows it; empty
 // for plain weights, for bitsandbytes in 4 bits and for GGUF.
 std::string foreign_quantization(const Checkpoint& input);
-// Throws kUnsupported for such a checkpoint and for an adapter, whose tensors are no weights.
-void expect_own_weights(const Checkpoint& input);
+// Throws kUnsupported for such a checkpoint and for an adapter, whose tensors are no weights. `mxfp4`:
+// experts in MXFP4 may stay, since the output has a place for them.
+void expect_own_weights(const Checkpoint& input, bool mxfp4 = false);
 // Takes the description of quantized weights out of a configuration and out of those inside it.
 void erase_quantization(Json& config);
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "nfloat/convert.h"
+#include "nfloat/error.h"
 #include "random_model.h"
 #include "reference/transformer.h"
 
@@ -481,6 +482,10 @@ TEST_P(Layouts, Quantized) {
   QuantizeCheckpointOptions options;
   options.quantize_experts = true;
   options.quantize.double_quantization = true;
+  if (GetParam().experts == ExpertLayout::kMxfp4) {  // no loader reads experts in MXFP4 beside layers in NF4
+    EXPECT_THROW(quantize_checkpoint(Checkpoint(folder), nf4, options), Error);
+    return;
+  }
   const ConvertResult result = quantize_checkpoint(Checkpoint(folder), nf4, options);
   int64_t quantized = 0;
   for (const TensorPlan& plan : result.plan.tensors) {
