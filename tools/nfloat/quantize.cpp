@@ -165,7 +165,8 @@ void add_quantize_command(const Command& app) {
       "  nfloat quantize meta-llama/Llama-3.2-1B out --preset best     from the local Hugging Face cache\n"
       "  nfloat quantize ./model --dry-run                             what would be done, and the sizes\n"
       "  nfloat quantize weights.safetensors weights-nf4.safetensors\n"
-      "The result loads in Transformers, PEFT and vLLM. Embeddings, norms, the output head and routers stay "
+      "The result loads in Transformers, PEFT and vLLM (0.28 and later with vllm-bnb-plugin). Embeddings, "
+      "norms, the output head and routers stay "
       "plain, as\n"
       "those programs expect; what stays plain is listed with its reason.");
   command
