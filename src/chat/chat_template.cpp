@@ -164,7 +164,7 @@ std::string ChatTemplate::render(std::string_view variables) const {
   for (const auto& [key, value] : state_->special_tokens.items())
     entries.emplace_back(key, chat::Value::text(value.text()));
   for (const auto& [key, value] : *given.dict) {
-    std::erase_if(entries, [&](const auto& entry) { return entry.first == key.str(); });
+    std::erase_if(entries, [&name = key](const auto& entry) { return entry.first == name.str(); });
     entries.emplace_back(key.str(), value);
   }
   return chat::render(*chosen.root, std::move(entries), budget);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // GCC 12 warns inside of the header and of its own string.
+#if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC diagnostic ignored "-Wrestrict"
+#endif
 #include <boost/multiprecision/cpp_int.hpp>
 
 #include "base/fail.h"

@@ -86,8 +86,9 @@ std::string shown(const Json& value) {
 void check_keys(const Json& json, const std::string& source) {
   for (const auto& [key, value] : json.items()) {
     if (is_off(value) || contains(kHarmless, key) || contains(kRead, key)) continue;
-    const auto* known = std::find_if(std::begin(kRefused), std::end(kRefused),
-                                     [&](const Refusal& refusal) { return refusal.key == key; });
+    const auto* known =
+        std::find_if(std::begin(kRefused), std::end(kRefused),
+                     [&, &name = key](const Refusal& refusal) { return refusal.key == name; });
     if (known != std::end(kRefused))
       fail(ErrorCode::kUnsupported, "{}: \"{}\": {}", source, key, known->reason);
     fail(ErrorCode::kUnsupported, "{}: {} is {}: what that does to the weights is not understood", source,

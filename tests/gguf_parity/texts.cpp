@@ -21,7 +21,7 @@ using namespace nfloat;
 namespace fs = std::filesystem;
 using nfloat::testing::read_file;
 
-const std::string kTiny = testing::source_path("/models/nfloat-tiny");
+const std::string kTiny = nfloat::testing::source_path("/models/nfloat-tiny");
 constexpr int kWindow = 512;
 
 ConvertControl replacing() {
@@ -188,7 +188,7 @@ size_t first_difference(const std::vector<int32_t>& a, const std::vector<int32_t
 }  // namespace
 
 int compare_tokenizers(const std::string& folder) {
-  const std::string shared = testing::shared_path("");
+  const std::string shared = nfloat::testing::shared_path("");
   if (!fs::exists(shared + "/text")) {
     std::printf("tokenizers: no shared texts here\n");
     return 0;
