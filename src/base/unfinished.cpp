@@ -19,9 +19,17 @@ namespace {
 constexpr int kSlots = 1024;
 constexpr int kMostFolders = 8;  // nested
 
-// Whoever takes a path out of its slot owns it. A signal handler takes it and does not free it.
-std::array<std::atomic<char*>, kSlots>& slots() noexcept {
-  static std::array<std::atomic<char*>, kSlots> paths{};
+using Slots = std::array<std::atomic<char*>, kSlots>;
+
+// Whoever takes a path out of its slot owns it.
+Slots& slots() noexcept {
+  static Slots paths{};
+  return paths;
+}
+
+// Where a signal handler, which may not free, leaves what it took for the owner of the slot.
+Slots& removed() noexcept {
+  static Slots paths{};
   return paths;
 }
 
@@ -67,13 +75,18 @@ Unfinished::Unfinished(const std::string& path) {
 
 void Unfinished::forget() noexcept {
   if (slot_ < 0) return;
-  std::free(slots()[static_cast<size_t>(slot_)].exchange(nullptr));
+  const auto slot = static_cast<size_t>(slot_);
+  std::free(removed()[slot].exchange(nullptr));
+  std::free(slots()[slot].exchange(nullptr));
   slot_ = -1;
 }
 
 void remove_unfinished_outputs() noexcept {
-  for (auto& slot : slots()) {
-    if (const char* path = slot.exchange(nullptr); path != nullptr) remove_tree(AT_FDCWD, path, 0);
+  for (size_t i = 0; i < kSlots; ++i) {
+    char* path = slots()[i].exchange(nullptr);
+    if (path == nullptr) continue;
+    remove_tree(AT_FDCWD, path, 0);
+    removed()[i] = path;
   }
 }
 
