@@ -71,13 +71,13 @@ struct BridgeResult {
 // Norms, biases and routers are F32; embedding and head of 4-bit files Q8_0; rows that are no whole blocks
 // F16. The input is a checkpoint with its configuration, a GGUF file too. Throws kUnsupported (a model that
 // llama.cpp does not have), kNotFinite (values that the type cannot hold, naming tensor and place), and what
-// quantize_checkpoint throws.
+// quantize_checkpoint throws. Experts in MXFP4 stay so where CheckpointOptions::keep_mxfp4 shows them.
 NFLOAT_API BridgeResult write_gguf(const Checkpoint& input, const std::string& output,
                                    const BridgeOptions& options, const ConvertControl& control = {});
 
 // The reverse: a plain Hugging Face folder of a GGUF file, its configuration and tokenizer made from the
 // metadata, or of a bitsandbytes one. With a type every floating tensor becomes it; without, plain ones stay
-// as they are, those in blocks become BF16. Open GGUF files with CheckpointOptions::decoded F32: what is lost
+// as they are, those in blocks become BF16. Open the input with CheckpointOptions::decoded F32: what is lost
 // is measured against that. part_bytes 0: shards of 5 GB. Throws kInvalidArgument (a type that folders do not
 // have; keep_packed without 4-bit weights; an original that the 4-bit weights are not near to), kNotFinite,
 // and what dequantize_checkpoint throws.

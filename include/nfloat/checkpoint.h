@@ -45,18 +45,24 @@ struct QuantizedView {
   TensorView nested_quant_map;  // F32 [256]
 };
 
-// How the weights of a GGUF file are shown; other checkpoints do not ask.
+// How weights that the files hold in blocks are shown.
 struct CheckpointOptions {
-  DType decoded = DType::kBF16;  // F32, F16 or BF16: what weights in blocks are decoded to
+  // F32, F16 or BF16: what those of GGUF files, 8-bit floats and MXFP4 are decoded to.
+  DType decoded = DType::kBF16;
   // Q4_0, IQ4_NL, IQ4_XS and MXFP4 matrices are shown as quantized, with their own codes, levels and scales.
   bool packed = false;
+  // Experts in MXFP4 are shown as gpt-oss stores them, "W_blocks" [experts, out, in/32, 16] and "W_scales",
+  // and not as the values "W" [experts, in, out].
+  bool keep_mxfp4 = false;
 };
 
 // A checkpoint opened for reading: a Hugging Face folder (model.safetensors, or shards with their index), one
 // .safetensors file, or a .gguf file, which is shown as the folder that its model would be: names, order of
-// rows, config.json and tokenizer files (nfloat/gguf.h shows it as it is). Files are mapped, headers checked
-// whole: every length, offset, overlap, gap, name. Throws kMalformedFile, kNotFound, kUnsupported (PyTorch
-// .bin files, with what to do), naming file and tensor.
+// rows, config.json and tokenizer files (nfloat/gguf.h shows it as it is). What other programs stored as
+// 8-bit floats with scales or as MXFP4 is shown as values, under the names that Transformers gives them;
+// codes of other methods are shown as they are, and foreign_refusal() names them. Files are mapped, headers
+// checked whole: every length, offset, overlap, gap, name. Throws kMalformedFile, kNotFound, kUnsupported
+// (PyTorch .bin files, with what to do), naming file and tensor.
 class NFLOAT_API Checkpoint {
  public:
   explicit Checkpoint(const std::string& path, const CheckpointOptions& options = {});
@@ -84,12 +90,20 @@ class NFLOAT_API Checkpoint {
   bool is_quantized(std::string_view name) const noexcept;
   // Its parts, checked against one another. Throws kMalformedFile naming the tensor and what disagrees.
   QuantizedView quantized(std::string_view name) const;
-  // How its elements are stored: "BF16", "nf4", of a GGUF file "Q4_K".
+  // How its elements are stored: "BF16", "nf4", "F8_E4M3", "MXFP4", of a GGUF file "Q4_K".
   std::string stored_type(std::string_view name) const;
+  // Bytes of a weight in the files, its companions and scales with it; of a GGUF file, of what is shown.
+  uint64_t stored_bytes(std::string_view name) const;
   // The weight's own shape, quantized or not. Throws as quantized() does, and kNotFound.
   Shape weight_shape(std::string_view name) const;
   // Logical weights: every tensor that is not a companion of a quantized one.
   std::vector<std::string> weight_names() const;
+
+  // How another program quantized the tensors, and what shows it: "gptq", "FP8 in blocks
+  // ('...weight_scale_inv')". Empty for plain weights, bitsandbytes in 4 bits and GGUF.
+  const std::string& foreign_method() const noexcept;
+  // The same and the reason, where the tensors are not the values of weights; else empty.
+  const std::string& foreign_refusal() const noexcept;
 
   // Text of a file of the folder ("config.json"); empty when there is none. Throws kIo, or kMalformedFile
   // above 64 MiB.

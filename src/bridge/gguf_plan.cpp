@@ -160,8 +160,11 @@ class Planner {
       target.type = GgufType::kMXFP4;
       return;
     }
-    const DType dtype = checkpoint_.is_quantized(stored) ? checkpoint_.quantized(stored).dtype
-                                                         : checkpoint_.find(stored)->dtype;
+    DType dtype = checkpoint_.find(stored)->dtype;
+    if (checkpoint_.is_quantized(stored))
+      dtype = checkpoint_.quantized(stored).dtype;
+    else if (!checkpoint_.is_gguf() && checkpoint_.stored_type(stored) != dtype_name(dtype))
+      dtype = DType::kBF16;
     target.type = type_ ? *type_ : type_of(dtype);
     const bool table = match.name->gguf == "token_embd" || match.name->gguf == "output";
     const bool blocks = plain_dtype(target.type) == nullptr;

@@ -15,9 +15,11 @@
 #include "base/fail.h"
 #include "base/mapped_file.h"
 #include "base/string_hash.h"
+#include "checkpoint/foreign.h"
 #include "checkpoint/gguf_weights.h"
 #include "checkpoint/quant_state.h"
 #include "checkpoint/safetensors_header.h"
+#include "checkpoint/scaled_weights.h"
 
 namespace nfloat {
 namespace {
@@ -108,6 +110,69 @@ struct Checkpoint::State {
   std::vector<TensorInfo> tensors;
   std::unordered_map<std::string, size_t, StringHash, std::equal_to<>> by_name;
   std::unique_ptr<GgufWeights> gguf;  // instead of files
+  std::unique_ptr<ScaledWeights> scaled;
+  std::string foreign_method, foreign_refusal;
+
+  const TensorInfo* find(std::string_view name) const noexcept {
+    const auto found = by_name.find(name);
+    return found == by_name.end() ? nullptr : &tensors[found->second];
+  }
+  std::string text_file(const std::string& name) const {
+    if (!gguf) return is_folder ? read_text(fs::path(path) / name) : std::string();
+    const auto found = gguf->texts().find(name);
+    return found == gguf->texts().end() ? std::string() : found->second;
+  }
+
+  // Codes and scales that other programs wrote become values.
+  void show_values(const CheckpointOptions& options) {
+    Foreign foreign =
+        recognize_foreign({tensors, [&](std::string_view name) { return find(name); },
+                           [&](const std::string& name) { return text_file(name); }, options.keep_mxfp4});
+    foreign_method = std::move(foreign.method);
+    foreign_refusal = std::move(foreign.refusal);
+    if (foreign.scaled.empty() && foreign.companions.empty()) return;
+    scaled = std::make_unique<ScaledWeights>(std::move(tensors), std::move(foreign), options.decoded);
+    tensors = scaled->shown();
+    by_name.clear();
+    for (size_t i = 0; i < tensors.size(); ++i) by_name.emplace(tensors[i].name, i);
+  }
+  const ScaledTensor* find_scaled(std::string_view name) const noexcept {
+    return scaled ? scaled->find(name) : nullptr;
+  }
+
+  TensorView stored_view(const TensorInfo& info) const {
+    return {info.dtype, info.shape, files[info.file].mapped.bytes().subspan(info.offset, info.bytes)};
+  }
+  void read_stored(const TensorInfo& info, uint64_t begin, std::span<std::byte> output) const {
+    const File& file = files[info.file];
+    uint64_t offset = info.offset + begin;
+    while (!output.empty()) {
+      const ssize_t got = ::pread(file.fd, output.data(), output.size(), static_cast<off_t>(offset));
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) {
+        fail(ErrorCode::kIo, "{}: tensor '{}': cannot read at byte {}: {}", names[info.file], info.name,
+             offset, got == 0 ? "the file has become shorter" : std::strerror(errno));
+      }
+      output = output.subspan(static_cast<size_t>(got));
+      offset += static_cast<uint64_t>(got);
+    }
+  }
+  void release(const TensorView& view) const noexcept {
+    for (const File& file : files) {
+      const std::span<const std::byte> all = file.mapped.bytes();
+      if (view.bytes.data() >= all.data() && view.bytes.data() < all.data() + all.size())
+        file.mapped.release(view.bytes);
+    }
+  }
+  void read_scaled(const TensorInfo& info, const ScaledTensor& tensor, uint64_t begin,
+                   std::span<std::byte> output) const {
+    scaled->read(info, tensor, begin, output,
+                 {[&](const TensorInfo& stored) { return stored_view(stored); },
+                  [&](const TensorInfo& stored, uint64_t from, std::span<std::byte> bytes) {
+                    read_stored(stored, from, bytes);
+                  },
+                  [&](const TensorView& view) { release(view); }});
+  }
 
   void open_gguf(const std::string& file_path, const CheckpointOptions& options) {
     gguf = std::make_unique<GgufWeights>(file_path, options);
@@ -207,6 +272,7 @@ Checkpoint::Checkpoint(const std::string& path, const CheckpointOptions& options
     } else {
       state_->add_file(path);
     }
+    if (!state_->gguf) state_->show_values(options);
   } catch (const fs::filesystem_error& failure) {
     fail(ErrorCode::kIo, "{}: {}", path, failure.code().message());
   }
@@ -233,8 +299,13 @@ const std::vector<TensorInfo>& Checkpoint::tensors() const noexcept {
 }
 
 const TensorInfo* Checkpoint::find(std::string_view name) const noexcept {
-  const auto found = state_->by_name.find(name);
-  return found == state_->by_name.end() ? nullptr : &state_->tensors[found->second];
+  return state_->find(name);
+}
+const std::string& Checkpoint::foreign_method() const noexcept {
+  return state_->foreign_method;
+}
+const std::string& Checkpoint::foreign_refusal() const noexcept {
+  return state_->foreign_refusal;
 }
 
 const std::map<std::string, std::string>& Checkpoint::metadata(size_t file) const {
@@ -250,7 +321,11 @@ TensorView Checkpoint::view(std::string_view name) const {
 
 TensorView Checkpoint::view(const TensorInfo& info) const {
   if (is_gguf()) return state_->gguf->view(state_->by_name.find(info.name)->second);
-  return {info.dtype, info.shape, state_->files[info.file].mapped.bytes().subspan(info.offset, info.bytes)};
+  const ScaledTensor* scaled = state_->find_scaled(info.name);
+  if (scaled == nullptr) return state_->stored_view(info);
+  const auto values = std::make_shared<Buffer>(info.bytes);
+  state_->read_scaled(info, *scaled, 0, values->span());
+  return {info.dtype, info.shape, values->span(), values};
 }
 
 std::vector<std::string> Checkpoint::companions(std::string_view name) const {
@@ -337,7 +412,19 @@ std::string Checkpoint::stored_type(std::string_view name) const {
   const TensorInfo* info = find(name);
   if (info == nullptr) fail(ErrorCode::kNotFound, "{}: no tensor '{}'", path(), name);
   if (is_gguf()) return std::string(state_->gguf->stored_type(state_->by_name.find(name)->second));
+  if (const ScaledTensor* scaled = state_->find_scaled(name))
+    return std::string(state_->scaled->stored_type(*scaled));
   return is_quantized(name) ? quantized(name).quant_type : std::string(dtype_name(info->dtype));
+}
+
+uint64_t Checkpoint::stored_bytes(std::string_view name) const {
+  const TensorInfo* info = find(name);
+  if (info == nullptr) fail(ErrorCode::kNotFound, "{}: no tensor '{}'", path(), name);
+  if (const ScaledTensor* scaled = state_->find_scaled(name)) return state_->scaled->stored_bytes(*scaled);
+  uint64_t bytes = info->bytes;
+  if (is_quantized(name))
+    for (const std::string& companion : companions(name)) bytes += find(companion)->bytes;
+  return bytes;
 }
 
 Shape Checkpoint::weight_shape(std::string_view name) const {
@@ -363,12 +450,7 @@ std::vector<std::string> Checkpoint::weight_names() const {
 }
 
 std::string Checkpoint::text_file(const std::string& name) const {
-  if (is_gguf()) {
-    const auto& texts = state_->gguf->texts();
-    const auto found = texts.find(name);
-    return found == texts.end() ? std::string() : found->second;
-  }
-  return is_folder() ? read_text(fs::path(path()) / name) : std::string();
+  return state_->text_file(name);
 }
 
 std::vector<std::string> Checkpoint::made_files() const {
@@ -384,27 +466,14 @@ void Checkpoint::read(const TensorInfo& info, uint64_t begin, std::span<std::byt
          info.bytes);
   }
   if (is_gguf()) return state_->gguf->read(state_->by_name.find(info.name)->second, begin, output);
-  const State::File& file = state_->files[info.file];
-  uint64_t offset = info.offset + begin;
-  while (!output.empty()) {
-    const ssize_t got = ::pread(file.fd, output.data(), output.size(), static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) {
-      fail(ErrorCode::kIo, "{}: tensor '{}': cannot read at byte {}: {}", state_->names[info.file], info.name,
-           offset, got == 0 ? "the file has become shorter" : std::strerror(errno));
-    }
-    output = output.subspan(static_cast<size_t>(got));
-    offset += static_cast<uint64_t>(got);
-  }
+  const ScaledTensor* scaled = state_->find_scaled(info.name);
+  if (scaled == nullptr) return state_->read_stored(info, begin, output);
+  state_->read_scaled(info, *scaled, begin, output);
 }
 
 void Checkpoint::release(const TensorView& view) const noexcept {
   if (is_gguf()) return state_->gguf->release(view);
-  for (const State::File& file : state_->files) {
-    const std::span<const std::byte> all = file.mapped.bytes();
-    if (view.bytes.data() >= all.data() && view.bytes.data() < all.data() + all.size())
-      file.mapped.release(view.bytes);
-  }
+  state_->release(view);
 }
 
 void Checkpoint::prefetch(const TensorView& view) const noexcept {

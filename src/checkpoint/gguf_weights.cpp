@@ -79,7 +79,8 @@ void GgufWeights::add(const GgufNameMatch& match, const GgufTensor& stored, cons
     const std::string name = one.huggingface(one.expert);
     // The second of two tensors whose rows alternate joins the first.
     if (halves) {
-      const std::string known = stored.type == GgufType::kMXFP4 && !bias ? name + "_blocks" : name;
+      const std::string known =
+          options_.keep_mxfp4 && stored.type == GgufType::kMXFP4 && !bias ? name + "_blocks" : name;
       const auto other = std::find_if(tensors_.begin(), tensors_.end(),
                                       [&](const TensorInfo& info) { return info.name == known; });
       if (other != tensors_.end()) {
@@ -98,7 +99,8 @@ void GgufWeights::add(const GgufNameMatch& match, const GgufTensor& stored, cons
     source.cols = piece.elements;
     const DType* plain = plain_dtype(stored.type);
     const DType dtype = plain != nullptr ? *plain : options_.decoded;
-    if (match.name->bare && matrix_of_experts && !bias && stored.type == GgufType::kMXFP4) {
+    if (options_.keep_mxfp4 && match.name->bare && matrix_of_experts && !bias &&
+        stored.type == GgufType::kMXFP4) {
       source.part = Part::kMxfp4Codes;
       const int64_t blocks = shape[2] / kMxfp4Block, out = shown_rows / experts;
       add_shown(name + "_blocks", {experts, out, blocks, kMxfp4Block / 2}, DType::kU8, source);

@@ -115,8 +115,12 @@ class Checker {
   }
 
   void check_config() {
-    if (const std::string method = foreign_quantization(checkpoint_); !method.empty()) {
-      add(false, "config.json", "quantized by another method, which is not checked: {}", method);
+    if (const std::string& reason = checkpoint_.foreign_refusal(); !reason.empty()) {
+      add(false, "config.json", "quantized by another method, which is not checked: {}", reason);
+      return;
+    }
+    if (const std::string& method = checkpoint_.foreign_method(); !method.empty()) {
+      add(false, "config.json", "quantized by another method, read as the values of its codes: {}", method);
       return;
     }
     const auto config = parse_config(checkpoint_);

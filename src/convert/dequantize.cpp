@@ -73,19 +73,18 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
   for (const std::string& name : input.weight_names()) {
     TensorPlan plan;
     plan.input = *input.find(name);
-    plan.quantize = input.is_quantized(name);
+    const bool packed = input.is_quantized(name);
+    plan.quantize = packed || (!input.is_gguf() && input.stored_type(name) != dtype_name(plan.input.dtype));
     plan.bytes_after = plan.input.bytes;
     SafetensorsWriter::Declared declared{name, plan.input.dtype, plan.input.shape};
-    result.plan.bytes_before += plan.input.bytes;
+    result.plan.bytes_before += input.stored_bytes(name);
     if (plan.quantize) {
-      const QuantizedView view = input.quantized(name);
-      plan.transpose = roles.is_conv1d(name);
+      const Shape shape = input.weight_shape(name);
+      plan.transpose = packed && roles.is_conv1d(name);
       declared.dtype = dtype;
-      declared.shape = plan.transpose ? Shape({view.shape[1], view.shape[0]}) : view.shape;
-      plan.bytes_after = static_cast<uint64_t>(view.shape.elements()) * dtype_bytes(dtype);
-      result.plan.quantized_parameters += view.shape.elements();
-      for (const std::string& companion : input.companions(name))
-        result.plan.bytes_before += input.find(companion)->bytes;
+      declared.shape = plan.transpose ? Shape({shape[1], shape[0]}) : shape;
+      plan.bytes_after = static_cast<uint64_t>(shape.elements()) * dtype_bytes(dtype);
+      result.plan.quantized_parameters += shape.elements();
     }
     result.plan.parameters += declared.shape.elements();
     result.plan.bytes_after += plan.bytes_after;
@@ -96,7 +95,8 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
     plans.push_back(std::move(plan));
   }
   if (result.plan.quantized_parameters == 0) {
-    fail(ErrorCode::kUnsupported, "{}: nothing to dequantize: no tensor has a bitsandbytes quant_state",
+    fail(ErrorCode::kUnsupported,
+         "{}: nothing to dequantize: no tensor has a bitsandbytes quant_state, none is FP8 or MXFP4",
          input.path());
   }
   for (size_t i = 0; i < units.size(); ++i) units[i].input = &plans[i].input;

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "base/fail.h"
+#include "checkpoint/foreign.h"
 #include "checkpoint/quant_state.h"
 #include "nfloat/gguf.h"
 
@@ -223,7 +224,8 @@ std::vector<std::string> other_files(const Checkpoint& input) {
     const bool weights = std::find(std::begin(kWeightExtensions), std::end(kWeightExtensions), extension) !=
                              std::end(kWeightExtensions) ||
                          name.ends_with(".index.json");
-    const bool own = at.depth() == 0 && (name == kConfigName || name == kAdapterName);
+    const bool own =
+        at.depth() == 0 && (name == kConfigName || name == kAdapterName || is_foreign_description(name));
     if (!weights && !own && at->is_regular_file(error))
       names.push_back(at->path().lexically_relative(root).string());
   }
@@ -237,7 +239,7 @@ uint64_t stored_bytes(const Checkpoint& input) {
     const GgufFile file(input.path());
     for (const GgufTensor& tensor : file.tensors()) bytes += tensor.bytes;
   } else {
-    for (const TensorInfo& tensor : input.tensors()) bytes += tensor.bytes;
+    for (const std::string& name : input.weight_names()) bytes += input.stored_bytes(name);
   }
   return bytes;
 }

@@ -23,17 +23,16 @@ Json parse_config(const Checkpoint& input);
 std::string text_of(const Json& object, const char* key, const std::string& otherwise = {});
 std::string model_type_of(const Json& config);
 
-// The method by which another program quantized the checkpoint, with the file or tensor that shows it; empty
-// for plain weights, for bitsandbytes in 4 bits and for GGUF.
-std::string foreign_quantization(const Checkpoint& input);
-// Throws kUnsupported for such a checkpoint and for an adapter, whose tensors are no weights. `mxfp4`:
-// experts in MXFP4 may stay, since the output has a place for them.
+// Throws kUnsupported for what another program quantized and Checkpoint does not show as values, and for an
+// adapter, whose tensors are no weights. `mxfp4`: experts may be shown in MXFP4, since the output has a place
+// for them.
 void expect_own_weights(const Checkpoint& input, bool mxfp4 = false);
 // Takes the description of quantized weights out of a configuration and out of those inside it.
 void erase_quantization(Json& config);
 
 // Files of a model folder that go along with the weights, those of sub-folders as "FOLDER/NAME": all but
-// weights in any format, indices, config.json, the description of an adapter and hidden ones. Of a GGUF file:
+// weights in any format, indices, config.json, descriptions of an adapter or of another program's codes and
+// hidden ones. Of a GGUF file:
 // those that are made from its metadata.
 std::vector<std::string> other_files(const Checkpoint& input);
 

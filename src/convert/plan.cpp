@@ -166,7 +166,7 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
       plan.quantized_parameters += tensor.shape.elements();
     }
     plan.parameters += tensor.shape.elements();
-    plan.bytes_before += tensor.bytes;
+    plan.bytes_before += input.is_gguf() ? tensor.bytes : input.stored_bytes(tensor.name);
     plan.bytes_after += entry.bytes_after;
   }
   if (!only.empty() && plan.quantized_parameters == 0)

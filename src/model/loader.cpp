@@ -6,6 +6,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "checkpoint/foreign.h"
 #include "model/expert_slices.h"
 #include "model/families.h"
 #include "model/model_state.h"
@@ -334,6 +335,7 @@ static uint64_t estimated_bytes(const Checkpoint& checkpoint, const ModelConfig&
 
 Model Model::load(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
                   const ModelOptions& options) {
+  expect_readable(*checkpoint);
   check_tensors(*checkpoint, config);
   check_available_memory(estimated_bytes(*checkpoint, config, options), checkpoint->path());
   return Model(Loader(std::move(checkpoint), config, options).run());
@@ -343,7 +345,8 @@ Model Model::load(const std::string& path, const ModelOptions& options) {
   auto checkpoint = std::make_shared<const Checkpoint>(
       resolve_model_path(path),
       CheckpointOptions{.decoded = options.precision == Precision::kF32 ? DType::kF32 : DType::kBF16,
-                        .packed = true});
+                        .packed = true,
+                        .keep_mxfp4 = true});
   const std::string text = checkpoint->text_file("config.json");
   if (text.empty())
     fail(ErrorCode::kNotFound, "{}: no config.json; a model is a folder with its configuration", path);

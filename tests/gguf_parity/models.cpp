@@ -200,7 +200,7 @@ int compare_families(const std::string& folder) {
   for (const Family& family : kFamilies) {
     const RandomModel random(family.config, {}, family.experts, "", kGain);
     const std::string file = folder + "/family.gguf";
-    const Checkpoint checkpoint(random.folder.path());
+    const Checkpoint checkpoint(random.folder.path(), {.keep_mxfp4 = true});
     const BridgeResult result =
         write_gguf(checkpoint, file, {.type = GgufType::kF32, .check = true}, replacing());
     const std::vector<int32_t> tokens = random.tokens(kTokens);

@@ -149,7 +149,7 @@ void run(const Options& options) {
     bridge.type = type->type;
   }
   if (!options.part_size.empty()) bridge.part_bytes = parse_bytes(options.part_size, "--part-size");
-  const Checkpoint input(resolve_model_path(options.input), {.decoded = DType::kF32});
+  const Checkpoint input(resolve_model_path(options.input), {.decoded = DType::kF32, .keep_mxfp4 = to_gguf});
   catch_interrupts();
   const auto bar = std::make_shared<ProgressBar>("convert", "GB");
   const ConvertControl control = control_with_progress(bar, options.threads, options.overwrite);

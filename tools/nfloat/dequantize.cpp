@@ -19,7 +19,7 @@ void run(const Options& options) {
   DType dtype = DType::kBF16;
   parse_dtype(options.dtype, &dtype);
   const uint64_t shard_bytes = parse_bytes(options.shard_size, "--shard-size");
-  const Checkpoint input(resolve_model_path(options.input));
+  const Checkpoint input(resolve_model_path(options.input), {.decoded = DType::kF32});
   catch_interrupts();
   const auto bar = std::make_shared<ProgressBar>("dequantize", "GB");
   const ConvertResult result =

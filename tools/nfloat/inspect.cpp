@@ -39,10 +39,8 @@ std::vector<Weight> list_weights(const Checkpoint& checkpoint) {
   std::vector<Weight> weights;
   for (const std::string& name : checkpoint.weight_names()) {
     const TensorInfo& info = *checkpoint.find(name);
-    Weight weight{name, "plain", info.dtype, info.shape, info.bytes};
+    Weight weight{name, "plain", info.dtype, info.shape, checkpoint.stored_bytes(name)};
     if (checkpoint.is_quantized(name)) {
-      for (const std::string& companion : checkpoint.companions(name))
-        weight.bytes += checkpoint.find(companion)->bytes;
       try {
         const QuantizedView view = checkpoint.quantized(name);
         weight.layout = fmt::format("{}, blocks of {}{}", view.quant_type, view.block_size,
@@ -52,6 +50,8 @@ std::vector<Weight> list_weights(const Checkpoint& checkpoint) {
       } catch (const Error&) {
         weight.layout = "damaged (see --check)";
       }
+    } else if (const std::string stored = checkpoint.stored_type(name); stored != dtype_name(info.dtype)) {
+      weight.layout = stored;
     }
     weights.push_back(std::move(weight));
   }
