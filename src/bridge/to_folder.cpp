@@ -287,6 +287,7 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
                           const ConvertControl& control) {
   std::optional<DType> dtype;
   if (options.type) dtype = dtype_of(*options.type);
+  expect_own_weights(input);
   Json config = parse_config(input);
   std::optional<Checkpoint> original;
   if (!options.original.empty()) original.emplace(options.original);

@@ -287,6 +287,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
          input.path());
   const ModelConfig config = parse_model_config(text, input.path() + "/config.json");
   const std::string name = std::filesystem::path(input.path()).lexically_normal().stem().string();
+  expect_own_weights(input, true);
   const GgufPlan plan = plan_gguf(input, config, name, options.type);
 
   const auto adapter = load_adapter(options, input);
@@ -308,7 +309,6 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
     result.bytes_after += tensor.bytes;
     result.tensors.push_back(std::move(tensor));
   }
-  expect_own_weights(input, true);
   const std::string path = check_output(input, output, false, control.overwrite,
                                         result.bytes_after + plan.metadata.bytes().size());
   remove_stale_temporaries(path);

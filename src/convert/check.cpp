@@ -55,6 +55,8 @@ class Checker {
     storage_.insert(view.codes.dtype);
     check_maps(name, view);
     check_scales(name, view);
+    if (view.block_size < 32 || view.block_size > 4096 || (view.block_size & (view.block_size - 1)) != 0)
+      add(false, name, "block size {}: bitsandbytes loads powers of two from 32 to 4096", view.block_size);
     if (view.shape.rank() == 2 && view.shape[1] % view.block_size != 0) {
       add(false, name,
           "in_features {} is no multiple of the block size {}: blocks cross rows, which some bitsandbytes "

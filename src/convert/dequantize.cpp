@@ -65,6 +65,7 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
   if (!is_quantizable(dtype)) {
     fail(ErrorCode::kInvalidArgument, "cannot dequantize to {}: F32, F16 or BF16", dtype_name(dtype));
   }
+  expect_own_weights(input);
   Json config = parse_config(input);
   const TensorRoles roles(config);
   ConvertResult result;

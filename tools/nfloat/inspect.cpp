@@ -228,8 +228,13 @@ void run(const Options& options) {
   if (options.json) {
     json["path"] = checkpoint.path();
     json["tensors"] = to_json(weights);
+    if (!checkpoint.foreign_method().empty()) json["quantized_by"] = checkpoint.foreign_method();
   } else {
     print_weights(weights, options.all);
+    if (const std::string& reason = checkpoint.foreign_refusal(); !reason.empty())
+      fmt::print("quantized by another method, shown as it is stored: {}\n", printable(reason));
+    else if (!checkpoint.foreign_method().empty())
+      fmt::print("quantized by another method, read as values: {}\n", printable(checkpoint.foreign_method()));
   }
   bool sound = true;
   if (options.check) {

@@ -179,7 +179,9 @@ void add_quantize_command(const Command& app) {
       .add_option("--format", options->format, "Code: nf4 (NormalFloat) or fp4 (bitsandbytes' 4-bit float)")
       .one_of({"nf4", "fp4"})
       .show_default();
-  command.add_option("--block-size", options->block_size, "Weights that share a scale, 16 or more")
+  command
+      .add_option("--block-size", options->block_size,
+                  "Weights that share a scale, 16 or more; bitsandbytes loads 32, 64, ... 4096")
       .between(kMinBlockSize, int64_t{1} << 30)
       .show_default();
   command.add_flag("--double-quantization,--double-quant", options->double_quantization,
@@ -190,7 +192,7 @@ void add_quantize_command(const Command& app) {
               "--scale", options->scale,
               "absmax: bitsandbytes' own bytes; search: the scale with the least squared error; signed: "
               "the same, "
-              "negative scales allowed (least error, same file size, loads everywhere)")
+              "negative scales allowed (least error, same file size; decoded by the same multiplication)")
           .one_of({"absmax", "search", "signed"})
           .show_default();
   command

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "nfloat/analyze.h"
+#include "nfloat/bridge.h"
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
 #include "support/files.h"
@@ -74,6 +75,107 @@ TEST_F(ForeignTest, TensorsAndFilesShowTheMethodToo) {
   ASSERT_EQ(found.size(), 1u);
   EXPECT_FALSE(found[0].error);
   EXPECT_NE(found[0].text.find("not checked"), std::string::npos) << found[0].text;
+}
+
+// A weight of 64 x 64 in E4M3, ones and halves, in blocks of 48 rows and 40 columns with the scales 2, 4, 8,
+// 16, and what it is.
+std::vector<RawTensor> float8_weight(std::vector<float>* values) {
+  std::string codes;
+  for (int row = 0; row < 64; ++row)
+    for (int col = 0; col < 64; ++col) {
+      const bool half = (row + col) % 3 == 0;
+      codes += half ? '\x30' : '\x38';
+      const float scale = row < 48 ? (col < 40 ? 2.0f : 4.0f) : (col < 40 ? 8.0f : 16.0f);
+      values->push_back(half ? scale / 2 : scale);
+    }
+  return {{kQuery, "F8_E4M3", {64, 64}, codes},
+          {std::string(kQuery) + "_scale_inv", "F32", {2, 2}, testing::raw_bytes<float>({2, 4, 8, 16})},
+          {"model.layers.0.self_attn.q_proj.input_scale", "F32", {}, testing::raw_bytes<float>({3})}};
+}
+constexpr const char* kFloat8Config =
+    R"({"torch_dtype": "bfloat16", "text_config": {"quantization_config": {"quant_method": "fp8",
+        "weight_block_size": [48, 40]}}})";
+
+TEST_F(ForeignTest, Float8BecomesPlain) {
+  std::vector<float> expected;
+  write(kFloat8Config, float8_weight(&expected));
+  write_file(folder_ / "in/hf_quant_config.json", R"({"quantization": {"quant_algo": "FP8"}})");
+  const Checkpoint input(path("in"), {.decoded = DType::kF32});
+  const auto expect_plain = [&](const std::string& folder, DType dtype) {
+    const Checkpoint output(path(folder));
+    ASSERT_EQ(output.tensors().size(), 1u);
+    EXPECT_EQ(output.find(kQuery)->dtype, dtype);
+    std::vector<float> values(64 * 64);
+    convert_elements(output.view(kQuery), DType::kF32, std::as_writable_bytes(std::span(values)));
+    EXPECT_EQ(values, expected);
+    const Json config =
+        parse_json_object(testing::read_file(folder_ / folder / "config.json"), "config.json");
+    EXPECT_FALSE(config["text_config"].contains("quantization_config"));
+    EXPECT_FALSE(fs::exists(folder_ / folder / "hf_quant_config.json"));
+  };
+  write_folder(input, path("same"), {});
+  expect_plain("same", DType::kBF16);
+  write_folder(input, path("f32"), {.type = GgufType::kF32, .check = true});
+  expect_plain("f32", DType::kF32);
+  dequantize_checkpoint(input, path("f16"), DType::kF16);
+  expect_plain("f16", DType::kF16);
+}
+
+TEST_F(ForeignTest, QuantizingFloat8IsQuantizingItsValues) {
+  std::vector<float> values;
+  write(kFloat8Config, float8_weight(&values));
+  quantize_checkpoint(Checkpoint(path("in")), path("from_codes"), {});
+  std::string bf16;
+  for (const float value : values) {
+    const std::string four = testing::raw_bytes<float>({value});
+    bf16 += four.substr(2);
+  }
+  fs::remove_all(folder_ / "in");
+  fs::create_directories(folder_ / "in");
+  write(R"({"torch_dtype": "bfloat16", "text_config": {}})", {{kQuery, "BF16", {64, 64}, bf16}});
+  quantize_checkpoint(Checkpoint(path("in")), path("from_values"), {});
+  for (const char* file : {"model.safetensors", "config.json"})
+    EXPECT_EQ(testing::read_file(folder_ / "from_codes" / file),
+              testing::read_file(folder_ / "from_values" / file));
+}
+
+TEST_F(ForeignTest, EveryWayOutRefusesWhatIsNotRead) {
+  const Checkpoint input = [&] {
+    write(R"({"model_type": "llama", "quantization_config": {"quant_method": "awq"}})",
+          {{"model.layers.0.self_attn.q_proj.qweight", "I32", {1}, "abcd"}});
+    return Checkpoint(path("in"));
+  }();
+  const auto expect_named = [&](const auto& action) {
+    const auto [code, text] = testing::error_of(action);
+    EXPECT_EQ(code, ErrorCode::kUnsupported) << text;
+    EXPECT_NE(text.find("awq ('model.layers.0.self_attn.q_proj.qweight')"), std::string::npos) << text;
+    EXPECT_FALSE(fs::exists(folder_ / "out"));
+  };
+  expect_named([&] { quantize_checkpoint(input, path("out"), {}); });
+  expect_named([&] { dequantize_checkpoint(input, path("out"), DType::kBF16); });
+  expect_named([&] { write_folder(input, path("out"), {}); });
+  BridgeOptions merged;
+  merged.lora = path("adapter");
+  expect_named([&] { write_folder(input, path("out"), merged); });
+  EXPECT_EQ(input.tensors().size(), 1u);  // which inspect lists
+}
+
+// A part of MXFP4 has no place beside plain or 4-bit weights.
+TEST_F(ForeignTest, KeptExpertsGoIntoGgufFilesOnly) {
+  const std::string name = "model.layers.0.mlp.experts.down_proj";
+  write(R"({"model_type": "gpt_oss", "quantization_config": {"quant_method": "mxfp4"}})",
+        {{name + "_blocks", "U8", {1, 2, 1, 16}, std::string(32, '\x22')},
+         {name + "_scales", "U8", {1, 2, 1}, "\x80\x81"}});
+  const Checkpoint kept(path("in"), {.keep_mxfp4 = true});
+  EXPECT_NFLOAT_ERROR(write_folder(kept, path("out"), {}), ErrorCode::kUnsupported, name + "_blocks");
+  write_folder(Checkpoint(path("in")), path("out"), {});
+  const Checkpoint output(path("out"));
+  ASSERT_EQ(output.find(name)->shape, Shape({1, 32, 2}));
+  const TensorView view = output.view(name);
+  for (size_t i = 0; i < 32; ++i) {  // 1 times 2 and 4, as BF16
+    EXPECT_EQ(std::memcmp(view.bytes.data() + 4 * i, "\x00\x40\x80\x40", 4), 0) << i;
+  }
+  EXPECT_TRUE(config_out().find("quantization_config") == nullptr);
 }
 
 TEST_F(ForeignTest, AdaptersAreNoModels) {
