@@ -105,8 +105,8 @@ class NFLOAT_API Checkpoint {
   // The same and the reason, where the tensors are not the values of weights; else empty.
   const std::string& foreign_refusal() const noexcept;
 
-  // Text of a file of the folder ("config.json"); empty when there is none. Throws kIo, or kMalformedFile
-  // above 64 MiB.
+  // Text of a file of the folder ("config.json"); empty when there is none, "\n" of an empty .json file.
+  // Throws kIo, or kMalformedFile above 64 MiB.
   std::string text_file(const std::string& name) const;
   // Names of the text files of a GGUF file; empty for others.
   std::vector<std::string> made_files() const;

@@ -450,6 +450,8 @@ std::ostream& operator<<(std::ostream& out, const Json& json) {
 }
 
 Json parse_json(std::string_view text, const std::string& source, const JsonLimits& limits) {
+  if (text.find_first_not_of(" \t\r\n") == std::string_view::npos)
+    fail(ErrorCode::kMalformedFile, "{}: not valid JSON: it is empty", source);
   try {
     JsonLimits own = limits;
     own.python_numbers = true;

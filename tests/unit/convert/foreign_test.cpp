@@ -197,6 +197,17 @@ TEST_F(ForeignTest, NumbersOfPythonGoThrough) {
   EXPECT_EQ(parse_json(R"(["~number NaN", NaN])", "x")[0].get<std::string>(), "~number NaN");
 }
 
+TEST_F(ForeignTest, AnEmptyConfigurationIsNotNone) {
+  for (const char* text : {"", " \n"}) {
+    write("{}", {tensor(kQuery)});
+    write_file(folder_ / "in/config.json", text);
+    EXPECT_NFLOAT_ERROR(quantize_checkpoint(Checkpoint(path("in")), path("out"), {}),
+                        ErrorCode::kMalformedFile, "config.json: not valid JSON: it is empty");
+    EXPECT_NFLOAT_ERROR(write_gguf(Checkpoint(path("in")), path("out.gguf"), {}), ErrorCode::kMalformedFile,
+                        "config.json: not valid JSON: it is empty");
+  }
+}
+
 TEST_F(ForeignTest, AWholeFileComesBeforeAnIndex) {
   write("{}", {tensor(kQuery)});
   write_file(folder_ / "in/model.safetensors.index.json",
