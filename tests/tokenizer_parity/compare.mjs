@@ -27,6 +27,15 @@ for (const [index, kind] of [definition.pre_tokenizer?.pretokenizers ?? [definit
     steps[index].pattern =
       /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
 }
+// Transformers' LlamaTokenizer and LlamaTokenizerFast add what add_bos_token and add_eos_token say, whatever the
+// post-processor of tokenizer.json does; the package knows only the latter.
+const rebuilt = /^(Code)?LlamaTokenizer(Fast)?$/.test(config.tokenizer_class ?? "") && !process.env.AS_SHIPPED;
+const idOf = (token) => peer.token_to_id(token?.content ?? token);
+function withEnds(ids) {
+  if (rebuilt && config.add_bos_token === true && ids[0] !== idOf(config.bos_token)) ids = [idOf(config.bos_token), ...ids];
+  if (rebuilt && config.add_eos_token === true && ids.at(-1) !== idOf(config.eos_token)) ids = [...ids, idOf(config.eos_token)];
+  return ids;
+}
 // It has no character maps but approximates the usual one, which is enough for texts as people write them.
 const approximates = JSON.stringify(definition.normalizer ?? {}).includes('"Precompiled"');
 // The slow part depends on the text alone: it is done once for a text, with and without special tokens.
@@ -106,7 +115,8 @@ const ours = { special: tokenize(texts), plain: tokenize(texts, "--no-special") 
 const round = tokenize(ours.plain);
 parts.forEach((part, index) => {
   for (const kind of ["special", "plain"]) {
-    const theirs = peer.encode(part.text, { add_special_tokens: kind === "special" }).ids;
+    const plain = peer.encode(part.text, { add_special_tokens: kind === "special" }).ids;
+    const theirs = kind === "special" ? withEnds(plain) : plain;
     tokens += theirs.length;
     const found = ours[kind][index];
     const at = theirs.findIndex((id, i) => id !== found[i]);
