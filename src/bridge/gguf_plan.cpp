@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "architecture/families.h"
 #include "base/fail.h"
 #include "bridge/model_metadata.h"
 #include "bridge/tokenizer_metadata.h"
 #include "gguf/tables.h"
-#include "model/families.h"
 #include "model/loader.h"
 
 namespace nfloat {

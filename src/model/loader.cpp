@@ -4,11 +4,11 @@
 #include <cstdio>
 #include <cstring>
 
+#include "architecture/families.h"
 #include "base/fail.h"
 #include "base/parallel.h"
 #include "checkpoint/foreign.h"
 #include "model/expert_slices.h"
-#include "model/families.h"
 #include "model/model_state.h"
 #include "nfloat/quantize.h"
 

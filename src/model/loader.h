@@ -4,33 +4,14 @@
 
 #include <cstdint>
 #include <string>
-#include <vector>
 
+#include "architecture/tensor_list.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/model.h"
 
 namespace nfloat {
 
 struct Family;
-
-// One tensor that a model needs, with the shape that its configuration demands.
-struct ExpectedTensor {
-  std::string name;
-  Shape shape;                     // of matrices: [out, in]; of fused experts: [experts, out, in]
-  bool stored_transposed = false;  // when plain, the last two dimensions are exchanged
-  bool bytes = false;              // U8: codes and scales of MXFP4
-};
-
-// How a checkpoint holds the matrices of experts.
-enum class ExpertLayout : uint8_t {
-  kSingle,  // one by one
-  kFused,   // all experts of a layer in one tensor
-  kMxfp4,   // the same in OCP MXFP4: "_blocks", two codes a byte, and "_scales", one for 32
-};
-
-// In the order of the forward pass, with the family's own names.
-std::vector<ExpectedTensor> expected_tensors(const ModelConfig& config,
-                                             ExpertLayout layout = ExpertLayout::kSingle);
 
 // How one checkpoint says the names of its family: models inside of others, and those saved without their
 // head, have another prefix.

@@ -7,8 +7,8 @@
 #include <random>
 
 #include "base/fail.h"
+#include "base/json_reader.h"
 #include "kernels/dispatch.h"
-#include "model/json_reader.h"
 
 namespace nfloat {
 namespace {

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
+#include "architecture/families.h"
 #include "convert/shape_families.h"
 #include "gguf/architectures.h"
-#include "model/families.h"
 #include "support/files.h"
 #include "support/paths.h"
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/rope_config.h"
+#include "architecture/rope_config.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_MODEL_ROPE_CONFIG_H_
-#define NFLOAT_MODEL_ROPE_CONFIG_H_
+#ifndef NFLOAT_ARCHITECTURE_ROPE_CONFIG_H_
+#define NFLOAT_ARCHITECTURE_ROPE_CONFIG_H_
 
-#include "model/json_reader.h"
+#include "base/json_reader.h"
 #include "nfloat/model_config.h"
 
 namespace nfloat {
@@ -15,4 +15,4 @@ void read_rope(const Json& root, const std::string& source, ModelConfig& config)
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_MODEL_ROPE_CONFIG_H_
+#endif  // NFLOAT_ARCHITECTURE_ROPE_CONFIG_H_

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/json_reader.h"
+#include "base/json_reader.h"
 
 namespace nfloat {
 

@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "architecture/families.h"
+#include "architecture/rope_config.h"
+#include "architecture/tensor_list.h"
 #include "base/fail.h"
-#include "model/families.h"
-#include "model/json_reader.h"
-#include "model/loader.h"
-#include "model/rope_config.h"
+#include "base/json_reader.h"
 
 namespace nfloat {
 namespace {

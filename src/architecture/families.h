@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_MODEL_FAMILIES_H_
-#define NFLOAT_MODEL_FAMILIES_H_
+#ifndef NFLOAT_ARCHITECTURE_FAMILIES_H_
+#define NFLOAT_ARCHITECTURE_FAMILIES_H_
 
 #include <fmt/format.h>
 
@@ -103,4 +103,4 @@ std::string bias_name(const std::string& weight);
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_MODEL_FAMILIES_H_
+#endif  // NFLOAT_ARCHITECTURE_FAMILIES_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_MODEL_JSON_READER_H_
-#define NFLOAT_MODEL_JSON_READER_H_
+#ifndef NFLOAT_BASE_JSON_READER_H_
+#define NFLOAT_BASE_JSON_READER_H_
 
 #include <cmath>
 #include <cstdint>
@@ -109,4 +109,4 @@ class JsonReader {
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_MODEL_JSON_READER_H_
+#endif  // NFLOAT_BASE_JSON_READER_H_
