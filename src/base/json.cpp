@@ -468,4 +468,9 @@ Json parse_json_object(std::string_view text, const std::string& source, const J
   return json;
 }
 
+std::string text_of(const Json& object, std::string_view key, const std::string& otherwise) {
+  const Json* found = object.find(key);
+  return found != nullptr && found->is_string() ? found->text() : otherwise;
+}
+
 }  // namespace nfloat

@@ -223,6 +223,9 @@ NFLOAT_API Json parse_json(std::string_view text, const std::string& source, con
 NFLOAT_API Json parse_json_object(std::string_view text, const std::string& source,
                                   const JsonLimits& limits = {});
 
+// The string under `key`, `otherwise` when it is absent or of another type.
+NFLOAT_API std::string text_of(const Json& object, std::string_view key, const std::string& otherwise = {});
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_BASE_JSON_H_

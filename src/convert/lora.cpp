@@ -77,7 +77,7 @@ class Reader {
       : config_(folder),
         base_(base),
         base_config_(parse_config(base)),
-        model_type_(model_type_of(base_config_)),
+        model_type_(text_of(base_config_, "model_type")),
         roles_(base_config_),
         names_(base),
         file_(open(folder)) {}

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "architecture/model_size.h"
 #include "base/fail.h"
 #include "base/mapped_file.h"
-#include "convert/model_size.h"
 #include "convert/output.h"
 #include "nfloat/convert.h"
 
@@ -69,16 +69,6 @@ int64_t largest_context(const ModelSize& model, uint64_t bytes) {
 }
 
 }  // namespace
-
-uint64_t ModelSize::kv_cache_bytes(int64_t context, double bytes_per_value) const noexcept {
-  double values = static_cast<double>(state_values);
-  for (const CachedLayers& cached : cached_layers) {
-    const int64_t tokens = cached.window > 0 ? std::min(context, cached.window) : context;
-    values +=
-        static_cast<double>(cached.layers) * static_cast<double>(cached.values) * static_cast<double>(tokens);
-  }
-  return static_cast<uint64_t>(values * bytes_per_value);
-}
 
 ModelSize measure_model(const std::string& path) {
   std::error_code error;

@@ -193,15 +193,6 @@ Json parse_config(const Checkpoint& input) {
   return parse_json_object(text, fmt::format("{}/{}", input.path(), kConfigName), {.depth = 64});
 }
 
-std::string text_of(const Json& object, const char* key, const std::string& otherwise) {
-  const auto found = object.find(key);
-  return found != nullptr && found->is_string() ? found->get<std::string>() : otherwise;
-}
-
-std::string model_type_of(const Json& config) {
-  return text_of(config, "model_type");
-}
-
 std::vector<std::string> other_files(const Checkpoint& input) {
   std::vector<std::string> names;
   if (input.is_gguf()) {

@@ -19,9 +19,6 @@ inline constexpr int64_t kMaxBlockSize = int64_t{1} << 30;
 
 // config.json of a folder with its keys in order; an empty object when there is none. Throws kMalformedFile.
 Json parse_config(const Checkpoint& input);
-// The string under `key`, `otherwise` when it is absent or of another type.
-std::string text_of(const Json& object, const char* key, const std::string& otherwise = {});
-std::string model_type_of(const Json& config);
 
 // Throws kUnsupported for what another program quantized and Checkpoint does not show as values, and for an
 // adapter, whose tensors are no weights. `mxfp4`: experts may be shown in MXFP4, since the output has a place

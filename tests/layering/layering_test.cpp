@@ -28,7 +28,7 @@ const std::map<std::string, Room> kRooms = {
     {"codebook", {1, {"codebook.h", "codebook_errors.h"}}},
     {"tensor", {1, {"tensor.h"}}},
     {"kernels", {2, {"targets.h"}}},
-    {"architecture", {2, {"model_config.h", "tensor_role.h"}}},
+    {"architecture", {2, {"model_config.h", "model_size.h", "tensor_role.h"}}},
     {"gguf", {2, {"gguf.h"}}},
     {"cuda", {2, {}}},
     {"quantize", {3, {"quantize.h"}}},

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "architecture/families.h"
-#include "convert/shape_families.h"
+#include "architecture/shape_families.h"
 #include "gguf/architectures.h"
 #include "support/files.h"
 #include "support/paths.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_CONVERT_SHAPE_CONFIG_H_
-#define NFLOAT_CONVERT_SHAPE_CONFIG_H_
+#ifndef NFLOAT_ARCHITECTURE_SHAPE_CONFIG_H_
+#define NFLOAT_ARCHITECTURE_SHAPE_CONFIG_H_
 
 #include <cstdint>
 #include <initializer_list>
@@ -86,4 +86,4 @@ class ShapeConfig {
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_CONVERT_SHAPE_CONFIG_H_
+#endif  // NFLOAT_ARCHITECTURE_SHAPE_CONFIG_H_

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "convert/model_size.h"
+#include "architecture/model_size.h"
 
 #include <algorithm>
 
@@ -131,6 +131,16 @@ void count_cache(const ModelShape& shape, const std::string& path, ModelSize* si
 }
 
 }  // namespace
+
+uint64_t ModelSize::kv_cache_bytes(int64_t context, double bytes_per_value) const noexcept {
+  double values = static_cast<double>(state_values);
+  for (const CachedLayers& cached : cached_layers) {
+    const int64_t tokens = cached.window > 0 ? std::min(context, cached.window) : context;
+    values +=
+        static_cast<double>(cached.layers) * static_cast<double>(cached.values) * static_cast<double>(tokens);
+  }
+  return static_cast<uint64_t>(values * bytes_per_value);
+}
 
 ModelSize count_model(const ModelShape& shape, const std::string& path) {
   ModelSize size;

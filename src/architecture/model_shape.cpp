@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "convert/model_shape.h"
+#include "architecture/model_shape.h"
 
 #include <algorithm>
 #include <limits>
 #include <optional>
 #include <string_view>
 
+#include "architecture/shape_config.h"
+#include "architecture/shape_families.h"
 #include "base/fail.h"
-#include "convert/output.h"
-#include "convert/shape_config.h"
-#include "convert/shape_families.h"
 
 namespace nfloat {
 namespace {
@@ -294,8 +293,8 @@ ModelShape read_model_shape(const Json& whole, const std::string& path) {
   const bool nested = !whole.contains("hidden_size") && text_part != nullptr && text_part->is_object();
   const Json& part = nested ? *text_part : whole;
   ModelShape shape;
-  shape.model_type = model_type_of(part);
-  if (shape.model_type.empty()) shape.model_type = model_type_of(whole);
+  shape.model_type = text_of(part, "model_type");
+  if (shape.model_type.empty()) shape.model_type = text_of(whole, "model_type");
 
   static constexpr ShapeFamily kUnknown;
   const ShapeFamily* known = find_shape_family(shape.model_type);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_CONVERT_MODEL_SIZE_H_
-#define NFLOAT_CONVERT_MODEL_SIZE_H_
+#ifndef NFLOAT_ARCHITECTURE_MODEL_SIZE_H_
+#define NFLOAT_ARCHITECTURE_MODEL_SIZE_H_
 
 #include <string>
 
-#include "convert/model_shape.h"
-#include "nfloat/memory_plan.h"
+#include "architecture/model_shape.h"
+#include "nfloat/model_size.h"
 
 namespace nfloat {
 
@@ -14,4 +14,4 @@ ModelSize count_model(const ModelShape& shape, const std::string& path);
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_CONVERT_MODEL_SIZE_H_
+#endif  // NFLOAT_ARCHITECTURE_MODEL_SIZE_H_

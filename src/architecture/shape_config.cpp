@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "convert/shape_config.h"
+#include "architecture/shape_config.h"
 
 #include <algorithm>
 #include <span>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_CONVERT_SHAPE_FAMILIES_H_
-#define NFLOAT_CONVERT_SHAPE_FAMILIES_H_
+#ifndef NFLOAT_ARCHITECTURE_SHAPE_FAMILIES_H_
+#define NFLOAT_ARCHITECTURE_SHAPE_FAMILIES_H_
 
 #include <span>
 #include <string_view>
@@ -32,4 +32,4 @@ const ShapeFamily* find_shape_family(std::string_view model_type) noexcept;
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_CONVERT_SHAPE_FAMILIES_H_
+#endif  // NFLOAT_ARCHITECTURE_SHAPE_FAMILIES_H_

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "convert/shape_families.h"
+#include "architecture/shape_families.h"
 
 namespace nfloat {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_CONVERT_MODEL_SHAPE_H_
-#define NFLOAT_CONVERT_MODEL_SHAPE_H_
+#ifndef NFLOAT_ARCHITECTURE_MODEL_SHAPE_H_
+#define NFLOAT_ARCHITECTURE_MODEL_SHAPE_H_
 
 #include <cstdint>
 #include <string>
@@ -70,4 +70,4 @@ ModelShape read_model_shape(const Json& config, const std::string& path);
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_CONVERT_MODEL_SHAPE_H_
+#endif  // NFLOAT_ARCHITECTURE_MODEL_SHAPE_H_
