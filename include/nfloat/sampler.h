@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "nfloat/api.h"
@@ -14,15 +15,27 @@
 
 namespace nfloat {
 
-// How the next token is chosen. Applied in this order: repetition penalty, temperature, top-k, top-p, min-p.
+// How the next token is chosen. Applied in this order: repetition penalty, presence and frequency penalties,
+// bias, temperature, top-k, top-p, min-p.
 struct SamplerOptions {
   float temperature = 1;         // 0: the most likely token, always
   int64_t top_k = 0;             // keep the k most likely; 0: all
   float top_p = 1;               // keep the most likely until their probabilities reach p
   float min_p = 0;               // keep those at least min_p times as likely as the most likely
   float repetition_penalty = 1;  // logits of tokens seen before: divided when positive, else multiplied
+  // Taken from the logits of tokens that were generated: once, and for each time.
+  float presence_penalty = 0, frequency_penalty = 0;
   uint64_t seed = 0;
-  std::vector<int32_t> suppressed = {};  // tokens that are never chosen
+  std::vector<int32_t> suppressed = {};              // tokens that are never chosen
+  std::vector<std::pair<int32_t, float>> bias = {};  // added to the logits of these tokens
+};
+
+// What else a choice depends on.
+struct SamplerInput {
+  int64_t prompt_tokens =
+      0;  // of the history, those that were not generated: for the penalties on those that were
+  // Bit t % 64 of word t / 64: token t may be chosen. Empty: all may.
+  std::span<const uint64_t> allowed = {};
 };
 
 // One token with the natural logarithm of its probability under the unmodified logits.
@@ -40,9 +53,10 @@ class NFLOAT_API Sampler {
   Sampler& operator=(Sampler&&) noexcept;
   ~Sampler();
 
-  // `history`: the tokens so far, prompt included (only the repetition penalty looks at it). Of equal logits
-  // the lowest token counts as the most likely. Throws kNotFinite when no logit is a number.
-  int32_t sample(std::span<const float> logits, std::span<const int32_t> history);
+  // `history`: the tokens so far, prompt included (only penalties look at it). Of equal logits the lowest
+  // token counts as the most likely. Throws kNotFinite when no logit of an allowed token is a number.
+  int32_t sample(std::span<const float> logits, std::span<const int32_t> history,
+                 const SamplerInput& input = {});
 
  private:
   struct State;

@@ -2,6 +2,7 @@
 #include "nfloat/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 #include <random>
@@ -33,6 +34,9 @@ void check(const SamplerOptions& options) {
   require(options.min_p >= 0 && options.min_p <= 1, "min-p", options.min_p, "0 to 1");
   require(options.repetition_penalty > 0 && std::isfinite(options.repetition_penalty), "repetition penalty",
           options.repetition_penalty, "more than 0");
+  require(std::isfinite(options.presence_penalty), "presence penalty", options.presence_penalty, "a number");
+  require(std::isfinite(options.frequency_penalty), "frequency penalty", options.frequency_penalty,
+          "a number");
 }
 
 float largest_of(std::span<const float> logits) noexcept {
@@ -44,6 +48,52 @@ float largest_of(std::span<const float> logits) noexcept {
 double log_of_sum(std::span<const float> logits, float largest) noexcept {
   return static_cast<double>(largest) + std::log(kernels::table().transformer.sum_exp(
                                             logits.data(), largest, static_cast<int64_t>(logits.size())));
+}
+
+// The tokens that may be chosen, in order.
+void collect(std::span<const float> logits, std::span<const uint64_t> allowed, std::vector<Candidate>& list) {
+  const auto add = [&](size_t token) {
+    if (!std::isnan(logits[token])) list.push_back({logits[token], static_cast<int32_t>(token)});
+  };
+  if (allowed.empty()) {
+    for (size_t token = 0; token < logits.size(); ++token) add(token);
+    return;
+  }
+  for (size_t word = 0; word < allowed.size(); ++word)
+    for (uint64_t bits = allowed[word]; bits != 0; bits &= bits - 1) {
+      const size_t token = word * 64 + static_cast<size_t>(std::countr_zero(bits));
+      if (token < logits.size()) add(token);
+    }
+}
+
+std::vector<int32_t> sorted(std::span<const int32_t> tokens) {
+  std::vector<int32_t> result(tokens.begin(), tokens.end());
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+void penalize(const SamplerOptions& options, std::span<const int32_t> history, int64_t prompt_tokens,
+              std::vector<Candidate>& list) {
+  if (options.repetition_penalty != 1) {
+    const std::vector<int32_t> seen = sorted(history);
+    for (Candidate& one : list)
+      if (std::binary_search(seen.begin(), seen.end(), one.token))
+        one.logit =
+            one.logit > 0 ? one.logit / options.repetition_penalty : one.logit * options.repetition_penalty;
+  }
+  if (options.presence_penalty != 0 || options.frequency_penalty != 0) {
+    const std::vector<int32_t> seen = sorted(history.subspan(static_cast<size_t>(prompt_tokens)));
+    for (Candidate& one : list) {
+      const auto [first, last] = std::equal_range(seen.begin(), seen.end(), one.token);
+      if (first != last)
+        one.logit -= options.presence_penalty + options.frequency_penalty * static_cast<float>(last - first);
+    }
+  }
+  for (const auto& [token, bias] : options.bias) {
+    const auto found = std::lower_bound(list.begin(), list.end(), token,
+                                        [](const Candidate& one, int32_t id) { return one.token < id; });
+    if (found != list.end() && found->token == token) found->logit += bias;
+  }
 }
 
 }  // namespace
@@ -64,25 +114,18 @@ Sampler::Sampler(Sampler&&) noexcept = default;
 Sampler& Sampler::operator=(Sampler&&) noexcept = default;
 Sampler::~Sampler() = default;
 
-int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history) {
+int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history,
+                        const SamplerInput& input) {
   const SamplerOptions& options = state_->options;
   std::vector<Candidate>& list = state_->candidates;
   list.clear();
-  for (size_t i = 0; i < logits.size(); ++i)
-    if (!std::isnan(logits[i])) list.push_back({logits[i], static_cast<int32_t>(i)});
+  collect(logits, input.allowed, list);
   if (!options.suppressed.empty())
     std::erase_if(list, [&](const Candidate& one) {
       return std::find(options.suppressed.begin(), options.suppressed.end(), one.token) !=
              options.suppressed.end();
     });
-  if (options.repetition_penalty != 1) {
-    std::vector<int32_t> seen(history.begin(), history.end());
-    std::sort(seen.begin(), seen.end());
-    for (Candidate& one : list)
-      if (std::binary_search(seen.begin(), seen.end(), one.token))
-        one.logit =
-            one.logit > 0 ? one.logit / options.repetition_penalty : one.logit * options.repetition_penalty;
-  }
+  penalize(options, history, input.prompt_tokens, list);
   if (list.empty()) fail(ErrorCode::kNotFinite, "none of the {} logits is a number", logits.size());
   const Candidate best = *std::min_element(list.begin(), list.end(), more_likely);
   if (options.temperature == 0 || options.top_k == 1 || !std::isfinite(best.logit)) return best.token;

@@ -42,6 +42,7 @@ const std::map<std::string, Room> kRooms = {
     {"model", {4, {"model.h", "sampler.h", "synthetic.h"}}},
     {"evaluate", {5, {"compare.h", "evaluate.h", "tasks.h"}}},
     {"bridge", {5, {"bridge.h"}}},
+    {"generate", {5, {"conversation.h", "generate.h"}}},
     {"tune", {5, {"tune.h"}}},
     {"report", {6, {"plot.h", "report.h"}}},
     {"c_api", {7, {"nfloat.h"}}},

@@ -9,12 +9,15 @@
 #include <string_view>
 #include <vector>
 
+#include "base/json.h"
 #include "commands.h"
-#include "conversation.h"
 #include "model_options.h"
+#include "nfloat/chat.h"
+#include "nfloat/conversation.h"
 #include "nfloat/error.h"
 #include "nfloat/files.h"
 #include "progress.h"
+#include "sampling_options.h"
 #include "turn_reader.h"
 
 namespace nfloat::cli {
@@ -27,6 +30,7 @@ struct Options {
   ConversationOptions conversation;
   std::string render;
   std::vector<std::string> set;
+  Json variables = Json::object();  // of `set`
   bool quiet = false, no_history = false;
 };
 
@@ -148,6 +152,7 @@ class Chat {
 
   void stats() const {
     const ConversationTotals& totals = conversation_.totals();
+    const GenerationCounts& counts = totals.counts;
     const ModelMemory& memory = conversation_.model().memory();
     const auto rate = [](int64_t tokens, double seconds) {
       return seconds > 0 ? static_cast<double>(tokens) / seconds : 0.0;
@@ -158,8 +163,8 @@ class Chat {
                "generated  {} tokens at {:.1f} tokens/s\n"
                "context    {} of {} tokens in use\n"
                "weights    {}; peak memory of the program {}\n",
-               totals.turns, totals.read, rate(totals.read, totals.read_seconds), totals.reused,
-               totals.generated, rate(totals.generated, totals.generate_seconds), conversation_.used(),
+               totals.turns, counts.read, rate(counts.read, counts.read_seconds), counts.reused,
+               counts.generated, rate(counts.generated, counts.generate_seconds), conversation_.used(),
                conversation_.context(), format_bytes(memory.resident_bytes()),
                format_bytes(peak_memory_bytes()));
   }
@@ -173,22 +178,23 @@ class Chat {
           std::fflush(stdout);
         },
         interrupted);
-    const bool stopped = result.end == AnswerEnd::kStopped;
+    const GenerationCounts& counts = result.counts;
+    const bool stopped = result.reason == FinishReason::kCancelled;
     forget_interrupt();
     std::fputc('\n', stdout);
     if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
       throw Error(ErrorCode::kIo, "standard output: the answer could not be written");
-    if (stopped && result.generated == 0)
+    if (stopped && counts.generated == 0)
       return say("Stopped before the answer; what you said is forgotten.");
-    if (result.end == AnswerEnd::kContextFull)
+    if (result.reason == FinishReason::kContextFull)
       say(fmt::format("The context of {} tokens is full: /reset, or start with --context.",
                       conversation_.context()));
-    else if (result.end == AnswerEnd::kTokenLimit)
-      note(fmt::format("Cut after {} tokens (--max-tokens).", result.generated));
+    else if (result.reason == FinishReason::kTokenLimit)
+      note(fmt::format("Cut after {} tokens (--max-tokens).", counts.generated));
     note(fmt::format(
         "[{} new tokens read in {:.2f} s, {} reused; {} tokens, {:.1f} tokens/s{}; {} of {} left]",
-        result.read, result.read_seconds, result.reused, result.generated,
-        static_cast<double>(result.generated) / std::max(result.generate_seconds, 1e-9),
+        counts.read, counts.read_seconds, counts.reused, counts.generated,
+        static_cast<double>(counts.generated) / std::max(counts.generate_seconds, 1e-9),
         stopped ? ", stopped" : "", conversation_.context() - conversation_.used(), conversation_.context()));
   }
 
@@ -221,7 +227,7 @@ void print_prompt(const Options& options, const std::string& folder) {
   std::string variables = read_text(options.render, kMostFileBytes);
   if (!options.set.empty()) {
     Json all = parse_json_object(variables, options.render);
-    for (const auto& [name, value] : options.conversation.variables.items()) all[name] = value;
+    for (const auto& [name, value] : options.variables.items()) all[name] = value;
     variables = all.dump();
   }
   const std::string prompt = chat->render(variables);
@@ -230,10 +236,12 @@ void print_prompt(const Options& options, const std::string& folder) {
 
 void run(Options& options) {
   const std::string folder = model_folder(options.model.model);
-  options.conversation.variables = template_variables(options.set);
+  options.variables = template_variables(options.set);
+  options.conversation.variables = options.variables.dump(-1, Json::Invalid::kReplace);
   if (!options.render.empty()) return print_prompt(options, folder);
   options.conversation.kv_cache = parse_kv_cache(options.model.kv_cache);
   Conversation conversation(load_model(options.model), folder, options.conversation);
+  name_not_obeyed(conversation.not_obeyed());
   // Ctrl-C stops an answer where a person is there to see it; a request to end the program ends it.
   if (::isatty(STDIN_FILENO) == 1) catch_interrupts(/*only_ctrl_c=*/true);
   Chat(options, conversation).run();
@@ -267,6 +275,9 @@ void add_chat_command(const Command& app) {
       .between(int64_t{1}, int64_t{1} << 27)
       .show_default();
   add_sampling_options(command, conversation.sampling);
+  command
+      .add_option("--stop", conversation.stops, "End an answer before this text; may be given several times")
+      .one_at_a_time();
   command
       .add_option(
           "--set", options->set,

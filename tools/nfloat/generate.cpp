@@ -3,23 +3,20 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <optional>
+#include <utility>
 
 #include "base/json.h"
 #include "commands.h"
 #include "model_options.h"
 #include "nfloat/error.h"
-#include "nfloat/sampler.h"
+#include "nfloat/generate.h"
 #include "nfloat/tokenizer.h"
 #include "progress.h"
 #include "sampling_options.h"
-#include "stop_filter.h"
 
 namespace nfloat::cli {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMaxPromptBytes = size_t{256} << 20;
 
@@ -27,32 +24,42 @@ struct Options {
   ModelArguments model;
   std::optional<std::string> prompt;
   int64_t max_tokens = 128, context = 0;
-  SamplingArguments sampling;
+  SamplingSettings sampling;
   std::vector<std::string> stop;
   int64_t logprobs = -1;
   bool ignore_eos = false, echo = false, quiet = false, json = false;
 };
 
-struct Generation {
+struct Result {
   std::string text;
   std::vector<int32_t> tokens;
-  std::string finish_reason = "length";
+  std::string finish_reason;
   Json logprobs = Json::array();
-  double prefill_seconds = 0, decode_seconds = 0;
+  GenerationCounts counts;
 };
 
-double seconds_between(Clock::time_point begin, Clock::time_point end) {
-  return std::chrono::duration<double>(end - begin).count();
+const char* name_of(FinishReason reason) {
+  switch (reason) {
+    case FinishReason::kEndOfText:
+      return "end of text";
+    case FinishReason::kStopText:
+      return "stop";
+    case FinishReason::kCancelled:
+      return "interrupted";
+    case FinishReason::kTokenLimit:
+    case FinishReason::kContextFull:
+      break;
+  }
+  return "length";
 }
 
-Json logprobs_of(const Tokenizer& tokenizer, std::span<const float> logits, int32_t token,
-                 int64_t alternatives) {
+Json logprobs_of(const Tokenizer& tokenizer, const GeneratedToken& piece) {
   const auto one = [&](int32_t id, double value) {
     return Json{{"id", id}, {"text", tokenizer.token_bytes(id)}, {"logprob", value}};
   };
-  Json result = one(token, log_probability(logits, token));
+  Json result = one(piece.token, piece.log_probability);
   result["top"] = Json::array();
-  for (const TokenProbability& other : most_likely(logits, static_cast<size_t>(alternatives)))
+  for (const TokenProbability& other : piece.most_likely)
     result["top"].push_back(one(other.token, static_cast<double>(other.log_probability)));
   return result;
 }
@@ -63,71 +70,45 @@ void show(const Options& options, const std::string& text) {
   std::fflush(stdout);
 }
 
-Generation generate(const Options& options, Session& session, const Tokenizer& tokenizer, Sampler& sampler,
-                    const std::vector<int32_t>& ends, const std::vector<int32_t>& prompt) {
-  Generation result;
-  StopFilter filter(options.stop);
-  TokenStream stream(tokenizer);
-  stream.skip(prompt);
-  std::vector<int32_t> history = prompt;
-  const auto emit = [&](const std::string& text) {
-    const std::string ready = filter.push(text);
-    show(options, ready);
-    result.text += ready;
-  };
-
-  const Clock::time_point start = Clock::now();
-  std::span<const float> logits = session.prefill(prompt);
-  const Clock::time_point ready = Clock::now();
-  const int64_t room = std::min(options.max_tokens, session.context() - session.position());
-  while (static_cast<int64_t>(result.tokens.size()) < room) {
-    const int32_t token = sampler.sample(logits, history);
-    if (!options.ignore_eos && std::find(ends.begin(), ends.end(), token) != ends.end()) {
-      result.finish_reason = "end of text";
-      break;
-    }
-    result.tokens.push_back(token);
-    history.push_back(token);
-    if (options.logprobs >= 0)
-      result.logprobs.push_back(logprobs_of(tokenizer, logits, token, options.logprobs));
-    // A model's vocabulary may be padded beyond its tokenizer's: such a token has no text.
-    emit(token < tokenizer.vocab_size() ? stream.push(token) : std::string());
-    if (filter.stopped()) {
-      result.finish_reason = "stop";
-      break;
-    }
-    if (interrupted()) {
-      result.finish_reason = "interrupted";
-      break;
-    }
-    if (static_cast<int64_t>(result.tokens.size()) < room) logits = session.decode(token);
+Result generate(const Options& options, Session session, const Tokenizer& tokenizer, Sampler& sampler,
+                const std::vector<int32_t>& ends, const std::vector<int32_t>& prompt) {
+  TokenSequence sequence(std::move(session));
+  const int64_t room = sequence.room() - static_cast<int64_t>(prompt.size());
+  Generation generation(sequence, tokenizer, sampler, prompt,
+                        {.max_tokens = std::min(options.max_tokens, room),
+                         .stops = options.stop,
+                         .end_tokens = options.ignore_eos ? std::vector<int32_t>() : ends,
+                         .log_probabilities = options.logprobs});
+  generation.cancel_when(interrupted);
+  Result result;
+  while (const std::optional<GeneratedToken> piece = generation.next()) {
+    show(options, piece->text);
+    result.text += piece->text;
+    if (options.logprobs >= 0 && piece->token >= 0) result.logprobs.push_back(logprobs_of(tokenizer, *piece));
   }
-  if (!filter.stopped()) emit(stream.flush());
-  const std::string rest = filter.finish();
-  show(options, rest);
-  result.text += rest;
-  result.prefill_seconds = seconds_between(start, ready);
-  result.decode_seconds = seconds_between(ready, Clock::now());
+  result.tokens.assign(generation.generated().begin(), generation.generated().end());
+  result.finish_reason = name_of(*generation.reason());
+  result.counts = generation.counts();
   return result;
 }
 
-void print_json(const Generation& result, const std::vector<int32_t>& prompt) {
+void print_json(const Result& result, const std::vector<int32_t>& prompt) {
   Json json{{"text", result.text},
             {"tokens", result.tokens},
             {"prompt_tokens", prompt},
             {"finish_reason", result.finish_reason},
-            {"prefill_seconds", result.prefill_seconds},
-            {"decode_seconds", result.decode_seconds}};
+            {"prefill_seconds", result.counts.read_seconds},
+            {"decode_seconds", result.counts.generate_seconds}};
   if (!result.logprobs.empty()) json["logprobs"] = result.logprobs;
   fmt::print("{}\n", json.dump(2, Json::Invalid::kReplace));
 }
 
-void print_speed(const Generation& result, size_t prompt) {
+void print_speed(const Result& result, size_t prompt) {
   // The first token comes from the prompt's own pass.
   const double decoded = static_cast<double>(result.tokens.empty() ? 0 : result.tokens.size() - 1);
   fmt::print(stderr, "\n[prompt {} tokens, {:.0f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}]\n",
-             prompt, static_cast<double>(prompt) / result.prefill_seconds, result.tokens.size(),
-             decoded > 0 ? decoded / result.decode_seconds : 0.0, result.finish_reason);
+             prompt, static_cast<double>(prompt) / result.counts.read_seconds, result.tokens.size(),
+             decoded > 0 ? decoded / result.counts.generate_seconds : 0.0, result.finish_reason);
 }
 
 void run(const Options& options) {
@@ -141,7 +122,7 @@ void run(const Options& options) {
   const Tokenizer tokenizer = Tokenizer::load(folder);
   const Model model = load_model(options.model);
   std::vector<int32_t> ends = model.config().eos_tokens;
-  Sampler sampler(sampler_options(options.sampling, folder, model.config(), &ends));
+  Sampler sampler(named_sampler_options(options.sampling, folder, model.config(), &ends));
   std::vector<int32_t> prompt = tokenizer.encode(prompt_text);
   if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty");
 
@@ -154,7 +135,7 @@ void run(const Options& options) {
   Session session(model, {.context = std::min(most, length + options.max_tokens),
                           .kv_cache = parse_kv_cache(options.model.kv_cache)});
   if (options.echo) show(options, tokenizer.decode(prompt, true));
-  const Generation result = generate(options, session, tokenizer, sampler, ends, prompt);
+  const Result result = generate(options, std::move(session), tokenizer, sampler, ends, prompt);
   if (options.json)
     print_json(result, prompt);
   else

@@ -2,28 +2,21 @@
 #ifndef NFLOAT_TOOLS_SAMPLING_OPTIONS_H_
 #define NFLOAT_TOOLS_SAMPLING_OPTIONS_H_
 
-#include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "command_line.h"
-#include "nfloat/sampler.h"
+#include "nfloat/generate.h"
 
 namespace nfloat::cli {
 
-// How tokens are chosen, as the command line says it; unset: what generation_config.json says.
-struct SamplingArguments {
-  std::optional<float> temperature, top_p, min_p, repetition_penalty;
-  std::optional<int64_t> top_k;
-  std::optional<uint64_t> seed;  // unset: another each time
-};
+void add_sampling_options(const Command& command, SamplingSettings& settings);
 
-void add_sampling_options(const Command& command, SamplingArguments& arguments);
-
-// With the model's generation_config.json, of which settings that are not known are named on standard error.
-SamplerOptions sampler_options(const SamplingArguments& arguments, const std::string& folder,
-                               const ModelConfig& config, std::vector<int32_t>* ends);
+// The settings over those of the model's generation_config.json, of which those that are not known are named
+// on standard error.
+SamplerOptions named_sampler_options(const SamplingSettings& settings, const std::string& path,
+                                     const ModelConfig& config, std::vector<int32_t>* ends);
+void name_not_obeyed(const std::vector<std::string>& settings);
 
 }  // namespace nfloat::cli
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_HARMONY_H_
-#define NFLOAT_TOOLS_HARMONY_H_
+#ifndef NFLOAT_GENERATE_HARMONY_H_
+#define NFLOAT_GENERATE_HARMONY_H_
 
 #include <cstdint>
 #include <optional>
@@ -8,7 +8,7 @@
 
 #include "nfloat/tokenizer.h"
 
-namespace nfloat::cli {
+namespace nfloat {
 
 // The format of gpt-oss's answers: <|channel|>NAME<|message|>TEXT, and on with <|end|><|start|>ROLE. The text
 // of the channel "final" is the answer; the others are thoughts and calls.
@@ -57,6 +57,6 @@ class Harmony {
   std::string name_;
 };
 
-}  // namespace nfloat::cli
+}  // namespace nfloat
 
-#endif  // NFLOAT_TOOLS_HARMONY_H_
+#endif  // NFLOAT_GENERATE_HARMONY_H_

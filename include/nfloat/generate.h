@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_GENERATE_H_
+#define NFLOAT_GENERATE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/model.h"
+#include "nfloat/sampler.h"
+#include "nfloat/tokenizer.h"
+
+namespace nfloat {
+
+// Lets text through until one of the stop texts appears; the earliest in the text counts. What may be the
+// beginning of one is held back until the next text decides. Empty stop texts are ignored.
+class NFLOAT_API StopFilter {
+ public:
+  explicit StopFilter(std::vector<std::string> stops);
+
+  // The text that is certain now.
+  std::string push(const std::string& text);
+  // What was held back, at the end of the text.
+  std::string finish();
+  bool stopped() const noexcept { return stopped_; }
+
+ private:
+  std::vector<std::string> stops_;
+  std::string held_;
+  bool stopped_ = false;
+};
+
+enum class FinishReason : uint8_t {
+  kEndOfText,    // the model chose an end token
+  kStopText,     // a stop text appeared
+  kTokenLimit,   // max_tokens
+  kContextFull,  // the context has no room for the last token
+  kCancelled,
+};
+
+struct GenerationOptions {
+  int64_t max_tokens = 128;
+  std::vector<std::string> stops = {};
+  std::vector<int32_t> end_tokens = {};  // empty: generation ends for other reasons only
+  // Log-probabilities of each token and of this many of the most likely; -1: none.
+  int64_t log_probabilities = -1;
+  // The answer comes in the channels of gpt-oss (where the vocabulary has their tokens): text of the channel
+  // "final" is the text, that of others an aside.
+  bool channels = false;
+};
+
+// One step of a generation.
+struct GeneratedToken {
+  int32_t token = -1;  // -1: no token, only text that had been held back
+  std::string text;    // valid UTF-8, often empty: a character or stop text may be incomplete
+  std::string aside;   // text outside of the final channel
+  std::string mark;    // the token that opens or closes a channel
+  double log_probability = 0;
+  std::vector<TokenProbability> most_likely;
+};
+
+// What continues one sequence apart from the model: chooses a token by the logits, makes its text, and knows
+// when to end. `tokenizer` and `sampler` are used until it is destroyed.
+class NFLOAT_API Continuation {
+ public:
+  // `prompt`: the tokens before. A text that continues them keeps its leading space.
+  Continuation(const Tokenizer& tokenizer, Sampler& sampler, std::span<const int32_t> prompt,
+               const GenerationOptions& options);
+  Continuation(Continuation&&) noexcept;
+  Continuation& operator=(Continuation&&) noexcept;
+  ~Continuation();
+
+  // Chooses the token that follows by its logits. An end token has no entry of its own: `token` is -1 then.
+  // Throws as Sampler::sample. Not to be called when finished. `allowed`: see SamplerInput.
+  GeneratedToken step(std::span<const float> logits, std::span<const uint64_t> allowed = {});
+  // Ends for a reason of the caller's; the text that was held back. Nothing when it has ended before.
+  std::string finish(FinishReason reason);
+
+  // Unset while it goes on.
+  std::optional<FinishReason> reason() const noexcept;
+  // The prompt and what was generated, without an end token.
+  const std::vector<int32_t>& tokens() const noexcept;
+  int64_t prompt_tokens() const noexcept;
+  int64_t generated() const noexcept;  // tokens, without an end token
+  // Of gpt-oss's channels: the name of the one at work; empty without channels.
+  const std::string& channel() const noexcept;
+
+  struct State;
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+// A session together with the tokens that it has taken in, so that of the next prompt only what differs from
+// them is read.
+class NFLOAT_API TokenSequence {
+ public:
+  // `session` is at position 0.
+  explicit TokenSequence(Session session) : session_(std::move(session)) {}
+
+  Session& session() noexcept { return session_; }
+  const Session& session() const noexcept { return session_; }
+  const std::vector<int32_t>& tokens() const noexcept { return tokens_; }
+  int64_t room() const noexcept { return session_.context() - session_.position(); }
+
+  // Keeps what it shares with the beginning of `tokens`, at most all but the last one, and forgets the rest.
+  // Returns how many tokens stay.
+  int64_t keep(std::span<const int32_t> tokens);
+  // Takes in more tokens; the logits of the last. Throws as Session::prefill.
+  std::span<const float> append(std::span<const int32_t> tokens);
+
+ private:
+  Session session_;
+  std::vector<int32_t> tokens_;
+};
+
+struct GenerationCounts {
+  int64_t read = 0, reused = 0, generated = 0;  // tokens
+  double read_seconds = 0, generate_seconds = 0;
+};
+
+// Continues a prompt on one sequence, token by token:
+//   Generation generation(sequence, tokenizer, sampler, prompt, options);
+//   while (auto piece = generation.next()) show(piece->text);
+// What of the prompt the sequence holds already is not read again. Destroying it early is fine: the sequence
+// then holds what was taken in. Its references are used until it is destroyed.
+class NFLOAT_API Generation {
+ public:
+  // Throws kInvalidArgument for an empty prompt, or one longer than the context.
+  Generation(TokenSequence& sequence, const Tokenizer& tokenizer, Sampler& sampler,
+             std::vector<int32_t> prompt, const GenerationOptions& options);
+
+  // Asked before each token and between two pieces of the prompt; true ends the generation.
+  void cancel_when(std::function<bool()> cancelled) { cancelled_ = std::move(cancelled); }
+  // Tokens of the prompt read between two looks at cancel_when; a multiple of 64 gives the same bits as the
+  // whole prompt at once.
+  void read_in_pieces_of(int64_t tokens) noexcept { piece_ = tokens; }
+  // Ended by the limit or by cancelling, the sequence takes in the last token too: for a conversation that
+  // goes on.
+  void take_in_last() noexcept { take_in_last_ = true; }
+
+  // The next step; nothing when it has ended. The first call reads the prompt.
+  std::optional<GeneratedToken> next();
+
+  // Unset while it goes on.
+  std::optional<FinishReason> reason() const noexcept { return reason_; }
+  const GenerationCounts& counts() const noexcept { return counts_; }
+  std::span<const int32_t> generated() const noexcept;
+
+ private:
+  bool read_prompt();
+  std::optional<GeneratedToken> end(FinishReason reason);
+
+  TokenSequence* sequence_;
+  std::vector<int32_t> prompt_;
+  Continuation continuation_;
+  std::function<bool()> cancelled_;
+  int64_t piece_ = 512;
+  bool take_in_last_ = false, begun_ = false;
+  std::optional<FinishReason> reason_;
+  GenerationCounts counts_;
+};
+
+// What a user says about how tokens are chosen; unset: what the model's generation_config.json says.
+struct SamplingSettings {
+  std::optional<float> temperature, top_p, min_p, repetition_penalty;
+  std::optional<int64_t> top_k;
+  std::optional<uint64_t> seed;  // unset: another each time
+};
+
+// The settings over those of the generation_config.json beside the model `path`. `end_tokens`, the model's,
+// become those of that file where it names some. `not_obeyed` gets the names of its settings that change the
+// text and are not known here, each with the file in front. Throws kMalformedFile, kNotFound.
+NFLOAT_API SamplerOptions sampler_options(const SamplingSettings& settings, const std::string& path,
+                                          const ModelConfig& config, std::vector<int32_t>* end_tokens,
+                                          std::vector<std::string>* not_obeyed = nullptr);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_GENERATE_H_

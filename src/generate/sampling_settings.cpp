@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <chrono>
+
+#include "nfloat/checkpoint.h"
+#include "nfloat/generate.h"
+
+namespace nfloat {
+
+SamplerOptions sampler_options(const SamplingSettings& settings, const std::string& path,
+                               const ModelConfig& config, std::vector<int32_t>* end_tokens,
+                               std::vector<std::string>* not_obeyed) {
+  const std::string source = path + "/generation_config.json";
+  std::vector<std::string> names;
+  SamplerOptions result = parse_generation_config(Checkpoint(path).text_file("generation_config.json"),
+                                                  source, config, end_tokens, &names);
+  if (not_obeyed != nullptr)
+    for (const std::string& name : names) not_obeyed->push_back(source + ": " + name);
+  if (settings.temperature) result.temperature = *settings.temperature;
+  if (settings.top_k) result.top_k = *settings.top_k;
+  if (settings.top_p) result.top_p = *settings.top_p;
+  if (settings.min_p) result.min_p = *settings.min_p;
+  if (settings.repetition_penalty) result.repetition_penalty = *settings.repetition_penalty;
+  result.seed = settings.seed.value_or(
+      static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()));
+  return result;
+}
+
+}  // namespace nfloat
