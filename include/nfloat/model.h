@@ -33,6 +33,10 @@ struct ModelOptions {
   std::function<void(const std::string& name, std::span<float> weights, int64_t rows, int64_t cols)>
       transform = nullptr;
   HeadFormat head = HeadFormat::kKeep;
+  // Keep the layers in the file and read them one at a time, in every pass: for models larger than memory.
+  // What runs many tokens in one pass (perplexity, divergence, forward_sequences) reads each layer once for
+  // all of them; generation reads the whole model for every token.
+  bool stream_layers = false;
   Precision precision = Precision::kBF16;  // of sessions that say nothing else
   int threads = 0;  // 0: all that OpenMP gives; for loading, and for sessions that say nothing else
   // Called from the loading thread after each tensor with bytes read so far and in all; may throw to cancel.
@@ -125,10 +129,15 @@ class NFLOAT_API Session {
   std::unique_ptr<State> state_;
 };
 
+// Which logits of an entry are computed. kAuto: all with a visitor, else the last. After kNone the session
+// has no logits().
+enum class WantedLogits : uint8_t { kAuto, kNone, kLast, kAll };
+
 // One sequence's part of a batch.
 struct BatchEntry {
   Session* session;
   std::span<const int32_t> tokens;  // at least one
+  WantedLogits logits = WantedLogits::kAuto;
 };
 
 // Logits of token `index` of entry `entry`, valid during the call. In ascending order of entry, then index.
@@ -136,8 +145,15 @@ using LogitsVisitor = std::function<void(size_t entry, int64_t index, std::span<
 
 // Takes in the tokens of several different sessions of one model together: each weight is read once for all
 // of them. Every session's logits() are then its last token's. With a visitor, the logits of every token are
-// visited: what scoring needs. Throws as Session::prefill does, before anything is changed.
+// visited: what scoring needs. Throws as Session::prefill does; the sessions are then at the positions where
+// they were.
 NFLOAT_API void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& visitor = nullptr);
+
+// Visits the logits of every token of independent sequences, each from an empty past; `entry` is the
+// sequence's number. Nothing is kept: keys and values exist for one layer at a time. Of `options`, precision,
+// kv_cache, threads and expect_finite count. Throws kInvalidArgument as Session::prefill does.
+NFLOAT_API void forward_sequences(const Model& model, std::span<const std::span<const int32_t>> sequences,
+                                  const SessionOptions& options, const LogitsVisitor& visitor);
 
 }  // namespace nfloat
 

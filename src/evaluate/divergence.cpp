@@ -119,7 +119,6 @@ class Comparison {
 void visit_rows(const Model& model, std::span<const Window> windows, const SessionOptions& options,
                 const std::function<void(TokenRows&)>& visit, const std::function<void(int64_t)>& done) {
   constexpr size_t kPortionBytes = size_t{32} << 20;
-  Scorer scorer(model, windows, options);
   TokenRows rows;
   int64_t seen = 0;
   const auto flush = [&] {
@@ -129,8 +128,8 @@ void visit_rows(const Model& model, std::span<const Window> windows, const Sessi
     rows.logits.clear();
     rows.targets.clear();
   };
-  over_batches(windows, [&](std::span<const Window> batch) {
-    scorer.run(batch, [&](size_t entry, int64_t index, std::span<const float> logits) {
+  over_batches(model, windows, [&](std::span<const Window> batch) {
+    visit_windows(model, batch, options, [&](size_t entry, int64_t index, std::span<const float> logits) {
       const Window& window = batch[entry];
       if (index < window.first) return;
       rows.logits.insert(rows.logits.end(), logits.begin(), logits.end());
@@ -164,7 +163,6 @@ DivergenceResult divergence(const Model& reference, const Model& model, std::spa
   const int64_t total = tokens_to_score(windows);
   SessionOptions reference_options = session_options(own);
   reference_options.precision = reference_precision;
-  Scorer scorer(reference, windows, reference_options);
   Comparison comparison(total);
   std::vector<float> kept;
   int64_t first = 0;
@@ -172,9 +170,10 @@ DivergenceResult divergence(const Model& reference, const Model& model, std::spa
   for (size_t w = 0; w < windows.size(); ++w) {
     const std::span<const Window> one(&windows[w], 1);
     kept.clear();
-    scorer.run(one, [&](size_t, int64_t index, std::span<const float> logits) {
-      if (index >= one[0].first) kept.insert(kept.end(), logits.begin(), logits.end());
-    });
+    visit_windows(reference, one, reference_options,
+                  [&](size_t, int64_t index, std::span<const float> logits) {
+                    if (index >= one[0].first) kept.insert(kept.end(), logits.begin(), logits.end());
+                  });
     visit_rows(
         model, one, session_options(own),
         [&](TokenRows& rows) {

@@ -9,14 +9,14 @@ namespace {
 PerplexityResult score(const Model& model, std::span<const Window> windows,
                        const PerplexityOptions& options) {
   const int64_t total = tokens_to_score(windows);
-  Scorer scorer(model, windows, session_options(options));
   LossMean mean;
-  over_batches(windows, [&](std::span<const Window> batch) {
-    scorer.run(batch, [&](size_t entry, int64_t index, std::span<const float> logits) {
-      const Window& window = batch[entry];
-      if (index >= window.first)
-        mean.add(-log_probability(logits, window.targets[static_cast<size_t>(index)]));
-    });
+  over_batches(model, windows, [&](std::span<const Window> batch) {
+    visit_windows(model, batch, session_options(options),
+                  [&](size_t entry, int64_t index, std::span<const float> logits) {
+                    const Window& window = batch[entry];
+                    if (index >= window.first)
+                      mean.add(-log_probability(logits, window.targets[static_cast<size_t>(index)]));
+                  });
     if (options.progress) options.progress(mean.count(), total, mean.perplexity());
   });
   return mean.result(windows.size());
@@ -57,23 +57,34 @@ int64_t tokens_to_score(std::span<const Window> windows) noexcept {
 }
 
 SessionOptions session_options(const PerplexityOptions& options) {
-  return {.context = 1, .kv_cache = options.kv_cache, .precision = options.precision, .expect_finite = true};
+  return {.kv_cache = options.kv_cache, .precision = options.precision, .expect_finite = true};
 }
 
-Scorer::Scorer(const Model& model, std::span<const Window> windows, const SessionOptions& options)
-    : model_(model), options_(options) {
-  for (const Window& window : windows)
-    options_.context = std::max(options_.context, static_cast<int64_t>(window.input.size()));
+void visit_windows(const Model& model, std::span<const Window> windows, const SessionOptions& options,
+                   const LogitsVisitor& visitor) {
+  std::vector<std::span<const int32_t>> inputs;
+  inputs.reserve(windows.size());
+  for (const Window& window : windows) inputs.emplace_back(window.input);
+  forward_sequences(model, inputs, options, visitor);
 }
 
-void Scorer::run(std::span<const Window> windows, const LogitsVisitor& visitor) {
-  while (sessions_.size() < windows.size()) sessions_.emplace_back(model_, options_);
-  std::vector<BatchEntry> entries;
-  for (size_t i = 0; i < windows.size(); ++i) {
-    sessions_[i].rewind(0);
-    entries.push_back({&sessions_[i], windows[i].input});
+void over_batches(const Model& model, std::span<const Window> windows,
+                  const std::function<void(std::span<const Window>)>& body) {
+  constexpr size_t kBatchTokens = 512;
+  constexpr size_t kStreamedBytes = size_t{128} << 20;  // of hidden states
+  const size_t limit =
+      model.options().stream_layers
+          ? std::max(kBatchTokens,
+                     kStreamedBytes / (sizeof(float) * static_cast<size_t>(model.config().hidden)))
+          : kBatchTokens;
+  size_t begin = 0;
+  while (begin < windows.size()) {
+    size_t end = begin, tokens = 0;
+    do tokens += windows[end++].input.size();
+    while (end < windows.size() && tokens + windows[end].input.size() <= limit);
+    body(windows.subspan(begin, end - begin));
+    begin = end;
   }
-  forward_batch(entries, visitor);
 }
 
 PerplexityProtocol parse_perplexity_protocol(std::string_view name) {

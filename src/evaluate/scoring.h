@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -38,34 +39,14 @@ int64_t tokens_to_score(std::span<const Window> windows) noexcept;
 
 SessionOptions session_options(const PerplexityOptions& options);
 
-// Sessions of one model, one a window of a batch.
-class Scorer {
- public:
-  Scorer(const Model& model, std::span<const Window> windows, const SessionOptions& options);
-  // Visits the logits of every input of `windows`; `entry` counts from the first of them.
-  void run(std::span<const Window> windows, const LogitsVisitor& visitor);
+// Visits the logits of every input of `windows`; `entry` counts from the first of them.
+void visit_windows(const Model& model, std::span<const Window> windows, const SessionOptions& options,
+                   const LogitsVisitor& visitor);
 
- private:
-  const Model& model_;
-  SessionOptions options_;
-  std::vector<Session> sessions_;
-};
-
-// Windows that go through the model together hold about this many tokens.
-inline constexpr size_t kBatchTokens = 512;
-
-// Calls body(batch of windows) until all are done.
-template <typename Body>
-void over_batches(std::span<const Window> windows, Body&& body) {
-  size_t begin = 0;
-  while (begin < windows.size()) {
-    size_t end = begin, tokens = 0;
-    do tokens += windows[end++].input.size();
-    while (end < windows.size() && tokens + windows[end].input.size() <= kBatchTokens);
-    body(windows.subspan(begin, end - begin));
-    begin = end;
-  }
-}
+// Calls body(batch of windows) until all are done. Windows that go through the model together hold about 512
+// tokens; where layers are streamed, as many as their hidden states have room for.
+void over_batches(const Model& model, std::span<const Window> windows,
+                  const std::function<void(std::span<const Window>)>& body);
 
 }  // namespace nfloat
 

@@ -44,14 +44,18 @@ void choose(const ExpertsConfig& experts, const float* logits, int32_t* chosen, 
     weights[i] = static_cast<float>(std::exp(static_cast<double>(logits[chosen[i]] - largest)) / total);
 }
 
-// Runs `rows` rows of x through one expert into `output` [rows][hidden].
-void run_expert(const ModelConfig& config, const ExpertWeights& expert, Workspace& workspace, int64_t rows,
-                float* output, Precision precision, int threads) {
+// Runs rows of x, which workspace.activations have been assigned, through one expert into `output`
+// [rows][hidden].
+void run_expert(const ModelConfig& config, LinearId id, const ExpertWeights& expert, Workspace& workspace,
+                const ActivationRows& x, float* output, const RunOptions& options) {
   const int64_t width = config.experts.intermediate;
-  expert.gate_up.apply(workspace.activations, workspace.gate_up, 2 * width, precision, threads);
-  activate_rows(config, true, workspace.gate_up, 2 * width, width, rows, threads);
-  workspace.inner_activations.assign(workspace.gate_up, 2 * width, rows, width);
-  expert.down.apply(workspace.inner_activations, output, config.hidden, precision, threads);
+  id.role = LinearRole::kGateUp;
+  apply_linear(expert.gate_up, id, workspace.activations, x, workspace.gate_up, 2 * width, options);
+  activate_rows(config, true, workspace.gate_up, 2 * width, width, x.rows, options.threads);
+  workspace.inner_activations.assign(workspace.gate_up, 2 * width, x.rows, width);
+  id.role = LinearRole::kDown;
+  apply_linear(expert.down, id, workspace.inner_activations, {workspace.gate_up, 2 * width, x.rows, width},
+               output, config.hidden, options);
 }
 
 }  // namespace
@@ -74,14 +78,18 @@ void activate_rows(const ModelConfig& config, bool expert, float* gate_up, int64
   parallel_for(rows, 1, threads, body);
 }
 
-void mix_experts(const ModelConfig& config, const LayerWeights& weights, Workspace& workspace, int64_t rows,
-                 Precision precision, int threads) {
+void mix_experts(const ModelConfig& config, int64_t layer, const LayerWeights& weights, Workspace& workspace,
+                 int64_t rows, const RunOptions& options) {
+  const int threads = options.threads;
   const ExpertsConfig& experts = config.experts;
   const int64_t hidden = config.hidden, chosen = experts.chosen;
   float* logits = workspace.router_logits;
   workspace.activations.assign(workspace.normed, hidden, rows, hidden);
   // A choice between experts that are nearly alike should not hang on rounding.
-  weights.router.apply(workspace.activations, logits, experts.count, Precision::kF32, threads);
+  RunOptions exact = options;
+  exact.precision = Precision::kF32;
+  apply_linear(weights.router, {layer, LinearRole::kRouter}, workspace.activations,
+               {workspace.normed, hidden, rows, hidden}, logits, experts.count, exact);
   int32_t* numbers = workspace.chosen.data();
   float* shares = workspace.expert_shares.data();
   for (int64_t row = 0; row < rows; ++row)
@@ -90,8 +98,9 @@ void mix_experts(const ModelConfig& config, const LayerWeights& weights, Workspa
 
   if (rows == 1) {  // the activations stay those of the router
     for (int64_t i = 0; i < chosen; ++i) {
-      run_expert(config, weights.experts[static_cast<size_t>(numbers[i])], workspace, 1,
-                 workspace.expert_output, precision, threads);
+      run_expert(config, {.layer = layer, .expert = numbers[i]},
+                 weights.experts[static_cast<size_t>(numbers[i])], workspace,
+                 {workspace.normed, hidden, 1, hidden}, workspace.expert_output, options);
       for (int64_t d = 0; d < hidden; ++d) workspace.added[d] += shares[i] * workspace.expert_output[d];
     }
     return;
@@ -110,8 +119,8 @@ void mix_experts(const ModelConfig& config, const LayerWeights& weights, Workspa
                     static_cast<size_t>(hidden) * sizeof(float));
     });
     workspace.activations.assign(workspace.expert_input, hidden, count, hidden);
-    run_expert(config, weights.experts[static_cast<size_t>(e)], workspace, count, workspace.expert_output,
-               precision, threads);
+    run_expert(config, {.layer = layer, .expert = e}, weights.experts[static_cast<size_t>(e)], workspace,
+               {workspace.expert_input, hidden, count, hidden}, workspace.expert_output, options);
     parallel_for(count, 1, threads, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t place = taken[static_cast<size_t>(i)];

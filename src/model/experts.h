@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "kernels/attention.h"
+#include "model/layer_executor.h"
 #include "model/model_state.h"
 #include "model/workspace.h"
 
@@ -17,8 +17,8 @@ void activate_rows(const ModelConfig& config, bool expert, float* gate_up, int64
 
 // workspace.added = the mixture of workspace.normed, row by row. Only the weights of chosen experts are read,
 // and each of them once for all the rows that chose it.
-void mix_experts(const ModelConfig& config, const LayerWeights& weights, Workspace& workspace, int64_t rows,
-                 Precision precision, int threads);
+void mix_experts(const ModelConfig& config, int64_t layer, const LayerWeights& weights, Workspace& workspace,
+                 int64_t rows, const RunOptions& options);
 
 }  // namespace nfloat
 

@@ -36,6 +36,8 @@ struct LayerWeights {
   std::vector<ExpertWeights> experts;
 };
 
+class WeightReader;
+
 struct Model::State {
   std::shared_ptr<const Checkpoint> checkpoint;  // what it was loaded from; null where it was made
   ModelConfig config;
@@ -45,10 +47,16 @@ struct Model::State {
   std::vector<float> positions;  // [rows][hidden], learned ones only
   int64_t position_offset = 0;   // rows of them before that of position 0
   LinearGroup project_in, project_out;
-  std::vector<LayerWeights> layers;
+  std::vector<LayerWeights> layers;            // none when they are streamed
+  std::shared_ptr<const WeightReader> reader;  // of streamed layers, else null
   NormWeights final_norm;
   LinearGroup head;
   std::unique_ptr<SequenceTables> tables = std::make_unique<SequenceTables>();
+
+  bool streamed() const noexcept { return reader != nullptr; }
+  // The weights of a layer, read from the file when they are streamed. The pointer of a resident layer is
+  // valid as long as the model.
+  std::shared_ptr<const LayerWeights> layer(int64_t index) const;
 };
 
 }  // namespace nfloat

@@ -9,12 +9,6 @@
 namespace nfloat {
 namespace {
 
-// Dynamic RoPE is made for sequences beyond the trained context; everything else ends there.
-int64_t largest_context(const ModelConfig& config) noexcept {
-  if (config.rope.scaling != RopeScaling::kDynamic) return config.context;
-  return static_cast<int64_t>(static_cast<double>(config.context) * std::max(1.0, config.rope.factor));
-}
-
 SessionOptions resolved(const Model& model, SessionOptions options) {
   const ModelConfig& config = model.config();
   const bool asked = options.context != 0;
@@ -23,8 +17,7 @@ SessionOptions resolved(const Model& model, SessionOptions options) {
     fail(ErrorCode::kInvalidArgument, "a context of {} tokens: this model allows 1 to {}", options.context,
          largest_context(config));
   if (!options.precision) options.precision = model.options().precision;
-  if (options.kv_cache == KvCacheType::kAuto)
-    options.kv_cache = *options.precision == Precision::kF32 ? KvCacheType::kF32 : KvCacheType::kF16;
+  options.kv_cache = resolved_cache(options.kv_cache, *options.precision);
   if (options.threads == 0) options.threads = model.options().threads;
   // Pages come as they are needed; who names a length is told at once that it cannot be reached.
   if (asked)
@@ -34,6 +27,16 @@ SessionOptions resolved(const Model& model, SessionOptions options) {
 }
 
 }  // namespace
+
+int64_t largest_context(const ModelConfig& config) noexcept {
+  if (config.rope.scaling != RopeScaling::kDynamic) return config.context;
+  return static_cast<int64_t>(static_cast<double>(config.context) * std::max(1.0, config.rope.factor));
+}
+
+KvCacheType resolved_cache(KvCacheType type, Precision precision) noexcept {
+  if (type != KvCacheType::kAuto) return type;
+  return precision == Precision::kF32 ? KvCacheType::kF32 : KvCacheType::kF16;
+}
 
 Session::Session(const Model& model, const SessionOptions& options) {
   const SessionOptions own = resolved(model, options);

@@ -12,6 +12,13 @@
 
 namespace nfloat {
 
+// The longest sequence that a model takes. Dynamic RoPE is made for sequences beyond the trained context;
+// everything else ends there.
+int64_t largest_context(const ModelConfig& config) noexcept;
+
+// What kAuto means.
+KvCacheType resolved_cache(KvCacheType type, Precision precision) noexcept;
+
 struct Session::State {
   Model model;
   SessionOptions options;  // context resolved

@@ -473,6 +473,33 @@ TEST_P(Layouts, TokenByToken) {
   expect_reference({1});
 }
 
+// Logits of every token, by whatever way they are computed: one way gives the bits of the other.
+TEST_P(Layouts, StreamedLayersAndWholeSequencesGiveTheSameBits) {
+  const std::vector<int32_t> tokens = random_.tokens(kTokens);
+  ModelOptions options;
+  options.stream_layers = true;
+  const Model resident = Model::load(random_.folder.path());
+  const Model streamed = Model::load(random_.folder.path(), options);
+  EXPECT_LT(streamed.memory().projection_bytes, resident.memory().projection_bytes);
+  for (const Precision precision : {Precision::kF32, Precision::kBF16, Precision::kInt8}) {
+    std::vector<std::vector<float>> passes;
+    const auto keep = [&](size_t, int64_t, std::span<const float> logits) {
+      passes.back().insert(passes.back().end(), logits.begin(), logits.end());
+    };
+    for (const Model& model : {resident, streamed}) {
+      Session session(model, {.precision = precision});
+      const BatchEntry entry{&session, tokens};
+      passes.emplace_back();
+      forward_batch({&entry, 1}, keep);
+      const std::span<const int32_t> whole(tokens);
+      passes.emplace_back();
+      forward_sequences(model, {&whole, 1}, {.precision = precision}, keep);
+    }
+    ASSERT_EQ(passes[0].size(), kTokens * static_cast<size_t>(random_.config.vocabulary));
+    for (size_t i = 1; i < passes.size(); ++i) EXPECT_EQ(passes[i], passes[0]) << i;
+  }
+}
+
 // What `nfloat quantize` makes of each family loads, and gives what its decoded weights give; routers, heads,
 // embeddings and norms stay as they were.
 TEST_P(Layouts, Quantized) {

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_MODEL_SEQUENCE_PASS_H_
+#define NFLOAT_MODEL_SEQUENCE_PASS_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "model/pass.h"
+
+namespace nfloat {
+
+// Independent sequences from their first token on, taken through a model layer by layer: scoring,
+// calibration. The caches hold the keys and values of one layer only. `sequences` must outlive the pass.
+class SequencePass {
+ public:
+  // `type` is not kAuto. Throws kInvalidArgument (an empty sequence, a token or a length that the model does
+  // not allow), kOutOfMemory.
+  SequencePass(const Model& model, std::span<const std::span<const int32_t>> sequences, KvCacheType type);
+  SequencePass(const SequencePass&) = delete;
+  SequencePass& operator=(const SequencePass&) = delete;
+
+  // Tokens of all sequences: the rows of x below, one sequence after the other.
+  int64_t rows() const noexcept { return rows_; }
+
+  // x [rows()][hidden] = the embeddings.
+  void embed(LayerExecutor& executor, float* x) const;
+  // Replaces x by what a layer with these weights makes of it. Rows go together as the chunks were cut, at
+  // most kMaxRows: whole sequences, or pieces of a longer one.
+  void layer(LayerExecutor& executor, int64_t layer, const LayerWeights& weights, float* x) const;
+  // Visits the logits of every token, in order.
+  void logits(LayerExecutor& executor, float* x, const LogitsVisitor& visitor) const;
+
+ private:
+  template <typename Body>
+  void over_chunks(float* x, Body&& body) const {
+    for (const Chunk& chunk : chunks_) {
+      body(chunk, x);
+      x += chunk.rows * model_.config().hidden;
+    }
+  }
+
+  const Model model_;
+  std::shared_ptr<RopeTable> rope_, local_rope_;
+  std::vector<KvCache> caches_;
+  std::vector<Chunk> chunks_;
+  int64_t rows_ = 0;
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_MODEL_SEQUENCE_PASS_H_

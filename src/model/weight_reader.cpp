@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/weight_reader.h"
+
+#include <cstring>
+
+#include "base/fail.h"
+#include "model/expert_slices.h"
+#include "nfloat/quantize.h"
+
+namespace nfloat {
+namespace {
+
+std::vector<float> read_floats(const Checkpoint& checkpoint, const std::string& name) {
+  const TensorView view = checkpoint.view(name);
+  std::vector<float> values(static_cast<size_t>(view.elements()));
+  convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
+  return values;
+}
+
+Tensor transposed(const TensorView& view) {
+  Tensor result(view.dtype, {view.shape[1], view.shape[0]});
+  const int64_t rows = view.shape[0], cols = view.shape[1];
+  const size_t size = dtype_bytes(view.dtype);
+  const std::byte* from = view.bytes.data();
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t col = 0; col < cols; ++col, from += size)
+      std::memcpy(result.bytes().data() + static_cast<size_t>(col * rows + row) * size, from, size);
+  return result;
+}
+
+}  // namespace
+
+WeightReader::WeightReader(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
+                           const ModelOptions& options, std::function<void(uint64_t)> on_read)
+    : checkpoint_(std::move(checkpoint)),
+      config_(config),
+      options_(options),
+      on_read_(std::move(on_read)),
+      family_(*find_family(config.family)),
+      tensors_(family_.tensors),
+      names_(*checkpoint_, family_) {}
+
+NormWeights WeightReader::read_norm(const std::string& name) const {
+  NormWeights norm{read_floats(*checkpoint_, name), {}};
+  if (config_.norm == NormKind::kLayer) norm.bias = read_floats(*checkpoint_, bias_name(name));
+  if (config_.norm_plus_one)
+    for (float& weight : norm.weight) weight += 1;
+  return norm;
+}
+
+LayerWeights WeightReader::layer(int64_t layer) const {
+  const ModelConfig& config = config_;
+  LayerWeights weights;
+  const auto name = [&](const char* pattern) { return names_(layer_tensor(pattern, layer)); };
+  const auto norm = [&](const char* pattern) {
+    return pattern == nullptr ? NormWeights{} : read_norm(name(pattern));
+  };
+  weights.attention_norm = norm(tensors_.attention_norm);
+  weights.attention_post_norm = norm(tensors_.attention_post_norm);
+  for (const char* pattern : {tensors_.query_key_value, tensors_.query, tensors_.key, tensors_.value})
+    if (pattern != nullptr) add(weights.query_key_value, name(pattern), config.attention_bias);
+  weights.query_norm = norm(tensors_.query_norm);
+  weights.key_norm = norm(tensors_.key_norm);
+  if (tensors_.sinks != nullptr) weights.sinks = read_floats(*checkpoint_, name(tensors_.sinks));
+  add(weights.output, name(tensors_.output), config.output_bias);
+  weights.mlp_norm = norm(tensors_.mlp_norm);
+  weights.mlp_post_norm = norm(tensors_.mlp_post_norm);
+  if (config.layer(layer).experts) {
+    read_experts(weights, layer);
+  } else {
+    for (const char* pattern : {tensors_.gate_up, tensors_.gate, tensors_.up})
+      if (pattern != nullptr) add(weights.gate_up, name(pattern), config.mlp_bias);
+    add(weights.down, name(tensors_.down), config.mlp_bias);
+  }
+  return weights;
+}
+
+void WeightReader::read_experts(LayerWeights& weights, int64_t layer) const {
+  const ExpertsConfig& experts = config_.experts;
+  const std::string router = names_(layer_tensor(tensors_.router, layer));
+  const std::vector<float> bias =
+      experts.bias ? read_floats(*checkpoint_, bias_name(router)) : std::vector<float>();
+  // nfloat leaves routers plain; others may not.
+  if (checkpoint_->is_quantized(router))
+    weights.router.add(checkpoint_->quantized(router), bias, options_.threads, nullptr);
+  else
+    weights.router.add(checkpoint_->view(router), bias, options_.threads);
+  weights.experts.resize(static_cast<size_t>(experts.count));
+  if (names_.experts() == ExpertLayout::kSingle && tensors_.expert_up != nullptr) {
+    for (int64_t e = 0; e < experts.count; ++e) {
+      ExpertWeights& expert = weights.experts[static_cast<size_t>(e)];
+      add(expert.gate_up, names_(layer_tensor(tensors_.expert_gate, layer, e)), false);
+      add(expert.gate_up, names_(layer_tensor(tensors_.expert_up, layer, e)), false);
+      add(expert.down, names_(layer_tensor(tensors_.expert_down, layer, e)), false);
+    }
+    return;
+  }
+  read_fused(weights, &ExpertWeights::gate_up, names_(layer_tensor(tensors_.experts_gate_up, layer)));
+  read_fused(weights, &ExpertWeights::down, names_(layer_tensor(tensors_.experts_down, layer)));
+}
+
+// One matrix of every expert of a layer, from one tensor.
+void WeightReader::read_fused(LayerWeights& weights, LinearGroup ExpertWeights::*group,
+                              const std::string& name) const {
+  std::vector<float> biases;
+  if (config_.experts.bias) biases = read_floats(*checkpoint_, bias_name(name));
+  const size_t count = weights.experts.size();
+  for (size_t e = 0; e < count; ++e) {
+    const size_t outputs = biases.size() / count;
+    const auto first = biases.begin() + static_cast<std::ptrdiff_t>(e * outputs);
+    const std::vector<float> bias(first, first + static_cast<std::ptrdiff_t>(outputs));
+    add_slice(weights.experts[e].*group, name, static_cast<int64_t>(e), bias);
+  }
+}
+
+void WeightReader::add_slice(LinearGroup& group, const std::string& name, int64_t expert,
+                             const std::vector<float>& bias) const {
+  const int threads = options_.threads;
+  if (names_.experts() == ExpertLayout::kMxfp4) {
+    add_mxfp4_slice(group, checkpoint_->view(name + "_blocks"), checkpoint_->view(name + "_scales"), expert,
+                    bias, threads);
+  } else if (!checkpoint_->is_quantized(name)) {
+    const TensorView view = slice_of(checkpoint_->view(name), expert);
+    if (family_.experts_transposed)
+      add_plain(group, name, transposed(view).view(), bias, nullptr);
+    else
+      add_plain(group, name, view, bias, release());
+    finish(view);
+  } else if (family_.experts_transposed) {
+    const Tensor plain = decoded_slice(checkpoint_->quantized(name), expert);
+    group.add(transposed(plain.view()).view(), bias, threads);
+  } else {
+    add_quantized_slice(group, checkpoint_->quantized(name), expert, bias, threads);
+  }
+}
+
+LinearGroup WeightReader::head() const {
+  LinearGroup head;
+  const std::string name = names_(config_.tied_head ? tensors_.embedding : tensors_.head);
+  if (checkpoint_->is_quantized(name)) {
+    add(head, name, false);
+    return head;
+  }
+  const TensorView view = checkpoint_->view(name);
+  if (options_.head == HeadFormat::kKeep)
+    head.add(view, {}, options_.threads, release());
+  else if (options_.head == HeadFormat::kInt8)
+    head.add_int8(view, options_.threads, release());
+  else
+    head.add(quantize(view, make_codebook("nf4"), name), {}, options_.threads);
+  finish(view);
+  return head;
+}
+
+LinearGroup WeightReader::project_in() const {
+  LinearGroup group;
+  add(group, names_(tensors_.project_in), false);
+  return group;
+}
+
+LinearGroup WeightReader::project_out() const {
+  LinearGroup group;
+  add(group, names_(tensors_.project_out), false);
+  return group;
+}
+
+NormWeights WeightReader::final_norm() const {
+  return config_.final_norm ? read_norm(names_(tensors_.final_norm)) : NormWeights{};
+}
+
+Embedding WeightReader::embedding() const {
+  const std::string name = names_(tensors_.embedding);
+  if (checkpoint_->is_gguf()) return Embedding(checkpoint_, *checkpoint_->find(name));
+  if (checkpoint_->is_quantized(name)) return Embedding(checkpoint_->quantized(name), checkpoint_);
+  return Embedding(checkpoint_->view(name), checkpoint_);
+}
+
+std::vector<float> WeightReader::positions() const {
+  return config_.position_rows > 0 ? read_floats(*checkpoint_, names_(tensors_.positions))
+                                   : std::vector<float>();
+}
+
+void WeightReader::add(LinearGroup& group, const std::string& name, bool with_bias) const {
+  const ModelOptions& options = options_;
+  std::vector<float> bias;
+  if (with_bias) bias = read_floats(*checkpoint_, bias_name(name));
+  if (checkpoint_->is_quantized(name)) {
+    const QuantizedView view = checkpoint_->quantized(name);
+    group.add(view, bias, options.threads, release());
+    finish(view.codes);
+    finish(view.absmax);
+    return;
+  }
+  const TensorView view = checkpoint_->view(name);
+  if (family_.stored_transposed)
+    add_plain(group, name, transposed(view).view(), bias, nullptr);
+  else
+    add_plain(group, name, view, bias, release());
+  finish(view);
+}
+
+// A plain matrix of the layers, in the form that the options ask for.
+void WeightReader::add_plain(LinearGroup& group, const std::string& name, const TensorView& view,
+                             const std::vector<float>& bias, const LinearGroup::Release& release) const {
+  const ModelOptions& options = options_;
+  if (options.transform)
+    add_transformed(group, name, view, bias);
+  else if (options.quantize)
+    group.add(quantize(view, *options.quantize, name), bias, options.threads);
+  else
+    group.add(view, bias, options.threads, release);
+}
+
+void WeightReader::add_transformed(LinearGroup& group, const std::string& name, const TensorView& view,
+                                   const std::vector<float>& bias) const {
+  const ModelOptions& options = options_;
+  std::vector<float> values(static_cast<size_t>(view.elements()));
+  convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
+  options.transform(name, values, view.shape[0], view.shape[1]);
+  const TensorView exact{DType::kF32, view.shape, std::as_bytes(std::span(values))};
+  if (options.precision == Precision::kF32) return group.add(exact, bias, options.threads);
+  Tensor rounded(view.dtype, view.shape);
+  convert_elements(exact, view.dtype, rounded.bytes());
+  group.add(rounded.view(), bias, options.threads);
+}
+
+// Drops pages that have been read while the rest of a matrix is packed.
+LinearGroup::Release WeightReader::release() const {
+  return [this](std::span<const uint8_t> done) {
+    checkpoint_->release({DType::kU8, Shape{static_cast<int64_t>(done.size())}, std::as_bytes(done)});
+  };
+}
+
+// Its pages are not needed any more.
+void WeightReader::finish(const TensorView& view) const {
+  checkpoint_->release(view);
+  if (on_read_) on_read_(view.bytes.size());
+}
+
+QuantizedTensor WeightReader::quantize(const TensorView& view, const Codebook& codebook,
+                                       const std::string& name) const {
+  const ModelOptions& options = options_;
+  try {
+    return quantize_blockwise(view, codebook,
+                              {.block_size = options.quantize_block_size,
+                               .double_quantization = options.quantize_double,
+                               .threads = options.threads});
+  } catch (const Error& error) {
+    fail(error.code(), "{}: {}: {}", checkpoint_->path(), name, error.what());
+  }
+}
+
+}  // namespace nfloat
