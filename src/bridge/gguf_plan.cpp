@@ -6,9 +6,9 @@
 
 #include "architecture/families.h"
 #include "base/fail.h"
-#include "bridge/model_metadata.h"
 #include "bridge/tokenizer_metadata.h"
 #include "gguf/tables.h"
+#include "llama_cpp/config.h"
 #include "model/loader.h"
 
 namespace nfloat {

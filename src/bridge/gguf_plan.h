@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "gguf/architectures.h"
 #include "gguf/writer.h"
+#include "llama_cpp/architectures.h"
 #include "nfloat/bridge.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/model_config.h"

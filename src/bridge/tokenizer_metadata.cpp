@@ -7,7 +7,7 @@
 #include "base/fail.h"
 #include "base/json.h"
 #include "convert/output.h"
-#include "gguf/huggingface.h"
+#include "llama_cpp/tokenizer.h"
 #include "nfloat/tokenizer.h"
 #include "tokenizer/sentencepiece_file.h"
 

@@ -8,7 +8,7 @@
 #include "base/fail.h"
 #include "base/json.h"
 #include "chat/interpreter.h"
-#include "gguf/huggingface.h"
+#include "llama_cpp/tokenizer.h"
 #include "nfloat/chat.h"
 
 namespace nfloat {

@@ -5,8 +5,9 @@
 #include <cstring>
 
 #include "base/fail.h"
-#include "gguf/huggingface.h"
 #include "gguf/tables.h"
+#include "llama_cpp/config.h"
+#include "llama_cpp/tokenizer.h"
 
 namespace nfloat {
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "gguf/architectures.h"
+#include "llama_cpp/architectures.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/gguf.h"
 

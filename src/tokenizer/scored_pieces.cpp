@@ -6,7 +6,7 @@
 #include <unordered_map>
 
 #include "base/fail.h"
-#include "gguf/huggingface.h"
+#include "llama_cpp/tokenizer.h"
 #include "tokenizer/text_finder.h"
 #include "tokenizer/tokenizer_state.h"
 #include "tokenizer/utf8.h"

@@ -5,7 +5,7 @@
 
 #include "base/fail.h"
 #include "base/mapped_file.h"
-#include "gguf/huggingface.h"
+#include "llama_cpp/tokenizer.h"
 #include "tokenizer/tokenizer_state.h"
 #include "tokenizer/utf8.h"
 

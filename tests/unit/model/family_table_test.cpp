@@ -10,7 +10,7 @@
 
 #include "architecture/families.h"
 #include "architecture/shape_families.h"
-#include "gguf/architectures.h"
+#include "llama_cpp/architectures.h"
 #include "support/files.h"
 #include "support/paths.h"
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
-#include "gguf/huggingface.h"
+#include "llama_cpp/tokenizer.h"
 
 namespace nfloat {
 namespace {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_GGUF_ARCHITECTURES_H_
-#define NFLOAT_GGUF_ARCHITECTURES_H_
+#ifndef NFLOAT_LLAMA_CPP_ARCHITECTURES_H_
+#define NFLOAT_LLAMA_CPP_ARCHITECTURES_H_
 
 #include <cstdint>
 #include <span>
@@ -107,4 +107,4 @@ std::string make_row_map(const GgufArchitecture& architecture, const GgufNameMat
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_GGUF_ARCHITECTURES_H_
+#endif  // NFLOAT_LLAMA_CPP_ARCHITECTURES_H_

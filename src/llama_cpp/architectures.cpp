@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "gguf/architectures.h"
+#include "llama_cpp/architectures.h"
 
 namespace nfloat {
 namespace {

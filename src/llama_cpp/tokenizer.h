@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_GGUF_HUGGINGFACE_H_
-#define NFLOAT_GGUF_HUGGINGFACE_H_
+#ifndef NFLOAT_LLAMA_CPP_TOKENIZER_H_
+#define NFLOAT_LLAMA_CPP_TOKENIZER_H_
 
 #include <array>
 #include <cstdint>
@@ -55,17 +55,11 @@ GgufPieces gguf_pieces(const GgufFile& file);
 // then the tokens that llama.cpp knows by name.
 std::vector<int64_t> gguf_end_tokens(const GgufFile& file);
 
-struct GgufArchitecture;
-
-// Throws kUnsupported naming the architecture.
-const GgufArchitecture& architecture_of(const GgufFile& file);
-
-// The files that a Hugging Face folder would have beside the weights, by name: config.json, and where the
-// file has a tokenizer, tokenizer.json or tokenizer.model, tokenizer_config.json. Throws kUnsupported
-// (architecture, kind of tokenizer, pre-tokenizer, each by name), kMalformedFile.
-std::string huggingface_config(const GgufFile& file);
+// The files of a tokenizer that a Hugging Face folder would have, by name: tokenizer.json or tokenizer.model,
+// and tokenizer_config.json; none where the file has no tokenizer. Throws kUnsupported (kind of tokenizer,
+// pre-tokenizer, each by name), kMalformedFile.
 std::map<std::string, std::string> huggingface_tokenizer(const GgufFile& file);
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_GGUF_HUGGINGFACE_H_
+#endif  // NFLOAT_LLAMA_CPP_TOKENIZER_H_

@@ -7,7 +7,7 @@
 
 #include "base/fail.h"
 #include "base/json.h"
-#include "gguf/huggingface.h"
+#include "llama_cpp/tokenizer.h"
 
 namespace nfloat {
 namespace {

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "llama_cpp/keys.h"
+
+#include <charconv>
+
+#include "base/fail.h"
+
+namespace nfloat {
+
+double shortest(double value) {
+  const std::string text = fmt::format("{}", static_cast<float>(value));
+  double result = value;
+  std::from_chars(text.data(), text.data() + text.size(), result);
+  return result;
+}
+
+int64_t ModelKeys::required(std::string_view name) const {
+  if (!has(name)) fail(ErrorCode::kMalformedFile, "{}: metadata \"{}\" is missing", source(), key(name));
+  const int64_t value = integer(name, 0);
+  if (value < 1) fail(ErrorCode::kMalformedFile, "{}: metadata \"{}\" is {}", source(), key(name), value);
+  return value;
+}
+
+void ModelKeyWriter::refuse(const std::string& what) const {
+  fail(ErrorCode::kUnsupported, "llama.cpp's {} models have no {}", architecture_, what);
+}
+
+}  // namespace nfloat
