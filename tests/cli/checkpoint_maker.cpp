@@ -22,7 +22,7 @@ struct Tensor {
 
 constexpr int64_t kHidden = 4096;
 
-// Norms, then seven projections a layer, until the size is reached.
+// Whole layers until the size is reached.
 std::vector<Tensor> layout(const SyntheticModel& model, int64_t* layers) {
   std::vector<Tensor> tensors = {{"model.embed_tokens.weight", 1024, kHidden}};
   uint64_t bytes = tensors[0].bytes();
@@ -41,14 +41,15 @@ std::vector<Tensor> layout(const SyntheticModel& model, int64_t* layers) {
                              {"self_attn.k_proj.weight", 1024, kHidden},
                              {"self_attn.v_proj.weight", 1024, kHidden},
                              {"self_attn.o_proj.weight", kHidden, kHidden},
+                             {"post_attention_layernorm.weight", kHidden, 0},
                              {"mlp.gate_proj.weight", 2 * kHidden, kHidden},
                              {"mlp.up_proj.weight", 2 * kHidden, kHidden},
                              {"mlp.down_proj.weight", kHidden, 2 * kHidden}}) {
-      if (bytes >= model.bytes) break;
       tensors.push_back({layer + name, rows, columns});
       bytes += tensors.back().bytes();
     }
   }
+  tensors.push_back({"model.norm.weight", kHidden, 0});
   return tensors;
 }
 

@@ -42,5 +42,24 @@ TEST_F(Memory, StaysUnder512MiBWhateverTheModel) {
   }
 }
 
+// Layers read one at a time: two of them, the head and the hidden states, whatever the model.
+TEST_F(Memory, AStreamedModelScoresTheSameInTheMemoryOfTwoLayers) {
+  SyntheticModel shape;
+  shape.bytes = 1'000'000'000;
+  if (fs::space(folder_).available < 2 * shape.bytes) GTEST_SKIP() << "too little room in " << folder_;
+  make_checkpoint(path("model"), shape);
+  std::string ids;
+  for (int i = 0; i < 20; ++i) ids += (i > 0 ? "," : "") + std::to_string(i * 37 % 1000);
+  write_file(path("ids.json"), "{\"token_ids\":[[" + ids + "],[5,6,7]]}");
+  const Result whole = nfloat({"perplexity", path("model"), "--tokens", path("ids.json")});
+  const Result streamed =
+      nfloat({"perplexity", path("model"), "--tokens", path("ids.json"), "--stream-layers"});
+  ASSERT_TRUE(whole.ok() && streamed.ok()) << whole << streamed;
+  const auto number = [](const Result& result) { return result.out.substr(0, result.out.find('\n')); };
+  EXPECT_EQ(number(whole), number(streamed));
+  EXPECT_LE(streamed.peak_bytes, kLimit);
+  EXPECT_GT(whole.peak_bytes, static_cast<int64_t>(shape.bytes * 9 / 10));
+}
+
 }  // namespace
 }  // namespace nfloat::cli_test

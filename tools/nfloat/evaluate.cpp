@@ -133,6 +133,7 @@ void add_evaluate_command(const Command& app) {
       "lm-evaluation-harness scores it.");
   options->model.scoring = true;
   add_model_options(command, options->model);
+  add_stream_option(command, options->model);
   command.add_option("--task", options->tasks, "Which test; can be given several times")
       .required()
       .one_of(task_names());

@@ -13,6 +13,7 @@
 #include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
 #include "nfloat/gguf.h"
+#include "notes.h"
 #include "progress.h"
 
 namespace nfloat::cli {
@@ -73,6 +74,12 @@ void add_model_options(const Command& command, ModelArguments& arguments, bool m
   command.add_option("--threads", arguments.threads, "Threads; 0: all cores").between(0, 1024);
 }
 
+void add_stream_option(const Command& command, ModelArguments& arguments) {
+  command.add_flag("--stream-layers", arguments.stream_layers,
+                   "Keep the layers in the file and read them one at a time; so is a model that does not fit "
+                   "into memory");
+}
+
 KvCacheType parse_kv_cache(const std::string& name) {
   return name == "f32"    ? KvCacheType::kF32
          : name == "f16"  ? KvCacheType::kF16
@@ -101,6 +108,7 @@ ModelOptions library_options(const ModelArguments& arguments) {
     options.precision = fast_precision();
   }
   options.threads = arguments.threads;
+  options.stream_layers = arguments.stream_layers;
   return options;
 }
 
@@ -127,7 +135,16 @@ Model load_model(const ModelArguments& arguments) {
     if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while loading");
     bar.update(done, total, "");
   };
-  return Model::load(model_folder(arguments.model), options);
+  const std::string folder = model_folder(arguments.model);
+  try {
+    return Model::load(folder, options);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kOutOfMemory || !arguments.scoring || options.stream_layers) throw;
+    bar.finish();
+    note("{}: its layers are read from the file, one at a time\n", one_line(error.what()));
+  }
+  options.stream_layers = true;
+  return Model::load(folder, options);
 }
 
 std::string read_text(const std::string& path, size_t most) {

@@ -21,6 +21,7 @@ struct ModelArguments {
       false;  // auto: the model's default precision, the same on every machine; otherwise the fast one
   std::string kv_cache = "auto";
   int threads = 0;
+  bool stream_layers = false;
 };
 
 // Declares MODEL and its options; `model_required` is false where something else can take its place.
@@ -32,7 +33,11 @@ KvCacheType parse_kv_cache(const std::string& name);
 Precision parse_precision(const std::string& name);
 std::string precision_name(Precision precision);
 
-// Loads with a progress bar; Ctrl-C stops it.
+// --stream-layers, of commands that run many tokens in one pass.
+void add_stream_option(const Command& command, ModelArguments& arguments);
+
+// Loads with a progress bar; Ctrl-C stops it. A model to be scored that does not fit into memory is streamed,
+// which is said.
 Model load_model(const ModelArguments& arguments);
 
 // The folder or GGUF file that `path` names. Throws Error where it is another file.

@@ -288,6 +288,7 @@ void add_perplexity_command(const Command& app) {
       "Perplexities of different protocols, contexts or tokenizers cannot be compared.");
   options->model.scoring = true;
   add_model_options(command, options->model);
+  add_stream_option(command, options->model);
   command.add_option("--text", options->text, "Text file, or - for standard input");
   command.add_option("--tokens", options->tokens,
                      "JSON file: each sequence of its \"token_ids\" is scored, each token after the first");
