@@ -41,7 +41,7 @@ const std::map<std::string, Room> kRooms = {
     {"formats", {4, {"formats.h"}}},
     {"analyze", {4, {"analyze.h"}}},
     {"model", {5, {"model.h", "sampler.h", "synthetic.h"}}},
-    {"generate", {6, {"conversation.h", "generate.h"}}},
+    {"generate", {6, {"conversation.h", "engine.h", "generate.h"}}},
     {"evaluate", {6, {"compare.h", "evaluate.h", "tasks.h"}}},
     {"bridge", {6, {"bridge.h"}}},
     {"tune", {6, {"tune.h"}}},

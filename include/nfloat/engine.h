@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_ENGINE_H_
+#define NFLOAT_ENGINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/generate.h"
+#include "nfloat/model.h"
+#include "nfloat/tokenizer.h"
+
+namespace nfloat {
+
+struct EngineEvent;
+
+struct EngineOptions {
+  int streams = 8;      // sequences that are continued together
+  int queue = 64;       // requests that may wait beside them
+  int64_t context = 0;  // tokens of one sequence; 0: the model's context
+  KvCacheType kv_cache = KvCacheType::kAuto;
+  uint64_t kv_bytes = 0;      // of keys and values, kept prefixes included; 0: what all streams can fill
+  double step_seconds = 0.1;  // a step with a piece of a prompt takes about this long
+  // Seconds that only grow; empty: the machine's.
+  std::function<double()> clock = nullptr;
+  // Gets the events of each step, on the thread that steps.
+  std::function<void(std::span<const EngineEvent>)> events = nullptr;
+};
+
+struct EngineRequest {
+  std::vector<int32_t> prompt;
+  int choices = 1;  // continuations of the same prompt, at most the streams
+  // Choice i draws its tokens by a seed of its own made from sampler.seed and i: the same whatever else runs.
+  SamplerOptions sampler;
+  GenerationOptions generation;  // max_tokens is cut to what the context has room for
+  bool score_prompt = false;     // log-probabilities of the prompt's own tokens
+};
+
+// A token of the prompt by the tokens before it.
+struct PromptScore {
+  double log_probability = 0;
+  std::vector<TokenProbability> most_likely;
+};
+
+struct EngineUsage {
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;      // of the prompt: taken from keys and values that were there
+  int64_t completion_tokens = 0;  // of all choices, end tokens included
+};
+
+struct EngineEvent {
+  uint64_t request = 0;
+  int choice = 0;
+  GeneratedToken piece;
+  std::string channel;                 // of gpt-oss, that the piece belongs to
+  std::optional<FinishReason> finish;  // the choice ends with this piece
+  std::vector<PromptScore> scores;  // with the first event, if asked for: of all prompt tokens but the first
+  bool done = false;                // the request's last event; `usage` and `error` are set then
+  EngineUsage usage;
+  std::string error;  // why it failed; empty: it did not
+};
+
+// Counts of values in ranges that end at `bounds`, each inclusive; the last count is of what is above.
+struct Histogram {
+  explicit Histogram(std::vector<double> ends = {}) : bounds(std::move(ends)), counts(bounds.size() + 1) {}
+  void add(double value) noexcept;
+
+  std::vector<double> bounds;
+  std::vector<uint64_t> counts;
+  double sum = 0;
+};
+
+struct EngineStatistics {
+  int64_t running = 0, waiting = 0;  // requests
+  uint64_t requests = 0, refused = 0, cancelled = 0, failed = 0, finished = 0, preempted = 0;
+  uint64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0, steps = 0;
+  uint64_t kv_bytes_used = 0, kv_bytes_limit = 0;
+  double last_step = 0;  // clock
+  Histogram first_token_seconds, between_tokens_seconds, queue_seconds, request_seconds, step_seconds, rows;
+};
+
+// Continues many sequences of one model together: they join and leave at every step; prompts are read in
+// pieces between the tokens of others; what two sequences have in common at their beginnings is read once and
+// shared, with sequences that have ended too. When keys and values reach their budget, kept prefixes go
+// first, then the newest sequence waits and is read again later. With Precision::kInt8 each sequence gets the
+// tokens it would get alone.
+class NFLOAT_API Engine {
+ public:
+  // Throws kInvalidArgument: options out of range, a budget that one full context does not fit in.
+  Engine(const Model& model, const Tokenizer& tokenizer, const EngineOptions& options);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  int64_t context() const noexcept;
+
+  // Queues a request, from any thread; its number. Nothing: the queue is full. Throws kInvalidArgument: an
+  // empty prompt, one that leaves no room in the context, a token out of range, choices, sampling options.
+  std::optional<uint64_t> submit(EngineRequest request);
+  // Ends a request at the next step, from any thread: it has no further events. Unknown numbers are ignored.
+  void cancel(uint64_t request);
+  // As of the last step, from any thread.
+  EngineStatistics statistics() const;
+
+  // One step: takes in what was submitted and cancelled, runs one batch. False: there was nothing to run.
+  // From one thread, and not while the engine runs by itself.
+  bool step();
+  // Steps on a thread of its own while there is something to run, and sleeps else.
+  void start();
+  // Ends that thread after its step. Requests that are not finished stay.
+  void stop();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_ENGINE_H_

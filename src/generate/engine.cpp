@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "base/fail.h"
+#include "generate/engine_state.h"
+#include "kernels/attention.h"
+#include "model/kv_cache.h"
+#include "model/model_state.h"
+#include "model/session_state.h"
+
+namespace nfloat {
+namespace {
+
+double machine_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+EngineOptions resolved(const Model& model, EngineOptions options) {
+  const auto require = [](bool good, const char* name, auto value, const char* range) {
+    if (!good) fail(ErrorCode::kInvalidArgument, "{} is {}, expected {}", name, value, range);
+  };
+  require(options.streams >= 1 && options.streams <= 512, "streams", options.streams, "1 to 512");
+  require(options.queue >= 0, "queue", options.queue, "0 or more");
+  require(options.step_seconds > 0, "seconds of a step", options.step_seconds, "more than 0");
+  if (options.context == 0) options.context = model.config().context;
+  if (!options.clock) options.clock = machine_seconds;
+  if (options.kv_cache == KvCacheType::kAuto)
+    options.kv_cache = model.options().precision == Precision::kF32 ? KvCacheType::kF32 : KvCacheType::kF16;
+  // A page more than the context: a shared one is copied before it is written.
+  const uint64_t least =
+      kv_cache_bytes(model.config(), options.kv_cache, options.context + kernels::kAttentionBlock);
+  if (options.kv_bytes == 0) options.kv_bytes = least * static_cast<uint64_t>(options.streams);
+  if (options.kv_bytes < least)
+    fail(ErrorCode::kInvalidArgument,
+         "keys and values of a context of {} tokens take {} KiB, the budget is {} KiB", options.context,
+         least >> 10, options.kv_bytes >> 10);
+  return options;
+}
+
+Histogram seconds() {
+  return Histogram({0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60});
+}
+
+// The splitmix64 step: different seeds for the choices of a request.
+uint64_t seed_of_choice(uint64_t seed, int choice) noexcept {
+  if (choice == 0) return seed;
+  uint64_t z = seed + static_cast<uint64_t>(choice) * 0x9e3779b97f4a7c15u;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+}  // namespace
+
+void Histogram::add(double value) noexcept {
+  const auto at = std::lower_bound(bounds.begin(), bounds.end(), value) - bounds.begin();
+  ++counts[static_cast<size_t>(at)];
+  sum += value;
+}
+
+Engine::State::State(const Model& model, const Tokenizer& text, const EngineOptions& given)
+    : tokenizer(text),
+      options(resolved(model, given)),
+      root(model, {.context = options.context == model.config().context ? 0 : options.context,
+                   .kv_cache = options.kv_cache}),
+      pool(model.state().tables->pages(model.config(), kernel_type(options.kv_cache))),
+      page_positions(kernels::kAttentionBlock),
+      prefixes(static_cast<size_t>(options.streams) * 4),
+      budget(options.step_seconds) {
+  statistics.kv_bytes_limit = options.kv_bytes;
+  statistics.last_step = options.clock();
+  statistics.first_token_seconds = statistics.between_tokens_seconds = statistics.queue_seconds =
+      statistics.request_seconds = statistics.step_seconds = seconds();
+  statistics.rows = Histogram({1, 2, 4, 8, 16, 32, 64, 128, 256, 512});
+}
+
+Engine::Engine(const Model& model, const Tokenizer& tokenizer, const EngineOptions& options)
+    : state_(std::make_unique<State>(model, tokenizer, options)) {}
+
+Engine::~Engine() {
+  stop();
+}
+
+int64_t Engine::context() const noexcept {
+  return state_->options.context;
+}
+
+std::optional<uint64_t> Engine::submit(EngineRequest request) {
+  State& state = *state_;
+  const int64_t context = state.options.context;
+  const auto length = static_cast<int64_t>(request.prompt.size());
+  const int64_t vocabulary = state.root.model().config().vocabulary;
+  if (length == 0) fail(ErrorCode::kInvalidArgument, "the prompt is empty");
+  if (length >= context)
+    fail(ErrorCode::kInvalidArgument, "the prompt has {} tokens, the context {}", length, context);
+  for (size_t i = 0; i < request.prompt.size(); ++i)
+    if (request.prompt[i] < 0 || request.prompt[i] >= vocabulary)
+      fail(ErrorCode::kInvalidArgument, "token {} of the prompt is {}, expected 0 to {}", i,
+           request.prompt[i], vocabulary - 1);
+  if (request.choices < 1 || request.choices > state.options.streams)
+    fail(ErrorCode::kInvalidArgument, "{} choices, expected 1 to {}", request.choices, state.options.streams);
+  request.generation.max_tokens = std::min(request.generation.max_tokens, context - length);
+  const Sampler checked(request.sampler);
+
+  const std::scoped_lock lock(state.mutex);
+  if (state.open_jobs >= state.options.queue + state.options.streams) {
+    ++state.statistics.refused;
+    return std::nullopt;
+  }
+  auto job = std::make_shared<EngineJob>();
+  job->number = state.next_number++;
+  job->left = request.choices;
+  job->submitted = state.options.clock();
+  job->usage.prompt_tokens = length;
+  job->request = std::move(request);
+  state.submitted.push_back(job);
+  ++state.open_jobs;
+  ++state.statistics.requests;
+  state.changed.notify_one();
+  return job->number;
+}
+
+void Engine::cancel(uint64_t request) {
+  const std::scoped_lock lock(state_->mutex);
+  state_->cancelled.insert(request);
+  state_->changed.notify_one();
+}
+
+EngineStatistics Engine::statistics() const {
+  const std::scoped_lock lock(state_->mutex);
+  EngineStatistics result = state_->statistics;
+  result.running = state_->admitted_jobs;
+  result.waiting = state_->open_jobs - state_->admitted_jobs;
+  return result;
+}
+
+bool Engine::step() {
+  return state_->step();
+}
+
+void Engine::start() {
+  State& state = *state_;
+  if (state.thread.joinable()) return;
+  state.stopping = false;
+  state.thread = std::thread([&state] { state.run(); });
+}
+
+void Engine::stop() {
+  State& state = *state_;
+  {
+    const std::scoped_lock lock(state.mutex);
+    state.stopping = true;
+    state.changed.notify_one();
+  }
+  if (state.thread.joinable()) state.thread.join();
+}
+
+void Engine::State::run() {
+  while (true) {
+    if (!step()) {
+      std::unique_lock lock(mutex);
+      changed.wait(lock, [&] { return stopping || !submitted.empty() || !cancelled.empty(); });
+    }
+    const std::scoped_lock lock(mutex);
+    if (stopping) return;
+  }
+}
+
+void Engine::State::take_inbox() {
+  std::vector<std::shared_ptr<EngineJob>> jobs;
+  std::set<uint64_t> gone;
+  {
+    const std::scoped_lock lock(mutex);
+    jobs.swap(submitted);
+    gone.swap(cancelled);
+  }
+  for (std::shared_ptr<EngineJob>& job : jobs) {
+    for (int choice = 0; choice < job->request.choices; ++choice) {
+      SamplerOptions sampling = job->request.sampler;
+      sampling.seed = seed_of_choice(sampling.seed, choice);
+      waiting.push_back(std::make_unique<EngineStream>(tokenizer, job, choice, next_order++, sampling));
+      waiting.back()->progressed = job->submitted;
+    }
+  }
+  if (!gone.empty()) remove(gone);
+}
+
+void Engine::State::remove(const std::set<uint64_t>& numbers) {
+  std::set<std::shared_ptr<EngineJob>> jobs;
+  const auto of_these = [&](const StreamPointer& stream) {
+    const bool found = numbers.count(stream->job->number) != 0;
+    if (found) jobs.insert(stream->job);
+    return found;
+  };
+  std::erase_if(waiting, of_these);
+  std::erase_if(active, of_these);
+  const std::scoped_lock lock(mutex);
+  for (const std::shared_ptr<EngineJob>& job : jobs) {
+    --open_jobs;
+    if (job->admitted) --admitted_jobs;
+    ++statistics.cancelled;
+  }
+}
+
+}  // namespace nfloat

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_GENERATE_ENGINE_STATE_H_
+#define NFLOAT_GENERATE_ENGINE_STATE_H_
+
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "generate/prefix_store.h"
+#include "generate/step_budget.h"
+#include "generate/stream.h"
+#include "model/page_pool.h"
+#include "model/workspace.h"
+#include "nfloat/engine.h"
+
+namespace nfloat {
+
+struct Engine::State {
+  State(const Model& model, const Tokenizer& tokenizer, const EngineOptions& options);
+
+  using StreamPointer = std::unique_ptr<EngineStream>;
+  // A stream's part of a step.
+  struct Part {
+    EngineStream* stream;
+    int64_t begin;  // of its tokens
+    int64_t count;
+  };
+
+  bool step();
+  void run();
+
+  // What other threads asked for.
+  void take_inbox();
+  void remove(const std::set<uint64_t>& numbers);
+  void admit();
+  // Keys and values that other sequences share with this one.
+  void share_prefix(EngineStream& stream);
+  bool waits_for_prefix(const EngineStream& stream) const;
+
+  std::vector<Part> plan();
+  // Pages for all parts, by letting go of what can be; parts of streams that had to wait are gone then.
+  void make_room(std::vector<Part>& parts);
+  void preempt(EngineStream& stream);
+  int64_t pages_wanted(std::span<const Part> parts) const;
+  uint64_t used_bytes() const noexcept { return pool->used_bytes(); }
+
+  void forward(std::span<const Part> parts);
+  void score(const Part& part, int64_t index, std::span<const float> logits);
+  void advance(EngineStream& stream);
+  void end(EngineStream& stream, EngineEvent& event);
+  void fail(std::span<const Part> parts, const std::string& why);
+  void finish_step(double started, int64_t prompt_tokens, int64_t decoding);
+
+  const Tokenizer tokenizer;
+  EngineOptions options;
+  Session root;  // empty: new sequences are its forks
+  std::shared_ptr<PagePool> pool;
+  int64_t page_positions;
+  Workspace workspace;
+  PrefixStore prefixes;
+  StepBudget budget;
+
+  // Of the thread that steps.
+  std::vector<StreamPointer> waiting;  // oldest first
+  std::vector<StreamPointer> active;
+  std::vector<EngineEvent> events;
+  uint64_t next_order = 0;
+
+  mutable std::mutex mutex;  // of what follows
+  std::condition_variable changed;
+  std::vector<std::shared_ptr<EngineJob>> submitted;
+  std::set<uint64_t> cancelled;
+  uint64_t next_number = 1;
+  int64_t open_jobs = 0, admitted_jobs = 0;
+  bool stopping = false;
+  EngineStatistics statistics;
+
+  std::thread thread;
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_GENERATE_ENGINE_STATE_H_

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <thread>
+
+#include "nfloat/error.h"
+#include "support/paths.h"
+
+namespace nfloat {
+namespace {
+
+const std::string& folder() {
+  static const std::string path = testing::source_path("/models/nfloat-tiny");
+  return path;
+}
+
+class Engines : public ::testing::Test {
+ protected:
+  static const Model& model() {
+    static const Model loaded = Model::load(
+        folder(), {.quantize = make_codebook("nf4"), .precision = Precision::kInt8, .threads = 1});
+    return loaded;
+  }
+  static const Tokenizer& tokenizer() {
+    static const Tokenizer loaded = Tokenizer::load(folder());
+    return loaded;
+  }
+  static std::vector<int32_t> prompt(const std::string& text) { return tokenizer().encode(text); }
+
+  struct Choice {
+    std::string text;
+    std::vector<int32_t> tokens;
+    std::optional<FinishReason> finish;
+  };
+  struct Outcome {
+    std::map<int, Choice> choices;
+    EngineUsage usage;
+    std::vector<PromptScore> scores;
+    std::string error;
+    bool done = false;
+  };
+
+  EngineOptions options(EngineOptions given = {}) {
+    given.clock = [this] { return now_; };
+    given.events = [this](std::span<const EngineEvent> events) {
+      now_ += 0.01;
+      for (const EngineEvent& event : events) {
+        Outcome& outcome = outcomes_[event.request];
+        EXPECT_FALSE(outcome.done) << "events after the last";
+        Choice& choice = outcome.choices[event.choice];
+        choice.text += event.piece.text;
+        if (event.piece.token >= 0) choice.tokens.push_back(event.piece.token);
+        if (event.finish) choice.finish = event.finish;
+        if (!event.scores.empty()) outcome.scores = event.scores;
+        if (!event.done) continue;
+        outcome.done = true;
+        outcome.usage = event.usage;
+        outcome.error = event.error;
+      }
+    };
+    return given;
+  }
+  static EngineRequest request(const std::string& text, int64_t tokens = 16, uint64_t seed = 0) {
+    EngineRequest result;
+    result.prompt = prompt(text);
+    result.sampler = {.temperature = seed == 0 ? 0.0F : 1.0F, .seed = seed};
+    result.generation.max_tokens = tokens;
+    return result;
+  }
+  Outcome alone(const EngineRequest& request) {
+    Engine engine(model(), tokenizer(), options());
+    const uint64_t number = engine.submit(request).value();
+    while (engine.step()) {
+    }
+    Outcome result = outcomes_[number];
+    outcomes_.clear();
+    return result;
+  }
+
+  double now_ = 0;
+  std::map<uint64_t, Outcome> outcomes_;
+};
+
+const std::vector<std::string> kPrompts{"Once upon a time", "The king",         "In the morning",
+                                        "My dear",          "She was",          "Nobody knew",
+                                        "The old house",    "It rained all day"};
+
+TEST_F(Engines, TheTokensAreThoseOfTheSequenceAlone) {
+  Engine engine(model(), tokenizer(), options());
+  std::vector<Outcome> single;
+  for (size_t i = 0; i < kPrompts.size(); ++i) single.push_back(alone(request(kPrompts[i], 24, i)));
+  std::vector<uint64_t> numbers;
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    numbers.push_back(engine.submit(request(kPrompts[i], 24, i)).value());
+    engine.step();  // they join one after the other
+  }
+  while (engine.step()) {
+  }
+  for (size_t i = 0; i < kPrompts.size(); ++i) {
+    EXPECT_TRUE(outcomes_[numbers[i]].done);
+    EXPECT_EQ(outcomes_[numbers[i]].choices[0].tokens, single[i].choices[0].tokens) << kPrompts[i];
+    EXPECT_EQ(outcomes_[numbers[i]].choices[0].text, single[i].choices[0].text);
+  }
+  EXPECT_EQ(engine.statistics().running, 0);
+  EXPECT_EQ(engine.statistics().finished, kPrompts.size());
+}
+
+TEST_F(Engines, EqualTheGeneration) {
+  TokenSequence sequence(Session(model(), {.context = 128}));
+  Sampler sampler({.temperature = 1, .seed = 5});
+  Generation generation(sequence, tokenizer(), sampler, prompt(kPrompts[0]), {.max_tokens = 30});
+  while (generation.next()) {
+  }
+  const std::vector<int32_t> expected(generation.generated().begin(), generation.generated().end());
+  EXPECT_EQ(alone(request(kPrompts[0], 30, 5)).choices[0].tokens, expected);
+}
+
+TEST_F(Engines, ASharedBeginningIsReadOnce) {
+  std::string text;
+  for (int i = 0; i < 12; ++i) text += "The old lighthouse stood on the farthest end of the point. ";
+  const auto length = static_cast<int64_t>(prompt(text).size());
+  ASSERT_GT(length, 100);
+  const Outcome single = alone(request(text, 8));
+  Engine engine(model(), tokenizer(), options());
+  std::vector<uint64_t> numbers;
+  for (int i = 0; i < 8; ++i) numbers.push_back(engine.submit(request(text, 8)).value());
+  while (engine.step()) {
+  }
+  int64_t read = 0;
+  for (const uint64_t number : numbers) {
+    EXPECT_EQ(outcomes_[number].choices[0].tokens, single.choices.at(0).tokens);
+    read += length - outcomes_[number].usage.cached_tokens;
+  }
+  EXPECT_LE(read, length + 8 * 2) << "eight equal prompts at once";
+  // A later one finds it too, and a conversation that goes on.
+  const uint64_t later = engine.submit(request(text + " And then", 4)).value();
+  while (engine.step()) {
+  }
+  EXPECT_GE(outcomes_[later].usage.cached_tokens, length - 2);
+}
+
+TEST_F(Engines, ChoicesShareThePromptAndDiffer) {
+  EngineRequest several = request(kPrompts[0], 12, 3);
+  several.choices = 3;
+  const Outcome found = alone(several);
+  ASSERT_EQ(found.choices.size(), 3u);
+  EXPECT_NE(found.choices.at(0).tokens, found.choices.at(1).tokens);
+  EXPECT_EQ(found.choices.at(0).tokens, alone(request(kPrompts[0], 12, 3)).choices.at(0).tokens);
+  EXPECT_EQ(found.usage.completion_tokens, 36);
+  EXPECT_EQ(found.usage.prompt_tokens, static_cast<int64_t>(prompt(kPrompts[0]).size()));
+}
+
+TEST_F(Engines, WhoDoesNotFitWaitsAndLosesNothing) {
+  std::vector<Outcome> single;
+  for (size_t i = 0; i < 4; ++i) single.push_back(alone(request(kPrompts[i], 200, i + 1)));
+  // Room for one full context, so that four sequences of two pages each do not fit together.
+  EngineOptions tight{.streams = 4, .context = 256};
+  tight.kv_bytes = kv_cache_bytes(model().config(), KvCacheType::kF16, 256 + 128);
+  Engine engine(model(), tokenizer(), options(tight));
+  std::vector<uint64_t> numbers;
+  for (size_t i = 0; i < 4; ++i) numbers.push_back(engine.submit(request(kPrompts[i], 200, i + 1)).value());
+  while (engine.step()) EXPECT_LE(engine.statistics().kv_bytes_used, tight.kv_bytes);
+  EXPECT_GT(engine.statistics().preempted, 0u);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_TRUE(outcomes_[numbers[i]].done);
+    EXPECT_EQ(outcomes_[numbers[i]].choices[0].tokens, single[i].choices[0].tokens) << i;
+  }
+}
+
+TEST_F(Engines, CancelledRequestsEndAtTheNextStepWhereverTheyAre) {
+  Engine engine(model(), tokenizer(), options({.streams = 1}));
+  const uint64_t running = engine.submit(request(kPrompts[0], 400)).value();
+  const uint64_t queued = engine.submit(request(kPrompts[1], 400)).value();
+  for (int i = 0; i < 5; ++i) engine.step();
+  EXPECT_EQ(engine.statistics().running, 1);
+  EXPECT_EQ(engine.statistics().waiting, 1);
+  engine.cancel(queued);
+  engine.cancel(running);
+  engine.cancel(12345);
+  EXPECT_FALSE(engine.step());
+  EXPECT_EQ(engine.statistics().running + engine.statistics().waiting, 0);
+  EXPECT_EQ(engine.statistics().cancelled, 2u);
+  EXPECT_FALSE(outcomes_[running].done);
+}
+
+TEST_F(Engines, AFullQueueRefuses) {
+  Engine engine(model(), tokenizer(), options({.streams = 1, .queue = 2}));
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(engine.submit(request(kPrompts[0], 4)).has_value());
+  EXPECT_FALSE(engine.submit(request(kPrompts[0], 4)).has_value());
+  while (engine.step()) {
+  }
+  EXPECT_TRUE(engine.submit(request(kPrompts[0], 4)).has_value());
+}
+
+TEST_F(Engines, AShortPromptOvertakesLongOnesAndRunningStreamsGoOn) {
+  // Time passes by the tokens of a step: 1 ms a token of a prompt, so that 100 ms hold 64.
+  EngineOptions given = options({.streams = 4});
+  std::string text;
+  for (int i = 0; i < 40; ++i) text += kPrompts[static_cast<size_t>(i) % 8] + ". ";
+  given.clock = [this] { return now_ += 0.05; };
+  Engine engine(model(), tokenizer(), given);
+  const uint64_t running = engine.submit(request(kPrompts[0], 60)).value();
+  engine.step();
+  const uint64_t long_one = engine.submit(request(text, 4)).value();
+  const uint64_t short_one = engine.submit(request(kPrompts[1], 4)).value();
+  size_t before = outcomes_[running].choices[0].tokens.size();
+  while (!outcomes_[short_one].done && engine.step()) {
+    EXPECT_EQ(outcomes_[running].choices[0].tokens.size(), ++before) << "a token in every step";
+  }
+  EXPECT_TRUE(outcomes_[long_one].choices[0].tokens.empty());
+}
+
+TEST_F(Engines, PromptsAreScored) {
+  EngineRequest scored = request("The cat sat on the mat", 1);
+  scored.score_prompt = true;
+  scored.generation.log_probabilities = 2;
+  const Outcome found = alone(scored);
+  ASSERT_EQ(found.scores.size(), scored.prompt.size() - 1);
+  Session session(model(), {.context = 64});
+  for (size_t i = 0; i + 1 < scored.prompt.size(); ++i) {
+    const std::span<const float> logits = session.decode(scored.prompt[i]);
+    EXPECT_NEAR(found.scores[i].log_probability, log_probability(logits, scored.prompt[i + 1]), 1e-4);
+    EXPECT_EQ(found.scores[i].most_likely.size(), 2u);
+  }
+  scored.generation.max_tokens = 0;
+  EXPECT_EQ(alone(scored).scores.size(), scored.prompt.size() - 1);
+}
+
+TEST_F(Engines, RequestsThatCannotBeAreRefused) {
+  Engine engine(model(), tokenizer(), options({.streams = 2, .context = 64}));
+  EXPECT_THROW(engine.submit({}), Error);
+  EngineRequest bad = request("a");
+  bad.prompt.assign(64, 5);
+  EXPECT_THROW(engine.submit(bad), Error);
+  bad.prompt = {1 << 30};
+  EXPECT_THROW(engine.submit(bad), Error);
+  bad = request("a");
+  bad.choices = 3;
+  EXPECT_THROW(engine.submit(bad), Error);
+  EXPECT_THROW(Engine(model(), tokenizer(), options({.kv_bytes = 1000})), Error);
+}
+
+TEST_F(Engines, AThreadOfItsOwnRunsWhatIsSubmitted) {
+  Engine engine(model(), tokenizer(), options());
+  engine.start();
+  for (size_t i = 0; i < 4; ++i) ASSERT_TRUE(engine.submit(request(kPrompts[i], 8)).has_value());
+  while (engine.statistics().finished < 4) std::this_thread::yield();
+  engine.stop();
+  EXPECT_EQ(outcomes_.size(), 4u);
+}
+
+}  // namespace
+}  // namespace nfloat
