@@ -310,7 +310,8 @@ template <typename Source, typename Step, int kPanels, int kRows>
 static void float_tile(const PanelArgs& a, int64_t row) noexcept {
   // Few accumulators would wait for one another: two sets then, whatever the panels, since their number
   // follows the threads and the sums must not.
-  constexpr bool kTwoSets = kRows <= Source::kRows / 2;
+  // Expanded weights, a plain output head among them, are summed in one order for any number of rows.
+  constexpr bool kTwoSets = Source::kNested && kRows <= Source::kRows / 2;
   Source source(a);
   F32x16 tile[kPanels][kRows];
   NFLOAT_UNROLL
@@ -384,8 +385,22 @@ static void packed_panel(const PanelArgs& a) noexcept {
   all_rows<Tiles, Packed, 1>(a, 0);
 }
 
+// Panels of one row: as many sums as hide an addition's latency.
+inline constexpr int kRowPanels = kTilePanels < 3 ? 4 : 8;
+
+template <typename Tiles, int kPanels = kRowPanels>
+static void dense_row(const PanelArgs& a, int panels) noexcept {
+  if constexpr (kPanels > 1) {
+    if (panels < kPanels) return dense_row<Tiles, kPanels - 1>(a, panels);
+  }
+  Tiles::template run<Dense, kPanels, 1>(a, 0);
+}
+
 template <typename Tiles, int kPanels = kTilePanels>
 static void dense_panels(const PanelArgs& a, int panels) noexcept {
+  if constexpr (kPanels == kTilePanels) {
+    if (a.m == 1) return dense_row<Tiles>(a, panels);
+  }
   if constexpr (kPanels > 1) {
     if (panels < kPanels) return dense_panels<Tiles, kPanels - 1>(a, panels);
   }
@@ -398,6 +413,7 @@ inline constexpr GemmKernels kGemmKernels = {
     .byte_tiles = nullptr,
     .multiplies_bf16 = kMultipliesBf16,
     .max_panels = kTilePanels,
+    .row_panels = kRowPanels,
     .f32_packed = packed_panel<F32Tiles>,
     .bf16_packed = packed_panel<Bf16Tiles>,
     .int8_packed = packed_panel<Int8Tiles>,

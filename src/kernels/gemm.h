@@ -98,6 +98,7 @@ struct GemmKernels {
   bool multiplies_bf16;               // in one instruction: bf16 products are about as fast as int8 ones
   int max_panels;                     // that one call of the *_dense kernels takes
   // Weights packed: one panel.
+  int row_panels;  // the same for one activation row; not below max_panels
   void (*f32_packed)(const PanelArgs&) noexcept;
   void (*bf16_packed)(const PanelArgs&) noexcept;
   void (*int8_packed)(const PanelArgs&) noexcept;

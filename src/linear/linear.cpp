@@ -92,6 +92,13 @@ int64_t run_octets(int64_t octets, int64_t group, int64_t block, int64_t element
   return (part > 0 ? part : group) / kOctet;
 }
 
+// Those of a packed matrix, for every number of activation rows alike: each sum is taken in one order then,
+// and rows in int8 give the same bits alone and among others.
+int64_t packed_run_octets(const PackedMatrix::State& s, const Format& format) noexcept {
+  const bool words = format.precision == Precision::kInt8 && kernels::table().gemm.words_dense != nullptr;
+  return run_octets(s.octets, s.group, format.block, words ? 2 : format.element_bytes);
+}
+
 using DenseKernel = void (*)(const PanelArgs&, int) noexcept;
 
 DenseKernel dense_kernel(const GemmKernels& kernel, Precision precision) noexcept {
@@ -105,6 +112,8 @@ void packed_directly(const PackedMatrix::State& s, const Job& job, int64_t begin
   const auto run = job.format.precision == Precision::kF32    ? kernel.f32_packed
                    : job.format.precision == Precision::kBF16 ? kernel.bf16_packed
                                                               : kernel.int8_packed;
+  const int64_t octets = packed_run_octets(s, job.format);
+  const int64_t group_octets = s.group / kOctet;
   float* scratch =
       s.nested() ? reinterpret_cast<float*>(thread_scratch(static_cast<size_t>(s.groups) * kPanelRows * 4))
                  : nullptr;
@@ -115,15 +124,22 @@ void packed_directly(const PackedMatrix::State& s, const Job& job, int64_t begin
     const float* scales =
         s.nested() ? scratch
                    : reinterpret_cast<const float*>(s.scales.data()) + panel * s.groups * kPanelRows;
-    for (int64_t row = 0; row < job.x.m; row += kActivationRows) {
-      PanelArgs a = arguments(job, row, 0, s.octets, panel);
-      a.weights = reinterpret_cast<const uint8_t*>(s.codes.data()) + panel * s.octets * kPackedOctetBytes;
-      a.scales = scales;
-      if (on_the_fly) a.nested = &nested;
-      a.levels = &s.levels;
-      a.octets_per_group = s.group / kOctet;
-      if (job.format.precision == Precision::kInt8) a.factor = s.levels.u8_scale;
-      run(a);
+    const uint8_t* nested_codes = nested.codes;
+    for (int64_t octet = 0; octet < s.octets; octet += octets) {
+      const int64_t count = std::min(octets, s.octets - octet);
+      const int64_t group = octet / group_octets;
+      if (on_the_fly) nested.codes = nested_codes + group * kPanelRows;
+      for (int64_t row = 0; row < job.x.m; row += kActivationRows) {
+        PanelArgs a = arguments(job, row, octet, count, panel);
+        a.weights =
+            reinterpret_cast<const uint8_t*>(s.codes.data()) + (panel * s.octets + octet) * kPackedOctetBytes;
+        a.scales = scales + group * kPanelRows;
+        if (on_the_fly) a.nested = &nested;
+        a.levels = &s.levels;
+        a.octets_per_group = std::min(group_octets, count);
+        if (job.format.precision == Precision::kInt8) a.factor = s.levels.u8_scale;
+        run(a);
+      }
     }
   }
 }
@@ -137,7 +153,7 @@ void packed_expanded(const PackedMatrix::State& s, const Job& job, int64_t begin
                       : words                         ? kernel.expand_words
                                                       : kernel.expand_int8;
   const DenseKernel run = words ? kernel.words_dense : dense_kernel(kernel, precision);
-  const int64_t octets = run_octets(s.octets, s.group, job.format.block, job.format.element_bytes);
+  const int64_t octets = packed_run_octets(s, job.format);
   const int64_t octet_bytes = kOctet * kPanelRows * job.format.element_bytes;
   const int64_t group_octets = s.group / kOctet;
   const int64_t groups = std::max<int64_t>(1, octets / group_octets);
@@ -210,19 +226,17 @@ void dense(const DenseMatrix::State& s, const Job& job, int64_t begin, int64_t e
                      : s.storage == Storage::kBF16 ? kernel.widen_bf16
                                                    : kernel.widen_int8;
   const DenseKernel run = dense_kernel(kernel, precision);
-  const int64_t octets = as_stored && job.x.m <= kActivationRows
-                             ? s.octets
-                             : run_octets(s.octets, s.group, job.format.block, job.format.element_bytes);
+  const int most_panels = job.x.m == 1 ? kernel.row_panels : kernel.max_panels;
+  const int64_t octets = run_octets(s.octets, s.group, job.format.block, job.format.element_bytes);
   const size_t panel_bytes = static_cast<size_t>(octets) * kernels::kF32OctetBytes;
   uint8_t* widened =
-      as_stored
-          ? nullptr
-          : reinterpret_cast<uint8_t*>(thread_scratch(static_cast<size_t>(kernel.max_panels) * panel_bytes));
+      as_stored ? nullptr
+                : reinterpret_cast<uint8_t*>(thread_scratch(static_cast<size_t>(most_panels) * panel_bytes));
   const int64_t groups = s.group == 0 ? 0 : s.octets * kOctet / s.group;
   for (int64_t octet = 0; octet < s.octets; octet += octets) {
     const int64_t count = std::min(octets, s.octets - octet);
-    for (int64_t panel = begin; panel < end; panel += kernel.max_panels) {
-      const int panels = static_cast<int>(std::min<int64_t>(kernel.max_panels, end - panel));
+    for (int64_t panel = begin; panel < end; panel += most_panels) {
+      const int panels = static_cast<int>(std::min<int64_t>(most_panels, end - panel));
       const auto stored = [&](int64_t p) {
         return reinterpret_cast<const uint8_t*>(s.weights.data()) +
                static_cast<size_t>((panel + p) * s.octets + octet) * s.octet_bytes();

@@ -161,6 +161,56 @@ TEST_F(LinearTest, OutlierHeavyWeightsStayWithinTheBounds) {
   }
 }
 
+// A row gives the same bits alone and among any number of others: packed weights in int8, plain ones (an
+// output head) in every precision. Columns beyond a run, groups of all kinds.
+TEST_F(LinearTest, RowsGiveTheSameBitsInEveryCompany) {
+  struct Shape2 {
+    int64_t n, k, block;
+  };
+  for (const auto& [n, k, block] : {Shape2{40, 320, 64},
+                                    {17, 96, 32},
+                                    {33, 4160, 64},
+                                    {20, 8448, 64},
+                                    {16, 9216, 1024},
+                                    {18, 12288, 4096}}) {
+    const std::vector<float> weights = gaussian(n * k, 5), x = gaussian(64 * k, 6);
+    const TensorView plain{DType::kF32, Shape({n, k}), std::as_bytes(std::span(weights))};
+    std::vector<PackedMatrix> packed;
+    for (const bool nested : {false, true}) {
+      const QuantizedTensor tensor = quantized(weights, n, k, block, "nf4", nested);
+      packed.push_back(PackedMatrix::pack(source_of(tensor), 1));
+    }
+    std::vector<DenseMatrix> dense;
+    for (const auto storage : {DenseMatrix::Storage::kF32, DenseMatrix::Storage::kF16,
+                               DenseMatrix::Storage::kBF16, DenseMatrix::Storage::kInt8})
+      dense.push_back(DenseMatrix::pack(plain, storage, 1));
+    const auto expect_same = [&](const auto& matrix, Precision precision, const std::string& what) {
+      std::vector<float> alone(static_cast<size_t>(64 * n));
+      for (int64_t row = 0; row < 64; ++row) {
+        Activations one;
+        one.assign(x.data() + row * k, k, 1, k);
+        linear(matrix, one, alone.data() + row * n,
+               {.precision = precision, .threads = 1, .bias = nullptr, .y_stride = 0});
+      }
+      for (const int64_t m : {2, 3, 5, 8, 9, 12, 16, 23, 24, 31, 64}) {
+        Activations many;
+        many.assign(x.data(), k, m, k);
+        std::vector<float> y(static_cast<size_t>(m * n));
+        linear(matrix, many, y.data(),
+               {.precision = precision, .threads = 2, .bias = nullptr, .y_stride = 0});
+        EXPECT_TRUE(std::equal(y.begin(), y.end(), alone.begin()))
+            << what << " [" << n << ", " << k << "] blocks of " << block << ", " << m << " rows";
+      }
+    };
+    if (kernels::table().gemm.tiles != nullptr) GTEST_SKIP() << "the matrix unit sums in another order";
+    expect_same(packed[0], Precision::kInt8, "float scales");
+    expect_same(packed[1], Precision::kInt8, "8-bit scales");
+    for (const DenseMatrix& matrix : dense)
+      for (const Precision precision : {Precision::kF32, Precision::kBF16, Precision::kInt8})
+        expect_same(matrix, precision, "plain");
+  }
+}
+
 TEST_F(LinearTest, RowsDequantizeToTheirExactValues) {
   for (const Case& c : kCases)
     for (const bool nested : {false, true}) {

@@ -156,6 +156,52 @@ TEST(Passes, ChunksOf64TokensGiveTheBitsOfTheWhole) {
   }
 }
 
+// In int8 a sequence's logits are the same to the last bit whatever else is in its batches, and however its
+// prompt is cut.
+TEST(Passes, AnyCompanyGivesTheSameBits) {
+  if (kernels::table().gemm.tiles != nullptr) GTEST_SKIP() << "the matrix unit sums in another order";
+  for (const char* config : {kDense, kMixture}) {
+    RandomModel random(config);
+    ModelOptions options;
+    options.quantize = make_codebook("nf4");
+    options.precision = Precision::kInt8;
+    const Model model = Model::load(random.folder.path(), options);
+    const std::vector<int32_t> tokens = random.tokens(400);
+    const auto prompt = [&](size_t i) { return std::span(tokens).subspan(i, 1 + i * 11 % 70); };
+    const auto copy = [](std::span<const float> values) {
+      return std::vector<float>(values.begin(), values.end());
+    };
+    std::vector<std::vector<float>> alone;
+    for (size_t i = 0; i < 32; ++i) {
+      Session session(model);
+      session.prefill(prompt(i));
+      alone.push_back(copy(session.logits()));
+      for (int32_t step = 0; step < 3; ++step) alone.push_back(copy(session.decode(step)));
+    }
+    for (const size_t count : {2u, 8u, 12u, 32u}) {
+      std::vector<Session> sessions;
+      std::vector<BatchEntry> entries;
+      for (size_t i = 0; i < count; ++i) sessions.emplace_back(model);
+      for (size_t i = 0; i < count; ++i) entries.push_back({&sessions[i], prompt(i)});
+      forward_batch(entries);
+      for (int32_t step = 0; step < 4; ++step) {
+        for (size_t i = 0; i < count; ++i)
+          ASSERT_EQ(copy(sessions[i].logits()), alone[4 * i + static_cast<size_t>(step)])
+              << count << " sequences, number " << i << ", step " << step;
+        for (BatchEntry& entry : entries) entry.tokens = {&step, 1};
+        forward_batch(entries);
+      }
+    }
+    for (const size_t piece : {1u, 3u, 17u}) {
+      Session session(model);
+      const auto whole = prompt(31);
+      for (size_t at = 0; at < whole.size(); at += piece)
+        session.prefill(whole.subspan(at, std::min(piece, whole.size() - at)));
+      EXPECT_EQ(copy(session.logits()), alone[4 * 31]) << "pieces of " << piece;
+    }
+  }
+}
+
 TEST(Passes, SequencesAreChecked) {
   RandomModel random(kDense);
   const Model model = Model::load(random.folder.path());
