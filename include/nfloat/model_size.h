@@ -36,6 +36,7 @@ struct ModelSize {
   std::vector<std::string> not_understood;
   bool counted_in_files = false;
   std::vector<std::string> left_out;  // parts of the model that are not counted
+  std::string why_not;                // why Model does not load a model of this configuration; empty: it does
   // Keys and values of one sequence and the state of recurrent layers, `bytes_per_value` each. Layers with a
   // window keep no more tokens than that; attention with compressed keys and values keeps the compressed.
   NFLOAT_API uint64_t kv_cache_bytes(int64_t context, double bytes_per_value) const noexcept;

@@ -1,132 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "architecture/families.h"
 
+#include "architecture/family_tensors.h"
+
 namespace nfloat {
 namespace {
-
-#define NFLOAT_LAYER "model.layers.{}."
-
-constexpr FamilyTensors kLlamaTensors{
-    .embedding = "model.embed_tokens.weight",
-    .final_norm = "model.norm.weight",
-    .head = "lm_head.weight",
-    .attention_norm = NFLOAT_LAYER "input_layernorm.weight",
-    .query = NFLOAT_LAYER "self_attn.q_proj.weight",
-    .key = NFLOAT_LAYER "self_attn.k_proj.weight",
-    .value = NFLOAT_LAYER "self_attn.v_proj.weight",
-    .output = NFLOAT_LAYER "self_attn.o_proj.weight",
-    .mlp_norm = NFLOAT_LAYER "post_attention_layernorm.weight",
-    .gate = NFLOAT_LAYER "mlp.gate_proj.weight",
-    .up = NFLOAT_LAYER "mlp.up_proj.weight",
-    .down = NFLOAT_LAYER "mlp.down_proj.weight",
-};
-
-constexpr FamilyTensors with_query_norm(FamilyTensors tensors) {
-  tensors.query_norm = NFLOAT_LAYER "self_attn.q_norm.weight";
-  tensors.key_norm = NFLOAT_LAYER "self_attn.k_norm.weight";
-  return tensors;
-}
-
-constexpr FamilyTensors with_four_norms(FamilyTensors tensors) {
-  tensors.attention_post_norm = NFLOAT_LAYER "post_attention_layernorm.weight";
-  tensors.mlp_norm = NFLOAT_LAYER "pre_feedforward_layernorm.weight";
-  tensors.mlp_post_norm = NFLOAT_LAYER "post_feedforward_layernorm.weight";
-  return tensors;
-}
-
-constexpr FamilyTensors with_norms_after(FamilyTensors tensors) {
-  tensors = with_four_norms(tensors);
-  tensors.attention_norm = tensors.mlp_norm = nullptr;
-  return tensors;
-}
-
-constexpr FamilyTensors fused(FamilyTensors tensors) {
-  tensors.query = tensors.key = tensors.value = tensors.gate = tensors.up = nullptr;
-  tensors.query_key_value = NFLOAT_LAYER "self_attn.qkv_proj.weight";
-  tensors.gate_up = NFLOAT_LAYER "mlp.gate_up_proj.weight";
-  return tensors;
-}
-
-constexpr FamilyTensors with_experts(FamilyTensors tensors) {
-  tensors.router = NFLOAT_LAYER "mlp.gate.weight";
-  tensors.expert_gate = NFLOAT_LAYER "mlp.experts.{}.gate_proj.weight";
-  tensors.expert_up = NFLOAT_LAYER "mlp.experts.{}.up_proj.weight";
-  tensors.expert_down = NFLOAT_LAYER "mlp.experts.{}.down_proj.weight";
-  tensors.experts_gate_up = NFLOAT_LAYER "mlp.experts.gate_up_proj";
-  tensors.experts_down = NFLOAT_LAYER "mlp.experts.down_proj";
-  return tensors;
-}
-
-constexpr FamilyTensors mixtral_tensors() {
-  FamilyTensors tensors = with_experts(kLlamaTensors);
-  tensors.router = NFLOAT_LAYER "block_sparse_moe.gate.weight";
-  tensors.expert_gate = NFLOAT_LAYER "block_sparse_moe.experts.{}.w1.weight";
-  tensors.expert_up = NFLOAT_LAYER "block_sparse_moe.experts.{}.w3.weight";
-  tensors.expert_down = NFLOAT_LAYER "block_sparse_moe.experts.{}.w2.weight";
-  tensors.experts_gate_up = NFLOAT_LAYER "block_sparse_moe.experts.gate_up_proj";
-  tensors.experts_down = NFLOAT_LAYER "block_sparse_moe.experts.down_proj";
-  return tensors;
-}
-
-constexpr FamilyTensors gpt_oss_tensors() {
-  FamilyTensors tensors = with_experts(kLlamaTensors);
-  tensors.router = NFLOAT_LAYER "mlp.router.weight";
-  tensors.sinks = NFLOAT_LAYER "self_attn.sinks";
-  tensors.expert_gate = tensors.expert_up = tensors.expert_down = nullptr;
-  return tensors;
-}
-
-#undef NFLOAT_LAYER
-#define NFLOAT_LAYER "transformer.h.{}."
-
-constexpr FamilyTensors kGpt2Tensors{
-    .embedding = "transformer.wte.weight",
-    .positions = "transformer.wpe.weight",
-    .final_norm = "transformer.ln_f.weight",
-    .head = "lm_head.weight",
-    .attention_norm = NFLOAT_LAYER "ln_1.weight",
-    .query_key_value = NFLOAT_LAYER "attn.c_attn.weight",
-    .output = NFLOAT_LAYER "attn.c_proj.weight",
-    .mlp_norm = NFLOAT_LAYER "ln_2.weight",
-    .up = NFLOAT_LAYER "mlp.c_fc.weight",
-    .down = NFLOAT_LAYER "mlp.c_proj.weight",
-};
-
-#undef NFLOAT_LAYER
-#define NFLOAT_LAYER "gpt_neox.layers.{}."
-
-constexpr FamilyTensors kNeoxTensors{
-    .embedding = "gpt_neox.embed_in.weight",
-    .final_norm = "gpt_neox.final_layer_norm.weight",
-    .head = "embed_out.weight",
-    .attention_norm = NFLOAT_LAYER "input_layernorm.weight",
-    .query_key_value = NFLOAT_LAYER "attention.query_key_value.weight",
-    .output = NFLOAT_LAYER "attention.dense.weight",
-    .mlp_norm = NFLOAT_LAYER "post_attention_layernorm.weight",
-    .up = NFLOAT_LAYER "mlp.dense_h_to_4h.weight",
-    .down = NFLOAT_LAYER "mlp.dense_4h_to_h.weight",
-};
-
-#undef NFLOAT_LAYER
-#define NFLOAT_LAYER "model.decoder.layers.{}."
-
-constexpr FamilyTensors kOptTensors{
-    .embedding = "model.decoder.embed_tokens.weight",
-    .positions = "model.decoder.embed_positions.weight",
-    .project_in = "model.decoder.project_in.weight",
-    .project_out = "model.decoder.project_out.weight",
-    .final_norm = "model.decoder.final_layer_norm.weight",
-    .head = "lm_head.weight",
-    .attention_norm = NFLOAT_LAYER "self_attn_layer_norm.weight",
-    .query = NFLOAT_LAYER "self_attn.q_proj.weight",
-    .key = NFLOAT_LAYER "self_attn.k_proj.weight",
-    .value = NFLOAT_LAYER "self_attn.v_proj.weight",
-    .output = NFLOAT_LAYER "self_attn.out_proj.weight",
-    .mlp_norm = NFLOAT_LAYER "final_layer_norm.weight",
-    .up = NFLOAT_LAYER "fc1.weight",
-    .down = NFLOAT_LAYER "fc2.weight",
-};
-#undef NFLOAT_LAYER
 
 constexpr FamilyAlias kGemmaAliases[] = {{"hidden_activation", "hidden_act"},
                                          {"attn_logit_softcapping", "attention_softcap"},
@@ -168,7 +46,7 @@ constexpr Family kFamilies[] = {
     {.name = "mistral",
      .architecture = "MistralForCausalLM",
      .prefix = "model.",
-     .defaults = "{}",
+     .defaults = R"({"sliding_window": 4096})",
      .aliases = {},
      .tensors = kLlamaTensors,
      .window = WindowRule::kAll},
@@ -213,7 +91,8 @@ constexpr Family kFamilies[] = {
     {.name = "gemma3_text",
      .architecture = "Gemma3ForCausalLM",
      .prefix = "model.",
-     .defaults = R"({"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+     .defaults = R"({"hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26,
+                     "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
                      "vocab_size": 262208, "max_position_embeddings": 131072, "sliding_window": 4096,
                      "sliding_window_pattern": 6, "query_pre_attn_scalar": 256, "rope_theta": 1000000.0,
                      "rope_local_base_freq": 10000.0, "hidden_activation": "gelu_pytorch_tanh",
@@ -352,6 +231,181 @@ constexpr Family kFamilies[] = {
      .mlp_bias = kMlpBias,
      .window = WindowRule::kPattern,
      .experts_transposed = true},
+
+    // Those that do not run: what `plan` needs to count them.
+    {.name = "qwen2_moe",
+     .defaults =
+         R"({"use_sliding_window": false, "max_window_layers": 28, "qkv_bias": true, "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "num_experts": 60})",
+     .attention_bias = "qkv_bias"},
+    {.name = "qwen3_next",
+     .defaults =
+         R"({"head_dim": 256, "full_attention_interval": 4, "shared_expert_intermediate_size": 512, "linear_conv_kernel_dim": 4})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .query_norm = QueryNorm::kHead},
+    {.name = "gemma",
+     .defaults = R"({"tie_word_embeddings": true, "head_dim": 256})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias},
+    {.name = "phi",
+     .defaults = R"({"lm_head_bias": true, "attention_bias": true, "mlp_bias": true})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .mlp_bias = kMlpBias,
+     .norm = NormKind::kLayer,
+     .query_norm = QueryNorm::kWhole,
+     .gated = false,
+     .norms_per_layer = 1,
+     .query_norm_key = "qk_layernorm"},
+    {.name = "phimoe",
+     .defaults = R"({"num_local_experts": 16})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .norm = NormKind::kLayer},
+    {.name = "gpt_bigcode",
+     .defaults =
+         R"({"tie_word_embeddings": true, "multi_query": true, "n_positions": 1024, "attention_bias": true, "mlp_bias": true})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .mlp_bias = kMlpBias,
+     .norm = NormKind::kLayer,
+     .gated = false},
+    {.name = "gptj",
+     .defaults = R"({"lm_head_bias": true, "mlp_bias": true})",
+     .mlp_bias = kMlpBias,
+     .norm = NormKind::kLayer,
+     .gated = false,
+     .norms_per_layer = 1},
+    {.name = "bloom",
+     .defaults = R"({"tie_word_embeddings": true, "attention_bias": true, "mlp_bias": true})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .mlp_bias = kMlpBias,
+     .norm = NormKind::kLayer,
+     .gated = false},
+    {.name = "falcon",
+     .defaults = R"({"tie_word_embeddings": true, "multi_query": true, "parallel_attn": true})",
+     .attention_bias = "bias",
+     .output_bias = "bias",
+     .mlp_bias = "bias",
+     .norm = NormKind::kLayer,
+     .gated = false},
+    {.name = "mpt", .defaults = R"({"tie_word_embeddings": true, "expansion_ratio": 4})", .gated = false},
+    {.name = "starcoder2",
+     .defaults = R"({"tie_word_embeddings": true, "use_bias": true})",
+     .attention_bias = "use_bias",
+     .output_bias = "use_bias",
+     .mlp_bias = "use_bias",
+     .norm = NormKind::kLayer,
+     .gated = false},
+    {.name = "stablelm",
+     .attention_bias = "use_qkv_bias",
+     .norm = NormKind::kLayer,
+     .query_norm = QueryNorm::kWhole,
+     .query_norm_key = "qk_layernorm"},
+    {.name = "olmo", .attention_bias = kAttentionBias, .output_bias = kAttentionBias, .norm_vectors = 0},
+    {.name = "olmo3",
+     .defaults = R"({"sliding_window": 4096, "sliding_window_pattern": 4})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .query_norm = QueryNorm::kWhole},
+    {.name = "cohere",
+     .defaults = R"({"tie_word_embeddings": true})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .query_norm = QueryNorm::kWhole,
+     .norms_per_layer = 1,
+     .query_norm_key = "use_qk_norm"},
+    {.name = "cohere2",
+     .defaults = R"({"tie_word_embeddings": true, "sliding_window": 4096, "sliding_window_pattern": 4})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .norms_per_layer = 1},
+    {.name = "granitemoe", .attention_bias = kAttentionBias, .output_bias = kAttentionBias},
+    {.name = "granitemoeshared", .attention_bias = kAttentionBias, .output_bias = kAttentionBias},
+    {.name = "granitemoehybrid",
+     .defaults =
+         R"({"mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_conv_bias": true})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias},
+    {.name = "glm", .defaults = R"({"attention_bias": true})", .attention_bias = kAttentionBias},
+    {.name = "seed_oss",
+     .defaults = R"({"attention_bias": true, "head_dim": 128})",
+     .attention_bias = kAttentionBias,
+     .mlp_bias = kMlpBias},
+    {.name = "internlm2", .attention_bias = "bias", .output_bias = "bias"},
+    {.name = "exaone4", .defaults = R"({"sliding_window_pattern": 4})", .query_norm = QueryNorm::kHead},
+    {.name = "ernie4_5",
+     .defaults = R"({"tie_word_embeddings": true, "head_dim": 128})",
+     .attention_bias = "use_bias",
+     .output_bias = "use_bias",
+     .mlp_bias = "use_bias"},
+    {.name = "glm4",
+     .defaults = R"({"attention_bias": true})",
+     .attention_bias = kAttentionBias,
+     .norms_per_layer = 4},
+    {.name = "glm4_moe",
+     .defaults = R"({"n_routed_experts": 128, "first_k_dense_replace": 1, "n_shared_experts": 1})",
+     .attention_bias = kAttentionBias,
+     .query_norm = QueryNorm::kHead,
+     .query_norm_key = "use_qk_norm"},
+    {.name = "nemotron",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .mlp_bias = kMlpBias,
+     .norm = NormKind::kLayer,
+     .gated = false},
+    {.name = "deepseek_v2", .attention_bias = kAttentionBias, .output_bias = kAttentionBias},
+    {.name = "deepseek_v3",
+     .defaults =
+         R"({"n_routed_experts": 256, "n_shared_experts": 1, "moe_intermediate_size": 2048, "first_k_dense_replace": 3})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias},
+    {.name = "llama4_text",
+     .defaults =
+         R"({"interleave_moe_layer_step": 1, "intermediate_size_mlp": 16384, "intermediate_size": 8192, "num_local_experts": 16, "head_dim": 128, "sliding_window_pattern": 4, "attention_chunk_size": 8192})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias},
+    {.name = "nemotron_h",
+     .defaults =
+         R"({"head_dim": 128, "num_key_value_heads": 8, "mamba_num_heads": 128, "mamba_head_dim": 64, "n_groups": 8, "ssm_state_size": 128, "conv_kernel": 4, "use_conv_bias": true})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .mlp_bias = kMlpBias,
+     .gated = false,
+     .norms_per_layer = 1},
+    {.name = "jamba",
+     .defaults =
+         R"({"attn_layer_period": 8, "attn_layer_offset": 4, "expert_layer_period": 2, "expert_layer_offset": 1, "num_experts": 16, "num_key_value_heads": 8, "mamba_d_state": 16, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_conv_bias": true})"},
+    {.name = "bamba",
+     .defaults =
+         R"({"mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_conv_bias": true, "num_key_value_heads": 8})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .mlp_bias = kMlpBias},
+    {.name = "falcon_h1",
+     .defaults =
+         R"({"mamba_d_ssm": 1024, "mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_conv_bias": true, "num_key_value_heads": 8})",
+     .attention_bias = kAttentionBias,
+     .output_bias = kAttentionBias,
+     .mlp_bias = kMlpBias},
+    {.name = "mamba",
+     .defaults =
+         R"({"tie_word_embeddings": true, "state_size": 16, "conv_kernel": 4, "expand": 2, "use_conv_bias": true})",
+     .norms_per_layer = 1},
+    {.name = "mamba2",
+     .defaults =
+         R"({"num_heads": 128, "n_groups": 8, "state_size": 128, "conv_kernel": 4, "expand": 2, "use_conv_bias": true})",
+     .norms_per_layer = 1},
+    {.name = "ministral3", .like = "mistral"},
+    {.name = "qwen2_vl", .like = "qwen2"},
+    {.name = "qwen2_5_vl", .like = "qwen2"},
+    {.name = "qwen2_vl_text", .like = "qwen2"},
+    {.name = "qwen2_5_vl_text", .like = "qwen2"},
+    {.name = "qwen3_vl_text", .like = "qwen3"},
+    {.name = "qwen3_vl_moe_text", .like = "qwen3_moe"},
+    {.name = "gemma3", .like = "gemma3_text"},
+    {.name = "kimi_k2", .like = "deepseek_v3"},
 };
 
 }  // namespace
@@ -364,6 +418,10 @@ const Family* find_family(std::string_view name) noexcept {
   for (const Family& family : kFamilies)
     if (name == family.name) return &family;
   return nullptr;
+}
+
+const Family& shape_family(const Family& family) noexcept {
+  return family.like == nullptr ? family : *find_family(family.like);
 }
 
 std::string bias_name(const std::string& weight) {

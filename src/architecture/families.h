@@ -11,8 +11,8 @@
 
 #include "nfloat/model_config.h"
 
-// What distinguishes one architecture from another, as data: the forward pass, the loader and the
-// configuration reader read these tables and know no family by name.
+// What distinguishes one architecture from another, as data: the forward pass, the loader, the configuration
+// reader and the counts read these tables.
 namespace nfloat {
 
 // Names of the tensors, null where a family has none; "{}" stands for the layer's number, and in names of
@@ -64,12 +64,12 @@ struct FamilyAlias {
 };
 
 struct Family {
-  const char* name;          // model_type of config.json
-  const char* architecture;  // entry of its "architectures"
-  const char* prefix;        // what names begin with; a checkpoint may have another one, or none
-  const char* defaults;      // JSON: what config.json may leave out
-  std::span<const FamilyAlias> aliases;
-  FamilyTensors tensors;
+  const char* name;                    // model_type of config.json
+  const char* architecture = nullptr;  // entry of its "architectures"
+  const char* prefix = nullptr;        // what names begin with; a checkpoint may have another one, or none
+  const char* defaults = "{}";         // JSON: what config.json may leave out
+  std::span<const FamilyAlias> aliases = {};
+  FamilyTensors tensors = {};
   // Each the name of a boolean key, null: without. "attention_bias" and so on are set by `defaults` where a
   // family has no key of its own.
   const char* attention_bias = nullptr;
@@ -86,12 +86,25 @@ struct Family {
   bool stored_transposed = false;   // plain matrices of the layers are [in, out]
   bool experts_transposed = false;  // plain fused experts are [experts, in, out]
   int64_t position_offset = 0;      // rows of the position table before that of position 0
+
+  // Of families that do not run: they are counted by these and the biases, norms and gates above.
+  const char* like = nullptr;  // the family whose shapes it has
+  int norm_vectors = -1;       // of a norm; -1: a weight, and a bias if the norm is a LayerNorm
+  int norms_per_layer = 2;
+  const char* query_norm_key = nullptr;  // switches norms of queries and keys; null: always there
+
+  // Whether the forward pass knows it.
+  bool runs() const noexcept { return tensors.embedding != nullptr; }
 };
 
+// All that are known, those that run first.
 std::span<const Family> families() noexcept;
 
 // Null when there is none of that name.
 const Family* find_family(std::string_view name) noexcept;
+
+// The family whose shapes this one has: itself, unless it is `like` another.
+const Family& shape_family(const Family& family) noexcept;
 
 // "model.layers.{}.mlp.up_proj.weight" -> "model.layers.3.mlp.up_proj.weight".
 inline std::string layer_tensor(const char* pattern, int64_t layer, int64_t expert = 0) {

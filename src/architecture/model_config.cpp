@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "architecture/config_reader.h"
 #include "architecture/families.h"
 #include "architecture/rope_config.h"
 #include "architecture/tensor_list.h"
@@ -23,19 +24,14 @@ constexpr int64_t kMaxHeadDim = 4096;
 constexpr int64_t kMaxContext = kMaxRopeContext;
 constexpr int64_t kMaxExperts = 4096;
 
-const Family& read_family(const JsonReader& reader) {
-  const std::string model_type = reader.text_or("model_type", "");
-  if (const Family* family = find_family(model_type)) return *family;
-  std::string architecture;
-  if (const Json* list = reader.get("architectures"); list != nullptr && list->is_array() && !list->empty())
-    architecture = list->front().is_string() ? list->front().get<std::string>() : "";
-  if (model_type.empty())
-    for (const Family& family : families())
-      if (architecture == family.architecture) return family;
+const Family& read_family(const Json& config, const std::string& source) {
+  if (const Family* family = family_of(config); family != nullptr && family->runs()) return *family;
+  const Json* list = config.find("architectures");
+  const bool named = list != nullptr && list->is_array() && !list->empty() && list->front().is_string();
   fail(
       ErrorCode::kUnsupported,
       "{}: the architecture {} (model_type \"{}\") has no description in this version; the ones that run: {}",
-      reader.source(), architecture.empty() ? "without a name" : architecture, model_type,
+      source, named ? list->front().text() : "without a name", text_of(config, "model_type"),
       fmt::join(model_families(), ", "));
 }
 
@@ -192,25 +188,38 @@ int64_t ModelConfig::parameters() const {
 
 std::vector<std::string> model_families() {
   std::vector<std::string> names;
-  for (const Family& family : families()) names.emplace_back(family.name);
+  for (const Family& family : families())
+    if (family.runs()) names.emplace_back(family.name);
   return names;
 }
 
-ModelConfig parse_model_config(std::string_view json, const std::string& source) {
-  Json file = parse_small_json(json, source);
-  // The text part of a model that sees or hears; what it leaves out, the whole says.
-  if (const Json* text = file.find("text_config"); text != nullptr && text->is_object()) {
-    const Json part = *text;
-    file.erase("text_config");
-    for (const auto& [key, value] : part.items()) file[key] = value;
-  }
-  const Family& family = read_family(JsonReader(file, source));
-  Json merged = Json::object();
-  merge(merged, Json::parse(family.defaults), family);
-  merge(merged, file, family);
-  const JsonReader root(merged, source);
+const Family* family_of(const Json& config) {
+  const std::string model_type = text_of(config, "model_type");
+  if (!model_type.empty()) return find_family(model_type);
+  const Json* list = config.find("architectures");
+  if (list == nullptr || !list->is_array() || list->empty() || !list->front().is_string()) return nullptr;
+  for (const Family& family : families())
+    if (family.architecture != nullptr && list->front().text() == family.architecture) return &family;
+  return nullptr;
+}
 
-  ModelConfig config;
+Json with_language_part(const Json& whole) {
+  const Json* part = whole.find("text_config");
+  if (part == nullptr || !part->is_object()) return whole;
+  Json config = whole;
+  config.erase("text_config");
+  for (const auto& [key, value] : part->items()) config[key] = value;
+  return config;
+}
+
+Json usual_config(const Json& config, const Family& family) {
+  Json usual = Json::object();
+  merge(usual, Json::parse(family.defaults), family);
+  merge(usual, config, family);
+  return usual;
+}
+
+void read_shape(const JsonReader& root, const Family& family, ModelConfig& config) {
   config.family = family.name;
   config.layers = root.integer("num_hidden_layers", 1, kMaxLayers);
   config.hidden = root.integer("hidden_size", 1, kMaxWidth);
@@ -220,19 +229,17 @@ ModelConfig parse_model_config(std::string_view json, const std::string& source)
   config.kv_heads = root.integer_or("num_key_value_heads", 1, kMaxHeads, config.heads);
   config.vocabulary = root.integer("vocab_size", 1, kMaxWidth * 4);
   config.context = root.integer_or("max_position_embeddings", 1, kMaxContext, 2048);
-  config.norm_epsilon =
-      root.number_or(family.norm == NormKind::kRms ? "rms_norm_eps" : "norm_epsilon", 0, 1, 1e-6);
   if (config.heads % config.kv_heads != 0)
-    fail(ErrorCode::kMalformedFile, "{}: {} attention heads are no multiple of {} key-value heads", source,
-         config.heads, config.kv_heads);
+    fail(ErrorCode::kMalformedFile, "{}: {} attention heads are no multiple of {} key-value heads",
+         root.source(), config.heads, config.kv_heads);
   if (root.get("head_dim") == nullptr && config.hidden % config.heads != 0)
-    fail(ErrorCode::kMalformedFile, "{}: hidden_size {} is no multiple of {} attention heads", source,
+    fail(ErrorCode::kMalformedFile, "{}: hidden_size {} is no multiple of {} attention heads", root.source(),
          config.hidden, config.heads);
   config.head_dim = root.integer_or("head_dim", 1, kMaxHeadDim, config.hidden / config.heads);
   if (config.head_dim % 2 != 0 || config.head_dim > kMaxHeadDim || config.query_size() > kMaxWidth)
     fail(ErrorCode::kMalformedFile,
-         "{}: {} heads of {} dimensions, expected even heads and at most {} in all", source, config.heads,
-         config.head_dim, kMaxWidth);
+         "{}: {} heads of {} dimensions, expected even heads and at most {} in all", root.source(),
+         config.heads, config.head_dim, kMaxWidth);
 
   const auto flag = [&](const char* key) { return key != nullptr && root.boolean_or(key, false); };
   config.attention_bias = flag(family.attention_bias);
@@ -250,19 +257,34 @@ ModelConfig parse_model_config(std::string_view json, const std::string& source)
   config.interleaved_heads = family.interleaved_heads;
   config.gated = family.gated;
   config.attention_sinks = family.tensors.sinks != nullptr;
-  config.activation = read_activation(root);
   if (family.tensors.positions != nullptr) config.position_rows = config.context + family.position_offset;
   if (family.tensors.project_in != nullptr) {
     config.embedding_size = root.integer_or("embedding_size", 1, kMaxWidth, config.hidden);
     if (config.embedding_size == config.hidden) config.embedding_size = 0;
   }
-  read_scales(root, config);
   read_experts(root, family, config);
   read_layers(root, family, config);
-  if (family.rotary) read_rope(merged, source, config);
+}
+
+void read_computation(const Json& usual, const JsonReader& root, const Family& family, ModelConfig& config) {
+  config.norm_epsilon =
+      root.number_or(family.norm == NormKind::kRms ? "rms_norm_eps" : "norm_epsilon", 0, 1, 1e-6);
+  config.activation = read_activation(root);
+  read_scales(root, config);
+  if (family.rotary) read_rope(usual, root.source(), config);
   refuse_unknown(root);
   config.bos_token = static_cast<int32_t>(root.integer_or("bos_token_id", -1, config.vocabulary - 1, -1));
   config.eos_tokens = root.token_ids("eos_token_id", config.vocabulary);
+}
+
+ModelConfig parse_model_config(std::string_view json, const std::string& source) {
+  const Json file = with_language_part(parse_small_json(json, source));
+  const Family& family = read_family(file, source);
+  const Json usual = usual_config(file, family);
+  const JsonReader root(usual, source);
+  ModelConfig config;
+  read_shape(root, family, config);
+  read_computation(usual, root, family, config);
   return config;
 }
 

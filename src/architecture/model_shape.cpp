@@ -6,8 +6,8 @@
 #include <optional>
 #include <string_view>
 
+#include "architecture/families.h"
 #include "architecture/shape_config.h"
-#include "architecture/shape_families.h"
 #include "base/fail.h"
 
 namespace nfloat {
@@ -26,9 +26,9 @@ bool one_of(std::string_view name, std::initializer_list<std::string_view> names
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-void read_attention(const ShapeConfig& config, const ShapeFamily& family, ModelShape* shape) {
+void read_attention(const ShapeConfig& config, const Family& family, ModelShape* shape) {
   AttentionShape& attention = shape->attention;
-  const std::string& type = shape->model_type;
+  const std::string& type = shape->family;
   attention.heads = config.require({"num_attention_heads", "n_head", "n_heads"});
   attention.head_dim = config.get({"head_dim", "attention_head_dim"}, shape->hidden / attention.heads);
   attention.kv_heads = config.get({"num_key_value_heads", "num_kv_heads", "n_head_kv"}, attention.heads);
@@ -37,14 +37,14 @@ void read_attention(const ShapeConfig& config, const ShapeFamily& family, ModelS
     if (!grouped) attention.kv_heads = one ? 1 : attention.heads;
   }
   attention.input_bias = config.switched(family.attention_bias);
-  attention.output_bias = attention.input_bias && family.output_bias;
+  attention.output_bias = config.switched(family.output_bias);
   attention.gated = type == "qwen3_next";
-  if (family.qk_norm != QkNorm::kNone && config.switched(family.qk_norm_key)) {
-    const bool wide = family.qk_norm == QkNorm::kWide;
-    attention.norm_parameters = times(attention.head_dim * std::max<int64_t>(1, family.norm_vectors),
-                                      wide ? attention.heads + attention.kv_heads : 2);
+  if (family.query_norm != QueryNorm::kNone &&
+      (family.query_norm_key == nullptr || config.switched(family.query_norm_key))) {
+    const bool whole = family.query_norm == QueryNorm::kWhole;
+    attention.norm_parameters = times(attention.head_dim * std::max<int64_t>(1, shape->norm_vectors),
+                                      whole ? attention.heads + attention.kv_heads : 2);
   }
-  if (type == "gpt_oss") attention.norm_parameters = attention.heads;
   if (config.given("kv_lora_rank")) {
     attention.latent = config.require({"kv_lora_rank"});
     attention.query_latent = config.get({"q_lora_rank"}, 0);
@@ -56,10 +56,10 @@ void read_attention(const ShapeConfig& config, const ShapeFamily& family, ModelS
   }
 }
 
-void read_feed_forward(const ShapeConfig& config, const ShapeFamily& family, ModelShape* shape) {
+void read_feed_forward(const ShapeConfig& config, const Family& family, ModelShape* shape) {
   FeedForwardShape& dense = shape->feed_forward;
   ExpertsShape& experts = shape->experts;
-  const std::string& type = shape->model_type;
+  const std::string& type = shape->family;
   dense.gated = family.gated;
   dense.bias = config.switched(family.mlp_bias);
   std::optional<int64_t> width = config.find({"intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"});
@@ -71,11 +71,7 @@ void read_feed_forward(const ShapeConfig& config, const ShapeFamily& family, Mod
   dense.width = width.value_or(times(config.get({"expansion_ratio"}, 4), shape->hidden));
   experts.count = config.get({"num_local_experts", "num_experts", "n_routed_experts"}, 0);
   experts.width = expert_width;
-  if (type == "gpt_oss") {
-    experts.bias = true;
-    experts.router_bias = experts.count;
-  }
-  if (one_of(type, {"deepseek_v3", "kimi_k2", "glm4_moe", "nemotron_h"})) experts.router_bias = experts.count;
+  if (one_of(type, {"deepseek_v3", "glm4_moe", "nemotron_h"})) experts.router_bias = experts.count;
   if (const auto shared = config.find({"shared_expert_intermediate_size", "shared_intermediate_size",
                                        "moe_shared_expert_intermediate_size"})) {
     experts.shared_width = *shared;
@@ -95,7 +91,7 @@ void read_feed_forward(const ShapeConfig& config, const ShapeFamily& family, Mod
 
 void read_recurrent(const ShapeConfig& config, ModelShape* shape) {
   RecurrentShape& mixer = shape->recurrent;
-  const std::string& type = shape->model_type;
+  const std::string& type = shape->family;
   if (type == "qwen3_next") {
     mixer.delta_heads = config.require({"linear_num_value_heads"});
     const int64_t value_dim = config.require({"linear_value_head_dim"});
@@ -162,7 +158,7 @@ void check_length(const ShapeConfig& config, const char* key, size_t length, siz
 
 // Which layers mix by attention and which by a recurrence.
 void read_mixers(const ShapeConfig& config, ModelShape* shape) {
-  const std::string& type = shape->model_type;
+  const std::string& type = shape->family;
   const int64_t count = static_cast<int64_t>(shape->layers.size());
   const std::string pattern = type == "nemotron_h" ? config.text("hybrid_override_pattern") : std::string();
   const Json* kinds = config.array({"layer_types", "layers_block_type"});
@@ -210,7 +206,7 @@ void read_windows(const ShapeConfig& config, ModelShape* shape) {
   const int64_t window = config.get({"sliding_window", "attention_chunk_size"}, 0);
   const bool used = config.flag({"use_sliding_window"}, true);
   const int64_t pattern =
-      shape->model_type == "llama4_text"
+      shape->family == "llama4_text"
           ? config.get({"no_rope_layer_interval", "sliding_window_pattern"}, 0)
           : config.get({"sliding_window_pattern", "_sliding_window_pattern", "layer_switch"}, 0);
   const int64_t first = config.get({"max_window_layers"}, 0);
@@ -228,7 +224,7 @@ void read_windows(const ShapeConfig& config, ModelShape* shape) {
 
 // Which layers have experts, which a dense feed-forward part.
 void read_sparsity(const ShapeConfig& config, ModelShape* shape) {
-  const std::string& type = shape->model_type;
+  const std::string& type = shape->family;
   const int64_t dense_first = config.get({"first_k_dense_replace"}, 0);
   const int64_t step = config.get({"decoder_sparse_step", "moe_layer_freq", "interleave_moe_layer_step"}, 1);
   const bool periodic = type == "jamba";
@@ -256,15 +252,8 @@ void read_sparsity(const ShapeConfig& config, ModelShape* shape) {
 
 // What single families have beside the common parts.
 void read_peculiarities(const ShapeConfig& config, ModelShape* shape) {
-  const std::string& type = shape->model_type;
-  if (one_of(type, {"gpt2", "gpt_bigcode"})) shape->positions = shape->max_context;
-  if (type == "opt") {
-    shape->positions = shape->max_context + 2;
-    shape->embedding_width = config.get({"word_embed_proj_dim"}, shape->hidden);
-    const bool last_norm =
-        config.flag({"do_layer_norm_before"}, true) && !config.flag({"_remove_final_layer_norm"});
-    shape->final_norms = last_norm ? 1 : 0;
-  }
+  const std::string& type = shape->family;
+  if (type == "gpt_bigcode") shape->positions = shape->max_context;
   if (type == "bloom") shape->final_norms = 2;  // one after the embedding
   if (type == "falcon") {
     const bool parallel = config.flag({"parallel_attn"}, true);
@@ -273,7 +262,7 @@ void read_peculiarities(const ShapeConfig& config, ModelShape* shape) {
     shape->norms_per_layer = grouped ? in_parallel : parallel ? 1 : 2;
     (void)config.flag({"alibi"});
   }
-  if (one_of(type, {"stablelm"}) && config.flag({"use_parallel_residual"})) shape->norms_per_layer = 1;
+  if (type == "stablelm" && config.flag({"use_parallel_residual"})) shape->norms_per_layer = 1;
   if (type == "mpt") {
     if (!config.flag({"no_bias"}, true)) shape->not_understood.push_back("no_bias");
     if (config.has_inner("attn_config", "kv_n_heads"))
@@ -287,18 +276,35 @@ void read_peculiarities(const ShapeConfig& config, ModelShape* shape) {
 
 }  // namespace
 
-ModelShape read_model_shape(const Json& whole, const std::string& path) {
-  // Models of pictures and text keep the language model's part apart.
-  const Json* text_part = whole.find("text_config");
-  const bool nested = !whole.contains("hidden_size") && text_part != nullptr && text_part->is_object();
-  const Json& part = nested ? *text_part : whole;
-  ModelShape shape;
-  shape.model_type = text_of(part, "model_type");
-  if (shape.model_type.empty()) shape.model_type = text_of(whole, "model_type");
+const Json& language_part(const Json& whole) {
+  const Json* part = whole.find("text_config");
+  return !whole.contains("hidden_size") && part != nullptr && part->is_object() ? *part : whole;
+}
 
-  static constexpr ShapeFamily kUnknown;
-  const ShapeFamily* known = find_shape_family(shape.model_type);
-  const ShapeFamily& family = known != nullptr ? *known : kUnknown;
+std::string model_type_of(const Json& whole) {
+  const std::string type = text_of(language_part(whole), "model_type");
+  return type.empty() ? text_of(whole, "model_type") : type;
+}
+
+std::vector<std::string> parts_left_out(const Json& whole) {
+  std::vector<std::string> parts;
+  const Json* drafting = language_part(whole).find("num_nextn_predict_layers");
+  if (drafting != nullptr && drafting->is_number_unsigned() && drafting->get<uint64_t>() > 0)
+    parts.push_back("layers that draft further tokens (num_nextn_predict_layers)");
+  for (const char* key : {"vision_config", "audio_config"})
+    if (whole.contains(key)) parts.push_back(fmt::format("parts beside the language model ({})", key));
+  return parts;
+}
+
+ModelShape read_model_shape(const Json& whole, const Family* known, const std::string& path) {
+  const Json& part = language_part(whole);
+  const bool nested = &part != &whole;
+  ModelShape shape;
+  shape.model_type = model_type_of(whole);
+
+  static constexpr Family kUnknown{.name = ""};
+  const Family& family = known != nullptr ? shape_family(*known) : kUnknown;
+  shape.family = family.name;
   const Json defaults = Json::parse(family.defaults);
   const ShapeConfig config(part, defaults, path);
   if (known == nullptr) shape.not_understood.push_back(fmt::format("model_type '{}'", shape.model_type));
@@ -312,8 +318,9 @@ ModelShape read_model_shape(const Json& whole, const std::string& path) {
     fail(ErrorCode::kMalformedFile, "{}: {} layers, expected at most {}", path, layers, kMostLayers);
   shape.layers.resize(static_cast<size_t>(layers));
   shape.max_context = config.get({"max_position_embeddings", "n_positions", "max_seq_len", "seq_length"}, 0);
-  shape.embedding_width = shape.hidden;
-  shape.norm_vectors = family.norm_vectors;
+  shape.norm_vectors = family.norm_vectors >= 0          ? family.norm_vectors
+                       : family.norm == NormKind::kLayer ? 2
+                                                         : 1;
   shape.norms_per_layer = family.norms_per_layer;
   // Gemma's own configuration ties in the whole or the part.
   const bool tied = config.flag({"tie_word_embeddings"});
@@ -322,7 +329,7 @@ ModelShape read_model_shape(const Json& whole, const std::string& path) {
                         ? outer->get<bool>()
                         : tied;
 
-  if (!one_of(shape.model_type, {"mamba", "mamba2"})) read_attention(config, family, &shape);
+  if (!one_of(shape.family, {"mamba", "mamba2"})) read_attention(config, family, &shape);
   read_feed_forward(config, family, &shape);
   read_recurrent(config, &shape);
   read_mixers(config, &shape);
@@ -331,11 +338,7 @@ ModelShape read_model_shape(const Json& whole, const std::string& path) {
   read_peculiarities(config, &shape);
 
   for (std::string& key : config.unread()) shape.not_understood.push_back(std::move(key));
-  if (config.get({"num_nextn_predict_layers"}, 0) > 0)
-    shape.left_out.push_back("layers that draft further tokens (num_nextn_predict_layers)");
-  for (const char* key : {"vision_config", "audio_config"})
-    if (whole.contains(key))
-      shape.left_out.push_back(fmt::format("parts beside the language model ({})", key));
+  shape.left_out = parts_left_out(whole);
   return shape;
 }
 

@@ -11,6 +11,8 @@
 // What a config.json says of a model's tensors: layers by kind, and the shapes that each kind has.
 namespace nfloat {
 
+struct Family;
+
 struct AttentionShape {
   int64_t heads = 0, kv_heads = 0, head_dim = 0;
   bool input_bias = false, output_bias = false;  // of q, k and v; of o
@@ -49,10 +51,10 @@ struct LayerShape {
 
 struct ModelShape {
   std::string model_type;
+  std::string family;  // whose shapes it has; empty: not known
   int64_t hidden = 0, vocabulary = 0, max_context = 0, active_experts = 0;
-  int64_t embedding_width = 0;  // differs from `hidden` where a projection lies between
-  int64_t positions = 0;        // learned
-  int64_t norm_vectors = 1;     // 1: a weight; 2: a bias too; 0: no parameters
+  int64_t positions = 0;     // learned
+  int64_t norm_vectors = 1;  // 1: a weight; 2: a bias too; 0: no parameters
   int64_t norms_per_layer = 2, final_norms = 1;
   bool tied_head = false, head_bias = false;
   AttentionShape attention;
@@ -65,8 +67,15 @@ struct ModelShape {
   std::vector<std::string> not_understood, left_out;
 };
 
-// Throws kMalformedFile for sizes that are none, kUnsupported naming a missing key.
-ModelShape read_model_shape(const Json& config, const std::string& path);
+// Models of pictures and text keep the language model's part apart.
+const Json& language_part(const Json& config);
+std::string model_type_of(const Json& config);
+// Sentences on parts that are not counted.
+std::vector<std::string> parts_left_out(const Json& config);
+
+// Of a family that does not run, or of none that is known. Throws kMalformedFile for sizes that are none,
+// kUnsupported naming a missing key.
+ModelShape read_model_shape(const Json& config, const Family* family, const std::string& path);
 
 }  // namespace nfloat
 

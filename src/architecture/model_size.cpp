@@ -113,13 +113,11 @@ int64_t checked(double parameters, const std::string& path) {
   return static_cast<int64_t>(parameters);
 }
 
-void count_cache(const ModelShape& shape, const std::string& path, ModelSize* size) {
-  const AttentionShape& attention = shape.attention;
-  const double values = attention.latent > 0 ? number(attention.latent) + number(attention.rope_dim)
-                                             : 2 * number(attention.kv_heads) * number(attention.head_dim);
-  double state = 0;
-  for (const LayerShape& layer : shape.layers) {
-    if (layer.recurrent) state += state_of(shape.recurrent);
+}  // namespace
+
+void count_cache(const std::vector<LayerShape>& layers, double values, const std::string& path,
+                 ModelSize* size) {
+  for (const LayerShape& layer : layers) {
     if (!layer.attention) continue;
     auto same = std::find_if(size->cached_layers.begin(), size->cached_layers.end(),
                              [&](const auto& cached) { return cached.window == layer.window; });
@@ -127,10 +125,37 @@ void count_cache(const ModelShape& shape, const std::string& path, ModelSize* si
       same = size->cached_layers.insert(same, {0, checked(values, path), layer.window});
     ++same->layers;
   }
-  size->state_values = checked(state, path);
 }
 
-}  // namespace
+void count_tensors(const ModelConfig& config, const std::vector<ExpectedTensor>& tensors,
+                   const std::string& path, ModelSize* size) {
+  size->model_type = config.family;
+  size->layers = config.layers;
+  size->hidden = config.hidden;
+  size->heads = config.heads;
+  size->kv_heads = config.kv_heads;
+  size->head_dim = config.head_dim;
+  size->vocabulary = config.vocabulary;
+  size->max_context = config.context;
+  size->intermediate = config.intermediate;
+  size->experts = config.experts.count;
+  size->active_experts = config.experts.chosen;
+  size->tied_head = config.tied_head;
+  double linear = 0, embedding = 0, head = 0, other = 0;
+  for (const ExpectedTensor& tensor : tensors) {
+    double& count = tensor.role == TensorRole::kEmbedding ? embedding
+                    : tensor.role == TensorRole::kHead    ? head
+                    : tensor.role == TensorRole::kLinear || tensor.role == TensorRole::kConv1D ||
+                            tensor.role == TensorRole::kExpert
+                        ? linear
+                        : other;
+    count += number(tensor.shape.elements());
+  }
+  size->linear_parameters = checked(linear, path);
+  size->embedding_parameters = checked(embedding, path);
+  size->head_parameters = checked(head, path);
+  size->other_parameters = checked(other, path);
+}
 
 uint64_t ModelSize::kv_cache_bytes(int64_t context, double bytes_per_value) const noexcept {
   double values = static_cast<double>(state_values);
@@ -174,14 +199,21 @@ ModelSize count_model(const ModelShape& shape, const std::string& path) {
     if (layer.feed_forward) total.add(feed_forward);
     if (layer.experts) total.add(experts);
   }
-  const double width = number(shape.embedding_width), words = number(shape.vocabulary);
-  if (shape.embedding_width != shape.hidden) total.add_linear(hidden, width, false, 2);  // in and out
+  const double words = number(shape.vocabulary);
   if (shape.head_bias) total.other += words;
   size.linear_parameters = checked(total.linear, path);
-  size.embedding_parameters = checked(words * width + number(shape.positions) * hidden, path);
-  size.head_parameters = shape.tied_head ? 0 : checked(words * width, path);
+  size.embedding_parameters = checked((words + number(shape.positions)) * hidden, path);
+  size.head_parameters = shape.tied_head ? 0 : checked(words * hidden, path);
   size.other_parameters = checked(total.other, path);
-  count_cache(shape, path, &size);
+  const AttentionShape& keys = shape.attention;
+  count_cache(shape.layers,
+              keys.latent > 0 ? number(keys.latent) + number(keys.rope_dim)
+                              : 2 * number(keys.kv_heads) * number(keys.head_dim),
+              path, &size);
+  double state = 0;
+  for (const LayerShape& layer : shape.layers)
+    if (layer.recurrent) state += state_of(shape.recurrent);
+  size.state_values = checked(state, path);
   return size;
 }
 

@@ -3,14 +3,24 @@
 #define NFLOAT_ARCHITECTURE_MODEL_SIZE_H_
 
 #include <string>
+#include <vector>
 
 #include "architecture/model_shape.h"
+#include "architecture/tensor_list.h"
 #include "nfloat/model_size.h"
 
 namespace nfloat {
 
 // Parameters and cache of a model of this shape. Throws kMalformedFile naming `path` for sizes beyond reason.
 ModelSize count_model(const ModelShape& shape, const std::string& path);
+
+// The sizes and parameters of a model of these tensors. Throws as above.
+void count_tensors(const ModelConfig& config, const std::vector<ExpectedTensor>& tensors,
+                   const std::string& path, ModelSize* size);
+
+// Adds the layers that attend to size->cached_layers; `values`: what each keeps of a token.
+void count_cache(const std::vector<LayerShape>& layers, double values, const std::string& path,
+                 ModelSize* size);
 
 }  // namespace nfloat
 

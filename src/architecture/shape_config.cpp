@@ -103,19 +103,6 @@ int64_t ShapeConfig::require(Keys keys) const {
   return *value;
 }
 
-std::vector<std::string> ShapeConfig::unread() const {
-  std::vector<std::string> keys;
-  for (const auto& [key, found] : config_.items()) {
-    const bool off = found.is_null() || (found.is_string() && key.find("pattern") == std::string::npos) ||
-                     (found.is_boolean() && !found.get<bool>()) || (found.is_number() && found == Json(0)) ||
-                     ((found.is_array() || found.is_object()) && found.empty());
-    if (!off && !asked_.contains(key) && !key.starts_with('_') && has_word(key, kShapeWords) &&
-        !has_word(key, kNeutralWords))
-      keys.push_back(key);
-  }
-  return keys;
-}
-
 std::pair<const char*, const Json*> ShapeConfig::value(Keys keys) const {
   std::pair<const char*, const Json*> result{*keys.begin(), nullptr};
   for (const Json* object : {&config_, &defaults_}) {
@@ -127,6 +114,19 @@ std::pair<const char*, const Json*> ShapeConfig::value(Keys keys) const {
     if (result.second != nullptr) break;
   }
   return result;
+}
+
+std::vector<std::string> unread_shape_keys(const Json& config, const AskedKeys& asked) {
+  std::vector<std::string> keys;
+  for (const auto& [key, found] : config.items()) {
+    const bool off = found.is_null() || (found.is_string() && key.find("pattern") == std::string::npos) ||
+                     (found.is_boolean() && !found.get<bool>()) || (found.is_number() && found == Json(0)) ||
+                     ((found.is_array() || found.is_object()) && found.empty());
+    if (!off && !asked.contains(key) && !key.starts_with('_') && has_word(key, kShapeWords) &&
+        !has_word(key, kNeutralWords))
+      keys.push_back(key);
+  }
+  return keys;
 }
 
 }  // namespace nfloat

@@ -15,6 +15,11 @@
 
 namespace nfloat {
 
+using AskedKeys = std::set<std::string, std::less<>>;
+
+// Keys of a configuration that speak of shapes, are not switched off and are not among those asked for.
+std::vector<std::string> unread_shape_keys(const Json& config, const AskedKeys& asked);
+
 // Values of a configuration under the names that families give them; a family's default stands for what is
 // absent, not for null. Remembers what was asked for.
 class ShapeConfig {
@@ -36,11 +41,8 @@ class ShapeConfig {
     return found != nullptr && found->is_boolean() ? found->get<bool>() : otherwise;
   }
 
-  // "+": always, "": never.
-  bool switched(const char* key) const {
-    const std::string_view name = key;
-    return name == "+" || (!name.empty() && flag({key}));
-  }
+  // A key of a family; null: never.
+  bool switched(const char* key) const { return key != nullptr && flag({key}); }
 
   // A size that may be written as text ("auto"): then there is none.
   std::optional<int64_t> find_unless_text(Keys keys) const {
@@ -71,7 +73,7 @@ class ShapeConfig {
   }
 
   // Keys that speak of shapes and that nobody asked for.
-  std::vector<std::string> unread() const;
+  std::vector<std::string> unread() const { return unread_shape_keys(config_, asked_); }
 
   const std::string& path() const { return path_; }
 
@@ -81,7 +83,7 @@ class ShapeConfig {
   const Json& config_;
   const Json& defaults_;
   const std::string& path_;
-  mutable std::set<std::string, std::less<>> asked_;
+  mutable AskedKeys asked_;
 };
 
 }  // namespace nfloat

@@ -8,6 +8,7 @@
 
 #include "nfloat/model_config.h"
 #include "nfloat/tensor.h"
+#include "nfloat/tensor_role.h"
 
 namespace nfloat {
 
@@ -17,6 +18,7 @@ struct ExpectedTensor {
   Shape shape;                     // of matrices: [out, in]; of fused experts: [experts, out, in]
   bool stored_transposed = false;  // when plain, the last two dimensions are exchanged
   bool bytes = false;              // U8: codes and scales of MXFP4
+  TensorRole role = TensorRole::kNorm;
 };
 
 // How a checkpoint holds the matrices of experts.

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,7 +24,11 @@ class JsonReader {
   JsonReader(const Json& object, const std::string& source, std::string prefix = "")
       : object_(object), source_(source), prefix_(std::move(prefix)) {}
 
+  // Puts the keys that are asked for from now on into `asked`, which has to live as long.
+  void remember(std::set<std::string, std::less<>>* asked) { asked_ = asked; }
+
   const Json* get(const char* key) const {
+    if (asked_ != nullptr) asked_->insert(key);
     const Json* found = object_.find(key);
     return found == nullptr || found->is_null() ? nullptr : found;
   }
@@ -105,6 +110,7 @@ class JsonReader {
   const Json& object_;
   const std::string& source_;
   std::string prefix_;
+  std::set<std::string, std::less<>>* asked_ = nullptr;
 };
 
 }  // namespace nfloat

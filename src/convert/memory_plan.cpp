@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "architecture/model_size.h"
+#include "architecture/description.h"
 #include "base/fail.h"
 #include "base/mapped_file.h"
 #include "convert/output.h"
@@ -75,7 +75,7 @@ ModelSize measure_model(const std::string& path) {
   const bool folder = fs::is_directory(path, error);
   const std::string config_path = folder ? (fs::path(path) / "config.json").string() : path;
   const Json config = read_config(config_path);
-  ModelSize size = count_model(read_model_shape(config, config_path), config_path);
+  ModelSize size = describe_model(config, config_path).size;
   if (!folder) return size;
   // The codes and scales of other quantizers are no parameters.
   if (const Json* quantized = config.find("quantization_config");

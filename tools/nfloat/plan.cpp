@@ -37,6 +37,8 @@ void print_json(const ModelSize& model, const std::vector<MemoryPlanRow>& rows, 
   json["other_parameters"] = model.other_parameters;
   json["tied_head"] = model.tied_head;
   if (!model.not_understood.empty()) json["estimate"] = estimate_of(model);
+  json["runs"] = model.why_not.empty();
+  if (!model.why_not.empty()) json["why_not"] = model.why_not;
   if (!model.left_out.empty()) json["not_counted"] = model.left_out;
   json["context"] = context;
   if (memory > 0) json["memory_bytes"] = memory;
@@ -90,6 +92,7 @@ void run(const Options& options) {
   if (state > 0)
     fmt::print("The state of recurrent layers takes {} more, whatever the context\n", format_bytes(state));
   if (!model.not_understood.empty()) fmt::print("{}\n", estimate_of(model));
+  if (!model.why_not.empty()) fmt::print("`generate` does not run it: {}\n", model.why_not);
   for (const std::string& part : model.left_out) fmt::print("Not counted: {}\n", part);
   if (model.experts > 0)
     fmt::print("{} experts, {} of them at work for a token\n", model.experts, model.active_experts);

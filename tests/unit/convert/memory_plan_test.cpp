@@ -344,10 +344,10 @@ TEST_F(MemoryPlan, RefusesWhatItCannotKnow) {
       R"("hybrid_override_pattern":"MX"})",
       ErrorCode::kMalformedFile, "describes 2 layers, expected 3");
   check(
-      R"({"model_type":"llama","num_hidden_layers":1,"hidden_size":8,"num_attention_heads":1,"vocab_size":9,)"
+      R"({"model_type":"llama","num_hidden_layers":1,"hidden_size":8,"intermediate_size":8,"num_attention_heads":1,"vocab_size":9,)"
       R"("layer_types":["linear_attention"]})",
       ErrorCode::kUnsupported, "linear_attention");
-  check(R"({"model_type":"olmo2","num_hidden_layers":1,"hidden_size":8,"intermediate_size":8,"vocab_size":9,)"
+  check(R"({"model_type":"olmo3","num_hidden_layers":1,"hidden_size":8,"intermediate_size":8,"vocab_size":9,)"
         R"("num_attention_heads":4294967296,"num_key_value_heads":4294967296,"head_dim":4294967296})",
         ErrorCode::kMalformedFile, "10^17");
   EXPECT_NFLOAT_ERROR(measure_model(path("absent")), ErrorCode::kNotFound, "absent");
