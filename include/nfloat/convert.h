@@ -29,7 +29,7 @@ struct ConvertProgress {
 struct ConvertControl {
   std::function<void(const ConvertProgress&)> progress;
   std::function<bool()> cancelled;
-  int threads = 0;         // 0: all that OpenMP gives
+  int threads = 0;         // 0: the default (nfloat/threads.h)
   bool overwrite = false;  // a folder is replaced only if it looks like a checkpoint
 };
 

@@ -127,7 +127,7 @@ class NFLOAT_API DenseMatrix {
 
 struct LinearOptions {
   Precision precision = Precision::kInt8;
-  int threads = 0;              // 0: all that OpenMP gives
+  int threads = 0;              // 0: the default (nfloat/threads.h)
   const float* bias = nullptr;  // one a row of the matrix
   int64_t y_stride = 0;         // floats between rows of y; 0: the matrix's rows
 };

@@ -12,7 +12,7 @@
 namespace nfloat {
 
 struct MachineOptions {
-  int threads = 0;                      // 0: all that OpenMP gives
+  int threads = 0;                      // 0: the default (nfloat/threads.h)
   uint64_t memory = uint64_t{1} << 30;  // bytes passed over; at least 16 MiB, should exceed every cache
 };
 

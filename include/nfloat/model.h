@@ -38,7 +38,7 @@ struct ModelOptions {
   // all of them; generation reads the whole model for every token.
   bool stream_layers = false;
   Precision precision = Precision::kBF16;  // of sessions that say nothing else
-  int threads = 0;  // 0: all that OpenMP gives; for loading, and for sessions that say nothing else
+  int threads = 0;  // 0: the default (nfloat/threads.h); for loading, and for sessions that say nothing else
   // Called from the loading thread after each tensor with bytes read so far and in all; may throw to cancel.
   std::function<void(uint64_t, uint64_t)> progress = nullptr;
 };

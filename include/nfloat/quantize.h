@@ -25,7 +25,7 @@ struct QuantizeOptions {
   ScaleMethod scale = ScaleMethod::kAbsmax;
   bool double_quantization = false;  // scales in 8 bits (dynamic map, blocks of 256)
   bool allow_nonfinite = false;  // NaN becomes the lowest level, infinity saturates, instead of kNotFinite
-  int threads = 0;               // 0: all that OpenMP gives
+  int threads = 0;               // 0: the default (nfloat/threads.h)
 };
 
 inline constexpr int64_t kMinBlockSize = 16;

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/parallel.h"
 
-#include <omp.h>
-
 #include <algorithm>
 
 #include "base/worker_team.h"
+#include "nfloat/threads.h"
 
 namespace nfloat {
 namespace {
@@ -18,7 +17,7 @@ constexpr int64_t kSharesPerThread = 4;
 }  // namespace
 
 int thread_count(int requested) noexcept {
-  return requested > 0 ? requested : std::max(1, omp_get_max_threads());
+  return requested > 0 ? requested : default_threads();
 }
 
 void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(void*, int64_t, int64_t),

@@ -7,7 +7,7 @@
 
 namespace nfloat {
 
-// Threads a loop will use: `requested` if positive, else what OpenMP gives (OMP_NUM_THREADS, the cores).
+// Threads a loop will use: `requested` if positive, else default_threads() (nfloat/threads.h).
 int thread_count(int requested) noexcept;
 
 // Calls body(context, begin, end) from at most `threads` threads for even, contiguous shares of [0, count), a

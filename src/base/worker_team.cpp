@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/worker_team.h"
 
+#include <pthread.h>
+
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
-#include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "base/available_threads.h"
 
 namespace nfloat {
 namespace {
@@ -38,12 +42,65 @@ bool spin(std::chrono::microseconds limit, Ready&& ready) noexcept {
   return false;
 }
 
+class Team;
+
+constexpr int kMostTeams = 64;
+constexpr int kMostHelpers = 4096;
+// After the system refused a thread: when to ask again.
+constexpr std::chrono::seconds kRefusalLasts{1};
+// How long loops count as crowded after two of them had more threads than there are processors: what runs
+// between the loops of a token needs the processors too.
+constexpr std::chrono::milliseconds kCrowdLasts{10};
+
+using Clock = std::chrono::steady_clock;
+
+// What all teams share. Teams are added in front and never removed.
+std::atomic<Team*> teams{nullptr};
+std::atomic<int> team_count{0};
+std::atomic<int> helper_count{0};
+std::atomic<int> busy_threads{0};  // in loops now
+std::atomic<Clock::rep> crowded_until{0};
+
 thread_local bool inside = false;
+thread_local Team* last_team = nullptr;
+
+// Whether threads that are awake without work would keep others from theirs; `threads` more are about to run.
+bool crowded(int threads) noexcept {
+  const int processors = available_processors();
+  if (threads > processors) return true;
+  const int others = busy_threads.load(std::memory_order_relaxed);
+  const Clock::rep until = crowded_until.load(std::memory_order_relaxed);
+  if (others == 0 && until == 0) return false;
+  const Clock::time_point now = Clock::now();
+  if (others + threads <= processors) return now.time_since_epoch().count() < until;
+  crowded_until.store((now + kCrowdLasts).time_since_epoch().count(), std::memory_order_relaxed);
+  return true;
+}
 
 class Team {
  public:
+  // False when another call has it.
+  bool take() noexcept {
+    return !taken_.load(std::memory_order_relaxed) && !taken_.exchange(true, std::memory_order_acquire);
+  }
+  void give_back() noexcept { taken_.store(false, std::memory_order_release); }
+
   void run(int threads, int shares, void (*body)(void*, int), void* context) noexcept {
-    const std::lock_guard turn(turn_);
+    limit_.store(crowded(threads) ? std::chrono::microseconds(0) : kAwake, std::memory_order_relaxed);
+    busy_threads.fetch_add(threads, std::memory_order_relaxed);
+    share_out(threads, shares, body, context);
+    busy_threads.fetch_sub(threads, std::memory_order_relaxed);
+  }
+
+  Team* next = nullptr;
+
+ private:
+  struct alignas(64) Helper {
+    uint64_t number = 1;  // the caller is 0
+    std::atomic<int> asleep{0};
+  };
+
+  void share_out(int threads, int shares, void (*body)(void*, int), void* context) noexcept {
     grow(threads - 1);
     body_ = body;
     context_ = context;
@@ -63,38 +120,42 @@ class Team {
     }
     inside = false;
     const auto done = [this] { return pending_.load(std::memory_order_acquire) == 0; };
-    if (spin(limit_, done)) return;
+    if (spin(limit_.load(std::memory_order_relaxed), done)) return;
     for (int left = pending_.load(std::memory_order_acquire); left != 0;
          left = pending_.load(std::memory_order_acquire))
       pending_.wait(left, std::memory_order_acquire);
   }
 
- private:
-  struct alignas(64) Helper {
-    uint64_t number = 1;  // the caller is 0
-    std::atomic<int> asleep{0};
-  };
-
   // Begun lazily; where the system gives no thread, the others do its shares.
   void grow(int helpers) noexcept {
     if (static_cast<size_t>(helpers) <= helpers_.size()) return;
-    try {
-      while (helpers_.size() < static_cast<size_t>(helpers)) {
+    if (refused_until_ != Clock::time_point() && Clock::now() < refused_until_) return;
+    while (helpers_.size() < static_cast<size_t>(helpers)) {
+      if (add_helper()) continue;
+      refused_until_ = Clock::now() + kRefusalLasts;
+      return;
+    }
+    refused_until_ = {};
+  }
+
+  bool add_helper() noexcept {
+    if (helper_count.fetch_add(1, std::memory_order_relaxed) < kMostHelpers) {
+      try {
         helpers_.push_back(std::make_unique<Helper>());
         Helper* helper = helpers_.back().get();
         helper->number = helpers_.size();
         try {
           std::thread([this, helper] { help(*helper); }).detach();
+          return true;
         } catch (...) {
           helpers_.pop_back();
           throw;
         }
+      } catch (const std::exception&) {  // no memory, or no thread
       }
-    } catch (const std::exception&) {
-      return;
     }
-    // More threads than cores: whoever waits awake keeps another from working.
-    if (helpers_.size() >= std::thread::hardware_concurrency()) limit_ = std::chrono::microseconds(0);
+    helper_count.fetch_sub(1, std::memory_order_relaxed);
+    return false;
   }
 
   static bool has_work(uint64_t state, uint64_t thread) noexcept {
@@ -123,7 +184,7 @@ class Team {
     for (;;) {
       while (work(helper.number)) {
       }
-      if (spin(limit_.load(), [&] { return !idle(helper.number); })) continue;
+      if (spin(limit_.load(std::memory_order_relaxed), [&] { return !idle(helper.number); })) continue;
       helper.asleep.store(1, std::memory_order_seq_cst);
       if (idle(helper.number)) helper.asleep.wait(1, std::memory_order_seq_cst);
       helper.asleep.store(0, std::memory_order_seq_cst);
@@ -134,8 +195,9 @@ class Team {
   static constexpr uint64_t kShareMask = (uint64_t{1} << kShareBits) - 1;
   static constexpr uint64_t kThreadMask = (uint64_t{1} << kThreadBits) - 1;
 
-  std::mutex turn_;
+  std::atomic<bool> taken_{true};  // by the call that makes it
   std::vector<std::unique_ptr<Helper>> helpers_;
+  Clock::time_point refused_until_;  // the epoch: nothing was refused
   std::atomic<std::chrono::microseconds> limit_{kAwake};
   void (*body_)(void*, int) = nullptr;
   void* context_ = nullptr;
@@ -144,16 +206,53 @@ class Team {
   alignas(64) std::atomic<int> pending_{0};     // shares that are not done
 };
 
+// The child's only thread is the one that forked: it begins without teams, as the process did.
+void forget_teams() noexcept {
+  teams.store(nullptr, std::memory_order_relaxed);
+  team_count.store(0, std::memory_order_relaxed);
+  helper_count.store(0, std::memory_order_relaxed);
+  busy_threads.store(0, std::memory_order_relaxed);
+  crowded_until.store(0, std::memory_order_relaxed);
+  last_team = nullptr;
+}
+
+// When the program is loaded: a child can be forked during the first call.
+const bool registered = ::pthread_atfork(nullptr, nullptr, forget_teams) == 0;
+
+// A new team, taken; null where there are kMostTeams or no memory.
+Team* make_team() noexcept {
+  if (registered && team_count.fetch_add(1, std::memory_order_relaxed) < kMostTeams) {
+    if (Team* const team = new (std::nothrow) Team; team != nullptr) {
+      team->next = teams.load(std::memory_order_relaxed);
+      while (!teams.compare_exchange_weak(team->next, team, std::memory_order_release,
+                                          std::memory_order_relaxed)) {
+      }
+      return team;
+    }
+  }
+  team_count.fetch_sub(1, std::memory_order_relaxed);
+  return nullptr;
+}
+
+Team* take_team() noexcept {
+  if (last_team != nullptr && last_team->take()) return last_team;
+  for (Team* team = teams.load(std::memory_order_acquire); team != nullptr; team = team->next)
+    if (team->take()) return last_team = team;
+  Team* const team = make_team();
+  if (team != nullptr) last_team = team;
+  return team;
+}
+
 }  // namespace
 
 void run_shares(int threads, int shares, void (*body)(void*, int), void* context) noexcept {
-  if (threads <= 1 || shares <= 1 || inside) {
+  Team* const team = threads > 1 && shares > 1 && !inside ? take_team() : nullptr;
+  if (team == nullptr) {
     for (int share = 0; share < shares; ++share) body(context, share);
     return;
   }
-  // Never destroyed: helpers outlive the last call.
-  static Team& team = *new Team;
-  team.run(std::min(threads, shares), shares, body, context);
+  team->run(std::min(threads, shares), shares, body, context);
+  team->give_back();
 }
 
 }  // namespace nfloat

@@ -23,7 +23,7 @@ struct Room {
 
 // A room includes only rooms of a lower rank.
 const std::map<std::string, Room> kRooms = {
-    {"base", {0, {"api.h", "error.h", "files.h", "text.h"}}},
+    {"base", {0, {"api.h", "error.h", "files.h", "text.h", "threads.h"}}},
     {"machine", {1, {"machine.h"}}},
     {"codebook", {1, {"codebook.h", "codebook_errors.h"}}},
     {"tensor", {1, {"tensor.h"}}},

@@ -43,7 +43,7 @@ TEST(Parallel, ManyLoopsInARowLoseNothing) {
   EXPECT_EQ(total, 20000 * 28);
 }
 
-TEST(Parallel, CallersTakeTurnsAndInnerLoopsRunWhereTheyAre) {
+TEST(Parallel, CallersDoNotDisturbEachOtherAndInnerLoopsRunWhereTheyAre) {
   std::atomic<int64_t> visits = 0;
   std::vector<std::thread> callers;
   for (int c = 0; c < 3; ++c)
@@ -86,6 +86,48 @@ TEST(Parallel, NoMoreThreadsThanAskedFor) {
       seen.insert(std::this_thread::get_id());
     });
   EXPECT_LE(seen.size(), 2U);
+}
+
+// A loop begins and ends while another thread is in the middle of its own.
+TEST(Parallel, CallersDoNotWaitForEachOther) {
+  std::atomic<bool> begun = false, release = false, ended = false;
+  std::thread slow([&] {
+    parallel_for(2, 1, 2, [&](int64_t, int64_t) {
+      begun = true;
+      const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+      while (!release && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+    });
+    ended = true;
+  });
+  while (!begun) std::this_thread::yield();
+  std::atomic<int> visits = 0;
+  for (int round = 0; round < 100; ++round)
+    parallel_for(8, 1, 2, [&](int64_t begin, int64_t end) { visits += static_cast<int>(end - begin); });
+  EXPECT_EQ(visits, 800);
+  EXPECT_FALSE(ended);
+  release = true;
+  slow.join();
+}
+
+// More callers at once than there are teams: those without one run their loops themselves.
+TEST(Parallel, HundredCallersAtOnce) {
+  constexpr int kCallers = 100;
+  std::atomic<int> arrived = 0, visits = 0;
+  std::vector<std::thread> callers;
+  for (int c = 0; c < kCallers; ++c)
+    callers.emplace_back([&] {
+      parallel_for(4, 1, 2, [&](int64_t begin, int64_t end) {
+        if (begin == 0) {
+          ++arrived;
+          const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+          while (arrived < kCallers && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+        }
+        visits += static_cast<int>(end - begin);
+      });
+    });
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(arrived, kCallers);
+  EXPECT_EQ(visits, kCallers * 4);
 }
 
 }  // namespace
