@@ -11,10 +11,15 @@
 #include <vector>
 
 #include "nfloat/api.h"
+#include "nfloat/chat.h"
 #include "nfloat/generate.h"
 #include "nfloat/model.h"
+#include "nfloat/tokenizer.h"
 
 namespace nfloat {
+
+// The chat template of the model at `path`, else ChatML if the vocabulary has its tokens; nothing otherwise.
+NFLOAT_API std::optional<ChatTemplate> chat_template_of(const std::string& path, const Tokenizer& tokenizer);
 
 struct ConversationOptions {
   std::string system = {};              // instruction that the conversation begins with; empty: none

@@ -32,6 +32,12 @@ void add(GenerationCounts& totals, const GenerationCounts& more) {
 
 }  // namespace
 
+std::optional<ChatTemplate> chat_template_of(const std::string& path, const Tokenizer& tokenizer) {
+  if (auto chat = ChatTemplate::load(path)) return chat;
+  if (!tokenizer.token_id("<|im_start|>") || !tokenizer.token_id("<|im_end|>")) return std::nullopt;
+  return ChatTemplate::parse(kChatMl, "ChatML");
+}
+
 struct Conversation::State {
   State(const Model& model, const std::string& path, const ConversationOptions& given)
       : options(given),
@@ -41,15 +47,13 @@ struct Conversation::State {
             model, {.context = std::min(given.context, model.config().context), .kv_cache = given.kv_cache})),
         ends(model.config().eos_tokens),
         sampler(sampler_options(given.sampling, path, model.config(), &ends, &not_obeyed)),
-        chat(ChatTemplate::load(path)),
+        chat(chat_template_of(path, tokenizer)),
         channels(chat && Harmony::of(tokenizer)) {
     if (!variables.is_object())
       fail(ErrorCode::kInvalidArgument, "the variables for the template are {}, expected a JSON object",
            variables.type_name());
-    if (const auto id = tokenizer.token_id("<|im_end|>"); id && tokenizer.token_id("<|im_start|>")) {
+    if (const auto id = tokenizer.token_id("<|im_end|>"); id && tokenizer.token_id("<|im_start|>"))
       ends.push_back(*id);
-      if (!chat) chat = ChatTemplate::parse(kChatMl, "ChatML");
-    }
   }
 
   bool plain() const noexcept { return !chat; }

@@ -45,6 +45,7 @@ const std::map<std::string, Room> kRooms = {
     {"evaluate", {6, {"compare.h", "evaluate.h", "tasks.h"}}},
     {"bridge", {6, {"bridge.h"}}},
     {"tune", {6, {"tune.h"}}},
+    {"server", {7, {"serve.h"}}},
     {"report", {7, {"plot.h", "report.h"}}},
     {"c_api", {8, {"nfloat.h"}}},
 };
@@ -192,6 +193,8 @@ TEST(Layering, ToolsAndExamplesUsePublicHeadersOnly) {
 TEST(Layering, SlowHeadersStayBehindTheirWrappers) {
   const std::map<std::string, std::set<std::string>> wrappers = {
       {"nlohmann/", {"src/base/json.cpp", "src/checkpoint/safetensors_header.cpp"}},
+      {"boost/asio", {"src/server/http.cpp"}},
+      {"boost/beast", {"src/server/http.cpp"}},
       {"CLI/", {"tools/nfloat/command_line.cpp"}}};
   std::set<std::string> seen;
   for (const char* folder : {"src", "tools", "include/nfloat", "examples"})
@@ -201,7 +204,7 @@ TEST(Layering, SlowHeadersStayBehindTheirWrappers) {
         EXPECT_EQ(files.count(include.file), 1u) << where(include);
         seen.insert(include.file);
       }
-  EXPECT_EQ(seen.size(), 3u) << "a wrapper moved; this test looks at nothing";
+  EXPECT_EQ(seen.size(), 4u) << "a wrapper moved; this test looks at nothing";
 }
 
 // Follows the includes of every target_*.cpp.

@@ -24,6 +24,7 @@ void add_inspect_command(const Command& app);
 void add_perplexity_command(const Command& app);
 void add_plan_command(const Command& app);
 void add_quantize_command(const Command& app);
+void add_serve_command(const Command& app);
 void add_tokenize_command(const Command& app);
 void add_version_command(const Command& app);
 

@@ -98,6 +98,7 @@ int main(int argc, char** argv) {
   nfloat::cli::add_plan_command(app);
   nfloat::cli::add_generate_command(app);
   nfloat::cli::add_chat_command(app);
+  nfloat::cli::add_serve_command(app);
   nfloat::cli::add_perplexity_command(app);
   nfloat::cli::add_evaluate_command(app);
   nfloat::cli::add_analyze_command(app);

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_SERVE_H_
+#define NFLOAT_SERVE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/model.h"
+
+namespace nfloat {
+
+struct ServeOptions {
+  std::string host = "127.0.0.1";  // an IP address, or localhost
+  uint16_t port = 8080;            // 0: a free one
+  int streams = 8;                 // sequences that are continued together
+  int queue = 64;                  // requests that may wait
+  int64_t context = 0;             // tokens of one sequence; 0: the model's context
+  uint64_t kv_bytes = 0;           // of keys and values; 0: what all streams can fill
+  KvCacheType kv_cache = KvCacheType::kAuto;
+  double step_seconds = 0.1;    // longest step with a piece of a prompt
+  int64_t max_tokens = 0;       // of an answer whose request names no limit; 0: what the context has room for
+  std::string model_name = {};  // what the API calls the model; empty: the last part of its path
+  bool any_model = false;       // requests may name any model
+  std::vector<std::string> api_keys = {};       // empty: none is asked for
+  bool public_without_key = false;              // allows an address that is not loopback without keys
+  std::vector<std::string> allowed_hosts = {};  // of the Host header, besides loopback and `host`
+  std::string cors_origin = {};                 // that browsers may call from; empty: none
+  std::string chat_template = {};               // a template's text; empty: the model's own
+  double drain_seconds = 30;                    // how long running answers may take to end
+};
+
+// A server of the OpenAI API (chat completions, completions, models), with /health, /metrics, /tokenize and a
+// page to talk with the model. It listens from construction on and answers 503 until a model is opened.
+class NFLOAT_API Server {
+ public:
+  // Throws kInvalidArgument (address; not loopback without keys), kIo (in use, not permitted).
+  explicit Server(const ServeOptions& options);
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  std::string address() const;  // "http://127.0.0.1:8080"
+
+  // Serves `model`, which came from `path` with tokenizer, template and generation_config.json, from now on.
+  // From any thread, once. Throws what Tokenizer::load, ChatTemplate::load and Engine throw.
+  void open(const Model& model, const std::string& path);
+
+  // Serves until `ending`, asked four times a second, returns true: then new requests get 503, and running
+  // answers have drain_seconds to end. False: some were broken off.
+  bool run(const std::function<bool()>& ending);
+  // Ends run() at once. From any thread.
+  void stop();
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_SERVE_H_

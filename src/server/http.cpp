@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: Apache-2.0
+// Boost.Asio and Boost.Beast are seen by this file alone: their templates take seconds to compile.
+#include "server/http.h"
+
+#include <utility>  // Boost 1.74's awaitable.hpp needs it and does not say so
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/write.hpp>
+#include <boost/beast/core.hpp>
+#include <boost/beast/http.hpp>
+
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <chrono>
+#include <deque>
+#include <optional>
+#include <set>
+
+#include "base/fail.h"
+
+namespace nfloat {
+namespace {
+
+namespace net = boost::asio;
+namespace beast = boost::beast;
+namespace http = beast::http;
+using tcp = net::ip::tcp;
+using std::chrono::seconds;
+
+constexpr size_t kMostDrained = size_t{1} << 20;  // bytes read and dropped after an answer that closes
+
+}  // namespace
+
+std::string_view http_reason(int status) noexcept {
+  const std::string_view known = http::obsolete_reason(static_cast<http::status>(status)).data();
+  return known.empty() ? "Unknown" : known;
+}
+
+std::string_view HttpRequest::header(std::string_view name) const noexcept {
+  for (const auto& [key, value] : headers)
+    if (key == name) return value;
+  return {};
+}
+
+class HttpConnection;
+
+struct HttpServer::State {
+  State(const HttpLimits& given, Handler handle, ErrorBody body)
+      : limits(given), handler(std::move(handle)), error_body(std::move(body)) {}
+  void accept();
+
+  HttpLimits limits;
+  Handler handler;
+  ErrorBody error_body;
+  std::set<HttpConnection*> connections;  // which end with `io`
+  net::io_context io{1};
+  tcp::acceptor acceptor{io};
+  net::thread_pool worker{1};
+};
+
+// A connection answers one request after the other; each is an exchange of its own towards the handler.
+class HttpConnection final : public HttpExchange, public std::enable_shared_from_this<HttpConnection> {
+ public:
+  HttpConnection(tcp::socket socket, HttpServer::State& server)
+      : server_(server), stream_(std::move(socket)) {
+    server_.connections.insert(this);
+    beast::error_code ignored;
+    stream_.socket().set_option(tcp::no_delay(true), ignored);
+  }
+  ~HttpConnection() override { server_.connections.erase(this); }
+
+  void start() { read_header(server_.limits.header_seconds); }
+  void refuse(int status, const std::string& message) {
+    version_ = 11;
+    keep_alive_ = false;
+    answer_error(status, message);
+  }
+  void shut() {
+    lose();
+    beast::error_code ignored;
+    stream_.socket().close(ignored);
+  }
+
+  const HttpRequest& request() const noexcept override { return request_; }
+  bool gone() const noexcept override { return gone_; }
+  void when_gone(std::function<void()> gone) override {
+    if (gone_)
+      gone();
+    else
+      when_gone_ = std::move(gone);
+  }
+
+  void respond(int status, const HttpHeaders& headers, std::string body) override {
+    if (gone_ || phase_ != Phase::kWorking) return;
+    std::string text = head(status, headers);
+    text += fmt::format("Content-Length: {}\r\n\r\n", body.size());
+    if (request_.method != "HEAD") text += body;
+    phase_ = Phase::kEnding;
+    when_gone_ = nullptr;
+    push(std::move(text));
+  }
+  void begin_stream(const HttpHeaders& headers) override {
+    if (gone_ || phase_ != Phase::kWorking) return;
+    chunked_ = version_ >= 11;
+    if (!chunked_) keep_alive_ = false;
+    std::string text = head(200, headers);
+    if (chunked_) text += "Transfer-Encoding: chunked\r\n";
+    phase_ = Phase::kStreaming;
+    push(text + "\r\n");
+  }
+  void write(std::string_view piece) override {
+    if (gone_ || phase_ != Phase::kStreaming || piece.empty()) return;
+    push(chunked_ ? fmt::format("{:x}\r\n{}\r\n", piece.size(), piece) : std::string(piece));
+    if (waiting_bytes_ > server_.limits.outbox_bytes) shut();
+  }
+  void end_stream(bool complete) override {
+    if (gone_ || phase_ != Phase::kStreaming) return;
+    phase_ = Phase::kEnding;
+    when_gone_ = nullptr;
+    if (!complete) keep_alive_ = false;
+    if (complete && chunked_)
+      push("0\r\n\r\n");
+    else
+      write_next();
+  }
+
+ private:
+  enum class Phase : uint8_t { kReading, kWorking, kStreaming, kEnding };
+  using Parser = http::request_parser<http::string_body>;
+
+  void read_header(int timeout) {
+    phase_ = Phase::kReading;
+    parser_.emplace();
+    parser_->header_limit(server_.limits.header_bytes);
+    parser_->body_limit(server_.limits.body_bytes);
+    stream_.expires_after(seconds(timeout));
+    http::async_read_header(
+        stream_, buffer_, *parser_,
+        [self = shared_from_this()](beast::error_code error, size_t) { self->have_header(error); });
+  }
+  void have_header(beast::error_code error) {
+    if (error) return refuse_input(error);
+    const auto& message = parser_->get();
+    version_ = message.version();
+    keep_alive_ = message.keep_alive();
+    if (beast::iequals(message[http::field::expect], "100-continue")) {
+      stream_.expires_after(seconds(server_.limits.write_seconds));
+      static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+      net::async_write(stream_, net::buffer(kContinue.data(), kContinue.size()),
+                       [self = shared_from_this()](beast::error_code failed, size_t) {
+                         if (!failed) self->read_body();
+                       });
+      return;
+    }
+    read_body();
+  }
+  void read_body() {
+    stream_.expires_after(seconds(server_.limits.body_seconds));
+    http::async_read(
+        stream_, buffer_, *parser_,
+        [self = shared_from_this()](beast::error_code error, size_t) { self->have_body(error); });
+  }
+  void have_body(beast::error_code error) {
+    if (error) return refuse_input(error);
+    stream_.expires_never();
+    auto message = parser_->release();
+    request_ = HttpRequest();
+    request_.method = std::string(message.method_string());
+    request_.path = std::string(message.target().substr(0, message.target().find('?')));
+    for (const auto& field : message) {
+      std::string name(field.name_string());
+      std::transform(name.begin(), name.end(), name.begin(),
+                     [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+      request_.headers.emplace_back(std::move(name), std::string(field.value()));
+    }
+    request_.body = std::move(message.body());
+    phase_ = Phase::kWorking;
+    watch();
+    server_.handler(shared_from_this());
+  }
+  void refuse_input(beast::error_code error) {
+    if (error == http::error::end_of_stream || error == net::error::operation_aborted ||
+        error == net::error::connection_reset)
+      return shut();
+    keep_alive_ = false;
+    if (error == beast::error::timeout) {
+      // A connection that says nothing is closed without a word.
+      if (!parser_->got_some()) return shut();
+      return answer_error(408, "the request did not come in time");
+    }
+    if (error == http::error::body_limit)
+      return answer_error(413, fmt::format("the body has more than {} bytes", server_.limits.body_bytes));
+    if (error == http::error::header_limit || error == http::error::buffer_overflow)
+      return answer_error(431, fmt::format("the header has more than {} bytes", server_.limits.header_bytes));
+    if (error == http::error::partial_message) return shut();
+    answer_error(400, "this is not HTTP: " + error.message());
+  }
+  void answer_error(int status, const std::string& message) {
+    phase_ = Phase::kWorking;
+    auto [headers, body] = server_.error_body(status, message);
+    respond(status, headers, std::move(body));
+  }
+
+  // Sees a client that goes away while its request is at work. What it sends in advance stays where it is.
+  void watch() {
+    if (watching_) return;
+    watching_ = true;
+    stream_.socket().async_wait(tcp::socket::wait_read, [weak = weak_from_this()](beast::error_code error) {
+      if (const auto self = weak.lock()) self->readable(error);
+    });
+  }
+  void readable(beast::error_code error) {
+    watching_ = false;
+    if (error || (phase_ != Phase::kWorking && phase_ != Phase::kStreaming)) return;
+    char byte = 0;
+    const ssize_t count = ::recv(stream_.socket().native_handle(), &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    if (count > 0) return;
+    if (count < 0 && (errno == EAGAIN || errno == EINTR)) return watch();
+    shut();
+  }
+  void lose() {
+    gone_ = true;
+    if (const auto gone = std::exchange(when_gone_, nullptr)) gone();
+  }
+
+  std::string head(int status, const HttpHeaders& headers) const {
+    std::string text =
+        fmt::format("HTTP/{} {} {}\r\n", version_ >= 11 ? "1.1" : "1.0", status, http_reason(status));
+    for (const auto& [name, value] : headers) text += fmt::format("{}: {}\r\n", name, value);
+    if (!keep_alive_)
+      text += "Connection: close\r\n";
+    else if (version_ < 11)
+      text += "Connection: keep-alive\r\n";
+    return text;
+  }
+  void push(std::string text) {
+    waiting_bytes_ += text.size();
+    outbox_.push_back(std::move(text));
+    write_next();
+  }
+  void write_next() {
+    if (writing_ || gone_) return;
+    if (outbox_.empty()) {
+      if (phase_ == Phase::kEnding) next();
+      return;
+    }
+    writing_ = true;
+    at_work_.clear();
+    for (std::string& text : outbox_) at_work_ += text;
+    outbox_.clear();
+    stream_.expires_after(seconds(server_.limits.write_seconds));
+    net::async_write(stream_, net::buffer(at_work_),
+                     [self = shared_from_this()](beast::error_code error, size_t) { self->written(error); });
+  }
+  void written(beast::error_code error) {
+    writing_ = false;
+    if (gone_) return;
+    if (error) return shut();
+    stream_.expires_never();
+    waiting_bytes_ -= at_work_.size();
+    write_next();
+  }
+  void next() {
+    if (keep_alive_) return read_header(server_.limits.idle_seconds);
+    // The client may still be sending: a closed socket would answer with a reset, and the answer be lost.
+    beast::error_code ignored;
+    stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+    stream_.expires_after(seconds(2));
+    drain();
+  }
+  void drain() {
+    stream_.async_read_some(net::buffer(dropped_),
+                            [self = shared_from_this()](beast::error_code error, size_t count) {
+                              self->drained_ += count;
+                              if (error || self->drained_ > kMostDrained) return self->shut();
+                              self->drain();
+                            });
+  }
+
+  HttpServer::State& server_;
+  beast::tcp_stream stream_;
+  beast::flat_buffer buffer_;
+  std::optional<Parser> parser_;
+  HttpRequest request_;
+  Phase phase_ = Phase::kReading;
+  unsigned version_ = 11;
+  bool keep_alive_ = true, chunked_ = true, gone_ = false, watching_ = false, writing_ = false;
+  std::function<void()> when_gone_;
+  std::deque<std::string> outbox_;
+  std::string at_work_;
+  size_t waiting_bytes_ = 0, drained_ = 0;
+  std::array<char, 4096> dropped_;
+};
+
+void HttpServer::State::accept() {
+  acceptor.async_accept([this](beast::error_code error, tcp::socket socket) {
+    if (!acceptor.is_open()) return;
+    if (!error) {
+      const bool full = connections.size() >= static_cast<size_t>(limits.connections);
+      const auto connection = std::make_shared<HttpConnection>(std::move(socket), *this);
+      if (full)
+        connection->refuse(503, "too many connections");
+      else
+        connection->start();
+    }
+    accept();
+  });
+}
+
+HttpServer::HttpServer(const std::string& address, uint16_t port, const HttpLimits& limits, Handler handler,
+                       ErrorBody error_body)
+    : state_(std::make_unique<State>(limits, std::move(handler), std::move(error_body))) {
+  beast::error_code error;
+  const auto host = net::ip::make_address(address == "localhost" ? "127.0.0.1" : address, error);
+  if (error) fail(ErrorCode::kInvalidArgument, "{} is not an IP address to listen on", address);
+  const tcp::endpoint endpoint(host, port);
+  tcp::acceptor& acceptor = state_->acceptor;
+  acceptor.open(endpoint.protocol(), error);
+  if (!error) acceptor.set_option(net::socket_base::reuse_address(true), error);
+  if (!error) acceptor.bind(endpoint, error);
+  if (!error) acceptor.listen(net::socket_base::max_listen_connections, error);
+  if (error) fail(ErrorCode::kIo, "{} port {}: {}", address, port, error.message());
+}
+
+HttpServer::~HttpServer() {
+  state_->worker.join();
+}
+
+uint16_t HttpServer::port() const noexcept {
+  beast::error_code ignored;
+  return state_->acceptor.local_endpoint(ignored).port();
+}
+
+void HttpServer::run() {
+  state_->accept();
+  const auto work = net::make_work_guard(state_->io);
+  state_->io.run();
+}
+
+void HttpServer::stop() {
+  post([this] {
+    stop_accepting();
+    for (HttpConnection* connection : std::set<HttpConnection*>(state_->connections)) connection->shut();
+    state_->io.stop();
+  });
+}
+
+void HttpServer::stop_accepting() {
+  beast::error_code ignored;
+  state_->acceptor.close(ignored);
+}
+
+void HttpServer::post(std::function<void()> work) {
+  net::post(state_->io, std::move(work));
+}
+
+void HttpServer::after(double wait, std::function<void()> work) {
+  const auto timer = std::make_shared<net::steady_timer>(
+      state_->io,
+      std::chrono::duration_cast<net::steady_timer::duration>(std::chrono::duration<double>(wait)));
+  timer->async_wait([timer, work = std::move(work)](beast::error_code error) {
+    if (!error) work();
+  });
+}
+
+void HttpServer::background(std::function<void()> work) {
+  net::post(state_->worker, std::move(work));
+}
+
+}  // namespace nfloat

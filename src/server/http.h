@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_SERVER_HTTP_H_
+#define NFLOAT_SERVER_HTTP_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace nfloat {
+
+using HttpHeaders = std::vector<std::pair<std::string, std::string>>;
+
+struct HttpRequest {
+  std::string method, path;  // the path without its query
+  HttpHeaders headers;       // names in lower case
+  std::string body;
+
+  // Of several with one name the first; empty: none.
+  std::string_view header(std::string_view name) const noexcept;
+};
+
+struct HttpLimits {
+  uint32_t header_bytes = 16 << 10;
+  uint64_t body_bytes = uint64_t{8} << 20;
+  size_t outbox_bytes = 256 << 10;  // of a stream that its client does not read: it is ended then
+  int connections = 512;
+  int header_seconds = 10, body_seconds = 30, idle_seconds = 60, write_seconds = 30;
+};
+
+// One request and its answer. All calls on the thread of HttpServer::run.
+class HttpExchange {
+ public:
+  virtual ~HttpExchange() = default;
+
+  virtual const HttpRequest& request() const noexcept = 0;
+  // A whole answer; Content-Length is added.
+  virtual void respond(int status, const HttpHeaders& headers, std::string body) = 0;
+  // An answer in pieces: begin, write any number, end. A connection that is ended without `complete` breaks
+  // off.
+  virtual void begin_stream(const HttpHeaders& headers) = 0;
+  virtual void write(std::string_view piece) = 0;
+  virtual void end_stream(bool complete) = 0;
+  // Called once when the client goes away, or reads too slowly, before the answer has ended.
+  virtual void when_gone(std::function<void()> gone) = 0;
+  virtual bool gone() const noexcept = 0;
+};
+
+// HTTP/1.1 and 1.0 on one thread, without TLS. It answers itself what is not HTTP, too large or too slow.
+class HttpServer {
+ public:
+  using Handler = std::function<void(std::shared_ptr<HttpExchange>)>;
+  // Makes the body and headers of the server's own answers.
+  using ErrorBody =
+      std::function<std::pair<HttpHeaders, std::string>(int status, const std::string& message)>;
+
+  // Listens from now on; port 0: a free one. Throws kInvalidArgument (address), kIo (in use, not allowed).
+  HttpServer(const std::string& address, uint16_t port, const HttpLimits& limits, Handler handler,
+             ErrorBody error_body);
+  ~HttpServer();
+  HttpServer(const HttpServer&) = delete;
+  HttpServer& operator=(const HttpServer&) = delete;
+
+  uint16_t port() const noexcept;
+  // Serves until stop().
+  void run();
+  // Breaks off all connections. From any thread.
+  void stop();
+  // Takes no further connections; what is open goes on.
+  void stop_accepting();
+  // Calls `work` on the thread of run(). From any thread.
+  void post(std::function<void()> work);
+  void after(double seconds, std::function<void()> work);
+  // Calls `work` on a thread beside, one after the other.
+  void background(std::function<void()> work);
+
+  struct State;
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+// "OK", "Not Found", ...
+std::string_view http_reason(int status) noexcept;
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_SERVER_HTTP_H_

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "server/server_state.h"
+
+namespace nfloat {
+namespace {
+
+const char* precision_name(Precision precision) noexcept {
+  return precision == Precision::kF32 ? "f32" : precision == Precision::kBF16 ? "bf16" : "int8";
+}
+
+uint64_t resident_bytes() noexcept {
+  std::FILE* file = std::fopen("/proc/self/statm", "r");
+  if (file == nullptr) return 0;
+  unsigned long long total = 0, resident = 0;
+  const bool read = std::fscanf(file, "%llu %llu", &total, &resident) == 2;
+  std::fclose(file);
+  return read ? resident * static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)) : 0;
+}
+
+// The text format 0.0.4 of Prometheus.
+class Exposition {
+ public:
+  template <typename T>
+  void value(const char* name, const char* type, const char* help, T number) {
+    head(name, type, help);
+    text_ += fmt::format("nfloat:{} {}\n", name, number);
+  }
+  void head(const char* name, const char* type, const char* help) {
+    text_ += fmt::format("# HELP nfloat:{} {}\n# TYPE nfloat:{} {}\n", name, help, name, type);
+  }
+  template <typename T>
+  void labelled(const char* name, const std::string& labels, T number) {
+    text_ += fmt::format("nfloat:{}{{{}}} {}\n", name, labels, number);
+  }
+  void histogram(const char* name, const char* help, const Histogram& values) {
+    head(name, "histogram", help);
+    uint64_t count = 0;
+    for (size_t i = 0; i < values.bounds.size(); ++i) {
+      count += values.counts[i];
+      text_ += fmt::format("nfloat:{}_bucket{{le=\"{}\"}} {}\n", name, values.bounds[i], count);
+    }
+    count += values.counts.back();
+    text_ += fmt::format("nfloat:{}_bucket{{le=\"+Inf\"}} {}\nnfloat:{}_sum {}\nnfloat:{}_count {}\n", name,
+                         count, name, values.sum, name, count);
+  }
+  std::string take() { return std::move(text_); }
+
+ private:
+  std::string text_;
+};
+
+std::string label(std::string_view text) {
+  std::string out;
+  for (const char c : text)
+    if (c != '"' && c != '\\' && c != '\n') out += c;
+  return out;
+}
+
+}  // namespace
+
+Json Server::State::models(const std::string& only) const {
+  const std::shared_ptr<ServedModel> model = served();
+  if (!only.empty() && only != model->name)
+    throw ApiError{404, fmt::format("there is no model {}; this server has {}", only, model->name), "model",
+                   "model_not_found"};
+  const ModelConfig& config = model->model.config();
+  const Json one{{"id", model->name},
+                 {"object", "model"},
+                 {"created", model->created},
+                 {"owned_by", "nfloat"},
+                 {"meta",
+                  {{"context", model->engine.context()},
+                   {"context_trained", config.context},
+                   {"vocabulary", config.vocabulary},
+                   {"precision", precision_name(model->model.options().precision)},
+                   {"weight_bytes", model->model.memory().resident_bytes()},
+                   {"chat_template", model->chat.has_value()}}}};
+  if (!only.empty()) return one;
+  return {{"object", "list"}, {"data", Json::array({one})}};
+}
+
+Json Server::State::properties() const {
+  const std::shared_ptr<ServedModel> model = served();
+  const SamplerOptions& sampler = model->bounds.defaults;
+  return {{"model", model->name},
+          {"context", model->engine.context()},
+          {"streams", options.streams},
+          {"queue", options.queue},
+          {"precision", precision_name(model->model.options().precision)},
+          {"end_tokens", model->ends},
+          {"defaults",
+           {{"temperature", sampler.temperature},
+            {"top_p", sampler.top_p},
+            {"top_k", sampler.top_k},
+            {"min_p", sampler.min_p},
+            {"repetition_penalty", sampler.repetition_penalty},
+            {"max_tokens", options.max_tokens > 0 ? options.max_tokens : model->engine.context()}}}};
+}
+
+std::string Server::State::metrics() const {
+  Exposition out;
+  out.head("requests_total", "counter", "Answers by HTTP status.");
+  for (const auto& [status, count] : answers)
+    out.labelled("requests_total", fmt::format("status=\"{}\"", status), count);
+  out.value("process_resident_memory_bytes", "gauge", "Memory that the process holds.", resident_bytes());
+  std::shared_ptr<ServedModel> model;
+  {
+    const std::scoped_lock lock(mutex);
+    model = opened;
+  }
+  if (!model) return out.take();
+  const EngineStatistics now = model->engine.statistics();
+  out.head("model_info", "gauge", "The model that is served.");
+  out.labelled("model_info",
+               fmt::format("model=\"{}\",context=\"{}\",precision=\"{}\"", label(model->name),
+                           model->engine.context(), precision_name(model->model.options().precision)),
+               1);
+  out.value("requests_running", "gauge", "Requests with a sequence at work.", now.running);
+  out.value("requests_waiting", "gauge", "Requests in the queue.", now.waiting);
+  out.head("requests_cancelled_total", "counter", "Requests that ended before their answer.");
+  out.labelled("requests_cancelled_total", "reason=\"gone\"", now.cancelled);
+  out.labelled("requests_cancelled_total", "reason=\"failed\"", now.failed);
+  out.labelled("requests_cancelled_total", "reason=\"queue_full\"", now.refused);
+  out.value("prompt_tokens_total", "counter", "Tokens of prompts.", now.prompt_tokens);
+  out.value("prompt_tokens_cached_total", "counter", "Of those, found in kept keys and values.",
+            now.cached_tokens);
+  out.value("generated_tokens_total", "counter", "Tokens generated.", now.generated_tokens);
+  out.value("steps_total", "counter", "Batches run.", now.steps);
+  out.value("preemptions_total", "counter", "Sequences that had to give their memory back.", now.preempted);
+  out.value("kv_bytes_used", "gauge", "Keys and values, kept prefixes included.", now.kv_bytes_used);
+  out.value("kv_bytes_limit", "gauge", "Their budget.", now.kv_bytes_limit);
+  out.value("kv_cache_usage_perc", "gauge", "Used part of the budget, 0 to 1.",
+            static_cast<double>(now.kv_bytes_used) / static_cast<double>(now.kv_bytes_limit));
+  out.value("last_step_age_seconds", "gauge", "Time since the last batch ended.",
+            this->now() - now.last_step);
+  out.histogram("time_to_first_token_seconds", "From a request to its first token.", now.first_token_seconds);
+  out.histogram("inter_token_latency_seconds", "Between two tokens of a sequence.",
+                now.between_tokens_seconds);
+  out.histogram("queue_time_seconds", "From a request to its first step.", now.queue_seconds);
+  out.histogram("request_duration_seconds", "From a request to its end.", now.request_seconds);
+  out.histogram("step_duration_seconds", "Of a batch.", now.step_seconds);
+  out.histogram("batch_rows", "Tokens of a batch.", now.rows);
+  return out.take();
+}
+
+}  // namespace nfloat

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/serve.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "base/fail.h"
+#include "nfloat/conversation.h"
+#include "server/parts.h"
+#include "server/server_state.h"
+
+namespace nfloat {
+namespace {
+
+constexpr double kTick = 0.25;     // seconds
+constexpr double kKeepAlive = 15;  // seconds of silence in a stream
+constexpr int kLastWords = 2;      // ticks for answers to leave the machine
+
+std::string name_of(const std::string& path, const ServeOptions& options) {
+  if (!options.model_name.empty()) return options.model_name;
+  std::string name = path;
+  while (name.size() > 1 && name.back() == '/') name.pop_back();
+  name = name.substr(name.rfind('/') + 1);
+  return name.ends_with(".gguf") ? name.substr(0, name.size() - 5) : name;
+}
+
+}  // namespace
+
+bool is_loopback(std::string_view host) noexcept {
+  return host == "localhost" || host == "::1" || host == "[::1]" || host.starts_with("127.");
+}
+
+bool equal_secrets(std::string_view a, std::string_view b) noexcept {
+  size_t difference = a.size() ^ b.size();
+  for (size_t i = 0; i < b.size(); ++i)
+    difference |= static_cast<size_t>(static_cast<unsigned char>(a.empty() ? 0 : a[i % a.size()]) ^
+                                      static_cast<unsigned char>(b[i]));
+  return difference == 0;
+}
+
+ServedModel::ServedModel(const Model& weights, const std::string& path, const ServeOptions& options,
+                         std::function<void(std::span<const EngineEvent>)> events)
+    : model(weights),
+      tokenizer(Tokenizer::load(path)),
+      chat(options.chat_template.empty() ? chat_template_of(path, tokenizer)
+                                         : ChatTemplate::parse(options.chat_template, "--chat-template")),
+      ends(model.config().eos_tokens),
+      name(name_of(path, options)),
+      created(std::chrono::duration_cast<std::chrono::seconds>(
+                  std::chrono::system_clock::now().time_since_epoch())
+                  .count()),
+      engine(model, tokenizer,
+             {.streams = options.streams,
+              .queue = options.queue,
+              .context = options.context,
+              .kv_cache = options.kv_cache,
+              .kv_bytes = options.kv_bytes,
+              .step_seconds = options.step_seconds,
+              .clock = nullptr,
+              .events = std::move(events)}) {
+  bounds.choices = options.streams;
+  bounds.vocabulary = model.config().vocabulary;
+  bounds.defaults = sampler_options(SamplingSettings(), path, model.config(), &ends);
+  if (const auto id = tokenizer.token_id("<|im_end|>"); id && tokenizer.token_id("<|im_start|>"))
+    ends.push_back(*id);
+}
+
+Server::State::State(const ServeOptions& given)
+    : options(given),
+      loopback(is_loopback(given.host)),
+      http(
+          given.host, given.port, {},
+          [this](std::shared_ptr<HttpExchange> exchange) { handle(std::move(exchange)); },
+          [this](int status, const std::string& message) {
+            ++answers[status];
+            const ApiError error{status, message, "", status == 413 ? "body_too_large" : "",
+                                 status == 503 ? 1 : 0};
+            HttpHeaders headers = common_headers();
+            for (auto& header : error.headers()) headers.push_back(std::move(header));
+            return std::pair(std::move(headers), error.body());
+          }) {}
+
+Server::State::~State() {
+  if (opened) opened->engine.stop();
+  live.clear();  // before the connections
+}
+
+Server::Server(const ServeOptions& options) {
+  if (!is_loopback(options.host) && options.api_keys.empty() && !options.public_without_key)
+    fail(ErrorCode::kInvalidArgument,
+         "{} can be reached from other machines: give API keys, or allow it without", options.host);
+  state_ = std::make_unique<State>(options);
+}
+
+Server::~Server() = default;
+
+std::string Server::address() const {
+  const std::string& host = state_->options.host;
+  const bool bare = host.find(':') == std::string::npos;
+  return fmt::format("http://{}{}{}:{}", bare ? "" : "[", host, bare ? "" : "]", state_->http.port());
+}
+
+void Server::open(const Model& model, const std::string& path) {
+  State* state = state_.get();
+  auto served = std::make_shared<ServedModel>(
+      model, path, state->options, [state](std::span<const EngineEvent> events) {
+        state->http.post(
+            [state, copy = std::vector<EngineEvent>(events.begin(), events.end())] { state->take(copy); });
+      });
+  served->engine.start();
+  const std::scoped_lock lock(state->mutex);
+  state->opened = std::move(served);
+}
+
+bool Server::run(const std::function<bool()>& ending) {
+  state_->ending = ending;
+  state_->http.after(kTick, [this] { state_->tick(); });
+  state_->http.run();
+  return state_->whole;
+}
+
+void Server::stop() {
+  state_->http.stop();
+}
+
+double Server::State::now() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::shared_ptr<ServedModel> Server::State::served() const {
+  const std::scoped_lock lock(mutex);
+  if (!opened) throw ApiError{503, "the model is being loaded", "", "loading", 1};
+  return opened;
+}
+
+// Keeps silent streams open, and ends the server when that is wanted.
+void Server::State::tick() {
+  const double time = now();
+  std::vector<std::shared_ptr<ServerWork>> works;
+  for (const auto& [number, work] : live)
+    if (works.empty() || works.back() != work.first) works.push_back(work.first);
+  for (const std::shared_ptr<ServerWork>& work : works)
+    if (work->stream && time - work->spoken > kKeepAlive) send(*work, ":\n\n");
+  if (!draining && ending && ending()) {
+    draining = true;
+    drain_until = time + options.drain_seconds;
+  }
+  if (draining) {
+    if (time > drain_until) {
+      for (const std::shared_ptr<ServerWork>& work : works) {
+        whole = false;
+        fail(work, {503, "the server is shutting down", "", "shutting_down", 1});
+      }
+    }
+    if (live.empty() && ++quiet_ticks >= kLastWords) return http.stop();
+  }
+  http.after(kTick, [this] { tick(); });
+}
+
+HttpHeaders Server::State::common_headers() const {
+  HttpHeaders headers{{"x-request-id", new_id("req_")}, {"X-Content-Type-Options", "nosniff"}};
+  if (!options.cors_origin.empty()) {
+    headers.emplace_back("Access-Control-Allow-Origin", options.cors_origin);
+    headers.emplace_back("Vary", "Origin");
+  }
+  return headers;
+}
+
+void Server::State::respond(const std::shared_ptr<HttpExchange>& exchange, int status, HttpHeaders headers,
+                            std::string body) {
+  ++answers[status];
+  HttpHeaders all = common_headers();
+  for (auto& header : headers) all.push_back(std::move(header));
+  exchange->respond(status, all, std::move(body));
+}
+
+void Server::State::respond(const std::shared_ptr<HttpExchange>& exchange, const Json& json) {
+  respond(exchange, 200, {{"Content-Type", "application/json"}}, json.dump(-1, Json::Invalid::kReplace));
+}
+
+void Server::State::refuse(const std::shared_ptr<HttpExchange>& exchange, const ApiError& error) {
+  respond(exchange, error.status, error.headers(), error.body());
+}
+
+void Server::State::submit(const std::shared_ptr<ServerWork>& work, std::vector<EngineRequest> requests) {
+  if (work->exchange->gone()) return;
+  if (draining) throw ApiError{503, "the server is shutting down", "", "shutting_down", 1};
+  Engine& engine = work->served->engine;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const std::optional<uint64_t> number = engine.submit(std::move(requests[i]));
+    if (!number) {
+      forget(*work, true);
+      const EngineStatistics statistics = engine.statistics();
+      const double each = statistics.finished == 0
+                              ? 1
+                              : statistics.request_seconds.sum / static_cast<double>(statistics.finished);
+      const double wait = each * static_cast<double>(statistics.waiting) / options.streams;
+      throw ApiError{429, fmt::format("{} requests are waiting: the queue is full", statistics.waiting), "",
+                     "queue_full", static_cast<int>(std::clamp(wait + 0.999, 1.0, 60.0))};
+    }
+    work->numbers.push_back(*number);
+    live[*number] = {work, static_cast<int>(i)};
+    ++work->open;
+  }
+  work->spoken = now();
+  work->exchange->when_gone([this, weak = std::weak_ptr(work)] {
+    if (const auto gone = weak.lock()) forget(*gone, true);
+  });
+}
+
+void Server::State::forget(const ServerWork& work, bool cancel) {
+  for (const uint64_t number : work.numbers)
+    if (live.erase(number) != 0 && cancel) work.served->engine.cancel(number);
+}
+
+void Server::State::send(ServerWork& work, const std::string& text) {
+  if (!work.begun) {
+    work.begun = true;
+    ++answers[200];
+    HttpHeaders headers = common_headers();
+    headers.emplace_back("Content-Type", "text/event-stream; charset=utf-8");
+    headers.emplace_back("Cache-Control", "no-cache");
+    headers.emplace_back("X-Accel-Buffering", "no");
+    work.exchange->begin_stream(headers);
+  }
+  work.spoken = now();
+  work.exchange->write(text);
+}
+
+void Server::State::take(const std::vector<EngineEvent>& events) {
+  for (const EngineEvent& event : events) {
+    const auto found = live.find(event.request);
+    if (found == live.end()) continue;
+    const auto [work, prompt] = found->second;
+    if (!event.error.empty()) {
+      fail(work, {500, event.error});
+      continue;
+    }
+    const std::string text = work->answer->take(prompt, event);
+    if (work->stream && !text.empty()) send(*work, text);
+    if (!event.done) continue;
+    work->usage.prompt_tokens += event.usage.prompt_tokens;
+    work->usage.cached_tokens += event.usage.cached_tokens;
+    work->usage.completion_tokens += event.usage.completion_tokens;
+    live.erase(event.request);
+    if (--work->open == 0) finish(work);
+  }
+}
+
+void Server::State::finish(const std::shared_ptr<ServerWork>& work) {
+  if (!work->stream) return respond(work->exchange, work->answer->whole(work->usage));
+  if (work->include_usage) send(*work, stream_event(work->answer->usage_piece(work->usage)));
+  send(*work, std::string(kStreamEnd));
+  work->exchange->end_stream(true);
+}
+
+void Server::State::fail(const std::shared_ptr<ServerWork>& work, const ApiError& error) {
+  forget(*work, true);
+  if (!work->begun) return refuse(work->exchange, error);
+  send(*work, "data: " + error.body() + "\n\n");
+  work->exchange->end_stream(false);
+}
+
+}  // namespace nfloat

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_SERVER_SERVER_STATE_H_
+#define NFLOAT_SERVER_SERVER_STATE_H_
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nfloat/chat.h"
+#include "nfloat/engine.h"
+#include "nfloat/serve.h"
+#include "nfloat/tokenizer.h"
+#include "server/answer.h"
+#include "server/api_error.h"
+#include "server/api_request.h"
+#include "server/http.h"
+
+namespace nfloat {
+
+// The model at work, and what belongs to it. Only the engine changes.
+struct ServedModel {
+  ServedModel(const Model& weights, const std::string& path, const ServeOptions& options,
+              std::function<void(std::span<const EngineEvent>)> events);
+
+  Model model;
+  Tokenizer tokenizer;
+  std::optional<ChatTemplate> chat;
+  std::vector<int32_t> ends;
+  ApiBounds bounds;
+  std::string name;
+  int64_t created;
+  Engine engine;
+};
+
+// A request that the engine works on.
+struct ServerWork {
+  std::shared_ptr<HttpExchange> exchange;
+  std::shared_ptr<ServedModel> served;
+  std::unique_ptr<ApiAnswer> answer;
+  std::string id;
+  bool stream = false, include_usage = false, begun = false;
+  std::vector<uint64_t> numbers;  // of its engine requests
+  size_t open = 0;                // of those, not ended
+  EngineUsage usage;
+  double spoken = 0;  // when something was sent
+};
+
+struct Server::State {
+  explicit State(const ServeOptions& options);
+  ~State();
+
+  // Everything below runs on the thread of http.run() unless said otherwise.
+  void handle(std::shared_ptr<HttpExchange> exchange);
+  void route(const std::shared_ptr<HttpExchange>& exchange);
+  void check_host(const HttpRequest& request) const;
+  void check_key(const HttpRequest& request) const;
+
+  void respond(const std::shared_ptr<HttpExchange>& exchange, int status, HttpHeaders headers,
+               std::string body);
+  void respond(const std::shared_ptr<HttpExchange>& exchange, const Json& json);
+  void refuse(const std::shared_ptr<HttpExchange>& exchange, const ApiError& error);
+  HttpHeaders common_headers() const;
+
+  // Parses and tokenizes on the thread beside, then submits.
+  void generate(const std::shared_ptr<HttpExchange>& exchange, bool chat);
+  void submit(const std::shared_ptr<ServerWork>& work, std::vector<EngineRequest> requests);
+  void take(const std::vector<EngineEvent>& events);
+  void send(ServerWork& work, const std::string& text);
+  void finish(const std::shared_ptr<ServerWork>& work);
+  void fail(const std::shared_ptr<ServerWork>& work, const ApiError& error);
+  void forget(const ServerWork& work, bool cancel);
+  void tick();
+
+  Json models(const std::string& only) const;
+  Json properties() const;
+  std::string metrics() const;
+  void small_post(const std::shared_ptr<HttpExchange>& exchange);
+
+  double now() const;
+  std::shared_ptr<ServedModel> served() const;  // from any thread; throws a 503 while there is none
+  void check_model(const ServedModel& model, const std::string& name) const;
+
+  ServeOptions options;
+  bool loopback;
+  std::map<uint64_t, std::pair<std::shared_ptr<ServerWork>, int>> live;  // by engine request; which prompt
+  std::map<int, uint64_t> answers;                                       // by status
+  std::function<bool()> ending;
+  bool draining = false, whole = true;
+  double drain_until = 0;
+  int quiet_ticks = 0;
+
+  mutable std::mutex mutex;
+  std::shared_ptr<ServedModel> opened;  // under the mutex
+
+  HttpServer http;
+};
+
+bool is_loopback(std::string_view host) noexcept;
+// In a time that depends on the lengths only.
+bool equal_secrets(std::string_view a, std::string_view b) noexcept;
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_SERVER_SERVER_STATE_H_

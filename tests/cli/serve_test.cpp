@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// `nfloat serve` from outside: how it starts and ends. What it answers: tests/unit/server.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include "cli/process.h"
+
+namespace nfloat::cli_test {
+namespace {
+
+using Serve = Cli;
+
+TEST_F(Serve, SaysWhereItIsAndEndsWhenAskedTo) {
+  Limits limits;
+  limits.signal = SIGTERM;
+  limits.after = std::chrono::seconds(3);
+  const Result result = nfloat({"serve", model(), "--port", "0", "--streams", "2"}, limits);
+  EXPECT_TRUE(result.ok()) << result;
+  for (const char* words :
+       {"Listening at http://127.0.0.1:", "Memory: weights", "2 streams of up to 512 tokens",
+        "Ready: API at http://127.0.0.1:", "every answer was given"})
+    EXPECT_NE(result.err.find(words), std::string::npos) << words << result;
+  EXPECT_EQ(result.out, "");
+}
+
+TEST_F(Serve, WhatCannotBeServedIsNamed) {
+  expect_complaint(nfloat({"serve", path("absent"), "--quiet"}), {"absent"});
+  expect_complaint(nfloat({"serve", model(), "--quiet", "--host", "0.0.0.0", "--port", "0"}),
+                   {"0.0.0.0", "key"});
+  expect_complaint(nfloat({"serve", model(), "--quiet", "--host", "nowhere", "--port", "0"}), {"nowhere"});
+  write_file(path("keys"), "\n\n");
+  expect_complaint(nfloat({"serve", model(), "--quiet", "--port", "0", "--api-key-file", path("keys")}),
+                   {"keys", "no API key"});
+  write_file(path("bad.jinja"), "{% if %}");
+  expect_complaint(nfloat({"serve", model(), "--quiet", "--port", "0", "--chat-template", path("bad.jinja")}),
+                   {"--chat-template"});
+  expect_complaint(nfloat({"serve", model(), "--quiet", "--port", "0", "--kv-memory", "1KB"}), {"budget"});
+  EXPECT_EQ(nfloat({"serve", model(), "--port", "0", "--kv-memory", "much"}).exit_code, 2);
+}
+
+}  // namespace
+}  // namespace nfloat::cli_test

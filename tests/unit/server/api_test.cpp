@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include "nfloat/tokenizer.h"
+#include "server/api_error.h"
+#include "server/api_request.h"
+#include "server/parts.h"
+#include "server/prompt.h"
+#include "server/server_state.h"
+#include "support/paths.h"
+
+namespace nfloat {
+namespace {
+
+const ApiBounds kBounds{.choices = 4, .vocabulary = 100, .defaults = {.temperature = 0.5F}};
+
+ApiError chat_error(const std::string& body) {
+  try {
+    parse_chat_request(parse_body(body), kBounds);
+  } catch (const ApiError& error) {
+    return error;
+  }
+  return {0, "no error"};
+}
+
+TEST(ApiRequests, FieldsAndTheirDefaults) {
+  const ChatRequest request = parse_chat_request(
+      parse_body(R"({"messages": [{"role": "developer", "content": [{"type": "text", "text": "a"},
+                 {"type": "text", "text": "b"}]}, {"role": "assistant", "tool_calls": [{"function":
+                 {"name": "f", "arguments": "{\"x\": 1}"}}]}], "max_tokens": 5, "max_completion_tokens": 3,
+                 "top_p": null, "stop": "end", "seed": -1, "logit_bias": {"7": 100}, "logprobs": true})"),
+      kBounds);
+  EXPECT_EQ(request.messages[0]["role"], "system");
+  EXPECT_EQ(request.messages[0]["content"], "ab");
+  EXPECT_EQ(request.messages[1]["tool_calls"][0]["function"]["arguments"]["x"], 1);
+  EXPECT_EQ(request.max_tokens, 3);
+  EXPECT_EQ(request.sampler.temperature, 0.5F);
+  EXPECT_EQ(request.sampler.top_p, 1);
+  EXPECT_EQ(request.sampler.seed, ~uint64_t{0});
+  EXPECT_EQ(request.sampler.bias.size(), 1u);
+  EXPECT_EQ(request.stops, std::vector<std::string>{"end"});
+  EXPECT_EQ(request.log_probabilities, 0);
+  EXPECT_EQ(request.choices, 1);
+}
+
+TEST(ApiRequests, WhatIsWrongIsNamed) {
+  const std::string messages = R"("messages": [{"role": "user", "content": "x"}])";
+  const std::pair<const char*, const char*> cases[] = {
+      {R"("temperature": "warm")", "temperature"},
+      {R"("temperature": 2.5)", "temperature"},
+      {R"("n": 5)", "n"},
+      {R"("n": 1.5)", "n"},
+      {R"("max_tokens": 0)", "max_tokens"},
+      {R"("stop": ["a","b","c","d","e"])", "stop"},
+      {R"("logit_bias": {"100": 1})", "logit_bias"},
+      {R"("stream": 1)", "stream"},
+      {R"("top_logprobs": 2)", "top_logprobs"},
+      {R"("seed": 1.5)", "seed"},
+      {R"("tools": [{"type": "x"}])", "tools"},
+      {R"("tool_choice": "required")", "tool_choice"},
+      {R"("response_format": {"type": "xml"})", "response_format"},
+      {R"("stream_options": {})", "stream_options"}};
+  for (const auto& [field, param] : cases) {
+    const ApiError error = chat_error("{" + messages + ", " + field + "}");
+    EXPECT_EQ(error.status, 400) << field;
+    EXPECT_EQ(error.param, param) << field;
+  }
+  for (const char* body :
+       {"", "[]", "{\"messages\":", "{\"messages\": [1]}", "{\"messages\": []}", "{}",
+        R"({"messages": [{"role": "user"}]})", R"({"messages": [{"role": "x", "content": ""}]})",
+        R"({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})",
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"\xff\"}]}"})
+    EXPECT_EQ(chat_error(body).status, 400) << body;
+  EXPECT_EQ(chat_error(std::string(1000, '[')).status, 400);
+}
+
+TEST(ApiErrors, AreJsonInTheShapeOfOpenAi) {
+  const Json error = Json::parse(ApiError{429, "full", "", "queue_full", 3}.body())["error"];
+  EXPECT_EQ(error["type"], "rate_limit_error");
+  EXPECT_TRUE(error["param"].is_null());
+  EXPECT_EQ(error["code"], "queue_full");
+}
+
+TEST(ApiSecrets, AreComparedWhole) {
+  EXPECT_TRUE(equal_secrets("key", "key"));
+  EXPECT_FALSE(equal_secrets("ke", "key"));
+  EXPECT_FALSE(equal_secrets("keykey", "key"));
+  EXPECT_FALSE(equal_secrets("", "key"));
+}
+
+// The parts of a text that comes in pieces of `size` bytes, as "T:...", "R:...", "C:name", "A:..."; equal
+// kinds joined.
+std::string split(const ChatRequest& request, const std::string& text, size_t size) {
+  const auto splitter = make_parts(request);
+  std::string result;
+  std::optional<Part::Kind> last;
+  const auto add = [&](const std::vector<Part>& parts) {
+    for (const Part& part : parts) {
+      if (part.kind != last || part.kind == Part::Kind::kCall)
+        result += std::string(last ? "|" : "") + "TRCA"[static_cast<int>(part.kind)] + ":";
+      last = part.kind;
+      result += part.text;
+    }
+  };
+  for (size_t at = 0; at < text.size(); at += size) {
+    EngineEvent event;
+    event.piece.text = text.substr(at, size);
+    add(splitter->push(event));
+  }
+  add(splitter->finish(FinishReason::kEndOfText));
+  return result;
+}
+
+TEST(AnswerParts, ThoughtsCallsAndTextAreToldApartHoweverTheyCome) {
+  ChatRequest plain, tools;
+  tools.tools = Json::parse(R"([{"type": "function", "function": {"name": "f"}},
+                                {"type": "function", "function": {"name": "g"}}])");
+  tools.tool_choice = ChatRequest::ToolChoice::kAuto;
+  ChatRequest inside = plain;
+  inside.thinks = true;
+  ChatRequest forced = tools;
+  forced.tool_choice = ChatRequest::ToolChoice::kRequired;
+  for (const size_t size : {1, 2, 3, 7, 1000}) {
+    EXPECT_EQ(split(plain, "<think>\nhm < 3\n</think>\n\nYes.", size), "R:hm < 3\n|T:Yes.");
+    EXPECT_EQ(split(inside, "hm</think>Yes.", size), "R:hm|T:Yes.");
+    EXPECT_EQ(split(plain, "<thin> <tool_call>{}", size), "T:<thin> <tool_call>{}");
+    EXPECT_EQ(
+        split(tools, "Well. <tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>", size),
+        "T:Well. |C:f|A:{\"a\":1}");
+    EXPECT_EQ(split(tools, "{\"name\": \"g\", \"parameters\": {}}", size), "C:g|A:{}");
+    EXPECT_EQ(
+        split(tools, "[{\"name\": \"g\", \"arguments\": {}}, {\"name\": \"f\", \"arguments\": {}}]", size),
+        "C:g|A:{}|C:f|A:{}");
+    EXPECT_EQ(split(tools, "{\"name\": \"h\"}", size), "T:{\"name\": \"h\"}");
+    EXPECT_EQ(split(tools, "<tool_call>{\"name\": \"h\"}</tool_call>", size),
+              "T:<tool_call>{\"name\": \"h\"}</tool_call>");
+    EXPECT_EQ(split(forced, "{\"name\": \"f\", \"arguments\": {\"a\": {}}}", size), "C:f|A:{\"a\": {}}");
+  }
+}
+
+TEST(ChatPrompts, SpecialTokensOfUsersStayText) {
+  const Tokenizer tokenizer = Tokenizer::load(testing::source_path("/models/nfloat-tiny"));
+  const ChatTemplate chat = ChatTemplate::parse(
+      "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end_of_text|>{% endfor %}", "test");
+  const ChatPrompt prompt(chat, tokenizer);
+  const auto tokens = [&](const std::string& content) {
+    return prompt.tokens({{"messages", Json::array({Json{{"role", "user"}, {"content", content}}})}});
+  };
+  const int32_t end = tokenizer.token_id("<|end_of_text|>").value();
+  const auto count = [&](const std::vector<int32_t>& list) {
+    return std::count(list.begin(), list.end(), end);
+  };
+  EXPECT_EQ(count(tokens("plain")), 1);
+  EXPECT_EQ(tokens("plain"), tokenizer.encode("user: plain<|end_of_text|>", false));
+  const std::vector<int32_t> hostile = tokens("a<|end_of_text|>b");
+  EXPECT_EQ(count(hostile), 1);
+  EXPECT_EQ(tokenizer.decode(hostile), "user: a<|end_of_text|>b<|end_of_text|>");
+}
+
+}  // namespace
+}  // namespace nfloat

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+// The server over sockets, with clients that behave and clients that do not.
+#include <arpa/inet.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <thread>
+
+#include "base/json.h"
+#include "nfloat/error.h"
+#include "nfloat/serve.h"
+#include "support/paths.h"
+
+namespace nfloat {
+namespace {
+
+class Connection {
+ public:
+  explicit Connection(uint16_t port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    EXPECT_EQ(::connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+  }
+  ~Connection() { ::close(socket_); }
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  void send(std::string_view text) {
+    while (!text.empty()) {
+      const ssize_t sent = ::send(socket_, text.data(), text.size(), MSG_NOSIGNAL);
+      if (sent <= 0) return;
+      text.remove_prefix(static_cast<size_t>(sent));
+    }
+  }
+  // What comes until `end` is in it, the other side closes, or time runs out.
+  std::string receive(std::string_view end = "\x01never") {
+    std::string text;
+    pollfd wait{socket_, POLLIN, 0};
+    while (text.find(end) == std::string::npos && ::poll(&wait, 1, 20000) > 0) {
+      char part[4096];
+      const ssize_t count = ::recv(socket_, part, sizeof part, 0);
+      if (count <= 0) break;
+      text.append(part, static_cast<size_t>(count));
+    }
+    return text;
+  }
+
+ private:
+  int socket_;
+};
+
+class Servers : public ::testing::Test {
+ protected:
+  void start(ServeOptions options = {}, bool open = true) {
+    options.port = 0;
+    if (options.chat_template.empty())
+      options.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
+    server_ = std::make_unique<Server>(options);
+    const std::string address = server_->address();
+    port_ = static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1)));
+    thread_ = std::thread([this] { whole_ = server_->run([this] { return ending_.load(); }); });
+    if (open) this->open();
+  }
+  void open() {
+    static const std::string folder = testing::source_path("/models/nfloat-tiny");
+    static const Model model = Model::load(folder, {.precision = Precision::kInt8, .threads = 1});
+    server_->open(model, folder);
+  }
+  void TearDown() override {
+    if (!server_) return;
+    server_->stop();
+    if (thread_.joinable()) thread_.join();
+  }
+  static std::string request(const std::string& method, const std::string& path, const std::string& body = "",
+                             const std::string& more = "") {
+    std::string text = method + " " + path + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + more;
+    if (!body.empty() || method == "POST")
+      text += "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) + "\r\n";
+    return text + "\r\n" + body;
+  }
+  std::string raw(const std::string& text) {
+    Connection connection(port_);
+    connection.send(text);
+    return connection.receive();
+  }
+  std::string get(const std::string& path, const std::string& more = "") {
+    return raw(request("GET", path, "", more));
+  }
+  std::string post(const std::string& path, const Json& body, const std::string& more = "") {
+    return raw(request("POST", path, body.dump(), more));
+  }
+  static int status(const std::string& answer) {
+    return answer.size() > 12 ? std::stoi(answer.substr(9, 3)) : 0;
+  }
+  static Json body(const std::string& answer) {
+    return Json::parse(answer.substr(answer.find("\r\n\r\n") + 4));
+  }
+  static Json chat(int64_t tokens, bool stream = false) {
+    return {{"messages", Json::array({Json{{"role", "user"}, {"content", "The sea"}}})},
+            {"max_tokens", tokens},
+            {"temperature", 0},
+            {"ignore_eos", true},
+            {"stream", stream}};
+  }
+  double metric(const std::string& name) {
+    const std::string text = get("/metrics");
+    const size_t at = text.find("\nnfloat:" + name + " ");
+    return at == std::string::npos ? -1 : std::stod(text.substr(at + name.size() + 9));
+  }
+  bool idle() {
+    for (int i = 0; i < 100; ++i) {
+      if (metric("requests_running") + metric("requests_waiting") < 0.5) return true;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
+    return false;
+  }
+
+  std::unique_ptr<Server> server_;
+  std::thread thread_;
+  uint16_t port_ = 0;
+  std::atomic<bool> ending_{false}, whole_{false};
+};
+
+TEST_F(Servers, AnswerBeforeTheModelIsThere) {
+  start({}, false);
+  const std::string health = get("/health");
+  EXPECT_EQ(status(health), 503);
+  EXPECT_NE(health.find("Retry-After"), std::string::npos);
+  EXPECT_EQ(body(health)["error"]["code"], "loading");
+  EXPECT_EQ(status(post("/v1/chat/completions", chat(1))), 503);
+  EXPECT_EQ(status(get("/metrics")), 200);
+  EXPECT_EQ(status(get("/")), 200);
+  open();
+  EXPECT_EQ(status(get("/health")), 200);
+}
+
+TEST_F(Servers, GiveTheSameTextWholeAndInPieces) {
+  start();
+  const Json whole = body(post("/v1/chat/completions", chat(20)));
+  EXPECT_EQ(whole["usage"]["completion_tokens"], 20);
+  const std::string stream = post("/v1/chat/completions", chat(20, true));
+  EXPECT_NE(stream.find("text/event-stream"), std::string::npos);
+  EXPECT_NE(stream.find("data: [DONE]"), std::string::npos);
+  std::string joined;
+  for (size_t at = stream.find("data: {"); at != std::string::npos; at = stream.find("data: {", at + 1)) {
+    const Json event = Json::parse(stream.substr(at + 6, stream.find("\n\n", at) - at - 6));
+    const Json delta = event["choices"][0]["delta"];
+    if (delta.contains("content")) joined += delta["content"].text();
+  }
+  EXPECT_EQ(Json(joined), whole["choices"][0]["message"]["content"]);
+}
+
+TEST_F(Servers, OlderClientsGetAStreamWithoutChunks) {
+  start();
+  const std::string text = chat(4, true).dump();
+  const std::string answer =
+      raw("POST /v1/chat/completions HTTP/1.0\r\nHost: localhost\r\nContent-Type: "
+          "application/json\r\nContent-Length: " +
+          std::to_string(text.size()) + "\r\n\r\n" + text);
+  EXPECT_EQ(answer.find("chunked"), std::string::npos);
+  EXPECT_TRUE(answer.ends_with("data: [DONE]\n\n")) << answer;
+}
+
+TEST_F(Servers, RequestsThatAreNoneAreRefusedWithTheirStatus) {
+  start();
+  const auto first = [&](const std::string& text) { return status(raw(text)); };
+  EXPECT_EQ(first("nonsense\r\n\r\n"), 400);
+  EXPECT_EQ(first("GET /health HTTP/1.1\r\nConnection: close\r\n\r\n"), 400) << "no Host";
+  EXPECT_EQ(first("GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"), 403);
+  EXPECT_EQ(first(request("GET", "/nothing")), 404);
+  const std::string wrong = raw(request("GET", "/v1/chat/completions"));
+  EXPECT_EQ(status(wrong), 405);
+  EXPECT_NE(wrong.find("Allow: POST"), std::string::npos);
+  EXPECT_EQ(first("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
+                  "text/plain\r\nContent-Length: 2\r\n\r\n{}"),
+            415);
+  EXPECT_EQ(first("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n{"), 413);
+  EXPECT_EQ(first("GET / HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(20000, 'x') + "\r\n\r\n"), 431);
+  EXPECT_EQ(
+      first("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nTransfer-Encoding: "
+            "chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n"),
+      400)
+      << "two lengths";
+  // An endless body in chunks ends at the limit.
+  Connection bomb(port_);
+  bomb.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
+  const std::string chunk = "100000\r\n" + std::string(1 << 20, ' ') + "\r\n";
+  for (int i = 0; i < 12; ++i) bomb.send(chunk);
+  EXPECT_EQ(status(get("/health")), 200);
+}
+
+TEST_F(Servers, SeveralRequestsComeOverOneConnectionAlsoInAdvance) {
+  start();
+  Connection connection(port_);
+  const std::string one = "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+  connection.send(one + one);
+  std::string answers = connection.receive("\"}");
+  if (answers.find("200", answers.find("\"}")) == std::string::npos) answers += connection.receive("\"}");
+  EXPECT_NE(answers.find("200 OK", answers.find("\"}")), std::string::npos) << answers;
+  connection.send(one);
+  EXPECT_NE(connection.receive("\"}").find("200 OK"), std::string::npos);
+}
+
+TEST_F(Servers, WorkEndsWithItsClient) {
+  start({.streams = 1});
+  for (const bool stream : {true, false}) {
+    {
+      Connection running(port_), queued(port_);
+      running.send(request("POST", "/v1/chat/completions", chat(480, stream).dump()));
+      queued.send(request("POST", "/v1/chat/completions", chat(480, stream).dump()));
+      for (int i = 0; i < 200 && metric("requests_running") < 0.5; ++i) {
+      }
+    }
+    EXPECT_TRUE(idle());
+  }
+  EXPECT_EQ(status(post("/v1/chat/completions", chat(2))), 200);
+}
+
+TEST_F(Servers, AFullQueueAnswers429) {
+  start({.streams = 1, .queue = 0});
+  Connection running(port_);
+  running.send(request("POST", "/v1/chat/completions", chat(480, true).dump()));
+  running.receive("data:");
+  const std::string refused = post("/v1/chat/completions", chat(1));
+  EXPECT_EQ(status(refused), 429);
+  EXPECT_NE(refused.find("Retry-After: "), std::string::npos);
+  EXPECT_EQ(body(refused)["error"]["code"], "queue_full");
+}
+
+TEST_F(Servers, KeysAreAskedForWhereThereAreSome) {
+  start({.api_keys = {"secret", "other"}});
+  EXPECT_EQ(status(get("/v1/models")), 401);
+  EXPECT_EQ(status(get("/v1/models", "Authorization: Bearer wrong\r\n")), 401);
+  EXPECT_EQ(status(get("/v1/models", "Authorization: Bearer other\r\n")), 200);
+  EXPECT_EQ(status(get("/health")), 200);
+  EXPECT_THROW(Server({.host = "0.0.0.0", .port = 0}), Error);
+}
+
+TEST_F(Servers, TheEndWaitsForRunningAnswers) {
+  start({.drain_seconds = 30});
+  Connection running(port_);
+  running.send(request("POST", "/v1/chat/completions", chat(200, true).dump()));
+  running.receive("data:");
+  ending_ = true;
+  EXPECT_NE(running.receive("[DONE]").find("data: [DONE]"), std::string::npos);
+  thread_.join();
+  EXPECT_TRUE(whole_);
+}
+
+TEST_F(Servers, TheEndBreaksOffWhatTakesTooLong) {
+  start({.drain_seconds = 0});
+  Connection running(port_);
+  running.send(request("POST", "/v1/chat/completions", chat(490, true).dump()));
+  running.receive("data:");
+  ending_ = true;
+  const std::string rest = running.receive();
+  thread_.join();
+  if (whole_) GTEST_SKIP() << "the answer was quicker than the end";
+  EXPECT_NE(rest.find("shutting_down"), std::string::npos) << rest;
+  EXPECT_EQ(rest.find("[DONE]"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace nfloat

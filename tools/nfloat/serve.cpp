@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cctype>
+#include <exception>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "commands.h"
+#include "convert_options.h"
+#include "model_options.h"
+#include "nfloat/error.h"
+#include "nfloat/serve.h"
+#include "progress.h"
+#include "signals.h"
+
+namespace nfloat::cli {
+namespace {
+
+constexpr size_t kMostFileBytes = size_t{4} << 20;
+
+struct Options {
+  ModelArguments model;
+  ServeOptions serve;
+  int port = 8080;
+  int64_t step_milliseconds = 100, drain = 30;
+  std::string kv_memory, api_key_file, chat_template;
+  bool quiet = false;
+};
+
+// One key a line.
+std::vector<std::string> read_keys(const std::string& path) {
+  std::vector<std::string> keys;
+  const std::string text = read_text(path, kMostFileBytes);
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    std::string key = text.substr(at, end - at);
+    while (!key.empty() && std::isspace(static_cast<unsigned char>(key.back()))) key.pop_back();
+    if (!key.empty()) keys.push_back(std::move(key));
+    at = end + 1;
+  }
+  if (keys.empty()) throw Error(ErrorCode::kInvalidArgument, path + ": no API key in it");
+  return keys;
+}
+
+void say(const Options& options, const std::string& text) {
+  if (!options.quiet) fmt::print(stderr, "{}\n", text);
+}
+
+void open(const Options& options, Server& server, const std::string& folder) {
+  const Model model = load_model(options.model);
+  server.open(model, folder);
+  const ModelConfig& config = model.config();
+  const int64_t context = options.serve.context > 0 ? options.serve.context : config.context;
+  const KvCacheType type = options.serve.kv_cache != KvCacheType::kAuto   ? options.serve.kv_cache
+                           : model.options().precision == Precision::kF32 ? KvCacheType::kF32
+                                                                          : KvCacheType::kF16;
+  const uint64_t kv = options.serve.kv_bytes > 0 ? options.serve.kv_bytes
+                                                 : kv_cache_bytes(config, type, context) *
+                                                       static_cast<uint64_t>(options.serve.streams);
+  say(options,
+      fmt::format("Memory: weights {}, keys and values at most {} for {} streams of up to {} tokens.",
+                  format_bytes(model.memory().resident_bytes()), format_bytes(kv), options.serve.streams,
+                  context));
+  say(options, fmt::format("Ready: API at {}/v1, page at {}/", server.address(), server.address()));
+}
+
+void run(Options& options) {
+  options.serve.port = static_cast<uint16_t>(options.port);
+  options.serve.step_seconds = static_cast<double>(options.step_milliseconds) * 1e-3;
+  options.serve.drain_seconds = static_cast<double>(options.drain);
+  if (!options.kv_memory.empty()) options.serve.kv_bytes = parse_bytes(options.kv_memory, "--kv-memory");
+  options.serve.kv_cache = parse_kv_cache(options.model.kv_cache);
+  if (!options.api_key_file.empty()) options.serve.api_keys = read_keys(options.api_key_file);
+  if (!options.chat_template.empty())
+    options.serve.chat_template = read_text(options.chat_template, kMostFileBytes);
+  if (options.model.precision == "auto") options.model.precision = "int8";
+  const std::string folder = model_folder(options.model.model);
+  if (options.serve.model_name.empty()) {
+    const size_t slash = options.model.model.find_last_not_of('/');
+    const std::string given = options.model.model.substr(0, slash + 1);
+    options.serve.model_name = given.substr(given.rfind('/') + 1);
+  }
+  catch_interrupts();
+  Server server(options.serve);
+  say(options, fmt::format("Listening at {}; loading {}.", server.address(), options.model.model));
+  std::exception_ptr failed;
+  std::thread loader([&] {
+    try {
+      open(options, server, folder);
+    } catch (...) {
+      failed = std::current_exception();
+      server.stop();
+    }
+  });
+  const bool whole = server.run(interrupted);
+  loader.join();
+  if (failed) std::rethrow_exception(failed);
+  say(options, whole ? "Ended: every answer was given." : "Ended: answers were broken off.");
+}
+
+}  // namespace
+
+void add_serve_command(const Command& app) {
+  auto options = std::make_shared<Options>();
+  const Command command = app.add_subcommand("serve", "Serve a model over the OpenAI API, with a page");
+  command.footer(
+      "Examples:\n"
+      "  nfloat serve ./Qwen3-0.6B --quantize nf4\n"
+      "  nfloat serve ./Llama-3.2-1B-nf4 --streams 8 --context 8192 --kv-memory 2G\n"
+      "  nfloat serve ./SmolLM2-360M --host 0.0.0.0 --api-key-file keys.txt\n"
+      "Several requests are answered together at little more than the cost of one. Ctrl-C or SIGTERM lets "
+      "running\n"
+      "answers end (--drain); a second one ends at once. docs/serve.md tells more.");
+  add_model_options(command, options->model);
+  ServeOptions& serve = options->serve;
+  command.add_option("--host", serve.host, "Address to listen on").show_default();
+  command.add_option("--port", options->port, "Port; 0: a free one").between(0, 65535).show_default();
+  command.add_option("--streams", serve.streams, "Sequences that are continued together")
+      .between(1, 512)
+      .show_default();
+  command.add_option("--queue", serve.queue, "Requests that may wait; more get 429")
+      .between(0, 1 << 20)
+      .show_default();
+  command.add_option("--context", serve.context, "Most tokens of one sequence; 0: what the model allows")
+      .between(int64_t{0}, int64_t{1} << 27);
+  command.add_option("--kv-memory", options->kv_memory,
+                     "Memory for keys and values, as 2G; none given: what all streams can fill");
+  command.add_option("--step-ms", options->step_milliseconds, "Longest step with a piece of a prompt, in ms")
+      .between(int64_t{1}, int64_t{60000})
+      .show_default();
+  command
+      .add_option("--max-tokens", serve.max_tokens,
+                  "Tokens of an answer whose request names no limit; 0: the context")
+      .between(int64_t{0}, int64_t{1} << 27);
+  command.add_option("--model-name", serve.model_name, "What the API calls the model");
+  command.add_flag("--any-model", serve.any_model, "Requests may name any model");
+  command.add_option("--chat-template", options->chat_template,
+                     "File with a chat template, in place of the model's");
+  command.add_option("--api-key-file", options->api_key_file,
+                     "File with the keys that clients must send, one a line");
+  command.add_flag("--no-api-key", serve.public_without_key,
+                   "Allow an address that other machines reach without keys");
+  command
+      .add_option("--allowed-host", serve.allowed_hosts, "Name of this server in Host headers; several times")
+      .one_at_a_time();
+  command.add_option("--cors-origin", serve.cors_origin, "Web origin whose pages may call the API");
+  command.add_option("--drain", options->drain, "Seconds that running answers may take at the end")
+      .between(int64_t{0}, int64_t{86400})
+      .show_default();
+  command.add_flag("--quiet", options->quiet, "No notes");
+  command.callback([options] { run(*options); });
+}
+
+}  // namespace nfloat::cli
