@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "base/fail.h"
+#include "checkpoint/quantized_view.h"
 
 namespace nfloat {
 namespace {
@@ -13,12 +14,6 @@ const TensorInfo& require(const Checkpoint& checkpoint, const std::string& name)
   const TensorInfo* info = checkpoint.find(name);
   if (info == nullptr) fail(ErrorCode::kNotFound, "{}: no tensor '{}'", checkpoint.path(), name);
   return *info;
-}
-
-std::vector<float> floats(const TensorView& view) {
-  std::vector<float> values(view.bytes.size() / sizeof(float));
-  if (!values.empty()) std::memcpy(values.data(), view.bytes.data(), values.size() * sizeof(float));
-  return values;
 }
 
 template <typename T>
@@ -39,16 +34,9 @@ void transpose_into(const std::byte* from, std::byte* to, int64_t rows, int64_t 
 }  // namespace
 
 std::vector<float> stored_scales(const QuantizedView& view) {
-  if (!view.nested) return floats(view.absmax);
-  // In bitsandbytes' order: map value times nested absmax, then the offset, each rounded to float32.
-  const std::vector<float> map = floats(view.nested_quant_map);
-  const std::vector<float> nested = floats(view.nested_absmax);
-  std::vector<float> scales(view.absmax.bytes.size());
-  for (size_t i = 0; i < scales.size(); ++i) {
-    const float product = map[static_cast<uint8_t>(view.absmax.bytes[i])] *
-                          nested[i / static_cast<size_t>(view.nested_block_size)];
-    scales[i] = product + view.nested_offset;
-  }
+  const BlockScales stored = block_scales(view);
+  std::vector<float> scales(static_cast<size_t>(view.absmax.elements()));
+  for (size_t i = 0; i < scales.size(); ++i) scales[i] = stored[static_cast<int64_t>(i)];
   return scales;
 }
 

@@ -8,6 +8,7 @@
 #include "base/parallel.h"
 #include "kernels/dispatch.h"
 #include "linear/state.h"
+#include "tensor/block_scales.h"
 
 namespace nfloat {
 namespace {
@@ -46,11 +47,10 @@ void check(const PackSource& s) {
   check_length("nested_map", s.nested_map.size(), 256);
 }
 
-float source_scale(const PackSource& s, int64_t block) noexcept {
-  const size_t i = static_cast<size_t>(block);
-  if (s.nested_codes.empty()) return s.scales[i];
-  return s.nested_map[s.nested_codes[i]] * s.nested_absmax[static_cast<size_t>(block / s.nested_block_size)] +
-         s.nested_offset;
+BlockScales scales_of(const PackSource& s) noexcept {
+  if (s.nested_codes.empty()) return BlockScales(s.scales.data());
+  return {s.nested_codes.data(), s.nested_map.data(), s.nested_absmax.data(), s.nested_offset,
+          s.nested_block_size};
 }
 
 std::unique_ptr<const kernels::ScaleMap> make_scale_map(std::span<const float> values) {
@@ -103,13 +103,14 @@ void pack_panel(const PackSource& source, PackedMatrix::State& state, int64_t pa
       runs[r] = reinterpret_cast<const uint8_t*>(from + r * state.groups);
     return kernels::table().gemm.turn(runs, state.groups, reinterpret_cast<uint8_t*>(to));
   }
+  const BlockScales scales_from = scales_of(source);
   for (int64_t r = 0; r < kPanelRows; ++r) {
     const int64_t row = panel * kPanelRows + r;
     const bool inside = row < state.rows;
     int64_t to = panel * state.groups * kPanelRows + r;
     for (int64_t g = 0; g < state.groups; ++g, to += kPanelRows) {
       const int64_t block = (row * state.cols + g * state.group) / state.block_size;
-      reinterpret_cast<float*>(state.scales.data())[to] = inside ? source_scale(source, block) : 0.0f;
+      reinterpret_cast<float*>(state.scales.data())[to] = inside ? scales_from[block] : 0.0f;
     }
   }
 }
@@ -120,7 +121,8 @@ void keep_as_it_is(const PackSource& source, PackedMatrix::State& state) {
   const int64_t blocks = (state.rows * state.cols + state.block_size - 1) / state.block_size;
   state.scales = WeightBuffer(static_cast<size_t>(blocks) * 4);
   float* scales = reinterpret_cast<float*>(state.scales.data());
-  for (int64_t i = 0; i < blocks; ++i) scales[i] = source_scale(source, i);
+  const BlockScales scales_from = scales_of(source);
+  for (int64_t i = 0; i < blocks; ++i) scales[i] = scales_from[i];
   if (source.release) source.release(source.codes);
 }
 
@@ -231,7 +233,7 @@ void PackedMatrix::dequantize_row(int64_t row, float* output) const noexcept {
   if (s.group == 0) {
     for (int64_t k = 0; k < s.cols; ++k) {
       const int64_t i = row * s.cols + k;
-      output[k] = s.levels.f32[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15] * scales[i / s.block_size];
+      output[k] = s.levels.f32[code_at(codes, i)] * scales[i / s.block_size];
     }
     return;
   }

@@ -1,19 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/embedding.h"
 
-#include <cstring>
+#include "checkpoint/quantized_view.h"
 
 namespace nfloat {
-namespace {
-
-// Views of mapped files need not be aligned.
-float float_at(const TensorView& view, int64_t index) noexcept {
-  float value;
-  std::memcpy(&value, view.bytes.data() + index * 4, sizeof value);
-  return value;
-}
-
-}  // namespace
 
 Embedding::Embedding(TensorView table, std::shared_ptr<const void> owner)
     : owner_(std::move(owner)), plain_(std::move(table)) {}
@@ -49,18 +39,11 @@ void Embedding::row(int32_t token, float* output) const {
   const QuantizedView& table = *quantized_;
   const int64_t hidden = table.shape[1];
   const auto* codes = static_cast<const uint8_t*>(table.codes.data());
-  const auto scale_of = [&](int64_t block) {
-    if (!table.nested) return float_at(table.absmax, block);
-    const uint8_t code = static_cast<const uint8_t*>(table.absmax.data())[block];
-    return float_at(table.nested_quant_map, code) *
-               float_at(table.nested_absmax, block / table.nested_block_size) +
-           table.nested_offset;
-  };
+  const BlockScales scales = block_scales(table);
   for (int64_t i = 0; i < hidden; ++i) {
     const int64_t element = int64_t{token} * hidden + i;
-    const uint8_t pair = codes[element / 2];
-    output[i] = float_at(table.quant_map, element % 2 == 0 ? pair >> 4 : pair & 15) *
-                scale_of(element / table.block_size);
+    output[i] =
+        float_at(table.quant_map.data(), code_at(codes, element)) * scales[element / table.block_size];
   }
 }
 

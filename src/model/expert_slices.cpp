@@ -4,22 +4,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "checkpoint/quantized_view.h"
+
 namespace nfloat {
 namespace {
-
-float float_at(const TensorView& view, int64_t index) noexcept {
-  float value;
-  std::memcpy(&value, view.bytes.data() + index * 4, sizeof value);
-  return value;
-}
-
-float scale_at(const QuantizedView& view, int64_t block) noexcept {
-  if (!view.nested) return float_at(view.absmax, block);
-  const auto code = std::to_integer<int64_t>(view.absmax.bytes[static_cast<size_t>(block)]);
-  return float_at(view.nested_quant_map, code) *
-             float_at(view.nested_absmax, block / view.nested_block_size) +
-         view.nested_offset;
-}
 
 TensorView part_of(const TensorView& view, int64_t first, int64_t count) {
   const auto size = static_cast<int64_t>(dtype_bytes(view.dtype));
@@ -41,11 +29,11 @@ TensorView slice_of(const TensorView& fused, int64_t expert) {
 Tensor decoded_slice(const QuantizedView& fused, int64_t expert) {
   Tensor result(DType::kF32, {fused.shape[1], fused.shape[2]});
   const int64_t first = expert * result.elements();
+  const auto* codes = static_cast<const uint8_t*>(fused.codes.data());
+  const BlockScales scales = block_scales(fused);
   for (int64_t i = 0; i < result.elements(); ++i) {
-    const auto pair = std::to_integer<int64_t>(fused.codes.bytes[static_cast<size_t>((first + i) / 2)]);
-    const int64_t code = (first + i) % 2 == 0 ? pair >> 4 : pair & 15;
     result.data<float>()[i] =
-        float_at(fused.quant_map, code) * scale_at(fused, (first + i) / fused.block_size);
+        float_at(fused.quant_map.data(), code_at(codes, first + i)) * scales[(first + i) / fused.block_size];
   }
   return result;
 }
@@ -62,7 +50,8 @@ void add_quantized_slice(LinearGroup& group, const QuantizedView& fused, int64_t
       part_of({DType::kU8, {}, fused.codes.bytes, fused.codes.owner}, expert * elements / 2, elements / 2);
   std::vector<float> scales;
   if (fused.nested && first % fused.nested_block_size != 0) {
-    for (int64_t block = first; block < first + blocks; ++block) scales.push_back(scale_at(fused, block));
+    const BlockScales stored = block_scales(fused);
+    for (int64_t block = first; block < first + blocks; ++block) scales.push_back(stored[block]);
     slice.nested = false;
     slice.absmax = {DType::kF32, {blocks}, std::as_bytes(std::span(scales))};
   } else {

@@ -4,6 +4,7 @@
 
 #include "base/parallel.h"
 #include "nfloat/quantize.h"
+#include "tensor/block_scales.h"
 
 namespace nfloat {
 namespace {
@@ -107,13 +108,10 @@ NestedScales quantize_scales(std::span<const float> scales, int threads) {
 }
 
 std::vector<float> dequantize_scales(const NestedScales& nested) {
-  const Codebook& map = dynamic_codebook();
+  const BlockScales stored(nested.codes.data(), dynamic_codebook().levels.data(), nested.absmax.data(),
+                           nested.offset, kNestedBlockSize);
   std::vector<float> scales(nested.codes.size());
-  for (size_t i = 0; i < scales.size(); ++i) {
-    const float product =
-        map.levels[nested.codes[i]] * nested.absmax[i / static_cast<size_t>(kNestedBlockSize)];
-    scales[i] = product + nested.offset;
-  }
+  for (size_t i = 0; i < scales.size(); ++i) scales[i] = stored[static_cast<int64_t>(i)];
   return scales;
 }
 
