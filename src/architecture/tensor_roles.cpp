@@ -118,6 +118,11 @@ constexpr std::string_view kEmbeddings[] = {"embed_tokens",
                                             "shared",
                                             "relative_attention_bias"};
 
+// Those of tokens, and heads that are tied to them.
+constexpr std::string_view kTokenTables[] = {"embed_tokens", "embed_in", "word_embeddings", "tok_embeddings",
+                                             "tokens_embed", "wte",      "shared"};
+constexpr std::string_view kTiedHeads[] = {"lm_head", "embed_out"};
+
 bool is_one_of(std::span<const std::string_view> names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
@@ -241,6 +246,13 @@ bool TensorRoles::is_conv1d(const std::string& tensor) const {
   return std::any_of(parts_.begin(), parts_.end(), [&](const Part& part) {
     return is_one_of(kConv1DTypes, part.model_type) && tensor.starts_with(part.prefix);
   });
+}
+
+bool TensorRoles::may_be_tied(const std::string& tensor) const {
+  const std::string module = module_of(tensor);
+  const Path path = split(module);
+  return !path.empty() && (is_one_of(kTokenTables, path.back()) || is_one_of(kTiedHeads, path.back()) ||
+                           module == output_embedding_);
 }
 
 bool TensorRoles::is_kept_float(const std::string& tensor, const Path& path) const {

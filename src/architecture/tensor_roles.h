@@ -27,6 +27,10 @@ class TensorRoles {
   // quantizes. Needs no shape.
   bool is_conv1d(const std::string& tensor) const;
 
+  // Whether it is the weight of the table of tokens or of the output embedding, which models may share. By
+  // name, wherever in the model it is.
+  bool may_be_tied(const std::string& tensor) const;
+
   // The output embedding as the model's class calls it: a head that shares the embedding's matrix has no
   // tensor that would tell.
   const std::string& output_embedding() const noexcept { return output_embedding_; }

@@ -16,7 +16,7 @@ void expect_own_weights(const Checkpoint& input, bool mxfp4) {
     if (tensor.name.find(".lora_A.") != std::string::npos ||
         tensor.name.find(".lora_embedding_A") != std::string::npos)
       fail(ErrorCode::kUnsupported,
-           "{}: '{}' is part of a LoRA adapter, which belongs to a model: merge it with --lora", input.path(),
+           "{}: '{}' is part of a LoRA adapter, which belongs to a model: merge it into one", input.path(),
            tensor.name);
     if (!mxfp4 && tensor.dtype == DType::kU8 && tensor.name.ends_with("_proj_blocks"))
       fail(ErrorCode::kUnsupported, "{}: '{}' is in MXFP4, for which the output has no place (keep_mxfp4)",

@@ -50,24 +50,16 @@ struct Module {
   bool embedding = false;
 };
 
-bool is_embedding_or_head(const std::string& weight) {
-  static constexpr std::string_view kNames[] = {"embed_tokens",   "wte",     "word_embeddings", "embed_in",
-                                                "tok_embeddings", "lm_head", "embed_out",       "shared"};
-  const std::string module = weight.substr(0, weight.rfind('.'));
-  const size_t dot = module.rfind('.');
-  const std::string_view last = std::string_view(module).substr(dot == std::string::npos ? 0 : dot + 1);
-  return std::find(std::begin(kNames), std::end(kNames), last) != std::end(kNames);
-}
-
 // Whether embedding and head are one matrix: as config.json says or, where it does not, when there is no
 // head.
-bool ties_head(const Checkpoint& base, const Json& config) {
+bool ties_head(const Checkpoint& base, const Json& config, const TensorRoles& roles) {
   constexpr const char* kKey = "tie_word_embeddings";
   for (const Json* part : {&config, config.find("text_config")})
     if (part != nullptr && part->contains(kKey) && (*part)[kKey].is_boolean())
       return (*part)[kKey].get<bool>();
   for (const TensorInfo& tensor : base.tensors())
-    if (tensor.name.ends_with("lm_head.weight") || tensor.name.ends_with("embed_out.weight")) return false;
+    if (roles.of(tensor.name, tensor.shape) == TensorRole::kHead && roles.may_be_tied(tensor.name))
+      return false;
   return !config.empty();
 }
 
@@ -138,7 +130,7 @@ class Reader {
     if (name.empty())
       fail(ErrorCode::kMalformedFile, "{}: {} has no '{}', which '{}' changes{}", file_->path(), base_.path(),
            tensor, of,
-           is_embedding_or_head(tensor) && ties_head(base_, base_config_)
+           roles_.may_be_tied(tensor) && ties_head(base_, base_config_, roles_)
                ? ": it ties embedding and head, and the adapter was made for a model that does not"
                : "");
     if (!base_.is_quantized(name) && !is_quantizable(base_.find(name)->dtype))
@@ -278,9 +270,9 @@ class Reader {
   }
 
   void check_ties() const {
-    if (!ties_head(base_, base_config_)) return;
+    if (!ties_head(base_, base_config_, roles_)) return;
     for (const auto& [name, delta] : deltas_)
-      if (is_embedding_or_head(name) && !name.ends_with(".bias"))
+      if (roles_.may_be_tied(name) && !name.ends_with(".bias"))
         fail(ErrorCode::kUnsupported,
              "{}: the adapter changes '{}', and {} ties embedding and head (\"tie_word_embeddings\"): one "
              "matrix "

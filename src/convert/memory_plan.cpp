@@ -6,6 +6,7 @@
 #include <filesystem>
 
 #include "architecture/description.h"
+#include "architecture/tensor_roles.h"
 #include "base/fail.h"
 #include "base/mapped_file.h"
 #include "convert/output.h"
@@ -32,16 +33,16 @@ void count_from_files(const std::string& folder, ModelSize* size) {
   for (const std::string& name : checkpoint.weight_names())
     quantized = quantized || checkpoint.is_quantized(name);
   if (quantized) {
+    const TensorRoles roles(parse_config(checkpoint));
     for (const std::string& name : checkpoint.weight_names()) {
       if (checkpoint.is_quantized(name)) {
         size->linear_parameters += checkpoint.quantized(name).shape.elements();
       } else {
         const TensorInfo& tensor = *checkpoint.find(name);
-        const bool head = name.find("lm_head") != std::string::npos,
-                   embedding = name.find("embed") != std::string::npos;
-        (head        ? size->head_parameters
-         : embedding ? size->embedding_parameters
-                     : size->other_parameters) += tensor.shape.elements();
+        const TensorRole role = roles.of(name, tensor.shape);
+        (role == TensorRole::kHead        ? size->head_parameters
+         : role == TensorRole::kEmbedding ? size->embedding_parameters
+                                          : size->other_parameters) += tensor.shape.elements();
       }
     }
     return;

@@ -169,8 +169,8 @@ std::string check_output(const Checkpoint& input, const std::string& output, boo
            output_is_folder ? "folder" : "file");
     }
     if (!overwrite)
-      fail(ErrorCode::kAlreadyExists,
-           "{}: exists already (--overwrite replaces it when the new one is whole)", output);
+      fail(ErrorCode::kAlreadyExists, "{}: exists already (overwrite replaces it when the new one is whole)",
+           output);
     if (fs::is_directory(to)) expect_replaceable(to, output);
   }
   const fs::path parent = to.parent_path();

@@ -14,14 +14,13 @@
 namespace nfloat {
 namespace {
 
-std::vector<std::regex> compile(const std::vector<std::string>& expressions, const char* option) {
+std::vector<std::regex> compile(const std::vector<std::string>& expressions, const char* field) {
   std::vector<std::regex> compiled;
   for (const std::string& text : expressions) {
     try {
       compiled.emplace_back(text, std::regex::ECMAScript | std::regex::optimize);
     } catch (const std::regex_error& error) {
-      fail(ErrorCode::kInvalidArgument, "{} '{}' is not a regular expression: {}", option, text,
-           error.what());
+      fail(ErrorCode::kInvalidArgument, "{} '{}' is not a regular expression: {}", field, text, error.what());
     }
   }
   return compiled;
@@ -51,7 +50,7 @@ std::string role_text(const TensorPlan& tensor) {
     case TensorRole::kConvolution:
       return fmt::format("{}-D, not a linear layer", tensor.input.shape.rank());
     case TensorRole::kExpert:
-      return "3-D expert weights, which bitsandbytes leaves plain (--quantize-experts)";
+      return "3-D expert weights, which bitsandbytes leaves plain (quantize_experts)";
     case TensorRole::kHead:
       return "output head";
     case TensorRole::kRouter:
@@ -138,8 +137,8 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
   }
   refuse_quantized(input);
   expect_own_weights(input);
-  const std::vector<std::regex> skip = compile(options.skip, "--skip");
-  const std::vector<std::regex> only = compile(options.only, "--only");
+  const std::vector<std::regex> skip = compile(options.skip, "skip");
+  const std::vector<std::regex> only = compile(options.only, "only");
   const TensorRoles roles(parse_config(input));
 
   QuantizationPlan plan;

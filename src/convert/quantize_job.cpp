@@ -104,7 +104,7 @@ class QuantizeJob : public StreamJob {
     std::string place = fmt::format("{}", index);
     if (shape.rank() == 2) place = fmt::format("[{}, {}]", index / shape[1], index % shape[1]);
     fail(ErrorCode::kNotFinite,
-         "{}: tensor '{}' has a NaN or infinity at {} (--allow-nonfinite goes on: NaN becomes the lowest "
+         "{}: tensor '{}' has a NaN or infinity at {} (allow_nonfinite goes on: NaN becomes the lowest "
          "level)",
          setup_.input.files()[plan_.input.file], plan_.input.name, place);
   }

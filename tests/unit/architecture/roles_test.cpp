@@ -23,6 +23,17 @@ TEST(TensorRoles, ShapesComeFirst) {
   EXPECT_EQ(TensorRoles(Json()).of("layer.relative_position_bias_table", Shape({32, 4})), TensorRole::kOther);
 }
 
+TEST(TensorRoles, TablesAndHeadsThatMayBeOneMatrix) {
+  const TensorRoles llama(Json{{"model_type", "llama"}}), bert(Json{{"model_type", "bert"}});
+  for (const char* name : {"model.embed_tokens.weight", "transformer.wte.weight", "lm_head.weight",
+                           "model.language_model.embed_tokens.weight", "language_model.lm_head.weight"})
+    EXPECT_TRUE(llama.may_be_tied(name)) << name;
+  for (const char* name : {"transformer.wpe.weight", "model.layers.0.mlp.down_proj.weight",
+                           "model.norm.weight", "cls.predictions.decoder.weight"})
+    EXPECT_FALSE(llama.may_be_tied(name)) << name;
+  EXPECT_TRUE(bert.may_be_tied("cls.predictions.decoder.weight"));
+}
+
 TEST(TensorRoles, T5KeepsWoAndOthersDoNot) {
   EXPECT_EQ(of_type("umt5", "decoder.block.3.layer.2.DenseReluDense.wo"), TensorRole::kKeptFloat);
   EXPECT_EQ(of_type("umt5", "decoder.block.3.layer.2.DenseReluDense.wi_1"), TensorRole::kLinear);

@@ -71,7 +71,7 @@ TEST_F(Convert, PlansWhatLoadersExpect) {
   EXPECT_EQ(reason["model.layers.0.mlp.gate.weight"], "router");
   EXPECT_EQ(reason["model.layers.0.mlp.up_proj.bias"], "norm or bias (1-D)");
   EXPECT_EQ(reason["model.layers.1.step"], "I64 is not quantized");
-  EXPECT_NE(reason["model.layers.0.mlp.experts.down_proj"].find("--quantize-experts"), std::string::npos);
+  EXPECT_NE(reason["model.layers.0.mlp.experts.down_proj"].find("quantize_experts"), std::string::npos);
   EXPECT_EQ(plan.quantized_parameters, 33 * 70 + 4096);
   EXPECT_EQ(plan.copied_files, std::vector<std::string>{"tokenizer.json"});
 
