@@ -16,7 +16,8 @@ std::vector<LayerShape> layers_of(const ModelConfig& config) {
     layers.push_back({.attention = true,
                       .feed_forward = !layer.experts,
                       .experts = layer.experts,
-                      .window = layer.window});
+                      .window = layer.window,
+                      .cached_values = 2 * config.kv_size()});
   }
   return layers;
 }
@@ -47,7 +48,7 @@ ModelDescription describe_what_runs(const Json& whole, const Family& named, cons
   description.layers = layers_of(config);
   description.tensors = expected_tensors(config, ExpertLayout::kFused);
   count_tensors(config, description.tensors, source, &size);
-  count_cache(description.layers, 2 * static_cast<double>(config.kv_size()), source, &size);
+  count_cache(description.layers, &size);
   size.model_type = named.name;
   if (root.get("max_position_embeddings") == nullptr) size.max_context = 0;
   size.not_understood = unread_shape_keys(language_part(whole), asked);

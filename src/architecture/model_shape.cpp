@@ -8,12 +8,12 @@
 
 #include "architecture/families.h"
 #include "architecture/shape_config.h"
+#include "architecture/special_shapes.h"
 #include "base/fail.h"
 
 namespace nfloat {
 namespace {
 
-constexpr int64_t kMostLayers = 1 << 20;
 constexpr double kMostParameters = 1e17;
 
 // A product of sizes from a configuration: beyond int64, a number that no model reaches.
@@ -26,16 +26,26 @@ bool one_of(std::string_view name, std::initializer_list<std::string_view> names
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
+void check_length(const ShapeConfig& config, const char* key, size_t length, size_t layers) {
+  if (length != layers)
+    fail(ErrorCode::kMalformedFile, "{}: '{}' describes {} layers, expected {}", config.path(), key, length,
+         layers);
+}
+
 void read_attention(const ShapeConfig& config, const Family& family, ModelShape* shape) {
   AttentionShape& attention = shape->attention;
   const std::string& type = shape->family;
-  attention.heads = config.require({"num_attention_heads", "n_head", "n_heads"});
-  attention.head_dim = config.get({"head_dim", "attention_head_dim"}, shape->hidden / attention.heads);
+  attention.heads = config.require({"num_attention_heads", "n_head", "n_heads", "num_heads"});
+  attention.head_dim =
+      config.get({"head_dim", "attention_head_dim", "d_kv"}, shape->hidden / attention.heads);
   attention.kv_heads = config.get({"num_key_value_heads", "num_kv_heads", "n_head_kv"}, attention.heads);
   if (one_of(type, {"falcon", "gpt_bigcode"})) {
     const bool grouped = config.flag({"new_decoder_architecture"}), one = config.flag({"multi_query"});
     if (!grouped) attention.kv_heads = one ? 1 : attention.heads;
   }
+  if (type == "chatglm" && config.flag({"multi_query_attention"}))
+    attention.kv_heads = config.require({"multi_query_group_num"});
+  if (one_of(type, {"chatglm", "qwen"})) attention.head_dim = config.get({"kv_channels"}, attention.head_dim);
   attention.input_bias = config.switched(family.attention_bias);
   attention.output_bias = config.switched(family.output_bias);
   attention.gated = type == "qwen3_next";
@@ -62,11 +72,20 @@ void read_feed_forward(const ShapeConfig& config, const Family& family, ModelSha
   const std::string& type = shape->family;
   dense.gated = family.gated;
   dense.bias = config.switched(family.mlp_bias);
-  std::optional<int64_t> width = config.find({"intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"});
+  std::optional<int64_t> width;
+  if (const Json* widths = config.array({"intermediate_size"})) {
+    check_length(config, "intermediate_size", widths->size(), shape->layers.size());
+    for (size_t i = 0; i < widths->size(); ++i)
+      shape->layers[i].width = config.size_of("intermediate_size", (*widths)[i]);
+    width = shape->layers.front().width;
+  } else {
+    width =
+        config.find({"block_ff_dim", "intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff"});
+  }
   const int64_t expert_width =
       config.get({"moe_intermediate_size", "moe_ffn_hidden_size"}, width.value_or(0));
   if (!width && expert_width > 0) width = expert_width;
-  if (!width && one_of(type, {"mamba", "mamba2"})) width = 0;
+  if (!width && one_of(type, {"mamba", "mamba2", "nemotron-nas"})) width = 0;
   if (!width && family.gated) shape->not_understood.push_back("intermediate_size (absent)");
   dense.width = width.value_or(times(config.get({"expansion_ratio"}, 4), shape->hidden));
   experts.count = config.get({"num_local_experts", "num_experts", "n_routed_experts"}, 0);
@@ -102,13 +121,14 @@ void read_recurrent(const ShapeConfig& config, ModelShape* shape) {
     mixer.norm_parameters = value_dim;
     return;
   }
-  if (!one_of(type, {"nemotron_h", "jamba", "bamba", "granitemoehybrid", "falcon_h1", "mamba", "mamba2"}))
+  if (!one_of(type,
+              {"nemotron_h", "jamba", "bamba", "granitemoehybrid", "falcon_h1", "mamba", "mamba2", "zamba2"}))
     return;
   const int64_t expanded = times(config.get({"mamba_expand", "expand"}, 2), shape->hidden);
   mixer.state = config.require({"mamba_d_state", "ssm_state_size", "state_size"});
   mixer.conv = config.require({"mamba_d_conv", "conv_kernel"});
   mixer.conv_bias = config.flag({"mamba_conv_bias", "use_conv_bias"});
-  mixer.bias = config.flag({"mamba_proj_bias", "use_bias"});
+  mixer.bias = config.flag({"mamba_proj_bias", "use_bias", "add_bias_linear"});
   mixer.output_bias = type == "falcon_h1" ? config.flag({"projectors_bias"}) : mixer.bias;
   mixer.inner = config.get({"mamba_d_ssm"}, expanded);
   if (one_of(type, {"jamba", "mamba"})) {
@@ -119,9 +139,9 @@ void read_recurrent(const ShapeConfig& config, ModelShape* shape) {
     return;
   }
   (void)config.find({"head_dim"});  // of Mamba-2 by itself: inner / heads
-  mixer.heads = config.require({"mamba_num_heads", "mamba_n_heads", "num_heads"});
-  mixer.groups = config.require({"mamba_n_groups", "n_groups"});
-  const auto head_dim = config.find_unless_text({"mamba_head_dim", "mamba_d_head"});
+  mixer.heads = config.require({"mamba_num_heads", "mamba_n_heads", "n_mamba_heads", "num_heads"});
+  mixer.groups = config.require({"mamba_n_groups", "mamba_ngroups", "n_groups"});
+  const auto head_dim = config.find_unless_text({"mamba_head_dim", "mamba_d_head", "mamba_headdim"});
   if (type == "nemotron_h") mixer.inner = times(mixer.heads, head_dim.value_or(64));
   const bool norm = type != "falcon_h1" || config.flag({"mamba_rms_norm"});
   mixer.norm_parameters = norm ? mixer.inner : 0;
@@ -150,12 +170,6 @@ bool contains(const Json* numbers, int64_t value) {
          });
 }
 
-void check_length(const ShapeConfig& config, const char* key, size_t length, size_t layers) {
-  if (length != layers)
-    fail(ErrorCode::kMalformedFile, "{}: '{}' describes {} layers, expected {}", config.path(), key, length,
-         layers);
-}
-
 // Which layers mix by attention and which by a recurrence.
 void read_mixers(const ShapeConfig& config, ModelShape* shape) {
   const std::string& type = shape->family;
@@ -167,7 +181,9 @@ void read_mixers(const ShapeConfig& config, ModelShape* shape) {
   const int64_t interval = type == "qwen3_next" ? config.get({"full_attention_interval"}, 0) : 0;
   const int64_t period = jamba ? config.get({"attn_layer_period"}, 0) : 0,
                 offset = jamba ? config.get({"attn_layer_offset"}, 0) : 0;
-  const Json* indices = type == "bamba" ? config.array({"attn_layer_indices"}) : nullptr;
+  const Json* indices = type == "bamba"  ? config.array({"attn_layer_indices"})
+                        : type == "lfm2" ? config.array({"full_attn_idxs"})
+                                         : nullptr;
   if (type == "nemotron_h") {
     if (kinds == nullptr)
       check_length(config, "hybrid_override_pattern", pattern.size(), shape->layers.size());
@@ -189,13 +205,16 @@ void read_mixers(const ShapeConfig& config, ModelShape* shape) {
     if (type == "bamba") layer.attention = contains(indices, i);
     if (jamba) layer.attention = period > 0 && i % period == offset;
     if (type == "granitemoehybrid") layer.attention = kind != "mamba";
+    if (type == "lfm2")
+      layer.attention = kinds != nullptr ? kind != "conv" : indices == nullptr || contains(indices, i);
+    if (type == "zamba2") layer.attention = kind == "hybrid";
     if (type == "qwen3_next")
       layer.attention = kind.empty() ? interval > 0 && (i + 1) % interval == 0 : kind == "full_attention";
-    layer.recurrent = !layer.attention || type == "falcon_h1";
+    layer.recurrent = !layer.attention || type == "falcon_h1" || type == "zamba2";
     if (!kind.empty() && !one_of(kind, {"full_attention", "sliding_attention", "chunked_attention",
-                                        "attention", "mamba", "linear_attention"}))
+                                        "attention", "mamba", "linear_attention", "conv", "hybrid"}))
       fail(ErrorCode::kUnsupported, "{}: 'layer_types' has '{}', which is not known", config.path(), kind);
-    const bool says_recurrent = one_of(kind, {"mamba", "linear_attention"});
+    const bool says_recurrent = one_of(kind, {"mamba", "linear_attention", "conv", "hybrid"});
     if (says_recurrent != layer.recurrent && !kind.empty() && type != "falcon_h1")
       fail(ErrorCode::kUnsupported, "{}: 'layer_types' has '{}', which model_type '{}' is not known to have",
            config.path(), kind, type);
@@ -253,7 +272,11 @@ void read_sparsity(const ShapeConfig& config, ModelShape* shape) {
 // What single families have beside the common parts.
 void read_peculiarities(const ShapeConfig& config, ModelShape* shape) {
   const std::string& type = shape->family;
-  if (type == "gpt_bigcode") shape->positions = shape->max_context;
+  if (one_of(type, {"gpt_bigcode", "gpt_neo"})) shape->positions = shape->max_context;
+  if (type == "qwen") {
+    shape->feed_forward.width /= 2;  // the two matrices of the gate together
+    (void)config.flag({"no_bias"});
+  }
   if (type == "bloom") shape->final_norms = 2;  // one after the embedding
   if (type == "falcon") {
     const bool parallel = config.flag({"parallel_attn"}, true);
@@ -311,7 +334,7 @@ ModelShape read_model_shape(const Json& whole, const Family* known, const std::s
 
   const int64_t layers = config.require({"num_hidden_layers", "n_layer", "n_layers", "num_layers"});
   shape.hidden = config.require({"hidden_size", "n_embd", "n_embed", "d_model"});
-  shape.vocabulary = config.require({"vocab_size"});
+  shape.vocabulary = config.require({"padded_vocab_size", "vocab_size"});
   if (static_cast<double>(layers) * static_cast<double>(shape.hidden) > kMostParameters)
     fail(ErrorCode::kMalformedFile, "{}: its sizes give more than 10^17 parameters", path);
   if (layers > kMostLayers)
@@ -323,7 +346,7 @@ ModelShape read_model_shape(const Json& whole, const Family* known, const std::s
                                                          : 1;
   shape.norms_per_layer = family.norms_per_layer;
   // Gemma's own configuration ties in the whole or the part.
-  const bool tied = config.flag({"tie_word_embeddings"});
+  const bool tied = config.flag({"tie_embedding", "tie_word_embeddings"});
   const Json* outer = whole.find("tie_word_embeddings");
   shape.tied_head = nested && !part.contains("tie_word_embeddings") && outer != nullptr && outer->is_boolean()
                         ? outer->get<bool>()
@@ -336,6 +359,14 @@ ModelShape read_model_shape(const Json& whole, const Family* known, const std::s
   read_windows(config, &shape);
   read_sparsity(config, &shape);
   read_peculiarities(config, &shape);
+  read_special_shape(config, &shape);
+  const AttentionShape& attention = shape.attention;
+  for (LayerShape& layer : shape.layers)
+    if (layer.attention && layer.cached_values == 0)
+      layer.cached_values =
+          attention.latent > 0
+              ? attention.latent + attention.rope_dim
+              : times(2 * (layer.kv_heads > 0 ? layer.kv_heads : attention.kv_heads), attention.head_dim);
 
   for (std::string& key : config.unread()) shape.not_understood.push_back(std::move(key));
   shape.left_out = parts_left_out(whole);

@@ -35,18 +35,32 @@ struct ExpertsShape {
   int64_t router_bias = 0;
 };
 
-// Recurrent mixers: Mamba (heads 0), Mamba-2, and gated delta rule (Qwen3-Next; delta_values > 0).
+// Recurrent mixers: Mamba (heads 0), Mamba-2, gated delta rule (Qwen3-Next; delta_values > 0), and gated
+// convolutions of `conv` tokens (LFM2).
 struct RecurrentShape {
   int64_t inner = 0, state = 0, conv = 0, heads = 0, groups = 0;
   int64_t step_rank = 0;  // Mamba alone
+  bool gated_conv = false;
   int64_t norm_parameters = 0;
   bool bias = false, output_bias = false, conv_bias = true;
   int64_t delta_keys = 0, delta_values = 0, delta_heads = 0;  // widths of all keys and of all values
 };
 
+inline constexpr int64_t kMostLayers = 1 << 20;
+inline constexpr int64_t kCachesNothing = -1;
+
 struct LayerShape {
   bool attention = false, recurrent = false, feed_forward = false, experts = false;
-  int64_t window = 0;  // of its attention, in tokens; 0: the whole context
+  int64_t window = 0;         // of its attention, in tokens; 0: the whole context
+  int64_t width = 0;          // of its feed-forward part; 0: as in all layers
+  int64_t kv_heads = 0;       // of its attention; 0: as in all layers
+  bool borrowed = false;      // the matrices of its attention are counted elsewhere
+  int64_t cached_values = 0;  // that it keeps of a token; kCachesNothing: those of another layer serve
+};
+
+// Beside what the layers have.
+struct ExtraParameters {
+  double linear = 0, embedding = 0, other = 0;
 };
 
 struct ModelShape {
@@ -61,6 +75,7 @@ struct ModelShape {
   FeedForwardShape feed_forward;
   ExpertsShape experts;
   RecurrentShape recurrent;
+  ExtraParameters extra;
   std::vector<LayerShape> layers;
   // Keys that change the counts in a way that is not known: the shape is an estimate. Sentences on parts
   // that are left out on purpose.

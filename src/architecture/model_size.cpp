@@ -73,6 +73,12 @@ Count count_recurrent(const RecurrentShape& mixer, double hidden) {
   Count count;
   const double conv = number(mixer.conv), state = number(mixer.state), inner = number(mixer.inner);
   count.other += number(mixer.norm_parameters);
+  if (mixer.gated_conv) {
+    count.add_linear(3 * inner, hidden, mixer.bias);
+    count.add_linear(hidden, inner, mixer.bias);
+    count.other += inner * (conv + (mixer.conv_bias ? 1 : 0));
+    return count;
+  }
   if (mixer.delta_values > 0) {
     const double keys = number(mixer.delta_keys), values = number(mixer.delta_values),
                  heads = number(mixer.delta_heads);
@@ -101,6 +107,7 @@ Count count_recurrent(const RecurrentShape& mixer, double hidden) {
 // What a sequence keeps in a recurrent layer.
 double state_of(const RecurrentShape& mixer) {
   const double conv = number(mixer.conv), state = number(mixer.state);
+  if (mixer.gated_conv) return number(mixer.inner) * conv;
   if (mixer.delta_values > 0)
     return (2 * number(mixer.delta_keys) + number(mixer.delta_values)) * conv +
            number(mixer.delta_values) * state;
@@ -115,14 +122,14 @@ int64_t checked(double parameters, const std::string& path) {
 
 }  // namespace
 
-void count_cache(const std::vector<LayerShape>& layers, double values, const std::string& path,
-                 ModelSize* size) {
+void count_cache(const std::vector<LayerShape>& layers, ModelSize* size) {
   for (const LayerShape& layer : layers) {
-    if (!layer.attention) continue;
-    auto same = std::find_if(size->cached_layers.begin(), size->cached_layers.end(),
-                             [&](const auto& cached) { return cached.window == layer.window; });
+    if (!layer.attention || layer.cached_values <= 0) continue;
+    auto same = std::find_if(size->cached_layers.begin(), size->cached_layers.end(), [&](const auto& cached) {
+      return cached.window == layer.window && cached.values == layer.cached_values;
+    });
     if (same == size->cached_layers.end())
-      same = size->cached_layers.insert(same, {0, checked(values, path), layer.window});
+      same = size->cached_layers.insert(same, {0, layer.cached_values, layer.window});
     ++same->layers;
   }
 }
@@ -194,22 +201,26 @@ ModelSize count_model(const ModelShape& shape, const std::string& path) {
   total.other += norm * number(shape.final_norms);
   for (const LayerShape& layer : shape.layers) {
     total.other += norm * number(shape.norms_per_layer);
-    if (layer.attention) total.add(attention);
+    if (layer.attention && !layer.borrowed) {
+      AttentionShape own = shape.attention;
+      if (layer.kv_heads > 0) own.kv_heads = layer.kv_heads;
+      total.add(layer.kv_heads > 0 ? count_attention(own, hidden) : attention);
+    }
     if (layer.recurrent) total.add(recurrent);
-    if (layer.feed_forward) total.add(feed_forward);
+    if (layer.feed_forward)
+      total.add(layer.width > 0 ? count_feed_forward(number(layer.width), hidden, dense.gated, dense.bias)
+                                : feed_forward);
     if (layer.experts) total.add(experts);
   }
   const double words = number(shape.vocabulary);
   if (shape.head_bias) total.other += words;
+  total.add({shape.extra.linear, shape.extra.other});
   size.linear_parameters = checked(total.linear, path);
-  size.embedding_parameters = checked((words + number(shape.positions)) * hidden, path);
+  size.embedding_parameters =
+      checked((words + number(shape.positions)) * hidden + shape.extra.embedding, path);
   size.head_parameters = shape.tied_head ? 0 : checked(words * hidden, path);
   size.other_parameters = checked(total.other, path);
-  const AttentionShape& keys = shape.attention;
-  count_cache(shape.layers,
-              keys.latent > 0 ? number(keys.latent) + number(keys.rope_dim)
-                              : 2 * number(keys.kv_heads) * number(keys.head_dim),
-              path, &size);
+  count_cache(shape.layers, &size);
   double state = 0;
   for (const LayerShape& layer : shape.layers)
     if (layer.recurrent) state += state_of(shape.recurrent);

@@ -18,9 +18,8 @@ ModelSize count_model(const ModelShape& shape, const std::string& path);
 void count_tensors(const ModelConfig& config, const std::vector<ExpectedTensor>& tensors,
                    const std::string& path, ModelSize* size);
 
-// Adds the layers that attend to size->cached_layers; `values`: what each keeps of a token.
-void count_cache(const std::vector<LayerShape>& layers, double values, const std::string& path,
-                 ModelSize* size);
+// Adds the layers that keep keys and values to size->cached_layers.
+void count_cache(const std::vector<LayerShape>& layers, ModelSize* size);
 
 }  // namespace nfloat
 

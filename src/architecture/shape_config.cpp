@@ -87,11 +87,14 @@ bool has_word(std::string_view key, std::span<const std::string_view> words) {
 std::optional<int64_t> ShapeConfig::find(Keys keys) const {
   const auto [key, found] = value(keys);
   if (found == nullptr || found->is_null()) return std::nullopt;
-  if (!found->is_number_unsigned() || found->get<uint64_t>() > uint64_t{1} << 32) {
+  return size_of(key, *found);
+}
+
+int64_t ShapeConfig::size_of(const char* key, const Json& value) const {
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > uint64_t{1} << 32)
     fail(ErrorCode::kMalformedFile, "{}: '{}' is {}, expected a size", path_, key,
-         found->dump(-1, Json::Invalid::kReplace));
-  }
-  return found->get<int64_t>();
+         value.dump(-1, Json::Invalid::kReplace));
+  return value.get<int64_t>();
 }
 
 int64_t ShapeConfig::require(Keys keys) const {

@@ -36,6 +36,14 @@ class ShapeConfig {
   // At least 1.
   int64_t require(Keys keys) const;
 
+  // A value that stands inside that of `key`. Throws as find does.
+  int64_t size_of(const char* key, const Json& value) const;
+
+  double number(Keys keys, double otherwise) const {
+    const auto [key, found] = value(keys);
+    return found != nullptr && found->is_number() ? found->get<double>() : otherwise;
+  }
+
   bool flag(Keys keys, bool otherwise = false) const {
     const auto [key, found] = value(keys);
     return found != nullptr && found->is_boolean() ? found->get<bool>() : otherwise;

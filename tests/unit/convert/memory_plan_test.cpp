@@ -2,6 +2,7 @@
 #include "nfloat/memory_plan.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gtest/gtest.h>
 
 #include "support/files.h"
@@ -196,6 +197,68 @@ const PublishedModel kPublished[] = {
      R"(,"linear_num_key_heads":16,"linear_num_value_heads":32,"linear_value_head_dim":128)"
      R"(,"num_experts":512,"num_experts_per_tok":10,"decoder_sparse_step":1,"mlp_only_layers":[])"
      R"(,"vocab_size":151936})"},
+    {"LFM2-1.2B", 1170340608,
+     R"({"model_type":"lfm2","hidden_size":2048,"block_dim":2048,"block_ff_dim":12288)"
+     R"(,"block_auto_adjust_ff_dim":true,"block_ffn_dim_multiplier":1.0,"block_multiple_of":256)"
+     R"(,"block_mlp_init_scale":1.0,"block_use_swiglu":true,"conv_L_cache":3,"conv_bias":false)"
+     R"(,"conv_dim":2048,"conv_dim_out":2048,"conv_use_xavier_init":true)"
+     R"(,"full_attn_idxs":[2,5,8,10,12,14],"num_attention_heads":32,"num_heads":32)"
+     R"(,"num_hidden_layers":16,"num_key_value_heads":8,"vocab_size":65536,"use_pos_enc":true)"
+     R"(,"tie_embedding":true})"},
+    {"LFM2-350M", 354483968,
+     R"({"model_type":"lfm2","hidden_size":1024,"block_ff_dim":6656,"block_multiple_of":256)"
+     R"(,"num_attention_heads":16,"num_hidden_layers":16,"num_key_value_heads":8,"vocab_size":65536)"
+     R"(,"layer_types":["conv","conv","full_attention","conv","conv","full_attention","conv","conv")"
+     R"(,"full_attention","conv","full_attention","conv","full_attention","conv","full_attention","conv"]})"},
+    {"T5 small", 60506624,
+     R"({"model_type":"t5","d_model":512,"d_kv":64,"d_ff":2048,"num_layers":6,"num_heads":8)"
+     R"(,"n_positions":512,"relative_attention_num_buckets":32,"vocab_size":32128)"
+     R"(,"is_encoder_decoder":true,"layer_norm_epsilon":1e-06,"output_past":true})"},
+    {"Flan-T5 base", 247577856,
+     R"({"model_type":"t5","d_model":768,"d_kv":64,"d_ff":2048,"num_layers":12,"num_decoder_layers":12)"
+     R"(,"num_heads":12,"feed_forward_proj":"gated-gelu","is_gated_act":true,"dense_act_fn":"gelu_new")"
+     R"(,"relative_attention_max_distance":128,"relative_attention_num_buckets":32,"vocab_size":32128)"
+     R"(,"tie_word_embeddings":false,"n_positions":512})"},
+    {"Zamba2-1.2B", 1215064704,
+     R"({"model_type":"zamba2","hidden_size":2048,"intermediate_size":8192,"num_hidden_layers":38)"
+     R"(,"num_attention_heads":32,"num_key_value_heads":32,"attention_head_dim":128)"
+     R"(,"attention_hidden_size":4096,"ffn_hidden_size":8192,"kv_channels":64,"num_query_groups":32)"
+     R"(,"mamba_d_state":128,"mamba_d_conv":4,"mamba_expand":2,"mamba_ngroups":1,"n_mamba_heads":64)"
+     R"(,"mamba_headdim":64,"num_mem_blocks":1,"use_shared_attention_adapter":true)"
+     R"(,"use_shared_mlp_adapter":true,"adapter_rank":128,"add_bias_linear":false,"vocab_size":32000)"
+     R"(,"hybrid_layer_ids":[5,11,17,23,29,35])"
+     R"(,"layers_block_type":["mamba","mamba","mamba","mamba","mamba","hybrid","mamba","mamba","mamba")"
+     R"(,"mamba","mamba","hybrid","mamba","mamba","mamba","mamba","mamba","hybrid","mamba","mamba","mamba")"
+     R"(,"mamba","mamba","hybrid","mamba","mamba","mamba","mamba","mamba","hybrid","mamba","mamba","mamba")"
+     R"(,"mamba","mamba","hybrid","mamba","mamba"]})"},
+    {"GPT-Neo-125M", 125198592,
+     R"({"model_type":"gpt_neo","hidden_size":768,"intermediate_size":null,"num_layers":12,"num_heads":12)"
+     R"(,"max_position_embeddings":2048,"attention_types":[[["global","local"],6]],"window_size":256)"
+     R"(,"attention_layers":["global","local","global","local","global","local","global","local","global")"
+     R"(,"local","global","local"],"vocab_size":50257,"embed_dropout":0,"resid_dropout":0})"},
+    {"CodeGen-350M", 356712448,
+     R"({"model_type":"codegen","n_embd":1024,"n_layer":20,"n_head":16,"n_ctx":2048,"n_positions":2048)"
+     R"(,"n_inner":null,"rotary_dim":32,"vocab_size":51200,"tie_word_embeddings":false})"},
+    {"EXAONE-3.5-2.4B", 2405327360,
+     R"({"model_type":"exaone","hidden_size":2560,"intermediate_size":7168,"num_layers":30,"head_dim":80)"
+     R"(,"num_attention_heads":32,"num_key_value_heads":8,"vocab_size":102400,"tie_word_embeddings":true})"},
+    {"Baichuan2-7B", 7505973248,
+     R"({"model_type":"baichuan","hidden_size":4096,"intermediate_size":11008,"num_hidden_layers":32)"
+     R"(,"num_attention_heads":32,"vocab_size":125696,"tie_word_embeddings":false})"},
+    {"ChatGLM3-6B", 6243584000,
+     R"({"model_type":"chatglm","hidden_size":4096,"ffn_hidden_size":13696,"num_layers":28)"
+     R"(,"num_attention_heads":32,"kv_channels":128,"multi_query_attention":true)"
+     R"(,"multi_query_group_num":2,"padded_vocab_size":65024,"add_qkv_bias":true,"add_bias_linear":false)"
+     R"(,"seq_length":8192,"bias_dropout_fusion":true,"apply_query_key_layer_scaling":true})"},
+    {"Qwen-7B", 7721324544,
+     R"({"model_type":"qwen","hidden_size":4096,"intermediate_size":22016,"num_hidden_layers":32)"
+     R"(,"num_attention_heads":32,"kv_channels":128,"no_bias":true,"seq_length":8192)"
+     R"(,"emb_dropout_prob":0.0,"vocab_size":151936,"tie_word_embeddings":false})"},
+    {"DeepSeek-MoE-16B", 16375728128,
+     R"({"model_type":"deepseek","hidden_size":2048,"intermediate_size":10944,"moe_intermediate_size":1408)"
+     R"(,"num_hidden_layers":28,"num_attention_heads":16,"num_key_value_heads":16,"n_routed_experts":64)"
+     R"(,"n_shared_experts":2,"num_experts_per_tok":6,"first_k_dense_replace":1,"moe_layer_freq":1)"
+     R"(,"vocab_size":102400})"},
     {"OLMoE-1B-7B", 6919161856,
      R"({"model_type":"olmoe","hidden_size":2048,"intermediate_size":1024,"num_hidden_layers":16)"
      R"(,"num_attention_heads":16,"num_key_value_heads":16,"num_experts":64)"
@@ -243,6 +306,60 @@ TEST_F(MemoryPlan, CachesWhatEachLayerKeeps) {
   EXPECT_EQ(find("Jamba-v0.1").cached_layers.front().layers, 4);
   EXPECT_TRUE(find("Mamba-130M").cached_layers.empty());
   EXPECT_EQ(find("Qwen3-Next-80B-A3B").cached_layers.front().layers, 12);
+  EXPECT_EQ(cached(find("LFM2-1.2B"), 0).layers, 6);
+  EXPECT_EQ(find("LFM2-1.2B").state_values, 10 * 3 * 2048);
+  EXPECT_EQ(cached(find("Zamba2-1.2B"), 0).layers, 6);
+  EXPECT_EQ(cached(find("Zamba2-1.2B"), 0).values, 2 * 32 * 128);
+  EXPECT_EQ(cached(find("GPT-Neo-125M"), 256).layers, 6);
+  EXPECT_EQ(cached(find("ChatGLM3-6B"), 0).values, 2 * 2 * 128);
+  // The decoder's own and those of the input.
+  EXPECT_EQ(find("T5 small").kv_cache_bytes(1, 2), 2u * 6 * 2 * 2 * 512);
+}
+
+// Published as 6.87 and 4.46 thousand millions without the parts that see and hear.
+TEST_F(MemoryPlan, Gemma3nSharesKeysAndValues) {
+  const auto text = [&](int layers, int width) {
+    return measure(fmt::format(
+        R"({{"model_type":"gemma3n","vision_config":{{}},"audio_config":{{}},"text_config":{{"model_type":"gemma3n_text",)"
+        R"("num_hidden_layers":{},"num_kv_shared_layers":{},"intermediate_size":[{}],"altup_coef_clip":120.0,)"
+        R"("activation_sparsity_pattern":[{}]}}}})",
+        layers, layers == 35 ? 15 : 10, fmt::join(std::vector<int>(static_cast<size_t>(layers), width), ","),
+        fmt::join(std::vector<double>(static_cast<size_t>(layers), 0.95), ",")));
+  };
+  const ModelSize large = text(35, 16384), small = text(30, 8192);
+  EXPECT_NEAR(static_cast<double>(large.parameters()), 6.87e9, 0.005e9);
+  EXPECT_NEAR(static_cast<double>(small.parameters()), 4.46e9, 0.005e9);
+  EXPECT_EQ(large.not_understood, std::vector<std::string>{});
+  EXPECT_EQ(large.left_out.size(), 2u);
+  // Twenty layers of their own, each fifth of them sees all.
+  EXPECT_EQ(cached(large, 0).layers, 4);
+  EXPECT_EQ(cached(large, 512).layers, 16);
+  EXPECT_EQ(cached(large, 512).values, 2 * 2 * 256);
+}
+
+// A whole layer; one without attention; one with a matrix in place of its attention and of its feed-forward
+// part; a narrow one with a window.
+TEST_F(MemoryPlan, BlockConfigsSayWhatEachLayerHas) {
+  const ModelSize size = measure(
+      R"({"model_type":"nemotron-nas","hidden_size":768,"intermediate_size":null,"num_hidden_layers":4,)"
+      R"("num_attention_heads":8,"num_key_value_heads":null,"vocab_size":1000,"block_configs":[)"
+      R"({"attention":{"n_heads_in_group":4,"no_op":false,"replace_with_linear":false,"window_length":null},"ffn":{"ffn_mult":1.5}},)"
+      R"({"attention":{"n_heads_in_group":null,"no_op":true},"ffn":{"ffn_mult":0.5,"no_op":false}},)"
+      R"({"attention":{"n_heads_in_group":null,"replace_with_linear":true},"ffn":{"ffn_mult":null,"replace_with_linear":true}},)"
+      R"({"attention":{"n_heads_in_group":8,"window_length":64},"ffn":{"ffn_mult":null,"no_op":true}}]})");
+  const int64_t h = 768, head = 96;
+  const int64_t first = 2 * h * h + 2 * h * 2 * head + 3 * h * 768 + 2 * h, second = 3 * h * 256 + h,
+                third = 2 * h * h + 2 * h, fourth = 2 * h * h + 2 * h * head + h;
+  EXPECT_EQ(size.parameters(), first + second + third + fourth + h + 2 * 1000 * h);
+  EXPECT_EQ(size.not_understood, std::vector<std::string>{});
+  EXPECT_EQ(cached(size, 0).layers, 1);
+  EXPECT_EQ(cached(size, 0).values, 2 * 2 * head);
+  EXPECT_EQ(cached(size, 64).values, 2 * head);
+  EXPECT_NFLOAT_ERROR(
+      measure(
+          R"({"model_type":"nemotron-nas","hidden_size":768,"num_hidden_layers":2,"num_attention_heads":8,"vocab_size":9,)"
+          R"("block_configs":[{}]})"),
+      ErrorCode::kMalformedFile, "describes 1 layers, expected 2");
 }
 
 constexpr char kSmall[] =
