@@ -12,6 +12,7 @@
 
 #include "nfloat/api.h"
 #include "nfloat/generate.h"
+#include "nfloat/grammar.h"
 #include "nfloat/model.h"
 #include "nfloat/tokenizer.h"
 
@@ -39,6 +40,8 @@ struct EngineRequest {
   SamplerOptions sampler;
   GenerationOptions generation;  // max_tokens is cut to what the context has room for
   bool score_prompt = false;     // log-probabilities of the prompt's own tokens
+  // The text keeps to it, and ends when nothing can follow. Its matchers run on the thread that steps.
+  std::optional<Grammar> grammar = std::nullopt;
 };
 
 // A token of the prompt by the tokens before it.
@@ -81,7 +84,8 @@ struct EngineStatistics {
   uint64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0, steps = 0;
   uint64_t kv_bytes_used = 0, kv_bytes_limit = 0;
   double last_step = 0;  // clock
-  Histogram first_token_seconds, between_tokens_seconds, queue_seconds, request_seconds, step_seconds, rows;
+  Histogram first_token_seconds, between_tokens_seconds, queue_seconds, request_seconds, step_seconds, rows,
+      mask_seconds;
 };
 
 // Continues many sequences of one model together: they join and leave at every step; prompts are read in

@@ -75,6 +75,7 @@ Engine::State::State(const Model& model, const Tokenizer& text, const EngineOpti
   statistics.last_step = options.clock();
   statistics.first_token_seconds = statistics.between_tokens_seconds = statistics.queue_seconds =
       statistics.request_seconds = statistics.step_seconds = seconds();
+  statistics.mask_seconds = Histogram({1e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 1e-2, 1e-1});
   statistics.rows = Histogram({1, 2, 4, 8, 16, 32, 64, 128, 256, 512});
 }
 
@@ -184,9 +185,20 @@ void Engine::State::take_inbox() {
       sampling.seed = seed_of_choice(sampling.seed, choice);
       waiting.push_back(std::make_unique<EngineStream>(tokenizer, job, choice, next_order++, sampling));
       waiting.back()->progressed = job->submitted;
+      if (job->request.grammar)
+        waiting.back()->matcher.emplace(*job->request.grammar, vocabulary(),
+                                        job->request.generation.end_tokens);
     }
   }
   if (!gone.empty()) remove(gone);
+}
+
+const GrammarVocabulary& Engine::State::vocabulary() {
+  if (words) return *words;
+  std::vector<std::string> texts(static_cast<size_t>(tokenizer.vocab_size()));
+  for (int32_t token = 0; token < tokenizer.vocab_size(); ++token)
+    if (!tokenizer.is_special(token)) texts[static_cast<size_t>(token)] = tokenizer.token_bytes(token);
+  return words.emplace(texts);
 }
 
 void Engine::State::remove(const std::set<uint64_t>& numbers) {

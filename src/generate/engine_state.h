@@ -50,10 +50,14 @@ struct Engine::State {
 
   void forward(std::span<const Part> parts);
   void score(const Part& part, int64_t index, std::span<const float> logits);
+  GeneratedToken choose(EngineStream& stream);
   void advance(EngineStream& stream);
   void end(EngineStream& stream, EngineEvent& event);
   void fail(std::span<const Part> parts, const std::string& why);
   void finish_step(double started, int64_t prompt_tokens, int64_t decoding);
+
+  // Made when the first grammar comes.
+  const GrammarVocabulary& vocabulary();
 
   const Tokenizer tokenizer;
   EngineOptions options;
@@ -62,6 +66,7 @@ struct Engine::State {
   int64_t page_positions;
   Workspace workspace;
   PrefixStore prefixes;
+  std::optional<GrammarVocabulary> words;
   StepBudget budget;
 
   // Of the thread that steps.

@@ -192,6 +192,24 @@ void Engine::State::forward(std::span<const Part> parts) {
   });
 }
 
+GeneratedToken Engine::State::choose(EngineStream& stream) {
+  const std::span<const float> logits = stream.session->logits();
+  if (!stream.matcher) return stream.continuation.step(logits);
+  const double before = options.clock();
+  const std::span<const uint64_t> allowed = stream.matcher->allowed();
+  {
+    const std::scoped_lock lock(mutex);
+    statistics.mask_seconds.add(options.clock() - before);
+  }
+  GeneratedToken piece = stream.continuation.step(logits, allowed);
+  if (piece.token >= 0) stream.matcher->accept(piece.token);
+  if (piece.token >= 0 && stream.matcher->must_end() && !stream.continuation.reason()) {
+    piece.text += stream.continuation.finish(FinishReason::kEndOfText);
+    stream.without_end_token = true;
+  }
+  return piece;
+}
+
 void Engine::State::advance(EngineStream& stream) {
   EngineEvent event;
   EngineJob& job = *stream.job;
@@ -202,7 +220,7 @@ void Engine::State::advance(EngineStream& stream) {
   if (stream.continuation.reason())  // nothing was to be generated
     event.piece.text = std::string();
   else
-    event.piece = stream.continuation.step(stream.session->logits());
+    event.piece = choose(stream);
   event.channel = stream.continuation.channel();
   if (first && stream.choice == 0) event.scores = std::move(job.scores);
   {
@@ -225,7 +243,8 @@ void Engine::State::advance(EngineStream& stream) {
 void Engine::State::end(EngineStream& stream, EngineEvent& event) {
   EngineJob& job = *stream.job;
   job.usage.completion_tokens +=
-      stream.continuation.generated() + (*event.finish == FinishReason::kEndOfText ? 1 : 0);
+      stream.continuation.generated() +
+      (*event.finish == FinishReason::kEndOfText && !stream.without_end_token ? 1 : 0);
   const std::span<const int32_t> held = stream.held();
   prefixes.keep({held.begin(), held.end()}, std::move(*stream.session));
   stream.session.reset();

@@ -49,8 +49,10 @@ struct EngineStream {
   Sampler sampler;
   Continuation continuation;
   std::optional<Session> session;
-  double progressed = 0;  // when it last took in tokens or began to wait
-  bool counted = false;   // its prompt is in the statistics
+  std::optional<GrammarMatcher> matcher;
+  bool without_end_token = false;  // the grammar ended it
+  double progressed = 0;           // when it last took in tokens or began to wait
+  bool counted = false;            // its prompt is in the statistics
 };
 
 inline int64_t common_length(std::span<const int32_t> a, std::span<const int32_t> b) noexcept {

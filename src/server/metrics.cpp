@@ -143,6 +143,7 @@ std::string Server::State::metrics() const {
   out.histogram("queue_time_seconds", "From a request to its first step.", now.queue_seconds);
   out.histogram("request_duration_seconds", "From a request to its end.", now.request_seconds);
   out.histogram("step_duration_seconds", "Of a batch.", now.step_seconds);
+  out.histogram("grammar_mask_seconds", "To know which tokens a grammar allows.", now.mask_seconds);
   out.histogram("batch_rows", "Tokens of a batch.", now.rows);
   return out.take();
 }

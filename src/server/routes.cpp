@@ -153,6 +153,46 @@ EngineRequest engine_request(const ServedModel& served, const ServeOptions& opti
   return result;
 }
 
+// Compiled on the thread beside; nothing for free text.
+std::optional<Grammar> grammar_of(GrammarCache& cache, ChatRequest::Format format, const Json& schema,
+                                  const std::string& regex) {
+  try {
+    switch (format) {
+      case ChatRequest::Format::kText:
+        return std::nullopt;
+      case ChatRequest::Format::kJson:
+        return cache.get("object", [] { return Grammar::json_object(); });
+      case ChatRequest::Format::kSchema: {
+        const std::string text = schema.dump();
+        return cache.get("schema " + text, [&] { return Grammar::from_json_schema(text); });
+      }
+      case ChatRequest::Format::kRegex:
+        return cache.get("regex " + regex, [&] { return Grammar::from_regex(regex); });
+    }
+  } catch (const Error& error) {
+    throw ApiError{400, error.what(), "response_format"};
+  }
+  return std::nullopt;
+}
+
+Grammar grammar_of_calls(GrammarCache& cache, const ChatRequest& request) {
+  std::vector<FunctionSchema> functions;
+  std::string key = "calls";
+  for (const Json& tool : request.tools) {
+    const Json& function = tool["function"];
+    const std::string& name = function["name"].text();
+    if (!request.tool.empty() && request.tool != name) continue;
+    const Json* parameters = function.find("parameters");
+    functions.push_back({name, parameters == nullptr || parameters->is_null() ? "" : parameters->dump()});
+    key += fmt::format(" {} {}", Json(name).dump(), functions.back().parameters);
+  }
+  try {
+    return cache.get(key, [&] { return Grammar::from_functions(functions); });
+  } catch (const Error& error) {
+    throw ApiError{400, error.what(), "tools"};
+  }
+}
+
 struct Prepared {
   std::unique_ptr<ApiAnswer> answer;
   std::vector<EngineRequest> requests;
@@ -165,12 +205,11 @@ AnswerHead head_of(const ServedModel& served, const char* prefix, const Generati
           std::chrono::duration_cast<std::chrono::seconds>(time).count()};
 }
 
-Prepared prepare_chat(const ServedModel& served, const ServeOptions& options, ChatRequest request) {
-  if (request.format != ChatRequest::Format::kText ||
-      request.tool_choice == ChatRequest::ToolChoice::kRequired)
-    throw ApiError{400, "this server does not constrain answers",
-                   request.format != ChatRequest::Format::kText ? "response_format" : "tool_choice",
-                   "unsupported_parameter"};
+Prepared prepare_chat(ServedModel& served, const ServeOptions& options, ChatRequest request) {
+  const bool forced = request.tool_choice == ChatRequest::ToolChoice::kRequired;
+  std::optional<Grammar> grammar =
+      forced ? grammar_of_calls(served.grammars, request)
+             : grammar_of(served.grammars, request.format, request.schema, request.regex);
   const ChatPrompt prompt(chat_of(served), served.tokenizer);
   std::vector<int32_t> tokens;
   try {
@@ -185,15 +224,16 @@ Prepared prepare_chat(const ServedModel& served, const ServeOptions& options, Ch
   request.thinks = end.find("<think>") != std::string::npos && end.find("</think>") == std::string::npos;
   Prepared result;
   result.requests.push_back(engine_request(served, options, request, std::move(tokens)));
-  result.requests.back().generation.channels = true;
+  result.requests.back().generation.channels = !grammar;
+  result.requests.back().grammar = std::move(grammar);
   result.answer = make_chat_answer(head_of(served, "chatcmpl-", request), request, served.tokenizer);
   return result;
 }
 
-Prepared prepare_completion(const ServedModel& served, const ServeOptions& options,
+Prepared prepare_completion(ServedModel& served, const ServeOptions& options,
                             const CompletionRequest& request) {
-  if (request.format != ChatRequest::Format::kText)
-    throw ApiError{400, "this server does not constrain answers", "response_format", "unsupported_parameter"};
+  const std::optional<Grammar> grammar =
+      grammar_of(served.grammars, request.format, request.schema, request.regex);
   Prepared result;
   std::vector<std::string> texts;
   std::vector<std::vector<int32_t>> prompts;
@@ -211,6 +251,7 @@ Prepared prepare_completion(const ServedModel& served, const ServeOptions& optio
     check_length(served, tokens.size(), "prompt");
     result.requests.push_back(engine_request(served, options, request, tokens));
     result.requests.back().score_prompt = request.echo && request.log_probabilities >= 0;
+    result.requests.back().grammar = grammar;
     prompts.push_back(std::move(tokens));
   }
   result.answer = make_completion_answer(head_of(served, "cmpl-", request), request, std::move(texts),

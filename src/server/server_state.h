@@ -2,8 +2,10 @@
 #ifndef NFLOAT_SERVER_SERVER_STATE_H_
 #define NFLOAT_SERVER_SERVER_STATE_H_
 
+#include <algorithm>
 #include <atomic>
 #include <functional>
+#include <list>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -14,6 +16,7 @@
 
 #include "nfloat/chat.h"
 #include "nfloat/engine.h"
+#include "nfloat/grammar.h"
 #include "nfloat/serve.h"
 #include "nfloat/tokenizer.h"
 #include "server/answer.h"
@@ -22,6 +25,25 @@
 #include "server/http.h"
 
 namespace nfloat {
+
+// Grammars by what they were made of, the last ones used. For one thread.
+class GrammarCache {
+ public:
+  Grammar get(const std::string& key, const std::function<Grammar()>& make) {
+    const auto found =
+        std::find_if(kept_.begin(), kept_.end(), [&](const auto& one) { return one.first == key; });
+    if (found != kept_.end())
+      kept_.splice(kept_.begin(), kept_, found);
+    else
+      kept_.emplace_front(key, make());
+    if (kept_.size() > kMost) kept_.pop_back();
+    return kept_.front().second;
+  }
+
+ private:
+  static constexpr size_t kMost = 32;
+  std::list<std::pair<std::string, Grammar>> kept_;
+};
 
 // The model at work, and what belongs to it. Only the engine changes.
 struct ServedModel {
@@ -35,6 +57,7 @@ struct ServedModel {
   ApiBounds bounds;
   std::string name;
   int64_t created;
+  GrammarCache grammars;  // of the thread beside
   Engine engine;
 };
 

@@ -32,6 +32,7 @@ const std::map<std::string, Room> kRooms = {
     {"gguf", {2, {"gguf.h"}}},
     {"cuda", {2, {}}},
     {"quantize", {3, {"quantize.h"}}},
+    {"grammar", {3, {"grammar.h"}}},
     {"linear", {3, {"linear.h"}}},
     {"llama_cpp", {3, {}}},
     {"checkpoint", {4, {"checkpoint.h"}}},

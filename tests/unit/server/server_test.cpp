@@ -156,6 +156,42 @@ TEST_F(Servers, GiveTheSameTextWholeAndInPieces) {
   EXPECT_EQ(Json(joined), whole["choices"][0]["message"]["content"]);
 }
 
+TEST_F(Servers, HoldAnswersToSchemasAndFunctions) {
+  start();
+  Json request = chat(200);
+  request["temperature"] = 1.5;
+  request["ignore_eos"] = false;
+  request["response_format"] = Json::parse(R"({"type": "json_schema", "json_schema": {"name": "a", "schema":
+      {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1, "maximum": 3}, "s": {"enum": ["x", "y"]}},
+       "required": ["n", "s"], "additionalProperties": false}}})");
+  for (int seed = 0; seed < 4; ++seed) {
+    request["seed"] = seed;
+    const Json choice = body(post("/v1/chat/completions", request))["choices"][0];
+    EXPECT_EQ(choice["finish_reason"], "stop");
+    const Json value = Json::parse(choice["message"]["content"].text());
+    EXPECT_EQ(value.size(), 2u);
+    EXPECT_LE(value["n"].get<int>(), 3);
+  }
+  request["response_format"] = Json::parse(R"({"type": "regex", "regex": "(yes|no)!"})");
+  const std::string word =
+      body(post("/v1/chat/completions", request))["choices"][0]["message"]["content"].text();
+  EXPECT_TRUE(word == "yes!" || word == "no!") << word;
+  request.erase("response_format");
+  request["tools"] = Json::parse(R"([{"type": "function", "function": {"name": "roll", "parameters":
+      {"type": "object", "properties": {"sides": {"enum": [4, 6]}}, "required": ["sides"]}}}])");
+  request["tool_choice"] = "required";
+  const Json called = body(post("/v1/chat/completions", request))["choices"][0];
+  EXPECT_EQ(called["finish_reason"], "tool_calls");
+  EXPECT_EQ(called["message"]["tool_calls"][0]["function"]["name"], "roll");
+  EXPECT_TRUE(called["message"]["content"].is_null());
+  request["response_format"] =
+      Json::parse(R"({"type": "json_schema", "json_schema": {"schema": {"oneOf": []}}})");
+  request["tool_choice"] = "none";
+  const std::string refused = post("/v1/chat/completions", request);
+  EXPECT_EQ(status(refused), 400);
+  EXPECT_NE(refused.find("oneOf"), std::string::npos);
+}
+
 TEST_F(Servers, OlderClientsGetAStreamWithoutChunks) {
   start();
   const std::string text = chat(4, true).dump();
@@ -256,7 +292,9 @@ TEST_F(Servers, TheEndWaitsForRunningAnswers) {
 TEST_F(Servers, TheEndBreaksOffWhatTakesTooLong) {
   start({.drain_seconds = 0});
   Connection running(port_);
-  running.send(request("POST", "/v1/chat/completions", chat(490, true).dump()));
+  Json many = chat(490, true);
+  many["n"] = 8;
+  running.send(request("POST", "/v1/chat/completions", many.dump()));
   running.receive("data:");
   ending_ = true;
   const std::string rest = running.receive();
