@@ -39,6 +39,9 @@ struct QuantizeCheckpointOptions {
   DType storage = DType::kU8;     // of the packed codes: U8, BF16, F16, F32 hold the same bytes
   std::vector<std::string> skip;  // regular expressions (ECMAScript) searched in tensor names
   std::vector<std::string> only;
+  // Weights that were quantized before (calibrate): stored as they are, by name; null for all others. Same
+  // code, block size and double quantization as above, [out, in]. May be empty.
+  std::function<const QuantizedTensor*(const std::string& name)> prepared = nullptr;
   bool quantize_experts = false;         // 3-D expert weights, companions on the parameter's own name
   uint64_t shard_bytes = 5'000'000'000;  // a shard grows to this size at most, if no single weight is larger
 };

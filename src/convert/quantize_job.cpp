@@ -21,6 +21,18 @@ Shape quantized_shape(const TensorPlan& plan) {
   return plan.transpose ? Shape({plan.input.shape[1], plan.input.shape[0]}) : plan.input.shape;
 }
 
+std::string state_text(const QuantizeSetup& setup, const TensorPlan& plan, const Shape& shape, float offset) {
+  QuantState state;
+  state.quant_type = setup.options.format;
+  state.block_size = setup.options.quantize.block_size;
+  state.dtype = plan.input.dtype;
+  state.shape = shape;
+  state.nested = setup.options.quantize.double_quantization;
+  state.nested_block_size = kNestedBlockSize;
+  state.nested_offset = offset;
+  return format_quant_state(state);
+}
+
 // One weight. Without double quantization one pass writes codes and scales. With it the scales of the whole
 // weight come first; codes chosen by search then need a second pass, against the scales as stored.
 class QuantizeJob : public StreamJob {
@@ -125,15 +137,7 @@ class QuantizeJob : public StreamJob {
 
   void store_state() {
     writer_.write(index_ + 2, 0, std::as_bytes(std::span(setup_.codebook.levels)));
-    QuantState state;
-    state.quant_type = setup_.options.format;
-    state.block_size = options().block_size;
-    state.dtype = plan_.input.dtype;
-    state.shape = reader_.shape();
-    state.nested = options().double_quantization;
-    state.nested_block_size = kNestedBlockSize;
-    state.nested_offset = offset_;
-    write_state_(format_quant_state(state));
+    write_state_(state_text(setup_, plan_, reader_.shape(), offset_));
   }
 
   const QuantizeSetup& setup_;
@@ -146,6 +150,51 @@ class QuantizeJob : public StreamJob {
   const DType values_;         // that are quantized
   std::vector<float> scales_;  // of the whole weight, only for double quantization
   float offset_ = 0;
+  int stage_ = 0;
+};
+
+// One weight that was quantized before.
+class PreparedJob : public StreamJob {
+ public:
+  PreparedJob(const QuantizeSetup& setup, const TensorPlan& plan, const QuantizedTensor& tensor,
+              SafetensorsWriter& writer, size_t first_index, std::function<void(std::string)> write_state)
+      : setup_(setup),
+        plan_(plan),
+        tensor_(tensor),
+        writer_(writer),
+        index_(first_index),
+        write_state_(std::move(write_state)) {
+    if (tensor.shape.elements() != plan.input.shape.elements() ||
+        tensor.block_size != setup.options.quantize.block_size ||
+        tensor.double_quantized() != setup.options.quantize.double_quantization ||
+        tensor.codebook.levels != setup.codebook.levels)
+      fail(ErrorCode::kInvalidArgument, "tensor '{}': what was prepared for it is quantized in another way",
+           plan.input.name);
+  }
+
+  int64_t next_stage() override { return stage_++ == 0 ? 1 : 0; }
+
+  uint64_t run(int64_t, Scratch&) override {
+    writer_.write(index_, 0, std::as_bytes(std::span(tensor_.codes)));
+    if (tensor_.double_quantized()) {
+      writer_.write(index_ + 1, 0, std::as_bytes(std::span(tensor_.nested.codes)));
+      writer_.write(index_ + 3, 0, std::as_bytes(std::span(tensor_.nested.absmax)));
+      writer_.write(index_ + 4, 0, std::as_bytes(std::span(dynamic_codebook().levels)));
+    } else {
+      writer_.write(index_ + 1, 0, std::as_bytes(std::span(tensor_.scales)));
+    }
+    writer_.write(index_ + 2, 0, std::as_bytes(std::span(setup_.codebook.levels)));
+    write_state_(state_text(setup_, plan_, quantized_shape(plan_), tensor_.nested.offset));
+    return plan_.input.bytes;
+  }
+
+ private:
+  const QuantizeSetup& setup_;
+  const TensorPlan& plan_;
+  const QuantizedTensor& tensor_;
+  SafetensorsWriter& writer_;
+  const size_t index_;
+  const std::function<void(std::string)> write_state_;
   int stage_ = 0;
 };
 
@@ -233,6 +282,10 @@ std::unique_ptr<StreamJob> make_quantize_job(const QuantizeSetup& setup, const T
                                              SafetensorsWriter& writer, size_t first_index,
                                              std::function<void(std::string)> write_state,
                                              const LoraDelta* delta) {
+  const QuantizedTensor* prepared =
+      setup.options.prepared && delta == nullptr ? setup.options.prepared(plan.input.name) : nullptr;
+  if (prepared != nullptr)
+    return std::make_unique<PreparedJob>(setup, plan, *prepared, writer, first_index, std::move(write_state));
   return std::make_unique<QuantizeJob>(setup, plan, writer, first_index, std::move(write_state), delta);
 }
 

@@ -48,25 +48,38 @@ struct LayerExecutor::Pass {
 
   void run() {
     begin_block(weights_.attention_norm);
+    if (ends_with(LinearRole::kQueryKeyValue, input_, config_.hidden)) return;
     multiply(LinearRole::kQueryKeyValue, weights_.query_key_value, input_, config_.hidden, config_.hidden,
              workspace_.projected, projected_size());
     normalize_heads();
     attend();
+    if (ends_with(LinearRole::kOutput, workspace_.attended, config_.query_size())) return;
     multiply(LinearRole::kOutput, weights_.output, workspace_.attended, config_.query_size(),
              config_.query_size(), workspace_.added, config_.hidden);
     if (config_.parallel_blocks) begin_block(weights_.mlp_norm);
     end_block(weights_.attention_norm, weights_.attention_post_norm);
     executor_.expect_finite(layer_, x_, rows_ * config_.hidden, "the hidden state after the attention");
     if (!config_.parallel_blocks) begin_block(weights_.mlp_norm);
-    if (weights_.experts.empty())
-      feed_forward();
-    else
+    if (!weights_.experts.empty()) {
       mix_experts(config_, layer_, weights_, workspace_, rows_, options_);
+    } else if (ends_with(LinearRole::kGateUp, input_, config_.hidden) || feed_forward()) {
+      return;
+    }
     end_block(weights_.mlp_norm, weights_.mlp_post_norm);
     executor_.expect_finite(layer_, x_, rows_ * config_.hidden, "the hidden state after the MLP");
   }
 
  private:
+  // Shows the input of the product with which the pass ends.
+  bool ends_with(LinearRole role, const float* x, int64_t width) {
+    return ends_with(role, {x, width, rows_, width});
+  }
+  bool ends_with(LinearRole role, const ActivationRows& x) {
+    if (options_.until != role) return false;
+    options_.observer->input({layer_, role}, x);
+    return true;
+  }
+
   int64_t projected_size() const noexcept { return config_.query_size() + 2 * config_.kv_size(); }
 
   // Where in a row of `projected` a head's query and key begin, and how far behind its key its value is.
@@ -129,13 +142,16 @@ struct LayerExecutor::Pass {
     });
   }
 
-  void feed_forward() {
+  // True: the pass has ended.
+  bool feed_forward() {
     const int64_t stride = (config_.gated ? 2 : 1) * config_.intermediate;
     multiply(LinearRole::kGateUp, weights_.gate_up, input_, config_.hidden, config_.hidden,
              workspace_.gate_up, stride);
     activate_rows(config_, false, workspace_.gate_up, stride, config_.intermediate, rows_, options_.threads);
+    if (ends_with(LinearRole::kDown, {workspace_.gate_up, stride, rows_, config_.intermediate})) return true;
     multiply(LinearRole::kDown, weights_.down, workspace_.gate_up, stride, config_.intermediate,
              workspace_.added, config_.hidden);
+    return false;
   }
 
   void normalize_heads() noexcept {

@@ -3,6 +3,7 @@
 #define NFLOAT_MODEL_LAYER_EXECUTOR_H_
 
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "kernels/dispatch.h"
@@ -36,6 +37,9 @@ struct RunOptions {
   int threads = 0;
   bool expect_finite = false;  // a hidden state or logit that is not finite throws kNotFinite
   LinearObserver* observer = nullptr;
+  // A layer ends once its observer has seen the input of this product, x being left in between: for who needs
+  // no more than the inputs. The experts of a mixture are not stopped at.
+  std::optional<LinearRole> until = std::nullopt;
 };
 
 // y[row][0..outputs) = W x[row] + bias for all rows of `x`, which `activations` have been assigned, shown to

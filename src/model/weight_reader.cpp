@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/weight_reader.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/fail.h"
@@ -162,6 +163,37 @@ LinearGroup WeightReader::project_out() const {
   LinearGroup group;
   add(group, names_(tensors_.project_out), false);
   return group;
+}
+
+std::vector<std::string> WeightReader::tensors_of(const LinearId& id) const {
+  std::vector<const char*> patterns;
+  const bool expert = id.expert >= 0;
+  switch (id.role) {
+    case LinearRole::kQueryKeyValue:
+      patterns = {tensors_.query_key_value, tensors_.query, tensors_.key, tensors_.value};
+      break;
+    case LinearRole::kOutput:
+      patterns = {tensors_.output};
+      break;
+    case LinearRole::kGateUp:
+      if (expert)
+        patterns = {tensors_.expert_gate, tensors_.expert_up};
+      else
+        patterns = {tensors_.gate_up, tensors_.gate, tensors_.up};
+      break;
+    case LinearRole::kDown:
+      patterns = {expert ? tensors_.expert_down : tensors_.down};
+      break;
+    case LinearRole::kRouter:
+      patterns = {tensors_.router};
+      break;
+  }
+  std::vector<std::string> names;
+  if (expert && names_.experts() != ExpertLayout::kSingle) return names;
+  for (const char* pattern : patterns)
+    if (pattern != nullptr)
+      names.push_back(names_(layer_tensor(pattern, id.layer, std::max<int64_t>(0, id.expert))));
+  return names;
 }
 
 NormWeights WeightReader::final_norm() const {

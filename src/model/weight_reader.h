@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "architecture/families.h"
+#include "model/linear_id.h"
 #include "model/loader.h"
 #include "model/model_state.h"
 
@@ -30,6 +31,10 @@ class WeightReader {
   LinearGroup project_out() const;
   LayerWeights layer(int64_t layer) const;
   NormWeights final_norm() const;  // empty: none
+  // The tensors that a product is made of, in the order of its outputs; empty where experts lie in one
+  // tensor.
+  std::vector<std::string> tensors_of(const LinearId& id) const;
+  bool stored_transposed() const noexcept { return family_.stored_transposed; }
   LinearGroup head() const;
 
  private:

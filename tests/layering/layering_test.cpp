@@ -46,6 +46,7 @@ const std::map<std::string, Room> kRooms = {
     {"evaluate", {6, {"compare.h", "evaluate.h", "tasks.h"}}},
     {"bridge", {6, {"bridge.h"}}},
     {"tune", {6, {"tune.h"}}},
+    {"calibrate", {7, {"calibrate.h"}}},
     {"server", {7, {"serve.h"}}},
     {"report", {7, {"plot.h", "report.h"}}},
     {"c_api", {8, {"nfloat.h"}}},

@@ -2,11 +2,18 @@
 #include <fmt/format.h>
 
 #include <map>
+#include <memory>
+#include <optional>
 
 #include "base/json.h"
+#include "calibration_text.h"
 #include "commands.h"
 #include "convert_options.h"
+#include "nfloat/calibrate.h"
 #include "nfloat/convert.h"
+#include "nfloat/error.h"
+#include "notes.h"
+#include "progress.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -20,6 +27,10 @@ struct Options {
   std::vector<std::string> skip, only;
   bool quantize_experts = false, allow_nonfinite = false, overwrite = false, dry_run = false, json = false;
   int threads = 0;
+  std::string calibrate;
+  int64_t calibration_tokens = 65536;
+  int level = 0;  // 0: 1, of --preset calibrated 2
+  bool fast = false;
 };
 
 QuantizeCheckpointOptions library_options(const Options& options, bool scale_given) {
@@ -31,7 +42,11 @@ QuantizeCheckpointOptions library_options(const Options& options, bool scale_giv
   // A preset is what is not said otherwise.
   if (!options.preset.empty()) {
     result.quantize.double_quantization = true;
-    if (options.preset == "best" && !scale_given) result.quantize.scale = ScaleMethod::kSigned;
+    if (options.preset != "qlora" && !scale_given) result.quantize.scale = ScaleMethod::kSigned;
+  }
+  if (!options.calibrate.empty()) {  // what is not in the layers gets the best that needs no text
+    result.quantize.double_quantization = true;
+    if (!scale_given) result.quantize.scale = ScaleMethod::kSigned;
   }
   result.quantize.allow_nonfinite = options.allow_nonfinite;
   result.quantize.threads = options.threads;
@@ -116,9 +131,70 @@ Json to_json(const QuantizationPlan& plan) {
   return json;
 }
 
+// What calibration found, and the text it was done with; kept until the result is written.
+struct Calibrated {
+  Calibration calibration;
+  std::string text_hash;
+  int level = 1;
+};
+
+// Throws Error when the result is worse than what needs no text.
+Calibrated calibrate_model(const Options& options, const std::string& folder,
+                           const QuantizeCheckpointOptions& settings) {
+  const auto checkpoint = std::make_shared<const Checkpoint>(folder);
+  const std::string text = checkpoint->text_file("config.json");
+  if (text.empty())
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("{}: no config.json: what is calibrated is a model that runs", options.input));
+  const ModelConfig config = parse_model_config(text, folder + "/config.json");
+  Calibrated result;
+  result.level = options.level > 0 ? options.level : options.preset == "calibrated" ? 2 : 1;
+  const auto windows =
+      calibration_windows(options.calibrate, folder, config, options.calibration_tokens, &result.text_hash);
+  ProgressBar bar("calibrate", "layers");
+  CalibrationOptions own;
+  own.level = result.level;
+  own.fast = options.fast;
+  own.threads = options.threads;
+  own.progress = [&bar](int64_t layer, int64_t layers) {
+    if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while calibrating");
+    bar.update(static_cast<uint64_t>(layer), static_cast<uint64_t>(layers), "");
+  };
+  result.calibration = calibrate(checkpoint, config, windows, settings, own);
+  bar.finish();
+  const CalibrationReport& report = result.calibration.report;
+  if (!(report.kl <= report.plain_kl))
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{}: on the held-back tenth of the text the calibrated weights diverge by {:.6f} "
+                    "nats a token, those of --preset best by {:.6f}: nothing was written; give more or "
+                    "other text",
+                    options.calibrate, report.kl, report.plain_kl));
+  return result;
+}
+
+Json calibration_json(const Calibrated& calibrated, const std::string& text) {
+  const CalibrationReport& report = calibrated.calibration.report;
+  return {{"text", text},
+          {"text_fnv1a", calibrated.text_hash},
+          {"level", calibrated.level},
+          {"tokens", report.tokens},
+          {"held_back_tokens", report.held_tokens},
+          {"tensors", report.tensors},
+          {"kept_plain", report.kept_plain},
+          {"proxy_loss", report.loss},
+          {"proxy_loss_of_best", report.plain_loss},
+          {"mean_kl", report.kl},
+          {"mean_kl_of_best", report.plain_kl}};
+}
+
 void run(const Options& options, bool scale_given) {
-  const QuantizeCheckpointOptions settings = library_options(options, scale_given);
-  const Checkpoint input(resolve_model_path(options.input));
+  QuantizeCheckpointOptions settings = library_options(options, scale_given);
+  const std::string folder = resolve_model_path(options.input);
+  const Checkpoint input(folder);
+  if (options.calibrate.empty() && (options.preset == "calibrated" || options.level > 0 || options.fast))
+    throw UsageError(
+        "quantize: --calibrate TEXT is missing: --preset calibrated, --level and --fast go with it");
   if (options.dry_run) {
     const QuantizationPlan plan = plan_quantization(input, settings);
     if (options.json) {
@@ -132,6 +208,14 @@ void run(const Options& options, bool scale_given) {
   }
   if (options.output.empty()) throw UsageError("quantize: OUT is missing (only --dry-run goes without)");
   catch_interrupts();
+  std::optional<Calibrated> calibrated;
+  if (!options.calibrate.empty()) {
+    calibrated = calibrate_model(options, folder, settings);
+    settings.prepared = [&calibrated](const std::string& name) {
+      const auto found = calibrated->calibration.tensors.find(name);
+      return found == calibrated->calibration.tensors.end() ? nullptr : &found->second;
+    };
+  }
   const auto bar = std::make_shared<ProgressBar>("quantize", "GB");
   const ConvertResult result = quantize_checkpoint(
       input, options.output, settings, control_with_progress(bar, options.threads, options.overwrite));
@@ -143,12 +227,23 @@ void run(const Options& options, bool scale_given) {
     json["seconds"] = result.seconds;
     json["sync_seconds"] = result.sync_seconds;
     json["input_gigabytes_per_second"] = rate;
+    if (calibrated) json["calibration"] = calibration_json(*calibrated, options.calibrate);
     fmt::print("{}\n", json.dump(2));
     return;
   }
   fmt::print("{}\n{}: {} file{}, {:.2f} s at {:.2f} GB/s of input, {:.2f} s more until the disk had it\n",
              summary(result.plan), options.output, result.files.size(), result.files.size() == 1 ? "" : "s",
              result.seconds, rate, result.sync_seconds);
+  if (calibrated) {
+    const CalibrationReport& report = calibrated->calibration.report;
+    fmt::print(
+        "Calibrated at level {} on {} tokens. On {} tokens held back: mean KL {:.6f} nats from the original, "
+        "{:.0f} % of the {:.6f} of --preset best{}\n",
+        calibrated->level, report.tokens, report.held_tokens, report.kl,
+        report.plain_kl > 0 ? 100 * report.kl / report.plain_kl : 100.0, report.plain_kl,
+        report.kept_plain > 0 ? fmt::format("; {} kept its coding", count_of(report.kept_plain, "tensor"))
+                              : "");
+  }
   if (result.plan.quantized_parameters == 0)
     fmt::print("Nothing was quantized: every tensor was left plain.\n");
 }
@@ -197,8 +292,22 @@ void add_quantize_command(const Command& app) {
           .show_default();
   command
       .add_option("--preset", options->preset,
-                  "qlora: nf4, blocks of 64, double quantization, absmax; best: the same with signed scales")
-      .one_of({"qlora", "best"});
+                  "qlora: nf4, blocks of 64, double quantization, absmax; best: the same with signed scales; "
+                  "calibrated: the same by what the model does with the text of --calibrate, level 2")
+      .one_of({"qlora", "best", "calibrated"});
+  command.add_option(
+      "--calibrate", options->calibrate,
+      "Choose codes and scales by what the model does with this text (.txt; .jsonl with \"text\" "
+      "or \"messages\"; .json with \"token_ids\"): half the divergence in the same file");
+  command.add_option("--calibration-tokens", options->calibration_tokens, "Tokens of the text that are used")
+      .between(int64_t{256}, int64_t{1} << 30)
+      .show_default();
+  command
+      .add_option("--level", options->level,
+                  "1: each product by the original's inputs; 2: corrected for the layers before it, about "
+                  "four times the work")
+      .between(1, 2);
+  command.add_flag("--fast", options->fast, "With --calibrate: most of the gain in a third of the time");
   command
       .add_option("--skip", options->skip,
                   "Leave tensors plain whose name has a match of this regular expression")

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/calibrate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+
+#include "base/fail.h"
+#include "base/parallel.h"
+#include "calibrate/inputs.h"
+#include "calibrate/matrix.h"
+#include "model/sequence_pass.h"
+#include "model/weight_reader.h"
+
+namespace nfloat {
+namespace {
+
+using Sequences = std::vector<std::span<const int32_t>>;
+
+constexpr int64_t kHeldShare = 10;                     // every tenth window
+constexpr size_t kMostHeldLogits = size_t{256} << 20;  // bytes of logits of the held-back windows
+constexpr float kCorrection = .75f;                    // alpha of corrected_target
+
+// D(p || q) of two rows of logits, in double.
+double divergence_of(std::span<const float> p, std::span<const float> q) noexcept {
+  const double p_top = *std::max_element(p.begin(), p.end()), q_top = *std::max_element(q.begin(), q.end());
+  double p_sum = 0, q_sum = 0, weighted = 0;
+  for (size_t i = 0; i < p.size(); ++i) {
+    const double a = static_cast<double>(p[i]) - p_top, b = static_cast<double>(q[i]) - q_top;
+    const double e = std::exp(a);
+    p_sum += e;
+    q_sum += std::exp(b);
+    weighted += e * (a - b);
+  }
+  return std::max(0.0, weighted / p_sum - std::log(p_sum) + std::log(q_sum));
+}
+
+// The hidden states of some sequences between two layers of one version of the model.
+class Stream {
+ public:
+  Stream(const Model& model, const Sequences& sequences, Workspace& workspace, int threads)
+      : model_(model), pass_(model, sequences, KvCacheType::kF32), workspace_(workspace), threads_(threads) {
+    x_.resize(static_cast<size_t>(pass_.rows() * model.config().hidden));
+    LayerExecutor executor = make({});
+    pass_.embed(executor, x_.data());
+  }
+
+  // Takes the states through a layer.
+  void advance(int64_t layer, const LayerWeights& weights, LinearObserver* observer = nullptr) {
+    LayerExecutor executor = make({.observer = observer});
+    pass_.layer(executor, layer, weights, x_.data());
+  }
+  // Shows what a product of the layer would see.
+  void look(int64_t layer, const LayerWeights& weights, LinearObserver& observer,
+            std::optional<LinearRole> until) {
+    copy_ = x_;
+    LayerExecutor executor = make({.observer = &observer, .until = until});
+    pass_.layer(executor, layer, weights, copy_.data());
+  }
+  std::vector<float> logits() {
+    std::vector<float> all;
+    LayerExecutor executor = make({});
+    pass_.logits(executor, x_.data(), [&](size_t, int64_t, std::span<const float> row) {
+      all.insert(all.end(), row.begin(), row.end());
+    });
+    return all;
+  }
+  int64_t rows() const noexcept { return pass_.rows(); }
+
+ private:
+  LayerExecutor make(RunOptions options) {
+    options.precision = Precision::kF32;
+    options.threads = threads_;
+    options.expect_finite = !options.until;
+    workspace_.reserve(model_.config(), std::min(pass_.rows(), kMaxRows), threads_);
+    return LayerExecutor(model_.state(), workspace_, options);
+  }
+
+  const Model& model_;
+  const SequencePass pass_;
+  Workspace& workspace_;
+  const int threads_;
+  std::vector<float> x_, copy_;
+};
+
+class Calibrator {
+ public:
+  Calibrator(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
+             std::span<const std::vector<int32_t>> windows, const QuantizeCheckpointOptions& quantize,
+             const CalibrationOptions& options)
+      : checkpoint_(std::move(checkpoint)),
+        options_(options),
+        threads_(thread_count(options.threads)),
+        model_(Model::load(checkpoint_, config, model_options(nullptr))),
+        reader_(checkpoint_, config, model_.options()),
+        calibrated_(
+            checkpoint_, config,
+            model_options([this](const std::string& name, std::span<float> weights, int64_t, int64_t) {
+              const auto found = result_.tensors.find(name);
+              if (found != result_.tensors.end()) decode(found->second, weights);
+            })),
+        plain_(checkpoint_, config,
+               model_options([this](const std::string& name, std::span<float> weights, int64_t rows,
+                                    int64_t columns) { round_plainly(name, weights, rows, columns); })) {
+    matrix_.codebook = make_codebook(quantize.format);
+    matrix_.block_size = quantize.quantize.block_size;
+    matrix_.whole = !options.fast;
+    matrix_.sweeps = 4;
+    matrix_.threads = threads_;
+    for (const TensorPlan& plan : plan_quantization(*checkpoint_, quantize).tensors)
+      if (plan.quantize && plan.input.shape.rank() == 2) wanted_[plan.input.name] = plan.input.dtype;
+    const auto vocabulary = static_cast<size_t>(config.vocabulary);
+    size_t held_tokens = 0;
+    for (size_t i = 0; i < windows.size(); ++i) {
+      const bool room = (held_tokens + windows[i].size()) * vocabulary * sizeof(float) <= kMostHeldLogits;
+      const bool hold =
+          static_cast<int64_t>(i) % kHeldShare == kHeldShare - 1 || (i == 1 && windows.size() < kHeldShare);
+      if (hold && (room || held_.empty())) {
+        held_.emplace_back(windows[i]);
+        held_tokens += windows[i].size();
+      } else {
+        trained_.emplace_back(windows[i]);
+      }
+    }
+    if (trained_.empty() || held_.empty())
+      fail(ErrorCode::kInvalidArgument,
+           "the text gives {} windows: at least two are needed, one of them to judge the result",
+           windows.size());
+  }
+
+  Calibration run() {
+    const int64_t layers = model_.config().layers;
+    Stream original(model_, trained_, workspace_, threads_);
+    std::optional<Stream> quantized;
+    if (options_.level >= 2) quantized.emplace(model_, trained_, workspace_, threads_);
+    Stream held(model_, held_, workspace_, threads_), held_result(model_, held_, workspace_, threads_),
+        held_plain(model_, held_, workspace_, threads_);
+    result_.report.tokens = original.rows();
+    result_.report.held_tokens = held.rows();
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      if (options_.progress) options_.progress(layer, layers);
+      const LayerWeights weights = reader_.layer(layer);
+      try {
+        if (quantized)
+          sequential_layer(layer, weights, original, *quantized);
+        else
+          independent_layer(layer, weights, original);
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kNotFinite) throw;
+        fail(error.code(), "layer {}: {}", layer, error.what());
+      }
+      held.advance(layer, weights);
+      const LayerWeights result = calibrated_.layer(layer);
+      if (quantized) quantized->advance(layer, result);
+      held_result.advance(layer, result);
+      held_plain.advance(layer, plain_.layer(layer));
+    }
+    if (options_.progress) options_.progress(layers, layers);
+    const std::vector<float> expected = held.logits();
+    result_.report.kl = mean_divergence(expected, held_result.logits());
+    result_.report.plain_kl = mean_divergence(expected, held_plain.logits());
+    return std::move(result_);
+  }
+
+ private:
+  using Transform = decltype(ModelOptions::transform);
+
+  ModelOptions model_options(Transform transform) const {
+    ModelOptions options;
+    options.stream_layers = true;
+    options.precision = Precision::kF32;
+    options.threads = threads_;
+    options.transform = std::move(transform);
+    return options;
+  }
+
+  void decode(const QuantizedTensor& tensor, std::span<float> weights) const {
+    dequantize_blockwise(tensor, DType::kF32, std::as_writable_bytes(weights), threads_);
+  }
+
+  void round_plainly(const std::string& name, std::span<float> weights, int64_t rows, int64_t columns) const {
+    if (!wanted_.contains(name)) return;
+    QuantizeOptions options;
+    options.block_size = matrix_.block_size;
+    options.scale = ScaleMethod::kSigned;
+    options.double_quantization = true;
+    options.threads = threads_;
+    decode(
+        quantize_blockwise({DType::kF32, {rows, columns}, std::as_bytes(weights)}, matrix_.codebook, options),
+        weights);
+  }
+
+  // Level 1: every product by the inputs of the original.
+  void independent_layer(int64_t layer, const LayerWeights& weights, Stream& original) {
+    HessianCollector collector(threads_);
+    original.advance(layer, weights, &collector);
+    quantize_all(collector, weights);
+  }
+
+  // Level 2: product after product, each by the inputs of the model quantized so far, with the weights
+  // corrected for what those have lost.
+  void sequential_layer(int64_t layer, const LayerWeights& weights, Stream& original, Stream& quantized) {
+    const bool mixture = !weights.experts.empty();
+    for (const LinearRole role :
+         {LinearRole::kQueryKeyValue, LinearRole::kOutput, LinearRole::kGateUp, LinearRole::kDown}) {
+      if (mixture && role == LinearRole::kGateUp) break;
+      RowKeeper kept;
+      original.look(layer, weights, kept, role);
+      PairCollector pairs(kept, threads_);
+      quantized.look(layer, calibrated_.layer(layer), pairs, role);
+      const std::vector<float> hessian = pairs.own.mean(), cross = pairs.cross.mean();
+      const HessianFactor factor = factorize(hessian, kept.width, pairs.own.rows(), threads_);
+      for (const std::string& name : reader_.tensors_of({layer, role}))
+        if (wanted_.contains(name)) {
+          const std::vector<float> target = corrected_target(weights_of(name), rows_of(name), cross, hessian,
+                                                             factor, kCorrection, threads_);
+          quantize_one(name, target, factor);
+        }
+    }
+    if (mixture) {
+      HessianCollector collector(threads_);
+      quantized.look(layer, calibrated_.layer(layer), collector, std::nullopt);
+      for (auto found = collector.sums.begin(); found != collector.sums.end();)
+        found = found->first.expert < 0 ? collector.sums.erase(found) : std::next(found);
+      quantize_all(collector, weights);
+    }
+    original.advance(layer, weights);
+  }
+
+  void quantize_all(HessianCollector& collector, const LayerWeights& weights) {
+    for (auto& [id, sums] : collector.sums) {
+      if (id.expert >= 0) continue;
+      quantize_group(id, sums.mean(), sums.rows(), sums.width());
+    }
+    if (weights.experts.empty()) return;
+    // An expert that saw few tokens is judged by its layer's mean as well.
+    const int64_t layer = collector.sums.begin()->first.layer;
+    for (const LinearRole role : {LinearRole::kGateUp, LinearRole::kDown}) {
+      std::vector<double> all;
+      int64_t rows = 0, width = 0;
+      for (auto& [id, sums] : collector.sums) {
+        if (id.expert < 0 || id.role != role) continue;
+        const std::vector<double>& own = sums.sums();
+        all.resize(own.size());
+        for (size_t i = 0; i < own.size(); ++i) all[i] += own[i];
+        rows += sums.rows();
+        width = sums.width();
+      }
+      if (rows == 0) continue;
+      for (size_t expert = 0; expert < weights.experts.size(); ++expert) {
+        const LinearId id{layer, role, static_cast<int64_t>(expert)};
+        const auto found = collector.sums.find(id);
+        const int64_t seen = found == collector.sums.end() ? 0 : found->second.rows();
+        const double share = static_cast<double>(seen) / static_cast<double>(seen + width);
+        std::vector<float> mixed(all.size());
+        for (size_t i = 0; i < all.size(); ++i) {
+          const double own = seen > 0 ? found->second.sums()[i] / static_cast<double>(seen) : 0;
+          mixed[i] = static_cast<float>(share * own + (1 - share) * all[i] / static_cast<double>(rows));
+        }
+        quantize_group(id, mixed, std::max(seen, width), width);
+      }
+    }
+  }
+
+  void quantize_group(const LinearId& id, const std::vector<float>& hessian, int64_t tokens, int64_t width) {
+    std::vector<std::string> names;
+    for (const std::string& name : reader_.tensors_of(id))
+      if (wanted_.contains(name)) names.push_back(name);
+    if (names.empty()) return;
+    const HessianFactor factor = factorize(hessian, width, tokens, threads_);
+    for (const std::string& name : names) quantize_one(name, weights_of(name), factor);
+  }
+
+  int64_t rows_of(const std::string& name) const {
+    return checkpoint_->find(name)->shape[reader_.stored_transposed() ? 1 : 0];
+  }
+
+  // [out][in] in float32.
+  std::vector<float> weights_of(const std::string& name) const {
+    const TensorView view = checkpoint_->view(name);
+    std::vector<float> values(static_cast<size_t>(view.elements()));
+    convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
+    checkpoint_->release(view);
+    if (!reader_.stored_transposed()) return values;
+    std::vector<float> turned(values.size());
+    const int64_t in = view.shape[0], out = view.shape[1];
+    for (int64_t i = 0; i < in; ++i)
+      for (int64_t o = 0; o < out; ++o)
+        turned[static_cast<size_t>(o * in + i)] = values[static_cast<size_t>(i * out + o)];
+    return turned;
+  }
+
+  void quantize_one(const std::string& name, std::span<const float> target, const HessianFactor& factor) {
+    CalibratedMatrix matrix = calibrate_matrix(target, std::ssize(target) / factor.size, factor, matrix_);
+    matrix.tensor.dtype = wanted_.at(name);
+    CalibrationReport& report = result_.report;
+    ++report.tensors;
+    report.kept_plain += matrix.kept_plain ? 1 : 0;
+    report.loss += matrix.loss;
+    report.plain_loss += matrix.plain_loss;
+    result_.tensors[name] = std::move(matrix.tensor);
+  }
+
+  double mean_divergence(const std::vector<float>& expected, const std::vector<float>& logits) const {
+    const auto width = static_cast<size_t>(model_.config().vocabulary);
+    const auto rows = static_cast<int64_t>(expected.size() / width);
+    std::vector<double> each(static_cast<size_t>(rows));
+    parallel_for(rows, 4, threads_, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const auto at = static_cast<size_t>(row);
+        each[at] = divergence_of(std::span(expected).subspan(at * width, width),
+                                 std::span(logits).subspan(at * width, width));
+      }
+    });
+    double sum = 0;
+    for (const double value : each) sum += value;
+    return sum / static_cast<double>(rows);
+  }
+
+  const std::shared_ptr<const Checkpoint> checkpoint_;
+  const CalibrationOptions options_;
+  const int threads_;
+  const Model model_;
+  const WeightReader reader_, calibrated_, plain_;
+  CalibratedOptions matrix_;
+  std::map<std::string, DType> wanted_;
+  Sequences trained_, held_;
+  Workspace workspace_;
+  Calibration result_;
+};
+
+}  // namespace
+
+Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
+                      std::span<const std::vector<int32_t>> windows,
+                      const QuantizeCheckpointOptions& quantize, const CalibrationOptions& options) {
+  if (options.level < 1 || options.level > 2)
+    fail(ErrorCode::kInvalidArgument, "calibration level {}: 1 or 2 expected", options.level);
+  return Calibrator(std::move(checkpoint), config, windows, quantize, options).run();
+}
+
+}  // namespace nfloat

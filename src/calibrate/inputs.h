@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CALIBRATE_INPUTS_H_
+#define NFLOAT_CALIBRATE_INPUTS_H_
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "model/linear_id.h"
+
+namespace nfloat {
+
+// Sums of products of activation rows, in portions of fixed size, so that neither threads nor the cutting of
+// batches change them.
+class ProductSums {
+ public:
+  explicit ProductSums(int threads) noexcept : threads_(threads) {}
+
+  // Adds a b^T of each pair of rows; `b` null: a a^T.
+  void add(const ActivationRows& a, const ActivationRows* b = nullptr);
+  int64_t rows() const noexcept { return rows_; }
+  int64_t width() const noexcept { return width_; }
+  // The mean over the rows, [width][width].
+  std::vector<float> mean();
+  // The sums themselves.
+  const std::vector<double>& sums();
+
+ private:
+  void flush();
+
+  const int threads_;
+  int64_t rows_ = 0, width_ = 0, pending_ = 0;
+  std::vector<float> a_, b_;  // [pending][width]
+  bool two_ = false;
+  std::vector<double> sums_;
+};
+
+// Collects x x^T of every product of a layer.
+class HessianCollector : public LinearObserver {
+ public:
+  explicit HessianCollector(int threads) noexcept : threads_(threads) {}
+  void input(const LinearId& id, const ActivationRows& x) override {
+    if (id.role == LinearRole::kRouter) return;
+    sums.try_emplace(id, threads_).first->second.add(x);
+  }
+
+  std::map<LinearId, ProductSums> sums;
+
+ private:
+  const int threads_;
+};
+
+// Keeps the rows that one product of a layer sees, in order.
+class RowKeeper : public LinearObserver {
+ public:
+  void input(const LinearId&, const ActivationRows& x) override {
+    width = x.width;
+    for (int64_t row = 0; row < x.rows; ++row)
+      rows.insert(rows.end(), x.data + row * x.stride, x.data + row * x.stride + x.width);
+  }
+
+  int64_t width = 0;
+  std::vector<float> rows;
+};
+
+// Sums y y^T and x y^T over the rows y that one product sees and those that were kept of it before.
+class PairCollector : public LinearObserver {
+ public:
+  PairCollector(const RowKeeper& kept, int threads) noexcept : own(threads), cross(threads), kept_(kept) {}
+  void input(const LinearId&, const ActivationRows& y) override {
+    own.add(y);
+    const ActivationRows x{kept_.rows.data() + at_ * kept_.width, kept_.width, y.rows, kept_.width};
+    cross.add(x, &y);
+    at_ += y.rows;
+  }
+
+  ProductSums own, cross;
+
+ private:
+  const RowKeeper& kept_;
+  int64_t at_ = 0;
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_CALIBRATE_INPUTS_H_

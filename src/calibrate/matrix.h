@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CALIBRATE_MATRIX_H_
+#define NFLOAT_CALIBRATE_MATRIX_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "nfloat/codebook.h"
+#include "nfloat/quantize.h"
+
+// Quantizes one matrix so that what it gives to its inputs changes least: the loss of an error R = Q - W is
+// tr(R H R^T) with H the mean of x x^T over the inputs x (GPTQ, arXiv:2210.17323), in blocks whose scales are
+// chosen while the error is fed back, then improved block by block.
+namespace nfloat {
+
+// Square, row-major, symmetric or triangular as said.
+using SquareMatrix = std::vector<float>;
+
+// H damped, and the upper triangular U with U^T U = H^-1.
+struct HessianFactor {
+  int64_t size = 0;
+  double damping = 0;  // lambda: share of the mean of the diagonal that was added to it
+  SquareMatrix damped;
+  SquareMatrix upper;
+};
+
+// `hessian`: mean of x x^T over `tokens` inputs. Inputs that were always zero get the mean of the diagonal.
+// Damping is .03, .1 where tokens < 16 * size, and grows four times, at most six times, where the factor does
+// not exist; after that H is its diagonal. Throws kNotFinite, kOutOfMemory.
+HessianFactor factorize(std::span<const float> hessian, int64_t size, int64_t tokens, int threads);
+
+// W + alpha W (C - H)(H + lambda I)^-1: what W has to be on the inputs y of a quantized model to give what W
+// gives on the inputs x of the original. H = E[y y^T], C = E[x y^T], both [size][size].
+std::vector<float> corrected_target(std::span<const float> weights, int64_t rows,
+                                    std::span<const float> cross, std::span<const float> hessian,
+                                    const HessianFactor& factor, float alpha, int threads);
+
+struct CalibratedOptions {
+  Codebook codebook;  // of at most 16 levels
+  int64_t block_size = 64;
+  int sweeps = 4;     // of block descent
+  bool whole = true;  // sweeps choose blocks anew; false: scales and single codes only
+  int finalists = 8;  // scales of a block judged with feedback, at most 8
+  int threads = 0;
+};
+
+struct CalibratedMatrix {
+  QuantizedTensor tensor;   // double-quantized, nested offset 0
+  double loss = 0;          // tr(R H R^T) of it, H damped
+  double plain_loss = 0;    // of signed scales with the least squared error, chosen without H
+  bool kept_plain = false;  // the latter was not worse and is what `tensor` holds
+};
+
+// weights: [rows][factor.size], what the inputs of `factor` are multiplied with. The same bytes for every
+// number of threads. Throws kNotFinite.
+CalibratedMatrix calibrate_matrix(std::span<const float> weights, int64_t rows, const HessianFactor& factor,
+                                  const CalibratedOptions& options);
+
+// tr(R H R^T), R = decoded(tensor) - weights.
+double proxy_loss(const QuantizedTensor& tensor, std::span<const float> weights, int64_t rows,
+                  const HessianFactor& factor, int threads);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_CALIBRATE_MATRIX_H_

@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CALIBRATE_PRODUCTS_H_
+#define NFLOAT_CALIBRATE_PRODUCTS_H_
+
+#include <cstdint>
+#include <span>
+
+namespace nfloat {
+
+// y [m][n] = a [m][k] times the transpose of b [n][k], in float32. The same for every number of threads.
+void multiply_transposed(std::span<const float> a, int64_t m, std::span<const float> b, int64_t n, int64_t k,
+                         std::span<float> y, int threads);
+
+void transpose_square(std::span<float> matrix, int64_t size) noexcept;
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_CALIBRATE_PRODUCTS_H_

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "calibration_text.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/json.h"
+#include "model_options.h"
+#include "nfloat/chat.h"
+#include "nfloat/error.h"
+#include "nfloat/tokenizer.h"
+#include "scoring_input.h"
+
+namespace nfloat::cli {
+namespace {
+
+constexpr size_t kMaxTextBytes = size_t{4} << 30;
+constexpr int64_t kWindow = 2048;  // tokens, or the model's context
+
+uint64_t fnv1a(const std::string& text) noexcept {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
+  return hash;
+}
+
+std::vector<int32_t> ids_of(const Json& list, const std::string& where, int64_t vocabulary) {
+  if (!list.is_array())
+    throw Error(ErrorCode::kMalformedFile, fmt::format("{}: expected a list of token ids", where));
+  std::vector<int32_t> ids;
+  for (const Json& id : list) {
+    if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(vocabulary))
+      throw Error(ErrorCode::kMalformedFile,
+                  fmt::format("{}: a token id is {}, expected 0 to {}", where, id.dump(), vocabulary - 1));
+    ids.push_back(id.get<int32_t>());
+  }
+  return ids;
+}
+
+// The rows of a JSONL file as text, those of "messages" as the chat template writes them.
+std::vector<std::string> rows_of(const std::string& text, const std::string& path,
+                                 const std::string& folder) {
+  std::optional<ChatTemplate> chat;
+  std::vector<std::string> rows;
+  size_t number = 0;
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = std::min(text.find('\n', begin), text.size());
+    const std::string line = text.substr(begin, end - begin);
+    begin = end + 1;
+    ++number;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const std::string where = fmt::format("{}: line {}", path, number);
+    const Json row = parse_json(line, where);
+    if (row.is_object() && row.contains("text") && row["text"].is_string()) {
+      rows.push_back(row["text"].get<std::string>());
+    } else if (row.is_object() && row.contains("messages")) {
+      if (!chat) chat = ChatTemplate::load(folder);
+      if (!chat)
+        throw Error(ErrorCode::kNotFound,
+                    fmt::format("{}: \"messages\" need a chat template, {} has none", where, folder));
+      rows.push_back(chat->render(row.dump()));
+    } else {
+      throw Error(ErrorCode::kMalformedFile,
+                  fmt::format("{}: expected an object with \"text\" or \"messages\"", where));
+    }
+  }
+  return rows;
+}
+
+// Cuts ids into windows after a BOS until `left` tokens are taken.
+void cut(const std::vector<int32_t>& ids, const ModelConfig& config, int64_t& left,
+         std::vector<std::vector<int32_t>>& windows) {
+  const int64_t most = std::min(kWindow, config.context);
+  const bool bos = config.bos_token >= 0;
+  for (size_t at = 0; at < ids.size() && left > 0;) {
+    std::vector<int32_t>& window = windows.emplace_back();
+    if (bos && ids[at] != config.bos_token) window.push_back(config.bos_token);
+    const auto room = static_cast<size_t>(std::min(left, most - std::ssize(window)));
+    const size_t count = std::min(room, ids.size() - at);
+    window.insert(window.end(), ids.begin() + static_cast<std::ptrdiff_t>(at),
+                  ids.begin() + static_cast<std::ptrdiff_t>(at + count));
+    at += count;
+    left -= static_cast<int64_t>(count);
+  }
+}
+
+}  // namespace
+
+std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, const std::string& folder,
+                                                      const ModelConfig& config, int64_t tokens,
+                                                      std::string* hash) {
+  const std::string text = read_text(path, kMaxTextBytes);
+  *hash = fmt::format("{:016x}", fnv1a(text));
+  std::vector<std::vector<int32_t>> windows;
+  int64_t left = tokens;
+  if (path.ends_with(".json")) {
+    const Json json = parse_json(text, path);
+    if (!json.is_object() || !json.contains("token_ids") || !json["token_ids"].is_array())
+      throw Error(
+          ErrorCode::kMalformedFile,
+          fmt::format("{}: expected an object with \"token_ids\", a list of lists of token ids", path));
+    for (const Json& list : json["token_ids"]) {
+      if (left <= 0) break;
+      cut(ids_of(list, fmt::format("{}: \"token_ids\"[{}]", path, windows.size()), config.vocabulary), config,
+          left, windows);
+    }
+    return windows;
+  }
+  const Tokenizer tokenizer = Tokenizer::load(folder);
+  if (path.ends_with(".jsonl")) {
+    for (const std::string& row : rows_of(text, path, folder)) {
+      if (left <= 0) break;
+      cut(tokenizer.encode(row, false), config, left, windows);
+    }
+    return windows;
+  }
+  expect_text(text, path);
+  // About six bytes a token and more: the rest of a long text is not looked at.
+  const size_t part = std::min(text.size(), static_cast<size_t>(tokens) * 16);
+  size_t end = part;
+  while (end < text.size() && (static_cast<uint8_t>(text[end]) & 0xc0) == 0x80) ++end;
+  cut(tokenizer.encode(text.substr(0, end), false), config, left, windows);
+  return windows;
+}
+
+}  // namespace nfloat::cli
