@@ -100,7 +100,7 @@ class GroupScales {
  private:
   void decode(const PanelNested& nested) noexcept {
     const int64_t left = groups_ - decoded_;
-    const int count = static_cast<int>(left < kMapGroups ? left : kMapGroups);
+    const int count = kMapGroups > 1 && left < kMapGroups ? static_cast<int>(left) : kMapGroups;
     map_scales(*nested.map, nested.codes + decoded_ * kPanelRows, count, scales_);
     const F32x16 absmax = load16(nested.absmax), offset = splat16(nested.offset);
     for (int i = 0; i < count; ++i) {
@@ -112,7 +112,7 @@ class GroupScales {
 
   const PanelArgs& args_;
   int64_t groups_, decoded_ = 0;
-  alignas(64) float scales_[kMapGroups * kPanelRows];
+  alignas(64) float scales_[kMapGroups * kPanelRows] = {};
 };
 
 template <int kPanels, int kRows>
@@ -196,6 +196,8 @@ struct WordStep {
 };
 #endif
 
+inline constexpr int kBlockOctets = 8;  // of most blocks
+
 template <typename Source, typename Step, int kPanels, int kRows>
 static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
   constexpr bool kTwoSets = kPanels * kRows <= 2;  // one would wait for itself
@@ -224,11 +226,17 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
         others[p][m] = splat16(int32_t{0});
       }
     }
-    for (int64_t octet = 0; octet < a.octets_per_block; ++octet) {
+    const auto add_octet = [&]() __attribute__((always_inline)) {
       source.ahead(w);
       Step::octet(source, w, a.weights_stride, x, sums, kTwoSets ? others : sums);
       w += Step::kBytes;
       x += x_step;
+    };
+    if (kTwoSets && a.octets_per_block == kBlockOctets) {
+      NFLOAT_UNROLL
+      for (int octet = 0; octet < kBlockOctets; ++octet) add_octet();
+    } else {
+      for (int64_t octet = 0; octet < a.octets_per_block; ++octet) add_octet();
     }
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p) {

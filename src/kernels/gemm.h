@@ -41,7 +41,6 @@ struct ScaleMap {
   alignas(64) float values[256];
   alignas(64) uint8_t bytes[4][256];
 };
-inline constexpr int kMapGroups = 4;  // groups of a panel whose 8-bit scales are looked up together
 
 // 8-bit scales of a panel whose rows each lie within one second-level block:
 // scale[group][r] = map->values[codes[group][r]] * absmax[r] + offset.

@@ -21,7 +21,8 @@
 //   pack_nibbles: of each word, eight columns as a file has them to their places in a panel
 //   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32
 //   prefetch, prefetch_far
-//   map_scales(map, codes, groups, output): up to kMapGroups times 16 values of a map
+//   map_scales(map, codes, groups, output): up to kMapGroups times 16 values of a map, that many being looked
+//   up together where it is cheaper
 //   gather_shifted(from, first, g, shift): from[(first[i] + g) >> shift]
 #ifndef NFLOAT_KERNELS_SIMD_DOT_H_
 #define NFLOAT_KERNELS_SIMD_DOT_H_

@@ -15,6 +15,7 @@ namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 inline constexpr int kTilePanels = 1;
 inline constexpr int kTileRows = 4;
 inline constexpr int kDenseRows = 4;
+inline constexpr int kMapGroups = 1;
 inline constexpr bool kMultipliesBf16 = false;
 
 // Rows 0..7 and 8..15 in a register each.
@@ -196,8 +197,18 @@ static inline F32x16 dot2(F32x16 sum, Pairs16 w, const uint16_t* x) noexcept {
 static inline F32x16 to_float16(I32x16 x) noexcept {
   return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)};
 }
+static inline __m128i map_four(const ScaleMap& map, const uint8_t* codes) noexcept {
+  const auto bits = [&](int i) {
+    int32_t word;
+    std::memcpy(&word, map.values + codes[i], sizeof word);
+    return word;
+  };
+  const __m128i two = _mm_insert_epi32(_mm_cvtsi32_si128(bits(0)), bits(1), 1);
+  return _mm_insert_epi32(_mm_insert_epi32(two, bits(2), 2), bits(3), 3);
+}
 static inline void map_scales(const ScaleMap& map, const uint8_t* codes, int groups, float* output) noexcept {
-  for (int i = 0; i < kPanelRows * groups; ++i) output[i] = map.values[codes[i]];
+  for (int i = 0; i < kPanelRows * groups; i += 8)
+    store_part(output + i, _mm256_setr_m128i(map_four(map, codes + i), map_four(map, codes + i + 4)));
 }
 static inline F32x16 gather_shifted(const float* from, const int32_t* first, int32_t g, int shift) noexcept {
   float values[16];

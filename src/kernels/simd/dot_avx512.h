@@ -15,6 +15,7 @@ namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 inline constexpr int kTilePanels = 3;
 inline constexpr int kTileRows = 8;
 inline constexpr int kDenseRows = 4;
+inline constexpr int kMapGroups = 4;
 #if defined(__AVX512BF16__)
 inline constexpr bool kMultipliesBf16 = true;
 #else
