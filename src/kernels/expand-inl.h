@@ -17,16 +17,24 @@ static void expand_int8(const uint8_t* packed, int64_t octets, const LevelTables
 }
 
 #if defined(NFLOAT_WORD_PRODUCTS)
-static void expand_words(const uint8_t* packed, int64_t octets, const LevelTables& levels,
-                         uint8_t* output) noexcept {
+static void expand_words(const uint8_t* packed, int64_t octets, int64_t octets_per_block,
+                         const LevelTables& levels, uint8_t* output) noexcept {
   const ByteLevels table = byte_levels(levels);
-  for (int64_t i = 0; i < octets; ++i, output += kHalfOctetBytes) {
-    const Bytes64 codes = load_bytes(packed + i * kPackedOctetBytes);
-    const Bytes64 first = lookup_bytes<0>(codes, table), second = lookup_bytes<4>(codes, table);
-    store_pairs(output, even_words(first));
-    store_pairs(output + 64, odd_words(first));
-    store_pairs(output + 128, even_words(second));
-    store_pairs(output + 192, odd_words(second));
+  uint8_t* corrections = output + octets * kHalfOctetBytes;
+  for (int64_t first = 0; first < octets; first += octets_per_block, corrections += kCorrectionBytes) {
+    I32x16 products = splat16(int32_t{0});
+    for (int64_t i = 0; i < octets_per_block; ++i, packed += kPackedOctetBytes) {
+      const Bytes64 codes = load_bytes(packed);
+      const Bytes64 halves[2] = {lookup_bytes<0>(codes, table), lookup_bytes<4>(codes, table)};
+      for (const Bytes64& four : halves) {
+        const Pairs16 even = even_words(four), odd = odd_words(four);
+        store_pairs(output, even);
+        store_pairs(output + 64, odd);
+        products = dot2(products, even, odd);
+        output += kHalfOctetBytes / 2;
+      }
+    }
+    store_integers(corrections, negative(products));
   }
 }
 #endif

@@ -150,7 +150,17 @@ template <typename Source>
 struct ByteStep {
   using Element = int8_t;
   static constexpr int kBytes = Source::kInt8Bytes;
-  static constexpr bool kOffsets = !kSignedBytes;
+  // The sums before a block's first octet.
+  template <int kPanels, int kRows>
+  static inline void begin(const PanelArgs&, int64_t, const int32_t* x_offsets,
+                           I32x16 (&sums)[kPanels][kRows]) noexcept {
+    NFLOAT_UNROLL
+    for (int m = 0; m < kRows; ++m) {
+      const I32x16 offset = splat16(kSignedBytes ? int32_t{0} : x_offsets[m]);
+      NFLOAT_UNROLL
+      for (int p = 0; p < kPanels; ++p) sums[p][m] = offset;
+    }
+  }
   template <int kHalf, int kPanels, int kRows>
   static inline void part(const Source& source, const uint8_t* w, size_t stride, const int8_t* x,
                           I32x16 (&sums)[kPanels][kRows]) noexcept {
@@ -171,25 +181,40 @@ struct ByteStep {
 };
 
 #if defined(NFLOAT_WORD_PRODUCTS)
+// Winograd's inner product: w0 x0 + w1 x1 = (w0 + x1) (w1 + x0) - w0 w1 - x0 x1. It trades half of the
+// multiplications for additions, which run on more ports. What is taken away is one number a block, of the
+// weights (gemm.h) and of the activations (x_offsets).
 template <typename Source>
 struct WordStep {
   using Element = int16_t;
   static constexpr int kBytes = kHalfOctetBytes;
-  static constexpr bool kOffsets = false;
+  template <int kPanels, int kRows>
+  static inline void begin(const PanelArgs& a, int64_t block, const int32_t* x_offsets,
+                           I32x16 (&sums)[kPanels][kRows]) noexcept {
+    NFLOAT_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+      const uint8_t* of_panel = a.weights + static_cast<size_t>(p) * a.weights_stride;
+      const I32x16 of_weights =
+          load_integers(of_panel + a.octets * kHalfOctetBytes + block * kCorrectionBytes);
+      NFLOAT_UNROLL
+      for (int m = 0; m < kRows; ++m) sums[p][m] = add(of_weights, splat16(x_offsets[m]));
+    }
+  }
   template <int kPanels, int kRows>
   static inline void octet(const Source&, const uint8_t* w, size_t stride, const int16_t* x,
-                           I32x16 (&a)[kPanels][kRows], I32x16 (&b)[kPanels][kRows]) noexcept {
+                           I32x16 (&sums)[kPanels][kRows], I32x16 (&)[kPanels][kRows]) noexcept {
     NFLOAT_UNROLL
-    for (int pair = 0; pair < 4; ++pair) {
-      Pairs16 weights[kPanels];
+    for (int half = 0; half < 2; ++half) {
       NFLOAT_UNROLL
-      for (int p = 0; p < kPanels; ++p)
-        weights[p] = load_pairs(w + static_cast<size_t>(p) * stride + 64 * pair);
-      NFLOAT_UNROLL
-      for (int m = 0; m < kRows; ++m) NFLOAT_UNROLL
       for (int p = 0; p < kPanels; ++p) {
-        I32x16& sum = pair % 2 == 0 ? a[p][m] : b[p][m];
-        sum = dot2(sum, weights[p], x + m * kOctet + 2 * pair);
+        const uint8_t* from = w + static_cast<size_t>(p) * stride + 128 * half;
+        const Pairs16 even = load_pairs(from), odd = load_pairs(from + 64);
+        NFLOAT_UNROLL
+        for (int m = 0; m < kRows; ++m) {
+          const int16_t* four = x + m * kOctet + 4 * half;
+          sums[p][m] =
+              dot2(sums[p][m], add(even, broadcast_words(four + 2)), add(odd, broadcast_words(four)));
+        }
       }
     }
   }
@@ -217,15 +242,10 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
   int64_t left_in_group = blocks_per_group, group = 0;
   for (int64_t block = 0; block < blocks; ++block) {
     I32x16 sums[kPanels][kRows], others[kPanels][kRows];
+    Step::begin(a, block, x_offsets, sums);
     NFLOAT_UNROLL
-    for (int m = 0; m < kRows; ++m) {
-      const I32x16 offset = splat16(Step::kOffsets ? x_offsets[m] : int32_t{0});
-      NFLOAT_UNROLL
-      for (int p = 0; p < kPanels; ++p) {
-        sums[p][m] = offset;
-        others[p][m] = splat16(int32_t{0});
-      }
-    }
+    for (int p = 0; p < kPanels; ++p) NFLOAT_UNROLL
+    for (int m = 0; m < kRows; ++m) others[p][m] = splat16(int32_t{0});
     const auto add_octet = [&]() __attribute__((always_inline)) {
       source.ahead(w);
       Step::octet(source, w, a.weights_stride, x, sums, kTwoSets ? others : sums);

@@ -9,7 +9,9 @@
 //   packed  64 bytes an octet: byte 4 r + j of row r has column j in its low nibble and column 4 + j in its
 //           high one, so that one look-up gives VNNI its four columns and shifts give bf16 and float32 theirs
 //   int8    128 bytes: columns 0..3 of every row, then 4..7, a byte each, 128 added
-//   words   256 bytes: pairs of columns (0,2) (1,3) (4,6) (5,7) in 16 signed bits, nothing added
+//   words   256 bytes: pairs of columns (0,2) (1,3) (4,6) (5,7) in 16 signed bits, nothing added; after the
+//           octets 64 bytes a block of activations: of each row, minus the sum of the products of columns
+//           2 i and 2 i + 1, in 32 bits
 //   bf16    256 bytes: pairs of columns (0,2) (4,6) (1,3) (5,7), as shifts of the packed words give them
 //   f32, f16  512, 256 bytes: column by column
 // Activations lie in blocks of 8 rows (the last one has what is left), [octet][row][8]; those for bf16 and
@@ -26,6 +28,7 @@ inline constexpr int kPackedOctetBytes = 64;
 inline constexpr int kInt8OctetBytes = 128;
 inline constexpr int kHalfOctetBytes = 256;
 inline constexpr int kF32OctetBytes = 512;
+inline constexpr int kCorrectionBytes = 64;  // of words, a panel and block of activations
 
 // The levels of a code as each precision wants them, repeated for the look-ups that ignore high index bits.
 struct LevelTables {
@@ -65,7 +68,8 @@ struct PanelArgs {
   int64_t m;                 // rows of this block of activations
   // int8 and words: by [octets / octets_per_block][m]; octets_per_block divides octets_per_group.
   const float* x_scales;
-  const int32_t* x_offsets;  // -128 * the sum of the block
+  // -128 * the sum of the block; of words, minus the sum of the products of columns 2 i and 2 i + 1.
+  const int32_t* x_offsets;
   int64_t octets_per_block;
   float* y;  // row 0, column 0 of the first panel
   int64_t y_stride;
@@ -112,7 +116,8 @@ struct GemmKernels {
   void (*expand_f32)(const uint8_t* packed, int64_t octets, const LevelTables&, uint8_t* output) noexcept;
   void (*expand_bf16)(const uint8_t* packed, int64_t octets, const LevelTables&, uint8_t* output) noexcept;
   void (*expand_int8)(const uint8_t* packed, int64_t octets, const LevelTables&, uint8_t* output) noexcept;
-  void (*expand_words)(const uint8_t* packed, int64_t octets, const LevelTables&, uint8_t* output) noexcept;
+  void (*expand_words)(const uint8_t* packed, int64_t octets, int64_t octets_per_block, const LevelTables&,
+                       uint8_t* output) noexcept;
   // Expanded octets to float32 ones.
   void (*widen_f16)(const uint8_t* halves, int64_t octets, uint8_t* output) noexcept;
   void (*widen_bf16)(const uint8_t* halves, int64_t octets, uint8_t* output) noexcept;

@@ -133,7 +133,7 @@ static void x_whole(const float* x, int64_t k, int64_t m, int64_t block, Whole* 
     float largest;
     std::memcpy(&largest, &bits, sizeof largest);
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
-    int32_t sum = 0;
+    int32_t sum = 0, products = 0;
     for (int64_t first = 0; first < block; first += kPart) {
       const int64_t part = block - first < kPart ? block - first : kPart;
       const int64_t inside = count - first < part ? count - first : part;
@@ -144,6 +144,7 @@ static void x_whole(const float* x, int64_t k, int64_t m, int64_t block, Whole* 
         sum += q;
         rounded[i] = static_cast<int8_t>(q);
       }
+      for (int64_t i = 0; i < part; i += 2) products += rounded[i] * rounded[i + 1];
       for (int64_t i = 0; i < part; i += kOctet) {
         Whole octet[kOctet];
         for (int64_t j = 0; j < kOctet; ++j)
@@ -152,7 +153,7 @@ static void x_whole(const float* x, int64_t k, int64_t m, int64_t block, Whole* 
       }
     }
     *scales = largest / 127.0f;
-    *offsets = -128 * sum;
+    *offsets = sizeof(Whole) == 1 ? -128 * sum : -products;
     scales += m;
     offsets += m;
   }

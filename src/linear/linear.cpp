@@ -20,6 +20,7 @@ using kernels::PanelArgs;
 
 // From this many rows on, panels are expanded once and used for all of them.
 constexpr int64_t kExpandFromRows = 24;
+constexpr int64_t kExpandWordsFromRows = 6;  // where int8 multiplies words
 // Up to this many rows, 8-bit scales are decoded where they are used; more would decode them again and again.
 constexpr int64_t kDecodeScalesRows = 8;
 // Of a row of expanded weights in one go: three panels fill a good part of the second cache, and y is read
@@ -150,14 +151,15 @@ void packed_expanded(const PackedMatrix::State& s, const Job& job, int64_t begin
   const bool words = precision == Precision::kInt8 && kernel.words_dense != nullptr;
   const auto expand = precision == Precision::kF32    ? kernel.expand_f32
                       : precision == Precision::kBF16 ? kernel.expand_bf16
-                      : words                         ? kernel.expand_words
                                                       : kernel.expand_int8;
   const DenseKernel run = words ? kernel.words_dense : dense_kernel(kernel, precision);
   const int64_t octets = packed_run_octets(s, job.format);
   const int64_t octet_bytes = kOctet * kPanelRows * job.format.element_bytes;
   const int64_t group_octets = s.group / kOctet;
   const int64_t groups = std::max<int64_t>(1, octets / group_octets);
-  const size_t panel_bytes = static_cast<size_t>(octets * octet_bytes);
+  const int64_t block_octets = job.format.block / kOctet;
+  const int64_t corrections = words ? octets / block_octets * kernels::kCorrectionBytes : 0;
+  const size_t panel_bytes = static_cast<size_t>(octets * octet_bytes + corrections);
   std::byte* scratch = thread_scratch(static_cast<size_t>(kernel.max_panels) *
                                       (panel_bytes + static_cast<size_t>(groups) * kPanelRows * 4));
   uint8_t* expanded = reinterpret_cast<uint8_t*>(scratch);
@@ -169,9 +171,14 @@ void packed_expanded(const PackedMatrix::State& s, const Job& job, int64_t begin
     for (int64_t panel = begin; panel < end; panel += kernel.max_panels) {
       const int panels = static_cast<int>(std::min<int64_t>(kernel.max_panels, end - panel));
       for (int64_t p = 0; p < panels; ++p) {
-        expand(reinterpret_cast<const uint8_t*>(s.codes.data()) +
-                   ((panel + p) * s.octets + octet) * kPackedOctetBytes,
-               count, s.levels, expanded + static_cast<size_t>(p) * panel_bytes);
+        const uint8_t* codes = reinterpret_cast<const uint8_t*>(s.codes.data()) +
+                               ((panel + p) * s.octets + octet) * kPackedOctetBytes;
+        uint8_t* to = expanded + static_cast<size_t>(p) * panel_bytes;
+        if (words) {
+          kernel.expand_words(codes, count, block_octets, s.levels, to);
+        } else {
+          expand(codes, count, s.levels, to);
+        }
         if (s.nested()) s.panel_scales(panel + p, group, group_count, nested + p * groups * kPanelRows);
       }
       for (int64_t row = 0; row < job.x.m; row += kActivationRows) {
@@ -303,7 +310,9 @@ void linear(const PackedMatrix& matrix, const Activations& activations, float* y
   }
   if (byte_tiles_serve(s, options.precision, x.m)) return byte_tiled(s, x, y, stride, options);
   if (tiles_serve(options.precision, x.m)) return tiled(s, x, y, stride, options);
-  const bool expanded = x.m >= kExpandFromRows;
+  const bool has_words =
+      options.precision == Precision::kInt8 && kernels::table().gemm.words_dense != nullptr;
+  const bool expanded = x.m >= (has_words ? kExpandWordsFromRows : kExpandFromRows);
   const bool words = expanded && kernels::table().gemm.words_dense != nullptr;
   job.format = prepare(x, options.precision, activation_block(s.group), words, options.threads);
   parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) {

@@ -16,7 +16,9 @@
 //   dot2(sum, w, x): sum + w . x[0..1] on bf16 pairs
 //   NFLOAT_WORD_PRODUCTS, where words are multiplied faster than bytes; with it
 //   even_words(bytes), odd_words(bytes): one of each two signed bytes, widened
-//   dot2(sum, w, x): sum + w . x[0..1] on words, exact
+//   broadcast_words(x): x[0] x[1] in every 32 bits; add(x, y) of words; dot2(sum, x, y): sum + x . y of each
+//   two words, exact
+//   load_integers, store_integers: 16 of 32 bits, any alignment; negative(x)
 //   zip_low_words(a, b), zip_high_words: 32-bit words a[0] b[0] a[1] b[1] ... of the first, second halves
 //   pack_nibbles: of each word, eight columns as a file has them to their places in a panel
 //   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32

@@ -161,7 +161,7 @@ static inline I32x16 dot4(I32x16 sum, Bytes64 w, const int8_t* x) noexcept {
 #endif
 }
 #if !defined(__AVXVNNI__)
-// Weights widened once are multiplied fastest as words.
+// Words need no turn of signs: weights widened once are multiplied fastest so.
 #define NFLOAT_WORD_PRODUCTS
 static inline Pairs16 even_words(Bytes64 x) noexcept {
   return {_mm256_srai_epi16(_mm256_slli_epi16(x.a, 8), 8), _mm256_srai_epi16(_mm256_slli_epi16(x.b, 8), 8)};
@@ -169,12 +169,29 @@ static inline Pairs16 even_words(Bytes64 x) noexcept {
 static inline Pairs16 odd_words(Bytes64 x) noexcept {
   return {_mm256_srai_epi16(x.a, 8), _mm256_srai_epi16(x.b, 8)};
 }
-static inline I32x16 dot2(I32x16 sum, Pairs16 w, const int16_t* x) noexcept {
+static inline Pairs16 broadcast_words(const int16_t* x) noexcept {
   int32_t two;
   std::memcpy(&two, x, sizeof two);
   const __m256i all = _mm256_set1_epi32(two);
-  return settled({_mm256_add_epi32(sum.a, _mm256_madd_epi16(w.a, all)),
-                  _mm256_add_epi32(sum.b, _mm256_madd_epi16(w.b, all))});
+  return {all, all};
+}
+static inline Pairs16 add(Pairs16 x, Pairs16 y) noexcept {
+  return {_mm256_add_epi16(x.a, y.a), _mm256_add_epi16(x.b, y.b)};
+}
+static inline I32x16 dot2(I32x16 sum, Pairs16 x, Pairs16 y) noexcept {
+  return settled({_mm256_add_epi32(sum.a, _mm256_madd_epi16(x.a, y.a)),
+                  _mm256_add_epi32(sum.b, _mm256_madd_epi16(x.b, y.b))});
+}
+static inline I32x16 load_integers(const uint8_t* from) noexcept {
+  return {load_part(from), load_part(from + 32)};
+}
+static inline void store_integers(uint8_t* to, I32x16 x) noexcept {
+  store_part(to, x.a);
+  store_part(to + 32, x.b);
+}
+static inline I32x16 negative(I32x16 x) noexcept {
+  const __m256i zero = _mm256_setzero_si256();
+  return {_mm256_sub_epi32(zero, x.a), _mm256_sub_epi32(zero, x.b)};
 }
 #endif
 static inline F32x16 low_half(Pairs16 x) noexcept {
