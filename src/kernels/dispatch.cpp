@@ -26,6 +26,7 @@ struct Choice {
 #if defined(__x86_64__)
     const CpuFeatures& cpu = cpu_features();
     add(cpu.avx2, kAvx2Table);
+    add(cpu.avx_vnni, kAvxVnniTable);
     add(cpu.avx512, kAvx512Table);
     const bool bf16 = cpu.avx512_vnni && cpu.avx512_bf16 && cpu.avx512_vbmi;
     add(bf16, kAvx512Bf16Table);
