@@ -13,6 +13,7 @@ import sys
 import time
 
 NFLOAT = "build/release/bin/nfloat"
+LIKE = {"avx2": "haswell", "avxvnni": "alderlake"}  # nfloat's target: llama.cpp's library for the same instructions
 SHAPES = [(4096, 4096, 1), (14336, 4096, 1), (4096, 4096, 8), (4096, 4096, 64), (4096, 4096, 512)]
 
 
@@ -28,6 +29,25 @@ def objects(text):
     return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
 
 
+def nfloat(options, *arguments):
+    """The JSON that nfloat prints, on the target that --like names."""
+    return json.loads(call([NFLOAT, *arguments, "--json"], environment={"NFLOAT_TARGET": options.like} if options.like else None))
+
+
+def llama_cpp_libraries(work, like):
+    """The folder llama.cpp loads its CPU libraries from: with --like a copy that has but one of them."""
+    whole = f"{work}/llama_cpp/package/bins/linux-x64"
+    if not like:
+        return whole
+    folder = f"{work}/llama_cpp/like-{like}"
+    os.makedirs(folder, exist_ok=True)
+    for name in os.listdir(whole):
+        other = name.startswith("libggml-cpu-") and name != f"libggml-cpu-{LIKE[like]}.so"
+        if not other and not os.path.exists(f"{folder}/{name}"):
+            os.link(f"{whole}/{name}", f"{folder}/{name}")
+    return folder
+
+
 class Kernels:
     """Products, quantizers, limits: one median of every program a round."""
 
@@ -41,8 +61,10 @@ class Kernels:
         for threads in self.options.threads:
             self.own(threads)
             if os.path.exists(f"{work}/llama_cpp_kernels"):
-                libraries = f"{work}/llama_cpp/package/bins/linux-x64"
+                libraries = llama_cpp_libraries(work, self.options.like)
                 self.take(objects(call([f"{work}/llama_cpp_kernels", libraries, str(threads), seconds, memory])))
+            if self.options.like:
+                continue  # the others choose their instructions themselves
             if os.path.isdir(f"{work}/node_modules/onnxruntime-node"):
                 program = os.path.abspath("bench/peers/onnxruntime_kernels.mjs")
                 self.take(objects(call(["node", program, str(threads), seconds, memory], cwd=work)))
@@ -50,8 +72,8 @@ class Kernels:
                 self.take(objects(call([f"{work}/onednn_kernels", seconds, memory], environment={"OMP_NUM_THREADS": str(threads)})))
 
     def own(self, threads):
-        everything = json.loads(call([NFLOAT, "bench", "kernels", "--json", "--threads-list", str(threads), "--memory", str(self.options.memory),
-                                      "--seconds", str(30 * self.options.seconds)]))
+        everything = nfloat(self.options, "bench", "kernels", "--threads-list", str(threads), "--memory", str(self.options.memory),
+                            "--seconds", str(30 * self.options.seconds))
         for name, value in everything["limits"][0].items():
             self.limits[name, threads].append(value)
         for row in everything["results"]:
@@ -128,12 +150,12 @@ class Models:
     def round(self):
         for threads in self.options.threads:
             for precision in ("int8", "bf16"):
-                everything = json.loads(call([NFLOAT, "bench", "--synthetic", "1b", "--json", "--no-limit", "--threads-list", str(threads),
-                                              "--precision-list", precision, "--prefill", "512", "--generate", "64", "--repetitions", "1"]))
+                everything = nfloat(self.options, "bench", "--synthetic", "1b", "--no-limit", "--threads-list", str(threads), "--precision-list",
+                                    precision, "--prefill", "512", "--generate", "64", "--repetitions", "1")
                 for row in everything["results"]:
                     self.rates[row["test"].split()[0], threads, f"nfloat NF4, 8-bit scales, {precision}"].append(row["tokens_per_second"])
             for kind, path in self.files.items():
-                libraries = f"{self.options.work}/llama_cpp/package/bins/linux-x64"
+                libraries = llama_cpp_libraries(self.options.work, self.options.like)
                 row = objects(call([f"{self.options.work}/llama_cpp_model", "run", path, libraries, str(threads), "512", "64", "1"]))[0]
                 for test in ("prefill", "generate"):
                     self.rates[test, threads, f"llama.cpp {kind}"].append(statistics.median(row[test]))
@@ -174,6 +196,8 @@ def main():
     parser.add_argument("--threads", default="1,2", help="numbers of threads (1,2)")
     parser.add_argument("--seconds", type=float, default=0.5, help="kernels: time for each row in a round (0.5)")
     parser.add_argument("--memory", type=int, default=1024, help="kernels: MiB of weights passed over; more than any cache (1024)")
+    parser.add_argument("--like", choices=tuple(LIKE), help="both restricted to one instruction set: nfloat's target of that name and "
+                        "llama.cpp's library for it; others are left out")
     parser.add_argument("--json", metavar="FILE", help="everything measured, every round")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -190,7 +214,7 @@ def main():
     test.table()
     if options.json:
         with open(options.json + ".part", "w", encoding="utf-8") as file:
-            json.dump({"what": options.what, "rounds": options.rounds, **test.result()}, file, indent=1)
+            json.dump({"what": options.what, "like": options.like, "rounds": options.rounds, **test.result()}, file, indent=1)
         os.replace(options.json + ".part", options.json)
 
 
