@@ -61,7 +61,8 @@ Continuation::Continuation(const Tokenizer& tokenizer, Sampler& sampler, std::sp
                                            .filter = StopFilter(options.stops),
                                            .harmony = std::nullopt,
                                            .reason = std::nullopt})) {
-  state_->stream.skip(prompt);
+  for (const int32_t& token : prompt)
+    if (token < tokenizer.vocab_size()) state_->stream.skip({&token, 1});
   if (options.channels) state_->harmony = Harmony::of(tokenizer);
   if (options.max_tokens <= 0) state_->reason = FinishReason::kTokenLimit;
 }

@@ -52,6 +52,7 @@ struct Engine::State {
   void score(const Part& part, int64_t index, std::span<const float> logits);
   GeneratedToken choose(EngineStream& stream);
   void advance(EngineStream& stream);
+  void advance_all(std::span<const Part> parts);
   void end(EngineStream& stream, EngineEvent& event);
   void fail(std::span<const Part> parts, const std::string& why);
   void finish_step(double started, int64_t prompt_tokens, int64_t decoding);

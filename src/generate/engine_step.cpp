@@ -36,14 +36,30 @@ bool Engine::State::step() {
   try {
     forward(parts);
     finish_step(started, prompt_tokens, decoding);
-    for (const Part& part : parts)
-      if (part.stream->missing() == 0) advance(*part.stream);
   } catch (const std::exception& error) {
     fail(parts, error.what());
+    parts.clear();
   }
+  advance_all(parts);
   std::erase_if(active, [](const StreamPointer& stream) { return !stream->session; });
   if (options.events && !events.empty()) options.events(events);
   return true;
+}
+
+// What fails here, as a grammar that grows too large, is one request's own.
+void Engine::State::advance_all(std::span<const Part> parts) {
+  std::vector<std::pair<Part, std::string>> failures;
+  for (const Part& part : parts) {
+    EngineJob& job = *part.stream->job;
+    if (job.failed || part.stream->missing() != 0) continue;
+    try {
+      advance(*part.stream);
+    } catch (const std::exception& error) {
+      job.failed = true;
+      failures.emplace_back(part, error.what());
+    }
+  }
+  for (const auto& [part, why] : failures) fail({&part, 1}, why);
 }
 
 void Engine::State::admit() {
