@@ -2,41 +2,17 @@
 #ifndef NFLOAT_LLAMA_CPP_TOKENIZER_H_
 #define NFLOAT_LLAMA_CPP_TOKENIZER_H_
 
-#include <array>
 #include <cstdint>
 #include <map>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "base/json.h"
+#include "gguf/writer.h"
+#include "llama_cpp/vocabulary.h"
 #include "nfloat/gguf.h"
 
 namespace nfloat {
-
-// How llama.cpp calls the ways to cut a text before byte-level BPE, and what tokenizer.json says instead.
-struct GgufPreTokenizer {
-  std::string_view name;  // "llama-bpe"; the first of those with the same steps is written
-  // Of Split steps in front of ByteLevel, in order, filled up with empty ones; none: ByteLevel's own.
-  std::array<std::string_view, 6> expressions;
-  bool single_digits;  // a Digits step in front
-  bool whole_words;    // a word that is a token is not built from merges (ignore_merges)
-  bool bos;            // a text begins with BOS unless the file says otherwise
-};
-
-const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name) noexcept;
-// By what tokenizer.json holds. Null when none of them is the same.
-const GgufPreTokenizer* match_gguf_pre_tokenizer(const std::vector<std::string>& expressions,
-                                                 bool single_digits, bool whole_words) noexcept;
-
-// With the format's numbers.
-enum class GgufTokenType : uint8_t {
-  kNormal = 1,
-  kUnknown = 2,
-  kControl = 3,
-  kUserDefined = 4,
-  kUnused = 5,
-  kByte = 6
-};
 
 // A vocabulary of the kind "llama" (SentencePiece's): the three lists are of equal length.
 struct GgufPieces {
@@ -51,6 +27,9 @@ struct GgufPieces {
 // Of a file whose "tokenizer.ggml.model" is "llama". Throws kMalformedFile naming the key.
 GgufPieces gguf_pieces(const GgufFile& file);
 
+// The reverse: pieces of a tokenizer.model, and what tokenizer_config.json (`config`) adds to them.
+GgufWords words_of_pieces(const GgufPieces& pieces, const Json& config, int64_t rows);
+
 // The ids that end a text, a turn or a message: those that the metadata names, the end of the text first,
 // then the tokens that llama.cpp knows by name.
 std::vector<int64_t> gguf_end_tokens(const GgufFile& file);
@@ -59,6 +38,22 @@ std::vector<int64_t> gguf_end_tokens(const GgufFile& file);
 // and tokenizer_config.json; none where the file has no tokenizer. Throws kUnsupported (kind of tokenizer,
 // pre-tokenizer, each by name), kMalformedFile.
 std::map<std::string, std::string> huggingface_tokenizer(const GgufFile& file);
+
+// What a tokenizer does around a text: ids, -1 where there is none.
+struct SpecialTokens {
+  int64_t bos = -1, eos = -1, unknown = -1, padding = -1;
+  std::vector<int32_t> ends;  // a text, a turn, a message
+  bool add_bos = false, add_eos = false;
+};
+
+// The text of "bos_token" and its like in tokenizer_config.json: a text, or an object that holds one.
+std::string special_text(const Json& config, const char* key);
+
+// The reverse of huggingface_tokenizer, beside the words themselves: special tokens, and the chat template
+// (`jinja`: chat_template.jinja, else tokenizer_config.json has it). What has no place is said in `notes`.
+void append_special_tokens(const Json& config, const std::string& jinja, const GgufWords& words,
+                           const SpecialTokens& special, GgufMetadata& metadata,
+                           std::vector<std::string>& notes);
 
 }  // namespace nfloat
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
-#include "llama_cpp/tokenizer.h"
+#include "llama_cpp/pre_tokenizers.h"
 
 namespace nfloat {
 namespace {
