@@ -29,6 +29,7 @@ const Value* Arguments::get(size_t place, std::string_view name) const {
 }
 
 Value call_method(const Value& object, const std::string& name, const Arguments& arguments, Budget& budget) {
+  if (object.kind == Value::kString && object.markup) return markup_method(object, name, arguments, budget);
   if (object.kind == Value::kString) return string_method(object.str(), name, arguments, budget);
   if (object.is_list()) return list_method(object, name, arguments, budget);
   if (name == "copy") return object;
@@ -51,7 +52,29 @@ Value call_method(const Value& object, const std::string& name, const Arguments&
     else
       items.push_back(Value::items({entry.first, entry.second}, budget, Value::kTuple));
   }
-  return Value::items(std::move(items), budget);
+  Value view = Value::items(std::move(items), budget, Value::kView);
+  view.string = std::make_shared<const std::string>("dict_" + name);
+  return view;
+}
+
+Value loop_value(const Items& items, int64_t at, int64_t depth, const Value& changed, Budget& budget) {
+  const auto count = static_cast<int64_t>(items.size());
+  Entries about{{"index", Value::integer_of(at + 1)},
+                {"index0", Value::integer_of(at)},
+                {"first", Value::boolean(at == 0)},
+                {"last", Value::boolean(at + 1 == count)},
+                {"length", Value::integer_of(count)},
+                {"revindex", Value::integer_of(count - at)},
+                {"revindex0", Value::integer_of(count - at - 1)},
+                {"depth", Value::integer_of(depth + 1)},
+                {"depth0", Value::integer_of(depth)}};
+  Value cycle = Value::function("cycle");
+  cycle.integer = at;
+  about.emplace_back("cycle", std::move(cycle));
+  about.emplace_back("changed", changed);
+  if (at > 0) about.emplace_back("previtem", items[static_cast<size_t>(at - 1)]);
+  if (at + 1 < count) about.emplace_back("nextitem", items[static_cast<size_t>(at + 1)]);
+  return Value::entries(std::move(about), budget);
 }
 
 namespace {
@@ -99,7 +122,11 @@ Value call_function(const Value& function, const Arguments& arguments, Budget& b
       items.push_back(Value::integer_of(i));
       if (__builtin_add_overflow(i, part[2], &i)) break;
     }
-    return Value::items(std::move(items), budget);
+    Value all = Value::items(std::move(items), budget);
+    all.string = std::make_shared<const std::string>(
+        part[2] == 1 ? fmt::format("range({}, {})", part[0], part[1])
+                     : fmt::format("range({}, {}, {})", part[0], part[1], part[2]));
+    return all;
   }
   if (name != "strftime_now") budget.refuse(fmt::format("'{}' cannot be called this way", name));
   arguments.check(name, {"format"}, budget);
@@ -123,6 +150,7 @@ Value binary(const std::string& sign, const Value& a, const Value& b, Budget& bu
   }
   if (sign == "+" && a.kind == Value::kString && b.kind == Value::kString) {
     budget.bytes(a.str().size() + b.str().size());
+    if (a.markup || b.markup) return Value::markup_of(escaped(a, budget).str() + escaped(b, budget).str());
     return Value::text(a.str() + b.str());
   }
   if (sign == "+" && a.is_list() && a.kind == b.kind) {
@@ -131,8 +159,13 @@ Value binary(const std::string& sign, const Value& a, const Value& b, Budget& bu
     items.insert(items.end(), more.begin(), more.end());
     return Value::items(std::move(items), budget, a.kind);
   }
-  if (sign == "%" && a.kind == Value::kString)
-    return Value::text(percent(a.str(), b.kind == Value::kTuple ? *b.list : Items{b}, budget));
+  if (sign == "%" && a.kind == Value::kString) {
+    Items values = b.kind == Value::kTuple ? *b.list : Items{b};
+    if (!a.markup) return Value::text(percent(a.str(), values, budget));
+    for (Value& value : values)
+      if (!value.is_number()) value = escaped(value, budget);
+    return Value::markup_of(percent(a.str(), values, budget));
+  }
   if (sign == "*" && a.kind == Value::kInt && (b.kind == Value::kString || b.is_list()))
     return binary(sign, b, a, budget);
   if (sign == "*" && a.is_list() && b.kind == Value::kInt) {
@@ -150,7 +183,7 @@ Value binary(const std::string& sign, const Value& a, const Value& b, Budget& bu
       budget.steps();
       text += a.str();
     }
-    return Value::text(std::move(text));
+    return a.markup ? Value::markup_of(std::move(text)) : Value::text(std::move(text));
   }
   if (a.kind == Value::kUndefined || b.kind == Value::kUndefined)
     budget.refuse(fmt::format("'{}' is undefined", a.kind == Value::kUndefined ? a.str() : b.str()));
@@ -179,6 +212,10 @@ Value attribute_of(const Value& object, const std::string& name, Budget& budget)
   if (object.kind == Value::kDict) found = find(*object.dict, Value::text(name), budget);
   if (object.kind == Value::kNamespace) found = find(*object.names, name, budget);
   if (object.kind == Value::kUndefined) budget.refuse(fmt::format("'{}' is undefined", object.str()));
+  if (object.kind == Value::kTuple && object.string != nullptr && (name == "grouper" || name == "list"))
+    return (*object.list)[name == "list" ? 1 : 0];
+  if (object.kind == Value::kFunction && object.macro != nullptr)
+    budget.refuse(fmt::format("attributes of macros ('{}') are not known here", name));
   return found != nullptr ? *found : Value::undefined(name);
 }
 
@@ -199,8 +236,11 @@ Value item_of(const Value& object, const Value& index, Budget& budget) {
     budget.steps(1 + object.str().size() / 16);
     const std::vector<size_t> offsets = characters(object.str());
     const size_t place = at(offsets.size() - 1);
-    if (place + 1 < offsets.size())
-      return Value::text(object.str().substr(offsets[place], offsets[place + 1] - offsets[place]));
+    if (place + 1 < offsets.size()) {
+      Value one = Value::text(object.str().substr(offsets[place], offsets[place + 1] - offsets[place]));
+      one.markup = object.markup;
+      return one;
+    }
   }
   return Value::undefined(fmt::format("item {}", index.integer));
 }
@@ -225,7 +265,7 @@ Value slice(const Value& object, const Value& from, const Value& to, const Value
   std::string text;
   for (const Value& one : kept) text += one.str();
   budget.bytes(text.size());
-  return Value::text(std::move(text));
+  return object.markup ? Value::markup_of(std::move(text)) : Value::text(std::move(text));
 }
 
 }  // namespace nfloat::chat

@@ -36,11 +36,19 @@ std::optional<Value> group_filter(const std::string& name, const Value& value, c
 Value string_method(const std::string& text, const std::string& name, const Arguments& arguments,
                     Budget& budget);
 Value list_method(const Value& list, const std::string& name, const Arguments& arguments, Budget& budget);
+// A str as it is, markup too; the text of anything else.
+Value soft_text(const Value& value, Budget& budget);
+// Escaped for HTML unless it is already.
+Value escaped(const Value& value, Budget& budget);
+// Methods of str that is markup: texts that come in are escaped, texts that go out are markup.
+Value markup_method(const Value& object, const std::string& name, Arguments arguments, Budget& budget);
 // str.format, and what % makes of a str.
 std::string formatted(const std::string& format, const Arguments& arguments, Budget& budget);
 std::string percent(const std::string& format, const Items& values, Budget& budget);
 // + - * // % ** of whole numbers of any size.
 Value whole_binary(const std::string& sign, const Value& a, const Value& b, Budget& budget);
+// What `loop` holds at one of its items. `depth`: of recursive loops around.
+Value loop_value(const Items& items, int64_t at, int64_t depth, const Value& changed, Budget& budget);
 Value call_function(const Value& function, const Arguments& arguments, Budget& budget);
 Value binary(const std::string& sign, const Value& a, const Value& b, Budget& budget);
 Value item_of(const Value& object, const Value& index, Budget& budget);

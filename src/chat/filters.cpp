@@ -53,14 +53,14 @@ Value chosen(const std::string& name, const Value& value, const Arguments& argum
   const Arguments rest = without(arguments, skip + 1);
   Items kept;
   // As Jinja: what is false, None too, has nothing to choose from.
-  if (!value.truth()) return Value::items({}, budget);
+  if (!value.truth()) return Value::items({}, budget, Value::kGenerator);
   for (const Value& item : iterate(value, budget)) {
     const Value looked_at = attribute != nullptr ? path_of(item, *attribute, budget) : item;
     const bool passes =
         test != nullptr ? apply_test(test->str(), looked_at, rest, budget) : looked_at.truth();
     if (passes == keep) kept.push_back(item);
   }
-  return Value::items(std::move(kept), budget);
+  return Value::items(std::move(kept), budget, Value::kGenerator);
 }
 
 Value map_items(const Value& value, const Arguments& arguments, Budget& budget) {
@@ -70,7 +70,7 @@ Value map_items(const Value& value, const Arguments& arguments, Budget& budget) 
   const Value* filter = arguments.get(0, "filter");
   if (attribute == nullptr && (filter == nullptr || filter->kind != Value::kString))
     budget.refuse("map needs a filter or attribute=");
-  if (!value.truth()) return Value::items({}, budget);
+  if (!value.truth()) return Value::items({}, budget, Value::kGenerator);
   Arguments rest = without(arguments, 1);
   if (attribute == nullptr) rest.named = arguments.named;
   for (const Value& item : iterate(value, budget)) {
@@ -79,7 +79,7 @@ Value map_items(const Value& value, const Arguments& arguments, Budget& budget) 
     if (one.kind == Value::kUndefined && otherwise != nullptr) one = *otherwise;
     out.push_back(std::move(one));
   }
-  return Value::items(std::move(out), budget);
+  return Value::items(std::move(out), budget, Value::kGenerator);
 }
 
 }  // namespace
@@ -128,7 +128,35 @@ Value unique(const Value& value, const Arguments& arguments, Budget& budget) {
     keys.push_back(std::move(key));
     out.push_back(item);
   }
-  return Value::items(std::move(out), budget);
+  return Value::items(std::move(out), budget, Value::kGenerator);
+}
+
+// Text backwards; of anything else what goes through it from its end, once.
+Value reversed(const Value& value, Budget& budget) {
+  if (value.kind == Value::kString)
+    return slice(value, Value::none(), Value::none(), Value::integer_of(-1), budget);
+  if (value.kind == Value::kUndefined) budget.refuse(fmt::format("'{}' is undefined", value.str()));
+  Items items = iterate(value, budget);
+  std::reverse(items.begin(), items.end());
+  return Value::items(std::move(items), budget,
+                      value.kind == Value::kGenerator ? Value::kList : Value::kGenerator);
+}
+
+// Words begin behind white space, '-' and what opens a bracket.
+std::string titled(const std::string& text, Budget& budget) {
+  std::string out;
+  size_t bytes = 0;
+  for (size_t at = 0, begin = 0; at <= text.size(); at += bytes) {
+    const bool ends = at == text.size();
+    const char32_t c = ends ? U' ' : character_at(text, at, &bytes);
+    if (!ends && !is_python_space(c) && std::u32string_view(U"-({[<").find(c) == std::u32string_view::npos)
+      continue;
+    out += call_method(Value::text(text.substr(begin, at - begin)), "capitalize", {}, budget).str();
+    if (ends) break;
+    out += text.substr(at, bytes);
+    begin = at + bytes;
+  }
+  return out;
 }
 
 Value joined(const Value& value, const Arguments& arguments, Budget& budget) {
@@ -154,17 +182,19 @@ Value indented(const Value& value, const Arguments& arguments, Budget& budget) {
                  ? width->str()
                  : std::string(static_cast<size_t>(std::clamp<int64_t>(width->integer, 0, 1024)), ' ');
   const bool first = flag(arguments, 1, "first"), blank = flag(arguments, 2, "blank");
-  const std::string text = to_text(value, budget);
+  // The line break that is added keeps a last line that is empty, as Jinja does.
+  const Value lines =
+      call_method(Value::text(to_text(value, budget) + "\n"), "splitlines", Arguments{}, budget);
   std::string out;
-  for (size_t at = 0; at <= text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    budget.bytes(margin.size() + 1);
-    if (at > 0) out += '\n';
-    if (at == 0 ? first : (blank || end > at)) out += margin;
-    out += text.substr(at, end - at);
-    at = end + 1;
+  bool begun = false;
+  for (const Value& line : *lines.list) {
+    budget.bytes(margin.size() + line.str().size() + 1);
+    if (begun) out += '\n';
+    if (!begun ? first : (blank || !line.str().empty())) out += margin;
+    out += line.str();
+    begun = true;
   }
-  return Value::text(std::move(out));
+  return value.markup ? Value::markup_of(std::move(out)) : Value::text(std::move(out));
 }
 
 Value whole(const Value& value, const Arguments& arguments, Budget& budget) {
@@ -269,7 +299,12 @@ void check_filter(const std::string& name, const Arguments& arguments, Budget& b
   static const std::set<std::string_view> kAny = {"select",     "reject", "selectattr",
                                                   "rejectattr", "map",    "format"};
   if (kAny.contains(name)) return;
+  static const std::set<std::string_view> kNone = {
+      "length", "count", "string", "safe",    "upper", "lower", "title",  "capitalize",  "first",
+      "last",   "list",  "items",  "reverse", "abs",   "e",     "escape", "forceescape", "wordcount"};
   const auto found = kTakes.find(name);
+  if (found == kTakes.end() && !kNone.contains(name))
+    budget.refuse(fmt::format("there is no filter '{}'", name));
   arguments.check(name, found == kTakes.end() ? Names{} : found->second, budget);
 }
 
@@ -286,18 +321,21 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
   if (name == "tojson") return Value::text(to_json(value, json_style(arguments, budget), budget));
   if (name == "trim") {
     const Value* set = arguments.get(0, "chars");
-    return Value::text(
-        strip(to_text(value, budget), set != nullptr ? to_text(*set, budget) : "", true, true));
+    Value text = soft_text(value, budget);
+    Value result = Value::text(strip(text.str(), set != nullptr ? to_text(*set, budget) : "", true, true));
+    result.markup = text.markup;
+    return result;
   }
   if (name == "length" || name == "count") {
     if (value.kind == Value::kString) {
       budget.steps(value.str().size() / 16);
       return Value::integer_of(static_cast<int64_t>(characters(value.str()).size()) - 1);
     }
+    if (value.kind == Value::kGenerator) budget.refuse("a generator has no length: put '| list' before it");
     return Value::integer_of(static_cast<int64_t>(iterate(value, budget).size()));
   }
-  if (name == "string") return Value::text(to_text(value, budget));
-  if (name == "safe") return Value::text(to_text(value, budget));
+  if (name == "string") return soft_text(value, budget);
+  if (name == "safe") return Value::markup_of(to_text(value, budget));
   if (name == "replace") {
     Arguments texts = arguments;
     const Value* from = arguments.get(0, "s");
@@ -308,19 +346,22 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
     if (const Value* count = arguments.get(2, "count")) texts.positional.push_back(*count);
     return call_method(Value::text(to_text(value, budget)), name, texts, budget);
   }
-  if (name == "upper" || name == "lower" || name == "title" || name == "capitalize")
-    return call_method(Value::text(to_text(value, budget)), name, arguments, budget);
+  if (name == "title") return Value::text(titled(to_text(value, budget), budget));
+  if (name == "upper" || name == "lower" || name == "capitalize")
+    return call_method(soft_text(value, budget), name, arguments, budget);
   if (name == "join") return joined(value, arguments, budget);
   if (name == "first" || name == "last") {
+    if (name == "last" && value.kind == Value::kGenerator) budget.refuse("a generator has no last item");
     const Items items = iterate(value, budget);
     if (items.empty()) return Value::undefined(name);
     return name == "first" ? items.front() : items.back();
   }
   if (name == "list") return Value::items(iterate(value, budget), budget);
   if (name == "items") {
-    if (value.kind == Value::kUndefined) return Value::items({}, budget);
+    if (value.kind == Value::kUndefined) return Value::items({}, budget, Value::kGenerator);
     if (value.kind != Value::kDict) budget.refuse("items needs a dict");
-    return call_method(value, name, arguments, budget);
+    return Value::items(iterate(call_method(value, name, arguments, budget), budget), budget,
+                        Value::kGenerator);
   }
   if (name == "select" || name == "reject" || name == "selectattr" || name == "rejectattr")
     return chosen(name, value, arguments, budget);
@@ -329,7 +370,7 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
   if (name == "sort") return sorted(value, arguments, budget);
   if (name == "dictsort") return sorted_entries(value, arguments, budget);
   if (name == "unique") return unique(value, arguments, budget);
-  if (name == "reverse") return slice(value, Value::none(), Value::none(), Value::integer_of(-1), budget);
+  if (name == "reverse") return reversed(value, budget);
   if (name == "indent") return indented(value, arguments, budget);
   if (name == "int") return whole(value, arguments, budget);
   if (name == "float") return real(value, arguments);
@@ -365,6 +406,7 @@ bool apply_test(const std::string& name, const Value& value, const Arguments& ar
   if (name == "true") return value.kind == Value::kBool && value.integer != 0;
   if (name == "false") return value.kind == Value::kBool && value.integer == 0;
   if (name == "callable") return value.kind == Value::kFunction;
+  if (name == "iterable" && (value.kind == Value::kView || value.kind == Value::kGenerator)) return true;
   if (name == "iterable" || name == "sequence")
     return value.is_list() || value.kind == Value::kString || value.kind == Value::kDict ||
            value.kind == Value::kUndefined;
@@ -377,7 +419,7 @@ bool apply_test(const std::string& name, const Value& value, const Arguments& ar
   if (name == "ge" || name == ">=") return compare(value, argument(), budget) >= 0;
   if (name == "in") return contains(argument(), value, budget);
   if (name == "filter" || name == "test") budget.refuse(fmt::format("the test '{}' is not supported", name));
-  if (name == "escaped") return false;
+  if (name == "escaped") return value.markup;
   const auto remainder = [&](int64_t by) {
     return binary("%", value, Value::integer_of(by), budget).integer;
   };

@@ -93,8 +93,10 @@ Value groups(const Value& value, const Arguments& arguments, Budget& budget) {
     Items members;
     const size_t first = i;
     while (i < all.size() && equal(all[i].key, all[first].key, budget)) members.push_back(all[i++].item);
-    out.push_back(
-        Value::items({all[first].shown, Value::items(std::move(members), budget)}, budget, Value::kTuple));
+    Value group =
+        Value::items({all[first].shown, Value::items(std::move(members), budget)}, budget, Value::kTuple);
+    group.string = std::make_shared<const std::string>("group");
+    out.push_back(std::move(group));
   }
   return Value::items(std::move(out), budget);
 }
@@ -111,7 +113,7 @@ Value batches(const Value& value, const Arguments& arguments, Budget& budget) {
     if (fill != nullptr && fill->kind != Value::kNone) part.resize(size, *fill);
     out.push_back(Value::items(std::move(part), budget));
   }
-  return Value::items(std::move(out), budget);
+  return Value::items(std::move(out), budget, Value::kGenerator);
 }
 
 Value slices(const Value& value, const Arguments& arguments, Budget& budget) {
@@ -129,22 +131,7 @@ Value slices(const Value& value, const Arguments& arguments, Budget& budget) {
     out.push_back(Value::items(std::move(part), budget));
     at = end;
   }
-  return Value::items(std::move(out), budget);
-}
-
-Value escaped(const Value& value, Budget& budget) {
-  std::string out;
-  const std::string text = to_text(value, budget);
-  for (const char c : text) {
-    const size_t known = std::string_view("&<>'\"").find(c);
-    static constexpr std::string_view kTo[] = {"&amp;", "&lt;", "&gt;", "&#39;", "&#34;"};
-    if (known == std::string_view::npos)
-      out += c;
-    else
-      out += kTo[known];
-  }
-  budget.bytes(out.size());
-  return Value::text(std::move(out));
+  return Value::items(std::move(out), budget, Value::kGenerator);
 }
 
 }  // namespace
@@ -157,11 +144,14 @@ std::optional<Value> group_filter(const std::string& name, const Value& value, c
   if (name == "groupby") return groups(value, arguments, budget);
   if (name == "batch") return batches(value, arguments, budget);
   if (name == "slice") return slices(value, arguments, budget);
-  if (name == "e" || name == "escape" || name == "forceescape") return escaped(value, budget);
+  if (name == "e" || name == "escape") return escaped(value, budget);
+  if (name == "forceescape") return escaped(Value::text(to_text(value, budget)), budget);
   if (name == "attr") {
     const Value* attribute = arguments.get(0, "name");
     if (attribute == nullptr) budget.refuse("attr needs a name");
     // Attributes of Python's objects, not items of dicts.
+    if (is_method(value, to_text(*attribute, budget)))
+      budget.refuse(fmt::format("attr: methods ('{}') are not taken by name", to_text(*attribute, budget)));
     if (value.kind == Value::kNamespace) return attribute_of(value, to_text(*attribute, budget), budget);
     return Value::undefined(to_text(*attribute, budget));
   }
@@ -173,11 +163,12 @@ std::optional<Value> group_filter(const std::string& name, const Value& value, c
     Arguments width;
     const Value* given = arguments.get(0, "width");
     width.positional.push_back(given != nullptr ? *given : Value::integer_of(80));
-    return call_method(Value::text(to_text(value, budget)), name, width, budget);
+    return call_method(soft_text(value, budget), name, width, budget);
   }
   if (name == "format") {
     if (!arguments.named.empty()) budget.refuse("format takes no keywords here");
-    return Value::text(percent(to_text(value, budget), arguments.positional, budget));
+    return binary("%", soft_text(value, budget), Value::items(arguments.positional, budget, Value::kTuple),
+                  budget);
   }
   return std::nullopt;
 }

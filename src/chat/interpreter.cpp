@@ -5,6 +5,7 @@
 #include <deque>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "base/fail.h"
 #include "chat/builtins.h"
@@ -155,8 +156,12 @@ class Interpreter {
         }
         break;
       case Node::kFor:
-        loop(node);
+        loop(node, iterate(evaluate(*node.children[1]), budget_), 0);
         break;
+      case Node::kBlock: {
+        const Inner inner(*this, node.names.empty() ? globals_ : scope_);
+        return execute(*node.children[0]);
+      }
       case Node::kMacro:
         define(node.text, macro_here(node));
         break;
@@ -205,8 +210,7 @@ class Interpreter {
     std::shared_ptr<Scope> before_;
   };
 
-  void loop(const Node& node) {
-    Items items = iterate(evaluate(*node.children[1]), budget_);
+  void loop(const Node& node, Items items, int64_t depth) {
     if (node.children[2]) {
       Items kept;
       for (Value& item : items) {
@@ -220,6 +224,7 @@ class Interpreter {
       const Inner inner(*this, scope_);
       execute(*node.children[4]);
     }
+    const std::shared_ptr<Scope> before = scope_;
     const auto count = static_cast<int64_t>(items.size());
     Value changed = Value::function("changed");
     changed.integer = static_cast<int64_t>(changes_.size());
@@ -228,22 +233,13 @@ class Interpreter {
       budget_.line = node.line;
       const Inner inner(*this, scope_);
       assign(*node.children[0], items[static_cast<size_t>(i)]);
-      Entries about{{"index", Value::integer_of(i + 1)},
-                    {"index0", Value::integer_of(i)},
-                    {"first", Value::boolean(i == 0)},
-                    {"last", Value::boolean(i + 1 == count)},
-                    {"length", Value::integer_of(count)},
-                    {"revindex", Value::integer_of(count - i)},
-                    {"revindex0", Value::integer_of(count - i - 1)},
-                    {"depth", Value::integer_of(1)},
-                    {"depth0", Value::integer_of(0)}};
-      Value cycle = Value::function("cycle");
-      cycle.integer = i;
-      about.emplace_back("cycle", std::move(cycle));
-      about.emplace_back("changed", changed);
-      if (i > 0) about.emplace_back("previtem", items[static_cast<size_t>(i - 1)]);
-      if (i + 1 < count) about.emplace_back("nextitem", items[static_cast<size_t>(i + 1)]);
-      define("loop", Value::entries(std::move(about), budget_));
+      Value about = loop_value(items, i, depth, changed, budget_);
+      if (!node.text.empty()) {
+        // Called with other items, the loop begins again, in the scope around it.
+        about.macro = &node;
+        about.scope = before.get();
+      }
+      define("loop", std::move(about));
       if (execute(*node.children[3]) == Flow::kBreak) break;
     }
   }
@@ -324,7 +320,19 @@ class Interpreter {
     }
     return call_value(evaluate(callee), callee.text, arguments_of(node));
   }
+  // loop(items) of a recursive loop: the text of its body for these.
+  Value loop_again(const Value& about, const Arguments& arguments) {
+    const Frame frame(*this);
+    arguments.check("loop", {"iterable"}, budget_);
+    const Value* items = arguments.get(0, "iterable");
+    if (items == nullptr) budget_.refuse("loop needs something to go through");
+    const Inner inner(*this, about.scope->shared_from_this());
+    std::string around = std::exchange(out_, "");
+    loop(*about.macro, iterate(*items, budget_), attribute_of(about, "depth", budget_).integer);
+    return Value::text(std::exchange(out_, std::move(around)));
+  }
   Value call_value(const Value& function, const std::string& name, const Arguments& arguments) {
+    if (function.kind == Value::kDict && function.macro != nullptr) return loop_again(function, arguments);
     if (function.kind == Value::kUndefined) budget_.refuse(fmt::format("'{}' is undefined", name));
     if (function.kind != Value::kFunction)
       budget_.refuse(fmt::format("'{}' is {}, not a function", name, kind_name(function)));

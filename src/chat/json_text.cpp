@@ -56,6 +56,8 @@ class Writer {
   void write(const Value& value, size_t level) {
     budget_.steps();
     const bool list = value.is_list();
+    if (value.kind == Value::kList && value.string != nullptr)
+      budget_.refuse("a range is not JSON serializable");
     if (!list && value.kind != Value::kDict) return put(scalar(value));
     const size_t count = list ? value.list->size() : value.dict->size();
     put(list ? "[" : "{");

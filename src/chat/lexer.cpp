@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <charconv>
 
 #include "base/fail.h"
 #include "chat/syntax.h"
@@ -111,7 +112,7 @@ class Lexer {
         advance(at_ + skip + 2);
         add(Token::kEnd, "");
         const bool raw = block && tokens_.size() == first + 2 && tokens_[first].text == "raw";
-        after(skip == 1 ? c : '\0', block);
+        after(skip == 1 ? c : '\0', block && !raw);
         if (raw) verbatim(first);
         return;
       }
@@ -144,7 +145,12 @@ class Lexer {
   void one(std::string& closing) {
     const char c = text_[at_];
     size_t end = at_;
-    if (is_digit(c)) {
+    const char base = c == '0' ? static_cast<char>(peek(1) | 0x20) : '\0';
+    if (base == 'x' || base == 'o' || base == 'b') {
+      while (end < text_.size() && is_name(text_[end])) ++end;
+      add(Token::kInt, decimal(text_.substr(at_ + 2, end - at_ - 2), base == 'x' ? 16 : base == 'o' ? 8 : 2));
+      advance(end);
+    } else if (is_digit(c)) {
       bool real = false;
       while (end < text_.size() && (is_digit(text_[end]) || text_[end] == '_')) ++end;
       if (end + 1 < text_.size() && text_[end] == '.' && is_digit(text_[end + 1])) {
@@ -172,6 +178,17 @@ class Lexer {
     } else {
       symbol(closing);
     }
+  }
+
+  // The decimal digits of a whole number of at most 63 bits in another base.
+  std::string decimal(std::string digits, int base) const {
+    std::erase(digits, '_');
+    int64_t value = 0;
+    const char* last = digits.data() + digits.size();
+    const auto [end, error] = std::from_chars(digits.data(), last, value, base);
+    if (error != std::errc() || end != last || value < 0)
+      refuse(fmt::format("'{}' is not a number of base {} and 63 bits", digits, base));
+    return std::to_string(value);
   }
 
   void symbol(std::string& closing) {

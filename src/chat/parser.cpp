@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <charconv>
 #include <initializer_list>
+#include <set>
 
 #include "chat/token_reader.h"
 
@@ -113,6 +114,7 @@ class Parser : private TokenReader {
       return with(Node::kFilterBlock, "", std::move(filter), std::move(inside));
     }
     if (keyword == "with") return with_block();
+    if (keyword == "block") return block();
     if (keyword == "call") {
       NodePtr caller = node(Node::kMacro, "caller");
       if (take("(")) parameters(*caller);
@@ -139,6 +141,20 @@ class Parser : private TokenReader {
     end();
     adopt(*all, body({"endwith"}));
     close("endwith");
+    return all;
+  }
+
+  // A named part that no other template replaces: it stands where it is written.
+  NodePtr block() {
+    NodePtr all = node(Node::kBlock, name());
+    if (take_word("scoped")) all->names.emplace_back("scoped");
+    if (!blocks_.insert(all->text).second) refuse(fmt::format("there are two blocks '{}'", all->text));
+    end();
+    adopt(*all, body({"endblock"}));
+    step();
+    step();
+    take_word(all->text);
+    end();
     return all;
   }
 
@@ -177,14 +193,14 @@ class Parser : private TokenReader {
 
   NodePtr condition() {
     NodePtr all = node(Node::kIf);
-    adopt(*all, tuple(true));
+    adopt(*all, tuple(false));
     end();
     adopt(*all, body({"elif", "else", "endif"}));
     while (true) {
       step();
       const std::string keyword = name();
       if (keyword == "elif") {
-        adopt(*all, tuple(true));
+        adopt(*all, tuple(false));
         end();
         adopt(*all, body({"elif", "else", "endif"}));
       } else if (keyword == "else") {
@@ -202,7 +218,7 @@ class Parser : private TokenReader {
     if (!take_word("in")) refuse(fmt::format("expected 'in', found '{}'", shown()));
     NodePtr items = tuple(false);
     NodePtr when = take_word("if") ? expression() : nullptr;
-    if (word("recursive")) fail(ErrorCode::kUnsupported, "{}, line {}: recursive loops", source_, now().line);
+    const bool recursive = take_word("recursive");
     end();
     NodePtr inside = body({"else", "endfor"});
     NodePtr otherwise;
@@ -211,8 +227,8 @@ class Parser : private TokenReader {
       otherwise = body({"endfor"});
     }
     close("endfor");
-    return with(Node::kFor, "", std::move(where), std::move(items), std::move(when), std::move(inside),
-                std::move(otherwise));
+    return with(Node::kFor, recursive ? "recursive" : "", std::move(where), std::move(items), std::move(when),
+                std::move(inside), std::move(otherwise));
   }
 
   void parameters(Node& macro) {
@@ -467,6 +483,7 @@ class Parser : private TokenReader {
   }
 
   int depth_ = 0;
+  std::set<std::string> blocks_;
 };
 
 }  // namespace

@@ -31,7 +31,8 @@ struct Node {
     kSet,          // target, value
     kSetBlock,     // target, body
     kIf,           // condition, body, condition, body, ... [else body]
-    kFor,          // target, items, condition or null, body, else body or null
+    kFor,          // target, items, condition or null, body, else body or null; text: recursive or empty
+    kBlock,        // text: name; names: scoped or none; body
     kMacro,        // text: name; names: parameters; children: defaults (null where none), then the body
     kCallBlock,    // macro of the body, call
     kFilterBlock,  // filter with a kLiteral as its value, body

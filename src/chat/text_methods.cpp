@@ -15,6 +15,25 @@ const std::string& text_of(const Value* value, const char* what, Budget& budget)
   return value->str();
 }
 
+// A character in the other case, which may be several: a small letter whose folded form is (U+00DF folds to
+// "ss"), and of capitals U+0130.
+std::vector<utf8proc_int32_t> cased(utf8proc_int32_t code, bool upper) {
+  constexpr utf8proc_int32_t kDottedI = 0x130;
+  const utf8proc_category_t kind = utf8proc_category(code);
+  if (upper ? kind == UTF8PROC_CATEGORY_LL || kind == UTF8PROC_CATEGORY_LT : code == kDottedI) {
+    std::array<utf8proc_int32_t, 8> folded{};
+    int boundary = 0;
+    const auto count =
+        utf8proc_decompose_char(code, folded.data(), std::ssize(folded), UTF8PROC_CASEFOLD, &boundary);
+    if (count > 1 && count <= std::ssize(folded)) {
+      std::vector<utf8proc_int32_t> result(folded.begin(), folded.begin() + count);
+      if (upper) std::transform(result.begin(), result.end(), result.begin(), utf8proc_toupper);
+      return result;
+    }
+  }
+  return {upper ? utf8proc_toupper(code) : utf8proc_tolower(code)};
+}
+
 std::string mapped(const std::string& text, bool upper_first, bool upper_rest, bool each_word) {
   std::string out;
   bool first = true;
@@ -27,10 +46,11 @@ std::string mapped(const std::string& text, bool upper_first, bool upper_rest, b
       continue;
     }
     const bool upper = first ? upper_first : upper_rest;
-    const utf8proc_int32_t changed = upper ? utf8proc_toupper(code) : utf8proc_tolower(code);
-    std::array<utf8proc_uint8_t, 4> bytes{};
-    const auto written = utf8proc_encode_char(changed, bytes.data());
-    out.append(reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(written));
+    for (const utf8proc_int32_t changed : cased(code, upper)) {
+      std::array<utf8proc_uint8_t, 4> bytes{};
+      const auto written = utf8proc_encode_char(changed, bytes.data());
+      out.append(reinterpret_cast<const char*>(bytes.data()), static_cast<size_t>(written));
+    }
     const bool letter = utf8proc_toupper(code) != utf8proc_tolower(code);
     first = each_word && !letter;
     i += static_cast<size_t>(length);
@@ -81,16 +101,19 @@ Value split(const std::string& text, const Value* by, int64_t most, Budget& budg
     }
     put(all.substr(at));
   } else {
-    constexpr const char* kSpace = " \t\n\v\f\r";
-    while ((at = all.find_first_not_of(kSpace, at)) != std::string_view::npos) {
-      const size_t end = most == 0 ? std::string_view::npos : all.find_first_of(kSpace, at);
-      if (end == std::string_view::npos) {
-        put(most == 0 ? all.substr(at) : std::string_view(strip(text.substr(at), "", false, true)));
+    const auto go = [&](bool spaces) {
+      size_t bytes = 0;
+      for (; at < all.size() && is_python_space(character_at(all, at, &bytes)) == spaces; at += bytes) {
+      }
+    };
+    for (go(true); at < all.size(); go(true), --most) {
+      const size_t begin = at;
+      if (most == 0) {
+        put(all.substr(at));
         break;
       }
-      --most;
-      put(all.substr(at, end - at));
-      at = end;
+      go(false);
+      put(all.substr(begin, at - begin));
     }
   }
   return Value::items(std::move(parts), budget);
@@ -242,10 +265,17 @@ Value string_method(const std::string& text, const std::string& name, const Argu
     Items lines;
     const Value* kept = arguments.get(0, "keepends");
     const size_t ends = kept != nullptr && kept->truth() ? 1 : 0;
-    for (size_t at = 0; at < text.size();) {
-      const size_t end = std::min(text.find('\n', at), text.size());
-      lines.push_back(Value::text(text.substr(at, end - at + (end < text.size() ? ends : 0))));
-      at = end + 1;
+    for (size_t at = 0, begin = 0, bytes = 0; at < text.size();) {
+      const char32_t c = character_at(text, at, &bytes);
+      const size_t end = at;
+      at += bytes;
+      const bool line_end =
+          (c >= 0x0a && c <= 0x0d) || (c >= 0x1c && c <= 0x1e) || c == 0x85 || c == 0x2028 || c == 0x2029;
+      if (!line_end && at < text.size()) continue;
+      if (c == '\r' && at < text.size() && text[at] == '\n') ++at;
+      budget.steps();
+      lines.push_back(Value::text(text.substr(begin, (line_end && ends == 0 ? end : at) - begin)));
+      begin = at;
     }
     return Value::items(std::move(lines), budget);
   }

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
+#include <utility>
 
 #include "base/fail.h"
 
@@ -36,6 +37,12 @@ Value Value::text(std::string text) {
   return value;
 }
 
+Value Value::markup_of(std::string value) {
+  Value result = text(std::move(value));
+  result.markup = true;
+  return result;
+}
+
 namespace {
 int checked_depth(int depth, Budget& budget) {
   if (depth >= kMostDepth)
@@ -51,6 +58,7 @@ Value Value::items(Items items, Budget& budget, Kind kind) {
   for (const Value& item : items) depth = std::max(depth, item.depth);
   value.depth = checked_depth(depth, budget);
   value.list = std::make_shared<const Items>(std::move(items));
+  if (kind == kGenerator) value.spent = std::make_shared<bool>(false);
   return value;
 }
 
@@ -111,6 +119,7 @@ bool Value::truth() const {
       return !string->empty();
     case kList:
     case kTuple:
+    case kView:
       return !list->empty();
     case kDict:
       return !dict->empty();
@@ -148,8 +157,9 @@ void put(Pairs& pairs, const Value& key, Value value, Budget& budget) {
 }
 
 const char* kind_name(const Value& value) {
-  static constexpr const char* kNames[] = {"undefined", "None",  "bool", "int",       "float",   "str",
-                                           "list",      "tuple", "dict", "namespace", "function"};
+  static constexpr const char* kNames[] = {"undefined", "None",      "bool",     "int",  "float",
+                                           "str",       "list",      "tuple",    "dict", "namespace",
+                                           "function",  "dict view", "generator"};
   return kNames[value.kind];
 }
 
@@ -178,6 +188,9 @@ bool equal(const Value& a, const Value& b, Budget& budget) {
       return true;
     case Value::kNamespace:
       return a.names == b.names;
+    case Value::kView:
+    case Value::kGenerator:
+      return a.list == b.list;
     case Value::kFunction:
       return a.str() == b.str() && a.macro == b.macro;
     default:
@@ -226,8 +239,14 @@ bool contains(const Value& container, const Value& item, Budget& budget) {
         budget.refuse(fmt::format("'in <str>' needs a str, not {}", kind_name(item)));
       budget.steps(1 + container.str().size() / 64);
       return container.str().find(item.str()) != std::string::npos;
+    case Value::kGenerator: {
+      const Items items = iterate(container, budget);
+      return std::any_of(items.begin(), items.end(),
+                         [&](const Value& other) { return equal(other, item, budget); });
+    }
     case Value::kList:
     case Value::kTuple:
+    case Value::kView:
       return std::any_of(container.list->begin(), container.list->end(),
                          [&](const Value& other) { return equal(other, item, budget); });
     case Value::kDict:
@@ -279,14 +298,16 @@ void append(std::string& out, std::string_view piece, Budget& budget) {
 
 void write_repr(const Value& value, std::string& out, Budget& budget) {
   budget.steps();
-  if (value.is_list()) {
-    const bool tuple = value.kind == Value::kTuple;
+  if (value.kind == Value::kList && value.string != nullptr) return append(out, value.str(), budget);
+  if (value.is_list() || value.kind == Value::kView) {
+    const bool tuple = value.kind == Value::kTuple, view = value.kind == Value::kView;
+    if (view) append(out, value.str() + "(", budget);
     append(out, tuple ? "(" : "[", budget);
     for (size_t i = 0; i < value.list->size(); ++i) {
       if (i > 0) append(out, ", ", budget);
       write_repr((*value.list)[i], out, budget);
     }
-    append(out, !tuple ? "]" : value.list->size() == 1 ? ",)" : ")", budget);
+    append(out, view ? "])" : !tuple ? "]" : value.list->size() == 1 ? ",)" : ")", budget);
   } else if (value.kind == Value::kDict) {
     append(out, "{", budget);
     bool first = true;
@@ -324,9 +345,12 @@ std::string to_text(const Value& value, Budget& budget) {
       budget.bytes(value.str().size());
       return value.str();
     case Value::kNamespace:
-      return "<Namespace>";
+      return fmt::format("<Namespace {}>", to_repr(Value::entries(*value.names, budget), budget));
     case Value::kFunction:
-      return fmt::format("<function {}>", value.str());
+      if (value.macro != nullptr) return fmt::format("<Macro '{}'>", value.str());
+      [[fallthrough]];
+    case Value::kGenerator:
+      budget.refuse(fmt::format("a {} has no text", kind_name(value)));
     default:
       return to_repr(value, budget);
   }
@@ -346,13 +370,44 @@ std::vector<size_t> characters(std::string_view text) {
   return offsets;
 }
 
+char32_t character_at(std::string_view text, size_t at, size_t* bytes) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned lead = byte(at);
+  const size_t more = lead >= 0xf0 ? 3 : lead >= 0xe0 ? 2 : lead >= 0xc0 ? 1 : 0;
+  *bytes = 1;
+  if (more == 0 || at + more >= text.size()) return lead;
+  char32_t code = lead & (0x3fU >> more);
+  for (size_t i = 1; i <= more; ++i) {
+    if ((byte(at + i) & 0xc0U) != 0x80) return lead;
+    code = code << 6U | (byte(at + i) & 0x3fU);
+  }
+  *bytes = more + 1;
+  return code;
+}
+
+bool is_python_space(char32_t c) {
+  return (c >= 0x09 && c <= 0x0d) || (c >= 0x1c && c <= 0x20) || c == 0x85 || c == 0xa0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f ||
+         c == 0x3000;
+}
+
 std::string strip(const std::string& text, const std::string& set, bool left, bool right) {
-  const std::string space = set.empty() ? std::string(" \t\n\v\f\r\x1c\x1d\x1e\x1f") : set;
-  const size_t begin = left ? text.find_first_not_of(space) : 0;
-  if (begin == std::string::npos) return "";
-  const size_t end = right ? text.find_last_not_of(space) : text.size() - 1;
-  if (text.empty() || end == std::string::npos) return "";
-  return text.substr(begin, end - begin + 1);
+  std::vector<char32_t> chosen;
+  size_t bytes = 0;
+  for (size_t i = 0; i < set.size(); i += bytes) chosen.push_back(character_at(set, i, &bytes));
+  const auto goes = [&](size_t at) {
+    const char32_t c = character_at(text, at, &bytes);
+    return set.empty() ? is_python_space(c) : std::find(chosen.begin(), chosen.end(), c) != chosen.end();
+  };
+  size_t begin = 0, end = text.size();
+  while (left && begin < end && goes(begin)) begin += bytes;
+  while (right && end > begin) {
+    size_t last = end - 1;
+    while (last > begin && (static_cast<unsigned char>(text[last]) & 0xc0U) == 0x80) --last;
+    if (!goes(last) || last + bytes != end) break;
+    end = last;
+  }
+  return text.substr(begin, end - begin);
 }
 
 Items iterate(const Value& value, Budget& budget) {
@@ -362,8 +417,12 @@ Items iterate(const Value& value, Budget& budget) {
       break;
     case Value::kList:
     case Value::kTuple:
+    case Value::kView:
       budget.steps(value.list->size());
       return *value.list;
+    case Value::kGenerator:
+      budget.steps(value.list->size());
+      return std::exchange(*value.spent, true) ? items : *value.list;
     case Value::kDict:
       budget.steps(value.dict->size());
       for (const auto& entry : *value.dict) items.push_back(entry.first);

@@ -59,15 +59,21 @@ struct Value {
     kTuple,
     kDict,
     kNamespace,
-    kFunction
+    kFunction,
+    kView,      // of a dict: items(), keys(), values(); has a length, but no places and no JSON
+    kGenerator  // goes once through its items; true whatever they are, without length and text
   };
   Kind kind = kUndefined;
   int depth = 0;
   int64_t integer = 0;  // kBool, kInt; of a whole number beyond 64 bits the nearest
   double number = 0;
-  // kString; name of kFunction and of what is kUndefined; digits of a kInt beyond 64 bits, else null
+  // kString; name of kFunction, of kView and of what is kUndefined; digits of a kInt beyond 64 bits, else
+  // null; of a kTuple "group" where its items are named grouper and list; of a kList that range() made its
+  // text
   std::shared_ptr<const std::string> string;
-  std::shared_ptr<const Items> list;  // kList, kTuple
+  std::shared_ptr<const Items> list;  // kList, kTuple, kView, kGenerator
+  std::shared_ptr<bool> spent;        // kGenerator
+  bool markup = false;                // kString: escaped already, as markupsafe's Markup
   std::shared_ptr<const Pairs> dict;  // in the order of insertion
   Entries* names = nullptr;           // kNamespace
   const Node* macro = nullptr;        // kFunction: null for those of the language
@@ -81,6 +87,7 @@ struct Value {
   static Value whole(std::string_view digits);
   static Value real(double value);
   static Value text(std::string value);
+  static Value markup_of(std::string value);
   static Value items(Items value, Budget& budget, Kind kind = kList);
   static Value entries(Entries value, Budget& budget);
   static Value pairs(Pairs value, Budget& budget);
@@ -127,7 +134,11 @@ Items iterate(const Value& value, Budget& budget);
 const char* kind_name(const Value& value);
 // Byte offsets of the characters of `text`, and its end.
 std::vector<size_t> characters(std::string_view text);
+// Without the characters of `set` at its ends, or where it is empty without Python's white space.
 std::string strip(const std::string& text, const std::string& set, bool left, bool right);
+// The character at text[at] of `bytes` bytes; a byte that is not UTF-8 stands for itself.
+char32_t character_at(std::string_view text, size_t at, size_t* bytes);
+bool is_python_space(char32_t character);
 
 }  // namespace nfloat::chat
 

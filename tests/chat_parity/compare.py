@@ -44,7 +44,7 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "description": "We
     "type": "object", "properties": {"city": {"type": "string", "description": "Name"}, "days": {"type": "integer", "enum": [1, 7]}}, "required": ["city"]}}}]
 CALL = {"role": "assistant", "content": "", "tool_calls": [{"id": "call12345", "type": "function", "function": {"name": "weather", "arguments": {"city": "K\u00f6ln", "days": 7}}}]}
 ANSWER = {"role": "tool", "name": "weather", "tool_call_id": "call12345", "content": "12 degrees"}
-TALKS = [[user("Hi")], [SYSTEM, user("Hi\n")], [user(" a "), assistant("b"), user("c")], [SYSTEM, user("1"), assistant("<think>\nt\n</think>\n\n2"), user("3")],
+TALKS = [[user("Hi")], [user("\u3000Hi\u00a0"), assistant("a\u2028b stra\u00dfe")], [SYSTEM, user("Hi\n")], [user(" a "), assistant("b"), user("c")], [SYSTEM, user("1"), assistant("<think>\nt\n</think>\n\n2"), user("3")],
          [user("w?"), CALL, ANSWER], [SYSTEM, user("w?"), CALL, ANSWER, assistant("It is 12."), user("Thanks")]]
 
 

@@ -33,6 +33,28 @@ TEST(ChatTemplate, PrintsWhatTransformersPrints) {
        "{\"2\": \"two\", \"true\": \"x\", \"2.5\": null}5"},
       {"{{ {3: 4, 'a': 1, (1,2): 5} }}{% for k in {7: 1} %}{{ k + 1 }}{% endfor %}",
        "{3: 4, 'a': 1, (1, 2): 5}8"},
+      // What filters give is true even when empty, and goes once through its items.
+      {"{% if messages|selectattr('role','equalto','tool') %}a{% endif %}{% set g = [1,2]|map('string') %}{{ "
+       "g|join }}{{ g|list }}{{ [1,2]|select('odd') is sequence }}",
+       "a12[]False"},
+      {"{{ {'k': 1}.items()|length }}{{ {'k': 1}.keys() }}{% if {}.values() %}b{% endif %}{{ range(2) }}",
+       "1dict_keys(['k'])range(0, 2)"},
+      {"{{ ('<i>'|safe) + '<b>' }}{{ ('<'|e)|upper + '>' }}{{ ('%s'|safe)|format('<') }}{{ ('<'|safe) ~ '<' "
+       "}}{{ ('<'|safe)|e }}{{ '<'|safe|replace('a','b') + '<' }}{{ ('<b>'|safe).split('b')[0] + '&' }}",
+       "<i>&lt;b&gt;&LT;&gt;&lt;<<<<<<&amp;"},
+      {"{% for n in [{'n': 1, 'c': [{'n': 2}]}, {'n': 3}] recursive %}{{ loop.depth }}{{ n.n }}{% if n.c "
+       "%}[{{ loop(n.c)|trim }}]{% endif %}{% else %}none{% endfor %}",
+       "11[22]13"},
+      {"{% set a = 1 %}{% for v in [5] %}{% block one scoped %}{{ a }}{{ v }}{% endblock %}{% block two %}{{ "
+       "a "
+       "}}{{ v }}{% endblock two %}{% endfor %}",
+       "151"},
+      {"{% for g in [{'k':'b'},{'k':'a'}]|groupby('k') %}{{ g.grouper }}{{ g.list|length }}{% endfor %}",
+       "a1b1"},
+      {"{{ '\\u3000a\\u00a0'|trim }}{{ 'aéè'.strip('éa') }}{{ 'a\\u2003b'.split() }}{{ "
+       "'a\\u2028b\\r\\nc'.splitlines() }}{{ 'stra\\u00dfe \\ufb01'|upper }}{{ \"it's a-b\"|title }}",
+       "aè['a', 'b']['a', 'b', 'c']STRASSE FIIt's A-B"},
+      {"{{ 0x1F }}{{ 0b11 }}{{ 0o17 }}{% raw %}\n{{ x }}{% endraw %}", "31315\n{{ x }}"},
       {"{{ x|rejectattr('a')|list }}{{ x|map('upper')|list }}{{ undefinedname|select|list }}{{ "
        "undefinedname|join(',') }}{{ undefinedname|length }}",
        "[][][]0"},
@@ -122,7 +144,11 @@ TEST(ChatTemplate, PrintsWhatTransformersPrints) {
 TEST(ChatTemplate, RefusesWhatJinjaRefuses) {
   for (const std::string text :
        {"{{ 'x'|tojson(nosuch=1) }}", "{{ 'x'|nosuch }}", "{{ 'x' is nosuch }}", "{{ [1]|join(nosuch=2) }}",
-        "{{ 'a'.nosuch() }}", "{{ none|list }}", "{{ [2, 1].append(3) }}"})
+        "{{ 'a'.nosuch() }}", "{{ none|list }}", "{% if 1 if 0 %}{% endif %}",
+        "{{ [1]|map('string')|length }}", "{{ [1]|map('string')|tojson }}", "{{ {}.items()|tojson }}",
+        "{{ range(3)|tojson }}", "{% for v in [1] %}{{ loop([2]) }}{% endfor %}",
+        "{% block a %}{% endblock %}{% block a %}{% endblock %}", "{% block a %}{% endblock b %}",
+        "{% include 'x' %}", "{% extends 'x' %}", "{% import 'x' as y %}", "{{ [2, 1].append(3) }}"})
     EXPECT_THROW(ChatTemplate::parse(text).render(kVariables), Error) << text;
 }
 
