@@ -5,6 +5,7 @@
 #include "kernels/attention.h"
 #include "kernels/gemm.h"
 #include "kernels/quantize.h"
+#include "kernels/train.h"
 
 namespace nfloat::kernels {
 
@@ -14,6 +15,7 @@ struct KernelTable {
   QuantizeKernels quantize;
   TransformerKernels transformer;
   GemmKernels gemm;
+  TrainKernels train;
 };
 
 }  // namespace nfloat::kernels

@@ -6,12 +6,14 @@
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
 #include "kernels/gemm-inl.h"
+#include "kernels/train-inl.h"
 
 namespace nfloat::kernels {
 
 const KernelTable kAvx2Table = {.name = "avx2",
                                 .quantize = avx2::kQuantizeKernels,
                                 .transformer = avx2::kTransformerKernels,
-                                .gemm = avx2::kGemmKernels};
+                                .gemm = avx2::kGemmKernels,
+                                .train = avx2::kTrainKernels};
 
 }  // namespace nfloat::kernels

@@ -6,12 +6,14 @@
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
 #include "kernels/gemm-inl.h"
+#include "kernels/train-inl.h"
 
 namespace nfloat::kernels {
 
 const KernelTable kAvx512Table = {.name = "avx512",
                                   .quantize = avx512::kQuantizeKernels,
                                   .transformer = avx512::kTransformerKernels,
-                                  .gemm = avx512::kGemmKernels};
+                                  .gemm = avx512::kGemmKernels,
+                                  .train = avx512::kTrainKernels};
 
 }  // namespace nfloat::kernels

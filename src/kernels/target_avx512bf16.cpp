@@ -6,13 +6,15 @@
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
 #include "kernels/gemm-inl.h"
+#include "kernels/train-inl.h"
 
 namespace nfloat::kernels {
 
 const KernelTable kAvx512Bf16Table = {.name = "avx512bf16",
                                       .quantize = avx512bf16::kQuantizeKernels,
                                       .transformer = avx512bf16::kTransformerKernels,
-                                      .gemm = avx512bf16::kGemmKernels};
+                                      .gemm = avx512bf16::kGemmKernels,
+                                      .train = avx512bf16::kTrainKernels};
 
 static constexpr GemmKernels with_tiles(GemmKernels kernels) noexcept {
   kernels.tiles = &kAmxTiles;
@@ -24,6 +26,7 @@ static constexpr GemmKernels with_tiles(GemmKernels kernels) noexcept {
 const KernelTable kAmxTable = {.name = "amx",
                                .quantize = avx512bf16::kQuantizeKernels,
                                .transformer = avx512bf16::kTransformerKernels,
-                               .gemm = with_tiles(avx512bf16::kGemmKernels)};
+                               .gemm = with_tiles(avx512bf16::kGemmKernels),
+                               .train = avx512bf16::kTrainKernels};
 
 }  // namespace nfloat::kernels

@@ -6,12 +6,14 @@
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
 #include "kernels/gemm-inl.h"
+#include "kernels/train-inl.h"
 
 namespace nfloat::kernels {
 
 const KernelTable kNeonTable = {.name = "neon",
                                 .quantize = neon::kQuantizeKernels,
                                 .transformer = neon::kTransformerKernels,
-                                .gemm = neon::kGemmKernels};
+                                .gemm = neon::kGemmKernels,
+                                .train = neon::kTrainKernels};
 
 }  // namespace nfloat::kernels

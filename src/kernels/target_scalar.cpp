@@ -6,12 +6,14 @@
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
 #include "kernels/gemm-inl.h"
+#include "kernels/train-inl.h"
 
 namespace nfloat::kernels {
 
 const KernelTable kScalarTable = {.name = "scalar",
                                   .quantize = scalar::kQuantizeKernels,
                                   .transformer = scalar::kTransformerKernels,
-                                  .gemm = scalar::kGemmKernels};
+                                  .gemm = scalar::kGemmKernels,
+                                  .train = scalar::kTrainKernels};
 
 }  // namespace nfloat::kernels

@@ -27,6 +27,7 @@ void apply_linear(const LinearGroup& group, const LinearId& id, Activations& act
                   const ActivationRows& x, float* y, int64_t y_stride, const RunOptions& options) {
   if (options.observer != nullptr) options.observer->input(id, x);
   group.apply(activations, y, y_stride, options.precision, options.threads);
+  if (options.beside != nullptr) options.beside->output(id, x, y, y_stride);
   if (options.observer != nullptr) options.observer->output(id, x, y, y_stride);
 }
 
@@ -300,6 +301,7 @@ LayerExecutor::LayerExecutor(const Model::State& model, Workspace& workspace,
       kernels_(kernels::table().transformer),
       options_(options) {
   options_.threads = thread_count(options.threads);
+  options_.beside = model.beside.get();
 }
 
 void LayerExecutor::layer(int64_t layer, const LayerWeights& weights, std::span<const Segment> segments,

@@ -40,6 +40,7 @@ struct RunOptions {
   // A layer ends once its observer has seen the input of this product, x being left in between: for who needs
   // no more than the inputs. The experts of a mixture are not stopped at.
   std::optional<LinearRole> until = std::nullopt;
+  LinearObserver* beside = nullptr;  // the model's, set by the executor
 };
 
 // y[row][0..outputs) = W x[row] + bias for all rows of `x`, which `activations` have been assigned, shown to

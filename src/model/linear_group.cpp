@@ -106,4 +106,31 @@ void LinearGroup::apply(const Activations& x, float* y, int64_t y_stride, Precis
   }
 }
 
+void LinearGroup::apply_transposed(const PackedGradients& dy, int64_t first, float* dx, int64_t dx_stride,
+                                   bool accumulate, int threads) const {
+  for (const Part& part : parts_) {
+    std::visit(
+        [&](const auto& matrix) {
+          multiply_transposed(matrix, dy, first, dx, dx_stride, accumulate, threads);
+        },
+        part.matrix);
+    accumulate = true;
+    first += part.rows;
+  }
+}
+
+int64_t LinearGroup::outputs() const noexcept {
+  int64_t total = 0;
+  for (const Part& part : parts_) total += part.rows;
+  return total;
+}
+
+int64_t LinearGroup::inputs() const noexcept {
+  return parts_.empty() ? 0 : std::visit([](const auto& matrix) { return matrix.cols(); }, parts_[0].matrix);
+}
+
+void LinearGroup::dequantize_row(size_t part, int64_t row, float* output) const noexcept {
+  std::visit([&](const auto& matrix) { matrix.dequantize_row(row, output); }, parts_[part].matrix);
+}
+
 }  // namespace nfloat

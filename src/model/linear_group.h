@@ -8,6 +8,7 @@
 #include <variant>
 #include <vector>
 
+#include "linear/transposed.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/linear.h"
 #include "nfloat/quantize.h"
@@ -35,6 +36,16 @@ class LinearGroup {
 
   // y[row][0..outputs) = W x[row] + bias; rows of y are y_stride floats apart.
   void apply(const Activations& x, float* y, int64_t y_stride, Precision precision, int threads) const;
+  // dx[row] = W^T dy[row][first..first + outputs), plus what dx held when accumulating (linear/transposed.h).
+  void apply_transposed(const PackedGradients& dy, int64_t first, float* dx, int64_t dx_stride,
+                        bool accumulate, int threads) const;
+
+  size_t parts() const noexcept { return parts_.size(); }
+  int64_t outputs() const noexcept;
+  int64_t outputs(size_t part) const noexcept { return parts_[part].rows; }
+  int64_t inputs() const noexcept;
+  // One row of a part in float32, as level * scale: inputs() floats.
+  void dequantize_row(size_t part, int64_t row, float* output) const noexcept;
 
  private:
   struct Part {

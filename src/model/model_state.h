@@ -7,6 +7,7 @@
 
 #include "model/embedding.h"
 #include "model/linear_group.h"
+#include "model/linear_id.h"
 #include "model/sequence_tables.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/model.h"
@@ -52,6 +53,9 @@ struct Model::State {
   NormWeights final_norm;
   LinearGroup head;
   std::unique_ptr<SequenceTables> tables = std::make_unique<SequenceTables>();
+
+  // Sees every product before RunOptions' observer: adapters (nfloat/adapter.h), or null.
+  mutable std::shared_ptr<LinearObserver> beside;
 
   bool streamed() const noexcept { return reader != nullptr; }
   // The weights of a layer, read from the file when they are streamed. The pointer of a resident layer is

@@ -45,7 +45,7 @@ const std::map<std::string, Room> kRooms = {
     {"generate", {6, {"conversation.h", "engine.h", "generate.h"}}},
     {"evaluate", {6, {"compare.h", "evaluate.h", "tasks.h"}}},
     {"bridge", {6, {"bridge.h"}}},
-    {"tune", {6, {"tune.h"}}},
+    {"tune", {6, {"adapter.h", "train.h", "train_data.h"}}},
     {"calibrate", {7, {"calibrate.h"}}},
     {"server", {7, {"serve.h"}}},
     {"report", {7, {"plot.h", "report.h"}}},

@@ -26,6 +26,7 @@ void add_plan_command(const Command& app);
 void add_quantize_command(const Command& app);
 void add_serve_command(const Command& app);
 void add_tokenize_command(const Command& app);
+void add_train_command(const Command& app);
 void add_version_command(const Command& app);
 
 }  // namespace nfloat::cli

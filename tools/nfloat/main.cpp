@@ -103,6 +103,7 @@ int main(int argc, char** argv) {
   nfloat::cli::add_evaluate_command(app);
   nfloat::cli::add_analyze_command(app);
   nfloat::cli::add_compare_command(app);
+  nfloat::cli::add_train_command(app);
   nfloat::cli::add_bench_command(app);
   nfloat::cli::add_tokenize_command(app);
   nfloat::cli::add_cache_command(app);

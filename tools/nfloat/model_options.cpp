@@ -10,6 +10,7 @@
 #include <filesystem>
 
 #include "commands.h"
+#include "nfloat/adapter.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
 #include "nfloat/gguf.h"
@@ -38,6 +39,19 @@ void parse_quantize(const std::string& text, ModelOptions& options) {
   options.quantize = code.find_first_of("./") != std::string::npos
                          ? load_codebook(code)
                          : make_codebook(code, options.quantize_block_size);
+}
+
+// "adapter", "adapter:0.5". A colon belongs to the weight only before a number to the end.
+AdapterChoice parse_adapter(const std::string& text) {
+  AdapterChoice choice{.folder = text};
+  const size_t colon = text.rfind(':');
+  if (colon == std::string::npos) return choice;
+  const char* begin = text.data() + colon + 1;
+  const char* end = text.data() + text.size();
+  double weight = 1;
+  const auto [stop, error] = std::from_chars(begin, end, weight);
+  if (error != std::errc() || stop != end || begin == end) return choice;
+  return {.folder = text.substr(0, colon), .weight = weight};
 }
 
 }  // namespace
@@ -72,6 +86,10 @@ void add_model_options(const Command& command, ModelArguments& arguments, bool m
       .one_of({"auto", "f32", "f16", "int8"})
       .show_default();
   command.add_option("--threads", arguments.threads, "Threads; 0: all cores").between(0, 1024);
+  command
+      .add_option("--lora", arguments.lora,
+                  "Adapter folder as PEFT saves it, beside the weights; DIR:0.5 counts half; may be repeated")
+      .one_at_a_time();
 }
 
 void add_stream_option(const Command& command, ModelArguments& arguments) {
@@ -128,7 +146,7 @@ std::string model_folder(const std::string& path) {
                   path));
 }
 
-Model load_model(const ModelArguments& arguments) {
+static Model load_base(const ModelArguments& arguments) {
   ModelOptions options = library_options(arguments);
   ProgressBar bar("load", "GB");
   options.progress = [&bar](uint64_t done, uint64_t total) {
@@ -145,6 +163,14 @@ Model load_model(const ModelArguments& arguments) {
   }
   options.stream_layers = true;
   return Model::load(folder, options);
+}
+
+Model load_model(const ModelArguments& arguments) {
+  const Model model = load_base(arguments);
+  std::vector<AdapterChoice> adapters;
+  for (const std::string& choice : arguments.lora) adapters.push_back(parse_adapter(choice));
+  if (!adapters.empty()) attach_adapters(model, adapters);
+  return model;
 }
 
 std::string read_text(const std::string& path, size_t most) {

@@ -22,6 +22,7 @@ struct ModelArguments {
   std::string kv_cache = "auto";
   int threads = 0;
   bool stream_layers = false;
+  std::vector<std::string> lora;  // DIR or DIR:WEIGHT
 };
 
 // Declares MODEL and its options; `model_required` is false where something else can take its place.

@@ -174,6 +174,7 @@ class Job {
                               differ.first - tokens_.begin()));
     ModelArguments original = options_.model;
     original.model = options_.reference;
+    original.lora.clear();
     original.quantize.clear();
     original.double_quantization = false;
     original.head = "keep";

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TRAIN_H_
+#define NFLOAT_TRAIN_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/model.h"
+
+// Low-rank adapters trained beside a frozen model (LoRA; on a 4-bit model QLoRA, Dettmers et al. 2023).
+namespace nfloat {
+
+// How the learning rate goes on behind the warm-up, as Transformers has them: linearly or along a cosine to
+// 0 at the last step, or not at all.
+enum class TrainSchedule : uint8_t { kLinear, kCosine, kConstant };
+
+// What the forward pass keeps for the backward pass: everything; no norms and activations; only the inputs
+// of the layers. The results are the same bits.
+enum class Recompute : uint8_t { kNone, kCheap, kFull };
+
+struct TrainOptions {
+  // The adapter: y = W x + scale * B A x, scale = alpha / rank, or alpha / sqrt(rank) rank-stabilized.
+  int64_t rank = 16;
+  double alpha = 32;
+  bool rank_stabilized = false;
+  double dropout = 0;  // of the inputs of A
+  // Names or ends of names of matrices ("q_proj"), or expressions matched whole; empty: every matrix of the
+  // layers.
+  std::vector<std::string> targets;
+  std::vector<int64_t> layers;  // empty: all
+  // By module: an expression for the name or its end behind a dot; the first that matches counts.
+  std::vector<std::pair<std::string, double>> rank_pattern, alpha_pattern;
+
+  // Batches. Rows of the data longer than `length` tokens are cut.
+  int64_t length = 1024;
+  bool packing = true;  // as many whole rows as fit `length` are one row of a batch; they never see another
+  bool shuffle = true;
+  int64_t rows_per_batch = 0;  // that go through the model together; 0: by tokens_per_step
+  int64_t accumulate = 0;      // batches a step; 0: by tokens_per_step
+  int64_t tokens_per_step = 4096;
+
+  int64_t steps = -1;  // -1: by epochs
+  double epochs = 1;
+
+  // AdamW as torch.optim has it; the norm of all gradients is clipped first (0: never).
+  double learning_rate = 2e-4;
+  double lora_plus = 1;  // the rate of B over that of A
+  TrainSchedule schedule = TrainSchedule::kCosine;
+  int64_t warmup_steps = -1;  // -1: by warmup_share
+  double warmup_share = 0.03;
+  double beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
+  double clip = 1;
+
+  uint64_t seed = 0;
+  bool bf16 = false;  // gradients and weights of the backward products rounded to bf16
+  std::optional<Recompute> recompute = std::nullopt;  // unset: the first that the memory there is allows
+  int threads = 0;
+};
+
+// One row of training data. labels[t + 1] is what is to be predicted at t, -100 where nothing is; as long as
+// `tokens`.
+struct TrainRow {
+  std::vector<int32_t> tokens, labels;
+};
+
+struct TrainStep {
+  int64_t step = 0;      // from 1
+  double loss = 0;       // nats a target, over the whole step
+  double grad_norm = 0;  // before clipping
+  double learning_rate = 0;
+  int64_t tokens = 0;  // targets of the step
+  int64_t rows = 0;    // tokens that went through the model
+  double seconds = 0;
+};
+
+struct TrainLoss {
+  double sum = 0;  // nats
+  int64_t tokens = 0;
+  double mean() const noexcept { return tokens == 0 ? 0 : sum / static_cast<double>(tokens); }
+};
+
+// One training run. The results do not depend on the number of threads; a run that was stopped, saved and
+// resumed gives the same bits as one that was not.
+class NFLOAT_API Trainer {
+ public:
+  // `model`: of any family whose layers are linear, 4-bit or plain. Throws kUnsupported (mixtures, int8
+  // heads), kInvalidArgument (options, tokens out of range, rows without a target).
+  Trainer(const Model& model, std::vector<TrainRow> rows, const TrainOptions& options);
+  Trainer(Trainer&&) noexcept;
+  Trainer& operator=(Trainer&&) noexcept;
+  ~Trainer();
+
+  int64_t total_steps() const noexcept;
+  int64_t finished_steps() const noexcept;
+  int64_t parameters() const noexcept;  // trained numbers
+  Recompute recompute() const;
+  double epoch() const;           // passes over the data so far
+  uint64_t memory_bytes() const;  // of the adapter, its optimizer and the passes
+
+  // Starts from an adapter that PEFT or this class saved: its rank, alpha, scale and modules replace those
+  // of the options. Before the first step only. Throws kMalformedFile and so on, naming file and tensor.
+  void start_from(const std::string& folder);
+
+  // The next step. Throws kNotFinite naming step and batch when the loss or a gradient is not finite; the
+  // adapter is then as before the step. Throws kInvalidArgument after the last step.
+  TrainStep step();
+
+  // Of rows that are not trained on; the adapter may be left out.
+  TrainLoss evaluate(std::span<const TrainRow> rows, bool with_adapter = true);
+
+  // The gradients of the first batches that a step takes, to `path`: safetensors, names and shapes of the
+  // adapter's tensors. Returns what step() would say of them. Nothing is changed.
+  TrainStep dump_gradients(const std::string& path);
+
+  // Writes adapter_model.safetensors and adapter_config.json to a folder that appears whole; `base` is the
+  // name of the model in them.
+  void save_adapter(const std::string& folder, const std::string& base) const;
+  // The same with what resume() needs beside it.
+  void save_checkpoint(const std::string& folder, const std::string& base) const;
+  // Goes on where the checkpoint was saved. Throws kInvalidArgument when data or options are others.
+  void resume(const std::string& folder);
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_TRAIN_H_

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels of train.h. Compiled once per target, behind attention-inl.h and gemm-inl.h, whose vocabulary it
+// shares. Includer defines NFLOAT_TARGET_NAMESPACE.
+#include "kernels/train.h"
+
+// As in gemm-inl.h.
+#if defined(__clang__)
+#define NFLOAT_UNROLL _Pragma("unroll")
+#else
+#define NFLOAT_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
+
+// Sixteen lanes are one register with AVX-512, two with AVX2, four elsewhere.
+#if defined(__AVX512F__)
+inline constexpr int kProductRows = 12, kProductPanels = 2;
+#else
+inline constexpr int kProductRows = 6, kProductPanels = 1;
+#endif
+
+static inline F32x16 load_first(const float* from, int64_t count) noexcept {
+  if (count >= 16) return load16(from);
+  float values[16] = {};
+  for (int64_t i = 0; i < count; ++i) values[i] = from[i];
+  return load16(values);
+}
+
+template <int kRows, int kPanels, bool kWhole>
+static void product_tile(const ProductArgs& args, int64_t row, int64_t column, int64_t columns) noexcept {
+  F32x16 sums[kRows][kPanels];
+  NFLOAT_UNROLL
+  for (int i = 0; i < kRows; ++i) NFLOAT_UNROLL
+  for (int p = 0; p < kPanels; ++p) sums[i][p] = splat16(0.0f);
+  const float* a = args.a + row * args.a_row;
+  const float* b = args.b + column;
+  for (int64_t l = 0; l < args.k; ++l, a += args.a_column, b += args.b_stride) {
+    F32x16 lanes[kPanels];
+    NFLOAT_UNROLL
+    for (int p = 0; p < kPanels; ++p)
+      lanes[p] = kWhole ? load16(b + 16 * p) : load_first(b + 16 * p, columns - 16 * p);
+    NFLOAT_UNROLL
+    for (int i = 0; i < kRows; ++i) {
+      const F32x16 one = splat16(a[i * args.a_row]);
+      NFLOAT_UNROLL
+      for (int p = 0; p < kPanels; ++p) sums[i][p] = fma16(one, lanes[p], sums[i][p]);
+    }
+  }
+  const F32x16 alpha = splat16(args.alpha);
+  NFLOAT_UNROLL
+  for (int i = 0; i < kRows; ++i) NFLOAT_UNROLL
+  for (int p = 0; p < kPanels; ++p) {
+    float* c = args.c + (row + i) * args.c_stride + column + 16 * p;
+    const F32x16 product = multiply(sums[i][p], alpha);
+    if (kWhole) {
+      store16(c, args.accumulate ? add(load16(c), product) : product);
+      continue;
+    }
+    float values[16];
+    store16(values, product);
+    const int64_t count = columns - 16 * p < 16 ? columns - 16 * p : 16;
+    for (int64_t j = 0; j < count; ++j) c[j] = values[j] + (args.accumulate ? c[j] : 0.0f);
+  }
+}
+
+template <int kRows, int kPanels, bool kWhole>
+static void product_rows(const ProductArgs& args, int64_t row, int64_t column, int64_t columns) noexcept {
+  for (; row + kRows <= args.m; row += kRows)
+    product_tile<kRows, kPanels, kWhole>(args, row, column, columns);
+  if constexpr (kRows > 1) {
+    if (row < args.m) product_rows<kRows / 2, kPanels, kWhole>(args, row, column, columns);
+  }
+}
+
+static void product(const ProductArgs& args) noexcept {
+  int64_t column = 0;
+  for (; column + 16 * kProductPanels <= args.n; column += 16 * kProductPanels)
+    product_rows<kProductRows, kProductPanels, true>(args, 0, column, 16 * kProductPanels);
+  if constexpr (kProductPanels > 1)
+    for (; column + 16 <= args.n; column += 16) product_rows<kProductRows, 1, true>(args, 0, column, 16);
+  if (column < args.n) product_rows<kProductRows, 1, false>(args, 0, column, args.n - column);
+}
+
+// Eight columns of eight rows, 16 floats apart, times the rows' scales, to rows.
+static inline void transpose8(const float* from, const float* scales, float* to, int64_t stride) noexcept {
+#if defined(__AVX2__)
+  const __m256 scale = scales == nullptr ? _mm256_set1_ps(1.0f) : _mm256_loadu_ps(scales);
+  __m256 x[8], y[8];
+  NFLOAT_UNROLL
+  for (int i = 0; i < 8; ++i) x[i] = _mm256_mul_ps(_mm256_loadu_ps(from + 16 * i), scale);
+  NFLOAT_UNROLL
+  for (int i = 0; i < 8; i += 2) {
+    y[i] = _mm256_unpacklo_ps(x[i], x[i + 1]);
+    y[i + 1] = _mm256_unpackhi_ps(x[i], x[i + 1]);
+  }
+  NFLOAT_UNROLL
+  for (int i = 0; i < 8; i += 4) {
+    x[i] = _mm256_shuffle_ps(y[i], y[i + 2], 0x44);
+    x[i + 1] = _mm256_shuffle_ps(y[i], y[i + 2], 0xee);
+    x[i + 2] = _mm256_shuffle_ps(y[i + 1], y[i + 3], 0x44);
+    x[i + 3] = _mm256_shuffle_ps(y[i + 1], y[i + 3], 0xee);
+  }
+  NFLOAT_UNROLL
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(to + i * stride, _mm256_permute2f128_ps(x[i], x[i + 4], 0x20));
+    _mm256_storeu_ps(to + (i + 4) * stride, _mm256_permute2f128_ps(x[i], x[i + 4], 0x31));
+  }
+#else
+  for (int r = 0; r < 8; ++r)
+    for (int k = 0; k < 8; ++k)
+      to[r * stride + k] = from[16 * k + r] * (scales == nullptr ? 1.0f : scales[r]);
+#endif
+}
+
+static void panel_rows(const float* expanded, int64_t octets, const float* scales, int64_t octets_per_group,
+                       int64_t rows, float* output, int64_t stride) noexcept {
+  for (int64_t octet = 0; octet < octets; ++octet, expanded += 128, output += 8) {
+    const float* own = scales == nullptr ? nullptr : scales + octet / octets_per_group * kPanelRows;
+    for (int64_t half = 0; half < 2; ++half) {
+      const float* half_scales = own == nullptr ? nullptr : own + 8 * half;
+      float* to = output + 8 * half * stride;
+      const int64_t count = rows - 8 * half;
+      if (count >= 8) {
+        transpose8(expanded + 8 * half, half_scales, to, stride);
+      } else if (count > 0) {
+        float all[64];
+        transpose8(expanded + 8 * half, half_scales, all, 8);
+        for (int64_t i = 0; i < count; ++i)
+          for (int k = 0; k < 8; ++k) to[i * stride + k] = all[8 * i + k];
+      }
+    }
+  }
+}
+
+static float exponentials(float* x, float shift, int64_t count) noexcept {
+  Floats sum = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Floats y = exponential(load(x + i) - shift);
+    store(x + i, y);
+    sum += y;
+  }
+  float total = sum_of_lanes(sum);
+  for (; i < count; ++i) total += x[i] = exponential(broadcast(x[i] - shift))[0];
+  return total;
+}
+
+static float largest(const float* x, int64_t count) noexcept {
+  Floats most = broadcast(-3.0e38f);
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) most = maximum(load(x + i), most);
+  float result = largest_lane(most);
+  for (; i < count; ++i) result = x[i] > result ? x[i] : result;
+  return result;
+}
+
+static float dot(const float* x, const float* y, int64_t count) noexcept {
+  Floats sum = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) sum = multiply_add(load(x + i), load(y + i), sum);
+  float total = sum_of_lanes(sum);
+  for (; i < count; ++i) total += x[i] * y[i];
+  return total;
+}
+
+// activation'(x).
+template <Activation kActivation>
+static inline Floats slope(Floats x) noexcept {
+  const Floats one = broadcast(1.0f);
+  switch (kActivation) {
+    case Activation::kSilu: {
+      const Floats s = sigmoid(x);
+      return s * (one + x * (one - s));
+    }
+    case Activation::kQuickGelu: {
+      const Floats s = sigmoid(x * 1.702f);
+      return s * (one + x * 1.702f * (one - s));
+    }
+    case Activation::kGeluTanh: {  // x sigmoid(u), u = x (a + b x^2)
+      const Floats square = x * x;
+      const Floats s =
+          sigmoid(x * multiply_add(square, broadcast(0.0713548162726f), broadcast(1.59576912160573f)));
+      const Floats du = multiply_add(square, broadcast(3 * 0.0713548162726f), broadcast(1.59576912160573f));
+      return s * (one + x * du * (one - s));
+    }
+    case Activation::kGelu: {
+      Floats y;
+      for (int i = 0; i < kLanes; ++i) y[i] = 0.5f * __builtin_erfcf(x[i] * -0.70710678118655f);
+      const Floats density = exponential(x * x * -0.5f) * 0.3989422804014327f;
+      return y + x * density;
+    }
+    case Activation::kRelu:
+      return x > Floats{} ? one : Floats{};
+  }
+  return one;
+}
+
+template <Activation kActivation>
+static void activate_backward_as(const float* gate, const float* up, const float* dy, float* dgate,
+                                 float* dup, int64_t count) noexcept {
+  const auto one = [&](Floats g, Floats u, Floats d, Floats* dg, Floats* du) {
+    *dg = d * u * slope<kActivation>(g);
+    *du = d * activation<kActivation>(g);
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    Floats dg, du;
+    one(load(gate + i), up == nullptr ? broadcast(1.0f) : load(up + i), load(dy + i), &dg, &du);
+    store(dgate + i, dg);
+    if (up != nullptr) store(dup + i, du);
+  }
+  for (; i < count; ++i) {
+    Floats dg, du;
+    one(broadcast(gate[i]), broadcast(up == nullptr ? 1.0f : up[i]), broadcast(dy[i]), &dg, &du);
+    dgate[i] = dg[0];
+    if (up != nullptr) dup[i] = du[0];
+  }
+}
+
+static void activate_backward(Activation activation, const float* gate, const float* up, const float* dy,
+                              float* dgate, float* dup, int64_t count) noexcept {
+  switch (activation) {
+    case Activation::kSilu:
+      return activate_backward_as<Activation::kSilu>(gate, up, dy, dgate, dup, count);
+    case Activation::kGelu:
+      return activate_backward_as<Activation::kGelu>(gate, up, dy, dgate, dup, count);
+    case Activation::kGeluTanh:
+      return activate_backward_as<Activation::kGeluTanh>(gate, up, dy, dgate, dup, count);
+    case Activation::kQuickGelu:
+      return activate_backward_as<Activation::kQuickGelu>(gate, up, dy, dgate, dup, count);
+    case Activation::kRelu:
+      return activate_backward_as<Activation::kRelu>(gate, up, dy, dgate, dup, count);
+  }
+}
+
+// With n = (x - mean) f: dx = f (g - mean(g) - n mean(g n)), g = dy weight; without the mean for RMSNorm.
+template <bool kCentred>
+static void norm_backward(const float* x, const float* weight, float epsilon, int64_t count, const float* dy,
+                          float* dx, bool accumulate) noexcept {
+  const auto sum_over = [&](auto&& of) {
+    Floats sums = {};
+    int64_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) sums += of(load(x + i), load(dy + i) * load(weight + i));
+    float sum = sum_of_lanes(sums);
+    for (; i < count; ++i) sum += of(broadcast(x[i]), broadcast(dy[i] * weight[i]))[0];
+    return sum;
+  };
+  const float each = 1.0f / static_cast<float>(count);
+  const float mean = kCentred ? sum_over([](Floats v, Floats) { return v; }) * each : 0.0f;
+  const float variance = sum_over([mean](Floats v, Floats) { return (v - mean) * (v - mean); }) * each;
+  const float factor = 1.0f / square_root(variance + epsilon);
+  const float mean_g = kCentred ? sum_over([](Floats, Floats g) { return g; }) * each : 0.0f;
+  const float along =
+      sum_over([mean](Floats v, Floats g) { return (v - mean) * g; }) * each * factor * factor;
+  const auto of = [&](Floats v, Floats g) { return (g - mean_g - (v - mean) * along) * factor; };
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const Floats d = of(load(x + i), load(dy + i) * load(weight + i));
+    store(dx + i, accumulate ? load(dx + i) + d : d);
+  }
+  for (; i < count; ++i) {
+    const float d = of(broadcast(x[i]), broadcast(dy[i] * weight[i]))[0];
+    dx[i] = accumulate ? dx[i] + d : d;
+  }
+}
+
+static void rms_norm_backward(const float* x, const float* weight, float epsilon, int64_t count,
+                              const float* dy, float* dx, bool accumulate) noexcept {
+  norm_backward<false>(x, weight, epsilon, count, dy, dx, accumulate);
+}
+
+static void layer_norm_backward(const float* x, const float* weight, float epsilon, int64_t count,
+                                const float* dy, float* dx, bool accumulate) noexcept {
+  norm_backward<true>(x, weight, epsilon, count, dy, dx, accumulate);
+}
+
+inline constexpr TrainKernels kTrainKernels = {.product_rows = kProductRows,
+                                               .product_columns = 16 * kProductPanels,
+                                               .product = product,
+                                               .panel_rows = panel_rows,
+                                               .exponentials = exponentials,
+                                               .largest = largest,
+                                               .dot = dot,
+                                               .activate_backward = activate_backward,
+                                               .rms_norm_backward = rms_norm_backward,
+                                               .layer_norm_backward = layer_norm_backward};
+
+}  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
+
+#undef NFLOAT_UNROLL

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_KERNELS_TRAIN_H_
+#define NFLOAT_KERNELS_TRAIN_H_
+
+#include <cstdint>
+
+#include "kernels/attention.h"
+
+// What training needs beyond the forward pass, in float32. A result does not depend on how a product is cut
+// into rows and columns: each element is one sum, in ascending order of k.
+namespace nfloat::kernels {
+
+// c[i][j] = alpha * sum over l of a[i * a_row + l * a_column] * b[l * b_stride + j], plus c[i][j] when
+// accumulating.
+struct ProductArgs {
+  const float* a;
+  int64_t a_row, a_column;
+  const float* b;
+  int64_t b_stride;
+  float* c;
+  int64_t c_stride;
+  int64_t m, n, k;
+  float alpha = 1;
+  bool accumulate = false;
+};
+
+struct TrainKernels {
+  // Rows of `a` and columns of `b` that the product takes together: `a` packed in such groups is read in
+  // order.
+  int product_rows, product_columns;
+  void (*product)(const ProductArgs&) noexcept;
+  // Expanded octets (gemm.h: float32, column by column, 16 rows a column) times the scales of their rows,
+  // [octets / octets_per_group][16] or null for 1, to rows: output[r * stride + column] for r < rows.
+  void (*panel_rows)(const float* expanded, int64_t octets, const float* scales, int64_t octets_per_group,
+                     int64_t rows, float* output, int64_t stride) noexcept;
+  // x[i] = exp(x[i] - shift); returns the sum.
+  float (*exponentials)(float* x, float shift, int64_t count) noexcept;
+  float (*largest)(const float* x, int64_t count) noexcept;
+  float (*dot)(const float* x, const float* y, int64_t count) noexcept;
+  // Of y = activation(gate) * up (up null: 1) and the gradient dy of y: gradients of gate and up.
+  void (*activate_backward)(Activation activation, const float* gate, const float* up, const float* dy,
+                            float* dgate, float* dup, int64_t count) noexcept;
+  // Of y = rms_norm(x) * weight: dx = (accumulate: +) the gradient of x.
+  void (*rms_norm_backward)(const float* x, const float* weight, float epsilon, int64_t count,
+                            const float* dy, float* dx, bool accumulate) noexcept;
+  void (*layer_norm_backward)(const float* x, const float* weight, float epsilon, int64_t count,
+                              const float* dy, float* dx, bool accumulate) noexcept;
+};
+
+}  // namespace nfloat::kernels
+
+#endif  // NFLOAT_KERNELS_TRAIN_H_

@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "linear/transposed.h"
+
+#include <algorithm>
+
+#include "base/fail.h"
+#include "base/float16.h"
+#include "base/parallel.h"
+#include "kernels/dispatch.h"
+
+namespace nfloat {
+namespace {
+
+using kernels::kOctet;
+using kernels::kPackedOctetBytes;
+using kernels::kPanelRows;
+
+// A block of the matrix expanded at a time: its columns sixteen wide fill the first cache, all of it a part
+// of the second one, as do the gradients of kChunkRows rows.
+constexpr int64_t kBlockRows = 256;
+constexpr int64_t kBlockColumns = 64;
+constexpr int64_t kChunkRows = 96;
+
+void round_to_bf16(float* values, int64_t count) noexcept {
+  for (int64_t i = 0; i < count; ++i) values[i] = bf16_to_float(float_to_bf16(values[i]));
+}
+
+// Rows [first, first + rows) of a matrix, columns [column, column + columns): row r of the block at
+// output + r * kBlockColumns. `first` and `column` are multiples of a panel and an octet.
+class Expander {
+ public:
+  virtual ~Expander() = default;
+  virtual void expand(int64_t first, int64_t rows, int64_t column, int64_t columns, float* scratch,
+                      float* output) const noexcept = 0;
+};
+
+constexpr int64_t kScratchFloats = kPanelRows * kBlockColumns * 2;  // an expanded panel, and its scales
+
+class PackedExpander : public Expander {
+ public:
+  explicit PackedExpander(const PackedMatrix::State& state) : s_(state) {}
+  void expand(int64_t first, int64_t rows, int64_t column, int64_t columns, float* scratch,
+              float* output) const noexcept override {
+    if (s_.group == 0) return decode(first, rows, column, columns, output);
+    const int64_t octet = column / kOctet, octets = columns / kOctet, per_group = s_.group / kOctet;
+    const kernels::KernelTable& table = kernels::table();
+    float* scales = scratch + kPanelRows * kBlockColumns;
+    for (int64_t row = 0; row < rows; row += kPanelRows, output += kPanelRows * kBlockColumns) {
+      const int64_t panel = (first + row) / kPanelRows;
+      table.gemm.expand_f32(
+          reinterpret_cast<const uint8_t*>(s_.codes.data()) + (panel * s_.octets + octet) * kPackedOctetBytes,
+          octets, s_.levels, reinterpret_cast<uint8_t*>(scratch));
+      for (int64_t done = 0; done < octets;) {
+        const int64_t group = (octet + done) / per_group;
+        const int64_t count = std::min(octets - done, per_group - (octet + done) % per_group);
+        const float* own =
+            reinterpret_cast<const float*>(s_.scales.data()) + (panel * s_.groups + group) * kPanelRows;
+        if (s_.nested()) {
+          s_.panel_scales(panel, group, 1, scales);
+          own = scales;
+        }
+        table.train.panel_rows(scratch + done * kOctet * kPanelRows, count, own, count,
+                               std::min<int64_t>(kPanelRows, rows - row), output + done * kOctet,
+                               kBlockColumns);
+        done += count;
+      }
+    }
+  }
+
+ private:
+  // Blocks that begin inside octets: element by element.
+  void decode(int64_t first, int64_t rows, int64_t column, int64_t columns, float* output) const noexcept {
+    const uint8_t* codes = reinterpret_cast<const uint8_t*>(s_.codes.data());
+    const float* scales = reinterpret_cast<const float*>(s_.scales.data());
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t k = 0; k < columns; ++k) {
+        const int64_t i = (first + row) * s_.cols + column + k;
+        output[row * kBlockColumns + k] =
+            s_.levels.f32[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15] * scales[i / s_.block_size];
+      }
+  }
+  const PackedMatrix::State& s_;
+};
+
+class DenseExpander : public Expander {
+ public:
+  explicit DenseExpander(const DenseMatrix::State& state) : s_(state) {}
+  void expand(int64_t first, int64_t rows, int64_t column, int64_t columns, float* scratch,
+              float* output) const noexcept override {
+    using Storage = DenseMatrix::Storage;
+    const kernels::KernelTable& table = kernels::table();
+    const int64_t octet = column / kOctet, octets = (columns + kOctet - 1) / kOctet;
+    const int64_t groups = s_.group == 0 ? 0 : s_.octets * kOctet / s_.group;
+    const int64_t per_group = s_.group == 0 ? s_.octets : s_.group / kOctet;
+    for (int64_t row = 0; row < rows; row += kPanelRows, output += kPanelRows * kBlockColumns) {
+      const int64_t panel = (first + row) / kPanelRows;
+      const std::byte* stored =
+          s_.weights.data() + static_cast<size_t>(panel * s_.octets + octet) * s_.octet_bytes();
+      const uint8_t* bytes = reinterpret_cast<const uint8_t*>(stored);
+      const float* expanded = scratch;
+      if (s_.storage == Storage::kF32)
+        expanded = reinterpret_cast<const float*>(stored);
+      else if (s_.storage == Storage::kF16)
+        table.gemm.widen_f16(bytes, octets, reinterpret_cast<uint8_t*>(scratch));
+      else if (s_.storage == Storage::kBF16)
+        table.gemm.widen_bf16(bytes, octets, reinterpret_cast<uint8_t*>(scratch));
+      else
+        table.gemm.widen_int8(bytes, octets, reinterpret_cast<uint8_t*>(scratch));
+      for (int64_t done = 0; done < octets;) {
+        const int64_t group = (octet + done) / per_group;
+        const int64_t count = std::min(octets - done, per_group - (octet + done) % per_group);
+        const float* own = s_.group == 0 ? nullptr
+                                         : reinterpret_cast<const float*>(s_.scales.data()) +
+                                               (panel * groups + group) * kPanelRows;
+        table.train.panel_rows(expanded + done * kOctet * kPanelRows, count, own, count,
+                               std::min<int64_t>(kPanelRows, rows - row), output + done * kOctet,
+                               kBlockColumns);
+        done += count;
+      }
+    }
+  }
+
+ private:
+  const DenseMatrix::State& s_;
+};
+
+void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGradients& dy, int64_t first,
+         float* dx, int64_t dx_stride, bool accumulate, int threads) {
+  if (first < 0 || dy.columns() < first + rows)
+    fail(ErrorCode::kInvalidArgument,
+         "transposed product: gradients of {} columns, {} expected from column {} on", dy.columns(), rows,
+         first);
+  const kernels::TrainKernels& train = kernels::table().train;
+  const int64_t group_rows = train.product_rows;
+  const int64_t groups = (dy.rows() + group_rows - 1) / group_rows;
+  const int64_t chunk = std::max<int64_t>(1, kChunkRows / group_rows);
+  const int64_t blocks = (columns + kBlockColumns - 1) / kBlockColumns;
+  parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
+    const size_t floats = static_cast<size_t>(kScratchFloats + kBlockRows * kBlockColumns);
+    float* scratch = reinterpret_cast<float*>(thread_scratch(floats * sizeof(float)));
+    float* block = scratch + kScratchFloats;
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t column = b * kBlockColumns, width = std::min(kBlockColumns, columns - column);
+      for (int64_t row = 0; row < rows; row += kBlockRows) {
+        const int64_t count = std::min(kBlockRows, rows - row);
+        expander.expand(row, count, column, width, scratch, block);
+        if (dy.bf16()) round_to_bf16(block, count * kBlockColumns);
+        for (int64_t g = 0; g < groups; g += chunk)
+          for (int64_t panel = 0; panel < width; panel += train.product_columns)
+            for (int64_t one = g; one < std::min(groups, g + chunk); ++one)
+              train.product({.a = dy.group(one) + (first + row) * group_rows,
+                             .a_row = 1,
+                             .a_column = group_rows,
+                             .b = block + panel,
+                             .b_stride = kBlockColumns,
+                             .c = dx + one * group_rows * dx_stride + column + panel,
+                             .c_stride = dx_stride,
+                             .m = std::min(group_rows, dy.rows() - one * group_rows),
+                             .n = std::min<int64_t>(train.product_columns, width - panel),
+                             .k = count,
+                             .accumulate = accumulate || row > 0});
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void PackedGradients::assign(const float* dy, int64_t stride, int64_t m, int64_t n, bool bf16, int threads) {
+  group_ = kernels::table().train.product_rows;
+  m_ = m, n_ = n, bf16_ = bf16;
+  const int64_t groups = (m + group_ - 1) / group_;
+  float* data = reinterpret_cast<float*>(
+      memory_.at_least(static_cast<size_t>(groups * group_ * n) * sizeof(float) + 64));
+  data_ = data;
+  parallel_for(groups, 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin; g < end; ++g) {
+      float* to = data + g * group_ * n;
+      const int64_t rows = std::min(group_, m - g * group_);
+      for (int64_t i = 0; i < group_; ++i) {
+        const float* from = dy + (g * group_ + i) * stride;
+        if (i >= rows)
+          for (int64_t l = 0; l < n; ++l) to[l * group_ + i] = 0;
+        else
+          for (int64_t l = 0; l < n; ++l) to[l * group_ + i] = from[l];
+      }
+      if (bf16) round_to_bf16(to, group_ * n);
+    }
+  });
+}
+
+const float* PackedGradients::group(int64_t index) const noexcept {
+  return data_ + index * group_ * n_;
+}
+
+void multiply_transposed(const PackedMatrix& matrix, const PackedGradients& dy, int64_t first, float* dx,
+                         int64_t dx_stride, bool accumulate, int threads) {
+  if (matrix.rows() == 0 || matrix.cols() == 0 || dy.rows() == 0) return;
+  run(PackedExpander(matrix.state()), matrix.rows(), matrix.cols(), dy, first, dx, dx_stride, accumulate,
+      threads);
+}
+
+void multiply_transposed(const DenseMatrix& matrix, const PackedGradients& dy, int64_t first, float* dx,
+                         int64_t dx_stride, bool accumulate, int threads) {
+  if (matrix.rows() == 0 || matrix.cols() == 0 || dy.rows() == 0) return;
+  run(DenseExpander(matrix.state()), matrix.rows(), matrix.cols(), dy, first, dx, dx_stride, accumulate,
+      threads);
+}
+
+}  // namespace nfloat

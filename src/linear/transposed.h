@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_LINEAR_TRANSPOSED_H_
+#define NFLOAT_LINEAR_TRANSPOSED_H_
+
+#include <cstdint>
+
+#include "linear/state.h"
+#include "nfloat/linear.h"
+
+namespace nfloat {
+
+// Gradients [m, n] of outputs, laid out once for the products with the matrices whose outputs they are.
+// Reuses its memory.
+class PackedGradients {
+ public:
+  // Row i at dy + i * stride. `bf16`: rounded to it.
+  void assign(const float* dy, int64_t stride, int64_t m, int64_t n, bool bf16, int threads);
+
+  int64_t rows() const noexcept { return m_; }
+  int64_t columns() const noexcept { return n_; }
+  bool bf16() const noexcept { return bf16_; }
+  // Of rows [group * kernels' product_rows, ...): column l of row i at [l * product_rows + i].
+  const float* group(int64_t index) const noexcept;
+
+ private:
+  ReusedMemory memory_;
+  const float* data_ = nullptr;
+  int64_t m_ = 0, n_ = 0, group_ = 1;
+  bool bf16_ = false;
+};
+
+// dx[i][k] = sum over n of dy[i][first + n] * w[n][k], plus what dx held when accumulating: the gradient that
+// reaches the inputs of y = w x. float32, of weights decoded as level * scale; with gradients rounded to
+// bf16, weights are too. The result does not depend on the number of threads. Nothing of the matrix's size is
+// made: blocks of it are expanded and used for all rows. Throws kInvalidArgument when dy has fewer columns
+// than the matrix's rows from `first` on.
+void multiply_transposed(const PackedMatrix& matrix, const PackedGradients& dy, int64_t first, float* dx,
+                         int64_t dx_stride, bool accumulate, int threads);
+void multiply_transposed(const DenseMatrix& matrix, const PackedGradients& dy, int64_t first, float* dx,
+                         int64_t dx_stride, bool accumulate, int threads);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_LINEAR_TRANSPOSED_H_

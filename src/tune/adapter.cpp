@@ -1,0 +1,214 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tune/adapter.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "architecture/families.h"
+#include "base/fail.h"
+#include "tokenizer/regex.h"
+#include "tune/random.h"
+
+namespace nfloat {
+namespace {
+
+constexpr int64_t kLanes = 16;  // ranks are padded to whole vectors
+
+std::string module_name(const char* pattern, int64_t layer) {
+  std::string name = layer_tensor(pattern, layer);
+  constexpr std::string_view kWeight = ".weight";
+  return name.substr(0, name.size() - kWeight.size());
+}
+
+// True when the names' last part is `target`, or `target` ends the name behind a dot.
+bool ends_in(const std::string& name, const std::string& target) {
+  return name == target || (name.size() > target.size() && name.ends_with(target) &&
+                            name[name.size() - target.size() - 1] == '.');
+}
+
+bool whole_match(const std::string& expression, const std::string& name, const std::string& source) {
+  const Regex regex(fmt::format("^({})$", expression), source);
+  Match match{};
+  return regex.find(name, 0, &match) && match.begin == 0;
+}
+
+// The first pattern that matches the module's name or its end behind a dot.
+double by_pattern(const std::vector<std::pair<std::string, double>>& patterns, const std::string& name,
+                  double otherwise) {
+  for (const auto& [pattern, value] : patterns)
+    if (whole_match(fmt::format("(.*\\.)?({})", pattern), name, "pattern of ranks or alphas")) return value;
+  return otherwise;
+}
+
+// Which modules are meant; targets that meet none are told.
+std::vector<LinearModule> chosen(const Model::State& model, const TrainOptions& options) {
+  std::vector<LinearModule> all = linear_modules(model), result;
+  const bool everything =
+      options.targets.empty() || (options.targets.size() == 1 && options.targets[0] == "all-linear");
+  std::vector<bool> met(options.targets.size(), everything);
+  for (LinearModule& module : all) {
+    bool wanted = everything;
+    for (size_t i = 0; i < options.targets.size() && !everything; ++i) {
+      const std::string& target = options.targets[i];
+      const bool plain = target.find_first_of("^$*+?()[]{}|\\") == std::string::npos;
+      if (!(plain ? ends_in(module.name, target) : whole_match(target, module.name, "--targets"))) continue;
+      met[i] = wanted = true;
+    }
+    if (wanted && !options.layers.empty())
+      wanted = std::find(options.layers.begin(), options.layers.end(), module.layer) != options.layers.end();
+    if (wanted) result.push_back(std::move(module));
+  }
+  for (size_t i = 0; i < met.size(); ++i)
+    if (!met[i])
+      fail(ErrorCode::kInvalidArgument, "target '{}' is no matrix of the layers; the first one is '{}'",
+           options.targets[i], linear_modules(model).front().name);
+  for (const int64_t layer : options.layers)
+    if (layer < 0 || layer >= model.config.layers)
+      fail(ErrorCode::kInvalidArgument, "layer {} is not there: the model has {}, counted from 0", layer,
+           model.config.layers);
+  if (result.empty()) fail(ErrorCode::kInvalidArgument, "no matrix is left to train");
+  return result;
+}
+
+}  // namespace
+
+const LinearGroup& group_at(const LayerWeights& layer, Place place) noexcept {
+  switch (place) {
+    case Place::kQueryKeyValue:
+      return layer.query_key_value;
+    case Place::kOutput:
+      return layer.output;
+    case Place::kGateUp:
+      return layer.gate_up;
+    default:
+      return layer.down;
+  }
+}
+
+std::vector<LinearModule> linear_modules(const Model::State& model) {
+  const FamilyTensors& names = find_family(model.config.family)->tensors;
+  std::vector<LinearModule> modules;
+  if (model.streamed())
+    fail(ErrorCode::kUnsupported,
+         "a model whose layers are streamed is not trained: every step needs them all");
+  for (int64_t layer = 0; layer < model.config.layers; ++layer) {
+    if (model.config.layer(layer).experts)
+      fail(ErrorCode::kUnsupported,
+           "layer {} of this {} model is a mixture of experts: models whose layers are linear are trained",
+           layer, model.config.family);
+    const LayerWeights& weights = model.layers[static_cast<size_t>(layer)];
+    const auto add = [&](Place place, std::initializer_list<const char*> patterns) {
+      const LinearGroup& group = group_at(weights, place);
+      size_t part = 0;
+      int64_t first = 0;
+      for (const char* pattern : patterns) {
+        if (pattern == nullptr) continue;
+        modules.push_back({.name = module_name(pattern, layer),
+                           .layer = layer,
+                           .place = place,
+                           .part = part,
+                           .first = first,
+                           .in = group.inputs(),
+                           .out = group.outputs(part)});
+        first += group.outputs(part++);
+      }
+    };
+    add(Place::kQueryKeyValue, {names.query_key_value, names.query, names.key, names.value});
+    add(Place::kOutput, {names.output});
+    add(Place::kGateUp, {names.gate_up, names.gate, names.up});
+    add(Place::kDown, {names.down});
+  }
+  return modules;
+}
+
+LoraModule::LoraModule(LinearModule module, int64_t rank, double alpha, double scale)
+    : module_(std::move(module)),
+      rank_(rank),
+      padded_((rank + kLanes - 1) / kLanes * kLanes),
+      alpha_(alpha),
+      scale_(static_cast<float>(scale)) {
+  const auto inputs = static_cast<size_t>(module_.in), outputs = static_cast<size_t>(module_.out);
+  const auto ranks = static_cast<size_t>(rank), padded = static_cast<size_t>(padded_);
+  a.resize(ranks * inputs);
+  b.resize(outputs * ranks);
+  a_gradient.resize(a.size());
+  b_turned_gradient.resize(b.size());
+  a_turned_.resize(inputs * padded);
+  b_turned_.resize(b.size());
+  b_padded_.resize(outputs * padded);
+}
+
+void LoraModule::refresh() noexcept {
+  for (int64_t r = 0; r < rank_; ++r)
+    for (int64_t i = 0; i < module_.in; ++i)
+      a_turned_[static_cast<size_t>(i * padded_ + r)] = a[static_cast<size_t>(r * module_.in + i)];
+  for (int64_t o = 0; o < module_.out; ++o)
+    for (int64_t r = 0; r < rank_; ++r) {
+      const float value = b[static_cast<size_t>(o * rank_ + r)];
+      b_turned_[static_cast<size_t>(r * module_.out + o)] = value;
+      b_padded_[static_cast<size_t>(o * padded_ + r)] = value;
+    }
+}
+
+void LoraModule::clear_gradients() noexcept {
+  std::fill(a_gradient.begin(), a_gradient.end(), 0.0f);
+  std::fill(b_turned_gradient.begin(), b_turned_gradient.end(), 0.0f);
+}
+
+std::vector<float> LoraModule::b_gradient() const {
+  std::vector<float> result(b.size());
+  for (int64_t r = 0; r < rank_; ++r)
+    for (int64_t o = 0; o < module_.out; ++o)
+      result[static_cast<size_t>(o * rank_ + r)] =
+          b_turned_gradient[static_cast<size_t>(r * module_.out + o)];
+  return result;
+}
+
+std::span<LoraModule> Adapter::of(int64_t layer, Place place) noexcept {
+  const auto [begin, end] = ranges_[static_cast<size_t>(layer) * kPlaces + static_cast<size_t>(place)];
+  return {modules.data() + begin, end - begin};
+}
+
+void Adapter::index(int64_t layers) {
+  ranges_.assign(static_cast<size_t>(layers) * kPlaces, {0, 0});
+  lowest_layer = layers;
+  for (size_t i = 0; i < modules.size(); ++i) {
+    const LinearModule& at = modules[i].at();
+    auto& [begin, end] = ranges_[static_cast<size_t>(at.layer) * kPlaces + static_cast<size_t>(at.place)];
+    if (begin == end) begin = i;
+    end = i + 1;
+    lowest_layer = std::min(lowest_layer, at.layer);
+  }
+}
+
+int64_t Adapter::parameters() const noexcept {
+  int64_t total = 0;
+  for (const LoraModule& module : modules) total += static_cast<int64_t>(module.a.size() + module.b.size());
+  return total;
+}
+
+Adapter make_adapter(const Model::State& model, const TrainOptions& options) {
+  Adapter adapter;
+  uint64_t number = 0;
+  for (LinearModule& module : chosen(model, options)) {
+    const auto rank = static_cast<int64_t>(
+        by_pattern(options.rank_pattern, module.name, static_cast<double>(options.rank)));
+    const double alpha = by_pattern(options.alpha_pattern, module.name, options.alpha);
+    if (rank < 1 || rank > std::min<int64_t>(module.in, 65536))
+      fail(ErrorCode::kInvalidArgument, "rank {} of '{}' is not between 1 and {}, its inputs", rank,
+           module.name, module.in);
+    const double ranks = static_cast<double>(rank);
+    const double bound = 1.0 / std::sqrt(static_cast<double>(module.in));
+    LoraModule lora(std::move(module), rank, alpha,
+                    alpha / (options.rank_stabilized ? std::sqrt(ranks) : ranks));
+    for (size_t i = 0; i < lora.a.size(); ++i)
+      lora.a[i] = static_cast<float>(bound * (2 * uniform(options.seed, RandomUse::kStart, number, i) - 1));
+    lora.refresh();
+    adapter.modules.push_back(std::move(lora));
+    ++number;
+  }
+  adapter.index(model.config.layers);
+  return adapter;
+}
+
+}  // namespace nfloat

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TUNE_ADAPTER_H_
+#define NFLOAT_TUNE_ADAPTER_H_
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/model_state.h"
+#include "nfloat/train.h"
+
+namespace nfloat {
+
+// The groups of matrices of a layer.
+enum class Place : uint8_t { kQueryKeyValue, kOutput, kGateUp, kDown };
+inline constexpr size_t kPlaces = 4;
+
+const LinearGroup& group_at(const LayerWeights& layer, Place place) noexcept;
+
+// One matrix of the layers and where it stands.
+struct LinearModule {
+  std::string name;  // "model.layers.0.self_attn.q_proj"
+  int64_t layer = 0;
+  Place place = Place::kQueryKeyValue;
+  size_t part = 0;    // of the group
+  int64_t first = 0;  // of the group's outputs
+  int64_t in = 0, out = 0;
+};
+
+// Every matrix of the layers in the order of the forward pass, with the names of the family.
+// Throws kUnsupported for a mixture of experts.
+std::vector<LinearModule> linear_modules(const Model::State& model);
+
+// A pair of low-rank matrices beside a frozen one: y = W x + scale * B A x (Hu et al. 2021).
+class LoraModule {
+ public:
+  LoraModule(LinearModule module, int64_t rank, double alpha, double scale);
+
+  const LinearModule& at() const noexcept { return module_; }
+  int64_t rank() const noexcept { return rank_; }
+  int64_t padded_rank() const noexcept { return padded_; }
+  double alpha() const noexcept { return alpha_; }
+  float scale() const noexcept { return scale_; }
+
+  // Parameters, as PEFT has them.
+  std::vector<float> a;  // [rank][in]
+  std::vector<float> b;  // [out][rank]
+  // Gradients; that of b turned, as it is made.
+  std::vector<float> a_gradient;         // [rank][in]
+  std::vector<float> b_turned_gradient;  // [rank][out]
+
+  // The layouts that products read, from `a` and `b`.
+  void refresh() noexcept;
+  const float* a_turned() const noexcept { return a_turned_.data(); }  // [in][padded_rank]
+  const float* b_turned() const noexcept { return b_turned_.data(); }  // [rank][out]
+  const float* b_padded() const noexcept { return b_padded_.data(); }  // [out][padded_rank]
+
+  void clear_gradients() noexcept;
+  // The gradient of `b` in its own order.
+  std::vector<float> b_gradient() const;
+
+ private:
+  LinearModule module_;
+  int64_t rank_, padded_;
+  double alpha_;
+  float scale_;
+  std::vector<float> a_turned_, b_turned_, b_padded_;
+};
+
+struct Adapter {
+  std::vector<LoraModule> modules;  // in the order of the forward pass
+  int64_t lowest_layer = 0;         // with a module
+
+  // Those of a group; empty where it has none.
+  std::span<LoraModule> of(int64_t layer, Place place) noexcept;
+  void index(int64_t layers);
+  int64_t parameters() const noexcept;
+
+ private:
+  std::vector<std::pair<size_t, size_t>> ranges_;  // by layer and place
+};
+
+// Modules as the options ask, B zero and A uniform in +-1/sqrt(in), as PEFT starts, drawn from the seed.
+// Throws kInvalidArgument when no module is meant, or a target matches none.
+Adapter make_adapter(const Model::State& model, const TrainOptions& options);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_TUNE_ADAPTER_H_

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tune/attention.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/parallel.h"
+#include "kernels/dispatch.h"
+
+namespace nfloat {
+namespace {
+
+constexpr int64_t kQueries = 64;  // rows of scores that exist at once, for each thread
+
+int64_t padded(int64_t positions) noexcept {
+  return (positions + 15) / 16 * 16;
+}
+
+// One document and key-value head. Blocks of queries see the positions [low, high) of it.
+class Unit {
+ public:
+  Unit(const AttentionLayer& layer, const Document& document, int64_t kv_head, const float* projected,
+       float* scratch) noexcept
+      : layer_(layer),
+        places_(layer.places),
+        document_(document),
+        kv_head_(kv_head),
+        projected_(projected + document.begin * places_.row()),
+        stride_(padded(document.length) + 16),
+        keys_(scratch),
+        values_(keys_ + places_.head_dim * stride_),
+        scores_(values_ + places_.head_dim * stride_),
+        gradients_(scores_ + kQueries * stride_) {}
+
+  static size_t scratch_floats(int64_t head_dim, int64_t length) noexcept {
+    return static_cast<size_t>((2 * head_dim + 3 * kQueries) * (padded(length) + 16));
+  }
+
+  void forward(float* attended, float* log_sums) noexcept {
+    turn(places_.key(kv_head_), keys_);
+    const int64_t group = places_.heads / places_.kv_heads, width = places_.heads * places_.head_dim;
+    for (int64_t head = kv_head_ * group; head < (kv_head_ + 1) * group; ++head)
+      for (int64_t first = 0; first < document_.length; first += kQueries) {
+        set_block(first);
+        score(head);
+        for (int64_t i = 0; i < rows_; ++i)
+          log_sums[(document_.begin + first_ + i) * places_.heads + head] = weigh(head, i);
+        train_.product({.a = scores_,
+                        .a_row = stride_,
+                        .a_column = 1,
+                        .b = projected_ + low_ * places_.row() + places_.value(kv_head_),
+                        .b_stride = places_.row(),
+                        .c = attended + (document_.begin + first_) * width + head * places_.head_dim,
+                        .c_stride = width,
+                        .m = rows_,
+                        .n = places_.head_dim,
+                        .k = high_ - low_});
+      }
+  }
+
+  void backward(const float* attended, const float* log_sums, const float* d_attended,
+                float* gradient) noexcept {
+    turn(places_.key(kv_head_), keys_);
+    turn(places_.value(kv_head_), values_);
+    gradient += document_.begin * places_.row();
+    for (int64_t t = 0; t < document_.length; ++t)
+      for (const int64_t place : {places_.key(kv_head_), places_.value(kv_head_)})
+        std::memset(gradient + t * places_.row() + place, 0,
+                    static_cast<size_t>(places_.head_dim) * sizeof(float));
+    const int64_t group = places_.heads / places_.kv_heads, width = places_.heads * places_.head_dim;
+    for (int64_t head = kv_head_ * group; head < (kv_head_ + 1) * group; ++head)
+      for (int64_t first = 0; first < document_.length; first += kQueries) {
+        set_block(first);
+        score(head);
+        const float* d_out = d_attended + (document_.begin + first) * width + head * places_.head_dim;
+        const float* out = attended + (document_.begin + first) * width + head * places_.head_dim;
+        // dP = dO V^T
+        train_.product({.a = d_out,
+                        .a_row = width,
+                        .a_column = 1,
+                        .b = values_ + low_,
+                        .b_stride = stride_,
+                        .c = gradients_,
+                        .c_stride = stride_,
+                        .m = rows_,
+                        .n = padded(high_ - low_),
+                        .k = places_.head_dim});
+        for (int64_t i = 0; i < rows_; ++i)
+          back_row(i, log_sums[(document_.begin + first_ + i) * places_.heads + head],
+                   train_.dot(d_out + i * width, out + i * width, places_.head_dim));
+        accumulate(scores_, d_out, width, gradient + places_.value(kv_head_));
+        accumulate(gradients_, projected_ + first_ * places_.row() + places_.query(head), places_.row(),
+                   gradient + places_.key(kv_head_));
+        train_.product({.a = gradients_,
+                        .a_row = stride_,
+                        .a_column = 1,
+                        .b = projected_ + low_ * places_.row() + places_.key(kv_head_),
+                        .b_stride = places_.row(),
+                        .c = gradient + first_ * places_.row() + places_.query(head),
+                        .c_stride = places_.row(),
+                        .m = rows_,
+                        .n = places_.head_dim,
+                        .k = high_ - low_});
+      }
+  }
+
+ private:
+  // [positions][head_dim] to [head_dim][stride], zero behind the last.
+  void turn(int64_t place, float* to) const noexcept {
+    for (int64_t d = 0; d < places_.head_dim; ++d) {
+      float* row = to + d * stride_;
+      for (int64_t t = 0; t < document_.length; ++t) row[t] = projected_[t * places_.row() + place + d];
+      for (int64_t t = document_.length; t < stride_; ++t) row[t] = 0;
+    }
+  }
+
+  void set_block(int64_t first) noexcept {
+    first_ = first;
+    rows_ = std::min(kQueries, document_.length - first);
+    low_ = begin_of(0);
+    high_ = first + rows_;
+  }
+  // First position that row i of the block sees; the last one is its own.
+  int64_t begin_of(int64_t i) const noexcept {
+    return layer_.window > 0 ? std::max<int64_t>(0, first_ + i + 1 - layer_.window) : 0;
+  }
+
+  void score(int64_t head) noexcept {
+    train_.product({.a = projected_ + first_ * places_.row() + places_.query(head),
+                    .a_row = places_.row(),
+                    .a_column = 1,
+                    .b = keys_ + low_,
+                    .b_stride = stride_,
+                    .c = scores_,
+                    .c_stride = stride_,
+                    .m = rows_,
+                    .n = padded(high_ - low_),
+                    .k = places_.head_dim});
+  }
+
+  // Scores of row i to weights that sum to 1, zero where it does not see. Returns the logarithm of the sum.
+  float weigh(int64_t head, int64_t i) noexcept {
+    float* row = scores_ + i * stride_;
+    const int64_t begin = begin_of(i) - low_, end = first_ + i + 1 - low_;
+    if (layer_.softcap > 0) transformer_.softcap(row + begin, layer_.softcap, end - begin);
+    float most = train_.largest(row + begin, end - begin);
+    if (layer_.sinks != nullptr) most = std::max(most, layer_.sinks[head]);
+    float sum = train_.exponentials(row + begin, most, end - begin);
+    if (layer_.sinks != nullptr) sum += std::exp(layer_.sinks[head] - most);
+    const float factor = 1.0f / sum;
+    for (int64_t j = begin; j < end; ++j) row[j] *= factor;
+    clear_outside(row, begin, end);
+    return most + std::log(sum);
+  }
+
+  void clear_outside(float* row, int64_t begin, int64_t end) const noexcept {
+    for (int64_t j = 0; j < begin; ++j) row[j] = 0;
+    for (int64_t j = end; j < padded(high_ - low_); ++j) row[j] = 0;
+  }
+
+  // Row i of the scores to weights, and of the gradients of weights to gradients of scores.
+  void back_row(int64_t i, float log_sum, float along) noexcept {
+    float* row = scores_ + i * stride_;
+    float* d = gradients_ + i * stride_;
+    float* slopes = gradients_ + kQueries * stride_ + i * stride_;
+    const int64_t begin = begin_of(i) - low_, end = first_ + i + 1 - low_;
+    const float cap = layer_.softcap;
+    if (cap > 0) {
+      transformer_.softcap(row + begin, cap, end - begin);
+      for (int64_t j = begin; j < end; ++j) slopes[j] = 1 - row[j] / cap * (row[j] / cap);
+    }
+    train_.exponentials(row + begin, log_sum, end - begin);
+    for (int64_t j = begin; j < end; ++j) d[j] = row[j] * (d[j] - along);
+    if (cap > 0)
+      for (int64_t j = begin; j < end; ++j) d[j] *= slopes[j];
+    clear_outside(row, begin, end);
+    clear_outside(d, begin, end);
+  }
+
+  // to[low, high) += weights^T rows, for the block's rows.
+  void accumulate(const float* weights, const float* rows, int64_t rows_stride, float* to) noexcept {
+    train_.product({.a = weights,
+                    .a_row = 1,
+                    .a_column = stride_,
+                    .b = rows,
+                    .b_stride = rows_stride,
+                    .c = to + low_ * places_.row(),
+                    .c_stride = places_.row(),
+                    .m = high_ - low_,
+                    .n = places_.head_dim,
+                    .k = rows_,
+                    .accumulate = true});
+  }
+
+  const kernels::TrainKernels& train_ = kernels::table().train;
+  const kernels::TransformerKernels& transformer_ = kernels::table().transformer;
+  const AttentionLayer& layer_;
+  const HeadPlaces& places_;
+  const Document& document_;
+  int64_t kv_head_;
+  const float* projected_;  // of the document
+  int64_t stride_;
+  float *keys_, *values_;       // [head_dim][stride]
+  float *scores_, *gradients_;  // [kQueries][stride]; behind the gradients as many slopes
+  int64_t first_ = 0, rows_ = 0, low_ = 0, high_ = 0;
+};
+
+template <typename Body>
+void over_units(const AttentionLayer& layer, const float* projected, Body&& body) {
+  const int64_t kv_heads = layer.places.kv_heads;
+  int64_t longest = 0;
+  for (const Document& document : layer.documents) longest = std::max(longest, document.length);
+  const size_t floats = Unit::scratch_floats(layer.places.head_dim, longest);
+  parallel_for(static_cast<int64_t>(layer.documents.size()) * kv_heads, 1, layer.threads,
+               [&](int64_t begin, int64_t end) {
+                 float* scratch = reinterpret_cast<float*>(thread_scratch(floats * sizeof(float)));
+                 for (int64_t i = begin; i < end; ++i) {
+                   Unit unit(layer, layer.documents[static_cast<size_t>(i / kv_heads)], i % kv_heads,
+                             projected, scratch);
+                   body(unit);
+                 }
+               });
+}
+
+}  // namespace
+
+HeadPlaces::HeadPlaces(const ModelConfig& config) noexcept
+    : heads(config.heads),
+      kv_heads(config.kv_heads),
+      head_dim(config.head_dim),
+      interleaved(config.interleaved_heads) {}
+
+void attend_documents(const AttentionLayer& layer, const float* projected, float* attended, float* log_sums) {
+  over_units(layer, projected, [&](Unit& unit) { unit.forward(attended, log_sums); });
+}
+
+void attend_backward(const AttentionLayer& layer, const float* projected, const float* attended,
+                     const float* log_sums, const float* d_attended, float* gradient) {
+  over_units(layer, projected, [&](Unit& unit) { unit.backward(attended, log_sums, d_attended, gradient); });
+}
+
+}  // namespace nfloat

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/linear_id.h"
+#include "nfloat/adapter.h"
+#include "tune/adapter_file.h"
+#include "tune/low_rank.h"
+
+namespace nfloat {
+namespace {
+
+Place place_of(LinearRole role) noexcept {
+  switch (role) {
+    case LinearRole::kQueryKeyValue:
+      return Place::kQueryKeyValue;
+    case LinearRole::kOutput:
+      return Place::kOutput;
+    case LinearRole::kGateUp:
+      return Place::kGateUp;
+    default:
+      return Place::kDown;
+  }
+}
+
+// Adapters beside the products of a model. Has no state of its own while a pass runs: for any number of
+// sessions at a time.
+class Beside : public LinearObserver {
+ public:
+  Beside(const Model::State& model, const std::vector<AdapterChoice>& choices)
+      : threads_(model.options.threads) {
+    for (const AdapterChoice& choice : choices) {
+      TrainOptions read;
+      adapters_.push_back({read_adapter(choice.folder, model, read), static_cast<float>(choice.weight)});
+    }
+  }
+
+  void input(const LinearId&, const ActivationRows&) override {}
+
+  void output(const LinearId& id, const ActivationRows& x, float* y, int64_t y_stride) override {
+    if (id.expert >= 0 || id.role == LinearRole::kRouter) return;
+    for (Weighted& own : adapters_)
+      for (const LoraModule& module : own.adapter.of(id.layer, place_of(id.role))) {
+        std::vector<float> z(static_cast<size_t>(x.rows * module.padded_rank()));
+        low_rank_down(module, {x.data, x.stride}, x.rows, z.data(), threads_);
+        low_rank_up(module, z.data(), x.rows, own.weight, {y, y_stride}, threads_);
+      }
+  }
+
+ private:
+  struct Weighted {
+    Adapter adapter;
+    float weight;
+  };
+  std::vector<Weighted> adapters_;
+  int threads_;
+};
+
+}  // namespace
+
+void attach_adapters(const Model& model, const std::vector<AdapterChoice>& adapters) {
+  const Model::State& state = model.state();
+  state.beside = adapters.empty() ? nullptr : std::make_shared<Beside>(state, adapters);
+}
+
+}  // namespace nfloat

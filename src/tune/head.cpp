@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/fail.h"
+#include "kernels/dispatch.h"
+#include "model/finite.h"
+#include "tune/pass-inl.h"
+
+namespace nfloat {
+
+// Cross-entropy over the rows that are targets, a slice at a time: nothing of the size rows x vocabulary is
+// made. With gradients, gradient_ becomes weight times that of the last layer's output.
+double Pass::head(const Batch& batch, double weight, bool gradients) {
+  if (gradients) std::memset(gradient_, 0, static_cast<size_t>(rows_ * config_.hidden) * sizeof(float));
+  losses_.assign(targets_.size(), 0.0);
+  const auto count = static_cast<int64_t>(targets_.size());
+  for (int64_t first = 0; first < count; first += slice_)
+    head_slice(first, std::min(slice_, count - first), weight, gradients);
+  double sum = 0;
+  for (const double loss : losses_) sum += loss;
+  if (!std::isfinite(sum)) fail_not_finite(batch);
+  return sum;
+}
+
+void Pass::head_slice(int64_t first, int64_t count, double weight, bool gradients) {
+  const kernels::KernelTable& table = kernels::table();
+  const int64_t hidden = config_.hidden, vocabulary = config_.vocabulary, embedding = config_.embedding_size;
+  const auto epsilon = static_cast<float>(config_.norm_epsilon);
+  const bool layer_norm = config_.norm == NormKind::kLayer;
+  const NormWeights& norm = state_.final_norm;
+  const auto over = [&](auto&& body) {
+    parallel_for(count, 1, options_.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) body(i);
+    });
+  };
+  const auto stream = [&](int64_t i) {
+    return inputs_.back() + targets_[static_cast<size_t>(first + i)].row * hidden;
+  };
+  over([&](int64_t i) {
+    float* to = head_normed_ + i * hidden;
+    if (!config_.final_norm)
+      std::copy(stream(i), stream(i) + hidden, to);
+    else if (layer_norm)
+      table.transformer.layer_norm(stream(i), norm.weight.data(), norm.bias.data(), epsilon, hidden, to);
+    else
+      table.transformer.rms_norm(stream(i), norm.weight.data(), epsilon, hidden, to);
+  });
+  const float* features = head_normed_;
+  const int64_t width = embedding > 0 ? embedding : hidden;
+  if (embedding > 0) {
+    head_activations_.assign(head_normed_, hidden, count, hidden);
+    state_.project_out.apply(head_activations_, head_projected_, embedding, options_.precision,
+                             options_.threads);
+    features = head_projected_;
+  }
+  head_activations_.assign(features, width, count, width);
+  state_.head.apply(head_activations_, logits_, vocabulary, options_.precision, options_.threads);
+
+  const auto scale = static_cast<float>(config_.logit_scale);
+  const auto cap = static_cast<float>(config_.logit_softcap);
+  const auto share = static_cast<float>(weight);
+  over([&](int64_t i) {
+    float* logits = logits_ + i * vocabulary;
+    const Target& target = targets_[static_cast<size_t>(first + i)];
+    if (scale != 1.0f)
+      for (int64_t j = 0; j < vocabulary; ++j) logits[j] *= scale;
+    if (cap > 0) table.transformer.softcap(logits, cap, vocabulary);
+    const float most = table.train.largest(logits, vocabulary);
+    const double total = table.transformer.sum_exp(logits, most, vocabulary);
+    losses_[static_cast<size_t>(first + i)] =
+        std::log(total) + static_cast<double>(most) - static_cast<double>(logits[target.token]);
+    if (!gradients) return;
+    const float log_sum = most + static_cast<float>(std::log(total));
+    const float at_target = logits[target.token];
+    const float factor = share * scale;
+    if (cap > 0) {
+      for (int64_t j = 0; j < vocabulary; ++j) {
+        const float x = logits[j], p = std::exp(x - log_sum) - (j == target.token ? 1.0f : 0.0f);
+        logits[j] = p * factor * (1 - x / cap * (x / cap));
+      }
+      return;
+    }
+    table.train.exponentials(logits, log_sum, vocabulary);
+    logits[target.token] = std::expm1(at_target - log_sum);
+    for (int64_t j = 0; j < vocabulary; ++j) logits[j] *= factor;
+  });
+  if (!gradients) return;
+
+  head_packed_.assign(logits_, vocabulary, count, vocabulary, options_.bf16, options_.threads);
+  float* d_features = embedding > 0 ? d_projected_ : d_normed_;
+  state_.head.apply_transposed(head_packed_, 0, d_features, width, false, options_.threads);
+  if (embedding > 0) {
+    head_packed_.assign(d_projected_, embedding, count, embedding, options_.bf16, options_.threads);
+    state_.project_out.apply_transposed(head_packed_, 0, d_normed_, hidden, false, options_.threads);
+  }
+  const auto back = layer_norm ? table.train.layer_norm_backward : table.train.rms_norm_backward;
+  over([&](int64_t i) {
+    float* to = gradient_ + targets_[static_cast<size_t>(first + i)].row * hidden;
+    if (config_.final_norm)
+      back(stream(i), norm.weight.data(), epsilon, hidden, d_normed_ + i * hidden, to, false);
+    else
+      std::copy(d_normed_ + i * hidden, d_normed_ + (i + 1) * hidden, to);
+  });
+}
+
+void Pass::fail_not_finite(const Batch& batch) const {
+  const auto row_of = [&](int64_t at) {
+    for (const Document& document : batch.documents)
+      if (at >= document.begin && at < document.begin + document.length) return document.source;
+    return int64_t{0};
+  };
+  const int64_t hidden = config_.hidden;
+  for (size_t layer = 0; layer < inputs_.size(); ++layer) {
+    const int64_t at = first_not_finite({inputs_[layer], static_cast<size_t>(rows_ * hidden)});
+    if (at >= 0)
+      fail(ErrorCode::kNotFinite, "row {} of the data: {} is not finite", row_of(at / hidden) + 1,
+           layer == 0 ? std::string("its embedding")
+                      : fmt::format("the hidden state behind layer {}", layer - 1));
+  }
+  for (size_t i = 0; i < losses_.size(); ++i)
+    if (!std::isfinite(losses_[i]))
+      fail(ErrorCode::kNotFinite, "row {} of the data: a logit is not finite", row_of(targets_[i].row) + 1);
+  fail(ErrorCode::kNotFinite, "the loss is not finite");
+}
+
+}  // namespace nfloat

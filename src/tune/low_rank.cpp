@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tune/low_rank.h"
+
+#include <algorithm>
+
+#include "base/parallel.h"
+#include "kernels/dispatch.h"
+#include "tune/random.h"
+
+namespace nfloat {
+namespace {
+
+constexpr int64_t kRowGrain = 12;  // a multiple of what the products take together
+constexpr int64_t kColumnGrain = 64;
+
+// c = alpha * a b (+ c) with rows of c shared out.
+void by_rows(kernels::ProductArgs args, int threads) {
+  parallel_for(args.m, kRowGrain, threads, [&](int64_t begin, int64_t end) {
+    kernels::ProductArgs own = args;
+    own.a += begin * args.a_row;
+    own.c += begin * args.c_stride;
+    own.m = end - begin;
+    kernels::table().train.product(own);
+  });
+}
+
+// The same with columns of c shared out.
+void by_columns(kernels::ProductArgs args, int threads) {
+  parallel_for(args.n, kColumnGrain, threads, [&](int64_t begin, int64_t end) {
+    kernels::ProductArgs own = args;
+    own.b += begin;
+    own.c += begin;
+    own.n = end - begin;
+    kernels::table().train.product(own);
+  });
+}
+
+}  // namespace
+
+void low_rank_down(const LoraModule& module, ConstRows x, int64_t rows, float* z, int threads) {
+  by_rows({.a = x.data,
+           .a_row = x.stride,
+           .a_column = 1,
+           .b = module.a_turned(),
+           .b_stride = module.padded_rank(),
+           .c = z,
+           .c_stride = module.padded_rank(),
+           .m = rows,
+           .n = module.padded_rank(),
+           .k = module.at().in},
+          threads);
+}
+
+void low_rank_up(const LoraModule& module, const float* z, int64_t rows, float weight, Rows y, int threads) {
+  by_rows({.a = z,
+           .a_row = module.padded_rank(),
+           .a_column = 1,
+           .b = module.b_turned(),
+           .b_stride = module.at().out,
+           .c = y.data + module.at().first,
+           .c_stride = y.stride,
+           .m = rows,
+           .n = module.at().out,
+           .k = module.rank(),
+           .alpha = weight * module.scale(),
+           .accumulate = true},
+          threads);
+}
+
+AdaptedProducts::AdaptedProducts(const PassOptions& options, int64_t rows, int64_t widest_rank,
+                                 int64_t widest_input)
+    : options_(options), t_(rows * widest_rank) {
+  if (options.dropout <= 0) return;
+  dropped_ = FloatMemory(rows * widest_input);
+  dropped_gradient_ = FloatMemory(rows * widest_input);
+}
+
+// 0 or 1 / (1 - p).
+float AdaptedProducts::drop_scale(const LoraModule& module, int64_t row, int64_t column) const noexcept {
+  const LinearModule& at = module.at();
+  const uint64_t place = (static_cast<uint64_t>(at.layer) * kPlaces + static_cast<uint64_t>(at.place)) * 4 +
+                         static_cast<uint64_t>(at.part);
+  const uint64_t turn = mixed(dropout_.step * 0x10001 + dropout_.batch) ^ mixed(place + 1);
+  const uint64_t element =
+      static_cast<uint64_t>(row) * static_cast<uint64_t>(at.in) + static_cast<uint64_t>(column);
+  const bool kept = uniform(options_.seed, RandomUse::kDropout, turn, element) >= options_.dropout;
+  return kept ? static_cast<float>(1 / (1 - options_.dropout)) : 0.0f;
+}
+
+ConstRows AdaptedProducts::dropped(const LoraModule& module, ConstRows x, int64_t rows) {
+  if (!dropout_.active || options_.dropout <= 0) return x;
+  const int64_t in = module.at().in;
+  float* to = dropped_.data();
+  parallel_for(rows, 1, options_.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t i = 0; i < in; ++i)
+        to[row * in + i] = x.data[row * x.stride + i] * drop_scale(module, row, i);
+  });
+  return {to, in};
+}
+
+void AdaptedProducts::down(std::span<LoraModule> modules, ConstRows x, int64_t rows,
+                           std::span<float* const> z) {
+  for (size_t i = 0; i < modules.size(); ++i) {
+    const LoraModule& module = modules[i];
+    low_rank_down(module, dropped(module, x, rows), rows, z[i], options_.threads);
+  }
+}
+
+void AdaptedProducts::forward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x,
+                              int64_t rows, Rows y, std::span<float* const> z) {
+  activations_.assign(x.data, x.stride, rows, group.inputs());
+  group.apply(activations_, y.data, y.stride, options_.precision, options_.threads);
+  down(modules, x, rows, z);
+  for (size_t i = 0; i < modules.size(); ++i) low_rank_up(modules[i], z[i], rows, 1.0f, y, options_.threads);
+}
+
+void AdaptedProducts::backward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x,
+                               int64_t rows, ConstRows dy, std::span<float* const> z, Rows dx) {
+  if (dx.data != nullptr) {
+    packed_.assign(dy.data, dy.stride, rows, group.outputs(), options_.bf16, options_.threads);
+    group.apply_transposed(packed_, 0, dx.data, dx.stride, false, options_.threads);
+  }
+  for (size_t i = 0; i < modules.size(); ++i) {
+    LoraModule& module = modules[i];
+    const LinearModule& at = module.at();
+    const int64_t padded = module.padded_rank();
+    const float* own = dy.data + at.first;
+    by_rows({.a = own,
+             .a_row = dy.stride,
+             .a_column = 1,
+             .b = module.b_padded(),
+             .b_stride = padded,
+             .c = t_.data(),
+             .c_stride = padded,
+             .m = rows,
+             .n = padded,
+             .k = at.out},
+            options_.threads);
+    by_columns({.a = z[i],
+                .a_row = 1,
+                .a_column = padded,
+                .b = own,
+                .b_stride = dy.stride,
+                .c = module.b_turned_gradient.data(),
+                .c_stride = at.out,
+                .m = module.rank(),
+                .n = at.out,
+                .k = rows,
+                .alpha = module.scale(),
+                .accumulate = true},
+               options_.threads);
+    const ConstRows input = dropped(module, x, rows);
+    by_columns({.a = t_.data(),
+                .a_row = 1,
+                .a_column = padded,
+                .b = input.data,
+                .b_stride = input.stride,
+                .c = module.a_gradient.data(),
+                .c_stride = at.in,
+                .m = module.rank(),
+                .n = at.in,
+                .k = rows,
+                .alpha = module.scale(),
+                .accumulate = true},
+               options_.threads);
+    if (dx.data == nullptr) continue;
+    const bool drops = dropout_.active && options_.dropout > 0;
+    by_rows({.a = t_.data(),
+             .a_row = padded,
+             .a_column = 1,
+             .b = module.a.data(),
+             .b_stride = at.in,
+             .c = drops ? dropped_gradient_.data() : dx.data,
+             .c_stride = drops ? at.in : dx.stride,
+             .m = rows,
+             .n = at.in,
+             .k = module.rank(),
+             .alpha = module.scale(),
+             .accumulate = !drops},
+            options_.threads);
+    if (!drops) continue;
+    const float* gradient = dropped_gradient_.data();
+    parallel_for(rows, 1, options_.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row)
+        for (int64_t k = 0; k < at.in; ++k)
+          dx.data[row * dx.stride + k] += gradient[row * at.in + k] * drop_scale(module, row, k);
+    });
+  }
+}
+
+}  // namespace nfloat

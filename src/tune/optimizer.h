@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TUNE_OPTIMIZER_H_
+#define NFLOAT_TUNE_OPTIMIZER_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "nfloat/train.h"
+#include "tune/adapter.h"
+
+namespace nfloat {
+
+// Factor of the learning rate in a step with `finished` steps before it, of `total` (Transformers'
+// get_scheduler, whose "constant" has no warm-up; this one has it).
+double schedule_factor(TrainSchedule schedule, int64_t finished, int64_t warmup, int64_t total) noexcept;
+
+// Euclidean norm over all gradients of the adapter, summed in double precision in one order.
+double gradient_norm(const Adapter& adapter) noexcept;
+
+// AdamW as torch.optim.AdamW computes it, state in float32.
+class AdamW {
+ public:
+  explicit AdamW(const Adapter& adapter);
+
+  // One step: p *= 1 - rate * decay; m, v; p -= rate / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + epsilon).
+  // Gradients are multiplied by `factor` first. `rate_b`: that of B.
+  void step(Adapter& adapter, const TrainOptions& options, double rate, double rate_b, double factor,
+            int threads);
+
+  struct Moments {
+    std::vector<float> m, v;
+  };
+  struct Pair {
+    Moments a, b;
+  };
+  std::vector<Pair>& moments() noexcept { return moments_; }
+  const std::vector<Pair>& moments() const noexcept { return moments_; }
+  int64_t steps() const noexcept { return steps_; }
+  void set_steps(int64_t steps) noexcept { steps_ = steps; }
+
+ private:
+  std::vector<Pair> moments_;  // by module
+  int64_t steps_ = 0;
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_TUNE_OPTIMIZER_H_

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TUNE_PASS_INL_H_
+#define NFLOAT_TUNE_PASS_INL_H_
+
+#include <utility>
+
+#include "base/parallel.h"
+#include "tune/pass.h"
+
+namespace nfloat {
+
+// body(row) for the rows of the batch.
+template <typename Body>
+void Pass::over_rows(Body&& body) const {
+  parallel_for(rows_, 1, options_.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) body(row);
+  });
+}
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_TUNE_PASS_INL_H_

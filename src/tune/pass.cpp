@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tune/pass.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "base/parallel.h"
+#include "kernels/dispatch.h"
+#include "model/experts.h"
+#include "tune/pass-inl.h"
+
+namespace nfloat {
+namespace {
+
+int64_t widest_rank(const Adapter& adapter) noexcept {
+  int64_t widest = 1;
+  for (const LoraModule& module : adapter.modules) widest = std::max(widest, module.padded_rank());
+  return widest;
+}
+
+std::vector<float> turned_back(const RopeTable* table, int64_t rotary_dim, int64_t positions) {
+  std::vector<float> result;
+  if (table == nullptr) return result;
+  for (int64_t position = 0; position < positions; ++position) {
+    const float* at = table->at(position);
+    result.insert(result.end(), at, at + rotary_dim / 2);
+    for (int64_t i = rotary_dim / 2; i < rotary_dim; ++i) result.push_back(-at[i]);
+  }
+  return result;
+}
+
+}  // namespace
+
+Pass::Pass(const Model& model, Adapter& adapter, const PassOptions& options, int64_t rows, int64_t positions)
+    : model_(model),
+      state_(model_.state()),
+      config_(state_.config),
+      adapter_(adapter),
+      options_(options),
+      products_(options, rows, widest_rank(adapter),
+                std::max(config_.intermediate, std::max(config_.hidden, config_.query_size()))),
+      places_(config_),
+      capacity_(rows) {
+  rope_ = state_.tables->rope(config_, LayerRope::kMain, positions);
+  local_rope_ = state_.tables->rope(config_, LayerRope::kLocal, positions);
+  const int64_t rotary = config_.rotary_dim > 0 ? config_.rotary_dim : config_.head_dim;
+  if (rope_) rope_->reserve(positions);
+  if (local_rope_) local_rope_->reserve(positions);
+  rope_back_ = turned_back(rope_.get(), rotary, positions);
+  local_rope_back_ = turned_back(local_rope_.get(), rotary, positions);
+
+  for (int64_t layer = 0; layer <= config_.layers; ++layer) inputs_.push_back(take(config_.hidden));
+  const bool all = options_.recompute != Recompute::kFull;
+  tapes_.resize(static_cast<size_t>(all ? config_.layers : 1));
+  Tape shared;
+  if (options_.recompute == Recompute::kCheap) make_tape(shared, false);
+  for (Tape& tape : tapes_) {
+    if (options_.recompute == Recompute::kCheap) {
+      tape.attention_normed = shared.attention_normed;
+      tape.mlp_normed = shared.mlp_normed;
+      tape.activated = shared.activated;
+    }
+    make_tape(tape, options_.recompute == Recompute::kCheap);
+  }
+  if (all)
+    for (int64_t layer = 0; layer < config_.layers; ++layer)
+      make_z(tapes_[static_cast<size_t>(layer)], layer);
+  else
+    make_z(tapes_[0], -1);
+
+  turned_ = take(places_.row());
+  d_turned_ = take(places_.row());
+  added_ = take(config_.hidden);
+  gradient_ = take(config_.hidden);
+  d_added_ = take(config_.hidden);
+  d_input_ = take(config_.hidden);
+  d_attended_ = take(config_.query_size());
+  d_activated_ = take(config_.intermediate);
+  d_gate_up_ = take((config_.gated ? 2 : 1) * config_.intermediate);
+  const int64_t embedding = config_.embedding_size;
+  if (embedding > 0) embedded_ = take(embedding);
+
+  constexpr int64_t kLargeVocabulary = 65536;
+  slice_ = config_.vocabulary > kLargeVocabulary ? 64 : 128;
+  capacity_ = slice_;  // take() for the head
+  head_normed_ = take(config_.hidden);
+  d_normed_ = take(config_.hidden);
+  logits_ = take(config_.vocabulary);
+  if (embedding > 0) {
+    head_projected_ = take(embedding);
+    d_projected_ = take(embedding);
+  }
+  capacity_ = rows;
+}
+
+float* Pass::take(int64_t width) {
+  memory_.emplace_back(capacity_ * width);
+  bytes_ += memory_.back().bytes();
+  return memory_.back().data();
+}
+
+// With `shared_norms`, what norms and activations give is another tape's. A tape for those alone:
+// `shared_norms` false on the tape that lends them.
+void Pass::make_tape(Tape& tape, bool shared_norms) {
+  const bool lends = options_.recompute == Recompute::kCheap && !shared_norms;
+  if (!shared_norms) {
+    if (norm_before()) tape.attention_normed = take(config_.hidden);
+    if (norm_before()) tape.mlp_normed = take(config_.hidden);
+    tape.activated = take(config_.intermediate);
+  }
+  if (lends) return;
+  tape.projected = take(places_.row());
+  tape.log_sums = take(config_.heads);
+  tape.attended = take(config_.query_size());
+  tape.middle = take(config_.hidden);
+  tape.gate_up = take((config_.gated ? 2 : 1) * config_.intermediate);
+  if (!state_.layers.empty() && !state_.layers[0].attention_post_norm.weight.empty())
+    tape.attention_added = take(config_.hidden);
+  if (!state_.layers.empty() && !state_.layers[0].mlp_post_norm.weight.empty())
+    tape.mlp_added = take(config_.hidden);
+  if (config_.norm_place == NormPlace::kAfterResidual) {
+    tape.attention_sum = take(config_.hidden);
+    tape.mlp_sum = take(config_.hidden);
+  }
+}
+
+// Of one layer; of all of them, -1.
+void Pass::make_z(Tape& tape, int64_t layer) {
+  for (size_t place = 0; place < kPlaces; ++place) {
+    size_t count = 0;
+    int64_t widest = 0;
+    for (int64_t l = 0; l < config_.layers; ++l) {
+      if (layer >= 0 && l != layer) continue;
+      const auto own = adapter_.of(l, static_cast<Place>(place));
+      count = std::max(count, own.size());
+      for (const LoraModule& module : own) widest = std::max(widest, module.padded_rank());
+    }
+    for (size_t i = 0; i < count; ++i) tape.z[place].push_back(take(widest));
+  }
+}
+
+std::span<LoraModule> Pass::modules(int64_t layer, Place place) noexcept {
+  return with_adapter_ ? adapter_.of(layer, place) : std::span<LoraModule>();
+}
+
+void Pass::begin(const Batch& batch) {
+  rows_ = batch.rows();
+  documents_.assign(batch.documents.begin(), batch.documents.end());
+  positions_.assign(static_cast<size_t>(rows_), 0);
+  targets_.clear();
+  for (const Document& document : batch.documents)
+    for (int64_t t = 0; t < document.length; ++t) {
+      positions_[static_cast<size_t>(document.begin + t)] = t;
+      if (t + 1 == document.length) continue;
+      const int32_t label = batch.labels[static_cast<size_t>(document.begin + t + 1)];
+      if (label != kIgnoredLabel) targets_.push_back({document.begin + t, label});
+    }
+}
+
+void Pass::embed(const Batch& batch) {
+  const int64_t width = config_.embedding_size > 0 ? config_.embedding_size : config_.hidden;
+  float* x = inputs_[0];
+  float* rows = config_.embedding_size > 0 ? embedded_ : x;
+  over_rows(
+      [&](int64_t row) { state_.embedding.row(batch.tokens[static_cast<size_t>(row)], rows + row * width); });
+  if (config_.embedding_size > 0) {
+    head_activations_.assign(rows, width, rows_, width);
+    state_.project_in.apply(head_activations_, x, config_.hidden, options_.precision, options_.threads);
+  }
+  over_rows([&](int64_t row) {
+    float* to = x + row * config_.hidden;
+    if (config_.embedding_scale != 1)
+      for (int64_t d = 0; d < config_.hidden; ++d) to[d] *= static_cast<float>(config_.embedding_scale);
+    if (state_.positions.empty()) return;
+    const float* learned = state_.positions.data() +
+                           (positions_[static_cast<size_t>(row)] + state_.position_offset) * config_.hidden;
+    for (int64_t d = 0; d < config_.hidden; ++d) to[d] += learned[d];
+  });
+}
+
+void Pass::forward_layers(bool keep) {
+  for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    Tape& tape = tapes_[tapes_.size() > 1 ? static_cast<size_t>(layer) : 0];
+    // Nothing is kept: two streams take turns.
+    tape.input = keep ? inputs_[static_cast<size_t>(layer)] : inputs_[static_cast<size_t>(layer % 2)];
+    float* output = layer + 1 == config_.layers ? inputs_.back()
+                    : keep                      ? inputs_[static_cast<size_t>(layer + 1)]
+                                                : inputs_[static_cast<size_t>((layer + 1) % 2)];
+    forward_layer(layer, tape, output);
+  }
+  in_slot_ = config_.layers - 1;
+}
+
+void Pass::forward_layer(int64_t layer, Tape& tape, float* output) {
+  attention_block(layer, tape);
+  mlp_block(layer, tape, output);
+}
+
+AttentionLayer Pass::attention_layer(int64_t layer) const {
+  const std::vector<float>& sinks = state_.layers[static_cast<size_t>(layer)].sinks;
+  return {.places = places_,
+          .window = config_.layer(layer).window,
+          .softcap = static_cast<float>(config_.attention_softcap),
+          .sinks = sinks.empty() ? nullptr : sinks.data(),
+          .documents = documents_,
+          .threads = options_.threads};
+}
+
+void Pass::attention_block(int64_t layer, Tape& tape) {
+  const LayerWeights& weights = state_.layers[static_cast<size_t>(layer)];
+  const int64_t hidden = config_.hidden;
+  const float* input = tape.input;
+  if (norm_before()) {
+    normalize_rows(weights.attention_norm, tape.input, tape.attention_normed);
+    input = tape.attention_normed;
+  }
+  products_.forward(weights.query_key_value, modules(layer, Place::kQueryKeyValue), {input, hidden}, rows_,
+                    {tape.projected, places_.row()}, tape.z[0]);
+  turn_heads(layer, tape.projected);
+  attend_documents(attention_layer(layer), turned_, tape.attended, tape.log_sums);
+  float* added = tape.attention_added != nullptr ? tape.attention_added : added_;
+  products_.forward(weights.output, modules(layer, Place::kOutput), {tape.attended, config_.query_size()},
+                    rows_, {added, hidden}, tape.z[1]);
+  add_block(weights.attention_norm, weights.attention_post_norm, tape.input, added, tape.attention_added,
+            tape.attention_sum, tape.middle);
+}
+
+void Pass::mlp_block(int64_t layer, Tape& tape, float* output) {
+  const LayerWeights& weights = state_.layers[static_cast<size_t>(layer)];
+  const int64_t hidden = config_.hidden, width = config_.intermediate;
+  const int64_t stride = (config_.gated ? 2 : 1) * width;
+  const float* input = config_.parallel_blocks ? tape.input : tape.middle;
+  if (norm_before()) {
+    normalize_rows(weights.mlp_norm, input, tape.mlp_normed);
+    input = tape.mlp_normed;
+  }
+  products_.forward(weights.gate_up, modules(layer, Place::kGateUp), {input, hidden}, rows_,
+                    {tape.gate_up, stride}, tape.z[2]);
+  over_rows([&](int64_t row) {
+    const float* gate = tape.gate_up + row * stride;
+    float* to = tape.activated + row * width;
+    std::copy(gate, gate + width, to);
+    kernels::table().transformer.activate(static_cast<kernels::Activation>(config_.activation), to,
+                                          config_.gated ? gate + width : nullptr, width);
+  });
+  if (output == nullptr && tape.mlp_added == nullptr && tape.mlp_sum == nullptr)
+    return products_.down(modules(layer, Place::kDown), {tape.activated, width}, rows_, tape.z[3]);
+  float* added = tape.mlp_added != nullptr ? tape.mlp_added : added_;
+  products_.forward(weights.down, modules(layer, Place::kDown), {tape.activated, width}, rows_,
+                    {added, hidden}, tape.z[3]);
+  add_block(weights.mlp_norm, weights.mlp_post_norm, tape.middle, added, tape.mlp_added, tape.mlp_sum,
+            output == nullptr ? d_input_ : output);
+}
+
+void Pass::recompute_cheap(int64_t layer, Tape& tape) {
+  const LayerWeights& weights = state_.layers[static_cast<size_t>(layer)];
+  const int64_t width = config_.intermediate, stride = (config_.gated ? 2 : 1) * width;
+  if (norm_before()) {
+    normalize_rows(weights.attention_norm, tape.input, tape.attention_normed);
+    normalize_rows(weights.mlp_norm, config_.parallel_blocks ? tape.input : tape.middle, tape.mlp_normed);
+  }
+  over_rows([&](int64_t row) {
+    const float* gate = tape.gate_up + row * stride;
+    float* to = tape.activated + row * width;
+    std::copy(gate, gate + width, to);
+    kernels::table().transformer.activate(static_cast<kernels::Activation>(config_.activation), to,
+                                          config_.gated ? gate + width : nullptr, width);
+  });
+}
+
+void Pass::normalize_rows(const NormWeights& norm, const float* from, float* to) {
+  const kernels::TransformerKernels& kernels = kernels::table().transformer;
+  const auto epsilon = static_cast<float>(config_.norm_epsilon);
+  const int64_t width = config_.hidden;
+  over_rows([&](int64_t row) {
+    if (config_.norm == NormKind::kLayer)
+      kernels.layer_norm(from + row * width, norm.weight.data(), norm.bias.data(), epsilon, width,
+                         to + row * width);
+    else
+      kernels.rms_norm(from + row * width, norm.weight.data(), epsilon, width, to + row * width);
+  });
+}
+
+void Pass::add_block(const NormWeights& norm, const NormWeights& post_norm, const float* from, float* added,
+                     float* kept_added, float* sum, float* to) {
+  const int64_t width = config_.hidden;
+  if (!post_norm.weight.empty()) {
+    normalize_rows(post_norm, kept_added, added_);
+    added = added_;
+  }
+  const auto scale = static_cast<float>(config_.residual_scale);
+  float* stream = sum != nullptr ? sum : to;
+  over_rows([&](int64_t row) {
+    for (int64_t i = row * width; i < (row + 1) * width; ++i)
+      stream[i] = from[i] + (scale == 1.0f ? added[i] : scale * added[i]);
+  });
+  if (sum != nullptr) normalize_rows(norm, sum, to);
+}
+
+double Pass::loss(const Batch& batch, bool with_adapter) {
+  with_adapter_ = with_adapter;
+  products_.set_dropout({});
+  begin(batch);
+  embed(batch);
+  forward_layers(false);
+  const double sum = head(batch, 0, false);
+  with_adapter_ = true;
+  return sum;
+}
+
+double Pass::loss_and_gradients(const Batch& batch, double weight, const DropoutTurn& dropout) {
+  products_.set_dropout(dropout);
+  begin(batch);
+  embed(batch);
+  forward_layers(true);
+  const double sum = head(batch, weight, true);
+  for (int64_t layer = config_.layers - 1; layer >= adapter_.lowest_layer; --layer) {
+    Tape& tape = tapes_[tapes_.size() > 1 ? static_cast<size_t>(layer) : 0];
+    tape.input = inputs_[static_cast<size_t>(layer)];
+    if (options_.recompute == Recompute::kCheap) recompute_cheap(layer, tape);
+    if (options_.recompute == Recompute::kFull && in_slot_ != layer) {
+      forward_layer(layer, tape, nullptr);
+      in_slot_ = layer;
+    }
+    backward_layer(layer, tape);
+  }
+  return sum;
+}
+
+}  // namespace nfloat

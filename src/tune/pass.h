@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TUNE_PASS_H_
+#define NFLOAT_TUNE_PASS_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "model/model_state.h"
+#include "tune/adapter.h"
+#include "tune/attention.h"
+#include "tune/batch.h"
+#include "tune/low_rank.h"
+#include "tune/memory.h"
+
+namespace nfloat {
+
+// What the forward pass of a layer leaves for its backward pass; all of [rows][...].
+struct Tape {
+  float* input = nullptr;             // the residual stream before the layer
+  float* attention_normed = nullptr;  // where a norm stands before
+  float* projected = nullptr;         // queries, keys and values as they come from the matrices
+  float* log_sums = nullptr;
+  float* attended = nullptr;
+  float* attention_added = nullptr;  // before a norm that stands after
+  float* attention_sum = nullptr;    // before a norm of the residual stream
+  float* middle = nullptr;           // the residual stream between the blocks
+  float* mlp_normed = nullptr;
+  float* gate_up = nullptr;
+  float* activated = nullptr;
+  float* mlp_added = nullptr;
+  float* mlp_sum = nullptr;
+  std::vector<float*> z[kPlaces];  // A x of each module
+};
+
+// Forward and backward passes of batches of at most `rows` rows through one model with one adapter.
+class Pass {
+ public:
+  // `positions`: of the longest document; rotary embeddings that depend on the length take this one.
+  Pass(const Model& model, Adapter& adapter, const PassOptions& options, int64_t rows, int64_t positions);
+
+  // Sum of -log p over the batch's targets, in nats. Throws kNotFinite naming layer and row.
+  double loss(const Batch& batch, bool with_adapter);
+  // The same, and adds `weight` times its gradient to the adapter's gradients.
+  double loss_and_gradients(const Batch& batch, double weight, const DropoutTurn& dropout);
+
+  uint64_t bytes() const noexcept { return bytes_; }
+  Recompute recompute() const noexcept { return options_.recompute; }
+
+ private:
+  float* take(int64_t width);
+  void make_tape(Tape& tape, bool shared_norms);
+  void make_z(Tape& tape, int64_t layer);
+
+  void begin(const Batch& batch);
+  void embed(const Batch& batch);
+  void forward_layers(bool keep);
+  void forward_layer(int64_t layer, Tape& tape, float* output);
+  void attention_block(int64_t layer, Tape& tape);
+  void mlp_block(int64_t layer, Tape& tape, float* output);
+  void recompute_cheap(int64_t layer, Tape& tape);
+  void backward_layer(int64_t layer, Tape& tape);
+  void backward_mlp(int64_t layer, Tape& tape);
+  void backward_attention(int64_t layer, Tape& tape);
+  double head(const Batch& batch, double weight, bool gradients);
+  void head_slice(int64_t first, int64_t count, double weight, bool gradients);
+
+  std::span<LoraModule> modules(int64_t layer, Place place) noexcept;
+  AttentionLayer attention_layer(int64_t layer) const;
+  void normalize_rows(const NormWeights& norm, const float* from, float* to);
+  void normalize_backward(const NormWeights& norm, const float* x, const float* dy, float* dx,
+                          bool accumulate);
+  void add_block(const NormWeights& norm, const NormWeights& post_norm, const float* from, float* added,
+                 float* kept_added, float* sum, float* to);
+  // Gradient of what a block added, into d_added_; gradient_ becomes that of the stream beside it.
+  void split_gradient(const NormWeights& norm, const NormWeights& post_norm, const float* kept_added,
+                      const float* sum);
+  void turn_heads(int64_t layer, const float* projected);
+  void turn_back(int64_t layer, const float* projected);
+  bool norm_before() const noexcept {
+    return config_.norm_place == NormPlace::kBefore || config_.norm_place == NormPlace::kAround;
+  }
+  template <typename Body>
+  void over_rows(Body&& body) const;
+  [[noreturn]] void fail_not_finite(const Batch& batch) const;
+
+  const Model model_;
+  const Model::State& state_;
+  const ModelConfig& config_;
+  Adapter& adapter_;
+  PassOptions options_;
+  AdaptedProducts products_;
+  HeadPlaces places_;
+  int64_t capacity_;
+  uint64_t bytes_ = 0;
+  std::vector<FloatMemory> memory_;
+
+  std::shared_ptr<RopeTable> rope_, local_rope_;
+  std::vector<float> rope_back_, local_rope_back_;  // the same angles, turned back
+
+  std::vector<Tape> tapes_;     // one a layer, or one for all of them
+  std::vector<float*> inputs_;  // of the layers and, last, of the head
+  int64_t in_slot_ = -1;        // the layer whose values the one tape holds
+  bool with_adapter_ = true;
+
+  // Of the batch at work.
+  int64_t rows_ = 0;
+  std::vector<Document> documents_;
+  std::vector<int64_t> positions_;  // by row
+  struct Target {
+    int64_t row;
+    int32_t token;
+  };
+  std::vector<Target> targets_;
+
+  float* turned_ = nullptr;       // [rows][projected]: queries and keys normed, scaled and turned
+  float* d_turned_ = nullptr;     // gradients of them, then of what the matrices gave
+  float* added_ = nullptr;        // [rows][hidden]
+  float* gradient_ = nullptr;     // of the residual stream
+  float* d_added_ = nullptr;      // of what a block added
+  float* d_input_ = nullptr;      // of what a block read
+  float* d_attended_ = nullptr;   // [rows][query]
+  float* d_activated_ = nullptr;  // [rows][intermediate]
+  float* d_gate_up_ = nullptr;
+  float* embedded_ = nullptr;  // [rows][embedding_size]
+
+  int64_t slice_ = 64;  // rows of logits that exist at once
+  float *head_normed_ = nullptr, *head_projected_ = nullptr, *logits_ = nullptr, *d_projected_ = nullptr,
+        *d_normed_ = nullptr;
+  std::vector<double> losses_;
+  Activations head_activations_;
+  PackedGradients head_packed_;
+};
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_TUNE_PASS_H_

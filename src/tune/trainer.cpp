@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "nfloat/train.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+
+#include "base/atomic_file.h"
+#include "base/fail.h"
+#include "base/json.h"
+#include "base/parallel.h"
+#include "model/loader.h"
+#include "model/model_state.h"
+#include "tune/adapter_file.h"
+#include "tune/optimizer.h"
+#include "tune/pass.h"
+#include "tune/plan.h"
+#include "tune/random.h"
+
+namespace nfloat {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr const char* kStateFile = "train_state.json";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+
+void check_options(const TrainOptions& o) {
+  const auto refuse = [](const char* what) { fail(ErrorCode::kInvalidArgument, "training: {}", what); };
+  if (o.rank < 1) refuse("the rank is below 1");
+  if (!std::isfinite(o.alpha) || o.alpha == 0) refuse("alpha is 0 or not finite");
+  if (!(o.dropout >= 0 && o.dropout < 1)) refuse("dropout is not in [0, 1)");
+  if (o.length < 2) refuse("rows of fewer than 2 tokens have nothing to predict");
+  if (o.rows_per_batch < 0 || o.accumulate < 0) refuse("rows a batch and batches a step are positive");
+  if (o.steps < 0 && !(o.epochs > 0 && o.epochs < 1e6)) refuse("the number of epochs is not positive");
+  if (!(o.learning_rate >= 0) || !std::isfinite(o.learning_rate)) refuse("the learning rate is negative");
+  if (!(o.lora_plus > 0) || !std::isfinite(o.lora_plus)) refuse("the ratio of rates is not positive");
+  if (!(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1)) refuse("betas are not in [0, 1)");
+  if (!(o.epsilon > 0) || !(o.weight_decay >= 0) || !(o.clip >= 0))
+    refuse("epsilon, weight decay or clip is negative");
+}
+
+void check_rows(std::span<const TrainRow> rows, int64_t vocabulary) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const TrainRow& row = rows[i];
+    if (row.tokens.empty() || row.labels.size() != row.tokens.size())
+      fail(ErrorCode::kInvalidArgument, "row {} of the data has {} tokens and {} labels", i + 1,
+           row.tokens.size(), row.labels.size());
+    for (size_t t = 0; t < row.tokens.size(); ++t) {
+      const int32_t label = row.labels[t];
+      if (row.tokens[t] < 0 || row.tokens[t] >= vocabulary)
+        fail(ErrorCode::kInvalidArgument, "row {} of the data: token {} is {}, expected 0 to {}", i + 1, t,
+             row.tokens[t], vocabulary - 1);
+      if (label != kIgnoredLabel && (label < 0 || label >= vocabulary))
+        fail(ErrorCode::kInvalidArgument, "row {} of the data: label {} is {}, expected -100 or 0 to {}",
+             i + 1, t, label, vocabulary - 1);
+    }
+  }
+}
+
+std::vector<int64_t> lengths_of(std::span<const TrainRow> rows, int64_t length) {
+  std::vector<int64_t> lengths;
+  for (const TrainRow& row : rows)
+    lengths.push_back(std::min(static_cast<int64_t>(row.tokens.size()), length));
+  return lengths;
+}
+
+uint64_t fingerprint(std::span<const TrainRow> rows) noexcept {
+  uint64_t hash = rows.size();
+  for (const TrainRow& row : rows)
+    for (size_t t = 0; t < row.tokens.size(); ++t)
+      hash = mixed(hash ^ (static_cast<uint64_t>(static_cast<uint32_t>(row.tokens[t])) << 32 |
+                           static_cast<uint32_t>(row.labels[t])));
+  return hash;
+}
+
+// What must be the same for a run to go on as if it had not stopped.
+Json run_identity(const TrainOptions& o, int64_t total, uint64_t data) {
+  return {{"data", fmt::format("{:016x}", data)},
+          {"steps", total},
+          {"length", o.length},
+          {"packing", o.packing},
+          {"shuffle", o.shuffle},
+          {"rows_per_batch", o.rows_per_batch},
+          {"accumulate", o.accumulate},
+          {"tokens_per_step", o.tokens_per_step},
+          {"learning_rate", o.learning_rate},
+          {"lora_plus", o.lora_plus},
+          {"schedule", static_cast<int>(o.schedule)},
+          {"warmup_steps", o.warmup_steps},
+          {"warmup_share", o.warmup_share},
+          {"betas", std::vector<double>{o.beta1, o.beta2}},
+          {"epsilon", o.epsilon},
+          {"weight_decay", o.weight_decay},
+          {"clip", o.clip},
+          {"dropout", o.dropout},
+          {"seed", o.seed},
+          {"bf16", o.bf16}};
+}
+
+}  // namespace
+
+struct Trainer::State {
+  State(const Model& base, std::vector<TrainRow> data, const TrainOptions& chosen)
+      : model(base), rows(std::move(data)), options(chosen) {
+    check_options(options);
+    options.length = std::min(options.length, model.config().context);
+    if (model.config().position_rows > 0)
+      options.length = std::min(options.length, model.config().position_rows - model.state().position_offset);
+    if (options.threads == 0) options.threads = model.options().threads;
+    options.threads = thread_count(options.threads);
+    if (rows.empty()) fail(ErrorCode::kInvalidArgument, "there are no rows to train on");
+    check_rows(rows, model.config().vocabulary);
+    adapter = make_adapter(model.state(), options);
+    plan.emplace(lengths_of(rows, options.length), options);
+    warmup = options.warmup_steps >= 0
+                 ? options.warmup_steps
+                 : static_cast<int64_t>(
+                       std::ceil(options.warmup_share * static_cast<double>(plan->total_steps())));
+    optimizer.emplace(adapter);
+  }
+
+  // Made when the adapter is final.
+  Pass& passes() {
+    if (!pass) choose_pass();
+    return *pass;
+  }
+
+  // Memory is taken where it is first written to: what does not fit is given back untouched.
+  void choose_pass() {
+    PassOptions own{.bf16 = options.bf16,
+                    .precision = options.bf16 ? Precision::kBF16 : Precision::kF32,
+                    .dropout = options.dropout,
+                    .seed = options.seed,
+                    .threads = options.threads};
+    const uint64_t available = available_memory_bytes();
+    for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
+      if (options.recompute && *options.recompute != level) continue;
+      own.recompute = level;
+      pass.reset();
+      pass = std::make_unique<Pass>(model, adapter, own, plan->most_batch_tokens(), options.length);
+      // A tenth for what other programs take meanwhile.
+      if (available == 0 || pass->bytes() + pass->bytes() / 10 < available) return;
+    }
+    const uint64_t needed = pass->bytes();
+    pass.reset();
+    fail(ErrorCode::kOutOfMemory,
+         "batches of {} tokens take {} MiB of memory and {} MiB are available; fewer rows a batch, or "
+         "shorter ones, take less",
+         plan->most_batch_tokens(), needed >> 20, available >> 20);
+  }
+
+  // Gradients of step `index`, from 0 on; the norm is of all of them.
+  TrainStep gradients(int64_t index) {
+    TrainStep result{.step = index + 1};
+    const StepBatches& chosen = plan->step(index);
+    std::vector<Batch> batches;
+    for (const BatchRows& batch : chosen) {
+      batches.push_back(make_batch(rows, batch, options.length));
+      result.tokens += batches.back().targets();
+      result.rows += batches.back().rows();
+    }
+    for (LoraModule& module : adapter.modules) module.clear_gradients();
+    double sum = 0;
+    for (size_t i = 0; i < batches.size() && result.tokens > 0; ++i) {
+      const DropoutTurn turn{.active = true, .step = static_cast<uint64_t>(index), .batch = i};
+      try {
+        sum += passes().loss_and_gradients(batches[i], 1.0 / static_cast<double>(result.tokens), turn);
+      } catch (const Error& error) {
+        if (error.code() != ErrorCode::kNotFinite) throw;
+        fail(ErrorCode::kNotFinite, "step {}: {}", index + 1, error.what());
+      }
+    }
+    result.loss = result.tokens > 0 ? sum / static_cast<double>(result.tokens) : 0;
+    result.grad_norm = gradient_norm(adapter);
+    if (!std::isfinite(result.grad_norm))
+      fail(ErrorCode::kNotFinite, "step {}: the gradient is not finite, the loss is {}", index + 1,
+           result.loss);
+    result.learning_rate =
+        options.learning_rate * schedule_factor(options.schedule, index, warmup, plan->total_steps());
+    return result;
+  }
+
+  Model model;
+  std::vector<TrainRow> rows;
+  TrainOptions options;
+  Adapter adapter;
+  std::optional<TrainPlan> plan;
+  std::optional<AdamW> optimizer;
+  std::unique_ptr<Pass> pass;
+  int64_t warmup = 0;
+  int64_t finished = 0;
+};
+
+Trainer::Trainer(const Model& model, std::vector<TrainRow> rows, const TrainOptions& options)
+    : state_(std::make_unique<State>(model, std::move(rows), options)) {}
+Trainer::Trainer(Trainer&&) noexcept = default;
+Trainer& Trainer::operator=(Trainer&&) noexcept = default;
+Trainer::~Trainer() = default;
+
+int64_t Trainer::total_steps() const noexcept {
+  return state_->plan->total_steps();
+}
+int64_t Trainer::finished_steps() const noexcept {
+  return state_->finished;
+}
+int64_t Trainer::parameters() const noexcept {
+  return state_->adapter.parameters();
+}
+Recompute Trainer::recompute() const {
+  return state_->passes().recompute();
+}
+double Trainer::epoch() const {
+  return state_->plan->epoch(state_->finished);
+}
+uint64_t Trainer::memory_bytes() const {
+  constexpr uint64_t kBytes = 7 * sizeof(float);  // value, gradient, two moments, three layouts for products
+  return static_cast<uint64_t>(state_->adapter.parameters()) * kBytes + state_->passes().bytes();
+}
+
+void Trainer::start_from(const std::string& folder) {
+  State& s = *state_;
+  s.adapter = read_adapter(folder, s.model.state(), s.options);
+  s.optimizer.emplace(s.adapter);
+  s.pass.reset();
+}
+
+TrainStep Trainer::step() {
+  State& s = *state_;
+  if (s.finished >= s.plan->total_steps())
+    fail(ErrorCode::kInvalidArgument, "all {} steps are done", s.plan->total_steps());
+  const auto start = std::chrono::steady_clock::now();
+  TrainStep result = s.gradients(s.finished);
+  const double factor = s.options.clip > 0 ? std::min(1.0, s.options.clip / (result.grad_norm + 1e-6)) : 1.0;
+  s.optimizer->step(s.adapter, s.options, result.learning_rate, result.learning_rate * s.options.lora_plus,
+                    factor, s.options.threads);
+  ++s.finished;
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+TrainLoss Trainer::evaluate(std::span<const TrainRow> rows, bool with_adapter) {
+  State& s = *state_;
+  check_rows(rows, s.model.config().vocabulary);
+  TrainLoss total;
+  const int64_t most = s.plan->most_batch_tokens();
+  for (size_t first = 0; first < rows.size();) {
+    // As many rows as fit; a longer one in pieces that each begin anew is not the same text: cut.
+    std::vector<TrainRow> own;
+    int64_t tokens = 0;
+    for (; first < rows.size(); ++first) {
+      const int64_t length =
+          std::min({static_cast<int64_t>(rows[first].tokens.size()), s.options.length, most});
+      if (!own.empty() && tokens + length > most) break;
+      own.push_back(rows[first]);
+      tokens += length;
+    }
+    BatchRows all(own.size());
+    for (size_t i = 0; i < all.size(); ++i) all[i] = i;
+    const Batch batch = make_batch(own, all, std::min(s.options.length, most));
+    const int64_t targets = batch.targets();
+    if (targets == 0) continue;
+    total.sum += s.passes().loss(batch, with_adapter);
+    total.tokens += targets;
+  }
+  return total;
+}
+
+TrainStep Trainer::dump_gradients(const std::string& path) {
+  State& s = *state_;
+  const TrainStep result = s.gradients(s.finished);
+  std::vector<std::vector<float>> turned;
+  std::vector<NamedFloats> tensors;
+  for (const LoraModule& module : s.adapter.modules) turned.push_back(module.b_gradient());
+  for (size_t i = 0; i < s.adapter.modules.size(); ++i) {
+    const LoraModule& module = s.adapter.modules[i];
+    tensors.push_back({a_name(module), Shape({module.rank(), module.at().in}), module.a_gradient});
+    tensors.push_back({b_name(module), Shape({module.at().out, module.rank()}), turned[i]});
+  }
+  write_floats(path, tensors);
+  return result;
+}
+
+void Trainer::save_adapter(const std::string& folder, const std::string& base) const {
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (error) fail(ErrorCode::kIo, "{}: {}", folder, error.message());
+  write_adapter(folder, state_->model.state(), state_->adapter, state_->options, base);
+}
+
+void Trainer::save_checkpoint(const std::string& folder, const std::string& base) const {
+  const State& s = *state_;
+  const fs::path parent = fs::path(folder).parent_path();
+  std::error_code error;
+  if (!parent.empty()) fs::create_directories(parent, error);
+  if (error) fail(ErrorCode::kIo, "{}: {}", parent.string(), error.message());
+  AtomicFolder whole(folder);
+  write_adapter(whole.path(), s.model.state(), s.adapter, s.options, base);
+  std::vector<NamedFloats> tensors;
+  for (size_t i = 0; i < s.adapter.modules.size(); ++i) {
+    const LoraModule& module = s.adapter.modules[i];
+    const AdamW::Pair& own = s.optimizer->moments()[i];
+    const Shape a({module.rank(), module.at().in}), b({module.at().out, module.rank()});
+    tensors.push_back({a_name(module) + ".m", a, own.a.m});
+    tensors.push_back({a_name(module) + ".v", a, own.a.v});
+    tensors.push_back({b_name(module) + ".m", b, own.b.m});
+    tensors.push_back({b_name(module) + ".v", b, own.b.v});
+  }
+  write_floats((fs::path(whole.path()) / kOptimizerFile).string(), tensors);
+  const Json state = {{"step", s.finished},
+                      {"run", run_identity(s.options, s.plan->total_steps(), fingerprint(s.rows))}};
+  write_file_atomically((fs::path(whole.path()) / kStateFile).string(), state.dump(2) + "\n");
+  whole.commit(Existing::kReplace, [](const std::string& path) {
+    if (!fs::exists(fs::path(path) / kStateFile))
+      fail(ErrorCode::kAlreadyExists, "{} exists and is no checkpoint of a training run", path);
+  });
+}
+
+void Trainer::resume(const std::string& folder) {
+  State& s = *state_;
+  const Checkpoint file((fs::path(folder) / kOptimizerFile).string());
+  const std::string path = (fs::path(folder) / kStateFile).string();
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) fail(ErrorCode::kNotFound, "{}: no such file; a checkpoint of a training run has it", path);
+  const std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
+  const Json json = parse_json_object(text, path);
+  const Json now = run_identity(s.options, s.plan->total_steps(), fingerprint(s.rows));
+  const Json& then = json.at("run");
+  for (const auto& [key, value] : now.items())
+    if (!(then[key] == value))
+      fail(ErrorCode::kInvalidArgument, "{}: \"{}\" was {} when the run was saved and is {} now", path, key,
+           then[key].dump(), value.dump());
+  s.adapter = read_adapter(folder, s.model.state(), s.options);
+  s.pass.reset();
+  s.optimizer.emplace(s.adapter);
+  for (size_t i = 0; i < s.adapter.modules.size(); ++i) {
+    const LoraModule& module = s.adapter.modules[i];
+    AdamW::Pair& own = s.optimizer->moments()[i];
+    const Shape a({module.rank(), module.at().in}), b({module.at().out, module.rank()});
+    own.a.m = read_floats(file, a_name(module) + ".m", a);
+    own.a.v = read_floats(file, a_name(module) + ".v", a);
+    own.b.m = read_floats(file, b_name(module) + ".m", b);
+    own.b.v = read_floats(file, b_name(module) + ".v", b);
+  }
+  s.finished = json.at("step").get<int64_t>();
+  if (s.finished < 0 || s.finished > s.plan->total_steps())
+    fail(ErrorCode::kMalformedFile, "{}: step {} of {}", path, s.finished, s.plan->total_steps());
+  s.optimizer->set_steps(s.finished);
+}
+
+}  // namespace nfloat

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// `nfloat train`: data in, an adapter out.
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "base/json.h"
+#include "cli/process.h"
+#include "nfloat/checkpoint.h"
+
+namespace nfloat::cli_test {
+namespace {
+
+class Train : public Cli {
+ protected:
+  std::string stories() const {
+    const std::string file = path("stories.jsonl");
+    std::string lines;
+    for (const char* text :
+         {"The cat sat on the mat.", "Tom had a red ball. He lost it.", "A little bird sang in the tree.",
+          "Once there was a small dog named Max.", "Mia baked a cake for her friend."})
+      lines += Json{{"text", text}}.dump() + "\n";
+    write_file(file, lines);
+    return file;
+  }
+  static std::vector<Json> log_lines(const std::string& file) {
+    std::vector<Json> lines;
+    std::istringstream text(read_file(file));
+    for (std::string line; std::getline(text, line);) lines.push_back(Json::parse(line));
+    return lines;
+  }
+  Result train(std::vector<std::string> more) const {
+    std::vector<std::string> arguments{"train", model(), stories(), "--quantize", "nf4", "--threads", "2"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return nfloat(arguments);
+  }
+};
+
+TEST_F(Train, WritesAnAdapterThatConvertReads) {
+  const Result result = train({"--out", path("adapter"), "--steps", "3", "--rank", "4", "--lr", "1e-3",
+                               "--log", path("log.jsonl"), "--schedule", "linear", "--warmup", "1"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.out.find("trained 3 steps"), std::string::npos) << result;
+  EXPECT_NE(result.err.find("example   [["), std::string::npos) << result;
+  const std::vector<Json> log = log_lines(path("log.jsonl"));
+  ASSERT_EQ(3u, log.size());
+  for (size_t i = 0; i < log.size(); ++i) {
+    EXPECT_EQ(i + 1, log[i].at("step").get<size_t>());
+    EXPECT_GT(log[i].at("loss").get<double>(), 0);
+    EXPECT_GT(log[i].at("grad_norm").get<double>(), 0);
+    EXPECT_GT(log[i].at("tokens").get<int64_t>(), 0);
+  }
+  EXPECT_EQ(0, log[0].at("learning_rate").get<double>());
+  EXPECT_LT(log[2].at("loss").get<double>(), log[0].at("loss").get<double>());
+  const Json config = Json::parse(read_file(path("adapter/adapter_config.json")));
+  EXPECT_EQ(4, config.at("r").get<int>());
+  EXPECT_EQ(7u, config.at("target_modules").size());
+  const Checkpoint file(path("adapter/adapter_model.safetensors"));
+  EXPECT_EQ(84u, file.tensors().size());
+  EXPECT_NE(nullptr, file.find("base_model.model.model.layers.5.mlp.down_proj.lora_B.weight"));
+  // The text that the adapter has seen surprises the model less with it.
+  write_file(path("text.txt"), "The cat sat on the mat. Tom had a red ball. He lost it.");
+  const std::vector<std::string> score{"perplexity", model(), "--text", path("text.txt"),
+                                       "--protocol", "bos",   "--json"};
+  std::vector<std::string> beside = score;
+  beside.insert(beside.end(), {"--lora", path("adapter")});
+  const Result without = nfloat(score), with = nfloat(beside);
+  ASSERT_TRUE(without.ok() && with.ok()) << without << with;
+  EXPECT_LT(Json::parse(with.out).at("perplexity").get<double>(),
+            Json::parse(without.out).at("perplexity").get<double>());
+  EXPECT_TRUE(
+      nfloat({"generate", model(), "-p", "The cat", "--lora", path("adapter") + ":0.5", "-n", "4"}).ok());
+  expect_complaint(nfloat({"generate", model(), "-p", "The cat", "--lora", path("none")}), {"none"});
+  const Result merged = nfloat({"convert", model(), path("merged"), "--lora", path("adapter")});
+  EXPECT_TRUE(merged.ok()) << merged;
+  EXPECT_TRUE(temporaries(folder_).empty());
+}
+
+TEST_F(Train, GoesOnWhereACheckpointWasSavedAndKeepsTheBest) {
+  const std::vector<std::string> options{
+      "--no-packing", "--rows-per-batch", "2", "--steps", "6", "--save-every", "4", "--lr",
+      "1e-3",         "--rank",           "4"};
+  std::vector<std::string> straight = options, resumed = options;
+  straight.insert(straight.end(), {"--out", path("straight")});
+  ASSERT_TRUE(train(straight).ok());
+  std::filesystem::create_directories(path("resumed"));
+  std::filesystem::copy(path("straight/checkpoint"), path("resumed/checkpoint"),
+                        std::filesystem::copy_options::recursive);
+  resumed.insert(resumed.end(), {"--out", path("resumed"), "--resume"});
+  const Result result = train(resumed);
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_EQ(read_file(path("straight/adapter_model.safetensors")),
+            read_file(path("resumed/adapter_model.safetensors")));
+  const Result held = train({"--out", path("held"), "--steps", "4", "--eval", "40%", "--eval-every", "2"});
+  ASSERT_TRUE(held.ok()) << held;
+  EXPECT_NE(held.out.find("best on the held-out rows"), std::string::npos) << held;
+}
+
+TEST_F(Train, ComparesRates) {
+  const Result result = train({"--lr", "1e-4,1e-3", "--steps", "2"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.out.find("0.001"), std::string::npos) << result;
+  EXPECT_EQ(2, train({"--lr", "1e-4,1e-3", "--out", path("x")}).exit_code);
+}
+
+TEST_F(Train, GradientsOfTokenIds) {
+  write_file(path("ids.jsonl"),
+             R"({"input_ids": [0, 50, 86, 440, 15, 1], "labels": [-100, -100, -100, 440, 15, 1]})"
+             "\n");
+  const Result result = nfloat({"train", model(), path("ids.jsonl"), "--steps", "0", "--dump-gradients",
+                                path("gradients.safetensors"), "--rank", "2"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_EQ(84u, Checkpoint(path("gradients.safetensors")).tensors().size());
+}
+
+TEST_F(Train, BadDataIsNamedByItsLine) {
+  const auto complains = [&](const std::string& text, const std::vector<std::string>& words) {
+    write_file(path("bad.jsonl"), text);
+    expect_complaint(nfloat({"train", model(), path("bad.jsonl"), "--out", path("out"), "--quiet"}), words);
+  };
+  complains("", {"bad.jsonl", "empty"});
+  complains("{\"text\": \"a\"}\n{\"text\": ", {"bad.jsonl:2"});
+  complains("[1]\n", {"bad.jsonl:1", "not a JSON object"});
+  complains("{\"text\": \"a b\", \"weight\": 2}\n", {"bad.jsonl:1", "\"weight\""});
+  complains("{\"prompt\": \"a\"}\n", {"bad.jsonl:1", "\"completion\""});
+  complains("{\"input_ids\": [0, 5], \"labels\": [-100, -100]}\n", {"nothing is trained", "1 of them"});
+  complains("{\"input_ids\": [0, 5, 99999]}\n", {"row 1", "99999", "4095"});
+  complains("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n", {"bad.jsonl:1", "chat template"});
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+  EXPECT_EQ(2, nfloat({"train", model(), path("bad.jsonl")}).exit_code);
+}
+
+}  // namespace
+}  // namespace nfloat::cli_test

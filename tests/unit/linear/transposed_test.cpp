@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "linear/transposed.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+
+#include "base/float16.h"
+#include "kernels/dispatch.h"
+#include "nfloat/codebook.h"
+#include "nfloat/error.h"
+#include "nfloat/quantize.h"
+
+namespace nfloat {
+namespace {
+
+bool target_is_missing() {
+  const bool missing = std::getenv("NFLOAT_TARGET") != nullptr && kernels::forced_target_error() != nullptr;
+  if (missing) std::puts("cannot run this target");
+  return missing;
+}
+
+struct Case {
+  int64_t m, n, k, block;
+};
+
+const Case kCases[] = {{1, 1, 16, 16},     {5, 17, 64, 64},    {6, 33, 48, 64},    {13, 300, 80, 64},
+                       {97, 16, 136, 64},  {12, 257, 320, 32}, {33, 50, 77, 64},   {7, 40, 96, 24},
+                       {130, 530, 64, 64}, {9, 20, 520, 4096}, {24, 270, 1032, 24}};
+
+std::vector<float> gaussian(int64_t count, uint32_t seed) {
+  std::mt19937 generator(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(generator);
+  return values;
+}
+
+// dx = old + dy[:, first:] w against sums in double precision; the bound is that of a sum of float32
+// products.
+template <typename Matrix>
+void expect_product(const Matrix& matrix, const Case& c, bool bf16, double rounding) {
+  const int64_t first = 3, width = first + c.n + 2;
+  const std::vector<float> dy = gaussian(c.m * width, 5), old = gaussian(c.m * (c.k + 1), 6);
+  std::vector<float> row(static_cast<size_t>(c.k));
+  std::vector<double> expected(static_cast<size_t>(c.m * c.k), 0.0), bound = expected;
+  for (int64_t n = 0; n < c.n; ++n) {
+    matrix.dequantize_row(n, row.data());
+    for (int64_t i = 0; i < c.m; ++i)
+      for (int64_t k = 0; k < c.k; ++k) {
+        const double product =
+            static_cast<double>(dy[static_cast<size_t>(i * width + first + n)]) * row[static_cast<size_t>(k)];
+        expected[static_cast<size_t>(i * c.k + k)] += product;
+        bound[static_cast<size_t>(i * c.k + k)] += std::abs(product);
+      }
+  }
+  std::vector<std::vector<float>> results;
+  for (const int threads : {1, 2, 7}) {
+    for (const bool accumulate : {false, true}) {
+      std::vector<float> dx = old;
+      PackedGradients packed;
+      packed.assign(dy.data(), width, c.m, width, bf16, threads);
+      multiply_transposed(matrix, packed, first, dx.data(), c.k + 1, accumulate, threads);
+      for (int64_t i = 0; i < c.m; ++i) {
+        const auto gap = static_cast<size_t>(i * (c.k + 1) + c.k);
+        ASSERT_EQ(dx[gap], old[gap]);
+        for (int64_t k = 0; k < c.k; ++k) {
+          const auto at = static_cast<size_t>(i * (c.k + 1) + k), e = static_cast<size_t>(i * c.k + k);
+          ASSERT_NEAR(dx[at], expected[e] + (accumulate ? static_cast<double>(old[at]) : 0.0),
+                      rounding * bound[e] + 1e-6)
+              << c.m << ' ' << c.n << ' ' << c.k << ' ' << c.block << " at " << i << ' ' << k;
+        }
+      }
+      results.push_back(dx);
+    }
+  }
+  EXPECT_EQ(0, std::memcmp(results[0].data(), results[2].data(), results[0].size() * 4));
+  EXPECT_EQ(0, std::memcmp(results[1].data(), results[5].data(), results[1].size() * 4));
+}
+
+TEST(MultiplyTransposed, PackedMatricesAgreeWithDoublePrecision) {
+  if (target_is_missing()) GTEST_SKIP();
+  for (const Case& c : kCases)
+    for (const bool nested : {false, true}) {
+      const std::vector<float> weights = gaussian(c.n * c.k, 9);
+      const TensorView view{DType::kF32, Shape({c.n, c.k}), std::as_bytes(std::span(weights))};
+      const QuantizedTensor tensor = quantize_blockwise(
+          view, make_codebook("nf4", c.block), {.block_size = c.block, .double_quantization = nested});
+      PackSource source;
+      source.codes = tensor.codes;
+      source.levels = tensor.codebook.levels;
+      source.rows = c.n;
+      source.cols = c.k;
+      source.block_size = c.block;
+      source.scales = tensor.scales;
+      if (nested) {
+        source.scales = {};
+        source.nested_codes = tensor.nested.codes;
+        source.nested_absmax = tensor.nested.absmax;
+        source.nested_map = dynamic_codebook().levels;
+        source.nested_offset = tensor.nested.offset;
+      }
+      const PackedMatrix matrix = PackedMatrix::pack(source, 1);
+      expect_product(matrix, c, false, 2e-6);
+      expect_product(matrix, c, true, 8e-3);
+    }
+}
+
+TEST(MultiplyTransposed, DenseMatricesAgreeWithDoublePrecision) {
+  if (target_is_missing()) GTEST_SKIP();
+  using Storage = DenseMatrix::Storage;
+  for (const Case& c : kCases)
+    for (const Storage storage : {Storage::kF32, Storage::kF16, Storage::kBF16, Storage::kInt8}) {
+      const std::vector<float> weights = gaussian(c.n * c.k, 9);
+      const TensorView view{DType::kF32, Shape({c.n, c.k}), std::as_bytes(std::span(weights))};
+      expect_product(DenseMatrix::pack(view, storage, 1), c, false, 2e-6);
+    }
+}
+
+TEST(MultiplyTransposed, TooFewGradientsAreRefused) {
+  const std::vector<float> weights(64, 1.0f);
+  const TensorView view{DType::kF32, Shape({4, 16}), std::as_bytes(std::span(weights))};
+  const DenseMatrix matrix = DenseMatrix::pack(view, DenseMatrix::Storage::kF32, 1);
+  const std::vector<float> dy(8);
+  std::vector<float> dx(32);
+  PackedGradients packed;
+  packed.assign(dy.data(), 4, 2, 4, false, 1);
+  EXPECT_THROW(multiply_transposed(matrix, packed, 1, dx.data(), 16, false, 1), Error);
+}
+
+}  // namespace
+}  // namespace nfloat

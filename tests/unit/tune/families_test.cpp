@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "nfloat/error.h"
+#include "tune/optimizer.h"
+#include "tune/pass.h"
+#include "unit/model/random_model.h"
+
+namespace nfloat {
+namespace {
+
+using testing::RandomModel;
+
+struct Case {
+  const char* name;
+  const char* config;
+};
+
+// What the steps of a layer can be: grouped heads, biases, windows, norms of heads and around blocks, caps of
+// scores and logits, partial and second rotary embeddings, scaled residuals, matrices in one and turned,
+// learned positions, parallel blocks, norms behind the residual, tied and untied heads.
+constexpr Case kCases[] = {
+    {"LlamaBiases", R"({"model_type": "llama", "hidden_size": 32, "intermediate_size": 48,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 40, "max_position_embeddings": 300,
+      "attention_bias": true, "mlp_bias": true})"},
+    {"LlamaOddSizes", R"({"model_type": "llama", "hidden_size": 50, "intermediate_size": 37,
+      "num_hidden_layers": 2, "num_attention_heads": 5, "num_key_value_heads": 5, "vocab_size": 19,
+      "max_position_embeddings": 300, "rms_norm_eps": 1e-6, "head_dim": 6, "tie_word_embeddings": true})"},
+    {"MistralWindow", R"({"model_type": "mistral", "hidden_size": 32, "intermediate_size": 48,
+      "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 40,
+      "max_position_embeddings": 300, "sliding_window": 23})"},
+    {"Qwen2", R"({"model_type": "qwen2", "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2,
+      "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 61, "max_position_embeddings": 200,
+      "tie_word_embeddings": true, "use_sliding_window": true, "sliding_window": 23,
+      "max_window_layers": 1})"},
+    {"Qwen3", R"({"model_type": "qwen3", "hidden_size": 40, "intermediate_size": 72, "num_hidden_layers": 2,
+      "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 61,
+      "max_position_embeddings": 200, "use_sliding_window": false, "sliding_window": null,
+      "attention_bias": true})"},
+    {"Gemma2", R"({"model_type": "gemma2", "hidden_size": 48, "intermediate_size": 56, "num_hidden_layers": 2,
+      "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 61,
+      "max_position_embeddings": 200, "sliding_window": 23, "query_pre_attn_scalar": 24, "hidden_act": "gelu",
+      "hidden_activation": "gelu_pytorch_tanh", "attn_logit_softcapping": 5.0,
+      "final_logit_softcapping": 3.0})"},
+    {"Gemma3", R"({"model_type": "gemma3_text", "hidden_size": 48, "intermediate_size": 56,
+      "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+      "vocab_size": 61, "max_position_embeddings": 200, "sliding_window": 17, "sliding_window_pattern": 3,
+      "query_pre_attn_scalar": 24, "rope_scaling": {"rope_type": "linear", "factor": 8.0}})"},
+    {"Phi3", R"({"model_type": "phi3", "hidden_size": 48, "intermediate_size": 40, "num_hidden_layers": 2,
+      "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 61, "max_position_embeddings": 200,
+      "original_max_position_embeddings": 64, "partial_rotary_factor": 0.75, "sliding_window": null,
+      "rope_scaling": {"type": "longrope", "short_factor": [1, 1.5, 2], "long_factor": [1.5, 3, 7]}})"},
+    {"Granite", R"({"model_type": "granite", "hidden_size": 48, "intermediate_size": 72,
+      "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 61,
+      "max_position_embeddings": 200, "embedding_multiplier": 12.0, "residual_multiplier": 0.22,
+      "attention_multiplier": 0.1, "logits_scaling": 8.0, "tie_word_embeddings": true})"},
+    {"Olmo2", R"({"model_type": "olmo2", "hidden_size": 48, "intermediate_size": 72, "num_hidden_layers": 2,
+      "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 61, "max_position_embeddings": 200,
+      "rms_norm_eps": 1e-6})"},
+    {"SmolLM3", R"({"model_type": "smollm3", "hidden_size": 48, "intermediate_size": 72,
+      "num_hidden_layers": 4, "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 61,
+      "max_position_embeddings": 200, "no_rope_layers": [1, 1, 1, 0]})"},
+    {"Gpt2", R"({"model_type": "gpt2", "n_embd": 48, "n_layer": 2, "n_head": 6, "n_inner": null,
+      "vocab_size": 61, "n_positions": 200, "n_ctx": 200, "activation_function": "gelu_new"})"},
+    {"Pythia", R"({"model_type": "gpt_neox", "hidden_size": 48, "intermediate_size": 64,
+      "num_hidden_layers": 2, "num_attention_heads": 3, "vocab_size": 61, "max_position_embeddings": 200,
+      "rotary_pct": 0.25, "rotary_emb_base": 10000})"},
+    {"NeoxInOrder", R"({"model_type": "gpt_neox", "hidden_size": 48, "intermediate_size": 64,
+      "num_hidden_layers": 2, "num_attention_heads": 3, "vocab_size": 61, "max_position_embeddings": 200,
+      "use_parallel_residual": false})"},
+    {"Opt", R"({"model_type": "opt", "hidden_size": 48, "ffn_dim": 64, "num_hidden_layers": 2,
+      "num_attention_heads": 6, "vocab_size": 61, "max_position_embeddings": 200,
+      "word_embed_proj_dim": 48})"},
+    {"Opt350m", R"({"model_type": "opt", "hidden_size": 48, "ffn_dim": 64, "num_hidden_layers": 2,
+      "num_attention_heads": 6, "vocab_size": 61, "max_position_embeddings": 200, "word_embed_proj_dim": 32,
+      "do_layer_norm_before": false})"},
+};
+
+constexpr int64_t kPositions = 150;
+
+// Documents that are shorter and longer than a block of queries, some of their tokens without a label.
+Batch make_test_batch(const RandomModel& random) {
+  const std::vector<int32_t> tokens = random.tokens(150);
+  Batch batch;
+  for (const int64_t length : {93, 1, 40, 16}) {
+    batch.documents.push_back({batch.rows(), length, 0});
+    for (int64_t i = 0; i < length; ++i) batch.tokens.push_back(tokens[batch.tokens.size()]);
+  }
+  batch.labels = batch.tokens;
+  for (size_t i = 0; i < batch.labels.size(); i += 5) batch.labels[i] = kIgnoredLabel;
+  return batch;
+}
+
+Adapter make_test_adapter(const Model& model) {
+  TrainOptions options;
+  options.rank = 3;
+  options.alpha = 4;
+  Adapter adapter = make_adapter(model.state(), options);
+  std::mt19937 generator(11);
+  std::normal_distribution<float> normal;
+  for (LoraModule& module : adapter.modules) {
+    for (float& value : module.b) value = 0.1f * normal(generator);
+    module.refresh();
+  }
+  return adapter;
+}
+
+double session_loss(const Model& model, const Batch& batch) {
+  double sum = 0;
+  for (const Document& document : batch.documents) {
+    Session session(
+        model,
+        {.context = kPositions, .kv_cache = KvCacheType::kF32, .precision = Precision::kF32, .threads = 1});
+    const auto begin = static_cast<size_t>(document.begin), length = static_cast<size_t>(document.length);
+    const BatchEntry entry{&session, std::span(batch.tokens).subspan(begin, length)};
+    forward_batch({&entry, 1}, [&](size_t, int64_t index, std::span<const float> logits) {
+      if (index + 1 == document.length) return;
+      const int32_t label = batch.labels[begin + static_cast<size_t>(index) + 1];
+      if (label == kIgnoredLabel) return;
+      double total = 0;
+      for (const float logit : logits) total += std::exp(static_cast<double>(logit));
+      sum += std::log(total) - static_cast<double>(logits[static_cast<size_t>(label)]);
+    });
+  }
+  return sum;
+}
+
+std::vector<float> all_gradients(const Adapter& adapter) {
+  std::vector<float> all;
+  for (const LoraModule& module : adapter.modules) {
+    const std::vector<float> b = module.b_gradient();
+    all.insert(all.end(), module.a_gradient.begin(), module.a_gradient.end());
+    all.insert(all.end(), b.begin(), b.end());
+  }
+  return all;
+}
+
+void move(Adapter& adapter, const std::vector<double>& direction, double by) {
+  size_t i = 0;
+  for (LoraModule& module : adapter.modules) {
+    for (float& value : module.a)
+      value = static_cast<float>(static_cast<double>(value) + by * direction[i++]);
+    for (float& value : module.b)
+      value = static_cast<float>(static_cast<double>(value) + by * direction[i++]);
+    module.refresh();
+  }
+}
+
+class TrainedFamilies : public ::testing::TestWithParam<Case> {
+ protected:
+  const RandomModel random_{GetParam().config};
+  const Model model_ = Model::load(random_.folder.path(), {.precision = Precision::kF32, .threads = 2});
+  const Batch batch_ = make_test_batch(random_);
+};
+
+TEST_P(TrainedFamilies, TheLossIsThatOfTheModel) {
+  Adapter adapter = make_test_adapter(model_);
+  Pass pass(model_, adapter, {.threads = 2}, batch_.rows(), kPositions);
+  const double expected = session_loss(model_, batch_);
+  EXPECT_NEAR(1, pass.loss(batch_, false) / expected, 3e-6);
+  EXPECT_GT(std::abs(pass.loss(batch_, true) / expected - 1), 1e-4);
+  for (LoraModule& module : adapter.modules) {
+    std::fill(module.b.begin(), module.b.end(), 0.0f);
+    module.refresh();
+  }
+  EXPECT_EQ(pass.loss(batch_, false), pass.loss(batch_, true)) << "B = 0 changes nothing";
+}
+
+TEST_P(TrainedFamilies, GradientsAreCentralDifferences) {
+  Adapter adapter = make_test_adapter(model_);
+  Pass pass(model_, adapter, {.threads = 2}, batch_.rows(), kPositions);
+  const double weight = 1.0 / static_cast<double>(batch_.targets());
+  pass.loss_and_gradients(batch_, weight, {});
+  const std::vector<float> gradient = all_gradients(adapter);
+  const double norm = gradient_norm(adapter);
+  std::mt19937 generator(3);
+  std::normal_distribution<double> normal;
+  // Along the gradient, where most is to be seen, turned by chance.
+  for (int turn = 0; turn < 3; ++turn) {
+    std::vector<double> direction(gradient.size());
+    double length = 0, expected = 0;
+    for (size_t i = 0; i < direction.size(); ++i) {
+      direction[i] = static_cast<double>(gradient[i]) / norm +
+                     turn * 0.5 * normal(generator) / std::sqrt(static_cast<double>(direction.size()));
+      length += direction[i] * direction[i];
+    }
+    for (size_t i = 0; i < direction.size(); ++i) {
+      direction[i] /= std::sqrt(length);
+      expected += direction[i] * static_cast<double>(gradient[i]);
+    }
+    const double step = 0.01;
+    move(adapter, direction, step);
+    const double above = pass.loss(batch_, true) * weight;
+    move(adapter, direction, -2 * step);
+    const double below = pass.loss(batch_, true) * weight;
+    move(adapter, direction, step);
+    EXPECT_NEAR(1, (above - below) / (2 * step) / expected, 2e-3) << "turn " << turn;
+  }
+}
+
+TEST_P(TrainedFamilies, SameBitsWhateverIsRecomputedAndForAnyThreads) {
+  std::vector<float> first;
+  for (const int threads : {1, 2, 7})
+    for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
+      Adapter adapter = make_test_adapter(model_);
+      Pass pass(model_, adapter, {.recompute = level, .dropout = 0.2, .seed = 5, .threads = threads},
+                batch_.rows(), kPositions);
+      pass.loss_and_gradients(batch_, 0.01, {.active = true, .step = 3, .batch = 1});
+      const std::vector<float> found = all_gradients(adapter);
+      if (first.empty()) first = found;
+      ASSERT_EQ(0, std::memcmp(first.data(), found.data(), found.size() * sizeof(float)))
+          << threads << " threads, level " << static_cast<int>(level);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Every, TrainedFamilies, ::testing::ValuesIn(kCases),
+                         [](const auto& one) { return std::string(one.param.name); });
+
+TEST(TrainedModels, MixturesAreRefusedByName) {
+  const RandomModel random(R"({"model_type": "mixtral", "hidden_size": 48, "intermediate_size": 40,
+    "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2, "vocab_size": 61,
+    "max_position_embeddings": 200, "num_local_experts": 4, "num_experts_per_tok": 2,
+    "sliding_window": null})");
+  const Model model = Model::load(random.folder.path());
+  try {
+    make_adapter(model.state(), {});
+    FAIL() << "a mixture was taken";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("mixture of experts"), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace nfloat

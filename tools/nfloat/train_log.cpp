@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train_log.h"
+
+#include <fmt/format.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/json.h"
+#include "nfloat/error.h"
+
+namespace nfloat::cli {
+
+TrainLog::TrainLog(const std::string& path, bool append) : path_(path), csv_(path.ends_with(".csv")) {
+  if (path.empty()) return;
+  file_ = std::fopen(path.c_str(), append ? "ab" : "wb");
+  if (file_ == nullptr) throw Error(ErrorCode::kIo, fmt::format("{}: {}", path, std::strerror(errno)));
+  if (csv_ && !append)
+    std::fputs("step,loss,grad_norm,learning_rate,tokens,rows,seconds,held_out_loss\n", file_);
+}
+
+TrainLog::~TrainLog() {
+  if (file_ != nullptr) std::fclose(file_);
+}
+
+void TrainLog::add(const TrainStep& step, const std::optional<double>& held_out) {
+  if (file_ == nullptr) return;
+  std::string line;
+  if (csv_) {
+    line = fmt::format("{},{:.12g},{:.12g},{:.12g},{},{},{:.6g},", step.step, step.loss, step.grad_norm,
+                       step.learning_rate, step.tokens, step.rows, step.seconds);
+    if (held_out) line += fmt::format("{:.12g}", *held_out);
+  } else {
+    Json json = {{"step", step.step},           {"loss", step.loss},
+                 {"grad_norm", step.grad_norm}, {"learning_rate", step.learning_rate},
+                 {"tokens", step.tokens},       {"rows", step.rows},
+                 {"seconds", step.seconds}};
+    if (held_out) json["held_out_loss"] = *held_out;
+    line = json.dump();
+  }
+  line += '\n';
+  if (std::fwrite(line.data(), 1, line.size(), file_) != line.size() || std::fflush(file_) != 0)
+    throw Error(ErrorCode::kIo, fmt::format("{}: {}", path_, std::strerror(errno)));
+}
+
+}  // namespace nfloat::cli

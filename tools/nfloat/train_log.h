@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_TRAIN_LOG_H_
+#define NFLOAT_TOOLS_TRAIN_LOG_H_
+
+#include <cstdio>
+#include <optional>
+#include <string>
+
+#include "nfloat/train.h"
+
+namespace nfloat::cli {
+
+// A line for each step, in JSON or, of a .csv file, in columns; on the disk when the next step begins.
+class TrainLog {
+ public:
+  // An empty path: nowhere. `append`: behind what the file holds. Throws kIo naming the file.
+  TrainLog(const std::string& path, bool append);
+  TrainLog(const TrainLog&) = delete;
+  TrainLog& operator=(const TrainLog&) = delete;
+  ~TrainLog();
+
+  void add(const TrainStep& step, const std::optional<double>& held_out);
+
+ private:
+  std::string path_;
+  std::FILE* file_ = nullptr;
+  bool csv_ = false;
+};
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_TRAIN_LOG_H_
