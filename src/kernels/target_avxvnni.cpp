@@ -6,12 +6,14 @@
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
 #include "kernels/gemm-inl.h"
+#include "kernels/train-inl.h"
 
 namespace nfloat::kernels {
 
 const KernelTable kAvxVnniTable = {.name = "avxvnni",
                                    .quantize = avxvnni::kQuantizeKernels,
                                    .transformer = avxvnni::kTransformerKernels,
-                                   .gemm = avxvnni::kGemmKernels};
+                                   .gemm = avxvnni::kGemmKernels,
+                                   .train = avxvnni::kTrainKernels};
 
 }  // namespace nfloat::kernels
