@@ -52,6 +52,10 @@ struct GenerationOptions {
   // The answer comes in the channels of gpt-oss (where the vocabulary has their tokens): text of the channel
   // "final" is the text, that of others an aside.
   bool channels = false;
+  // Of a Generation: up to this many tokens that followed the same ones earlier in the text are computed
+  // together with the next one, and count where they are what is chosen. The tokens are the same as without;
+  // texts that repeat their prompt come faster. 0: none.
+  int64_t look_up = 0;
 };
 
 // One step of a generation.
@@ -113,6 +117,10 @@ class NFLOAT_API TokenSequence {
   int64_t keep(std::span<const int32_t> tokens);
   // Takes in more tokens; the logits of the last. Throws as Session::prefill.
   std::span<const float> append(std::span<const int32_t> tokens);
+  // The same, with the logits of each of them behind one another in `rows`.
+  void append(std::span<const int32_t> tokens, std::vector<float>& rows);
+  // Forgets every token from `length` on. Throws kInvalidArgument when it is beyond the present one.
+  void truncate(int64_t length);
 
  private:
   Session session_;
@@ -149,12 +157,16 @@ class NFLOAT_API Generation {
 
   // Unset while it goes on.
   std::optional<FinishReason> reason() const noexcept { return reason_; }
+  // Tokens that were guessed, and those of them that were chosen.
+  int64_t guessed() const noexcept { return guessed_; }
+  int64_t guessed_right() const noexcept { return right_; }
   const GenerationCounts& counts() const noexcept { return counts_; }
   std::span<const int32_t> generated() const noexcept;
 
  private:
   bool read_prompt();
   std::optional<GeneratedToken> end(FinishReason reason);
+  std::span<const float> next_logits();
 
   TokenSequence* sequence_;
   std::vector<int32_t> prompt_;
@@ -162,8 +174,14 @@ class NFLOAT_API Generation {
   std::function<bool()> cancelled_;
   int64_t piece_ = 512;
   bool take_in_last_ = false, begun_ = false;
+  int64_t look_up_ = 0;
+  size_t confirmed_ = 0;           // tokens of the sequence that were chosen; what follows is a guess
+  size_t guesses_ = 0;             // of the last pass
+  int64_t pause_ = 0, wrong_ = 0;  // passes without guesses, after wrong ones
+  std::vector<float> rows_;        // logits of the last pass, of each guess and of the token before
   std::optional<FinishReason> reason_;
   GenerationCounts counts_;
+  int64_t guessed_ = 0, right_ = 0;
 };
 
 // What a user says about how tokens are chosen; unset: what the model's generation_config.json says.

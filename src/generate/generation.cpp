@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/fail.h"
+#include "generate/lookup.h"
 #include "nfloat/generate.h"
 
 namespace nfloat {
@@ -50,11 +51,29 @@ std::span<const float> TokenSequence::append(std::span<const int32_t> tokens) {
   return logits;
 }
 
+void TokenSequence::append(std::span<const int32_t> tokens, std::vector<float>& rows) {
+  const auto vocabulary = static_cast<size_t>(session_.model().config().vocabulary);
+  rows.resize(tokens.size() * vocabulary);
+  tokens_.reserve(tokens_.size() + tokens.size());
+  const BatchEntry entry{&session_, tokens};
+  forward_batch({&entry, 1}, [&](size_t, int64_t index, std::span<const float> logits) {
+    std::copy(logits.begin(), logits.end(),
+              rows.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(index) * vocabulary));
+  });
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+}
+
+void TokenSequence::truncate(int64_t length) {
+  session_.rewind(length);
+  tokens_.resize(static_cast<size_t>(length));
+}
+
 Generation::Generation(TokenSequence& sequence, const Tokenizer& tokenizer, Sampler& sampler,
                        std::vector<int32_t> prompt, const GenerationOptions& options)
     : sequence_(&sequence),
       prompt_(checked(std::move(prompt), sequence)),
-      continuation_(tokenizer, sampler, prompt_, options) {}
+      continuation_(tokenizer, sampler, prompt_, options),
+      look_up_(options.look_up) {}
 
 std::span<const int32_t> Generation::generated() const noexcept {
   return std::span(continuation_.tokens()).subspan(prompt_.size());
@@ -72,6 +91,7 @@ bool Generation::read_prompt() {
     counts_.read += static_cast<int64_t>(piece.size());
     if (cancelled_ && cancelled_()) return false;
   }
+  confirmed_ = prompt_.size();
   return true;
 }
 
@@ -79,7 +99,9 @@ std::optional<GeneratedToken> Generation::end(FinishReason reason) {
   GeneratedToken rest;
   rest.text = continuation_.finish(reason);
   const std::vector<int32_t>& tokens = continuation_.tokens();
-  const bool behind = sequence_->tokens().size() < tokens.size();
+  const bool behind = begun_ && confirmed_ >= prompt_.size() && confirmed_ < tokens.size();
+  if (confirmed_ > 0 && sequence_->tokens().size() > confirmed_)
+    sequence_->truncate(static_cast<int64_t>(confirmed_));
   if (behind && reason == FinishReason::kTokenLimit && sequence_->room() == 0)
     reason = FinishReason::kContextFull;
   reason_ = reason;
@@ -88,6 +110,37 @@ std::optional<GeneratedToken> Generation::end(FinishReason reason) {
     sequence_->append({&tokens.back(), 1});
   if (rest.text.empty()) return std::nullopt;
   return rest;
+}
+
+// The logits behind the token chosen last: those of a guess that was right, or of a pass of their own.
+std::span<const float> Generation::next_logits() {
+  const std::vector<int32_t>& tokens = continuation_.tokens();
+  const int32_t last = tokens.back();
+  const auto vocabulary = static_cast<size_t>(sequence_->session().model().config().vocabulary);
+  const std::vector<int32_t>& held = sequence_->tokens();
+  if (confirmed_ < held.size() && held[confirmed_] == last) {
+    const size_t row = guesses_ + 1 - (held.size() - confirmed_);
+    ++confirmed_;
+    ++right_;
+    wrong_ = 0;
+    return std::span<const float>(rows_).subspan(row * vocabulary, vocabulary);
+  }
+  if (confirmed_ < held.size()) {
+    sequence_->truncate(static_cast<int64_t>(confirmed_));
+    // Guesses that are wrong again and again are made less often.
+    pause_ = std::min<int64_t>(++wrong_ * 2, 32);
+  }
+  std::span<const int32_t> guess;
+  if (look_up_ > 0 && --pause_ < 0)
+    guess = look_up(tokens, static_cast<size_t>(std::clamp<int64_t>(sequence_->room() - 1, 0, look_up_)));
+  guesses_ = guess.size();
+  guessed_ += static_cast<int64_t>(guesses_);
+  ++confirmed_;
+  if (guess.empty()) return sequence_->append({&last, 1});
+  std::vector<int32_t> pass{last};
+  pass.insert(pass.end(), guess.begin(), guess.end());
+  sequence_->append(pass, rows_);
+  return std::span<const float>(rows_).first(vocabulary);
 }
 
 std::optional<GeneratedToken> Generation::next() {
@@ -99,11 +152,11 @@ std::optional<GeneratedToken> Generation::next() {
   const Stopwatch watch(counts_.generate_seconds);
   if (const auto reason = continuation_.reason()) return end(*reason);
   const std::vector<int32_t>& tokens = continuation_.tokens();
-  const bool behind = sequence_->tokens().size() < tokens.size();
-  if (behind && sequence_->room() == 0) return end(FinishReason::kContextFull);
+  const bool behind = confirmed_ < tokens.size();
+  if (behind && static_cast<int64_t>(confirmed_) == sequence_->session().context())
+    return end(FinishReason::kContextFull);
   if (cancelled_ && cancelled_()) return end(FinishReason::kCancelled);
-  if (behind) sequence_->append({&tokens.back(), 1});
-  GeneratedToken piece = continuation_.step(sequence_->session().logits());
+  GeneratedToken piece = continuation_.step(behind ? next_logits() : sequence_->session().logits());
   counts_.generated = continuation_.generated();
   if (piece.token < 0 && piece.text.empty()) return end(*continuation_.reason());
   return piece;

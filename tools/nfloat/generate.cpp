@@ -26,7 +26,7 @@ struct Options {
   int64_t max_tokens = 128, context = 0;
   SamplingSettings sampling;
   std::vector<std::string> stop;
-  int64_t logprobs = -1;
+  int64_t logprobs = -1, look_up = 0;
   bool ignore_eos = false, echo = false, quiet = false, json = false;
 };
 
@@ -78,7 +78,8 @@ Result generate(const Options& options, Session session, const Tokenizer& tokeni
                         {.max_tokens = std::min(options.max_tokens, room),
                          .stops = options.stop,
                          .end_tokens = options.ignore_eos ? std::vector<int32_t>() : ends,
-                         .log_probabilities = options.logprobs});
+                         .log_probabilities = options.logprobs,
+                         .look_up = options.look_up});
   generation.cancel_when(interrupted);
   Result result;
   while (const std::optional<GeneratedToken> piece = generation.next()) {
@@ -171,6 +172,12 @@ void add_generate_command(const Command& app) {
   add_sampling_options(command, options->sampling);
   command.add_option("--stop", options->stop, "End before this text appears; may be given several times")
       .one_at_a_time();
+  command
+      .add_option(
+          "--look-up", options->look_up,
+          "Guess up to N tokens from what followed the same ones earlier: the same text, faster where it "
+          "repeats its prompt and several tokens cost little more than one; 0: none")
+      .between(int64_t{0}, int64_t{63});
   command.add_flag("--ignore-eos", options->ignore_eos, "Go on after the model ends its text");
   command.add_flag("--echo", options->echo, "Print the prompt before the text");
   command.add_flag("--quiet", options->quiet, "No line about speed at the end");

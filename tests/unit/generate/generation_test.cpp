@@ -139,6 +139,37 @@ TEST_F(Generations, LogProbabilitiesAreOfTheUnmodifiedLogits) {
   }
 }
 
+TEST_F(Generations, LookingUpChangesNoToken) {
+  const std::vector<int32_t> text = prompt(
+      "The old lighthouse stood on the point. The keeper lit the lamp. The old lighthouse stood on the "
+      "point. The "
+      "keeper");
+  for (const float temperature : {0.0F, 0.7F}) {
+    std::vector<int32_t> expected;
+    for (const int64_t look_up : {0, 1, 5, 7}) {
+      for (const int64_t context : {110, 256}) {
+        TokenSequence own = sequence(context);
+        Sampler sampler({.temperature = temperature, .seed = 9});
+        Generation generation(own, tokenizer(), sampler, text, {.max_tokens = 60, .look_up = look_up});
+        while (generation.next()) {
+        }
+        const std::vector<int32_t> found(generation.generated().begin(), generation.generated().end());
+        if (expected.empty()) expected.assign(found.begin(), found.end());
+        const size_t common = std::min(found.size(), expected.size());
+        EXPECT_TRUE(
+            std::equal(found.begin(), found.begin() + static_cast<std::ptrdiff_t>(common), expected.begin()))
+            << look_up << " at " << temperature;
+        if (found.size() > expected.size()) expected = found;
+        EXPECT_EQ(generation.counts().generated, static_cast<int64_t>(found.size()));
+        EXPECT_LE(own.tokens().size(), text.size() + found.size());
+        EXPECT_EQ(static_cast<int64_t>(own.tokens().size()), own.session().position());
+        EXPECT_TRUE(look_up == 0 || temperature > 0 || generation.guessed() > 0);
+        EXPECT_LE(generation.guessed_right(), generation.guessed());
+      }
+    }
+  }
+}
+
 TEST_F(Generations, PromptsThatCannotBeAreRefused) {
   TokenSequence own = sequence(8);
   Sampler sampler = greedy();
