@@ -139,6 +139,10 @@ EngineStatistics Engine::statistics() const {
   return result;
 }
 
+void Engine::prepare_grammars() {
+  state_->vocabulary();
+}
+
 bool Engine::step() {
   return state_->step();
 }
@@ -194,11 +198,13 @@ void Engine::State::take_inbox() {
 }
 
 const GrammarVocabulary& Engine::State::vocabulary() {
-  if (words) return *words;
-  std::vector<std::string> texts(static_cast<size_t>(tokenizer.vocab_size()));
-  for (int32_t token = 0; token < tokenizer.vocab_size(); ++token)
-    if (!tokenizer.is_special(token)) texts[static_cast<size_t>(token)] = tokenizer.token_bytes(token);
-  return words.emplace(texts);
+  std::call_once(words_made, [this] {
+    std::vector<std::string> texts(static_cast<size_t>(tokenizer.vocab_size()));
+    for (int32_t token = 0; token < tokenizer.vocab_size(); ++token)
+      if (!tokenizer.is_special(token)) texts[static_cast<size_t>(token)] = tokenizer.token_bytes(token);
+    words.emplace(texts);
+  });
+  return *words;
 }
 
 void Engine::State::remove(const std::set<uint64_t>& numbers) {

@@ -57,7 +57,7 @@ struct Engine::State {
   void fail(std::span<const Part> parts, const std::string& why);
   void finish_step(double started, int64_t prompt_tokens, int64_t decoding);
 
-  // Made when the first grammar comes.
+  // Made when it is first asked for, by any thread.
   const GrammarVocabulary& vocabulary();
 
   const Tokenizer tokenizer;
@@ -68,6 +68,7 @@ struct Engine::State {
   Workspace workspace;
   PrefixStore prefixes;
   std::optional<GrammarVocabulary> words;
+  std::once_flag words_made;
   StepBudget budget;
 
   // Of the thread that steps.

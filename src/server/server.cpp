@@ -107,6 +107,7 @@ void Server::open(const Model& model, const std::string& path) {
         state->http.post(
             [state, copy = std::vector<EngineEvent>(events.begin(), events.end())] { state->take(copy); });
       });
+  served->engine.prepare_grammars();
   served->engine.start();
   const std::scoped_lock lock(state->mutex);
   state->opened = std::move(served);
