@@ -37,7 +37,7 @@ struct QuantizeCheckpointOptions {
   std::string format = "nf4";  // "nf4" or "fp4": what bitsandbytes stores
   QuantizeOptions quantize;
   DType storage = DType::kU8;     // of the packed codes: U8, BF16, F16, F32 hold the same bytes
-  std::vector<std::string> skip;  // regular expressions (ECMAScript) searched in tensor names
+  std::vector<std::string> skip;  // regular expressions (of PCRE2) searched in tensor names
   std::vector<std::string> only;
   // Weights that were quantized before (calibrate): stored as they are, by name; null for all others. Same
   // code, block size and double quantization as above, [out, in]. May be empty.

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "base/fail.h"
+
 namespace nfloat {
 namespace {
 
@@ -19,8 +21,8 @@ SkipList::SkipList(const std::vector<std::string>& entries) {
 void SkipList::add(const std::string& entry) {
   if (!texts_.insert(entry).second || is_plain_text(entry)) return;
   try {
-    expressions_.emplace_back(entry, std::regex(entry, std::regex::ECMAScript | std::regex::optimize));
-  } catch (const std::regex_error&) {
+    expressions_.emplace_back(entry, Expression(entry, Expression::Text::kBytes));
+  } catch (const ExpressionError&) {  // text only
   }
 }
 
@@ -30,8 +32,14 @@ std::string SkipList::find(const std::string& module) const {
     for (const std::string& part : {module.substr(0, length), module.substr(module.size() - length)})
       if (texts_.contains(part)) return part;
   }
-  for (const auto& [entry, expression] : expressions_)
-    if (std::regex_search(module, expression, std::regex_constants::match_continuous)) return entry;
+  for (const auto& [entry, expression] : expressions_) {
+    try {
+      if (expression.matches_beginning(module)) return entry;
+    } catch (const ExpressionError& error) {
+      fail(ErrorCode::kUnsupported, "llm_int8_skip_modules: matching '{}' with {} failed: {}", entry, module,
+           error.what());
+    }
+  }
   return {};
 }
 

@@ -2,10 +2,12 @@
 #ifndef NFLOAT_ARCHITECTURE_SKIP_LIST_H_
 #define NFLOAT_ARCHITECTURE_SKIP_LIST_H_
 
-#include <regex>
 #include <string>
 #include <unordered_set>
+#include <utility>
 #include <vector>
+
+#include "base/expression.h"
 
 namespace nfloat {
 
@@ -16,10 +18,11 @@ class SkipList {
   SkipList() = default;
   explicit SkipList(const std::vector<std::string>& entries);
 
-  // Throws nothing; what is no regular expression is compared as text.
+  // An entry that is not a regular expression is compared as text.
   void add(const std::string& entry);
 
-  // The entry that names the module; empty when none does.
+  // The entry that names the module; empty when none does. Throws kUnsupported naming an entry whose match
+  // takes too many steps.
   std::string find(const std::string& module) const;
 
   // Also as older loaders and other programs read it: entries are parts of the name between dots.
@@ -27,7 +30,7 @@ class SkipList {
 
  private:
   std::unordered_set<std::string> texts_;
-  std::vector<std::pair<std::string, std::regex>> expressions_;
+  std::vector<std::pair<std::string, Expression>> expressions_;
 };
 
 }  // namespace nfloat

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <filesystem>
-#include <regex>
+#include <utility>
 
 #include "architecture/skip_list.h"
 #include "architecture/tensor_roles.h"
+#include "base/expression.h"
 #include "base/fail.h"
 #include "base/json.h"
 #include "convert/output.h"
@@ -14,22 +15,40 @@
 namespace nfloat {
 namespace {
 
-std::vector<std::regex> compile(const std::vector<std::string>& expressions, const char* field) {
-  std::vector<std::regex> compiled;
-  for (const std::string& text : expressions) {
-    try {
-      compiled.emplace_back(text, std::regex::ECMAScript | std::regex::optimize);
-    } catch (const std::regex_error& error) {
-      fail(ErrorCode::kInvalidArgument, "{} '{}' is not a regular expression: {}", field, text, error.what());
+// The expressions of one field of the options.
+class NameFilter {
+ public:
+  NameFilter(const std::vector<std::string>& expressions, const char* field) : field_(field) {
+    for (const std::string& text : expressions) {
+      try {
+        expressions_.emplace_back(text, Expression(text, Expression::Text::kBytes));
+      } catch (const ExpressionError& error) {
+        fail(ErrorCode::kInvalidArgument, "{} '{}' is not a regular expression: {}", field, text,
+             error.what());
+      }
     }
   }
-  return compiled;
-}
 
-bool any_match(const std::vector<std::regex>& expressions, const std::string& name) {
-  return std::any_of(expressions.begin(), expressions.end(),
-                     [&](const std::regex& expression) { return std::regex_search(name, expression); });
-}
+  bool empty() const { return expressions_.empty(); }
+
+  // Whether any of them has a match in the name.
+  bool names(const std::string& name) const {
+    for (const auto& [text, expression] : expressions_) {
+      try {
+        Match match{};
+        if (expression.find(name, 0, &match)) return true;
+      } catch (const ExpressionError& error) {
+        fail(ErrorCode::kInvalidArgument, "{} '{}': matching the tensor name {} failed: {}", option_, text,
+             name, error.what());
+      }
+    }
+    return false;
+  }
+
+ private:
+  const char* option_;
+  std::vector<std::pair<std::string, Expression>> expressions_;
+};
 
 // Why a loader expects the tensor plain; kNot when it expects it quantized.
 KeptBecause role_reason(const TensorInfo& tensor, TensorRole role, bool folder, bool quantize_experts) {
@@ -137,8 +156,8 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
   }
   refuse_quantized(input);
   expect_own_weights(input);
-  const std::vector<std::regex> skip = compile(options.skip, "skip");
-  const std::vector<std::regex> only = compile(options.only, "only");
+  const NameFilter skip(options.skip, "--skip");
+  const NameFilter only(options.only, "--only");
   const TensorRoles roles(parse_config(input));
 
   QuantizationPlan plan;
@@ -147,8 +166,8 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
     entry.input = tensor;
     if (input.is_folder()) entry.role = roles.of(tensor.name, tensor.shape);
     entry.kept = role_reason(tensor, entry.role, input.is_folder(), options.quantize_experts);
-    if (entry.kept == KeptBecause::kNot && any_match(skip, tensor.name)) entry.kept = KeptBecause::kSkipped;
-    if (entry.kept == KeptBecause::kNot && !only.empty() && !any_match(only, tensor.name))
+    if (entry.kept == KeptBecause::kNot && skip.names(tensor.name)) entry.kept = KeptBecause::kSkipped;
+    if (entry.kept == KeptBecause::kNot && !only.empty() && !only.names(tensor.name))
       entry.kept = KeptBecause::kNotSelected;
     plan.tensors.push_back(std::move(entry));
   }

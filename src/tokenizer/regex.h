@@ -3,16 +3,12 @@
 #define NFLOAT_TOKENIZER_REGEX_H_
 
 #include <cstddef>
-#include <memory>
 #include <string>
 #include <string_view>
 
-namespace nfloat {
+#include "base/expression.h"
 
-struct Match {
-  size_t begin;
-  size_t end;
-};
+namespace nfloat {
 
 // A compiled expression of a tokenizer file. The files are written for Oniguruma's Ruby syntax and its
 // Unicode classes; the expression is rewritten for PCRE2, which compiles it to machine code where it can.
@@ -27,7 +23,7 @@ class Regex {
 
  private:
   std::string where_;
-  std::shared_ptr<void> code_;
+  Expression expression_;
 };
 
 // The expression as PCRE2 (UTF, UCP, MULTILINE) understands it. Throws kUnsupported for what has no
