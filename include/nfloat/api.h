@@ -2,7 +2,7 @@
 #ifndef NFLOAT_API_H_
 #define NFLOAT_API_H_
 
-// Marks what the library exports; the only macro of the public headers.
+// Marks what the library exports. (The only other macros of the public headers are those of version.h.)
 #if defined(_WIN32) && defined(NFLOAT_SHARED)
 #if defined(NFLOAT_BUILDING)
 #define NFLOAT_API __declspec(dllexport)
