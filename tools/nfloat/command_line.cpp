@@ -47,6 +47,46 @@ void add_quiet(CLI::App& app) {
   }
 }
 
+// "{a,b}" in the type of an option is what one_of() wrote.
+std::vector<std::string> choices_of(const std::string& type) {
+  const size_t begin = type.find('{'), end = type.find('}');
+  std::vector<std::string> words;
+  if (begin == std::string::npos || end == std::string::npos) return words;
+  for (size_t at = begin + 1; at < end;) {
+    const size_t comma = std::min(type.find(',', at), end);
+    words.push_back(type.substr(at, comma - at));
+    at = comma + 1;
+  }
+  return words;
+}
+
+OptionText text_of(const CLI::Option& option) {
+  OptionText text;
+  text.by_place = option.get_positional();
+  if (text.by_place) {
+    text.names.push_back(option.get_name(true, false));
+  } else {
+    for (const std::string& name : option.get_snames()) text.names.push_back("-" + name);
+    for (const std::string& name : option.get_lnames()) text.names.push_back("--" + name);
+  }
+  text.help = option.get_description();
+  text.required = option.get_required();
+  if (option.get_items_expected_max() == 0) return text;
+  text.value = option.get_type_name();
+  text.choices = choices_of(text.value);
+  text.default_value = option.get_default_str();
+  text.repeated = option.get_expected_max() > 1;
+  return text;
+}
+
+CommandText text_of(const CLI::App& app) {
+  CommandText text{app.get_name(), app.get_description(), app.get_footer(), {}, {}};
+  for (const CLI::Option* option : app.get_options()) text.options.push_back(text_of(*option));
+  for (const CLI::App* command : app.get_subcommands([](const CLI::App*) { return true; }))
+    text.commands.push_back(text_of(*command));
+  return text;
+}
+
 }  // namespace
 
 Option Option::required() const {
@@ -177,6 +217,11 @@ std::string CommandLine::help_of(const std::vector<std::string>& commands) const
     app = found.front();
   }
   return app->get_formatter()->make_help(app, path, CLI::AppFormatMode::Normal);
+}
+
+CommandText CommandLine::describe() const {
+  add_quiet(*app_);
+  return text_of(*app_);
 }
 
 CommandLine::Outcome CommandLine::run(int argc, char** argv) {

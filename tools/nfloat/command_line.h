@@ -81,6 +81,26 @@ class Command {
   CLI::App* app_;
 };
 
+// What --help knows, as data.
+struct OptionText {
+  std::vector<std::string> names;  // "-n", "--max-tokens"; of an argument by its place: "MODEL"
+  std::string help;
+  std::string value;                 // what it takes, as "TEXT" or "INT:0 to 1024"; empty for a flag
+  std::vector<std::string> choices;  // the words that it takes; empty: any
+  std::string default_value;
+  bool by_place = false;
+  bool required = false;
+  bool repeated = false;
+};
+
+struct CommandText {
+  std::string name;
+  std::string description;
+  std::string footer;
+  std::vector<OptionText> options;
+  std::vector<CommandText> commands;
+};
+
 class CommandLine {
  public:
   CommandLine(const std::string& name, const std::string& description, const std::string& version);
@@ -90,6 +110,8 @@ class CommandLine {
   // The help of a command under commands; of the program without any. Throws UsageError naming one that is
   // not.
   std::string help_of(const std::vector<std::string>& commands) const;
+  // The program with all its commands and their options, in the order of --help.
+  CommandText describe() const;
   enum class Outcome { kDone, kHelped, kMisused };
   // Runs the callback of the command given. kHelped: help or version were printed. kMisused: arguments that
   // cannot be taken, said on standard error. What callbacks throw passes.

@@ -29,6 +29,10 @@ void add_tokenize_command(const Command& app);
 void add_train_command(const Command& app);
 void add_version_command(const Command& app);
 
+// These tell about all commands; `command_line` must outlive the parsing.
+void add_completion_command(const CommandLine& command_line);
+void add_manual_command(const CommandLine& command_line);
+
 }  // namespace nfloat::cli
 
 #endif  // NFLOAT_TOOLS_COMMANDS_H_

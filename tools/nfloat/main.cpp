@@ -109,6 +109,8 @@ int main(int argc, char** argv) {
   nfloat::cli::add_cache_command(app);
 
   nfloat::cli::add_version_command(app);
+  nfloat::cli::add_completion_command(command_line);
+  nfloat::cli::add_manual_command(command_line);
   add_help_command(command_line);
 
   int exit_code = 0;
