@@ -12,7 +12,7 @@
 #include "nfloat/codebook_errors.h"
 #include "nfloat/tensor.h"
 
-// How the weights of a tensor are distributed, and what that says about the codes for it.
+// The distribution of a tensor's weights, and what each code costs on it.
 namespace nfloat {
 
 // Student's t that fits best (maximum likelihood in scale and degrees of freedom, located at the mean).
@@ -46,7 +46,7 @@ struct WeightStatistics {
   DistributionStatistics plain;
   DistributionStatistics normalised;   // each weight over the root mean square of its block
   bool has_outliers() const noexcept;  // absmax above 12 deviations, or an outlier share above 1e-4
-  // What the fit says the weights are drawn from.
+  // The distribution that the fit found.
   SourceDistribution source() const;
 };
 
@@ -71,17 +71,17 @@ struct BestOffset {
 };
 NFLOAT_API BestOffset best_offset(const SourceDistribution& source, int64_t block_size);
 
-// The fit that says what codes will cost this tensor.
+// The fit that predicts the error of codes on this tensor.
 struct PredictingFit {
   SourceDistribution source;
   bool within_blocks = false;  // of weights over the root mean square of their block; else of the weights
   double peak_ratio = 0;       // block_peak over what the fit expects: 1 where the tails agree too
   bool accepted = false;  // its Kolmogorov-Smirnov distance is accepted and the peak ratio within 4 % of 1
 };
-// Of the two fits the accepted one whose tails agree better.
+// The accepted one of the two fits; of two accepted ones, the one whose tails agree better.
 NFLOAT_API PredictingFit predicting_fit(const WeightStatistics& statistics);
 
-// What a code with absmax scales costs a tensor: squared error over the mean square of the weights.
+// Relative squared error of a code with absmax scales: mean squared error / mean square of the weights.
 struct CodeError {
   std::string code;
   double predicted = 0;  // from the fit
@@ -90,7 +90,7 @@ struct CodeError {
 
 struct CodeAnalysis {
   PredictingFit fit;
-  std::vector<CodeError> codes;   // as asked for
+  std::vector<CodeError> codes;   // in the order of the request
   double signed_nf4 = 0;          // measured: NF4 with signed scales of least squared error
   BestOffset best_offset;         // NormalFloat's offset with the least measured error
   int64_t sample = 0;             // weights that the errors are measured on

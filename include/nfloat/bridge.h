@@ -17,11 +17,11 @@
 namespace nfloat {
 
 struct BridgeOptions {
-  // Of matrices; absent: as they are (4-bit ones of bitsandbytes in the type that they decode to, blocks of
-  // GGUF in bf16). GGUF files: what is_encodable names; folders: F32, F16, BF16.
+  // Type of the matrices; absent: unchanged (4-bit ones of bitsandbytes in the type they decode to, block
+  // types of GGUF in bf16). GGUF files: types for which is_encodable is true; folders: F32, F16, BF16.
   std::optional<GgufType> type;
-  uint64_t part_bytes = 0;  // a file's size at most, if no single tensor is larger; 0: one GGUF file
-  bool check = false;       // read the result again and compare
+  uint64_t part_bytes = 0;  // largest file, unless a single tensor is larger; 0: one GGUF file
+  bool check = false;       // read the result back and compare it
   // Folder of a LoRA adapter (PEFT: adapter_config.json, adapter_model.safetensors) to add to the weights;
   // "": none.
   std::string lora = {};
@@ -36,20 +36,20 @@ struct BridgeOptions {
   std::string original = {};
 };
 
-// What became of one tensor.
+// The result for one tensor.
 struct BridgeTensor {
   std::string name;           // in the output
   std::string before, after;  // "nf4", "BF16", "Q4_0"
   int64_t elements = 0;
   uint64_t bytes = 0;               // after
   double squared_error = 0;         // sum, against the values of the input in float32
-  double squared_original = 0;      // sum; 0 when nothing is lost and it was not computed
-  double sqnr_db() const noexcept;  // infinity when nothing is lost
+  double squared_original = 0;      // sum; 0 for an exact result, where it is not computed
+  double sqnr_db() const noexcept;  // infinity for an exact result
   // Of an adapter's change that was quantized again: sums of wanted^2 and of wanted * achieved change; else
   // 0.
   double squared_change = 0;
   double change_product = 0;
-  // The share that is left, <achieved, wanted> / <wanted, wanted>, and |achieved - wanted| / |wanted|.
+  // The share that remains, <achieved, wanted> / <wanted, wanted>, and |achieved - wanted| / |wanted|.
   double adapter_left() const noexcept;
   double adapter_error() const noexcept;
 };
@@ -57,18 +57,18 @@ struct BridgeTensor {
 struct BridgeResult {
   std::vector<std::string> files;
   std::vector<BridgeTensor> tensors;  // in the output's order
-  std::vector<std::string> notes;     // what the output cannot say, besides precision
+  std::vector<std::string> notes;     // what the output cannot represent, besides precision
   uint64_t bytes_before = 0, bytes_after = 0;
   int64_t parameters = 0;
   size_t merged = 0;  // weights that the adapter changed
   double seconds = 0;
-  double sync_seconds = 0;   // for the data to be on the disk
+  double sync_seconds = 0;   // until the data was on the disk
   double check_seconds = 0;  // of reading it again
 };
 
 // Writes a GGUF file that llama.cpp runs: names, order of rows, metadata, tokenizer and chat template as it
 // expects them. `output` ends in ".gguf"; with part_bytes it may become "NAME-00001-of-00003.gguf" and so on.
-// Norms, biases and routers are F32; embedding and head of 4-bit files Q8_0; rows that are no whole blocks
+// Norms, biases and routers are F32; embedding and head of 4-bit files Q8_0; rows that are not whole blocks
 // F16. The input is a checkpoint with its configuration, a GGUF file too. Throws kUnsupported (a model that
 // llama.cpp does not have), kNotFinite (values that the type cannot hold, naming tensor and place), and what
 // quantize_checkpoint throws. Experts in MXFP4 stay so where CheckpointOptions::keep_mxfp4 shows them.

@@ -45,11 +45,11 @@ struct QuantizedView {
   TensorView nested_quant_map;  // F32 [256]
 };
 
-// How weights that the files hold in blocks are shown.
+// How weights that the files store in blocks are presented.
 struct CheckpointOptions {
   // F32, F16 or BF16: what those of GGUF files, 8-bit floats and MXFP4 are decoded to.
   DType decoded = DType::kBF16;
-  // Q4_0, IQ4_NL, IQ4_XS and MXFP4 matrices are shown as quantized, with their own codes, levels and scales.
+  // Q4_0, IQ4_NL, IQ4_XS and MXFP4 matrices appear as quantized, with their own codes, levels and scales.
   bool packed = false;
   // Experts in MXFP4 are shown as gpt-oss stores them, "W_blocks" [experts, out, in/32, 16] and "W_scales",
   // and not as the values "W" [experts, in, out].
@@ -75,7 +75,7 @@ class NFLOAT_API Checkpoint {
   bool is_gguf() const noexcept;
   const std::vector<std::string>& files() const noexcept;        // paths of the safetensors files
   const std::vector<TensorInfo>& tensors() const noexcept;       // in file order, then offset
-  const TensorInfo* find(std::string_view name) const noexcept;  // null when there is none
+  const TensorInfo* find(std::string_view name) const noexcept;  // null if absent
   // The "__metadata__" of file `index`.
   const std::map<std::string, std::string>& metadata(size_t file) const;
 
@@ -83,7 +83,7 @@ class NFLOAT_API Checkpoint {
   // to 4. Throws kNotFound.
   TensorView view(std::string_view name) const;
   TensorView view(const TensorInfo& info) const;
-  // Names of the tensors that `name` brings along when quantized: absmax, quant_map, quant_state, nested
+  // Names of the tensors that belong to `name` when it is quantized: absmax, quant_map, quant_state, nested
   // ones.
   std::vector<std::string> companions(std::string_view name) const;
   // True when `name` ("model.layers.0.mlp.up_proj.weight") has a quant_state companion.
@@ -99,16 +99,16 @@ class NFLOAT_API Checkpoint {
   // Logical weights: every tensor that is not a companion of a quantized one.
   std::vector<std::string> weight_names() const;
 
-  // How another program quantized the tensors, and what shows it: "gptq", "FP8 in blocks
+  // The method by which another program quantized the tensors, and the evidence: "gptq", "FP8 in blocks
   // ('...weight_scale_inv')". Empty for plain weights, bitsandbytes in 4 bits and GGUF.
   const std::string& foreign_method() const noexcept;
   // The same and the reason, where the tensors are not the values of weights; else empty.
   const std::string& foreign_refusal() const noexcept;
 
-  // Text of a file of the folder ("config.json"); empty when there is none, "\n" of an empty .json file.
+  // Text of a file of the folder ("config.json"); empty if absent, "\n" for an empty .json file.
   // Throws kIo, or kMalformedFile above 64 MiB.
   std::string text_file(const std::string& name) const;
-  // Names of the text files of a GGUF file; empty for others.
+  // Names of the text files derived from a GGUF file; empty for other inputs.
   std::vector<std::string> made_files() const;
 
   // Copies bytes [begin, begin + output.size()) of a tensor with a positioned read: nothing stays mapped, and
@@ -125,7 +125,7 @@ class NFLOAT_API Checkpoint {
 };
 
 // Where the Hugging Face cache keeps "org/model" (HF_HUB_CACHE, HF_HOME, ~/.cache/huggingface/hub), or `path`
-// itself when it exists. Throws kNotFound naming the places looked at.
+// itself when it exists. Throws kNotFound naming the places searched.
 NFLOAT_API std::string resolve_model_path(const std::string& path);
 
 }  // namespace nfloat

@@ -15,7 +15,7 @@ namespace nfloat {
 // by its block's scale. Encoding of y: rank = number of thresholds strictly below y (a tie goes to the lower
 // level), code = code_of_rank[rank].
 struct NFLOAT_API Codebook {
-  std::string name;  // as make_codebook takes it: "nf4", "fp4", "bof4-s"
+  std::string name;  // as make_codebook accepts it: "nf4", "fp4", "bof4-s"
   int bits = 4;
   std::vector<float> levels;          // by code: what quantize and dequantize use
   std::vector<double> exact;          // by code: the same before rounding
@@ -23,14 +23,14 @@ struct NFLOAT_API Codebook {
   std::vector<uint8_t> code_of_rank;  // codes in ascending order of level
   bool signed_scale = false;          // designed for scales that carry the sign of the largest weight
 
-  // Code of one normalised value, the slow plain way. NaN gives the lowest level.
+  // Code of one normalized value, by a plain search. NaN gives the lowest level.
   uint8_t encode(float y) const noexcept;
-  // The code whose level is exactly zero and is chosen for y = 0, or -1.
+  // The code with level 0 that encode(0) gives; -1 if there is none.
   int zero_code() const noexcept;
 };
 
-// Finishes a table: sorts, computes thresholds. `levels` by code; at most 256, finite, at least two distinct.
-// Throws kInvalidArgument.
+// Completes a table: sorts the levels, computes the thresholds. `levels` by code; at most 256, finite, at
+// least two distinct. Throws kInvalidArgument.
 NFLOAT_API Codebook codebook_from_levels(std::string name, const std::vector<double>& levels);
 
 // A table from a file: a JSON array of numbers, a JSON object with "levels" (and optionally "name" and
@@ -39,18 +39,18 @@ NFLOAT_API Codebook codebook_from_levels(std::string name, const std::vector<dou
 NFLOAT_API Codebook load_codebook(const std::string& path);
 
 // A code by name ("nf4", "nf3", "fp4", "e2m1", "int4", "af4", "sf4", "bof4", "bof4-s", "lloyd-max", ...).
-// `block_size` (2 to 2^30) matters only to codes fitted to it, which take some 0.1 s to fit. "nf4" and "fp4"
-// give bitsandbytes' float32 tables bit for bit. Throws kNotFound naming the codes there are, or
+// `block_size` (2 to 2^30) matters only to codes fitted to it, whose fit takes about 0.1 s. "nf4" and "fp4"
+// give bitsandbytes' float32 tables bit for bit. Throws kNotFound listing all codes, or
 // kInvalidArgument.
 NFLOAT_API Codebook make_codebook(std::string_view name, int64_t block_size = 64);
 
-// Every name that make_codebook takes, in the order to list them.
+// Every name that make_codebook accepts, in the order for a listing.
 NFLOAT_API std::vector<std::string> codebook_names();
 
-// What the code of that name is, in one line. Throws as make_codebook does.
+// A one-line description of the code of that name. Throws as make_codebook does.
 NFLOAT_API std::string_view codebook_summary(std::string_view name);
 
-// True for codes that depend on make_codebook's block size. Throws as make_codebook does.
+// True for codes that depend on the block size given to make_codebook. Throws as make_codebook does.
 NFLOAT_API bool codebook_is_fitted(std::string_view name);
 
 // 929/960 = 1/2 ((1 - 1/30) + (1 - 1/32)): the largest probability of NF4, where bitsandbytes writes

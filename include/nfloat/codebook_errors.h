@@ -10,7 +10,7 @@
 #include "nfloat/api.h"
 #include "nfloat/codebook.h"
 
-// What a code costs on weights drawn independently from a known distribution, before any model is seen.
+// Expected error of a code on independent weights of a known distribution; needs no model.
 namespace nfloat {
 
 struct SourceDistribution {
@@ -37,7 +37,7 @@ struct CodebookErrors {
 NFLOAT_API CodebookErrors codebook_errors(const Codebook& codebook, int64_t block_size,
                                           const SourceDistribution& source = {});
 
-// How often each code occurs under the same assumptions, by code; sums to 1.
+// Frequency of each code under the same assumptions, by code; sums to 1.
 NFLOAT_API std::vector<double> code_frequencies(const Codebook& codebook, int64_t block_size,
                                                 const SourceDistribution& source = {});
 

@@ -15,7 +15,7 @@
 #include "nfloat/formats.h"
 #include "nfloat/tasks.h"
 
-// What a number format does to a model: to its weights, its size, its predictions.
+// The effect of a number format on a model: on its weights, its size, its predictions.
 namespace nfloat {
 
 struct MeasureOptions {
@@ -30,13 +30,13 @@ struct MeasureOptions {
 
 struct FormatMeasurement {
   std::string name, summary;
-  std::string refused;         // why the format cannot hold this model; nothing below is set then
+  std::string refused;         // why the format cannot store this model; the members below are then unset
   double bits_per_weight = 0;  // of the matrices of the layers
   uint64_t weights = 0;        // of them
   uint64_t bytes = 0;          // of them
   uint64_t model_bytes = 0;    // with everything that stays as it is: embeddings, head, norms
   std::vector<TensorError> tensors;
-  std::vector<uint64_t> code_counts;  // empty without a table
+  std::vector<uint64_t> code_counts;  // empty for formats without a codebook
   double code_entropy = 0;            // bits a weight
   double coding_seconds = 0;          // quantizing and decoding every matrix once
   DivergenceResult divergence;        // from the plain model
@@ -51,20 +51,20 @@ struct FormatMeasurement {
 // Loads the model at `path` with its matrices replaced by the format's round trip, one after the other
 // (memory: one copy of the model and one matrix in float32), scores the text against the reference, and times
 // generation where kernels run the format directly. Throws as Model::load and divergence do; a format that
-// cannot store a matrix, or weights that are already quantized, is told in `refused`.
+// cannot store a matrix, or weights that are already quantized, are reported in `refused`.
 NFLOAT_API FormatMeasurement measure_format(const std::string& path, const Format& format,
                                             const ReferenceDistributions& reference,
                                             std::span<const int32_t> tokens,
                                             const MeasureOptions& options = {});
 
-// Which of the points no other one beats: nothing is as small with less loss, or smaller with as little.
+// The Pareto front: points for which no other has less loss at most the size, or less size at most the loss.
 NFLOAT_API std::vector<bool> pareto_front(std::span<const double> size, std::span<const double> loss);
 
 struct ChoiceOptions {
   double budget_bytes = 0;           // of the whole model; 0: none
   double max_divergence = 0;         // mean KL in nats a token; 0: none
-  double max_bits_per_weight = 4.6;  // what counts as a 4-bit format when neither limit is given
-  // Whether the user can have the format; empty: all can be had. Others are not recommended.
+  double max_bits_per_weight = 4.6;  // the limit for a 4-bit format when neither of the others is given
+  // Whether the user can obtain the format; empty: all are obtainable. Others are not recommended.
   std::function<bool(const FormatMeasurement&)> obtainable = nullptr;
 };
 
@@ -73,14 +73,14 @@ struct Choice {
   int best = -1;  // the least divergence within the budget; without a budget, the smallest within the limit
   int runner_up = -1;      // the next by the same order
   bool separable = false;  // the two differ by more than two standard errors in mean KL
-  int smaller = -1;        // the next on the Pareto front of what can be had, in either direction
+  int smaller = -1;        // the neighbours on the Pareto front of obtainable formats
   int better = -1;
-  int out_of_reach = -1;  // what would have been the best if it could be had
+  int out_of_reach = -1;  // the best format that is not obtainable, if better than `best`
 };
 NFLOAT_API Choice choose_format(std::span<const FormatMeasurement> measurements,
                                 const ChoiceOptions& options = {});
 
-// How far two halves of the text order the formats alike.
+// Agreement of the two halves of the text about the order of the formats.
 struct RankAgreement {
   double spearman = 1;  // of the two rankings by mean KL
   int64_t pairs = 0;

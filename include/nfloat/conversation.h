@@ -43,9 +43,9 @@ struct ConversationTotals {
   GenerationCounts counts;
 };
 
-// A conversation and what the model has taken in of it: of every turn only what differs from what is already
-// in the key and value cache is read. Turns go through the model's chat template, else through ChatML if the
-// vocabulary has its tokens; else text is continued (plain()).
+// A conversation and the tokens of it in the KV cache: with every message only tokens that differ from those
+// in the cache are read. Messages go through the model's chat template, else through ChatML if the vocabulary
+// has its tokens; else text is continued (plain()).
 class NFLOAT_API Conversation {
  public:
   // `path` is where `model` came from: its tokenizer, template and generation_config.json are read.
@@ -60,22 +60,22 @@ class NFLOAT_API Conversation {
   int64_t used() const noexcept;  // tokens in the cache
   const Model& model() const noexcept;
   const ConversationTotals& totals() const noexcept;
-  // Settings of generation_config.json that change the text and are not known here.
+  // Settings of generation_config.json that change the text and are not supported.
   const std::vector<std::string>& not_obeyed() const noexcept;
 
-  // Begins anew; an instruction of "" is none.
+  // Starts a new conversation; an instruction of "" is none.
   void reset(const std::string& system);
-  // One turn. `show` gets the answer piece by piece; when `stop` says so the answer ends there and is kept,
-  // or, if nothing has been said yet, the turn is forgotten. Throws kInvalidArgument, and forgets the turn,
-  // when the conversation has no room in the context.
+  // One message and its answer. `show` receives the answer piece by piece; when `stop` returns true the
+  // answer ends and is kept or, if still empty, both are removed. Throws kInvalidArgument, and removes the
+  // message, when the conversation has no room in the context.
   Answer answer(const std::string& user, const std::function<void(const std::string&)>& show,
                 const std::function<bool()>& stop);
-  // Forgets the last turn and returns what the user said; nothing when there is none.
+  // Removes the last message and its answer and returns the message; nothing when there is none.
   std::optional<std::string> undo();
 
   // {"messages": [{"role", "content"}, ...]}; {"text": ...} when plain().
   std::string to_json() const;
-  // Goes on with such a conversation. Throws kMalformedFile naming `source`, and changes nothing then.
+  // Continues a conversation in this form. Throws kMalformedFile naming `source`, then without any change.
   void from_json(std::string_view text, const std::string& source);
 
   struct State;

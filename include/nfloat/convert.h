@@ -24,7 +24,7 @@ struct ConvertProgress {
   size_t tensors_total = 0;
 };
 
-// What the caller sees and steers while a conversion runs. Both functions are called from worker threads, one
+// Progress and cancellation of a conversion. Both functions are called from worker threads, one
 // at a time; `cancelled` returning true ends the work with kInterrupted, the old output untouched.
 struct ConvertControl {
   std::function<void(const ConvertProgress&)> progress;
@@ -46,10 +46,10 @@ struct QuantizeCheckpointOptions {
   uint64_t shard_bytes = 5'000'000'000;  // a shard grows to this size at most, if no single weight is larger
 };
 
-// Why a tensor is left alone.
+// Why a tensor stays unchanged.
 enum class KeptBecause : uint8_t {
   kNot,    // it is quantized
-  kDtype,  // its numbers are none that are quantized
+  kDtype,  // its element type is not quantizable
   kEmpty,
   kRank,         // of a single file: not 2-D
   kRole,         // loaders expect its role plain
@@ -64,7 +64,7 @@ struct TensorPlan {
   bool quantize = false;
   TensorRole role = TensorRole::kOther;  // in a model folder
   KeptBecause kept = KeptBecause::kNot;
-  std::string reason;        // of being left alone, in words
+  std::string reason;        // why it stays unchanged, in words
   bool transpose = false;    // a Conv1D, stored [in, out]
   uint64_t bytes_after = 0;  // companions included
 };
@@ -83,7 +83,7 @@ struct ConvertResult {
   QuantizationPlan plan;
   std::vector<std::string> files;  // safetensors files written
   double seconds = 0;              // from the first read to the last write
-  double sync_seconds = 0;         // for the data to be on the disk; not in `seconds`
+  double sync_seconds = 0;         // until the data was on the disk; not in `seconds`
 };
 
 // Which tensors bitsandbytes and Transformers expect quantized: 2-D floating weights of linear layers, not
@@ -101,14 +101,14 @@ NFLOAT_API ConvertResult quantize_checkpoint(const Checkpoint& input, const std:
                                              const ConvertControl& control = {});
 
 // The reverse: quantized weights become plain ones of `dtype` (F32, F16, BF16), plain tensors stay as they
-// are, quantization_config goes. Levels are those of the quant_type, as bitsandbytes' kernels have it.
+// are, quantization_config is removed. Levels are those of the quant_type, as bitsandbytes' kernels have it.
 NFLOAT_API ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& output,
                                                DType dtype, uint64_t shard_bytes = 5'000'000'000,
                                                const ConvertControl& control = {});
 
-// What is wrong with a checkpoint, or may be.
+// A fault of a checkpoint, or a warning about it.
 struct Finding {
-  bool error = false;  // a loader would fail or decode wrongly; else worth knowing
+  bool error = false;  // a loader would fail or decode wrong values; else a warning
   std::string tensor;
   std::string text;
 };
@@ -118,7 +118,7 @@ struct Finding {
 NFLOAT_API std::vector<Finding> check_checkpoint(const Checkpoint& checkpoint,
                                                  const ConvertControl& control = {});
 
-// How far a weight is from its original, both as float32 values.
+// The error of a weight against its original, both as float32 values.
 struct TensorError {
   std::string name;
   int64_t elements = 0;
@@ -127,7 +127,7 @@ struct TensorError {
   double max_error = 0;
   int64_t zeros = 0;       // exact zeros in the original
   int64_t zeros_kept = 0;  // of them, still exactly zero
-  // Against what an adapter makes of the original: sums of wanted^2 and of wanted * achieved change.
+  // Against the original with an adapter's change: sums of wanted^2 and of wanted * achieved change.
   double squared_change = 0;
   double change_product = 0;
   double sqnr_db() const noexcept;  // 10 log10(squared_original / squared_error); infinity when equal

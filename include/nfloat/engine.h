@@ -25,11 +25,11 @@ struct EngineOptions {
   int queue = 64;       // requests that may wait beside them
   int64_t context = 0;  // tokens of one sequence; 0: the model's context
   KvCacheType kv_cache = KvCacheType::kAuto;
-  uint64_t kv_bytes = 0;      // of keys and values, kept prefixes included; 0: what all streams can fill
+  uint64_t kv_bytes = 0;      // of keys and values, kept prefixes included; 0: enough for all streams
   double step_seconds = 0.1;  // a step with a piece of a prompt takes about this long
-  // Seconds that only grow; empty: the machine's.
+  // A clock in seconds that never goes back; empty: the machine's.
   std::function<double()> clock = nullptr;
-  // Gets the events of each step, on the thread that steps.
+  // Receives the events of each step, on the thread that steps.
   std::function<void(std::span<const EngineEvent>)> events = nullptr;
 };
 
@@ -44,7 +44,7 @@ struct EngineRequest {
   std::optional<Grammar> grammar = std::nullopt;
 };
 
-// A token of the prompt by the tokens before it.
+// The probability of a token of the prompt after the tokens before it.
 struct PromptScore {
   double log_probability = 0;
   std::vector<TokenProbability> most_likely;
@@ -65,7 +65,7 @@ struct EngineEvent {
   std::vector<PromptScore> scores;  // with the first event, if asked for: of all prompt tokens but the first
   bool done = false;                // the request's last event; `usage` and `error` are set then
   EngineUsage usage;
-  std::string error;  // why it failed; empty: it did not
+  std::string error;  // why it failed; empty on success
 };
 
 // Counts of values in ranges that end at `bounds`, each inclusive; the last count is of what is above.

@@ -10,18 +10,18 @@
 namespace nfloat {
 
 enum class ErrorCode {
-  kInvalidArgument,  // an option, shape or value that cannot be
-  kNotFound,         // a file, tensor or name that is not there
+  kInvalidArgument,  // an option, shape or value that is not valid
+  kNotFound,         // a file, tensor or name that does not exist
   kAlreadyExists,    // an output that would be overwritten
   kIo,               // the operating system refused: disk full, permission, read error
   kMalformedFile,    // a file that breaks its format's rules
   kUnsupported,      // a valid input that this version cannot handle; the message says what is missing
   kNotFinite,        // NaN or infinity where a finite number is needed
-  kOutOfMemory,      // said before the work begins, with the numbers
-  kInterrupted,      // the caller's cancellation was seen
+  kOutOfMemory,      // reported before the work begins, with the numbers
+  kInterrupted,      // the caller cancelled the work
 };
 
-// Every failure that a caller can meet. what() is one sentence that names the file, the tensor, the place,
+// Every failure that a caller can observe. what() is one sentence that names the file, the tensor, the place,
 // what was found and what was expected.
 class NFLOAT_API Error : public std::runtime_error {
  public:

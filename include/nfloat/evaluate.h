@@ -16,7 +16,7 @@
 
 namespace nfloat {
 
-// How a text is cut into windows and which tokens count. The model forgets everything between two windows.
+// How a text is cut into windows and which tokens count. Each window starts with an empty context.
 enum class PerplexityProtocol : uint8_t {
   // Non-overlapping windows of `context` tokens, a short last one left out; every token after the first of
   // its
@@ -48,7 +48,7 @@ struct PerplexityOptions {
 };
 
 struct PerplexityResult {
-  int64_t tokens = 0;  // that count
+  int64_t tokens = 0;  // scored
   int64_t windows = 0;
   double mean_loss = 0;       // negative natural log-likelihood a token
   double standard_error = 0;  // of the mean loss, tokens taken as independent
@@ -67,8 +67,8 @@ NFLOAT_API PerplexityResult perplexity_of_sequences(const Model& model,
                                                     std::span<const std::vector<int32_t>> sequences,
                                                     const PerplexityOptions& options = {});
 
-// How far the token distributions of `model` are from those of `reference`, over the tokens that the protocol
-// counts: what llama.cpp's perplexity tool reports. Standard errors take tokens as independent.
+// Difference of the token distributions of `model` from those of `reference`, over the tokens that the
+// protocol counts: the statistics of llama.cpp's perplexity tool. Standard errors take tokens as independent.
 struct DivergenceResult {
   int64_t tokens = 0;
   double mean_kl = 0;  // of D(reference || model), in nats a token
@@ -90,7 +90,7 @@ struct DivergenceResult {
   std::vector<float> token_kl, token_loss;  // of the model, in the order of the text
 };
 
-// The two may be one model, told apart by their precisions.
+// The two may be one model at two precisions.
 NFLOAT_API DivergenceResult divergence(const Model& reference, const Model& model,
                                        std::span<const int32_t> tokens, const PerplexityOptions& options = {},
                                        std::optional<Precision> reference_precision = std::nullopt);

@@ -12,11 +12,11 @@ namespace nfloat {
 // Writes `text` to `path`. Links are followed. A regular file, or one that is not there yet, appears whole or
 // not at all: it is written beside its name, synced and renamed, and keeps the permissions of the file that
 // it replaces. Devices, pipes, sockets and open descriptors (/dev/stdout, /dev/fd/3) are written into and
-// stay what they are. Throws kIo naming the path.
+// keep their kind. Throws kIo naming the path.
 NFLOAT_API void write_output_file(const std::string& path, std::string_view text);
 
-// Throws what write_output_file would, as far as it can be known beforehand: a folder, or a place that cannot
-// be written to.
+// Throws what write_output_file would, as far as this is known in advance: for a folder, or a place that is
+// not writable.
 NFLOAT_API void expect_writable_file(const std::string& path);
 
 // For handlers of signals that end the process: removes what this process has begun to write and has not

@@ -13,7 +13,7 @@
 #include "nfloat/api.h"
 #include "nfloat/codebook.h"
 
-// Number formats to compare: each turns weights into what its files would give back.
+// Number formats to compare: each replaces weights by the values that its files would give back.
 namespace nfloat {
 
 // How a code's scales are stored.
@@ -26,7 +26,7 @@ struct PackedFormat {
   bool double_quantization = false;
 };
 
-// What a round trip has to tell besides the values.
+// Size and statistics of a round trip, besides the values.
 struct StoredWeights {
   uint64_t bytes = 0;  // of codes and scales, packed as tightly as the format's files do (3 bits take 3)
   std::vector<uint64_t> code_counts;  // how often each code occurs; empty where codebook() is null
@@ -39,7 +39,7 @@ class NFLOAT_API Format {
   Format& operator=(const Format&) = delete;
   virtual ~Format();
 
-  const std::string& name() const noexcept { return name_; }        // as make_format takes it
+  const std::string& name() const noexcept { return name_; }        // as make_format accepts it
   const std::string& summary() const noexcept { return summary_; }  // in one line
 
   // Replaces each weight of the row-major matrix [rows, cols] by the value that the format gives back, in
@@ -52,9 +52,9 @@ class NFLOAT_API Format {
   virtual double bits_per_weight() const noexcept = 0;
   // Weights that share a scale.
   virtual int64_t block_size() const noexcept = 0;
-  // The table behind the format, where it has one for all blocks: for its levels and the usage of its codes.
+  // The codebook of the format, where all blocks share one: its levels, and statistics of its codes.
   virtual const Codebook* codebook() const noexcept { return nullptr; }
-  // What the model runs on directly; empty where weights are decoded first.
+  // The form that kernels run directly; empty where weights are decoded first.
   virtual std::optional<PackedFormat> packed() const { return std::nullopt; }
 
  private:
@@ -64,8 +64,8 @@ class NFLOAT_API Format {
 // A format by name. Codes of the codebook room: CODE[:BLOCK][:search|:signed][:f16|:dq], as "nf4",
 // "nf4:128:signed:dq", "bof4-s:64" (block 64, absmax scales in float32 where nothing is said; codes of more
 // than 16 levels take absmax only). Others: "int4-asym[:BLOCK]", "q4_0", "q4_k", "q5_k", "q6_k",
-// "iq4_nl", "iq4_xs", "q8_0", "mxfp4", "nvfp4", "nvfp4-4over6". Throws kNotFound naming the formats there
-// are, kInvalidArgument.
+// "iq4_nl", "iq4_xs", "q8_0", "mxfp4", "nvfp4", "nvfp4-4over6". Throws kNotFound listing all
+// formats, kInvalidArgument.
 NFLOAT_API std::unique_ptr<Format> make_format(std::string_view name);
 
 struct FormatInfo {
@@ -74,7 +74,7 @@ struct FormatInfo {
 };
 NFLOAT_API std::vector<FormatInfo> format_list();
 
-// What `nfloat compare` takes when nothing is said: codes at each block size, scale searches, and the formats
+// The default of `nfloat compare`: codes at each block size, scale searches, and the formats
 // of other programs.
 NFLOAT_API std::vector<std::string> default_formats(std::span<const int64_t> block_sizes);
 

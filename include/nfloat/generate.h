@@ -17,15 +17,15 @@
 
 namespace nfloat {
 
-// Lets text through until one of the stop texts appears; the earliest in the text counts. What may be the
-// beginning of one is held back until the next text decides. Empty stop texts are ignored.
+// Passes text on until one of the stop texts appears; the earliest in the text counts. A possible beginning
+// of a stop text is held back until the following text decides. Empty stop texts are ignored.
 class NFLOAT_API StopFilter {
  public:
   explicit StopFilter(std::vector<std::string> stops);
 
-  // The text that is certain now.
+  // The text that cannot be part of a stop text any more.
   std::string push(const std::string& text);
-  // What was held back, at the end of the text.
+  // The text held back, at the end.
   std::string finish();
   bool stopped() const noexcept { return stopped_; }
 
@@ -82,12 +82,12 @@ class NFLOAT_API Continuation {
   // Chooses the token that follows by its logits. An end token has no entry of its own: `token` is -1 then.
   // Throws as Sampler::sample. Not to be called when finished. `allowed`: see SamplerInput.
   GeneratedToken step(std::span<const float> logits, std::span<const uint64_t> allowed = {});
-  // Ends for a reason of the caller's; the text that was held back. Nothing when it has ended before.
+  // Ends for the caller's reason and returns the text held back; nothing when it had ended before.
   std::string finish(FinishReason reason);
 
-  // Unset while it goes on.
+  // Unset while generation continues.
   std::optional<FinishReason> reason() const noexcept;
-  // The prompt and what was generated, without an end token.
+  // The prompt and the generated tokens, without an end token.
   const std::vector<int32_t>& tokens() const noexcept;
   int64_t prompt_tokens() const noexcept;
   int64_t generated() const noexcept;  // tokens, without an end token
@@ -100,8 +100,8 @@ class NFLOAT_API Continuation {
   std::unique_ptr<State> state_;
 };
 
-// A session together with the tokens that it has taken in, so that of the next prompt only what differs from
-// them is read.
+// A session together with the tokens that it has read, so that of the next prompt only tokens that differ are
+// read.
 class NFLOAT_API TokenSequence {
  public:
   // `session` is at position 0.
@@ -112,10 +112,10 @@ class NFLOAT_API TokenSequence {
   const std::vector<int32_t>& tokens() const noexcept { return tokens_; }
   int64_t room() const noexcept { return session_.context() - session_.position(); }
 
-  // Keeps what it shares with the beginning of `tokens`, at most all but the last one, and forgets the rest.
+  // Keeps the common prefix with `tokens`, at most all but the last one of them, and removes the rest.
   // Returns how many tokens stay.
   int64_t keep(std::span<const int32_t> tokens);
-  // Takes in more tokens; the logits of the last. Throws as Session::prefill.
+  // Reads more tokens; returns the logits of the last. Throws as Session::prefill.
   std::span<const float> append(std::span<const int32_t> tokens);
   // The same, with the logits of each of them behind one another in `rows`.
   void append(std::span<const int32_t> tokens, std::vector<float>& rows);
@@ -135,27 +135,27 @@ struct GenerationCounts {
 // Continues a prompt on one sequence, token by token:
 //   Generation generation(sequence, tokenizer, sampler, prompt, options);
 //   while (auto piece = generation.next()) show(piece->text);
-// What of the prompt the sequence holds already is not read again. Destroying it early is fine: the sequence
-// then holds what was taken in. Its references are used until it is destroyed.
+// The part of the prompt that the sequence already holds is not read again. It may be destroyed early: the
+// sequence then holds the tokens read so far. Its references are used until it is destroyed.
 class NFLOAT_API Generation {
  public:
   // Throws kInvalidArgument for an empty prompt, or one longer than the context.
   Generation(TokenSequence& sequence, const Tokenizer& tokenizer, Sampler& sampler,
              std::vector<int32_t> prompt, const GenerationOptions& options);
 
-  // Asked before each token and between two pieces of the prompt; true ends the generation.
+  // Called before each token and between two pieces of the prompt; true ends the generation.
   void cancel_when(std::function<bool()> cancelled) { cancelled_ = std::move(cancelled); }
-  // Tokens of the prompt read between two looks at cancel_when; a multiple of 64 gives the same bits as the
+  // Tokens of the prompt read between two calls of cancel_when; a multiple of 64 gives the same bits as the
   // whole prompt at once.
   void read_in_pieces_of(int64_t tokens) noexcept { piece_ = tokens; }
-  // Ended by the limit or by cancelling, the sequence takes in the last token too: for a conversation that
-  // goes on.
+  // When the limit or a cancellation ends the text, the sequence reads the last token too: for a conversation
+  // that continues.
   void take_in_last() noexcept { take_in_last_ = true; }
 
   // The next step; nothing when it has ended. The first call reads the prompt.
   std::optional<GeneratedToken> next();
 
-  // Unset while it goes on.
+  // Unset while generation continues.
   std::optional<FinishReason> reason() const noexcept { return reason_; }
   // Tokens that were guessed, and those of them that were chosen.
   int64_t guessed() const noexcept { return guessed_; }
@@ -184,16 +184,16 @@ class NFLOAT_API Generation {
   int64_t guessed_ = 0, right_ = 0;
 };
 
-// What a user says about how tokens are chosen; unset: what the model's generation_config.json says.
+// The user's settings of sampling; unset: those of the model's generation_config.json.
 struct SamplingSettings {
   std::optional<float> temperature, top_p, min_p, repetition_penalty;
   std::optional<int64_t> top_k;
-  std::optional<uint64_t> seed;  // unset: another each time
+  std::optional<uint64_t> seed;  // unset: a different one each time
 };
 
 // The settings over those of the generation_config.json beside the model `path`. `end_tokens`, the model's,
 // become those of that file where it names some. `not_obeyed` gets the names of its settings that change the
-// text and are not known here, each with the file in front. Throws kMalformedFile, kNotFound.
+// text and are not supported, each after the name of the file. Throws kMalformedFile, kNotFound.
 NFLOAT_API SamplerOptions sampler_options(const SamplingSettings& settings, const std::string& path,
                                           const ModelConfig& config, std::vector<int32_t>* end_tokens,
                                           std::vector<std::string>* not_obeyed = nullptr);

@@ -107,16 +107,16 @@ class NFLOAT_API GgufValue {
   // Element `index` as a number: integers above 2^63 - 1 become 2^63 - 1; flags 0 and 1; texts 0.
   int64_t integer(uint64_t index = 0) const noexcept;
   double number(uint64_t index = 0) const noexcept;
-  // The text; empty for a number.
+  // The text; empty if the value is a number.
   std::string_view text(uint64_t index = 0) const noexcept;
-  // For people: "32", "\"llama\"", "[32000 texts]", cut to about `width` characters.
+  // For display: "32", "\"llama\"", "[32000 texts]", cut to about `width` characters.
   std::string to_string(size_t width = 60) const;
 };
 
 struct GgufTensor {
   std::string name;
   GgufType type = GgufType::kF32;
-  Shape shape;          // outermost first, as everywhere here; the file says it innermost first
+  Shape shape;          // outermost first, as in all of nfloat; the file stores it innermost first
   size_t file = 0;      // index into GgufFile::files()
   uint64_t offset = 0;  // of its first byte in that file
   uint64_t bytes = 0;
@@ -146,10 +146,10 @@ class NFLOAT_API GgufFile {
   const GgufTensor* find(std::string_view name) const noexcept;
 
   std::span<const std::byte> bytes(const GgufTensor& tensor) const;
-  // Drops these pages of a mapped file from resident memory.
+  // Drops the pages of `range` from resident memory.
   void release(std::span<const std::byte> range) const noexcept;
 
-  // With a default for what is absent. Throws kMalformedFile for a value of another kind.
+  // The value, or the default if it is absent. Throws kMalformedFile for a value of another kind.
   std::string text_or(std::string_view key, std::string_view otherwise) const;
   int64_t integer_or(std::string_view key, int64_t otherwise) const;
   double number_or(std::string_view key, double otherwise) const;
@@ -159,7 +159,7 @@ class NFLOAT_API GgufFile {
   std::unique_ptr<State> state_;
 };
 
-// Whether a path names a GGUF file: by its ending.
+// Whether a path names a GGUF file, judged by its ending.
 NFLOAT_API bool is_gguf_path(std::string_view path) noexcept;
 
 }  // namespace nfloat

@@ -14,7 +14,7 @@
 // Activations times weights: y[m, n] = sum over k of x[m, k] * w[n, k] (+ bias[n]), float32 in and out.
 namespace nfloat {
 
-// What the products are made of; sums are float32 (int8: exact integers inside a block, float32 between).
+// Number types of the factors; sums are float32 (int8: exact integers inside a block, float32 between).
 enum class Precision : uint8_t {
   kF32,   // levels, activations and scales in float32
   kBF16,  // levels and activations rounded to bf16
@@ -43,14 +43,14 @@ struct PackSource {
   float nested_offset = 0;
   int64_t nested_block_size = 256;
 
-  // Called now and then from the packing thread with a range of `codes` that will not be read again, so that
+  // Called at intervals from the packing thread with a range of `codes` that will not be read again, so that
   // the pages of a mapped file can be dropped. May be empty.
   std::function<void(std::span<const uint8_t>)> release;
 };
 
-// Activations [m, k] made ready for the kernels: in the form that a matrix wants when it first wants it, kept
-// for the matrices that follow (query, key and value; gate and up). Reuses its memory, so that a warm one
-// never allocates. Not for use by two threads at a time.
+// Activations [m, k] converted for the kernels: to the form that a matrix needs when it is first needed, kept
+// for the matrices that follow (query, key and value; gate and up). Reuses its memory, so that repeated use
+// does not allocate. Not safe for use by two threads at a time.
 class NFLOAT_API Activations {
  public:
   Activations();
@@ -135,14 +135,14 @@ struct LinearOptions {
 // y[m][n] for every row m of the activations, whose columns are the matrix's. Throws kInvalidArgument when
 // they are not. Accuracy: kF32 within 1e-6 of the sum of absolute products; kBF16 and kInt8 0.4 % and 1 %
 // relative root mean square on the weights of language models. A result does not depend on the number of
-// threads; nor, but on AMX, does a row's on the other rows: of a PackedMatrix in kInt8, of a DenseMatrix in
-// every precision. A block size or a width that is not a multiple of 8 where blocks meet rows takes a slow
-// path in float32. DenseMatrix: the storage bounds the precision from below: F32 and F16 always compute in
-// float32, BF16 in bf16 or float32, int8 in int8 or float32. An activation far above the others of its block
-// of 64 costs kInt8 more: at ten times theirs up to 2 %. On a processor with AMX (target `amx`), products of
-// a PackedMatrix with many rows run on its tiles within the same bounds: kBF16 and kF32 from 16 rows on, kF32
-// in three bf16 to a factor; kInt8 from 5 rows on, above 32 as kBF16, which is faster there. An infinity may
-// come out as no number, and numbers below 1e-33 keep fewer digits.
+// threads; nor, except on AMX, does a row's result depend on the other rows: of a PackedMatrix in kInt8, of a
+// DenseMatrix in every precision. A block size or a width that is not a multiple of 8 where blocks meet rows
+// takes a slow path in float32. DenseMatrix: the storage bounds the precision from below: F32 and F16 always
+// compute in float32, BF16 in bf16 or float32, int8 in int8 or float32. An activation far above the others of
+// its block of 64 costs kInt8 more: at ten times theirs up to 2 %. On a processor with AMX (target `amx`),
+// products of a PackedMatrix with many rows run on its tiles within the same bounds: kBF16 and kF32 from 16
+// rows on, kF32 with three bf16 for each factor; kInt8 from 5 rows on, above 32 as kBF16, which is faster
+// there. There an infinite product may become NaN, and numbers below 1e-33 have fewer significant digits.
 NFLOAT_API void linear(const PackedMatrix& matrix, const Activations& x, float* y,
                        const LinearOptions& options = {});
 NFLOAT_API void linear(const DenseMatrix& matrix, const Activations& x, float* y,

@@ -8,7 +8,7 @@
 
 #include "nfloat/api.h"
 
-// What this machine can do at best, measured: the roofs that kernels are held against.
+// Measured limits of this machine, with which the rates of kernels are compared.
 namespace nfloat {
 
 struct MachineOptions {
@@ -16,7 +16,7 @@ struct MachineOptions {
   uint64_t memory = uint64_t{1} << 30;  // bytes passed over; at least 16 MiB, should exceed every cache
 };
 
-// Bytes a second are counted in 10^9, operations too (a multiplication and an addition are two). Each figure
+// Rates are in units of 10^9 bytes or operations a second (a multiply-add is two operations). Each figure
 // is the median of several passes of all threads together; 0: this processor lacks the instruction.
 struct MachineLimits {
   int threads = 1;
@@ -30,14 +30,14 @@ struct MachineLimits {
   double dot_int8 = 0;        // GOP/s, quadruples of bytes into int32 (vpdpbusd, sdot)
   double tile_bf16 = 0;       // GFLOP/s, AMX
   double tile_int8 = 0;       // GOP/s, AMX
-  double region_seconds = 0;  // one empty parallel loop of that many threads
+  double region_seconds = 0;  // one empty parallel loop of `threads` threads
 };
 
 // Takes two to four seconds and options.memory bytes. Throws kInvalidArgument (less than 16 MiB) or
 // kOutOfMemory.
 NFLOAT_API MachineLimits measure_machine(const MachineOptions& options = {});
 
-// "Intel(R) Xeon(R) ...", or the architecture's name where the processor does not say.
+// "Intel(R) Xeon(R) ...", or the architecture's name where the processor has no name.
 NFLOAT_API std::string machine_processor();
 
 }  // namespace nfloat

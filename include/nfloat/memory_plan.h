@@ -9,7 +9,7 @@
 #include "nfloat/api.h"
 #include "nfloat/model_size.h"
 
-// How much memory a model needs, from its config.json alone: before any download.
+// The memory that a model needs, computed from config.json alone.
 namespace nfloat {
 
 // `path`: config.json, or a folder that holds one; with safetensors beside it the parameters are counted in

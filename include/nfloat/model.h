@@ -18,7 +18,7 @@
 
 namespace nfloat {
 
-// How the output head is held. kKeep: as the file has it.
+// Storage of the output head. kKeep: as in the file.
 enum class HeadFormat : uint8_t { kKeep, kInt8, kNf4 };
 
 struct ModelOptions {
@@ -29,7 +29,7 @@ struct ModelOptions {
   bool quantize_double = false;  // scales in 8 bits
   // Called with each matrix [rows, cols] of the layers of a plain checkpoint while loading, one after the
   // other; the model computes with what it leaves there (a number format's round trip), kept in float32 with
-  // Precision::kF32, else rounded to the checkpoint's dtype. `quantize` is not looked at then.
+  // Precision::kF32, else rounded to the checkpoint's dtype. `quantize` is ignored then.
   std::function<void(const std::string& name, std::span<float> weights, int64_t rows, int64_t cols)>
       transform = nullptr;
   HeadFormat head = HeadFormat::kKeep;
@@ -37,13 +37,13 @@ struct ModelOptions {
   // What runs many tokens in one pass (perplexity, divergence, forward_sequences) reads each layer once for
   // all of them; generation reads the whole model for every token.
   bool stream_layers = false;
-  Precision precision = Precision::kBF16;  // of sessions that say nothing else
-  int threads = 0;  // 0: the default (nfloat/threads.h); for loading, and for sessions that say nothing else
+  Precision precision = Precision::kBF16;  // the default of sessions
+  int threads = 0;                         // 0: the default (nfloat/threads.h); for loading, and of sessions
   // Called from the loading thread after each tensor with bytes read so far and in all; may throw to cancel.
   std::function<void(uint64_t, uint64_t)> progress = nullptr;
 };
 
-// What a model occupies.
+// The memory of a model.
 struct ModelMemory {
   uint64_t projection_bytes = 0;  // packed weights of the layers
   uint64_t head_bytes = 0;        // the head's own copy
@@ -67,7 +67,7 @@ class NFLOAT_API Model {
                     const ModelOptions& options = {});
 
   const ModelConfig& config() const noexcept;
-  const ModelOptions& options() const noexcept;  // threads: what 0 came to
+  const ModelOptions& options() const noexcept;  // threads: resolved, never 0
   const ModelMemory& memory() const noexcept;
 
   struct State;
@@ -78,7 +78,7 @@ class NFLOAT_API Model {
   std::shared_ptr<const State> state_;
 };
 
-// How keys and values are kept. kAuto: kF32 with Precision::kF32, else kF16, half its bytes; kInt8: half of
+// Storage of keys and values. kAuto: kF32 with Precision::kF32, else kF16, half its bytes; kInt8: half of
 // that, one scale a position and head.
 enum class KvCacheType : uint8_t { kAuto, kF32, kF16, kInt8 };
 
@@ -95,7 +95,7 @@ struct SessionOptions {
 // Bytes of keys and values for `context` positions; `type` is not kAuto.
 NFLOAT_API uint64_t kv_cache_bytes(const ModelConfig& config, KvCacheType type, int64_t context) noexcept;
 
-// One sequence of tokens and what the model remembers of it.
+// One sequence of tokens with its keys and values.
 class NFLOAT_API Session {
  public:
   // Throws kInvalidArgument (context beyond the model's), kOutOfMemory with the numbers.
@@ -106,17 +106,17 @@ class NFLOAT_API Session {
 
   const Model& model() const noexcept;
   int64_t context() const noexcept;
-  int64_t position() const noexcept;  // tokens taken in so far
+  int64_t position() const noexcept;  // tokens read so far
 
-  // Takes in `tokens` (any number, at least one) and returns the logits of the last: `vocabulary` floats,
+  // Reads `tokens` (any number, at least one) and returns the logits of the last: `vocabulary` floats,
   // valid until the next call. Throws kInvalidArgument: a token out of range, more tokens than the context
   // has room for.
   std::span<const float> prefill(std::span<const int32_t> tokens);
   std::span<const float> decode(int32_t token) { return prefill({&token, 1}); }
-  // Of the last token taken in; empty at the start and after a rewind.
+  // Logits of the last token read; empty at the start and after a rewind.
   std::span<const float> logits() const noexcept;
 
-  // Forgets every token from `position` on. Throws kInvalidArgument when it is beyond the current one.
+  // Removes every token from `position` on. Throws kInvalidArgument when it is beyond the current one.
   void rewind(int64_t position);
   // A second session with the same past.
   Session fork() const;
@@ -143,14 +143,14 @@ struct BatchEntry {
 // Logits of token `index` of entry `entry`, valid during the call. In ascending order of entry, then index.
 using LogitsVisitor = std::function<void(size_t entry, int64_t index, std::span<const float> logits)>;
 
-// Takes in the tokens of several different sessions of one model together: each weight is read once for all
+// Reads the tokens of several different sessions of one model together: each weight is read once for all
 // of them. Every session's logits() are then its last token's. With a visitor, the logits of every token are
-// visited: what scoring needs. Throws as Session::prefill does; the sessions are then at the positions where
+// visited, for scoring. Throws as Session::prefill does; the sessions are then at the positions where
 // they were.
 NFLOAT_API void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& visitor = nullptr);
 
 // Visits the logits of every token of independent sequences, each from an empty past; `entry` is the
-// sequence's number. Nothing is kept: keys and values exist for one layer at a time. Of `options`, precision,
+// sequence's number. Nothing remains: keys and values exist for one layer at a time. Of `options`, precision,
 // kv_cache, threads and expect_finite count. Throws kInvalidArgument as Session::prefill does.
 NFLOAT_API void forward_sequences(const Model& model, std::span<const std::span<const int32_t>> sequences,
                                   const SessionOptions& options, const LogitsVisitor& visitor);

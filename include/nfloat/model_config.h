@@ -12,7 +12,7 @@
 
 namespace nfloat {
 
-// How rotary position embedding is stretched beyond the context that a model was first trained with.
+// How rotary position embedding (RoPE) extends beyond the context of the original training.
 enum class RopeScaling : uint8_t {
   kNone,
   kLinear,    // every frequency divided by `factor`
@@ -29,16 +29,16 @@ struct RopeConfig {
   double low_frequency_factor = 1;   // kLlama3
   double high_frequency_factor = 4;  // kLlama3
   int64_t original_context = 0;      // kLlama3, kDynamic, kYarn, kLongRope
-  double beta_fast = 32;             // kYarn: turns within original_context from which a frequency is kept
-  double beta_slow = 1;              // kYarn: turns below which it is divided
-  bool truncate = true;              // kYarn: the ramp begins and ends at whole pairs
-  double attention_factor = 1;       // of cosines and sines: kYarn, kLongRope
+  double beta_fast = 32;        // kYarn: rotations within original_context from which a frequency is kept
+  double beta_slow = 1;         // kYarn: rotations below which it is divided
+  bool truncate = true;         // kYarn: the ramp begins and ends at whole pairs
+  double attention_factor = 1;  // of cosines and sines: kYarn, kLongRope
   std::vector<double> short_factors, long_factors;  // kLongRope: rotary_dim / 2 each
 };
 
 enum class NormKind : uint8_t { kRms, kLayer };
 
-// Where the norms of a layer stand.
+// Where a layer has its norms.
 enum class NormPlace : uint8_t {
   kBefore,         // x += block(norm(x))
   kAround,         // x += norm(block(norm(x)))
@@ -46,7 +46,7 @@ enum class NormPlace : uint8_t {
   kAfterResidual,  // x = norm(x + block(x))
 };
 
-// Norms of queries and keys before they are turned: none, one over each head, one over all heads together.
+// Norms of queries and keys before they are rotated: none, one over each head, one over all heads together.
 enum class QueryNorm : uint8_t { kNone, kHead, kWhole };
 
 enum class Activation : uint8_t { kSilu, kGelu, kGeluTanh, kQuickGelu, kRelu };
@@ -93,7 +93,7 @@ struct ModelConfig {
 
   std::vector<LayerConfig> each_layer;  // empty: all alike
   RopeConfig local_rope;                // of LayerRope::kLocal
-  int64_t rotary_dim = 0;               // the first dimensions of a head that turn; 0: all of them
+  int64_t rotary_dim = 0;               // the first dimensions of a head, which are rotated; 0: all of them
   int64_t position_rows = 0;            // learned positions: rows of their table; 0: none
   int64_t embedding_size = 0;           // of a token before its projection to `hidden`; 0: hidden
   NormKind norm = NormKind::kRms;
@@ -124,8 +124,8 @@ struct ModelConfig {
   int64_t parameters() const;
 };
 
-// Reads the text of a config.json; `source` names it in errors. Every number is bounded, so that what follows
-// from them cannot overflow. Throws kMalformedFile (not JSON, a number missing or out of range) or
+// Reads the text of a config.json; `source` names it in errors. Every number is bounded, so that sizes
+// computed from them cannot overflow. Throws kMalformedFile (not JSON, a number missing or out of range) or
 // kUnsupported (an architecture, activation or RoPE scaling that is not known: says which, and which ones
 // are).
 NFLOAT_API ModelConfig parse_model_config(std::string_view json, const std::string& source);

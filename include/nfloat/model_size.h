@@ -10,11 +10,11 @@
 
 namespace nfloat {
 
-// How many parameters and cached values a configuration asks for.
+// Numbers of parameters and cached values of a configuration.
 struct ModelSize {
   std::string model_type;
   int64_t layers = 0, hidden = 0, heads = 0, kv_heads = 0, head_dim = 0, vocabulary = 0;
-  int64_t max_context = 0;  // max_position_embeddings; 0 when the configuration does not say
+  int64_t max_context = 0;  // max_position_embeddings; 0 when the configuration has none
   int64_t intermediate = 0;
   int64_t experts = 0, active_experts = 0;  // 0 in a dense model
   bool tied_head = false;
@@ -31,8 +31,8 @@ struct ModelSize {
   };
   std::vector<CachedLayers> cached_layers;
   int64_t state_values = 0;  // of recurrent layers, whatever the context
-  // Keys of the configuration that change the counts in a way that is not known: then they are an estimate,
-  // the parameters as well unless they were counted in the files.
+  // Keys of the configuration with an unknown effect on the counts. If any, the counts are estimates, except
+  // for parameters that were counted in the files.
   std::vector<std::string> not_understood;
   bool counted_in_files = false;
   std::vector<std::string> left_out;  // parts of the model that are not counted

@@ -16,12 +16,12 @@ struct PlotSeries {
   std::string name;  // for the legend; empty: not in it
   std::vector<double> x, y;
   Style style = Style::kLine;
-  bool dashed = false;  // a line's second kind, beside another of the same colour
+  bool dashed = false;  // to tell a line from another of the same colour
   int colour = -1;      // one of eight, by number; -1: by its place among the series
 };
 
 // A chart as one self-contained SVG document: readable in light and dark (prefers-color-scheme), title and
-// description for screen readers, no scripts, no references to elsewhere.
+// description for screen readers, no scripts, no external references.
 struct NFLOAT_API Plot {
   std::string title;
   std::string description;  // what the picture shows, in a sentence

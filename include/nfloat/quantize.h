@@ -38,7 +38,7 @@ struct NestedScales {
   float offset = 0;
 };
 
-// Codes, scales and what is needed to turn them back. Owns its memory.
+// Codes, scales and what dequantization needs. Owns its memory.
 struct NFLOAT_API QuantizedTensor {
   Codebook codebook;
   DType dtype = DType::kF32;  // of the weights it was made from
@@ -51,7 +51,7 @@ struct NFLOAT_API QuantizedTensor {
   int64_t elements() const noexcept { return shape.elements(); }
   int64_t blocks() const noexcept { return (elements() + block_size - 1) / block_size; }
   bool double_quantized() const noexcept { return !nested.codes.empty(); }
-  double bits_per_weight() const noexcept;  // codes and scales, without the tables
+  double bits_per_weight() const noexcept;  // of codes and scales, without the tables
 };
 
 // Quantizes `weights` (F32, F16 or BF16, row-major, any shape) with a code of at most 16 levels, in runs of
@@ -61,9 +61,9 @@ struct NFLOAT_API QuantizedTensor {
 NFLOAT_API QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& codebook,
                                               const QuantizeOptions& options = {});
 
-// The same into memory of the caller's: (elements + 1) / 2 bytes of codes and one scale a block. For many
+// The same into the caller's memory: (elements + 1) / 2 bytes of codes and one scale a block. For many
 // tensors or passes: allocating the result takes as long as quantizing. Throws kInvalidArgument for other
-// sizes, and for double quantization, whose scales are no floats.
+// sizes, and for double quantization, whose scales are not floats.
 NFLOAT_API void quantize_blockwise(const TensorView& weights, const Codebook& codebook,
                                    const QuantizeOptions& options, std::span<uint8_t> codes,
                                    std::span<float> scales);

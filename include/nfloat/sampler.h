@@ -30,7 +30,7 @@ struct SamplerOptions {
   std::vector<std::pair<int32_t, float>> bias = {};  // added to the logits of these tokens
 };
 
-// What else a choice depends on.
+// The other inputs of a choice.
 struct SamplerInput {
   int64_t prompt_tokens =
       0;  // of the history, those that were not generated: for the penalties on those that were
@@ -53,7 +53,7 @@ class NFLOAT_API Sampler {
   Sampler& operator=(Sampler&&) noexcept;
   ~Sampler();
 
-  // `history`: the tokens so far, prompt included (only penalties look at it). Of equal logits the lowest
+  // `history`: the tokens so far, prompt included (only penalties use it). Of equal logits the lowest
   // token counts as the most likely. Throws kNotFinite when no logit of an allowed token is a number.
   int32_t sample(std::span<const float> logits, std::span<const int32_t> history,
                  const SamplerInput& input = {});
@@ -63,7 +63,7 @@ class NFLOAT_API Sampler {
   std::unique_ptr<State> state_;
 };
 
-// The most likely token, the lowest of equals.
+// The most likely token; of equally likely ones the lowest.
 NFLOAT_API int32_t most_likely(std::span<const float> logits) noexcept;
 
 // The `count` most likely tokens, in order.
@@ -72,10 +72,10 @@ NFLOAT_API std::vector<TokenProbability> most_likely(std::span<const float> logi
 // Natural logarithm of softmax(logits)[token].
 NFLOAT_API double log_probability(std::span<const float> logits, int32_t token) noexcept;
 
-// What a generation_config.json asks for, unset keys at the defaults above; temperature 0 when it says
-// do_sample false or nothing about sampling. `end_tokens` gets its eos_token_id, of which -1 is none.
+// The settings of a generation_config.json, missing keys at the defaults above; temperature 0 when it has
+// do_sample false or no setting of sampling. `end_tokens` gets its eos_token_id, where -1 means none.
 // suppress_tokens and bad_words_ids of one token are never chosen. `not_obeyed`, where given, gets the names
-// of the settings that would change the text and are not known here. An empty text changes nothing. Throws
+// of the settings that would change the text and are not supported. An empty text changes nothing. Throws
 // kMalformedFile.
 NFLOAT_API SamplerOptions parse_generation_config(std::string_view json, const std::string& source,
                                                   const ModelConfig& config, std::vector<int32_t>* end_tokens,

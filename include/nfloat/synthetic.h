@@ -11,7 +11,7 @@
 namespace nfloat {
 
 struct SyntheticOptions {
-  // `quantize`: empty means NF4 with 8-bit scales; the head has the same format, whatever `head` says.
+  // `quantize`: empty means NF4 with 8-bit scales; the head has the same format; `head` is ignored.
   ModelOptions model;
   uint64_t seed = 1;
 };
@@ -21,8 +21,8 @@ struct SyntheticOptions {
 // weights, 3072 inside, 2 of them a token). Throws kInvalidArgument.
 NFLOAT_API ModelConfig synthetic_config(std::string_view shape);
 
-// A model of random 4-bit weights, made in memory as fast as it allows. Its text means nothing; its speed and
-// memory are those of a real one. Throws kOutOfMemory before it begins.
+// A model of random 4-bit weights, made in memory. Its text has no meaning; its speed and memory are those of
+// a trained model of the same shape. Throws kOutOfMemory before it begins.
 NFLOAT_API Model synthetic_model(const ModelConfig& config, const SyntheticOptions& options = {});
 
 }  // namespace nfloat

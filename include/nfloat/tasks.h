@@ -16,7 +16,7 @@
 // Tests with known answers, scored by likelihood as EleutherAI's lm-evaluation-harness does it.
 namespace nfloat {
 
-// One way to go on: the probability of `continuation` after `context` is what counts.
+// One possible answer, scored by the probability of `continuation` after `context`.
 struct TaskOption {
   std::string context, continuation;
   int64_t characters = 0;  // of the answer, for the length-normalised accuracy
@@ -47,7 +47,7 @@ NFLOAT_API std::vector<std::string> task_names();
 NFLOAT_API Task load_task(std::string_view name, const std::string& path, int64_t limit = 0);
 
 struct TaskOptions {
-  bool add_bos = false;  // before each context; the harness's default is not to
+  bool add_bos = false;  // before each context; the default of the harness is false
   std::optional<Precision> precision = std::nullopt;
   // Called with questions done and in all; may throw to cancel.
   std::function<void(int64_t, int64_t)> progress = nullptr;
@@ -64,8 +64,8 @@ struct TaskResult {
   double chance = 0;
 };
 
-// Contexts that are too long lose their beginning. Throws kInvalidArgument for a task without questions or a
-// vocabulary smaller than the tokenizer's ids.
+// Contexts that are too long are cut at their beginning. Throws kInvalidArgument for a task without questions
+// or a vocabulary smaller than the tokenizer's ids.
 NFLOAT_API TaskResult evaluate_task(const Model& model, const Tokenizer& tokenizer, const Task& task,
                                     const TaskOptions& options = {});
 

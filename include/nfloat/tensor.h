@@ -49,7 +49,7 @@ NFLOAT_API std::string_view dtype_name(DType dtype) noexcept;        // "BF16"
 NFLOAT_API std::string_view dtype_torch_name(DType dtype) noexcept;  // "bfloat16"
 // Either spelling, any case ("bf16", "BF16", "bfloat16"). Returns false when the name is not known.
 NFLOAT_API bool parse_dtype(std::string_view name, DType* dtype) noexcept;
-// True for the types whose values quantize: F32, F16, BF16.
+// True for the types that can be quantized: F32, F16, BF16.
 NFLOAT_API bool is_quantizable(DType dtype) noexcept;
 
 // Row-major dimensions, outermost first. A scalar has none.

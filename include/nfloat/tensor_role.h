@@ -8,9 +8,9 @@ namespace nfloat {
 
 // What a tensor of a checkpoint is in the model that the Transformers library builds around it.
 enum class TensorRole : uint8_t {
-  kOther,              // a parameter that is no weight of a layer below
+  kOther,              // a parameter that is not a weight of a layer below
   kNorm,               // 1-D: a norm or a bias
-  kConvolution,        // more than two dimensions, no experts
+  kConvolution,        // more than two dimensions, not experts
   kExpert,             // the weights of all experts in one 3-D tensor
   kLinear,             // nn.Linear, [out, in]
   kConv1D,             // GPT-2's linear layer, stored [in, out]
@@ -18,10 +18,10 @@ enum class TensorRole : uint8_t {
   kRouter,             // the linear layer that chooses experts
   kKeptFloat,          // a linear layer that the loader never quantizes, such as T5's wo
   kEmbedding,          // a table whose rows are looked up
-  kEmbeddingOrLinear,  // named like an embedding, of a kind that the name does not tell
+  kEmbeddingOrLinear,  // named like an embedding; the name does not decide the kind
 };
 
-// Whether the loader may build a 4-bit layer for it: what is plain among these has to be named in
+// Whether the loader may build a 4-bit layer for it: plain tensors among these must be named in
 // llm_int8_skip_modules.
 constexpr bool is_linear_layer(TensorRole role) noexcept {
   return role == TensorRole::kLinear || role == TensorRole::kConv1D || role == TensorRole::kHead ||

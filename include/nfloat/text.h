@@ -9,8 +9,8 @@
 
 namespace nfloat {
 
-// The text with all that could move a terminal's cursor or turn its writing around as \n, \t, \xHH or \u{H}:
-// control characters, marks of direction, bytes that are not UTF-8. Other characters stay.
+// The text with escapes (\n, \t, \xHH, \u{H}) for everything that could move the cursor of a terminal or
+// change its direction of writing: control characters, bidirectional marks, bytes that are not UTF-8.
 NFLOAT_API std::string printable(std::string_view text);
 
 }  // namespace nfloat

@@ -15,14 +15,14 @@
 namespace nfloat {
 
 struct EncodeOptions {
-  // What the model expects around a text: the post-processor of tokenizer.json, BOS for tokenizer.model.
+  // Add what the model expects around a text: the post-processor of tokenizer.json, BOS for tokenizer.model.
   bool add_special_tokens = true;
   // The text of a special token inside the input ("<|im_start|>") becomes that token. False for text that is
   // not trusted: it is then encoded as plain characters.
   bool parse_special_tokens = true;
 };
 
-// Text to token ids and back, as the model's own files say: tokenizer.json (the format of Hugging Face's
+// Text to token ids and back, as the model's files define it: tokenizer.json (the format of Hugging Face's
 // tokenizers), tokenizer.model (SentencePiece), or vocab.json with merges.txt (GPT-2). Immutable once loaded:
 // any number of threads may use one object. Copies share their tables.
 class NFLOAT_API Tokenizer {
@@ -30,7 +30,7 @@ class NFLOAT_API Tokenizer {
   // `path` is a model folder, which is looked through for tokenizer.json, then tokenizer.model, then
   // vocab.json with merges.txt, or one such file. A tokenizer_config.json beside it names the BOS and EOS
   // tokens. Throws kNotFound, kMalformedFile (naming the file and the place in it) or kUnsupported (naming
-  // the kind of normalizer, pre-tokenizer, model, post-processor or decoder that this version does not have).
+  // the kind of normalizer, pre-tokenizer, model, post-processor or decoder that is not supported).
   static Tokenizer load(const std::string& path);
   // The same from memory; `source` names the data in messages.
   static Tokenizer from_json(std::string_view tokenizer_json, const std::string& source = "tokenizer.json");
@@ -52,7 +52,7 @@ class NFLOAT_API Tokenizer {
   int32_t vocab_size() const noexcept;
   // The token as the file spells it ("Ġthe", "▁the", "<0x0A>"); empty for an id without a token.
   std::string_view token_text(int32_t id) const;
-  // What the token adds to a text that has begun: bytes, perhaps a part of a character.
+  // The bytes that the token adds to a text that has begun, possibly a part of a character.
   std::string token_bytes(int32_t id) const;
   // The id of a token as the file spells it.
   std::optional<int32_t> token_id(std::string_view text) const;
@@ -75,12 +75,12 @@ class NFLOAT_API TokenStream {
  public:
   explicit TokenStream(const Tokenizer& tokenizer, bool skip_special_tokens = true);
 
-  // Takes tokens whose text is known, such as a prompt's: what is pushed next continues their text, and keeps
+  // Takes tokens whose text is known, such as a prompt's: tokens pushed next continue their text, and keep
   // a space that only the start of a text loses. Throws as Tokenizer::decode.
   void skip(std::span<const int32_t> ids);
   // The text that became complete with this token, often empty. Throws as Tokenizer::decode.
   std::string push(int32_t id);
-  // What is left at the end: U+FFFD when a character stayed incomplete. The stream is then as new.
+  // The rest at the end: U+FFFD for an incomplete character. The stream then starts afresh.
   std::string flush();
 
  private:
