@@ -344,15 +344,16 @@ void run(const Options& options) {
 void add_analyze_command(const Command& app) {
   auto options = std::make_shared<Options>();
   const Command command =
-      app.add_subcommand("analyze", "How are the weights distributed, and which code suits them?");
+      app.add_subcommand("analyze", "Analyze the distribution of the weights, and which code suits them");
   command.footer(
       "Examples:\n"
       "  nfloat analyze models/nfloat-tiny\n"
       "  nfloat analyze ./Llama-3.2-1B --only 'layers\\.0\\.' --codes nf4,int4,sf4 --block-size 128\n"
-      "Looks at the tensors that nfloat quantize would quantize. No model is run: nfloat compare does that.");
+      "Analyzes the tensors that nfloat quantize would quantize. Runs no model: nfloat compare does that.");
   command.add_option("MODEL", options->path, "Model folder, .safetensors file, or org/model in the cache")
       .required();
-  command.add_option("--codes", options->codes, "Codes to try, between commas (nfloat codebook lists them)")
+  command
+      .add_option("--codes", options->codes, "Codes to try, separated by commas (nfloat codebook lists them)")
       .delimiter(',');
   command.add_option("--block-size", options->block_size, "Weights that share a scale")
       .between(int64_t{16}, int64_t{1} << 30)
@@ -362,8 +363,8 @@ void add_analyze_command(const Command& app) {
                   "Weights of each tensor to measure errors on, in blocks spread evenly; 0: all")
       .at_least_zero()
       .show_default();
-  command.add_option("--only", options->only, "Tensors whose name matches this regular expression");
-  command.add_option("--skip", options->skip, "Not those whose name matches this one");
+  command.add_option("--only", options->only, "Only tensors whose name matches this regular expression");
+  command.add_option("--skip", options->skip, "Leave out tensors whose name matches this regular expression");
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024);
   command.add_flag("--json", options->json, "Print JSON");
   command.callback([options] { run(*options); });

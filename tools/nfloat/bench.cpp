@@ -212,8 +212,7 @@ void run(const Options& options) {
 
 void add_bench_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  const Command command =
-      app.add_subcommand("bench", "Measure how fast a model takes in a prompt and generates");
+  const Command command = app.add_subcommand("bench", "Measure the speed of a model: prompt and generation");
   command.footer(
       "Examples:\n"
       "  nfloat bench ./Llama-3.2-1B-nf4\n"
@@ -243,7 +242,7 @@ void add_bench_command(const Command& app) {
   command.add_option("--precision-list", options->precisions, "Several precisions")
       .delimiter(',')
       .one_of({"f32", "bf16", "int8"});
-  command.add_option("--repetitions", options->repetitions, "Runs of each test; the median is told")
+  command.add_option("--repetitions", options->repetitions, "Runs of each test; the median is reported")
       .between(1, 1000)
       .show_default();
   command.add_flag("--no-limit", options->no_limit,

@@ -204,17 +204,19 @@ void run(const Options& options) {
 
 void add_cache_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  const Command command = app.add_subcommand("cache", "List, limit or clear what is kept for further runs");
+  const Command command =
+      app.add_subcommand("cache", "List, limit or clear files that are kept for later runs");
   command.footer(
       "Examples:\n"
-      "  nfloat cache                    what there is\n"
-      "  nfloat cache --limit 5GB        the oldest go until 5 GB are left\n"
-      "  nfloat cache --clear            all goes that no run is using\n"
+      "  nfloat cache                    list all files\n"
+      "  nfloat cache --limit 5GB        remove the oldest until 5 GB are left\n"
+      "  nfloat cache --clear            remove all that no run is using\n"
       "perplexity --reference keeps the original's log-probabilities there, compare what an unfinished run "
       "has "
       "done.\n"
       "The folder is $XDG_CACHE_HOME/nfloat, or ~/.cache/nfloat.");
-  command.add_option("--limit", options->limit, "Remove the oldest until at most this is left, as 5GB");
+  command.add_option("--limit", options->limit,
+                     "Remove the oldest files until at most this size is left, as 5GB");
   command.add_flag("--clear", options->clear, "Remove everything");
   command.add_flag("--json", options->json, "Print JSON");
   command.callback([options] { run(*options); });

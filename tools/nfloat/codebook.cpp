@@ -240,10 +240,10 @@ void add_codebook_command(const Command& app) {
       app.add_subcommand("codebook", "Derive a code (NF4 and its rivals), explain it, compute its errors");
   command.footer(
       "Examples:\n"
-      "  nfloat codebook                                    the codes there are\n"
+      "  nfloat codebook                                    list all codes\n"
       "  nfloat codebook nf4                                levels, thresholds, and the distance from exact, "
       "in ulp\n"
-      "  nfloat codebook nf4 --explain                      the story: quantiles, the zero, 929/960\n"
+      "  nfloat codebook nf4 --explain                      the derivation: quantiles, the zero, 929/960\n"
       "  nfloat codebook nf4 int4 bof4-s --errors --block-sizes 32,64\n"
       "  nfloat codebook --sweep-offset --plot offset.svg   what the magic number optimises\n"
       "  nfloat codebook --file my.json --errors            a table of your own");
@@ -266,7 +266,7 @@ void add_codebook_command(const Command& app) {
       .show_default();
   command.add_option("--simulate", options->simulate, "Errors also by drawing this many weights")
       .between(int64_t{1}, int64_t{1} << 40);
-  command.add_flag("--explain", options->explain, "Tell where NF4's sixteen numbers come from");
+  command.add_flag("--explain", options->explain, "Explain where NF4's sixteen numbers come from");
   command.add_flag("--sweep-offset", options->sweep_offset,
                    "NF4's error against its offset, and the best offsets");
   command.add_option("--plot", options->plot,

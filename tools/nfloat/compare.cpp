@@ -340,8 +340,7 @@ void run(const Options& options) {
 
 void add_compare_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  const Command command = app.add_subcommand(
-      "compare", "Which 4-bit format suits this model? Measure them all and recommend one");
+  const Command command = app.add_subcommand("compare", "Measure 4-bit formats on a model and recommend one");
   std::string list;
   for (const FormatInfo& info : format_list()) list += fmt::format("  {:<44} {}\n", info.name, info.summary);
   command.footer(
@@ -360,7 +359,7 @@ void add_compare_command(const Command& app) {
       .add_option("MODEL", options->model,
                   "Model folder (plain) or a name org/model in the Hugging Face cache")
       .required();
-  command.add_option("--formats", options->formats, "Formats to compare, between commas; see below")
+  command.add_option("--formats", options->formats, "Formats to compare, separated by commas; see below")
       .delimiter(',');
   command
       .add_option("--block-sizes", options->block_sizes,
@@ -405,7 +404,7 @@ void add_compare_command(const Command& app) {
       "--work", options->work,
       "Folder for the reference's distributions and finished formats, kept; without it, one in the cache "
       "folder that is removed at the end");
-  command.add_flag("--fresh", options->fresh, "Forget what an earlier run finished");
+  command.add_flag("--fresh", options->fresh, "Discard what an earlier run finished");
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024);
   command.callback([options] { run(*options); });
 }

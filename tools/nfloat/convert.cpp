@@ -190,7 +190,7 @@ void run(const Options& options) {
 void add_convert_command(const Command& app) {
   auto options = std::make_shared<Options>();
   const Command command =
-      app.add_subcommand("convert", "Turn a model folder into a GGUF file for llama.cpp, or back");
+      app.add_subcommand("convert", "Convert a model folder to a GGUF file for llama.cpp, or back");
   command.footer(
       "Examples:\n"
       "  nfloat convert ./Llama-3.2-1B ./Llama-3.2-1B.gguf --type q8_0\n"
@@ -198,7 +198,7 @@ void add_convert_command(const Command& app) {
       "  nfloat convert ./Llama-3.2-1B-Q4_K_M.gguf ./Llama-3.2-1B --type bf16\n"
       "  nfloat convert ./Llama-3.2-1B-nf4 ./merged --lora ./my-adapter --type bf16\n"
       "  nfloat convert ./Llama-3.2-1B-nf4 ./merged-nf4 --lora ./my-adapter --type base --scale signed\n"
-      "GGUF has no NF4: weights of bitsandbytes' 4-bit layout become the numbers that they stand for. What "
+      "GGUF has no NF4: weights of bitsandbytes' 4-bit layout become the values that they stand for. What "
       "is\n"
       "rounded is measured: \"exact\" in the table, or a signal-to-noise ratio. What llama.cpp does "
       "otherwise\n"
@@ -231,7 +231,7 @@ void add_convert_command(const Command& app) {
                   "quantize --help)")
       .one_of({"absmax", "search", "signed"})
       .show_default();
-  command.add_flag("--check", options->check, "Read the result again and compare every byte");
+  command.add_flag("--check", options->check, "Read the result back and compare every byte");
   command.add_flag("--all", options->all, "One line a tensor");
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
   command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");

@@ -50,7 +50,8 @@ void run(const Options& options) {
 
 void add_dequantize_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  const Command command = app.add_subcommand("dequantize", "Turn a 4-bit checkpoint back into a plain one");
+  const Command command =
+      app.add_subcommand("dequantize", "Convert a 4-bit checkpoint back to 16 or 32 bits");
   command.footer(
       "Example:\n"
       "  nfloat dequantize ./Llama-3.2-1B-nf4 ./Llama-3.2-1B-back --dtype bf16\n"

@@ -116,7 +116,7 @@ std::string task_remark(const TaskResult& r) {
 void add_evaluate_command(const Command& app) {
   auto options = std::make_shared<Options>();
   const Command command = app.add_subcommand(
-      "evaluate", "Score tests with known answers: LAMBADA, ARC, PIQA, WinoGrande, HellaSwag");
+      "evaluate", "Score a model on tests with known answers: LAMBADA, ARC, PIQA, WinoGrande, HellaSwag");
   command.footer(
       "Examples:\n"
       "  nfloat evaluate ./Llama-3.2-1B-nf4 --task arc-easy --data arc_easy.jsonl\n"

@@ -12,6 +12,7 @@
 #include "nfloat/error.h"
 #include "nfloat/generate.h"
 #include "nfloat/tokenizer.h"
+#include "notes.h"
 #include "progress.h"
 #include "sampling_options.h"
 
@@ -25,6 +26,7 @@ struct Options {
   std::optional<std::string> prompt;
   int64_t max_tokens = 128, context = 0;
   SamplingSettings sampling;
+  std::string file;
   std::vector<std::string> stop;
   int64_t logprobs = -1, look_up = 0;
   bool ignore_eos = false, echo = false, quiet = false, json = false;
@@ -66,8 +68,7 @@ Json logprobs_of(const Tokenizer& tokenizer, const GeneratedToken& piece) {
 
 void show(const Options& options, const std::string& text) {
   if (options.json || text.empty()) return;
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
+  write_answer(text);
 }
 
 Result generate(const Options& options, Session session, const Tokenizer& tokenizer, Sampler& sampler,
@@ -114,10 +115,12 @@ void print_speed(const Result& result, size_t prompt) {
 
 void run(const Options& options) {
   if (options.logprobs >= 0 && !options.json) throw UsageError("--logprobs goes with --json");
-  if (!options.prompt && ::isatty(STDIN_FILENO) == 1)
+  if (options.prompt && !options.file.empty()) throw UsageError("give --prompt or --file, not both");
+  if (!options.prompt && options.file.empty() && ::isatty(STDIN_FILENO) == 1)
     throw UsageError("give a prompt with -p, or on standard input");
-  const std::string prompt_text =
-      options.prompt && *options.prompt != "-" ? *options.prompt : read_text("-", kMaxPromptBytes);
+  const std::string prompt_text = options.prompt && *options.prompt != "-"
+                                      ? *options.prompt
+                                      : read_text(options.file.empty() ? "-" : options.file, kMaxPromptBytes);
   catch_interrupts();
   const std::string folder = model_folder(options.model.model);
   const Tokenizer tokenizer = Tokenizer::load(folder);
@@ -162,6 +165,7 @@ void add_generate_command(const Command& app) {
       "error.");
   add_model_options(command, options->model);
   command.add_option("-p,--prompt", options->prompt, "Text to continue; - or none: standard input");
+  command.add_option("--file", options->file, "Continue the text of this file, to its last byte");
   command.add_option("-n,--max-tokens", options->max_tokens, "Most tokens to generate")
       .between(int64_t{1}, int64_t{1} << 27)
       .show_default();
@@ -178,7 +182,7 @@ void add_generate_command(const Command& app) {
           "Guess up to N tokens from what followed the same ones earlier: the same text, faster where it "
           "repeats its prompt and several tokens cost little more than one; 0: none")
       .between(int64_t{0}, int64_t{63});
-  command.add_flag("--ignore-eos", options->ignore_eos, "Go on after the model ends its text");
+  command.add_flag("--ignore-eos", options->ignore_eos, "Continue after the model ends its text");
   command.add_flag("--echo", options->echo, "Print the prompt before the text");
   command.add_flag("--quiet", options->quiet, "No line about speed at the end");
   command

@@ -284,8 +284,8 @@ void run(const Options& options) {
 
 void add_inspect_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  const Command command =
-      app.add_subcommand("inspect", "Show what a checkpoint holds, check it, compare it with its original");
+  const Command command = app.add_subcommand(
+      "inspect", "Show the contents of a checkpoint, check it, compare it with its original");
   command.footer(
       "Examples:\n"
       "  nfloat inspect ./Llama-3.2-1B-nf4\n"

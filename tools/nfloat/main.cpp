@@ -45,7 +45,7 @@ void keep_standard_descriptors() {
 void add_help_command(const nfloat::cli::CommandLine& command_line) {
   auto names = std::make_shared<std::vector<std::string>>();
   const nfloat::cli::Command command = command_line.root().add_subcommand("help", "Explain a command");
-  command.add_option("COMMAND", *names, "The command, as quantize; none: all of them in short");
+  command.add_option("COMMAND", *names, "The command, as quantize; none: a list of all");
   command.footer("Example:\n  nfloat help quantize");
   command.callback([names, &command_line] { fmt::print("{}", command_line.help_of(*names)); });
 }

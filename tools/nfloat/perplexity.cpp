@@ -271,8 +271,7 @@ void run(const Options& options) {
 
 void add_perplexity_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  const Command command =
-      app.add_subcommand("perplexity", "Score a text: how surprised a model is by each of its tokens");
+  const Command command = app.add_subcommand("perplexity", "Measure the perplexity of a model on a text");
   command.footer(
       "Examples:\n"
       "  nfloat perplexity models/nfloat-tiny --text models/nfloat-tiny/stories.txt --protocol bos --context "
@@ -299,7 +298,7 @@ void add_perplexity_command(const Command& app) {
   command.add_option("--context", options->context, "Tokens a window; 0: the protocol's usual number")
       .between(int64_t{0}, int64_t{1} << 27);
   command.add_option("--reference", options->reference,
-                     "The original model: tell how far the predictions are from its own");
+                     "The original model: report the divergence of the predictions from its own");
   command.add_option("--reference-cache", options->reference_cache,
                      "File for the original's log-probabilities; without it, in the cache folder up to 4 GB");
   command

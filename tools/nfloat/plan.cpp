@@ -129,11 +129,12 @@ void run(const Options& options) {
 
 void add_plan_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  const Command command = app.add_subcommand("plan", "Say what fits into memory, from config.json alone");
+  const Command command =
+      app.add_subcommand("plan", "Compute which formats fit into memory, from config.json alone");
   command.footer(
       "Example:\n"
       "  nfloat plan ./config.json --memory 16GB --context 8192\n"
-      "Nothing but config.json is needed: ask before you download. With the weights beside it, they are "
+      "Only config.json is needed, so this works before a download. Weights beside it are "
       "counted.");
   command.add_option("CONFIG", options->path, "config.json, or a model folder").required();
   command.add_option("--memory", options->memory, "Memory that may be used: 16GB, 8GiB");

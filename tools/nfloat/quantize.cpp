@@ -318,14 +318,15 @@ void add_quantize_command(const Command& app) {
       .one_at_a_time();
   command.add_flag("--quantize-experts", options->quantize_experts,
                    "Quantize 3-D expert weights too (bitsandbytes leaves them plain)");
-  command.add_flag("--allow-nonfinite", options->allow_nonfinite, "Go on when a weight is NaN or infinite");
+  command.add_flag("--allow-nonfinite", options->allow_nonfinite,
+                   "Continue when a weight is NaN or infinite");
   command.add_option("--storage-dtype", options->storage, "Type of the tensors that hold the packed codes")
       .one_of({"uint8", "bfloat16", "float16", "float32"})
       .show_default();
   command.add_option("--shard-size", options->shard_size, "Largest size of an output file").show_default();
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
   command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
-  command.add_flag("--dry-run", options->dry_run, "Only say what would be done");
+  command.add_flag("--dry-run", options->dry_run, "Only report what would be done");
   command.add_flag("--json", options->json, "Print JSON");
   command.callback([options, scale] { run(*options, scale.given()); });
 }

@@ -113,7 +113,7 @@ void run(const Options& options) {
 
 void add_tokenize_command(const Command& app) {
   auto options = std::make_shared<Options>();
-  const Command command = app.add_subcommand("tokenize", "Turn text into token ids, and token ids into text");
+  const Command command = app.add_subcommand("tokenize", "Convert text to token ids, and token ids to text");
   command
       .add_option("MODEL", options->model,
                   "Model folder, tokenizer.json, tokenizer.model, or a Hugging Face name in the cache")

@@ -44,9 +44,9 @@ void run(bool as_json) {
 void add_version_command(const Command& app) {
   auto json = std::make_shared<bool>(false);
   const Command command =
-      app.add_subcommand("version", "Version, commit, instruction sets, features of this build");
+      app.add_subcommand("version", "Print version, commit, instruction sets and features of this build");
   command.add_flag("--json", *json, "Print JSON");
-  command.footer("Example:\n  nfloat version\nWhat to give with a report of a fault.");
+  command.footer("Example:\n  nfloat version\nAdd this to every report of a fault.");
   command.callback([json] { run(*json); });
 }
 
