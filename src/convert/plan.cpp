@@ -156,8 +156,8 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
   }
   refuse_quantized(input);
   expect_own_weights(input);
-  const NameFilter skip(options.skip, "--skip");
-  const NameFilter only(options.only, "--only");
+  const NameFilter skip(options.skip, "skip");
+  const NameFilter only(options.only, "only");
   const TensorRoles roles(parse_config(input));
 
   QuantizationPlan plan;
