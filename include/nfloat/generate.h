@@ -45,7 +45,7 @@ enum class FinishReason : uint8_t {
 
 struct GenerationOptions {
   int64_t max_tokens = 128;
-  std::vector<std::string> stops = {};
+  std::vector<std::string> stops = {};   // and those of the sampler
   std::vector<int32_t> end_tokens = {};  // empty: generation ends for other reasons only
   // Log-probabilities of each token and of this many of the most likely; -1: none.
   int64_t log_probabilities = -1;

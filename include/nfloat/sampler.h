@@ -28,6 +28,12 @@ struct SamplerOptions {
   uint64_t seed = 0;
   std::vector<int32_t> suppressed = {};              // tokens that are never chosen
   std::vector<std::pair<int32_t, float>> bias = {};  // added to the logits of these tokens
+  std::vector<int32_t> begin_suppressed = {};        // never chosen as the first token behind the prompt
+  // The last token of each is not chosen behind the others, prompt included.
+  std::vector<std::vector<int32_t>> forbidden_sequences = {};
+  int64_t no_repeat_ngram = 0;  // no run of so many tokens comes twice, prompt included; 0: they may
+  // Texts that end what is generated. The sampler knows no texts: Continuation obeys them beside its own.
+  std::vector<std::string> stops = {};
 };
 
 // The other inputs of a choice.
@@ -53,8 +59,11 @@ class NFLOAT_API Sampler {
   Sampler& operator=(Sampler&&) noexcept;
   ~Sampler();
 
-  // `history`: the tokens so far, prompt included (only penalties use it). Of equal logits the lowest
-  // token counts as the most likely. Throws kNotFinite when no logit of an allowed token is a number.
+  const SamplerOptions& options() const noexcept;
+
+  // `history`: the tokens so far, prompt included (penalties and what may not be repeated look at it). Of
+  // equal logits the lowest token counts as the most likely. Throws kNotFinite when no logit of an allowed
+  // token is a number, kInvalidArgument when the options forbid every token.
   int32_t sample(std::span<const float> logits, std::span<const int32_t> history,
                  const SamplerInput& input = {});
 
@@ -73,8 +82,9 @@ NFLOAT_API std::vector<TokenProbability> most_likely(std::span<const float> logi
 NFLOAT_API double log_probability(std::span<const float> logits, int32_t token) noexcept;
 
 // The settings of a generation_config.json, missing keys at the defaults above; temperature 0 when it has
-// do_sample false or no setting of sampling. `end_tokens` gets its eos_token_id, where -1 means none.
-// suppress_tokens and bad_words_ids of one token are never chosen. `not_obeyed`, where given, gets the names
+// do_sample false or no setting of sampling. `end_tokens` gets its eos_token_id, of which -1 is none.
+// suppress_tokens, begin_suppress_tokens, bad_words_ids (an end token alone is no bad word), stop_strings and
+// no_repeat_ngram_size become options. `not_obeyed`, where given, gets the names
 // of the settings that would change the text and are not supported. An empty text changes nothing. Throws
 // kMalformedFile.
 NFLOAT_API SamplerOptions parse_generation_config(std::string_view json, const std::string& source,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "convert/check_skip_list.h"
 
+#include <algorithm>
+
 #include "architecture/skip_list.h"
 #include "architecture/tensor_roles.h"
 #include "base/fail.h"
@@ -31,22 +33,29 @@ class Comparison {
       const bool packed = checkpoint_.is_quantized(name);
       const Shape shape = checkpoint_.find(name)->shape;
       if (packed)
-        check_packed(name);
+        check_packed(name, roles_.of(name, checkpoint_.weight_shape(name)));
       else if (is_quantizable(checkpoint_.find(name)->dtype))
         check_plain(name, roles_.of(name, shape));
     }
   }
 
  private:
-  void check_packed(const std::string& name) {
+  void check_packed(const std::string& name, TensorRole role) {
     const std::string entry = list_.find(module_of(name));
     if (!entry.empty())
       add(true, name,
           fmt::format("is packed, but '{}' in {} names it: a loader builds a plain layer for it", entry,
                       kKey));
+    else if (role == TensorRole::kKeptFloat)
+      add(true, name,
+          "is packed, but a loader builds a plain layer for it, in float32, whatever the configuration says");
     else if (!listed_ && module_of(name) == roles_.output_embedding())
       add(true, name,
           fmt::format("is packed, but {} is null, and then a loader keeps the output embedding plain", kKey));
+    else if (!listed_ && role == TensorRole::kHead && only_head(name))
+      add(true, name,
+          fmt::format("is packed, but {} is null, and then a loader keeps the model's last module plain",
+                      kKey));
   }
 
   void check_plain(const std::string& name, TensorRole role) {
@@ -58,6 +67,15 @@ class Comparison {
     add(role != TensorRole::kRouter, name,
         listed_ ? fmt::format("is plain, but {} does not name it: a loader builds a 4-bit layer for it", kKey)
                 : fmt::format("is plain, but {} is null: a loader builds a 4-bit layer for it", kKey));
+  }
+
+  // Of several heads the names do not tell which the model's class has last.
+  bool only_head(const std::string& head) const {
+    const std::vector<std::string> names = checkpoint_.weight_names();
+    return std::none_of(names.begin(), names.end(), [&](const std::string& name) {
+      return name != head && name.ends_with(".weight") &&
+             roles_.of(name, checkpoint_.weight_shape(name)) == TensorRole::kHead;
+    });
   }
 
   void add(bool error, const std::string& tensor, std::string text) {

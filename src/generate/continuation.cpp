@@ -50,6 +50,15 @@ struct Continuation::State {
   }
 };
 
+namespace {
+std::vector<std::string> all_stops(const GenerationOptions& options, const Sampler& sampler) {
+  std::vector<std::string> stops = options.stops;
+  const std::vector<std::string>& more = sampler.options().stops;
+  stops.insert(stops.end(), more.begin(), more.end());
+  return stops;
+}
+}  // namespace
+
 Continuation::Continuation(const Tokenizer& tokenizer, Sampler& sampler, std::span<const int32_t> prompt,
                            const GenerationOptions& options)
     : state_(std::make_unique<State>(State{.tokenizer = &tokenizer,
@@ -58,7 +67,7 @@ Continuation::Continuation(const Tokenizer& tokenizer, Sampler& sampler, std::sp
                                            .tokens = {prompt.begin(), prompt.end()},
                                            .prompt_tokens = static_cast<int64_t>(prompt.size()),
                                            .stream = TokenStream(tokenizer),
-                                           .filter = StopFilter(options.stops),
+                                           .filter = StopFilter(all_stops(options, sampler)),
                                            .harmony = std::nullopt,
                                            .reason = std::nullopt})) {
   for (const int32_t& token : prompt)

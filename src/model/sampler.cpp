@@ -34,6 +34,7 @@ void check(const SamplerOptions& options) {
   require(options.min_p >= 0 && options.min_p <= 1, "min-p", options.min_p, "0 to 1");
   require(options.repetition_penalty > 0 && std::isfinite(options.repetition_penalty), "repetition penalty",
           options.repetition_penalty, "more than 0");
+  require(options.no_repeat_ngram >= 0, "no-repeat-ngram size", options.no_repeat_ngram, "0 or more");
   require(std::isfinite(options.presence_penalty), "presence penalty", options.presence_penalty, "a number");
   require(std::isfinite(options.frequency_penalty), "frequency penalty", options.frequency_penalty,
           "a number");
@@ -70,6 +71,29 @@ std::vector<int32_t> sorted(std::span<const int32_t> tokens) {
   std::vector<int32_t> result(tokens.begin(), tokens.end());
   std::sort(result.begin(), result.end());
   return result;
+}
+
+bool ends_with(std::span<const int32_t> tokens, std::span<const int32_t> end) {
+  return tokens.size() >= end.size() && std::equal(end.begin(), end.end(), tokens.end() - std::ssize(end));
+}
+
+// The tokens that may not be chosen now, in order.
+std::vector<int32_t> excluded(const SamplerOptions& options, std::span<const int32_t> history,
+                              int64_t prompt_tokens) {
+  std::vector<int32_t> out = options.suppressed;
+  if (std::ssize(history) == prompt_tokens)
+    out.insert(out.end(), options.begin_suppressed.begin(), options.begin_suppressed.end());
+  for (const std::vector<int32_t>& sequence : options.forbidden_sequences)
+    if (!sequence.empty() && ends_with(history, std::span(sequence).first(sequence.size() - 1)))
+      out.push_back(sequence.back());
+  if (options.no_repeat_ngram > 0 && std::ssize(history) >= options.no_repeat_ngram) {
+    const std::span<const int32_t> now = history.last(static_cast<size_t>(options.no_repeat_ngram - 1));
+    for (size_t i = 0; i + now.size() < history.size(); ++i)
+      if (std::equal(now.begin(), now.end(), history.begin() + static_cast<std::ptrdiff_t>(i)))
+        out.push_back(history[i + now.size()]);
+  }
+  std::sort(out.begin(), out.end());
+  return out;
 }
 
 void penalize(const SamplerOptions& options, std::span<const int32_t> history, int64_t prompt_tokens,
@@ -114,19 +138,25 @@ Sampler::Sampler(Sampler&&) noexcept = default;
 Sampler& Sampler::operator=(Sampler&&) noexcept = default;
 Sampler::~Sampler() = default;
 
+const SamplerOptions& Sampler::options() const noexcept {
+  return state_->options;
+}
+
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history,
                         const SamplerInput& input) {
   const SamplerOptions& options = state_->options;
   std::vector<Candidate>& list = state_->candidates;
   list.clear();
   collect(logits, input.allowed, list);
-  if (!options.suppressed.empty())
-    std::erase_if(list, [&](const Candidate& one) {
-      return std::find(options.suppressed.begin(), options.suppressed.end(), one.token) !=
-             options.suppressed.end();
-    });
-  penalize(options, history, input.prompt_tokens, list);
   if (list.empty()) fail(ErrorCode::kNotFinite, "none of the {} logits is a number", logits.size());
+  if (const std::vector<int32_t> out = excluded(options, history, input.prompt_tokens); !out.empty()) {
+    std::erase_if(
+        list, [&](const Candidate& one) { return std::binary_search(out.begin(), out.end(), one.token); });
+    if (list.empty())
+      fail(ErrorCode::kInvalidArgument,
+           "every token is suppressed, or would repeat a run of tokens that may not come twice");
+  }
+  penalize(options, history, input.prompt_tokens, list);
   const Candidate best = *std::min_element(list.begin(), list.end(), more_likely);
   if (options.temperature == 0 || options.top_k == 1 || !std::isfinite(best.logit)) return best.token;
 
@@ -185,24 +215,39 @@ double log_probability(std::span<const float> logits, int32_t token) noexcept {
 
 namespace {
 
-// Token ids of a list; a list of its own for each of several, of which those of one token count.
-// False: some are sequences.
-bool add_suppressed(const JsonReader& reader, const char* key, int64_t vocabulary,
-                    std::vector<int32_t>& tokens) {
-  const Json* list = reader.get(key);
-  if (list == nullptr) return true;
-  if (!list->is_array()) fail(ErrorCode::kMalformedFile, "{}: \"{}\" is not a list", reader.source(), key);
-  bool all = true;
+// Token ids of a list.
+void add_tokens(const JsonReader& reader, const char* key, int64_t vocabulary, std::vector<int32_t>& tokens) {
+  for (const int32_t token : reader.token_ids(key, vocabulary)) tokens.push_back(token);
+}
+
+// Lists of token ids. One of a single token that ends a text does not count, as in Transformers.
+void add_bad_words(const JsonReader& reader, int64_t vocabulary, std::span<const int32_t> ends,
+                   SamplerOptions& options) {
+  constexpr const char* kKey = "bad_words_ids";
+  const Json* list = reader.get(kKey);
+  if (list == nullptr) return;
+  if (!list->is_array()) fail(ErrorCode::kMalformedFile, "{}: \"{}\" is not a list", reader.source(), kKey);
   for (const Json& one : *list) {
-    if (one.is_array() && one.size() != 1) {
-      all = false;
-      continue;
-    }
-    const Json holder{{key, one}};
-    for (const int32_t token : JsonReader(holder, reader.source()).token_ids(key, vocabulary))
-      tokens.push_back(token);
+    const Json holder{{kKey, one}};
+    std::vector<int32_t> tokens = JsonReader(holder, reader.source()).token_ids(kKey, vocabulary);
+    if (tokens.size() > 1)
+      options.forbidden_sequences.push_back(std::move(tokens));
+    else if (!tokens.empty() && std::find(ends.begin(), ends.end(), tokens[0]) == ends.end())
+      options.suppressed.push_back(tokens[0]);
   }
-  return all;
+}
+
+// A text, or several.
+void add_stops(const JsonReader& reader, std::vector<std::string>& stops) {
+  constexpr const char* kKey = "stop_strings";
+  const Json* given = reader.get(kKey);
+  if (given == nullptr) return;
+  for (const Json& stop : given->is_array() ? *given : Json::array({*given})) {
+    if (!stop.is_string())
+      fail(ErrorCode::kMalformedFile, "{}: \"{}\" holds {}, expected texts", reader.source(), kKey,
+           JsonReader::shown(stop));
+    stops.push_back(stop.text());
+  }
 }
 
 // Settings of Transformers and of its relatives that change the text, and the number that leaves it alone.
@@ -212,10 +257,7 @@ void name_unknown(const Json& json, bool samples, std::vector<std::string>& name
     double neutral;
     bool of_sampling = false;
   };
-  static constexpr Setting kSettings[] = {{"begin_suppress_tokens", 0},
-                                          {"stop_strings", 0},
-                                          {"no_repeat_ngram_size", 0},
-                                          {"encoder_no_repeat_ngram_size", 0},
+  static constexpr Setting kSettings[] = {{"encoder_no_repeat_ngram_size", 0},
                                           {"encoder_repetition_penalty", 1},
                                           {"num_beams", 1},
                                           {"penalty_alpha", 0},
@@ -283,12 +325,14 @@ SamplerOptions parse_generation_config(std::string_view text, const std::string&
     const Json holder{{"eos_token_id", kept}};
     *end_tokens = JsonReader(holder, source).token_ids("eos_token_id", config.vocabulary);
   }
-  const bool words = add_suppressed(reader, "bad_words_ids", config.vocabulary, options.suppressed);
-  add_suppressed(reader, "suppress_tokens", config.vocabulary, options.suppressed);
-  if (not_obeyed != nullptr) {
-    if (!words) not_obeyed->emplace_back("bad_words_ids");
-    name_unknown(json, samples, *not_obeyed);
-  }
+  add_bad_words(reader, config.vocabulary,
+                end_tokens != nullptr ? std::span<const int32_t>(*end_tokens) : std::span<const int32_t>(),
+                options);
+  add_tokens(reader, "suppress_tokens", config.vocabulary, options.suppressed);
+  add_tokens(reader, "begin_suppress_tokens", config.vocabulary, options.begin_suppressed);
+  add_stops(reader, options.stops);
+  options.no_repeat_ngram = reader.integer_or("no_repeat_ngram_size", 0, INT32_MAX, 0);
+  if (not_obeyed != nullptr) name_unknown(json, samples, *not_obeyed);
   return options;
 }
 

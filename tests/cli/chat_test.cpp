@@ -117,6 +117,33 @@ TEST_F(Chat, SeveralLinesCanBeOneTurn) {
   EXPECT_EQ(saved["messages"][4]["content"], "five");
 }
 
+TEST_F(Chat, SetGivesTheTemplateValues) {
+  const std::string folder = talker();
+  write_file(folder + "/chat_template.jinja",
+             "{{ mode }}{% if not thinking %}!{% endif %}{{ n + 1 }}{% for m in messages %}{{ m.content }}{% "
+             "endfor %}");
+  write_file(path("talk.json"), R"({"messages": [{"role": "user", "content": "Hi"}], "mode": "file"})");
+  const auto render = [&](std::vector<std::string> more) {
+    std::vector<std::string> all{"chat", folder, "--render", path("talk.json")};
+    all.insert(all.end(), more.begin(), more.end());
+    return nfloat(all);
+  };
+  const Result set = render({"--set", "thinking=false", "--set", "n=41", "--set", "mode=no json"});
+  ASSERT_TRUE(set.ok()) << set;
+  EXPECT_EQ(set.out, "no json!42Hi");
+  EXPECT_EQ(render({"--set", "thinking=true", "--set", "n=1"}).out, "file2Hi");
+  EXPECT_EQ(render({"--set", "alone"}).exit_code, 2);
+  // Turns get them too; of a model without channels all is shown either way.
+  const std::vector<std::string> values{"--set", "n=1", "--set", "mode=a", "--quiet", "--no-history"};
+  std::vector<std::string> channels = values;
+  channels.emplace_back("--all-channels");
+  const Result plain = talk(folder, "Who lives here?\n", values),
+               all = talk(folder, "Who lives here?\n", channels);
+  ASSERT_TRUE(plain.ok() && all.ok()) << all;
+  EXPECT_EQ(all.out, plain.out);
+  EXPECT_EQ(talk(folder, "Who?\n", {"--quiet", "--no-history"}).exit_code, 1) << "n is undefined";
+}
+
 TEST_F(Chat, WhatIsWrongIsSaidAndTheConversationGoesOn) {
   write_file(path("not.json"), "[1, 2");
   write_file(path("roles.json"), R"({"messages": [{"role": "user", "content": "a"}, {"role": 7}]})");

@@ -3,6 +3,7 @@
 
 #include "base/json.h"
 #include "cli/process.h"
+#include "cli/terminal.h"
 #include "support/sanitizer.h"
 
 namespace nfloat::cli_test {
@@ -58,6 +59,26 @@ TEST_F(Generate, QuantizesWithLevelsFromAFile) {
   ASSERT_TRUE(named.ok() && file.ok()) << file;
   EXPECT_EQ(file.out, named.out);
   expect_complaint(text(path("absent.json")), {"absent.json"});
+}
+
+TEST_F(Generate, ATerminalShowsControlCharactersAndDoesNotObeyThem) {
+  Terminal terminal({"generate", model(), "-p", "A\x1b[31mB end", "--echo", "-n", "1", "--quiet"});
+  const std::string seen = terminal.wait_for("end");
+  EXPECT_NE(seen.find("A\\x1b[31mB end"), std::string::npos) << seen;
+}
+
+TEST_F(Generate, TakesThePromptFromAFile) {
+  write_file(path("prompt.txt"), "The old lighthouse");
+  const auto text = [&](const std::vector<std::string>& prompt) {
+    std::vector<std::string> all{"generate", model(), "--temperature", "0", "-n", "8", "--quiet"};
+    all.insert(all.end(), prompt.begin(), prompt.end());
+    return nfloat(all);
+  };
+  const Result file = text({"--file", path("prompt.txt")});
+  ASSERT_TRUE(file.ok()) << file;
+  EXPECT_EQ(file.out, text({"-p", "The old lighthouse"}).out);
+  EXPECT_EQ(text({"--file", path("prompt.txt"), "-p", "a"}).exit_code, 2);
+  expect_complaint(text({"--file", path("absent.txt")}), {"absent.txt"});
 }
 
 TEST_F(Generate, BadInputIsNamed) {

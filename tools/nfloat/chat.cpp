@@ -16,6 +16,7 @@
 #include "nfloat/conversation.h"
 #include "nfloat/error.h"
 #include "nfloat/files.h"
+#include "notes.h"
 #include "progress.h"
 #include "sampling_options.h"
 #include "turn_reader.h"
@@ -172,12 +173,7 @@ class Chat {
   void answer(const std::string& user) {
     forget_interrupt();
     const Answer result = conversation_.answer(
-        user,
-        [](const std::string& text) {
-          std::fwrite(text.data(), 1, text.size(), stdout);
-          std::fflush(stdout);
-        },
-        interrupted);
+        user, [](const std::string& text) { write_answer(text); }, interrupted);
     const GenerationCounts& counts = result.counts;
     const bool stopped = result.reason == FinishReason::kCancelled;
     forget_interrupt();

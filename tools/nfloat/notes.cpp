@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "notes.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <numeric>
@@ -67,6 +69,21 @@ std::string did_you_mean(std::string_view wrong, const std::vector<std::string>&
 void write_result_file(const std::string& path, std::string_view text) {
   write_output_file(path, text);
   note("{}: written, {}\n", printable(path), format_bytes(text.size()));
+}
+
+void write_answer(std::string_view text) {
+  std::string safe;
+  if (::isatty(STDOUT_FILENO) == 1) {
+    for (size_t at = 0; at < text.size();) {
+      const size_t end = std::min(text.find_first_of("\n\t", at), text.size());
+      safe += printable(text.substr(at, end - at));
+      if (end < text.size()) safe += text[end];
+      at = end + 1;
+    }
+    text = safe;
+  }
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
 }
 
 }  // namespace nfloat::cli

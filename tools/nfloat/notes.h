@@ -33,6 +33,10 @@ std::string one_line(std::string_view text, size_t most = 1000);
 // "1 format", "3 formats".
 std::string count_of(int64_t count, std::string_view noun);
 
+// Text that a model made, to standard output at once: as it is, or where that is a terminal with all but line
+// breaks and tabs printable, so that no answer moves its cursor.
+void write_answer(std::string_view text);
+
 // `, did you mean "X"?` for the name in `known` that `wrong` is a few letters away from; empty without one.
 std::string did_you_mean(std::string_view wrong, const std::vector<std::string>& known);
 

@@ -9,6 +9,7 @@
 #include "convert_options.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/memory_plan.h"
+#include "notes.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -82,10 +83,11 @@ void run(const Options& options) {
   const uint64_t state = model.kv_cache_bytes(0, 2);
   const std::string per_token = format_bytes(model.kv_cache_bytes(1, 2) - state);
   if (model.heads > 0)
-    fmt::print("{} layers of {}, {} query and {} key/value heads of {}; a token of context takes {} in f16\n",
-               model.layers, model.hidden, model.heads, model.kv_heads, model.head_dim, per_token);
+    fmt::print("{} of {}, {} query and {} key/value heads of {}; a token of context takes {} in f16\n",
+               count_of(model.layers, "layer"), model.hidden, model.heads, model.kv_heads, model.head_dim,
+               per_token);
   else
-    fmt::print("{} recurrent layers of {}\n", model.layers, model.hidden);
+    fmt::print("{} of {}\n", count_of(model.layers, "recurrent layer"), model.hidden);
   for (const ModelSize::CachedLayers& cached : model.cached_layers)
     if (cached.window > 0)
       fmt::print("{} of the layers keep at most {} tokens\n", cached.layers, cached.window);

@@ -160,6 +160,33 @@ TEST_F(Convert, TheSkipListAndTheTensorsAgreeBothWays) {
   EXPECT_EQ(errors(Json::array({"up_proj"})).size(), 2u);
 }
 
+TEST_F(Convert, APackedModuleThatLoadersKeepPlainIsAnError) {
+  fs::create_directories(path("model"));
+  write_safetensors(path("model") + "/model.safetensors",
+                    {{"encoder.block.0.ff.wi.weight", "F32", {64, 64}, raw_bytes(gaussian(4096, 1))},
+                     {"encoder.block.0.ff.wo.weight", "F32", {64, 64}, raw_bytes(gaussian(4096, 2))},
+                     {"to_words.weight", "F32", {40, 64}, raw_bytes(gaussian(2560, 3))}});
+  write_file(path("model") + "/config.json", R"({"model_type": "llama"})");
+  quantize_checkpoint(Checkpoint(path("model")), path("out"), {});
+  auto config = Json::parse(read_file(folder_ / "out" / "config.json"));
+  const auto errors = [&](const char* type, int words, Json list) {
+    config["model_type"] = type;
+    config["vocab_size"] = words;
+    config["quantization_config"]["llm_int8_skip_modules"] = std::move(list);
+    write_file(path("out") + "/config.json", config.dump());
+    std::vector<std::string> names;
+    for (const Finding& finding : check_checkpoint(Checkpoint(path("out"))))
+      if (finding.error) names.push_back(finding.tensor);
+    return names;
+  };
+  using Names = std::vector<std::string>;
+  EXPECT_EQ(errors("llama", 30, nullptr), Names{});
+  EXPECT_EQ(errors("llama", 40, nullptr), Names{"to_words.weight"}) << "the last module, by its size a head";
+  EXPECT_EQ(errors("llama", 40, Json::array({"other"})), Names{});
+  for (Json list : {Json(), Json::array({"other"})})
+    EXPECT_EQ(errors("t5", 30, list), Names{"encoder.block.0.ff.wo.weight"}) << "float32 whatever is listed";
+}
+
 TEST_F(Convert, ShardsAndIndexAgree) {
   const Checkpoint input(make_model());
   QuantizeCheckpointOptions options;

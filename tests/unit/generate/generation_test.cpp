@@ -68,6 +68,17 @@ TEST_F(Generations, EqualTheLoopByHand) {
   EXPECT_EQ(found.counts.read, static_cast<int64_t>(prompt().size()));
 }
 
+TEST_F(Generations, StopTextsOfTheSamplerEndItToo) {
+  TokenSequence own = sequence();
+  const std::string whole = run(own, {.max_tokens = 20}).text, stop = whole.substr(whole.size() / 2, 3);
+  Sampler sampler({.temperature = 0, .stops = {stop}});
+  Generation generation(own, tokenizer(), sampler, prompt(), {.max_tokens = 20, .stops = {"\x01"}});
+  std::string text;
+  while (const auto piece = generation.next()) text += piece->text;
+  EXPECT_EQ(text, whole.substr(0, whole.find(stop)));
+  EXPECT_EQ(generation.reason(), FinishReason::kStopText);
+}
+
 TEST_F(Generations, APromptThatTheSequenceHoldsIsNotReadAgain) {
   TokenSequence own = sequence();
   const Run first = run(own, {.max_tokens = 12}), again = run(own, {.max_tokens = 12});

@@ -103,6 +103,30 @@ TEST(Sampler, OptionsOutOfRange) {
   EXPECT_THROW(Sampler({.repetition_penalty = 0}), Error);
 }
 
+TEST(Sampler, LeavesOutWhatMayNotComeNow) {
+  const std::vector<float> logits{1, 5, 4, 3, 2};
+  const auto choose = [&](const SamplerOptions& options, std::vector<int32_t> history, int64_t prompt) {
+    return Sampler(options).sample(logits, history, {.prompt_tokens = prompt});
+  };
+  const SamplerOptions first{.temperature = 0, .begin_suppressed = {1}};
+  EXPECT_EQ(choose(first, {0, 3}, 2), 2);
+  EXPECT_EQ(choose(first, {0, 3}, 1), 1) << "not the first behind the prompt";
+
+  const SamplerOptions words{.temperature = 0, .forbidden_sequences = {{0, 3, 1}, {3, 2}}};
+  EXPECT_EQ(choose(words, {0, 3}, 2), 3) << "both end in 3";
+  EXPECT_EQ(choose(words, {3}, 0), 1) << "the history is shorter than the sequence";
+  EXPECT_EQ(choose(words, {3, 0}, 0), 1);
+
+  const SamplerOptions pairs{.temperature = 0, .no_repeat_ngram = 2};
+  EXPECT_EQ(choose(pairs, {3, 1, 3, 2, 3}, 2), 3) << "3 1 and 3 2 have been";
+  EXPECT_EQ(choose(pairs, {1}, 1), 1);
+  EXPECT_EQ(choose(pairs, {}, 0), 1);
+  EXPECT_EQ(choose({.temperature = 0, .no_repeat_ngram = 3}, {3, 1, 3, 1}, 0), 1) << "3 1 3 only";
+  EXPECT_EQ(choose({.temperature = 0, .no_repeat_ngram = 1}, {1, 2, 0}, 0), 3);
+  EXPECT_THROW(choose({.temperature = 0, .no_repeat_ngram = 1}, {1, 2, 0, 3, 4}, 0), Error);
+  EXPECT_THROW(Sampler({.no_repeat_ngram = -1}), Error);
+}
+
 TEST(Sampler, LogProbabilities) {
   const std::vector<float> logits = logits_of(kProbabilities);
   EXPECT_NEAR(log_probability(logits, 2), std::log(.2), 1e-6);
@@ -138,11 +162,20 @@ TEST(GenerationConfig, ObeysOrNamesWhatChangesTheText) {
   std::vector<std::string> names;
   const SamplerOptions found = parse_generation_config(
       R"({"do_sample": true, "top_k": -1, "top_p": 0.0, "eos_token_id": [-1, 4], "suppress_tokens": [2],
-          "bad_words_ids": [[3], [5, 6]], "no_repeat_ngram_size": 3, "num_beams": 1, "guidance_scale": null})",
+          "bad_words_ids": [[3], [5, 6], [4]], "no_repeat_ngram_size": 3, "num_beams": 1, "guidance_scale": null,
+          "begin_suppress_tokens": [7], "stop_strings": ["\n\n", "END"], "min_new_tokens": 4})",
       "g.json", config, &ends, &names);
   EXPECT_EQ(ends, std::vector<int32_t>{4});
   EXPECT_EQ(found.suppressed, (std::vector<int32_t>{3, 2}));
-  EXPECT_EQ(names, (std::vector<std::string>{"bad_words_ids", "no_repeat_ngram_size"}));
+  EXPECT_EQ(found.begin_suppressed, std::vector<int32_t>{7});
+  EXPECT_EQ(found.forbidden_sequences, (std::vector<std::vector<int32_t>>{{5, 6}}));
+  EXPECT_EQ(found.no_repeat_ngram, 3);
+  EXPECT_EQ(found.stops, (std::vector<std::string>{"\n\n", "END"}));
+  EXPECT_EQ(parse_generation_config(R"({"stop_strings": "END"})", "g.json", config, nullptr).stops,
+            std::vector<std::string>{"END"});
+  EXPECT_THROW(parse_generation_config(R"({"stop_strings": [3]})", "g.json", config, nullptr), Error);
+  EXPECT_THROW(parse_generation_config(R"({"bad_words_ids": [[99]]})", "g.json", config, nullptr), Error);
+  EXPECT_EQ(names, std::vector<std::string>{"min_new_tokens"});
   Sampler sampler(found);
   EXPECT_EQ(sampler.sample(std::vector<float>{0, 1, 9, 8, 2}, {}), 4);
   EXPECT_EQ(parse_generation_config(R"({"top_k": 40.5})", "g.json", config, nullptr).temperature, 0);
