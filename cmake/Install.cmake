@@ -4,6 +4,9 @@ install(TARGETS nfloat EXPORT nfloat-targets
   ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
   RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(DIRECTORY ${PROJECT_SOURCE_DIR}/include/nfloat DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+if(TARGET nfloat_c)
+  install(TARGETS nfloat_c EXPORT nfloat-targets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/nfloat)
 install(EXPORT nfloat-targets NAMESPACE nfloat:: DESTINATION ${package_dir})
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/nfloat-config.cmake.in nfloat-config.cmake
@@ -21,3 +24,7 @@ endif()
 configure_file(${PROJECT_SOURCE_DIR}/cmake/nfloat.pc.in nfloat.pc @ONLY)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/nfloat.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} RENAME copyright)
+if(TARGET nfloat_c)
+  configure_file(${PROJECT_SOURCE_DIR}/cmake/nfloat-c.pc.in nfloat-c.pc @ONLY)
+  install(FILES ${CMAKE_CURRENT_BINARY_DIR}/nfloat-c.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+endif()

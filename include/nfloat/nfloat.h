@@ -1,0 +1,392 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_NFLOAT_H_
+#define NFLOAT_NFLOAT_H_
+
+// The library for C, and for whatever calls C. nfloat_x does what nfloat::x does, nfloat_type_x what the
+// member x of nfloat::Type does.
+//
+// Errors: a function that can fail returns a status and takes `error` last, which may be null. *error is null
+// before the call; a failure makes one, which the caller frees. A failed call gives null handles. No
+// exception passes. Ownership: whoever gets a handle calls its _free, which ignores null. An object keeps
+// alive what it needs. "Borrowed" memory belongs to the object that gave it. Arguments are read during the
+// call only, unless they are called borrowed. Threads: different objects are independent. Sessions and
+// activations serve one thread at a time; the other objects never change and serve any number. Nothing
+// belongs to a thread. Structs: those with struct_size want sizeof there; a zero in any other field is its
+// default, named first. Bytes beyond struct_size are not touched; a longer struct is taken if the part
+// unknown here is zero, else NFLOAT_UNSUPPORTED. Null options are all defaults. `threads` 0:
+// nfloat_threads(). Text is UTF-8.
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "nfloat/api.h"
+#include "nfloat/version.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// ---- library
+
+NFLOAT_API const char* nfloat_version(void);  // of the library that is loaded: "0.1.0"
+NFLOAT_API int32_t
+nfloat_abi_version(void);                    // another than NFLOAT_ABI_VERSION: header and library do not fit
+NFLOAT_API const char* nfloat_target(void);  // the kernels at work, such as "avx2"
+NFLOAT_API const char* nfloat_processor(void);  // its name
+NFLOAT_API int32_t nfloat_threads(void);        // the default number of threads
+
+// ---- errors
+
+typedef int32_t nfloat_status;
+enum {
+  NFLOAT_OK = 0,
+  NFLOAT_INVALID_ARGUMENT = 1,  // also a null pointer where one is needed
+  NFLOAT_NOT_FOUND = 2,
+  NFLOAT_ALREADY_EXISTS = 3,
+  NFLOAT_IO = 4,
+  NFLOAT_MALFORMED_FILE = 5,
+  NFLOAT_UNSUPPORTED = 6,
+  NFLOAT_NOT_FINITE = 7,
+  NFLOAT_OUT_OF_MEMORY = 8,
+  NFLOAT_INTERRUPTED = 9,  // by nfloat_control_cancel
+  NFLOAT_INTERNAL = 255    // an exception that is none of the library's own: a bug
+};
+NFLOAT_API const char* nfloat_status_name(nfloat_status status);  // "not_found"; "unknown"
+
+typedef struct nfloat_error nfloat_error;
+NFLOAT_API nfloat_status nfloat_error_status(const nfloat_error* error);  // of null: NFLOAT_OK
+NFLOAT_API const char* nfloat_error_message(const nfloat_error* error);   // borrowed; of null: ""
+NFLOAT_API void nfloat_error_free(nfloat_error* error);
+
+// ---- bytes
+
+// What a call returned: text, JSON, token ids. Aligned to 64 bytes, and a zero byte follows.
+typedef struct nfloat_buffer nfloat_buffer;
+NFLOAT_API const void* nfloat_buffer_data(const nfloat_buffer* buffer);  // borrowed; of null: null
+NFLOAT_API size_t nfloat_buffer_bytes(const nfloat_buffer* buffer);      // without the zero
+NFLOAT_API void nfloat_buffer_free(nfloat_buffer* buffer);
+
+// ---- long calls
+
+// Lets any thread watch and end a long call. Where a call takes one, null means that nobody does.
+typedef struct nfloat_control nfloat_control;
+NFLOAT_API nfloat_control* nfloat_control_create(void);        // null: out of memory
+NFLOAT_API void nfloat_control_free(nfloat_control* control);  // when no call uses it
+// The call ends with NFLOAT_INTERRUPTED, and so does every later one until _reset. May be used in a signal
+// handler.
+NFLOAT_API void nfloat_control_cancel(nfloat_control* control);
+NFLOAT_API void nfloat_control_reset(nfloat_control* control);
+// In the unit that the call names; total 0: not known yet. done or total may be null.
+NFLOAT_API void nfloat_control_progress(const nfloat_control* control, uint64_t* done, uint64_t* total);
+// Called during the call, from one thread at a time. Must return; to end the call it cancels.
+typedef void (*nfloat_progress_function)(void* user, uint64_t done, uint64_t total);
+NFLOAT_API void nfloat_control_set_function(nfloat_control* control, nfloat_progress_function function,
+                                            void* user);
+
+// ---- tensors
+
+typedef int32_t nfloat_dtype;
+enum {
+  NFLOAT_F64 = 1,
+  NFLOAT_F32 = 2,
+  NFLOAT_F16 = 3,
+  NFLOAT_BF16 = 4,
+  NFLOAT_I64 = 5,
+  NFLOAT_I32 = 6,
+  NFLOAT_I16 = 7,
+  NFLOAT_I8 = 8,
+  NFLOAT_U64 = 9,
+  NFLOAT_U32 = 10,
+  NFLOAT_U16 = 11,
+  NFLOAT_U8 = 12,
+  NFLOAT_BOOL = 13,
+  NFLOAT_F8E4M3 = 14,
+  NFLOAT_F8E5M2 = 15
+};
+NFLOAT_API size_t nfloat_dtype_bytes(nfloat_dtype dtype);      // 0 for other numbers
+NFLOAT_API const char* nfloat_dtype_name(nfloat_dtype dtype);  // "bfloat16"; "" for other numbers
+
+enum { NFLOAT_MAX_RANK = 8 };
+
+// Row-major and contiguous, the outermost dimension first; rank 0 is one element. Aligned to the dtype,
+// except what checkpoints give, which may lie anywhere.
+typedef struct nfloat_tensor {
+  const void* data;
+  nfloat_dtype dtype;
+  int32_t rank;
+  int64_t shape[8];
+} nfloat_tensor;
+
+// Among F64, F32, F16 and BF16, to nearest even. output_bytes: exactly those of the elements.
+NFLOAT_API nfloat_status nfloat_convert_elements(const nfloat_tensor* tensor, nfloat_dtype dtype,
+                                                 void* output, size_t output_bytes, nfloat_error** error);
+
+// ---- codebooks
+
+typedef struct nfloat_codebook nfloat_codebook;
+NFLOAT_API nfloat_status nfloat_make_codebook(const char* name, int64_t block_size,  // block_size 0: 64
+                                              nfloat_codebook** codebook, nfloat_error** error);
+NFLOAT_API nfloat_status nfloat_make_normal_float(int32_t bits, double offset,  // offset 0: 929/960
+                                                  nfloat_codebook** codebook, nfloat_error** error);
+NFLOAT_API nfloat_status nfloat_codebook_from_levels(const char* name, const double* levels, size_t count,
+                                                     nfloat_codebook** codebook, nfloat_error** error);
+NFLOAT_API nfloat_status nfloat_load_codebook(const char* path, nfloat_codebook** codebook,
+                                              nfloat_error** error);
+NFLOAT_API void nfloat_codebook_free(nfloat_codebook* codebook);
+// Borrowed. Of a null codebook: null, 0.
+NFLOAT_API const char* nfloat_codebook_name(const nfloat_codebook* codebook);
+NFLOAT_API size_t nfloat_codebook_size(const nfloat_codebook* codebook);              // levels
+NFLOAT_API const float* nfloat_codebook_levels(const nfloat_codebook* codebook);      // by code
+NFLOAT_API const double* nfloat_codebook_exact(const nfloat_codebook* codebook);      // by code
+NFLOAT_API const float* nfloat_codebook_thresholds(const nfloat_codebook* codebook);  // size - 1, ascending
+NFLOAT_API const uint8_t* nfloat_codebook_code_of_rank(
+    const nfloat_codebook* codebook);                                              // by rank of the level
+NFLOAT_API int32_t nfloat_codebook_signed_scale(const nfloat_codebook* codebook);  // 0 or 1
+NFLOAT_API nfloat_status nfloat_codebook_names(nfloat_buffer** json,
+                                               nfloat_error** error);  // [{"name", "summary", "fitted"}]
+
+typedef struct nfloat_codebook_error_result {
+  size_t struct_size;
+  double mse;      // over the variance of the weights
+  double mae;      // over their standard deviation
+  double entropy;  // of the codes, in bits
+} nfloat_codebook_error_result;
+// source: null for "normal", "laplace", "student-t:5".
+NFLOAT_API nfloat_status nfloat_codebook_errors(const nfloat_codebook* codebook, int64_t block_size,
+                                                const char* source, nfloat_codebook_error_result* result,
+                                                nfloat_error** error);
+
+// ---- quantize
+
+typedef int32_t nfloat_scale_method;
+enum { NFLOAT_SCALE_ABSMAX = 0, NFLOAT_SCALE_SEARCH = 1, NFLOAT_SCALE_SIGNED = 2 };
+
+typedef struct nfloat_quantize_options {
+  size_t struct_size;
+  int64_t block_size;  // 64; at least 16
+  nfloat_scale_method scale;
+  int32_t double_quantization;  // 0 or 1: scales in 8 bits
+  int32_t allow_nonfinite;      // 0 or 1
+  int32_t threads;
+} nfloat_quantize_options;
+
+// A 4-bit tensor as bitsandbytes lays it out, borrowed. Element i has its code in codes[i / 2], the high
+// nibble when i is even, and the scale of block i / block_size. Its value is levels[code] * scale. The scale
+// of block b is scales[b]; nested: nested_map[nested_codes[b]] * nested_absmax[b / nested_block_size] +
+// nested_offset. In float32, each step rounded. The floats may be unaligned.
+typedef struct nfloat_quantized_view {
+  size_t struct_size;
+  nfloat_dtype dtype;  // of the weights
+  int32_t rank;
+  int64_t shape[8];
+  int64_t block_size;
+  const uint8_t* codes;  // (elements + 1) / 2
+  const float* levels;
+  int32_t level_count;  // 1 to 16
+  int32_t nested;       // 0 or 1
+  const float* scales;  // one a block; null when nested
+  const uint8_t* nested_codes;
+  const float* nested_absmax;
+  const float* nested_map;  // 256
+  int64_t nested_block_size;
+  float nested_offset;
+  char quant_type[12];  // "nf4", "fp4"; "" for a table that bitsandbytes does not have
+} nfloat_quantized_view;
+
+typedef struct nfloat_quantized_tensor nfloat_quantized_tensor;
+// weights: F32, F16 or BF16 of any shape. The bytes depend on neither target nor threads.
+NFLOAT_API nfloat_status nfloat_quantize_blockwise(const nfloat_tensor* weights,
+                                                   const nfloat_codebook* codebook,
+                                                   const nfloat_quantize_options* options,
+                                                   nfloat_quantized_tensor** tensor, nfloat_error** error);
+// Into the caller's memory, sizes exact: one scale a block; with double_quantization scales is null, and
+// there are one nested code a block, one nested absmax for 256 blocks (rounded up) and *nested_offset.
+NFLOAT_API nfloat_status nfloat_quantize_blockwise_into(
+    const nfloat_tensor* weights, const nfloat_codebook* codebook, const nfloat_quantize_options* options,
+    uint8_t* codes, size_t codes_bytes, float* scales, size_t scale_count, uint8_t* nested_codes,
+    size_t nested_count, float* nested_absmax, size_t nested_absmax_count, float* nested_offset,
+    nfloat_error** error);
+NFLOAT_API void nfloat_quantized_tensor_free(nfloat_quantized_tensor* tensor);
+// The caller sets view->struct_size. Borrowed from the tensor.
+NFLOAT_API nfloat_status nfloat_quantized_tensor_view(const nfloat_quantized_tensor* tensor,
+                                                      nfloat_quantized_view* view, nfloat_error** error);
+// To F32, F16 or BF16, rounded once. output_bytes: exactly those of the elements.
+NFLOAT_API nfloat_status nfloat_dequantize_blockwise(const nfloat_quantized_view* view, nfloat_dtype dtype,
+                                                     void* output, size_t output_bytes, int32_t threads,
+                                                     nfloat_error** error);
+
+// ---- linear
+
+typedef int32_t nfloat_precision;
+enum {
+  NFLOAT_PRECISION_DEFAULT = 0,
+  NFLOAT_PRECISION_F32 = 1,
+  NFLOAT_PRECISION_BF16 = 2,
+  NFLOAT_PRECISION_INT8 = 3
+};
+
+typedef struct nfloat_packed_matrix nfloat_packed_matrix;
+// A copy of a view of rank 2, [out, in], laid out for the kernels.
+NFLOAT_API nfloat_status nfloat_packed_matrix_pack(const nfloat_quantized_view* view, int32_t threads,
+                                                   nfloat_packed_matrix** matrix, nfloat_error** error);
+NFLOAT_API void nfloat_packed_matrix_free(nfloat_packed_matrix* matrix);
+NFLOAT_API int64_t nfloat_packed_matrix_rows(const nfloat_packed_matrix* matrix);
+NFLOAT_API int64_t nfloat_packed_matrix_cols(const nfloat_packed_matrix* matrix);
+NFLOAT_API uint64_t nfloat_packed_matrix_bytes(const nfloat_packed_matrix* matrix);  // of memory
+NFLOAT_API nfloat_status nfloat_packed_matrix_dequantize_row(const nfloat_packed_matrix* matrix, int64_t row,
+                                                             float* output, size_t count,
+                                                             nfloat_error** error);
+
+typedef struct nfloat_activations nfloat_activations;
+NFLOAT_API nfloat_activations* nfloat_activations_create(void);  // null: out of memory
+NFLOAT_API void nfloat_activations_free(nfloat_activations* activations);
+// x: F32, F16 or BF16, [..., k], all but the last dimension counting rows. Borrowed until the next assign or
+// free.
+NFLOAT_API nfloat_status nfloat_activations_assign(nfloat_activations* activations, const nfloat_tensor* x,
+                                                   nfloat_error** error);
+
+typedef struct nfloat_linear_options {
+  size_t struct_size;
+  nfloat_precision precision;  // bf16
+  int32_t threads;
+  const float* bias;    // one a row of the matrix; null: none
+  nfloat_dtype output;  // F32; F16 and BF16 are rounded once
+  int32_t reserved;     // 0
+} nfloat_linear_options;
+// y[m, out] = x[m, in] * transpose of the matrix + bias, whatever the number of threads. y_bytes: exact.
+NFLOAT_API nfloat_status nfloat_linear(const nfloat_packed_matrix* matrix, nfloat_activations* x,
+                                       const nfloat_linear_options* options, void* y, size_t y_bytes,
+                                       nfloat_error** error);
+
+// ---- tokenizer, chat templates
+
+typedef struct nfloat_tokenizer nfloat_tokenizer;
+NFLOAT_API nfloat_status nfloat_tokenizer_load(const char* path, nfloat_tokenizer** tokenizer,
+                                               nfloat_error** error);
+NFLOAT_API void nfloat_tokenizer_free(nfloat_tokenizer* tokenizer);
+NFLOAT_API int32_t nfloat_tokenizer_vocab_size(const nfloat_tokenizer* tokenizer);
+// -1: there is none.
+NFLOAT_API int32_t nfloat_tokenizer_bos_id(const nfloat_tokenizer* tokenizer);
+NFLOAT_API int32_t nfloat_tokenizer_eos_id(const nfloat_tokenizer* tokenizer);
+NFLOAT_API int32_t nfloat_tokenizer_token_id(const nfloat_tokenizer* tokenizer, const char* text);
+enum {
+  NFLOAT_ENCODE_NO_SPECIAL_TOKENS = 1,  // none are added around the text
+  NFLOAT_ENCODE_PLAIN = 2               // what spells a special token is plain text
+};
+// tokens: int32_t, nfloat_buffer_bytes / 4 of them.
+NFLOAT_API nfloat_status nfloat_tokenizer_encode(const nfloat_tokenizer* tokenizer, const char* text,
+                                                 size_t text_bytes, uint32_t flags, nfloat_buffer** tokens,
+                                                 nfloat_error** error);
+NFLOAT_API nfloat_status nfloat_tokenizer_decode(const nfloat_tokenizer* tokenizer, const int32_t* tokens,
+                                                 size_t count, int32_t skip_special_tokens,
+                                                 nfloat_buffer** text, nfloat_error** error);
+// The bytes that a token adds to a text that has begun; they may end inside a character.
+NFLOAT_API nfloat_status nfloat_tokenizer_token_bytes(const nfloat_tokenizer* tokenizer, int32_t token,
+                                                      nfloat_buffer** bytes, nfloat_error** error);
+
+typedef struct nfloat_chat_template nfloat_chat_template;
+// name null: "default". NFLOAT_NOT_FOUND: the folder has none of that name.
+NFLOAT_API nfloat_status nfloat_chat_template_load(const char* folder, const char* name,
+                                                   nfloat_chat_template** chat, nfloat_error** error);
+NFLOAT_API nfloat_status nfloat_chat_template_parse(const char* text, size_t text_bytes,
+                                                    nfloat_chat_template** chat, nfloat_error** error);
+NFLOAT_API void nfloat_chat_template_free(nfloat_chat_template* chat);
+// variables: a JSON object such as {"messages": [...], "add_generation_prompt": true}.
+NFLOAT_API nfloat_status nfloat_chat_template_render(const nfloat_chat_template* chat, const char* variables,
+                                                     size_t variables_bytes, nfloat_buffer** text,
+                                                     nfloat_error** error);
+
+// ---- models
+
+typedef int32_t nfloat_kv_cache_type;
+enum { NFLOAT_KV_CACHE_AUTO = 0, NFLOAT_KV_CACHE_F32 = 1, NFLOAT_KV_CACHE_F16 = 2, NFLOAT_KV_CACHE_INT8 = 3 };
+typedef int32_t nfloat_head_format;
+enum { NFLOAT_HEAD_KEEP = 0, NFLOAT_HEAD_INT8 = 1, NFLOAT_HEAD_NF4 = 2 };
+
+typedef struct nfloat_model_options {
+  size_t struct_size;
+  const nfloat_codebook* codebook;  // null: weights stay; else plain projections are quantized while loading
+  const nfloat_quantize_options*
+      quantize;  // block_size and double_quantization; others must be at their defaults
+  nfloat_head_format head;
+  nfloat_precision precision;  // bf16; of sessions that say nothing else
+  int32_t threads;
+  int32_t reserved;  // 0
+} nfloat_model_options;
+
+typedef struct nfloat_model nfloat_model;
+// A folder, a GGUF file, or org/model of the local Hugging Face cache. Progress in bytes.
+NFLOAT_API nfloat_status nfloat_model_load(const char* path, const nfloat_model_options* options,
+                                           nfloat_control* control, nfloat_model** model,
+                                           nfloat_error** error);
+NFLOAT_API void nfloat_model_free(nfloat_model* model);
+NFLOAT_API int64_t nfloat_model_vocabulary(const nfloat_model* model);  // logits a token
+NFLOAT_API int64_t nfloat_model_context(const nfloat_model* model);     // most positions
+
+typedef struct nfloat_session_options {
+  size_t struct_size;
+  int64_t context;  // 0: the model's; positions to keep room for
+  nfloat_kv_cache_type kv_cache;
+  nfloat_precision precision;  // the model's
+  int32_t threads;             // 0: the model's
+  int32_t reserved;            // 0
+} nfloat_session_options;
+typedef struct nfloat_session nfloat_session;
+NFLOAT_API nfloat_status nfloat_session_create(const nfloat_model* model,
+                                               const nfloat_session_options* options,
+                                               nfloat_session** session, nfloat_error** error);
+NFLOAT_API void nfloat_session_free(nfloat_session* session);
+NFLOAT_API int64_t nfloat_session_context(const nfloat_session* session);
+NFLOAT_API int64_t nfloat_session_position(const nfloat_session* session);  // tokens taken in
+// Takes in tokens, at least one. all_logits: null, or count * vocabulary floats. Progress in tokens, looked
+// at between pieces of 64; a cancelled call forgets what it took in.
+NFLOAT_API nfloat_status nfloat_session_prefill(nfloat_session* session, const int32_t* tokens, size_t count,
+                                                float* all_logits, size_t all_logits_count,
+                                                nfloat_control* control, nfloat_error** error);
+// Of the last token, until the next call on the session. Null at the start and after a rewind.
+NFLOAT_API const float* nfloat_session_logits(const nfloat_session* session);
+NFLOAT_API nfloat_status nfloat_session_rewind(nfloat_session* session, int64_t position,
+                                               nfloat_error** error);
+NFLOAT_API nfloat_status nfloat_session_fork(const nfloat_session* session, nfloat_session** fork,
+                                             nfloat_error** error);
+
+typedef struct nfloat_batch_entry {
+  nfloat_session* session;
+  const int32_t* tokens;
+  size_t count;  // at least 1
+} nfloat_batch_entry;
+// Gets the logits of token `index` of entry `entry`; they are there during the call only. Must return.
+typedef void (*nfloat_logits_function)(void* user, size_t entry, int64_t index, const float* logits);
+// Different sessions of one model take in their tokens together. function may be null.
+NFLOAT_API nfloat_status nfloat_forward_batch(const nfloat_batch_entry* entries, size_t count,
+                                              nfloat_logits_function function, void* user,
+                                              nfloat_error** error);
+
+typedef int32_t nfloat_perplexity_protocol;
+enum { NFLOAT_PROTOCOL_PAPER = 0, NFLOAT_PROTOCOL_LLAMA_CPP = 1, NFLOAT_PROTOCOL_BOS = 2 };
+typedef struct nfloat_perplexity_options {
+  size_t struct_size;
+  nfloat_perplexity_protocol protocol;
+  nfloat_kv_cache_type kv_cache;
+  int64_t context;             // 0: 512 for llama.cpp's protocol, else 2048, at most the model's
+  nfloat_precision precision;  // the model's
+  int32_t reserved;            // 0
+} nfloat_perplexity_options;
+typedef struct nfloat_perplexity_result {
+  size_t struct_size;
+  int64_t tokens;  // that count
+  int64_t windows;
+  double mean_loss;       // in nats a token
+  double standard_error;  // of mean_loss
+  double perplexity;
+} nfloat_perplexity_result;
+// Progress in tokens.
+NFLOAT_API nfloat_status nfloat_perplexity(const nfloat_model* model, const int32_t* tokens, size_t count,
+                                           const nfloat_perplexity_options* options, nfloat_control* control,
+                                           nfloat_perplexity_result* result, nfloat_error** error);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // NFLOAT_NFLOAT_H_
