@@ -215,6 +215,13 @@ NFLOAT_API nfloat_status nfloat_dequantize_blockwise(const nfloat_quantized_view
                                                      void* output, size_t output_bytes, int32_t threads,
                                                      nfloat_error** error);
 
+// The JSON of bitsandbytes' quant_state, byte for byte. NFLOAT_UNSUPPORTED: quant_type is "".
+NFLOAT_API nfloat_status nfloat_format_quant_state(const nfloat_quantized_view* view, nfloat_buffer** json,
+                                                   nfloat_error** error);
+// Sets everything of the view but the pointers to data; of those, levels, which stays for good.
+NFLOAT_API nfloat_status nfloat_parse_quant_state(const char* json, size_t json_bytes,
+                                                  nfloat_quantized_view* view, nfloat_error** error);
+
 // ---- linear
 
 typedef int32_t nfloat_precision;
@@ -257,6 +264,46 @@ typedef struct nfloat_linear_options {
 NFLOAT_API nfloat_status nfloat_linear(const nfloat_packed_matrix* matrix, nfloat_activations* x,
                                        const nfloat_linear_options* options, void* y, size_t y_bytes,
                                        nfloat_error** error);
+
+// ---- checkpoints
+
+typedef struct nfloat_checkpoint nfloat_checkpoint;
+typedef struct nfloat_checkpoint_options {
+  size_t struct_size;
+  nfloat_dtype decoded;  // BF16; F32, F16: of weights that a file holds in blocks
+  int32_t packed;        // 0 or 1: 4-bit blocks are shown as quantized
+} nfloat_checkpoint_options;
+// A folder, a .safetensors file or a GGUF file, mapped.
+NFLOAT_API nfloat_status nfloat_checkpoint_open(const char* path, const nfloat_checkpoint_options* options,
+                                                nfloat_checkpoint** checkpoint, nfloat_error** error);
+NFLOAT_API void nfloat_checkpoint_free(nfloat_checkpoint* checkpoint);  // ends what was borrowed
+
+typedef struct nfloat_tensor_info {
+  size_t struct_size;
+  const char* name;    // borrowed
+  nfloat_dtype dtype;  // 0: one that this header has no number for
+  int32_t rank;
+  int64_t shape[8];
+  uint64_t bytes;
+  uint64_t offset;    // in its file
+  size_t file;        // by number
+  int32_t quantized;  // 1: the codes of a 4-bit weight
+  int32_t companion;  // 1: a part of a 4-bit weight
+} nfloat_tensor_info;
+NFLOAT_API size_t nfloat_checkpoint_tensors(const nfloat_checkpoint* checkpoint);  // how many
+NFLOAT_API nfloat_status nfloat_checkpoint_tensor_info(const nfloat_checkpoint* checkpoint, size_t index,
+                                                       nfloat_tensor_info* info, nfloat_error** error);
+// Borrowed from the checkpoint, at any address.
+NFLOAT_API nfloat_status nfloat_checkpoint_view(const nfloat_checkpoint* checkpoint, const char* name,
+                                                nfloat_tensor* view, nfloat_error** error);
+NFLOAT_API nfloat_status nfloat_checkpoint_quantized(const nfloat_checkpoint* checkpoint, const char* name,
+                                                     nfloat_quantized_view* view, nfloat_error** error);
+// A text file of the folder. NFLOAT_NOT_FOUND: there is none.
+NFLOAT_API nfloat_status nfloat_checkpoint_text_file(const nfloat_checkpoint* checkpoint, const char* name,
+                                                     nfloat_buffer** text, nfloat_error** error);
+// Where the Hugging Face cache of this machine has org/model; a path that exists stays as it is.
+NFLOAT_API nfloat_status nfloat_resolve_model_path(const char* path, nfloat_buffer** resolved,
+                                                   nfloat_error** error);
 
 // ---- tokenizer, chat templates
 

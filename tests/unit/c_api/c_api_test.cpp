@@ -24,6 +24,8 @@ static_assert(sizeof(nfloat_quantized_view) == 168 && offsetof(nfloat_quantized_
               offsetof(nfloat_quantized_view, scales) == 112 &&
               offsetof(nfloat_quantized_view, nested_offset) == 152 &&
               offsetof(nfloat_quantized_view, quant_type) == 156);
+static_assert(sizeof(nfloat_tensor_info) == 120 && offsetof(nfloat_tensor_info, companion) == 116);
+static_assert(sizeof(nfloat_checkpoint_options) == 16);
 static_assert(sizeof(nfloat_linear_options) == 32 && offsetof(nfloat_linear_options, output) == 24);
 static_assert(sizeof(nfloat_model_options) == 40 && sizeof(nfloat_session_options) == 32);
 static_assert(sizeof(nfloat_batch_entry) == 24 && sizeof(nfloat_perplexity_options) == 32 &&
@@ -161,6 +163,57 @@ TEST(CApi, ProductsAreSumsOfTheRowsThatThePackedMatrixGives) {
     nfloat_packed_matrix_free(matrix);
     nfloat_codebook_free(codebook);
   }
+}
+
+TEST(CApi, ACheckpointShowsItsTensorsAndItsQuantizedWeights) {
+  const std::string path = (kGolden / "fp4_bf16.safetensors").string();
+  const Checkpoint file(path);
+  nfloat_error* error = nullptr;
+  nfloat_checkpoint* checkpoint = nullptr;
+  ASSERT_EQ(nfloat_checkpoint_open(path.c_str(), nullptr, &checkpoint, &error), NFLOAT_OK) << taken(error);
+  ASSERT_EQ(nfloat_checkpoint_tensors(checkpoint), file.tensors().size());
+  int quantized = 0, companions = 0;
+  for (size_t i = 0; i < file.tensors().size(); ++i) {
+    nfloat_tensor_info info = {};
+    info.struct_size = sizeof info;
+    ASSERT_EQ(nfloat_checkpoint_tensor_info(checkpoint, i, &info, &error), NFLOAT_OK) << taken(error);
+    EXPECT_EQ(info.name, file.tensors()[i].name);
+    EXPECT_EQ(info.bytes, file.tensors()[i].bytes);
+    quantized += info.quantized;
+    companions += info.companion;
+  }
+  EXPECT_EQ(quantized, 1);
+  EXPECT_EQ(static_cast<size_t>(companions), file.companions("weight").size());
+  nfloat_quantized_view view = {};
+  view.struct_size = sizeof view;
+  ASSERT_EQ(nfloat_checkpoint_quantized(checkpoint, "weight", &view, &error), NFLOAT_OK) << taken(error);
+  const TensorView expected = file.view("dequantized");
+  std::vector<std::byte> restored(expected.bytes.size());
+  ASSERT_EQ(nfloat_dequantize_blockwise(&view, tensor_of(expected).dtype, restored.data(), restored.size(), 0,
+                                        &error),
+            NFLOAT_OK)
+      << taken(error);
+  EXPECT_TRUE(same(restored.data(), expected));
+  // Its quant_state is the text of the file, and reads back as the same description.
+  nfloat_buffer* json = nullptr;
+  ASSERT_EQ(nfloat_format_quant_state(&view, &json, &error), NFLOAT_OK) << taken(error);
+  const TensorView stored = file.view("weight.quant_state.bitsandbytes__fp4");
+  ASSERT_EQ(nfloat_buffer_bytes(json), stored.bytes.size());
+  EXPECT_TRUE(same(nfloat_buffer_data(json), stored));
+  nfloat_quantized_view parsed = {};
+  parsed.struct_size = sizeof parsed;
+  const auto* text = static_cast<const char*>(nfloat_buffer_data(json));
+  ASSERT_EQ(nfloat_parse_quant_state(text, nfloat_buffer_bytes(json), &parsed, &error), NFLOAT_OK)
+      << taken(error);
+  EXPECT_EQ(parsed.block_size, view.block_size);
+  EXPECT_EQ(parsed.dtype, view.dtype);
+  EXPECT_EQ(std::memcmp(parsed.levels, view.levels, 16 * sizeof(float)), 0);
+  EXPECT_STREQ(parsed.quant_type, "fp4");
+  nfloat_buffer_free(json);
+  nfloat_tensor tensor = {};
+  EXPECT_EQ(nfloat_checkpoint_view(checkpoint, "nowhere", &tensor, nullptr), NFLOAT_NOT_FOUND);
+  EXPECT_EQ(nfloat_checkpoint_quantized(checkpoint, "input", &view, nullptr), NFLOAT_INVALID_ARGUMENT);
+  nfloat_checkpoint_free(checkpoint);
 }
 
 TEST(CApi, FailuresSayWhatTheyAreAndLeaveNoHandle) {
