@@ -41,7 +41,7 @@ TEST_F(Train, WritesAnAdapterThatConvertReads) {
                                "--log", path("log.jsonl"), "--schedule", "linear", "--warmup", "1"});
   ASSERT_TRUE(result.ok()) << result;
   EXPECT_NE(result.out.find("trained 3 steps"), std::string::npos) << result;
-  EXPECT_NE(result.err.find("example   [["), std::string::npos) << result;
+  EXPECT_NE(result.err.find("[[The cat sat on the mat."), std::string::npos) << result;
   const std::vector<Json> log = log_lines(path("log.jsonl"));
   ASSERT_EQ(3u, log.size());
   for (size_t i = 0; i < log.size(); ++i) {
