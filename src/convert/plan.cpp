@@ -38,7 +38,7 @@ class NameFilter {
         Match match{};
         if (expression.find(name, 0, &match)) return true;
       } catch (const ExpressionError& error) {
-        fail(ErrorCode::kInvalidArgument, "{} '{}': matching the tensor name {} failed: {}", option_, text,
+        fail(ErrorCode::kInvalidArgument, "{} '{}': matching the tensor name {} failed: {}", field_, text,
              name, error.what());
       }
     }
@@ -46,7 +46,7 @@ class NameFilter {
   }
 
  private:
-  const char* option_;
+  const char* field_;
   std::vector<std::pair<std::string, Expression>> expressions_;
 };
 
