@@ -23,6 +23,7 @@
 #include "nfloat/quantize.h"         // blocks, scales, double quantization
 
 // 3. Models as files.
+#include "nfloat/adapter.h"      // low-rank adapters beside the weights
 #include "nfloat/bridge.h"       // GGUF to and from Hugging Face folders
 #include "nfloat/checkpoint.h"   // safetensors files and folders
 #include "nfloat/convert.h"      // whole checkpoints: quantize, dequantize, check
@@ -34,6 +35,7 @@
 #include "nfloat/conversation.h"  // turns of a conversation, with the cache reused
 #include "nfloat/engine.h"        // many sequences continued together
 #include "nfloat/generate.h"      // the loop that makes text
+#include "nfloat/grammar.h"       // text that keeps to a schema or an expression
 #include "nfloat/memory_plan.h"   // what fits, from config.json alone
 #include "nfloat/model.h"         // weights, sessions, batches
 #include "nfloat/model_config.h"
@@ -52,7 +54,12 @@
 #include "nfloat/report.h"
 #include "nfloat/tasks.h"  // tests with known answers
 
-// 6. The parts below.
+// 6. Models changed by a text.
+#include "nfloat/calibrate.h"   // 4-bit weights chosen by what the model does
+#include "nfloat/train.h"       // adapters beside a frozen model
+#include "nfloat/train_data.h"  // rows and what is predicted of them
+
+// 7. The parts below.
 #include "nfloat/files.h"    // files that appear whole or not at all
 #include "nfloat/linear.h"   // products of activations with packed weights
 #include "nfloat/machine.h"  // what this machine can do, measured

@@ -140,7 +140,7 @@ TEST_F(BadInput, OutputsAreNeverInTheWay) {
   const std::string out = path("out");
   ASSERT_TRUE(nfloat({"quantize", model(), out}).ok());
   const auto before = snapshot(out);
-  expect_complaint(nfloat({"quantize", model(), out, "--format", "fp4"}), {"out", "--overwrite"});
+  expect_complaint(nfloat({"quantize", model(), out, "--format", "fp4"}), {"out", "overwrite"});
   EXPECT_TRUE(snapshot(out) == before);
   ASSERT_TRUE(nfloat({"quantize", model(), out, "--format", "fp4", "--overwrite"}).ok());
   EXPECT_FALSE(snapshot(out) == before);
