@@ -82,7 +82,10 @@ try {
 } catch (error) {
   problems.push(String(error));
 }
+const gone = new Promise(yes => chrome.once('exit', yes));
 chrome.kill();
-rmSync(profile, {recursive: true, force: true, maxRetries: 5});
+await gone;
+// Its own processes may write for a moment longer.
+rmSync(profile, {recursive: true, force: true, maxRetries: 20, retryDelay: 200});
 problems.forEach(problem => console.log(problem));
 process.exit(problems.length ? 1 : 0);

@@ -16,7 +16,8 @@ namespace nfloat::cli {
 namespace {
 
 constexpr size_t kMaxTextBytes = size_t{4} << 30;
-constexpr int64_t kWindow = 2048;  // tokens, or the model's context
+constexpr int64_t kWindow = 2048;    // tokens, or the model's context
+constexpr size_t kBytesAToken = 16;  // at most, in a text of many
 
 uint64_t fnv1a(const std::string& text) noexcept {
   uint64_t hash = 0xcbf29ce484222325u;
@@ -84,6 +85,21 @@ void cut(const std::vector<int32_t>& ids, const ModelConfig& config, int64_t& le
   }
 }
 
+// Without the bytes of characters that begin before it or end behind it.
+std::string whole_characters(std::string text) {
+  const auto continues = [](char c) { return (static_cast<uint8_t>(c) & 0xc0) == 0x80; };
+  size_t begin = 0, end = text.size();
+  while (begin < end && continues(text[begin])) ++begin;
+  size_t last = end;
+  while (last > begin && continues(text[last - 1])) --last;
+  if (last > begin && static_cast<uint8_t>(text[last - 1]) >= 0xc0) {
+    const auto lead = static_cast<uint8_t>(text[last - 1]);
+    const size_t length = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
+    if (end - (last - 1) < length) end = last - 1;
+  }
+  return text.substr(begin, end - begin);
+}
+
 }  // namespace
 
 std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, const std::string& folder,
@@ -115,11 +131,20 @@ std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, c
     return windows;
   }
   expect_text(text, path);
-  // About six bytes a token and more: the rest of a long text is not looked at.
-  const size_t part = std::min(text.size(), static_cast<size_t>(tokens) * 16);
-  size_t end = part;
-  while (end < text.size() && (static_cast<uint8_t>(text[end]) & 0xc0) == 0x80) ++end;
-  cut(tokenizer.encode(text.substr(0, end), false), config, left, windows);
+  // Windows from all over the text, each from the beginning of a word.
+  const auto room = static_cast<size_t>(std::min(kWindow, config.context));
+  const size_t most = (static_cast<size_t>(tokens) + room - 1) / room;
+  for (size_t i = 0; i < most && left > 0; ++i) {
+    size_t begin = text.size() / most * i;
+    if (i > 0) begin = text.find_first_of(" \n", begin);
+    if (begin == std::string::npos) break;
+    const size_t end = i + 1 < most ? text.size() / most * (i + 1) : text.size();
+    // No token is longer than this on average.
+    const std::string part = text.substr(begin, std::min(end - std::min(end, begin), room * kBytesAToken));
+    std::vector<int32_t> ids = tokenizer.encode(whole_characters(part), false);
+    ids.resize(std::min(ids.size(), room - 1));
+    cut(ids, config, left, windows);
+  }
   return windows;
 }
 
