@@ -83,7 +83,7 @@ TEST(Passes, ExpertsSeeTheRowsThatChoseThem) {
   RandomModel random(kMixture);
   const Model model = Model::load(random.folder.path());
   for (const size_t count : {1u, 100u}) {
-    const std::vector<int32_t> tokens = random.tokens(count);
+    const std::vector<int32_t> tokens = random.tokens(static_cast<int64_t>(count));
     const std::span<const int32_t> sequences[] = {tokens};
     Watcher watcher;
     run(model, sequences, &watcher);
