@@ -167,12 +167,13 @@ TEST_F(LinearTest, RowsGiveTheSameBitsInEveryCompany) {
   struct Shape2 {
     int64_t n, k, block;
   };
-  for (const auto& [n, k, block] : {Shape2{40, 320, 64},
-                                    {17, 96, 32},
-                                    {33, 4160, 64},
-                                    {20, 8448, 64},
-                                    {16, 9216, 1024},
-                                    {18, 12288, 4096}}) {
+  for (const Shape2& shape : {Shape2{40, 320, 64},
+                              {17, 96, 32},
+                              {33, 4160, 64},
+                              {20, 8448, 64},
+                              {16, 9216, 1024},
+                              {18, 12288, 4096}}) {
+    const int64_t n = shape.n, k = shape.k, block = shape.block;
     const std::vector<float> weights = gaussian(n * k, 5), x = gaussian(64 * k, 6);
     const TensorView plain{DType::kF32, Shape({n, k}), std::as_bytes(std::span(weights))};
     std::vector<PackedMatrix> packed;
