@@ -120,7 +120,7 @@ TEST(AnswerParts, ThoughtsCallsAndTextAreToldApartHoweverTheyCome) {
   inside.thinks = true;
   ChatRequest forced = tools;
   forced.tool_choice = ChatRequest::ToolChoice::kRequired;
-  for (const size_t size : {1, 2, 3, 7, 1000}) {
+  for (const size_t size : {1u, 2u, 3u, 7u, 1000u}) {
     EXPECT_EQ(split(plain, "<think>\nhm < 3\n</think>\n\nYes.", size), "R:hm < 3\n|T:Yes.");
     EXPECT_EQ(split(inside, "hm</think>Yes.", size), "R:hm|T:Yes.");
     EXPECT_EQ(split(plain, "<thin> <tool_call>{}", size), "T:<thin> <tool_call>{}");

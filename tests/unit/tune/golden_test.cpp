@@ -212,7 +212,7 @@ TEST_F(Variant, OneBatchAStep) {
 TEST_F(Variant, TwoBatchesAStepAreWeightedByTheirTargets) {
   run("accumulation_2", [](size_t step) {
     std::vector<TrainRow> rows = step_rows(step);
-    for (const size_t masked : {2, 3})
+    for (const size_t masked : {2u, 3u})
       std::fill(rows[masked].labels.begin(), rows[masked].labels.begin() + 100, -100);
     return std::vector<Batch>{batch_of({rows[0], rows[1]}), batch_of({rows[2], rows[3]})};
   });
