@@ -9,8 +9,8 @@
 #include "base/parallel.h"
 #include "calibrate/inputs.h"
 #include "calibrate/matrix.h"
+#include "model/layer_reader.h"
 #include "model/sequence_pass.h"
-#include "model/weight_reader.h"
 
 namespace nfloat {
 namespace {
@@ -321,7 +321,7 @@ class Calibrator {
   const CalibrationOptions options_;
   const int threads_;
   const Model model_;
-  const WeightReader reader_, calibrated_, plain_;
+  const LayerReader reader_, calibrated_, plain_;
   CalibratedOptions matrix_;
   std::map<std::string, DType> wanted_;
   Sequences trained_, held_;

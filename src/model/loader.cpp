@@ -8,8 +8,8 @@
 #include "base/fail.h"
 #include "base/parallel.h"
 #include "checkpoint/foreign.h"
+#include "model/layer_reader.h"
 #include "model/model_state.h"
-#include "model/weight_reader.h"
 
 namespace nfloat {
 namespace {
@@ -23,7 +23,7 @@ std::shared_ptr<const Model::State> load_state(std::shared_ptr<const Checkpoint>
   state->options.threads = thread_count(options.threads);
   uint64_t done = 0, total = 0;
   for (const TensorInfo& info : checkpoint->tensors()) total += info.bytes;
-  const WeightReader reader(checkpoint, config, state->options, [&](uint64_t bytes) {
+  const LayerReader reader(checkpoint, config, state->options, [&](uint64_t bytes) {
     done += bytes;
     if (options.progress) options.progress(done, total);
   });
@@ -35,7 +35,7 @@ std::shared_ptr<const Model::State> load_state(std::shared_ptr<const Checkpoint>
     state->project_out = reader.project_out();
   }
   if (options.stream_layers)
-    state->reader = std::make_shared<const WeightReader>(checkpoint, config, state->options);
+    state->reader = std::make_shared<const LayerReader>(checkpoint, config, state->options);
   else
     for (int64_t layer = 0; layer < config.layers; ++layer) state->layers.push_back(reader.layer(layer));
   state->final_norm = reader.final_norm();

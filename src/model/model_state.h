@@ -37,7 +37,7 @@ struct LayerWeights {
   std::vector<ExpertWeights> experts;
 };
 
-class WeightReader;
+class LayerReader;
 
 struct Model::State {
   std::shared_ptr<const Checkpoint> checkpoint;  // what it was loaded from; null where it was made
@@ -48,8 +48,8 @@ struct Model::State {
   std::vector<float> positions;  // [rows][hidden], learned ones only
   int64_t position_offset = 0;   // rows of them before that of position 0
   LinearGroup project_in, project_out;
-  std::vector<LayerWeights> layers;            // none when they are streamed
-  std::shared_ptr<const WeightReader> reader;  // of streamed layers, else null
+  std::vector<LayerWeights> layers;           // none when they are streamed
+  std::shared_ptr<const LayerReader> reader;  // of streamed layers, else null
   NormWeights final_norm;
   LinearGroup head;
   std::unique_ptr<SequenceTables> tables = std::make_unique<SequenceTables>();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_MODEL_WEIGHT_READER_H_
-#define NFLOAT_MODEL_WEIGHT_READER_H_
+#ifndef NFLOAT_MODEL_LAYER_READER_H_
+#define NFLOAT_MODEL_LAYER_READER_H_
 
 #include <cstdint>
 #include <functional>
@@ -17,12 +17,12 @@ namespace nfloat {
 
 // Reads the parts of a model from its checkpoint, packed as the options say. For use by any number of
 // threads, as far as options.transform and on_read are. Errors are those of Model::load.
-class WeightReader {
+class LayerReader {
  public:
   // The tensors have been checked. options.threads is resolved. on_read(bytes) is called after each tensor of
   // matrices; may be null, may throw.
-  WeightReader(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
-               const ModelOptions& options, std::function<void(uint64_t)> on_read = nullptr);
+  LayerReader(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
+              const ModelOptions& options, std::function<void(uint64_t)> on_read = nullptr);
 
   Embedding embedding() const;
   std::vector<float> positions() const;  // empty: none are learned
@@ -63,4 +63,4 @@ class WeightReader {
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_MODEL_WEIGHT_READER_H_
+#endif  // NFLOAT_MODEL_LAYER_READER_H_

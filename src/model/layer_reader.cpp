@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "model/weight_reader.h"
+#include "model/layer_reader.h"
 
 #include <algorithm>
 #include <cstring>
@@ -31,8 +31,8 @@ Tensor transposed(const TensorView& view) {
 
 }  // namespace
 
-WeightReader::WeightReader(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
-                           const ModelOptions& options, std::function<void(uint64_t)> on_read)
+LayerReader::LayerReader(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
+                         const ModelOptions& options, std::function<void(uint64_t)> on_read)
     : checkpoint_(std::move(checkpoint)),
       config_(config),
       options_(options),
@@ -41,7 +41,7 @@ WeightReader::WeightReader(std::shared_ptr<const Checkpoint> checkpoint, const M
       tensors_(family_.tensors),
       names_(*checkpoint_, family_) {}
 
-NormWeights WeightReader::read_norm(const std::string& name) const {
+NormWeights LayerReader::read_norm(const std::string& name) const {
   NormWeights norm{read_floats(*checkpoint_, name), {}};
   if (config_.norm == NormKind::kLayer) norm.bias = read_floats(*checkpoint_, bias_name(name));
   if (config_.norm_plus_one)
@@ -49,7 +49,7 @@ NormWeights WeightReader::read_norm(const std::string& name) const {
   return norm;
 }
 
-LayerWeights WeightReader::layer(int64_t layer) const {
+LayerWeights LayerReader::layer(int64_t layer) const {
   const ModelConfig& config = config_;
   LayerWeights weights;
   const auto name = [&](const char* pattern) { return names_(layer_tensor(pattern, layer)); };
@@ -76,7 +76,7 @@ LayerWeights WeightReader::layer(int64_t layer) const {
   return weights;
 }
 
-void WeightReader::read_experts(LayerWeights& weights, int64_t layer) const {
+void LayerReader::read_experts(LayerWeights& weights, int64_t layer) const {
   const ExpertsConfig& experts = config_.experts;
   const std::string router = names_(layer_tensor(tensors_.router, layer));
   const std::vector<float> bias =
@@ -101,8 +101,8 @@ void WeightReader::read_experts(LayerWeights& weights, int64_t layer) const {
 }
 
 // One matrix of every expert of a layer, from one tensor.
-void WeightReader::read_fused(LayerWeights& weights, LinearGroup ExpertWeights::*group,
-                              const std::string& name) const {
+void LayerReader::read_fused(LayerWeights& weights, LinearGroup ExpertWeights::*group,
+                             const std::string& name) const {
   std::vector<float> biases;
   if (config_.experts.bias) biases = read_floats(*checkpoint_, bias_name(name));
   const size_t count = weights.experts.size();
@@ -114,8 +114,8 @@ void WeightReader::read_fused(LayerWeights& weights, LinearGroup ExpertWeights::
   }
 }
 
-void WeightReader::add_slice(LinearGroup& group, const std::string& name, int64_t expert,
-                             const std::vector<float>& bias) const {
+void LayerReader::add_slice(LinearGroup& group, const std::string& name, int64_t expert,
+                            const std::vector<float>& bias) const {
   const int threads = options_.threads;
   if (names_.experts() == ExpertLayout::kMxfp4) {
     add_mxfp4_slice(group, checkpoint_->view(name + "_blocks"), checkpoint_->view(name + "_scales"), expert,
@@ -135,7 +135,7 @@ void WeightReader::add_slice(LinearGroup& group, const std::string& name, int64_
   }
 }
 
-LinearGroup WeightReader::head() const {
+LinearGroup LayerReader::head() const {
   LinearGroup head;
   const std::string name = names_(config_.tied_head ? tensors_.embedding : tensors_.head);
   if (checkpoint_->is_quantized(name)) {
@@ -153,19 +153,19 @@ LinearGroup WeightReader::head() const {
   return head;
 }
 
-LinearGroup WeightReader::project_in() const {
+LinearGroup LayerReader::project_in() const {
   LinearGroup group;
   add(group, names_(tensors_.project_in), false);
   return group;
 }
 
-LinearGroup WeightReader::project_out() const {
+LinearGroup LayerReader::project_out() const {
   LinearGroup group;
   add(group, names_(tensors_.project_out), false);
   return group;
 }
 
-std::vector<std::string> WeightReader::tensors_of(const LinearId& id) const {
+std::vector<std::string> LayerReader::tensors_of(const LinearId& id) const {
   std::vector<const char*> patterns;
   const bool expert = id.expert >= 0;
   switch (id.role) {
@@ -196,23 +196,23 @@ std::vector<std::string> WeightReader::tensors_of(const LinearId& id) const {
   return names;
 }
 
-NormWeights WeightReader::final_norm() const {
+NormWeights LayerReader::final_norm() const {
   return config_.final_norm ? read_norm(names_(tensors_.final_norm)) : NormWeights{};
 }
 
-Embedding WeightReader::embedding() const {
+Embedding LayerReader::embedding() const {
   const std::string name = names_(tensors_.embedding);
   if (checkpoint_->is_gguf()) return Embedding(checkpoint_, *checkpoint_->find(name));
   if (checkpoint_->is_quantized(name)) return Embedding(checkpoint_->quantized(name), checkpoint_);
   return Embedding(checkpoint_->view(name), checkpoint_);
 }
 
-std::vector<float> WeightReader::positions() const {
+std::vector<float> LayerReader::positions() const {
   return config_.position_rows > 0 ? read_floats(*checkpoint_, names_(tensors_.positions))
                                    : std::vector<float>();
 }
 
-void WeightReader::add(LinearGroup& group, const std::string& name, bool with_bias) const {
+void LayerReader::add(LinearGroup& group, const std::string& name, bool with_bias) const {
   const ModelOptions& options = options_;
   std::vector<float> bias;
   if (with_bias) bias = read_floats(*checkpoint_, bias_name(name));
@@ -232,8 +232,8 @@ void WeightReader::add(LinearGroup& group, const std::string& name, bool with_bi
 }
 
 // A plain matrix of the layers, in the form that the options ask for.
-void WeightReader::add_plain(LinearGroup& group, const std::string& name, const TensorView& view,
-                             const std::vector<float>& bias, const LinearGroup::Release& release) const {
+void LayerReader::add_plain(LinearGroup& group, const std::string& name, const TensorView& view,
+                            const std::vector<float>& bias, const LinearGroup::Release& release) const {
   const ModelOptions& options = options_;
   if (options.transform)
     add_transformed(group, name, view, bias);
@@ -243,8 +243,8 @@ void WeightReader::add_plain(LinearGroup& group, const std::string& name, const 
     group.add(view, bias, options.threads, release);
 }
 
-void WeightReader::add_transformed(LinearGroup& group, const std::string& name, const TensorView& view,
-                                   const std::vector<float>& bias) const {
+void LayerReader::add_transformed(LinearGroup& group, const std::string& name, const TensorView& view,
+                                  const std::vector<float>& bias) const {
   const ModelOptions& options = options_;
   std::vector<float> values(static_cast<size_t>(view.elements()));
   convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
@@ -257,20 +257,20 @@ void WeightReader::add_transformed(LinearGroup& group, const std::string& name, 
 }
 
 // Drops pages that have been read while the rest of a matrix is packed.
-LinearGroup::Release WeightReader::release() const {
+LinearGroup::Release LayerReader::release() const {
   return [this](std::span<const uint8_t> done) {
     checkpoint_->release({DType::kU8, Shape{static_cast<int64_t>(done.size())}, std::as_bytes(done)});
   };
 }
 
 // Its pages are not needed any more.
-void WeightReader::finish(const TensorView& view) const {
+void LayerReader::finish(const TensorView& view) const {
   checkpoint_->release(view);
   if (on_read_) on_read_(view.bytes.size());
 }
 
-QuantizedTensor WeightReader::quantize(const TensorView& view, const Codebook& codebook,
-                                       const std::string& name) const {
+QuantizedTensor LayerReader::quantize(const TensorView& view, const Codebook& codebook,
+                                      const std::string& name) const {
   const ModelOptions& options = options_;
   try {
     return quantize_blockwise(view, codebook,
