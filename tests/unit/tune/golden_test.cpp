@@ -2,6 +2,7 @@
 #include "golden.h"
 
 #include "model/model_state.h"
+#include "support/sanitizer.h"
 #include "tune/adapter_file.h"
 #include "tune/optimizer.h"
 #include "tune/pass.h"
@@ -114,6 +115,7 @@ TEST_F(Golden, TwentyStepsInFloat32) {
   run_train(false, kF32Tolerance);
 }
 TEST_F(Golden, TwentyStepsInBf16) {
+  if (testing::kSanitized) GTEST_SKIP() << "takes minutes under a sanitizer; float32 is taken there";
   run_train(true, kBf16Tolerance);
 }
 
@@ -158,6 +160,11 @@ TEST_F(Golden, GradientsOfEveryTensor) {
 // Six steps of each variant, through the passes and the optimizer themselves.
 class Variant : public Golden {
  protected:
+  void SetUp() override {
+    Golden::SetUp();
+    if (testing::kSanitized) GTEST_SKIP() << "takes minutes under a sanitizer; the plain run is taken there";
+  }
+
   void run(const std::string& name, const std::function<std::vector<Batch>(size_t)>& batches) {
     const Json golden = golden_json("variants.json").at(name);
     const Json& optimizer = golden.at("optimizer");
