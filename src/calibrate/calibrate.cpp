@@ -204,7 +204,7 @@ class Calibrator {
     for (const LinearRole role :
          {LinearRole::kQueryKeyValue, LinearRole::kOutput, LinearRole::kGateUp, LinearRole::kDown}) {
       if (mixture && role == LinearRole::kGateUp) break;
-      RowKeeper kept;
+      RowKeeper kept(role);
       original.look(layer, weights, kept, role);
       PairCollector pairs(kept, threads_);
       quantized.look(layer, calibrated_.layer(layer), pairs, role);

@@ -53,12 +53,15 @@ class HessianCollector : public LinearObserver {
 // Keeps the rows that one product of a layer sees, in order.
 class RowKeeper : public LinearObserver {
  public:
-  void input(const LinearId&, const ActivationRows& x) override {
+  explicit RowKeeper(LinearRole wanted) noexcept : role(wanted) {}
+  void input(const LinearId& id, const ActivationRows& x) override {
+    if (id.role != role) return;
     width = x.width;
     for (int64_t row = 0; row < x.rows; ++row)
       rows.insert(rows.end(), x.data + row * x.stride, x.data + row * x.stride + x.width);
   }
 
+  const LinearRole role;
   int64_t width = 0;
   std::vector<float> rows;
 };
@@ -67,7 +70,8 @@ class RowKeeper : public LinearObserver {
 class PairCollector : public LinearObserver {
  public:
   PairCollector(const RowKeeper& kept, int threads) noexcept : own(threads), cross(threads), kept_(kept) {}
-  void input(const LinearId&, const ActivationRows& y) override {
+  void input(const LinearId& id, const ActivationRows& y) override {
+    if (id.role != kept_.role) return;
     own.add(y);
     const ActivationRows x{kept_.rows.data() + at_ * kept_.width, kept_.width, y.rows, kept_.width};
     cross.add(x, &y);
