@@ -53,12 +53,10 @@ class PackedExpander : public Expander {
       for (int64_t done = 0; done < octets;) {
         const int64_t group = (octet + done) / per_group;
         const int64_t count = std::min(octets - done, per_group - (octet + done) % per_group);
-        const float* own =
-            reinterpret_cast<const float*>(s_.scales.data()) + (panel * s_.groups + group) * kPanelRows;
-        if (s_.nested()) {
-          s_.panel_scales(panel, group, 1, scales);
-          own = scales;
-        }
+        if (s_.nested()) s_.panel_scales(panel, group, 1, scales);
+        const float* own = s_.nested() ? scales
+                                       : reinterpret_cast<const float*>(s_.scales.data()) +
+                                             (panel * s_.groups + group) * kPanelRows;
         table.train.panel_rows(scratch + done * kOctet * kPanelRows, count, own, count,
                                std::min<int64_t>(kPanelRows, rows - row), output + done * kOctet,
                                kBlockColumns);

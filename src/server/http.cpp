@@ -22,6 +22,7 @@
 #include <deque>
 #include <optional>
 #include <set>
+#include <vector>
 
 #include "base/fail.h"
 
@@ -347,7 +348,9 @@ void HttpServer::run() {
 void HttpServer::stop() {
   post([this] {
     stop_accepting();
-    for (HttpConnection* connection : std::set<HttpConnection*>(state_->connections)) connection->shut();
+    std::vector<std::shared_ptr<HttpConnection>> all;  // shutting one may let go of another
+    for (HttpConnection* connection : state_->connections) all.push_back(connection->shared_from_this());
+    for (const auto& connection : all) connection->shut();
     state_->io.stop();
   });
 }
