@@ -9,8 +9,10 @@
 #include "base/parallel.h"
 #include "calibrate/inputs.h"
 #include "calibrate/matrix.h"
+#include "evaluate/distribution.h"
 #include "model/layer_reader.h"
 #include "model/sequence_pass.h"
+#include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
@@ -20,20 +22,6 @@ using Sequences = std::vector<std::span<const int32_t>>;
 constexpr int64_t kHeldShare = 10;                     // every tenth window
 constexpr size_t kMostHeldLogits = size_t{256} << 20;  // bytes of logits of the held-back windows
 constexpr float kCorrection = .75f;                    // alpha of corrected_target
-
-// D(p || q) of two rows of logits, in double.
-double divergence_of(std::span<const float> p, std::span<const float> q) noexcept {
-  const double p_top = *std::max_element(p.begin(), p.end()), q_top = *std::max_element(q.begin(), q.end());
-  double p_sum = 0, q_sum = 0, weighted = 0;
-  for (size_t i = 0; i < p.size(); ++i) {
-    const double a = static_cast<double>(p[i]) - p_top, b = static_cast<double>(q[i]) - q_top;
-    const double e = std::exp(a);
-    p_sum += e;
-    q_sum += std::exp(b);
-    weighted += e * (a - b);
-  }
-  return std::max(0.0, weighted / p_sum - std::log(p_sum) + std::log(q_sum));
-}
 
 // The hidden states of some sequences between two layers of one version of the model.
 class Stream {
@@ -282,12 +270,7 @@ class Calibrator {
     convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
     checkpoint_->release(view);
     if (!reader_.stored_transposed()) return values;
-    std::vector<float> turned(values.size());
-    const int64_t in = view.shape[0], out = view.shape[1];
-    for (int64_t i = 0; i < in; ++i)
-      for (int64_t o = 0; o < out; ++o)
-        turned[static_cast<size_t>(o * in + i)] = values[static_cast<size_t>(i * out + o)];
-    return turned;
+    return transposed(values, view.shape[0], view.shape[1]);
   }
 
   void quantize_one(const std::string& name, std::span<const float> target, const HessianFactor& factor) {
@@ -308,7 +291,7 @@ class Calibrator {
     parallel_for(rows, 4, threads_, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const auto at = static_cast<size_t>(row);
-        each[at] = divergence_of(std::span(expected).subspan(at * width, width),
+        each[at] = kl_divergence(std::span(expected).subspan(at * width, width),
                                  std::span(logits).subspan(at * width, width));
       }
     });

@@ -7,6 +7,7 @@
 #include "calibrate/matrix.h"
 #include "calibrate/products.h"
 #include "nfloat/linear.h"
+#include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
@@ -77,8 +78,8 @@ void invert_upper(const std::vector<double>& u, int64_t n, std::vector<double>& 
 
 }  // namespace
 
-void multiply_transposed(std::span<const float> a, int64_t m, std::span<const float> b, int64_t n, int64_t k,
-                         std::span<float> y, int threads) {
+void product_with_transpose(std::span<const float> a, int64_t m, std::span<const float> b, int64_t n,
+                            int64_t k, std::span<float> y, int threads) {
   const TensorView view{DType::kF32, {n, k}, std::as_bytes(b)};
   const DenseMatrix packed = DenseMatrix::pack(view, DenseMatrix::Storage::kF32, threads);
   constexpr int64_t kRows = 512;
@@ -91,12 +92,6 @@ void multiply_transposed(std::span<const float> a, int64_t m, std::span<const fl
     options.threads = threads;
     linear(packed, activations, y.data() + row * n, options);
   }
-}
-
-void transpose_square(std::span<float> matrix, int64_t size) noexcept {
-  for (int64_t i = 0; i < size; ++i)
-    for (int64_t j = 0; j < i; ++j)
-      std::swap(matrix[static_cast<size_t>(i * size + j)], matrix[static_cast<size_t>(j * size + i)]);
 }
 
 HessianFactor factorize(std::span<const float> hessian, int64_t size, int64_t tokens, int threads) {
@@ -147,13 +142,12 @@ std::vector<float> corrected_target(std::span<const float> weights, int64_t rows
   SquareMatrix difference(cross.begin(), cross.end());
   for (size_t i = 0; i < difference.size(); ++i) difference[i] -= hessian[i];
   // (C - H) U^T U, whose transpose multiplies the rows of W.
-  SquareMatrix half(difference.size()), upper = factor.upper;
-  multiply_transposed(difference, n, upper, n, n, half, threads);
-  transpose_square(upper, n);
-  multiply_transposed(half, n, upper, n, n, difference, threads);
-  transpose_square(difference, n);
+  SquareMatrix half(difference.size());
+  product_with_transpose(difference, n, factor.upper, n, n, half, threads);
+  product_with_transpose(half, n, transposed(factor.upper, n, n), n, n, difference, threads);
+  difference = transposed(difference, n, n);
   std::vector<float> target(weights.size());
-  multiply_transposed(weights, rows, difference, n, n, target, threads);
+  product_with_transpose(weights, rows, difference, n, n, target, threads);
   for (size_t i = 0; i < target.size(); ++i) target[i] = weights[i] + alpha * target[i];
   return target;
 }

@@ -3,23 +3,13 @@
 
 #include <algorithm>
 
-#include "base/parallel.h"
 #include "calibrate/products.h"
+#include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
 
 constexpr int64_t kPortion = 2048;  // rows multiplied together in float32; sums of portions are double
-
-std::vector<float> transposed(const std::vector<float>& rows, int64_t count, int64_t width, int threads) {
-  std::vector<float> result(static_cast<size_t>(count * width));
-  parallel_for(width, 64, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t row = 0; row < count; ++row)
-      for (int64_t i = begin; i < end; ++i)
-        result[static_cast<size_t>(i * count + row)] = rows[static_cast<size_t>(row * width + i)];
-  });
-  return result;
-}
 
 }  // namespace
 
@@ -40,11 +30,11 @@ void ProductSums::add(const ActivationRows& a, const ActivationRows* b) {
 
 void ProductSums::flush() {
   if (pending_ == 0) return;
-  const std::vector<float> a = transposed(a_, pending_, width_, threads_);
+  const std::vector<float> a = transposed(a_, pending_, width_);
   std::vector<float> b;
-  if (two_) b = transposed(b_, pending_, width_, threads_);
+  if (two_) b = transposed(b_, pending_, width_);
   std::vector<float> portion(sums_.size());
-  multiply_transposed(a, width_, two_ ? b : a, width_, pending_, portion, threads_);
+  product_with_transpose(a, width_, two_ ? b : a, width_, pending_, portion, threads_);
   for (size_t i = 0; i < sums_.size(); ++i) sums_[i] += static_cast<double>(portion[i]);
   a_.clear();
   b_.clear();

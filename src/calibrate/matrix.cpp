@@ -71,7 +71,7 @@ double proxy_loss(const QuantizedTensor& tensor, std::span<const float> weights,
                   const HessianFactor& factor, int threads) {
   const std::vector<float> errors = errors_of(tensor, weights, threads);
   std::vector<float> gradient(errors.size());
-  multiply_transposed(errors, rows, factor.damped, factor.size, factor.size, gradient, threads);
+  product_with_transpose(errors, rows, factor.damped, factor.size, factor.size, gradient, threads);
   return inner_product(errors, gradient);
 }
 
@@ -105,7 +105,7 @@ CalibratedMatrix calibrate_matrix(std::span<const float> weights, int64_t rows, 
     // Anew for each sweep: updates add up roundings.
     const std::vector<float> errors =
         errors_of(packed(coding, levels, scales, options), weights, options.threads);
-    multiply_transposed(errors, rows, factor.damped, columns, columns, gradient, options.threads);
+    product_with_transpose(errors, rows, factor.damped, columns, columns, gradient, options.threads);
     descend(factor, levels, scales, options.whole, options.threads, coding, gradient);
   }
   result.tensor = packed(coding, levels, scales, options);

@@ -8,10 +8,8 @@
 namespace nfloat {
 
 // y [m][n] = a [m][k] times the transpose of b [n][k], in float32. The same for every number of threads.
-void multiply_transposed(std::span<const float> a, int64_t m, std::span<const float> b, int64_t n, int64_t k,
-                         std::span<float> y, int threads);
-
-void transpose_square(std::span<float> matrix, int64_t size) noexcept;
+void product_with_transpose(std::span<const float> a, int64_t m, std::span<const float> b, int64_t n,
+                            int64_t k, std::span<float> y, int threads);
 
 }  // namespace nfloat
 

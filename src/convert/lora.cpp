@@ -13,6 +13,7 @@
 #include "convert/adapter_names.h"
 #include "convert/output.h"
 #include "convert/weights.h"
+#include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
@@ -34,14 +35,6 @@ std::vector<float> read_values(const Checkpoint& adapter, const TensorInfo& info
     fail(ErrorCode::kNotFinite, "{}: tensor '{}' has a NaN or infinity at {}", adapter.path(), info.name,
          bad - values.begin());
   return values;
-}
-
-std::vector<float> transposed(const std::vector<float>& values, int64_t rows, int64_t cols) {
-  std::vector<float> result(values.size());
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < cols; ++c)
-      result[static_cast<size_t>(c * rows + r)] = values[static_cast<size_t>(r * cols + c)];
-  return result;
 }
 
 // The tensors of the adapter that belong to one module.

@@ -6,6 +6,7 @@
 
 #include "base/fail.h"
 #include "checkpoint/quantized_view.h"
+#include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
@@ -14,21 +15,6 @@ const TensorInfo& require(const Checkpoint& checkpoint, const std::string& name)
   const TensorInfo* info = checkpoint.find(name);
   if (info == nullptr) fail(ErrorCode::kNotFound, "{}: no tensor '{}'", checkpoint.path(), name);
   return *info;
-}
-
-template <typename T>
-void transpose_into(const std::byte* from, std::byte* to, int64_t rows, int64_t columns) {
-  constexpr int64_t kTile = 32;
-  const T* source = reinterpret_cast<const T*>(from);
-  T* target = reinterpret_cast<T*>(to);
-  for (int64_t r0 = 0; r0 < rows; r0 += kTile) {
-    for (int64_t c0 = 0; c0 < columns; c0 += kTile) {
-      for (int64_t r = r0; r < std::min(rows, r0 + kTile); ++r) {
-        for (int64_t c = c0; c < std::min(columns, c0 + kTile); ++c)
-          target[c * rows + r] = source[r * columns + c];
-      }
-    }
-  }
 }
 
 }  // namespace
@@ -72,13 +58,8 @@ WeightReader::WeightReader(const Checkpoint& checkpoint, const std::string& name
   } else {
     checkpoint.read(info_, 0, whole.span());
   }
-  Buffer turned(whole.size());
-  if (dtype_bytes(dtype_) == 4) {
-    transpose_into<uint32_t>(whole.data(), turned.data(), rows, columns);
-  } else {
-    transpose_into<uint16_t>(whole.data(), turned.data(), rows, columns);
-  }
-  transposed_ = std::move(turned);
+  transposed_ = Buffer(whole.size());
+  nfloat::transpose(whole.data(), transposed_.data(), rows, columns, dtype_bytes(dtype_));
   shape_ = Shape({columns, rows});
 }
 

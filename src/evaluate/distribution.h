@@ -19,6 +19,9 @@ struct ReferenceToken {
   int32_t top = 0;
 };
 
+// D(p || q) of two softmax distributions given by logits up to constants, in double.
+double kl_divergence(std::span<const float> p, std::span<const float> q) noexcept;
+
 // The model's logits of consecutive tokens that count, in the order of the text.
 struct TokenRows {
   int64_t first = 0;  // number of the first one

@@ -7,6 +7,7 @@
 #include "base/fail.h"
 #include "model/expert_slices.h"
 #include "nfloat/quantize.h"
+#include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
@@ -20,12 +21,7 @@ std::vector<float> read_floats(const Checkpoint& checkpoint, const std::string& 
 
 Tensor transposed(const TensorView& view) {
   Tensor result(view.dtype, {view.shape[1], view.shape[0]});
-  const int64_t rows = view.shape[0], cols = view.shape[1];
-  const size_t size = dtype_bytes(view.dtype);
-  const std::byte* from = view.bytes.data();
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t col = 0; col < cols; ++col, from += size)
-      std::memcpy(result.bytes().data() + static_cast<size_t>(col * rows + row) * size, from, size);
+  transpose(view.bytes.data(), result.bytes().data(), view.shape[0], view.shape[1], dtype_bytes(view.dtype));
   return result;
 }
 
