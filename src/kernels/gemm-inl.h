@@ -2,13 +2,7 @@
 // Compiled once per target. Includer defines NFLOAT_TARGET_NAMESPACE.
 #include "kernels/gemm.h"
 #include "kernels/simd/dot.h"
-
-// GCC turns an array of accumulators into registers only when its loops are gone early.
-#if defined(__clang__)
-#define NFLOAT_UNROLL _Pragma("unroll")
-#else
-#define NFLOAT_UNROLL _Pragma("GCC unroll 16")
-#endif
+#include "kernels/unroll.h"
 
 #include "kernels/expand-inl.h"
 #include "kernels/pack-inl.h"
@@ -478,5 +472,3 @@ inline constexpr GemmKernels kGemmKernels = {
 };
 
 }  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
-
-#undef NFLOAT_UNROLL

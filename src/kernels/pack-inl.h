@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights, scales and activations into the order of the products (gemm.h). Compiled once per target; includer
-// defines NFLOAT_TARGET_NAMESPACE. NFLOAT_UNROLL comes from gemm-inl.h, which includes this.
+// defines NFLOAT_TARGET_NAMESPACE.
 #include <cstring>
 
 #include "base/float16.h"
 #include "kernels/gemm.h"
 #include "kernels/simd/dot.h"
+#include "kernels/unroll.h"
 
 namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 

@@ -2,13 +2,7 @@
 // Kernels of train.h. Compiled once per target, behind attention-inl.h and gemm-inl.h, whose vocabulary it
 // shares. Includer defines NFLOAT_TARGET_NAMESPACE.
 #include "kernels/train.h"
-
-// As in gemm-inl.h.
-#if defined(__clang__)
-#define NFLOAT_UNROLL _Pragma("unroll")
-#else
-#define NFLOAT_UNROLL _Pragma("GCC unroll 16")
-#endif
+#include "kernels/unroll.h"
 
 namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 
@@ -286,5 +280,3 @@ inline constexpr TrainKernels kTrainKernels = {.product_rows = kProductRows,
                                                .layer_norm_backward = layer_norm_backward};
 
 }  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
-
-#undef NFLOAT_UNROLL
