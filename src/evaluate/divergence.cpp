@@ -8,20 +8,6 @@
 namespace nfloat {
 namespace {
 
-// D(p || q) of two softmax distributions given by logits up to constants, in double.
-double kl_divergence(std::span<const float> p, std::span<const float> q) noexcept {
-  const double p_top = *std::max_element(p.begin(), p.end()), q_top = *std::max_element(q.begin(), q.end());
-  double p_sum = 0, q_sum = 0, weighted = 0;
-  for (size_t i = 0; i < p.size(); ++i) {
-    const double a = static_cast<double>(p[i]) - p_top, b = static_cast<double>(q[i]) - q_top;
-    const double e = std::exp(a);
-    p_sum += e;
-    q_sum += std::exp(b);
-    weighted += e * (a - b);
-  }
-  return std::max(0.0, weighted / p_sum - std::log(p_sum) + std::log(q_sum));
-}
-
 struct Sum {
   double total = 0, squares = 0;
   void add(double value) noexcept {
@@ -116,9 +102,23 @@ class Comparison {
 
 }  // namespace
 
+double kl_divergence(std::span<const float> p, std::span<const float> q) noexcept {
+  const double p_top = *std::max_element(p.begin(), p.end()), q_top = *std::max_element(q.begin(), q.end());
+  double p_sum = 0, q_sum = 0, weighted = 0;
+  for (size_t i = 0; i < p.size(); ++i) {
+    const double a = static_cast<double>(p[i]) - p_top, b = static_cast<double>(q[i]) - q_top;
+    const double e = std::exp(a);
+    p_sum += e;
+    q_sum += std::exp(b);
+    weighted += e * (a - b);
+  }
+  return std::max(0.0, weighted / p_sum - std::log(p_sum) + std::log(q_sum));
+}
+
 void visit_rows(const Model& model, std::span<const Window> windows, const SessionOptions& options,
                 const std::function<void(TokenRows&)>& visit, const std::function<void(int64_t)>& done) {
   constexpr size_t kPortionBytes = size_t{32} << 20;
+  SequenceRunner runner(model, options);
   TokenRows rows;
   int64_t seen = 0;
   const auto flush = [&] {
@@ -129,7 +129,7 @@ void visit_rows(const Model& model, std::span<const Window> windows, const Sessi
     rows.targets.clear();
   };
   over_batches(model, windows, [&](std::span<const Window> batch) {
-    visit_windows(model, batch, options, [&](size_t entry, int64_t index, std::span<const float> logits) {
+    visit_windows(runner, batch, [&](size_t entry, int64_t index, std::span<const float> logits) {
       const Window& window = batch[entry];
       if (index < window.first) return;
       rows.logits.insert(rows.logits.end(), logits.begin(), logits.end());
@@ -163,6 +163,7 @@ DivergenceResult divergence(const Model& reference, const Model& model, std::spa
   const int64_t total = tokens_to_score(windows);
   SessionOptions reference_options = session_options(own);
   reference_options.precision = reference_precision;
+  SequenceRunner reference_runner(reference, reference_options);
   Comparison comparison(total);
   std::vector<float> kept;
   int64_t first = 0;
@@ -170,10 +171,9 @@ DivergenceResult divergence(const Model& reference, const Model& model, std::spa
   for (size_t w = 0; w < windows.size(); ++w) {
     const std::span<const Window> one(&windows[w], 1);
     kept.clear();
-    visit_windows(reference, one, reference_options,
-                  [&](size_t, int64_t index, std::span<const float> logits) {
-                    if (index >= one[0].first) kept.insert(kept.end(), logits.begin(), logits.end());
-                  });
+    visit_windows(reference_runner, one, [&](size_t, int64_t index, std::span<const float> logits) {
+      if (index >= one[0].first) kept.insert(kept.end(), logits.begin(), logits.end());
+    });
     visit_rows(
         model, one, session_options(own),
         [&](TokenRows& rows) {

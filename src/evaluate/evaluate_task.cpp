@@ -78,10 +78,10 @@ TaskResult evaluate_task(const Model& model, const Tokenizer& tokenizer, const T
     for (const TaskOption& option : question.options)
       windows.push_back(window_of(tokenizer, option, model.config(), options));
   std::vector<Score> scores(windows.size());
-  const SessionOptions session{.precision = options.precision, .expect_finite = true};
+  SequenceRunner runner(model, {.precision = options.precision, .expect_finite = true});
   size_t done = 0, question = 0, of_question = 0;
   over_batches(model, windows, [&](std::span<const Window> batch) {
-    visit_windows(model, batch, session, [&](size_t entry, int64_t index, std::span<const float> logits) {
+    visit_windows(runner, batch, [&](size_t entry, int64_t index, std::span<const float> logits) {
       const Window& window = batch[entry];
       if (index < window.first) return;
       const int32_t target = window.targets[static_cast<size_t>(index)];

@@ -10,13 +10,13 @@ PerplexityResult score(const Model& model, std::span<const Window> windows,
                        const PerplexityOptions& options) {
   const int64_t total = tokens_to_score(windows);
   LossMean mean;
+  SequenceRunner runner(model, session_options(options));
   over_batches(model, windows, [&](std::span<const Window> batch) {
-    visit_windows(model, batch, session_options(options),
-                  [&](size_t entry, int64_t index, std::span<const float> logits) {
-                    const Window& window = batch[entry];
-                    if (index >= window.first)
-                      mean.add(-log_probability(logits, window.targets[static_cast<size_t>(index)]));
-                  });
+    visit_windows(runner, batch, [&](size_t entry, int64_t index, std::span<const float> logits) {
+      const Window& window = batch[entry];
+      if (index >= window.first)
+        mean.add(-log_probability(logits, window.targets[static_cast<size_t>(index)]));
+    });
     if (options.progress) options.progress(mean.count(), total, mean.perplexity());
   });
   return mean.result(windows.size());
@@ -60,12 +60,11 @@ SessionOptions session_options(const PerplexityOptions& options) {
   return {.kv_cache = options.kv_cache, .precision = options.precision, .expect_finite = true};
 }
 
-void visit_windows(const Model& model, std::span<const Window> windows, const SessionOptions& options,
-                   const LogitsVisitor& visitor) {
+void visit_windows(SequenceRunner& runner, std::span<const Window> windows, const LogitsVisitor& visitor) {
   std::vector<std::span<const int32_t>> inputs;
   inputs.reserve(windows.size());
   for (const Window& window : windows) inputs.emplace_back(window.input);
-  forward_sequences(model, inputs, options, visitor);
+  runner.run(inputs, visitor);
 }
 
 void over_batches(const Model& model, std::span<const Window> windows,

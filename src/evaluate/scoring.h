@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "evaluate/windows.h"
+#include "model/sequence_pass.h"
 #include "nfloat/evaluate.h"
 
 namespace nfloat {
@@ -40,8 +41,7 @@ int64_t tokens_to_score(std::span<const Window> windows) noexcept;
 SessionOptions session_options(const PerplexityOptions& options);
 
 // Visits the logits of every input of `windows`; `entry` counts from the first of them.
-void visit_windows(const Model& model, std::span<const Window> windows, const SessionOptions& options,
-                   const LogitsVisitor& visitor);
+void visit_windows(SequenceRunner& runner, std::span<const Window> windows, const LogitsVisitor& visitor);
 
 // Calls body(batch of windows) until all are done. Windows that go through the model together hold about 512
 // tokens; where layers are streamed, as many as their hidden states have room for.

@@ -27,13 +27,11 @@ void check(const ModelConfig& config, std::span<const std::span<const int32_t>> 
 }  // namespace
 
 SequencePass::SequencePass(const Model& model, std::span<const std::span<const int32_t>> sequences,
-                           KvCacheType type)
+                           KvCacheType type, std::shared_ptr<PagePool> pool)
     : model_(model) {
   const ModelConfig& config = model.config();
   check(config, sequences);
-  ModelConfig one = config;
-  one.layers = 1;
-  const auto pool = std::make_shared<PagePool>(static_cast<size_t>(kv_page_bytes(one, kernel_type(type))), 0);
+  if (!pool) pool = one_layer_pages(config, type);
   int64_t longest = 1;
   for (const auto& tokens : sequences) longest = std::max(longest, static_cast<int64_t>(tokens.size()));
   SequenceTables& tables = *model.state().tables;
@@ -81,25 +79,46 @@ void SequencePass::logits(LayerExecutor& executor, float* x, const LogitsVisitor
   });
 }
 
-void forward_sequences(const Model& model, std::span<const std::span<const int32_t>> sequences,
-                       const SessionOptions& options, const LogitsVisitor& visitor) {
+std::shared_ptr<PagePool> one_layer_pages(const ModelConfig& config, KvCacheType type) {
+  ModelConfig one = config;
+  one.layers = 1;
+  return std::make_shared<PagePool>(static_cast<size_t>(kv_page_bytes(one, kernel_type(type))), 0);
+}
+
+namespace {
+
+RunOptions run_options(const Model& model, const SessionOptions& options) {
+  return {.precision = options.precision.value_or(model.options().precision),
+          .threads = thread_count(options.threads != 0 ? options.threads : model.options().threads),
+          .expect_finite = options.expect_finite};
+}
+
+}  // namespace
+
+SequenceRunner::SequenceRunner(const Model& model, const SessionOptions& options)
+    : model_(model),
+      options_(run_options(model, options)),
+      type_(resolved_cache(options.kv_cache, options_.precision)),
+      pool_(one_layer_pages(model.config(), type_)) {}
+
+void SequenceRunner::run(std::span<const std::span<const int32_t>> sequences, const LogitsVisitor& visitor) {
   if (sequences.empty()) return;
-  const Precision precision = options.precision.value_or(model.options().precision);
-  const KvCacheType type = resolved_cache(options.kv_cache, precision);
-  const SequencePass pass(model, sequences, type);
-  const ModelConfig& config = model.config();
-  Workspace workspace;
-  const int threads = thread_count(options.threads != 0 ? options.threads : model.options().threads);
-  workspace.reserve(config, std::min(pass.rows(), kMaxRows), threads);
-  LayerExecutor executor(
-      model.state(), workspace,
-      {.precision = precision, .threads = threads, .expect_finite = options.expect_finite});
-  Buffer hidden(static_cast<size_t>(pass.rows() * config.hidden) * sizeof(float));
-  auto* x = reinterpret_cast<float*>(hidden.data());
+  const SequencePass pass(model_, sequences, type_, pool_);
+  const ModelConfig& config = model_.config();
+  workspace_.reserve(config, std::min(pass.rows(), kMaxRows), options_.threads);
+  LayerExecutor executor(model_.state(), workspace_, options_);
+  const size_t bytes = static_cast<size_t>(pass.rows() * config.hidden) * sizeof(float);
+  if (hidden_.size() < bytes) hidden_ = Buffer(bytes);
+  auto* x = reinterpret_cast<float*>(hidden_.data());
   pass.embed(executor, x);
   for (int64_t layer = 0; layer < config.layers; ++layer)
-    pass.layer(executor, layer, *model.state().layer(layer), x);
+    pass.layer(executor, layer, *model_.state().layer(layer), x);
   pass.logits(executor, x, visitor);
+}
+
+void forward_sequences(const Model& model, std::span<const std::span<const int32_t>> sequences,
+                       const SessionOptions& options, const LogitsVisitor& visitor) {
+  SequenceRunner(model, options).run(sequences, visitor);
 }
 
 }  // namespace nfloat

@@ -15,9 +15,10 @@ namespace nfloat {
 // calibration. The caches hold the keys and values of one layer only. `sequences` must outlive the pass.
 class SequencePass {
  public:
-  // `type` is not kAuto. Throws kInvalidArgument (an empty sequence, a token or a length that the model does
-  // not allow), kOutOfMemory.
-  SequencePass(const Model& model, std::span<const std::span<const int32_t>> sequences, KvCacheType type);
+  // `type` is not kAuto. `pool`: of pages of one layer (one_layer_pages), null for one of its own. Throws
+  // kInvalidArgument (an empty sequence, a token or a length that the model does not allow), kOutOfMemory.
+  SequencePass(const Model& model, std::span<const std::span<const int32_t>> sequences, KvCacheType type,
+               std::shared_ptr<PagePool> pool = nullptr);
   SequencePass(const SequencePass&) = delete;
   SequencePass& operator=(const SequencePass&) = delete;
 
@@ -46,6 +47,24 @@ class SequencePass {
   std::vector<KvCache> caches_;
   std::vector<Chunk> chunks_;
   int64_t rows_ = 0;
+};
+
+std::shared_ptr<PagePool> one_layer_pages(const ModelConfig& config, KvCacheType type);
+
+// forward_sequences() again and again: buffers and pages are kept for the next call.
+class SequenceRunner {
+ public:
+  // Of `options`, precision, kv_cache, threads and expect_finite count.
+  SequenceRunner(const Model& model, const SessionOptions& options);
+  void run(std::span<const std::span<const int32_t>> sequences, const LogitsVisitor& visitor);
+
+ private:
+  const Model model_;
+  const RunOptions options_;
+  const KvCacheType type_;
+  const std::shared_ptr<PagePool> pool_;
+  Workspace workspace_;
+  Buffer hidden_;
 };
 
 }  // namespace nfloat
