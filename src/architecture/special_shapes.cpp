@@ -11,7 +11,7 @@ namespace {
 
 constexpr double kMostWidth = 1e9;
 
-double number(int64_t value) {
+double as_double(int64_t value) {
   return static_cast<double>(value);
 }
 
@@ -39,7 +39,7 @@ void read_lfm2(const ShapeConfig& config, ModelShape* shape) {
   mixer.conv = config.require({"conv_L_cache"});
   mixer.bias = mixer.conv_bias = config.flag({"conv_bias"});
   if (!config.flag({"block_auto_adjust_ff_dim"})) return;
-  const double two_thirds = std::floor(2 * number(shape->feed_forward.width) / 3);
+  const double two_thirds = std::floor(2 * as_double(shape->feed_forward.width) / 3);
   shape->feed_forward.width =
       rounded_up(config, std::floor(two_thirds * config.number({"block_ffn_dim_multiplier"}, 1)),
                  config.require({"block_multiple_of"}));
@@ -57,7 +57,7 @@ void read_block_configs(const ShapeConfig& config, ModelShape* shape) {
     const Json* found = part.find(key);
     return found != nullptr && found->is_boolean() && found->get<bool>();
   };
-  const double hidden = number(shape->hidden);
+  const double hidden = as_double(shape->hidden);
   shape->norms_per_layer = 0;
   for (size_t i = 0; i < blocks->size(); ++i) {
     const Json& block = (*blocks)[i];
@@ -105,11 +105,12 @@ void read_block_configs(const ShapeConfig& config, ModelShape* shape) {
 // Gemma 3n: embeddings for every layer, several streams (AltUp), low-rank residuals (LAuReL); the last layers
 // use keys and values of earlier ones.
 void read_gemma3n(const ShapeConfig& config, ModelShape* shape) {
-  const double hidden = number(shape->hidden), layers = number(static_cast<int64_t>(shape->layers.size())),
-               words = number(config.require({"vocab_size_per_layer_input"})),
-               width = number(config.require({"hidden_size_per_layer_input"})),
-               streams = number(config.require({"altup_num_inputs"})),
-               rank = number(config.require({"laurel_rank"}));
+  const double hidden = as_double(shape->hidden),
+               layers = as_double(static_cast<int64_t>(shape->layers.size())),
+               words = as_double(config.require({"vocab_size_per_layer_input"})),
+               width = as_double(config.require({"hidden_size_per_layer_input"})),
+               streams = as_double(config.require({"altup_num_inputs"})),
+               rank = as_double(config.require({"laurel_rank"}));
   (void)config.find({"altup_active_idx"});
   (void)config.number({"altup_coef_clip"}, 0);
   (void)config.flag({"altup_correct_scale"});
@@ -139,18 +140,18 @@ void read_t5(const ShapeConfig& config, ModelShape* shape) {
          decoder, kMostLayers);
   shape->feed_forward.gated = config.text("feed_forward_proj").starts_with("gated-");
   const AttentionShape& heads = shape->attention;
-  const double hidden = number(shape->hidden), inner = number(heads.heads) * number(heads.head_dim),
-               width = number(shape->feed_forward.width), attention = 4 * hidden * inner,
+  const double hidden = as_double(shape->hidden), inner = as_double(heads.heads) * as_double(heads.head_dim),
+               width = as_double(shape->feed_forward.width), attention = 4 * hidden * inner,
                feed_forward = (shape->feed_forward.gated ? 3 : 2) * hidden * width;
   ExtraParameters& extra = shape->extra;
-  extra.linear += number(encoder) * (attention + feed_forward) + number(decoder) * attention;
-  extra.other += (2 * number(encoder) + number(decoder) + 1) * hidden;  // norms
-  const double outputs = number(encoder + decoder) * hidden * width;
+  extra.linear += as_double(encoder) * (attention + feed_forward) + as_double(decoder) * attention;
+  extra.other += (2 * as_double(encoder) + as_double(decoder) + 1) * hidden;  // norms
+  const double outputs = as_double(encoder + decoder) * hidden * width;
   extra.linear -= outputs;
   extra.other += outputs;
-  const double tables = shape->family == "umt5" ? number(encoder + decoder) : 2;
+  const double tables = shape->family == "umt5" ? as_double(encoder + decoder) : 2;
   extra.embedding +=
-      tables * number(config.require({"relative_attention_num_buckets"})) * number(heads.heads);
+      tables * as_double(config.require({"relative_attention_num_buckets"})) * as_double(heads.heads);
   shape->layers.assign(static_cast<size_t>(decoder), {.attention = true, .feed_forward = true});
   for (LayerShape& layer : shape->layers) layer.cached_values = 4 * static_cast<int64_t>(inner);
 }
@@ -159,15 +160,15 @@ void read_t5(const ShapeConfig& config, ModelShape* shape) {
 // share, each with adapters of its own.
 void read_zamba2(const ShapeConfig& config, ModelShape* shape) {
   AttentionShape& attention = shape->attention;
-  const double hidden = number(shape->hidden), blocks = number(config.require({"num_mem_blocks"})),
-               rank = number(config.require({"adapter_rank"})),
-               hybrids = number(count_of(*shape, &LayerShape::attention));
+  const double hidden = as_double(shape->hidden), blocks = as_double(config.require({"num_mem_blocks"})),
+               rank = as_double(config.require({"adapter_rank"})),
+               hybrids = as_double(count_of(*shape, &LayerShape::attention));
   attention.head_dim = 2 * shape->hidden / attention.heads;
   for (const char* key : {"attention_hidden_size", "kv_channels", "ffn_hidden_size", "num_mem_heads"})
     (void)config.find({key});
-  const double wide = number(attention.heads) * number(attention.head_dim),
-               keys = number(attention.kv_heads) * number(attention.head_dim),
-               width = number(shape->feed_forward.width);
+  const double wide = as_double(attention.heads) * as_double(attention.head_dim),
+               keys = as_double(attention.kv_heads) * as_double(attention.head_dim),
+               width = as_double(shape->feed_forward.width);
   const bool bias = config.flag({"add_bias_linear"});
   ExtraParameters& extra = shape->extra;
   extra.linear += blocks * (2 * hidden * (wide + 2 * keys) + wide * hidden + 3 * hidden * width);

@@ -21,8 +21,6 @@
 namespace nfloat {
 namespace {
 
-constexpr int kMostThreads = 4096;
-
 std::string read_text(const std::filesystem::path& path) {
   std::ifstream file(path);
   return {std::istreambuf_iterator<char>(file), {}};

@@ -8,6 +8,8 @@
 
 namespace nfloat {
 
+inline constexpr int kMostThreads = 4096;  // of a team
+
 // Processors that this process may use at once: those of its affinity mask, or fewer where the quota of a
 // control group gives less time (a quota of one and a half gives 2). Read once; at least 1.
 int available_processors() noexcept;

@@ -3,13 +3,13 @@
 
 #include <algorithm>
 
+#include "base/available_threads.h"
 #include "base/worker_team.h"
 #include "nfloat/threads.h"
 
 namespace nfloat {
 namespace {
 
-constexpr int64_t kMostThreads = 4096;
 // Shares a thread: when another program has one of the cores for a while, or one is slower, the others take
 // over what it has not begun.
 constexpr int64_t kSharesPerThread = 4;

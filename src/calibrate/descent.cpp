@@ -7,7 +7,7 @@
 namespace nfloat {
 namespace {
 
-constexpr int kLanes = 16;
+constexpr int kBlocksAtOnce = 16;
 constexpr int kSteps = 3;  // of stored scales to either side that a block tries, and their negatives
 constexpr double kWorthwhile = 1e-5;  // share of a block's loss that a new coding has to win
 
@@ -138,30 +138,30 @@ class Descent {
   }
 
   std::pair<int, double> judge(int64_t block) {
-    float scale[kLanes], inverse[kLanes], loss[kLanes] = {};
-    for (size_t l = 0; l < kLanes; ++l) {
+    float scale[kBlocksAtOnce], inverse[kBlocksAtOnce], loss[kBlocksAtOnce] = {};
+    for (size_t l = 0; l < kBlocksAtOnce; ++l) {
       scale[l] = scales_.at(block, candidates_[std::min(l, candidates_.size() - 1)]);
       inverse[l] = 1 / scale[l];
     }
-    lanes_.resize(wanted_.size() * kLanes);
+    lanes_.resize(wanted_.size() * kBlocksAtOnce);
     for (size_t i = 0; i < wanted_.size(); ++i)
-      for (size_t l = 0; l < kLanes; ++l) lanes_[i * kLanes + l] = wanted_[i];
+      for (size_t l = 0; l < kBlocksAtOnce; ++l) lanes_[i * kBlocksAtOnce + l] = wanted_[i];
     float* t = lanes_.data();
     for (const BlockPart& part : parts_) {
       const int64_t n = part.end - part.begin;
       const float* u = ranges_.at({part.begin, part.end}).data();
-      for (int64_t j = 0; j < n; ++j, t += kLanes) {
-        float x[kLanes], level[kLanes], error[kLanes];
-        for (int l = 0; l < kLanes; ++l) x[l] = t[l] * inverse[l];
-        nearest_levels<kLanes>(levels_, x, level);
+      for (int64_t j = 0; j < n; ++j, t += kBlocksAtOnce) {
+        float x[kBlocksAtOnce], level[kBlocksAtOnce], error[kBlocksAtOnce];
+        for (int l = 0; l < kBlocksAtOnce; ++l) x[l] = t[l] * inverse[l];
+        nearest_levels<kBlocksAtOnce>(levels_, x, level);
         const float weight = 1 / u[j * n + j];
-        for (int l = 0; l < kLanes; ++l) {
+        for (int l = 0; l < kBlocksAtOnce; ++l) {
           error[l] = (t[l] - scale[l] * level[l]) * weight;
           loss[l] += error[l] * error[l];
         }
-        float* behind = t + kLanes;
-        for (int64_t k = j + 1; k < n; ++k, behind += kLanes)
-          for (int l = 0; l < kLanes; ++l) behind[l] -= error[l] * u[j * n + k];
+        float* behind = t + kBlocksAtOnce;
+        for (int64_t k = j + 1; k < n; ++k, behind += kBlocksAtOnce)
+          for (int l = 0; l < kBlocksAtOnce; ++l) behind[l] -= error[l] * u[j * n + k];
       }
     }
     size_t best = 0;

@@ -21,6 +21,11 @@ void Arguments::check(const std::string& of, const std::vector<std::string_view>
   }
 }
 
+bool Arguments::flag(size_t place, std::string_view name) const {
+  const Value* value = get(place, name);
+  return value != nullptr && value->truth();
+}
+
 const Value* Arguments::get(size_t place, std::string_view name) const {
   if (place < positional.size()) return &positional[place];
   for (const auto& entry : named)

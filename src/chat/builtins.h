@@ -17,6 +17,8 @@ struct Arguments {
   Entries named;
   // The argument at `place` or of this name; null when it was not given.
   const Value* get(size_t place, std::string_view name) const;
+  // Whether the argument was given and counts as true.
+  bool flag(size_t place, std::string_view name) const;
   // Refuses what `of` does not take: more than these, in this order, or a keyword of another name.
   void check(const std::string& of, const std::vector<std::string_view>& names, Budget& budget) const;
 };

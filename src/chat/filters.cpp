@@ -9,15 +9,6 @@
 #include "chat/builtins.h"
 
 namespace nfloat::chat {
-namespace {
-
-bool flag(const Arguments& arguments, size_t place, std::string_view name) {
-  const Value* value = arguments.get(place, name);
-  return value != nullptr && value->truth();
-}
-
-}  // namespace
-
 Value path_of(const Value& item, const Value& path, Budget& budget) {
   if (path.kind != Value::kString) return item_of(item, path, budget);
   Value value = item;
@@ -97,8 +88,8 @@ Value sorted(const Value& value, const Arguments& arguments, Budget& budget) {
   std::vector<std::pair<Value, Value>> keyed;
   for (const Value& item : iterate(value, budget))
     keyed.emplace_back(
-        key_of(item, arguments.get(2, "attribute"), flag(arguments, 1, "case_sensitive"), budget), item);
-  const bool reverse = flag(arguments, 0, "reverse");
+        key_of(item, arguments.get(2, "attribute"), arguments.flag(1, "case_sensitive"), budget), item);
+  const bool reverse = arguments.flag(0, "reverse");
   std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& a, const auto& b) {
     return compare(reverse ? b.first : a.first, reverse ? a.first : b.first, budget) < 0;
   });
@@ -114,15 +105,15 @@ Value sorted_entries(const Value& value, const Arguments& arguments, Budget& bud
       arguments.get(1, "by") != nullptr && equal(*arguments.get(1, "by"), Value::text("value"), budget);
   Arguments how;
   how.named.emplace_back("attribute", Value::integer_of(by_value ? 1 : 0));
-  how.named.emplace_back("case_sensitive", Value::boolean(flag(arguments, 0, "case_sensitive")));
-  how.named.emplace_back("reverse", Value::boolean(flag(arguments, 2, "reverse")));
+  how.named.emplace_back("case_sensitive", Value::boolean(arguments.flag(0, "case_sensitive")));
+  how.named.emplace_back("reverse", Value::boolean(arguments.flag(2, "reverse")));
   return sorted(Value::items(std::move(pairs), budget), how, budget);
 }
 
 Value unique(const Value& value, const Arguments& arguments, Budget& budget) {
   Items keys, out;
   for (const Value& item : iterate(value, budget)) {
-    Value key = key_of(item, arguments.get(1, "attribute"), flag(arguments, 0, "case_sensitive"), budget);
+    Value key = key_of(item, arguments.get(1, "attribute"), arguments.flag(0, "case_sensitive"), budget);
     if (std::any_of(keys.begin(), keys.end(), [&](const Value& k) { return equal(k, key, budget); }))
       continue;
     keys.push_back(std::move(key));
@@ -181,7 +172,7 @@ Value indented(const Value& value, const Arguments& arguments, Budget& budget) {
     margin = width->kind == Value::kString
                  ? width->str()
                  : std::string(static_cast<size_t>(std::clamp<int64_t>(width->integer, 0, 1024)), ' ');
-  const bool first = flag(arguments, 1, "first"), blank = flag(arguments, 2, "blank");
+  const bool first = arguments.flag(1, "first"), blank = arguments.flag(2, "blank");
   // The line break that is added keeps a last line that is empty, as Jinja does.
   const Value lines =
       call_method(Value::text(to_text(value, budget) + "\n"), "splitlines", Arguments{}, budget);
@@ -265,8 +256,8 @@ JsonStyle json_style(const Arguments& arguments, Budget& budget) {
     style.item_separator = (*separators->list)[0].str();
     style.key_separator = (*separators->list)[1].str();
   }
-  style.ascii = flag(arguments, 0, "ensure_ascii");
-  style.sorted = flag(arguments, 3, "sort_keys");
+  style.ascii = arguments.flag(0, "ensure_ascii");
+  style.sorted = arguments.flag(3, "sort_keys");
   return style;
 }
 
@@ -315,7 +306,7 @@ Value apply_filter(const std::string& name, const Value& value, const Arguments&
   check_filter(name, arguments, budget);
   if (name == "default" || name == "d") {
     const Value* other = arguments.get(0, "default_value");
-    const bool missing = value.kind == Value::kUndefined || (flag(arguments, 1, "boolean") && !value.truth());
+    const bool missing = value.kind == Value::kUndefined || (arguments.flag(1, "boolean") && !value.truth());
     return !missing ? value : other != nullptr ? *other : Value::text("");
   }
   if (name == "tojson") return Value::text(to_json(value, json_style(arguments, budget), budget));

@@ -8,11 +8,6 @@
 namespace nfloat::chat {
 namespace {
 
-bool flag(const Arguments& arguments, size_t place, std::string_view name) {
-  const Value* value = arguments.get(place, name);
-  return value != nullptr && value->truth();
-}
-
 int64_t count_of(const Arguments& arguments, size_t place, const char* name, Budget& budget) {
   const Value* value = arguments.get(place, name);
   if (value == nullptr || value->kind != Value::kInt || value->integer < 1 || value->integer > 1'000'000)
@@ -32,7 +27,7 @@ Value summed(const Value& value, const Arguments& arguments, Budget& budget) {
 
 Value extreme(const std::string& name, const Value& value, const Arguments& arguments, Budget& budget) {
   const Value* attribute = arguments.get(1, "attribute");
-  const bool sensitive = flag(arguments, 0, "case_sensitive");
+  const bool sensitive = arguments.flag(0, "case_sensitive");
   Value best = Value::undefined("the " + name + " of nothing"), best_key;
   for (const Value& item : iterate(value, budget)) {
     Value key = key_of(item, attribute, sensitive, budget);
@@ -76,7 +71,7 @@ Value groups(const Value& value, const Arguments& arguments, Budget& budget) {
   const Value* attribute = arguments.get(0, "attribute");
   const Value* otherwise = arguments.get(1, "default");
   if (attribute == nullptr) budget.refuse("groupby needs the name of an attribute");
-  const bool sensitive = flag(arguments, 2, "case_sensitive");
+  const bool sensitive = arguments.flag(2, "case_sensitive");
   struct Keyed {
     Value key, shown, item;
   };

@@ -8,11 +8,11 @@
 #include "base/fail.h"
 #include "base/json.h"
 #include "checkpoint/quant_state.h"
+#include "gguf/tables.h"
 
 namespace nfloat {
 namespace {
 
-constexpr int64_t kMxfp4Block = 32;
 constexpr std::string_view kScaleInv = "_scale_inv", kScale = "_scale", kBlocks = "_blocks",
                            kScales = "_scales";
 

@@ -12,7 +12,7 @@
 namespace nfloat {
 namespace {
 
-constexpr int64_t kMxfp4Block = 32, kMxfp4Bytes = 17;  // a scale, 16 bytes of codes
+constexpr int64_t kMxfp4Bytes = 1 + kMxfp4Block / 2;  // a scale, 16 bytes of codes
 
 // Frequencies, which config.json describes.
 bool is_described(std::string_view name) noexcept {

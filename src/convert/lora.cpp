@@ -20,7 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr const char* kWeights = "adapter_model.safetensors";
-constexpr int64_t kMostRank = 65536;
+constexpr int64_t kMostAdapterRank = 65536;
 
 std::vector<float> read_values(const Checkpoint& adapter, const TensorInfo& info, size_t rank) {
   if (info.shape.rank() != rank || info.shape.elements() < 1 || !is_quantizable(info.dtype))
@@ -198,7 +198,7 @@ class Reader {
 
     std::vector<float> down = read_values(*file_, *module.down, 2), up = read_values(*file_, *module.up, 2);
     const int64_t rank = module.down->shape[0], in = module.down->shape[1], out = module.up->shape[0];
-    if (rank > kMostRank || module.up->shape[1] != rank)
+    if (rank > kMostAdapterRank || module.up->shape[1] != rank)
       fail(ErrorCode::kMalformedFile, "{}: '{}' is {} and '{}' is {}: the ranks do not agree", file_->path(),
            module.down->name, module.down->shape.to_string(), module.up->name, module.up->shape.to_string());
     const std::string weight = require(fmt::format("{}.weight", name), module.down->name);

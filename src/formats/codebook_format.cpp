@@ -153,7 +153,7 @@ class CodebookFormat final : public Format {
   Options options_;
 };
 
-std::unique_ptr<Format> make(std::span<const std::string> parts) {
+std::unique_ptr<Format> make_codebook_format(std::span<const std::string> parts) {
   Options options;
   size_t next = 1;
   if (next < parts.size() && !parts[next].empty() && parts[next][0] >= '0' && parts[next][0] <= '9')
@@ -196,8 +196,8 @@ std::unique_ptr<Format> make(std::span<const std::string> parts) {
 std::vector<FormatEntry> codebook_formats() {
   std::vector<FormatEntry> list;
   for (const std::string& name : codebook_names())
-    list.push_back(
-        {{name + "[:BLOCK][:search|:signed][:f16|:dq]", std::string(codebook_summary(name))}, make});
+    list.push_back({{name + "[:BLOCK][:search|:signed][:f16|:dq]", std::string(codebook_summary(name))},
+                    make_codebook_format});
   return list;
 }
 

@@ -53,14 +53,14 @@ class GgufFormat final : public Format {
 };
 
 template <const Kind& kKind>
-std::unique_ptr<Format> make(std::span<const std::string> parts) {
+std::unique_ptr<Format> make_gguf_format(std::span<const std::string> parts) {
   expect_no_options(parts);
   return std::make_unique<GgufFormat>(kKind);
 }
 
 template <const Kind& kKind>
 FormatEntry entry() {
-  return {{kKind.name, kKind.summary}, make<kKind>};
+  return {{kKind.name, kKind.summary}, make_gguf_format<kKind>};
 }
 
 }  // namespace

@@ -53,7 +53,7 @@ class AsymmetricInt4 final : public Format {
   int64_t group_;
 };
 
-std::unique_ptr<Format> make(std::span<const std::string> parts) {
+std::unique_ptr<Format> make_integer_format(std::span<const std::string> parts) {
   if (parts.size() > 2) expect_no_options(parts.subspan(1));
   return std::make_unique<AsymmetricInt4>(parts.size() > 1 ? parse_block_size(parts[1], 8) : 128);
 }
@@ -61,7 +61,8 @@ std::unique_ptr<Format> make(std::span<const std::string> parts) {
 }  // namespace
 
 std::vector<FormatEntry> integer_formats() {
-  return {{{"int4-asym[:BLOCK]", "asymmetric integers with zero point, as GPTQ and AWQ store them"}, make}};
+  return {{{"int4-asym[:BLOCK]", "asymmetric integers with zero point, as GPTQ and AWQ store them"},
+           make_integer_format}};
 }
 
 }  // namespace nfloat

@@ -115,7 +115,7 @@ class Nvfp4 final : public Format {
 };
 
 template <typename Made, bool... kArguments>
-std::unique_ptr<Format> make(std::span<const std::string> parts) {
+std::unique_ptr<Format> make_microscaling(std::span<const std::string> parts) {
   expect_no_options(parts);
   return std::make_unique<Made>(kArguments...);
 }
@@ -123,9 +123,10 @@ std::unique_ptr<Format> make(std::span<const std::string> parts) {
 }  // namespace
 
 std::vector<FormatEntry> microscaling_formats() {
-  return {{{"mxfp4", "OCP microscaling, 4 bits"}, make<Mxfp4>},
-          {{"nvfp4", "NVIDIA's 4-bit float"}, make<Nvfp4, false>},
-          {{"nvfp4-4over6", "the same with two choices of scale (\"four over six\")"}, make<Nvfp4, true>}};
+  return {{{"mxfp4", "OCP microscaling, 4 bits"}, make_microscaling<Mxfp4>},
+          {{"nvfp4", "NVIDIA's 4-bit float"}, make_microscaling<Nvfp4, false>},
+          {{"nvfp4-4over6", "the same with two choices of scale (\"four over six\")"},
+           make_microscaling<Nvfp4, true>}};
 }
 
 }  // namespace nfloat

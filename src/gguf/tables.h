@@ -16,6 +16,7 @@ inline constexpr std::array<float, 16> kQ40Levels = {-8, -7, -6, -5, -4, -3, -2,
 inline constexpr std::array<float, 16> kIq4NlLevels = {-127, -104, -83, -65, -49, -35, -22, -10,
                                                        1,    13,   25,  38,  53,  69,  89,  113};
 // MXFP4: E2M1 times two, so that the values are whole.
+inline constexpr int64_t kMxfp4Block = 32;  // values of one scale
 inline constexpr std::array<float, 16> kMxfp4Levels = {0, 1,  2,  3,  4,  6,  8,  12,
                                                        0, -1, -2, -3, -4, -6, -8, -12};
 

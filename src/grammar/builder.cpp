@@ -11,7 +11,7 @@
 namespace nfloat::grammar {
 namespace {
 
-constexpr size_t kMostStates = 500000;
+constexpr size_t kMostBuilt = 500000;
 
 struct Utf8 {
   std::array<uint8_t, 4> bytes;
@@ -38,7 +38,7 @@ Builder::Builder() {
 }
 
 int32_t Builder::state() {
-  if (net_.edges.size() >= kMostStates) fail(ErrorCode::kUnsupported, "the grammar has too many states");
+  if (net_.edges.size() >= kMostBuilt) fail(ErrorCode::kUnsupported, "the grammar has too many states");
   net_.edges.emplace_back();
   return static_cast<int32_t>(net_.edges.size() - 1);
 }

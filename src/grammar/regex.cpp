@@ -8,7 +8,7 @@
 namespace nfloat::grammar {
 namespace {
 
-constexpr int kDeepest = 64;
+constexpr int kDeepestGroup = 64;
 constexpr int32_t kMostRepeats = 10000;
 constexpr uint32_t kLast = 0x10ffff;
 
@@ -70,7 +70,7 @@ class Parser {
   Piece anything() { return builder_.repeat(builder_.characters(any_character(), spelling_), 0, -1); }
 
   Piece alternatives(int depth) {
-    if (depth > kDeepest) unsupported("groups in one another too deep");
+    if (depth > kDeepestGroup) unsupported("groups in one another too deep");
     std::vector<Piece> all{sequence(depth)};
     while (take('|')) {
       if (depth == 0) alternates_ = true;

@@ -12,7 +12,7 @@
 namespace nfloat::grammar {
 namespace {
 
-constexpr int kDeepest = 64;
+constexpr int kDeepestSchema = 64;
 constexpr int32_t kMostCount = 1'000'000;
 
 // Keywords that say nothing about which values there are.
@@ -126,7 +126,7 @@ void SchemaCompiler::check_keywords(const Json& schema, const std::string& path)
 Piece SchemaCompiler::value(const Json& schema, const std::string& path) {
   if (schema.is_boolean()) return schema.get<bool>() ? any_value() : builder_.either({});
   if (!schema.is_object()) bad(path, "a schema is an object");
-  if (++depth_ > kDeepest) unsupported(path, "a schema so deep");
+  if (++depth_ > kDeepestSchema) unsupported(path, "a schema so deep");
   struct Leave {
     int& depth;
     ~Leave() { --depth; }

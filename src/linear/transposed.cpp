@@ -17,7 +17,7 @@ using kernels::kPanelRows;
 
 // A block of the matrix expanded at a time: its columns sixteen wide fill the first cache, all of it a part
 // of the second one, as do the gradients of kChunkRows rows.
-constexpr int64_t kBlockRows = 256;
+constexpr int64_t kExpandedRows = 256;
 constexpr int64_t kBlockColumns = 64;
 constexpr int64_t kChunkRows = 96;
 
@@ -134,13 +134,13 @@ void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGr
   const int64_t chunk = std::max<int64_t>(1, kChunkRows / group_rows);
   const int64_t blocks = (columns + kBlockColumns - 1) / kBlockColumns;
   parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
-    const size_t floats = static_cast<size_t>(kScratchFloats + kBlockRows * kBlockColumns);
+    const size_t floats = static_cast<size_t>(kScratchFloats + kExpandedRows * kBlockColumns);
     float* scratch = reinterpret_cast<float*>(thread_scratch(floats * sizeof(float)));
     float* block = scratch + kScratchFloats;
     for (int64_t b = begin; b < end; ++b) {
       const int64_t column = b * kBlockColumns, width = std::min(kBlockColumns, columns - column);
-      for (int64_t row = 0; row < rows; row += kBlockRows) {
-        const int64_t count = std::min(kBlockRows, rows - row);
+      for (int64_t row = 0; row < rows; row += kExpandedRows) {
+        const int64_t count = std::min(kExpandedRows, rows - row);
         expander.expand(row, count, column, width, scratch, block);
         if (dy.bf16()) round_to_bf16(block, count * kBlockColumns);
         for (int64_t g = 0; g < groups; g += chunk)

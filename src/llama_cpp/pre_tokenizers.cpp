@@ -115,12 +115,12 @@ Json split_step(std::string_view expression) {
       {"type", "Split"}, {"pattern", {{"Regex", expression}}}, {"behavior", "Isolated"}, {"invert", false}};
 }
 
+}  // namespace
+
 bool flag_at(const Json& object, const char* key) {
   const Json& value = object[key];
   return value.is_boolean() && value.get<bool>();
 }
-
-}  // namespace
 
 const GgufPreTokenizer* find_gguf_pre_tokenizer(std::string_view name) noexcept {
   for (const GgufPreTokenizer& entry : kPreTokenizers)

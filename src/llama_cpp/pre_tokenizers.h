@@ -11,6 +11,9 @@
 
 namespace nfloat {
 
+// Whether object[key] is true; false for what is missing or no boolean.
+bool flag_at(const Json& object, const char* key);
+
 // How llama.cpp calls the ways to cut a text before byte-level BPE, and what tokenizer.json says instead.
 struct GgufPreTokenizer {
   std::string_view name;  // "llama-bpe"; the first of those with the same steps is written

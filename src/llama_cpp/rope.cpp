@@ -35,9 +35,9 @@ std::vector<float> floats_of(const GgufFile& file, const GgufTensor& tensor) {
   return values;
 }
 
-class Reader {
+class RopeReader {
  public:
-  Reader(const ModelKeys& keys, const GgufArchitecture& entry, int64_t head_dim, Json& config)
+  RopeReader(const ModelKeys& keys, const GgufArchitecture& entry, int64_t head_dim, Json& config)
       : keys_(keys), entry_(entry), head_dim_(head_dim), out_(config) {}
 
   void run() {
@@ -137,9 +137,9 @@ class Reader {
   Json& out_;
 };
 
-class Writer {
+class RopeWriter {
  public:
-  Writer(const ModelConfig& config, const GgufArchitecture& entry, ModelKeyWriter& keys)
+  RopeWriter(const ModelConfig& config, const GgufArchitecture& entry, ModelKeyWriter& keys)
       : config_(config), entry_(entry), keys_(keys) {}
 
   void run() {
@@ -231,11 +231,11 @@ class Writer {
 }  // namespace
 
 void read_rope(const ModelKeys& keys, const GgufArchitecture& entry, int64_t head_dim, Json& config) {
-  Reader(keys, entry, head_dim, config).run();
+  RopeReader(keys, entry, head_dim, config).run();
 }
 
 void append_rope(const ModelConfig& config, const GgufArchitecture& entry, ModelKeyWriter& keys) {
-  Writer(config, entry, keys).run();
+  RopeWriter(config, entry, keys).run();
 }
 
 }  // namespace nfloat

@@ -6,16 +6,10 @@
 
 #include "base/fail.h"
 #include "llama_cpp/pre_tokenizers.h"
+#include "llama_cpp/vocabulary.h"
 
 namespace nfloat {
 namespace {
-
-constexpr std::string_view kVisibleSpace = "\xe2\x96\x81";
-
-bool flag_at(const Json& object, const char* key) {
-  const Json& value = object[key];
-  return value.is_boolean() && value.get<bool>();
-}
 
 // The ids of the model's own tokens.
 void put_vocabulary(const Json& model, GgufWords& words) {

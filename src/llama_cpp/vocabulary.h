@@ -12,6 +12,9 @@
 
 namespace nfloat {
 
+inline constexpr std::string_view kVisibleSpace =
+    "\xe2\x96\x81";  // U+2581, a space in SentencePiece's pieces
+
 // With the format's numbers.
 enum class GgufTokenType : uint8_t {
   kNormal = 1,

@@ -11,7 +11,7 @@
 namespace nfloat {
 namespace {
 
-constexpr int kTop = 84, kRow = 25, kBar = 15, kGap = 26, kEdge = 16;
+constexpr int kFirstRow = 84, kRow = 25, kBar = 15, kGap = 26, kEdge = 16;
 constexpr int kLetter = 7;  // about the width of one, in units of the drawing
 
 }  // namespace
@@ -23,13 +23,13 @@ std::string BarChart::to_svg(int width) const {
   const int left = kEdge + static_cast<int>(longest) * kLetter + 10;
   const int count = static_cast<int>(panels.size());
   const int wide = (width - left - kEdge - (count - 1) * kGap) / count;
-  const int bottom = kTop + kRow * static_cast<int>(rows.size());
+  const int bottom = kFirstRow + kRow * static_cast<int>(rows.size());
   std::string out =
       svg_begin(width, bottom + 12 + (groups.empty() ? 0 : 30), title, description, kEdge) +
       fmt::format("<text class=\"tick\" x=\"{}\" y=\"44\">{}</text>\n", kEdge, svg_escaped(note));
   for (size_t i = 0; i < rows.size(); ++i)
     out += fmt::format("<text text-anchor=\"end\" x=\"{}\" y=\"{}\">{}</text>\n", left - 10,
-                       kTop + kRow * static_cast<int>(i) + 16, svg_escaped(rows[i].name));
+                       kFirstRow + kRow * static_cast<int>(i) + 16, svg_escaped(rows[i].name));
   for (int p = 0; p < count; ++p) {
     const BarChart::Panel& panel = panels[static_cast<size_t>(p)];
     const int x = left + p * (wide + kGap);
@@ -44,13 +44,13 @@ std::string BarChart::to_svg(int width) const {
       letters = std::max(letters, fmt::format("{:.{}f}", row.values[at], panel.decimals).size());
     }
     const double room = wide - static_cast<double>(letters * kLetter + 8);
-    out += fmt::format("<text x=\"{}\" y=\"{}\">{}</text>\n", x, kTop - 12, svg_escaped(panel.label));
-    out +=
-        fmt::format("<line class=\"axis\" x1=\"{0}\" x2=\"{0}\" y1=\"{1}\" y2=\"{2}\"/>\n", x, kTop, bottom);
+    out += fmt::format("<text x=\"{}\" y=\"{}\">{}</text>\n", x, kFirstRow - 12, svg_escaped(panel.label));
+    out += fmt::format("<line class=\"axis\" x1=\"{0}\" x2=\"{0}\" y1=\"{1}\" y2=\"{2}\"/>\n", x, kFirstRow,
+                       bottom);
     for (size_t i = 0; i < rows.size(); ++i) {
       const double value = rows[i].values[static_cast<size_t>(p)];
       const double length = largest > 0 ? value / largest * room : 0;
-      const int y = kTop + kRow * static_cast<int>(i);
+      const int y = kFirstRow + kRow * static_cast<int>(i);
       out += fmt::format(
           "<g class=\"s{}\"><rect class=\"dot\" x=\"{}\" y=\"{}\" width=\"{:.1f}\" height=\"{}\" "
           "rx=\"2\"/></g>"

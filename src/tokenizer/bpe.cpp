@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "llama_cpp/vocabulary.h"
 #include "tokenizer/byte_level.h"
 #include "tokenizer/merges.h"
 #include "tokenizer/token_model.h"
@@ -9,8 +10,6 @@
 
 namespace nfloat {
 namespace {
-
-constexpr std::string_view kVisibleSpace = "\xE2\x96\x81";
 
 struct BpeOptions {
   int32_t unknown = kNoToken;

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <utility>
 
+#include "llama_cpp/vocabulary.h"
 #include "tokenizer/byte_level.h"
 #include "tokenizer/pattern.h"
 #include "tokenizer/utf8.h"
@@ -145,7 +146,7 @@ void Decoder::add(const JsonAt& json) {
         if (is_valid_utf8(piece.text)) piece.text = replace_all(piece.text, *pattern, content);
     });
   } else if (type == "Metaspace") {
-    const std::string replacement = json["replacement"].text_or("\xE2\x96\x81");
+    const std::string replacement = json["replacement"].text_or(kVisibleSpace.data());
     if (replacement.empty()) json["replacement"].wrong("a character");
     const bool drop_first =
         json["prepend_scheme"].text_or("always") != "never" && json["add_prefix_space"].flag_or(true);

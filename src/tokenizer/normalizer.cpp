@@ -153,9 +153,9 @@ void add_steps(const JsonAt& json, std::vector<Step>& steps) {
   }
 }
 
-class Steps final : public Normalizer {
+class NormalizerSteps final : public Normalizer {
  public:
-  explicit Steps(std::vector<Step> steps, std::string where)
+  explicit NormalizerSteps(std::vector<Step> steps, std::string where)
       : steps_(std::move(steps)), where_(std::move(where)) {}
 
   void apply(std::string& text) const override {
@@ -180,7 +180,7 @@ std::unique_ptr<const Normalizer> make_normalizer(const JsonAt& json) {
   if (!json.present()) return nullptr;
   std::vector<Step> steps;
   add_steps(json, steps);
-  return std::make_unique<Steps>(std::move(steps), json.where());
+  return std::make_unique<NormalizerSteps>(std::move(steps), json.where());
 }
 
 }  // namespace nfloat

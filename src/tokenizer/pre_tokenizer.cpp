@@ -28,7 +28,7 @@ SplitBehavior split_behavior(const JsonAt& json, SplitBehavior fallback) {
 
 namespace {
 
-using Step = std::function<void(Pieces&)>;
+using CutStep = std::function<void(Pieces&)>;
 
 constexpr std::string_view kGpt2Expression =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
@@ -46,7 +46,7 @@ void rewrite_pieces(Pieces& pieces,
   pieces.text = std::move(out);
 }
 
-void add_byte_level(const JsonAt& json, bool keep_bytes, std::vector<Step>& steps) {
+void add_byte_level(const JsonAt& json, bool keep_bytes, std::vector<CutStep>& steps) {
   if (json["add_prefix_space"].flag_or(true)) {
     steps.push_back([](Pieces& pieces) {
       rewrite_pieces(pieces, [](std::string_view text, size_t, std::string& out) {
@@ -85,7 +85,7 @@ Prepend prepend_scheme(const JsonAt& json) {
   scheme.wrong("\"always\", \"first\" or \"never\"");
 }
 
-void add_metaspace(const JsonAt& json, std::vector<Step>& steps) {
+void add_metaspace(const JsonAt& json, std::vector<CutStep>& steps) {
   const std::string replacement = json["replacement"].text();
   if (replacement.empty()) json["replacement"].wrong("a character");
   const Prepend scheme = prepend_scheme(json);
@@ -111,11 +111,11 @@ void add_metaspace(const JsonAt& json, std::vector<Step>& steps) {
   });
 }
 
-void add_chars(SplitBehavior behavior, bool (*property)(char32_t) noexcept, std::vector<Step>& steps) {
+void add_chars(SplitBehavior behavior, bool (*property)(char32_t) noexcept, std::vector<CutStep>& steps) {
   steps.push_back([=](Pieces& pieces) { split_pieces_at_chars(pieces, behavior, property); });
 }
 
-void add_split(SplitBehavior behavior, bool invert, Pattern pattern, std::vector<Step>& steps) {
+void add_split(SplitBehavior behavior, bool invert, Pattern pattern, std::vector<CutStep>& steps) {
   steps.push_back([behavior, invert, pattern = std::move(pattern)](Pieces& pieces) {
     split_pieces(pieces, behavior, invert, [&](std::string_view subject, size_t start, Match* match) {
       return pattern.find(subject, start, match);
@@ -152,7 +152,7 @@ void split_fixed(Pieces& pieces, size_t length) {
   pieces.ranges = std::move(out);
 }
 
-void add_steps(const JsonAt& json, bool keep_bytes, std::vector<Step>& steps) {
+void add_steps(const JsonAt& json, bool keep_bytes, std::vector<CutStep>& steps) {
   const std::string& type = json["type"].text();
   if (type == "Sequence") {
     const std::vector<JsonAt> children = json["pretokenizers"].elements();
@@ -197,15 +197,15 @@ void add_steps(const JsonAt& json, bool keep_bytes, std::vector<Step>& steps) {
   }
 }
 
-class Steps final : public PreTokenizer {
+class PreTokenizerSteps final : public PreTokenizer {
  public:
-  explicit Steps(std::vector<Step> steps, std::string where)
+  explicit PreTokenizerSteps(std::vector<CutStep> steps, std::string where)
       : steps_(std::move(steps)), where_(std::move(where)) {}
 
   void run(Pieces& pieces) const override {
     constexpr size_t kMaxGrowth = 64;
     const size_t most = (size_t{1} << 20) + kMaxGrowth * pieces.text.size();
-    for (const Step& step : steps_) {
+    for (const CutStep& step : steps_) {
       step(pieces);
       if (pieces.text.size() > most)
         fail(ErrorCode::kUnsupported, "{}: splitting makes a text more than {} times as long", where_,
@@ -214,7 +214,7 @@ class Steps final : public PreTokenizer {
   }
 
  private:
-  std::vector<Step> steps_;
+  std::vector<CutStep> steps_;
   std::string where_;
 };
 
@@ -222,9 +222,9 @@ class Steps final : public PreTokenizer {
 
 std::unique_ptr<const PreTokenizer> make_pre_tokenizer(const JsonAt& json, bool keep_bytes) {
   if (!json.present()) return nullptr;
-  std::vector<Step> steps;
+  std::vector<CutStep> steps;
   add_steps(json, keep_bytes, steps);
-  return std::make_unique<Steps>(std::move(steps), json.where());
+  return std::make_unique<PreTokenizerSteps>(std::move(steps), json.where());
 }
 
 }  // namespace nfloat

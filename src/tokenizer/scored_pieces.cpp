@@ -7,6 +7,7 @@
 
 #include "base/fail.h"
 #include "llama_cpp/tokenizer.h"
+#include "llama_cpp/vocabulary.h"
 #include "tokenizer/text_finder.h"
 #include "tokenizer/tokenizer_state.h"
 #include "tokenizer/utf8.h"
@@ -15,13 +16,11 @@
 namespace nfloat {
 namespace {
 
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, SentencePiece's visible space
-
-// A text with every space as kSpace.
+// A text with every space as kVisibleSpace.
 void append_escaped(std::string_view text, std::string& out) {
   for (const char c : text) {
     if (c == ' ')
-      out += kSpace;
+      out += kVisibleSpace;
     else
       out += c;
   }
@@ -48,7 +47,7 @@ class ScoredPieces final : public Tokenizer::State {
              kMaxPieceBytes);
       ids_.emplace(text, id);
       if (stands_alone(id)) finder_.add(text, ids_.at(text));
-      for (size_t at = 0; (at = text.find(kSpace, at + 1)) != std::string::npos;)
+      for (size_t at = 0; (at = text.find(kVisibleSpace, at + 1)) != std::string::npos;)
         goes_on_[static_cast<uint8_t>(text[at - 1])] = true;
     }
     const auto known = [&](int64_t id) {
@@ -79,12 +78,12 @@ class ScoredPieces final : public Tokenizer::State {
     std::string bytes;
     for (size_t i = 0; i < decoding.pieces.size(); ++i) {
       std::string_view text = decoding.pieces[i].text;
-      if (i == 0 && decoding.at_start && pieces_.add_space_prefix && text.starts_with(kSpace))
-        text.remove_prefix(kSpace.size());
-      for (size_t at = 0; (at = text.find(kSpace)) != std::string_view::npos;) {
+      if (i == 0 && decoding.at_start && pieces_.add_space_prefix && text.starts_with(kVisibleSpace))
+        text.remove_prefix(kVisibleSpace.size());
+      for (size_t at = 0; (at = text.find(kVisibleSpace)) != std::string_view::npos;) {
         bytes += text.substr(0, at);
         bytes += ' ';
-        text.remove_prefix(at + kSpace.size());
+        text.remove_prefix(at + kVisibleSpace.size());
       }
       bytes += text;
     }
@@ -165,7 +164,7 @@ class ScoredPieces final : public Tokenizer::State {
   void encode_part(std::string_view part, bool special, std::vector<int32_t>& ids) const {
     if (part.empty()) return;
     std::string text;
-    if (pieces_.add_space_prefix) text += kSpace;
+    if (pieces_.add_space_prefix) text += kVisibleSpace;
     append_escaped(part, text);
     WordCache cache;
     for (std::string_view rest = text; !rest.empty();) {
@@ -186,9 +185,9 @@ class ScoredPieces final : public Tokenizer::State {
 
   // Where the first space is that no piece joins with what is before it.
   size_t word_end(std::string_view text) const noexcept {
-    size_t at = text.find(kSpace, 1);
+    size_t at = text.find(kVisibleSpace, 1);
     while (at != std::string_view::npos && goes_on_[static_cast<uint8_t>(text[at - 1])])
-      at = text.find(kSpace, at + 1);
+      at = text.find(kVisibleSpace, at + 1);
     return std::min(at, text.size());
   }
 

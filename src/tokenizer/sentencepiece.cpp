@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "base/fail.h"
+#include "llama_cpp/vocabulary.h"
 #include "tokenizer/sentencepiece_file.h"
 #include "tokenizer/text_finder.h"
 #include "tokenizer/tokenizer_state.h"
@@ -20,8 +21,6 @@ namespace nfloat {
 namespace {
 
 constexpr int kOnlyFatal = 3;
-
-constexpr std::string_view kSpace = "\xE2\x96\x81";  // U+2581, SentencePiece's visible space
 
 // A tokenizer.model: the sentencepiece library cuts the text; BOS, special tokens inside the text and
 // decoding are as Hugging Face's Llama tokenizer does them.
@@ -105,11 +104,11 @@ class SentencePiece final : public Tokenizer::State {
     std::string bytes;
     for (size_t i = 0; i < decoding.pieces.size(); ++i) {
       std::string_view text = decoding.pieces[i].text;
-      if (i == 0 && decoding.at_start && add_dummy_prefix_ && text.starts_with(kSpace))
-        text.remove_prefix(kSpace.size());
+      if (i == 0 && decoding.at_start && add_dummy_prefix_ && text.starts_with(kVisibleSpace))
+        text.remove_prefix(kVisibleSpace.size());
       size_t done = 0;
-      for (size_t at = 0; (at = text.find(kSpace, done)) != std::string_view::npos;
-           done = at + kSpace.size()) {
+      for (size_t at = 0; (at = text.find(kVisibleSpace, done)) != std::string_view::npos;
+           done = at + kVisibleSpace.size()) {
         bytes += text.substr(done, at - done);
         bytes += ' ';
       }
@@ -163,7 +162,7 @@ class SentencePiece final : public Tokenizer::State {
     size_t at = std::min(text.find_first_not_of(' '), text.size());
     do {
       at = std::min(text.find(' ', at + 1), text.size());
-    } while (at < text.size() && (text[at - 1] == ' ' || text.substr(0, at).ends_with(kSpace)));
+    } while (at < text.size() && (text[at - 1] == ' ' || text.substr(0, at).ends_with(kVisibleSpace)));
     return at + 1 >= text.size() ? text.size() : at;
   }
 
