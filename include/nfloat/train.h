@@ -18,7 +18,7 @@
 namespace nfloat {
 
 // How the learning rate goes on behind the warm-up, as Transformers has them: linearly or along a cosine to
-// 0 at the last step, or not at all.
+// 0 at the last step, or not at all, then without a warm-up.
 enum class TrainSchedule : uint8_t { kLinear, kCosine, kConstant };
 
 // What the forward pass keeps for the backward pass: everything; no norms and activations; only the inputs
@@ -30,6 +30,8 @@ struct TrainOptions {
   int64_t rank = 16;
   double alpha = 32;
   bool rank_stabilized = false;
+  // Trained lengths of the rows of W + scale * B A beside their directions (DoRA, Liu et al. 2024).
+  bool dora = false;
   double dropout = 0;  // of the inputs of A
   // Names or ends of names of matrices ("q_proj"), or expressions matched whole; empty: every matrix of the
   // layers.

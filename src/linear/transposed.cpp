@@ -2,9 +2,9 @@
 #include "linear/transposed.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/fail.h"
-#include "base/float16.h"
 #include "base/parallel.h"
 #include "kernels/dispatch.h"
 
@@ -22,7 +22,12 @@ constexpr int64_t kBlockColumns = 64;
 constexpr int64_t kChunkRows = 96;
 
 void round_to_bf16(float* values, int64_t count) noexcept {
-  for (int64_t i = 0; i < count; ++i) values[i] = bf16_to_float(float_to_bf16(values[i]));
+  // Infinities and NaN stay what they are.
+  for (int64_t i = 0; i < count; ++i) {
+    const auto bits = std::bit_cast<uint32_t>(values[i]);
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
+    values[i] = std::bit_cast<float>((bits & 0x7f800000u) == 0x7f800000u ? bits : rounded);
+  }
 }
 
 // Rows [first, first + rows) of a matrix, columns [column, column + columns): row r of the block at

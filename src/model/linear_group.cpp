@@ -119,6 +119,12 @@ void LinearGroup::apply_transposed(const PackedGradients& dy, int64_t first, flo
   }
 }
 
+void LinearGroup::apply_part(size_t part, const Activations& x, float* y, int64_t y_stride,
+                             Precision precision, int threads) const {
+  const LinearOptions options{.precision = precision, .threads = threads, .y_stride = y_stride};
+  std::visit([&](const auto& matrix) { linear(matrix, x, y, options); }, parts_[part].matrix);
+}
+
 int64_t LinearGroup::outputs() const noexcept {
   int64_t total = 0;
   for (const Part& part : parts_) total += part.rows;

@@ -40,6 +40,11 @@ class LinearGroup {
   void apply_transposed(const PackedGradients& dy, int64_t first, float* dx, int64_t dx_stride,
                         bool accumulate, int threads) const;
 
+  // The same of one part, without its bias.
+  void apply_part(size_t part, const Activations& x, float* y, int64_t y_stride, Precision precision,
+                  int threads) const;
+  std::span<const float> bias(size_t part) const noexcept { return parts_[part].bias; }  // empty: none
+
   size_t parts() const noexcept { return parts_.size(); }
   int64_t outputs() const noexcept;
   int64_t outputs(size_t part) const noexcept { return parts_[part].rows; }

@@ -153,6 +153,52 @@ void LoraModule::refresh() noexcept {
 void LoraModule::clear_gradients() noexcept {
   std::fill(a_gradient.begin(), a_gradient.end(), 0.0f);
   std::fill(b_turned_gradient.begin(), b_turned_gradient.end(), 0.0f);
+  std::fill(magnitude_gradient.begin(), magnitude_gradient.end(), 0.0f);
+}
+
+void LoraModule::start_magnitude(const LinearGroup& group) {
+  const auto outputs = static_cast<size_t>(module_.out);
+  magnitude.resize(outputs);
+  magnitude_gradient.assign(outputs, 0.0f);
+  factors.assign(outputs, 1.0f);
+  squares_.resize(outputs);
+  std::vector<float> row(static_cast<size_t>(module_.in));
+  for (size_t o = 0; o < outputs; ++o) {
+    group.dequantize_row(module_.part, static_cast<int64_t>(o), row.data());
+    double sum = 0;
+    for (const float value : row) sum += static_cast<double>(value) * static_cast<double>(value);
+    squares_[o] = sum;
+    magnitude[o] = static_cast<float>(std::sqrt(sum));
+  }
+}
+
+// |W_o + s B_o A|^2 = |W_o|^2 + 2 s B_o (A W_o) + s^2 B_o (A A^T) B_o: no matrix of W's size is made.
+void LoraModule::update_factors(const LinearGroup& group, int threads) {
+  const auto ranks = static_cast<size_t>(rank_), inputs = static_cast<size_t>(module_.in),
+             outputs = static_cast<size_t>(module_.out);
+  std::vector<float> along(ranks * outputs);  // A W^T, [rank][out]
+  Activations rows;
+  rows.assign(a.data(), module_.in, rank_, module_.in);
+  group.apply_part(module_.part, rows, along.data(), module_.out, Precision::kF32, threads);
+  std::vector<double> squares(ranks * ranks);  // A A^T
+  for (size_t r = 0; r < ranks; ++r)
+    for (size_t q = 0; q <= r; ++q) {
+      double sum = 0;
+      for (size_t i = 0; i < inputs; ++i)
+        sum += static_cast<double>(a[r * inputs + i]) * static_cast<double>(a[q * inputs + i]);
+      squares[r * ranks + q] = squares[q * ranks + r] = sum;
+    }
+  const auto s = static_cast<double>(scale_);
+  for (size_t o = 0; o < outputs; ++o) {
+    double sum = squares_[o];
+    for (size_t r = 0; r < ranks; ++r) {
+      const double up = s * static_cast<double>(b[o * ranks + r]);
+      sum += 2 * up * static_cast<double>(along[r * outputs + o]);
+      for (size_t q = 0; q < ranks; ++q)
+        sum += up * s * static_cast<double>(b[o * ranks + q]) * squares[r * ranks + q];
+    }
+    factors[o] = static_cast<float>(static_cast<double>(magnitude[o]) / std::sqrt(std::max(sum, 1e-30)));
+  }
 }
 
 std::vector<float> LoraModule::b_gradient() const {
@@ -183,7 +229,8 @@ void Adapter::index(int64_t layers) {
 
 int64_t Adapter::parameters() const noexcept {
   int64_t total = 0;
-  for (const LoraModule& module : modules) total += static_cast<int64_t>(module.a.size() + module.b.size());
+  for (const LoraModule& module : modules)
+    total += static_cast<int64_t>(module.a.size() + module.b.size() + module.magnitude.size());
   return total;
 }
 
@@ -203,6 +250,8 @@ Adapter make_adapter(const Model::State& model, const TrainOptions& options) {
                     alpha / (options.rank_stabilized ? std::sqrt(ranks) : ranks));
     for (size_t i = 0; i < lora.a.size(); ++i)
       lora.a[i] = static_cast<float>(bound * (2 * uniform(options.seed, RandomUse::kStart, number, i) - 1));
+    if (options.dora)
+      lora.start_magnitude(group_at(model.layers[static_cast<size_t>(lora.at().layer)], lora.at().place));
     lora.refresh();
     adapter.modules.push_back(std::move(lora));
     ++number;

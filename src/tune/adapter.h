@@ -50,6 +50,15 @@ class LoraModule {
   std::vector<float> a_gradient;         // [rank][in]
   std::vector<float> b_turned_gradient;  // [rank][out]
 
+  // DoRA, else all empty: y = factors * (W x + scale * B A x) + bias, factors = magnitude / |rows of
+  // W + scale * B A|, whose lengths are constants to the gradient.
+  std::vector<float> magnitude, magnitude_gradient, factors;  // [out]
+  bool dora() const noexcept { return !magnitude.empty(); }
+  // Magnitudes at the start: the lengths of the rows of W.
+  void start_magnitude(const LinearGroup& group);
+  // `factors` for the present values.
+  void update_factors(const LinearGroup& group, int threads);
+
   // The layouts that products read, from `a` and `b`.
   void refresh() noexcept;
   const float* a_turned() const noexcept { return a_turned_.data(); }  // [in][padded_rank]
@@ -66,11 +75,14 @@ class LoraModule {
   double alpha_;
   float scale_;
   std::vector<float> a_turned_, b_turned_, b_padded_;
+  std::vector<double> squares_;  // DoRA: of the rows of W
 };
 
 struct Adapter {
   std::vector<LoraModule> modules;  // in the order of the forward pass
   int64_t lowest_layer = 0;         // with a module
+  uint64_t version = 1;             // changes with the parameters
+  bool dora() const noexcept { return !modules.empty() && modules[0].dora(); }
 
   // Those of a group; empty where it has none.
   std::span<LoraModule> of(int64_t layer, Place place) noexcept;

@@ -81,6 +81,7 @@ void write_config(const std::string& path, const Model::State& model, const Adap
                {"revision", nullptr},
                {"target_modules", target_modules(model, adapter)},
                {"task_type", "CAUSAL_LM"}};
+  if (adapter.dora()) json["use_dora"] = true;
   if (options.rank_stabilized) json["use_rslora"] = true;
   write_file_atomically(path, json.dump(2) + "\n");
 }
@@ -115,6 +116,9 @@ std::string a_name(const LoraModule& module) {
 std::string b_name(const LoraModule& module) {
   return fmt::format("base_model.model.{}.lora_B.weight", module.at().name);
 }
+std::string magnitude_name(const LoraModule& module) {
+  return fmt::format("base_model.model.{}.lora_magnitude_vector", module.at().name);
+}
 
 void write_adapter(const std::string& folder, const Model::State& model, const Adapter& adapter,
                    const TrainOptions& options, const std::string& base) {
@@ -122,6 +126,8 @@ void write_adapter(const std::string& folder, const Model::State& model, const A
   for (const LoraModule& module : adapter.modules) {
     tensors.push_back({a_name(module), Shape({module.rank(), module.at().in}), module.a});
     tensors.push_back({b_name(module), Shape({module.at().out, module.rank()}), module.b});
+    if (module.dora())
+      tensors.push_back({magnitude_name(module), Shape({module.at().out}), module.magnitude});
   }
   std::sort(tensors.begin(), tensors.end(),
             [](const NamedFloats& x, const NamedFloats& y) { return x.name < y.name; });
@@ -135,18 +141,22 @@ Adapter read_adapter(const std::string& folder, const Model::State& model, Train
     fail(ErrorCode::kUnsupported, "{}: {}: plain low-rank pairs of the layers' matrices are trained further",
          config.source(), what);
   };
-  if (config.dora()) refuse("\"use_dora\" is true");
   if (config.bias_of_up()) refuse("\"lora_bias\" is true");
   if (!config.whole_modules().empty()) refuse("\"modules_to_save\" is not empty");
 
   const Checkpoint file((fs::path(folder) / "adapter_model.safetensors").string());
-  std::map<std::string, std::pair<std::string, std::string>> pairs;  // by module: names of A and B
+  struct Names {
+    std::string a, b, magnitude;
+  };
+  std::map<std::string, Names> pairs;  // by module
   for (const TensorInfo& info : file.tensors()) {
     const AdapterTensor tensor = parse_adapter_tensor(info.name, file.path());
     if (tensor.role == AdapterRole::kDown)
-      pairs[tensor.module].first = info.name;
+      pairs[tensor.module].a = info.name;
     else if (tensor.role == AdapterRole::kUp)
-      pairs[tensor.module].second = info.name;
+      pairs[tensor.module].b = info.name;
+    else if (tensor.role == AdapterRole::kMagnitude && config.dora())
+      pairs[tensor.module].magnitude = info.name;
     else
       fail(ErrorCode::kUnsupported, "{}: tensor '{}' is no part of a low-rank pair of a matrix", file.path(),
            info.name);
@@ -154,7 +164,10 @@ Adapter read_adapter(const std::string& folder, const Model::State& model, Train
   std::ifstream text(config.source(), std::ios::binary);
   const std::string whole((std::istreambuf_iterator<char>(text)), std::istreambuf_iterator<char>());
   const Json json = parse_json_object(whole, config.source());
-  options.rank_stabilized = json.contains("use_rslora") && json["use_rslora"] == true;
+  const bool by_root = json.contains("use_rslora") && json["use_rslora"] == true;
+  const bool start_dora = options.dora && !config.dora();
+  options.rank_stabilized = by_root || options.rank_stabilized;
+  options.dora = config.dora() || options.dora;
   options.alpha = json["lora_alpha"].get<double>();
   if (json["r"].is_number_integer()) options.rank = json["r"].get<int64_t>();
 
@@ -162,21 +175,39 @@ Adapter read_adapter(const std::string& folder, const Model::State& model, Train
   for (LinearModule& at : linear_modules(model)) {
     const auto found = pairs.find(at.name);
     if (found == pairs.end()) continue;
-    const auto [a, b] = found->second;
-    if (a.empty() || b.empty())
-      fail(ErrorCode::kMalformedFile, "{}: '{}' has only one of lora_A and lora_B", file.path(), at.name);
+    const auto& [a, b, magnitude] = found->second;
+    if (a.empty() || b.empty() || magnitude.empty() == config.dora())
+      fail(ErrorCode::kMalformedFile,
+           "{}: '{}' has not all of its parts (lora_A, lora_B, with DoRA a magnitude)", file.path(), at.name);
     const Shape shape = file.find(a)->shape;
     const int64_t rank = shape.rank() == 2 ? shape[0] : 0;
     if (rank < 1)
       fail(ErrorCode::kMalformedFile, "{}: tensor '{}' has the shape {}, expected [rank, {}]", file.path(), a,
            shape.to_string(), at.in);
-    const double scale = config.scale(at.name, rank), ranks = static_cast<double>(rank);
+    const double ranks = static_cast<double>(rank);
+    const double scale =
+        config.scale(at.name, rank) * (options.rank_stabilized && !by_root ? std::sqrt(ranks) : 1.0);
     std::vector<float> down = read_floats(file, a, Shape({rank, at.in}));
     std::vector<float> up = read_floats(file, b, Shape({at.out, rank}));
     LoraModule module(std::move(at), rank, scale * (options.rank_stabilized ? std::sqrt(ranks) : ranks),
                       scale);
     module.a = std::move(down);
     module.b = std::move(up);
+    if (config.dora()) {
+      module.start_magnitude(
+          group_at(model.layers[static_cast<size_t>(module.at().layer)], module.at().place));
+      module.magnitude = read_floats(file, magnitude, Shape({module.at().out}));
+    }
+    if (start_dora) {
+      const LinearGroup& group =
+          group_at(model.layers[static_cast<size_t>(module.at().layer)], module.at().place);
+      module.start_magnitude(group);
+      // The lengths of the rows of W + scale * B A, which B = 0 leaves as they are.
+      if (std::any_of(module.b.begin(), module.b.end(), [](float value) { return value != 0; })) {
+        module.update_factors(group, model.options.threads);
+        for (size_t o = 0; o < module.magnitude.size(); ++o) module.magnitude[o] /= module.factors[o];
+      }
+    }
     module.refresh();
     adapter.modules.push_back(std::move(module));
     pairs.erase(found);

@@ -28,15 +28,17 @@ std::vector<float> read_floats(const Checkpoint& file, const std::string& name, 
 // "base_model.model." + module + ".lora_A.weight".
 std::string a_name(const LoraModule& module);
 std::string b_name(const LoraModule& module);
+std::string magnitude_name(const LoraModule& module);
 
 // adapter_model.safetensors and adapter_config.json, as PEFT writes and reads them, into a folder that is
 // there.
 void write_adapter(const std::string& folder, const Model::State& model, const Adapter& adapter,
                    const TrainOptions& options, const std::string& base);
 
-// An adapter that PEFT saved for this model; `options` take its rank, alpha and scaling. Throws
+// An adapter that PEFT saved for this model; `options` take its rank and alpha. Scaling by the root and DoRA
+// are its own, or what the options ask for. Throws
 // kMalformedFile for shapes and names that are not the model's, kUnsupported for parts that are not trained
-// here (DoRA, biases, embeddings, whole modules), naming file and tensor.
+// here (biases, embeddings, whole modules), naming file and tensor.
 Adapter read_adapter(const std::string& folder, const Model::State& model, TrainOptions& options);
 
 }  // namespace nfloat

@@ -45,7 +45,7 @@ void Pass::backward_mlp(int64_t layer, Tape& tape) {
   const int64_t stride = (config_.gated ? 2 : 1) * width;
   split_gradient(weights.mlp_norm, weights.mlp_post_norm, tape.mlp_added, tape.mlp_sum);
   products_.backward(weights.down, modules(layer, Place::kDown), {tape.activated, width}, rows_,
-                     {d_added_, hidden}, tape.z[3], {d_activated_, width});
+                     {d_added_, hidden}, {tape.mlp_added, hidden}, tape.z[3], {d_activated_, width});
   over_rows([&](int64_t row) {
     const float* gate = tape.gate_up + row * stride;
     float* d_gate = d_gate_up_ + row * stride;
@@ -56,7 +56,7 @@ void Pass::backward_mlp(int64_t layer, Tape& tape) {
   const float* stream = config_.parallel_blocks ? tape.input : tape.middle;
   const float* input = norm_before() ? tape.mlp_normed : stream;
   products_.backward(weights.gate_up, modules(layer, Place::kGateUp), {input, hidden}, rows_,
-                     {d_gate_up_, stride}, tape.z[2], {d_input_, hidden});
+                     {d_gate_up_, stride}, {tape.gate_up, stride}, tape.z[2], {d_input_, hidden});
   // With parallel blocks the attention's part of the gradient is the one that came in: kept apart in added_.
   if (config_.parallel_blocks)
     over_rows([&](int64_t row) {
@@ -81,14 +81,15 @@ void Pass::backward_attention(int64_t layer, Tape& tape) {
                    tape.attention_sum);
   }
   products_.backward(weights.output, modules(layer, Place::kOutput), {tape.attended, query}, rows_,
-                     {d_added_, hidden}, tape.z[1], {d_attended_, query});
+                     {d_added_, hidden}, {tape.attention_added, hidden}, tape.z[1], {d_attended_, query});
   turn_heads(layer, tape.projected);
   attend_backward(attention_layer(layer), turned_, tape.attended, tape.log_sums, d_attended_, d_turned_);
   turn_back(layer, tape.projected);
   const bool last = layer == adapter_.lowest_layer;  // nothing below is trained
   const float* input = norm_before() ? tape.attention_normed : tape.input;
   products_.backward(weights.query_key_value, modules(layer, Place::kQueryKeyValue), {input, hidden}, rows_,
-                     {d_turned_, places_.row()}, tape.z[0], {last ? nullptr : d_input_, hidden});
+                     {d_turned_, places_.row()}, {tape.projected, places_.row()}, tape.z[0],
+                     {last ? nullptr : d_input_, hidden});
   if (last) return;
   if (norm_before()) return normalize_backward(weights.attention_norm, tape.input, d_input_, gradient_, true);
   over_rows([&](int64_t row) {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "base/fail.h"
 #include "model/linear_id.h"
 #include "nfloat/adapter.h"
 #include "tune/adapter_file.h"
@@ -25,10 +26,19 @@ Place place_of(LinearRole role) noexcept {
 class Beside : public LinearObserver {
  public:
   Beside(const Model::State& model, const std::vector<AdapterChoice>& choices)
-      : threads_(model.options.threads) {
+      : model_(model), threads_(model.options.threads) {
     for (const AdapterChoice& choice : choices) {
       TrainOptions read;
-      adapters_.push_back({read_adapter(choice.folder, model, read), static_cast<float>(choice.weight)});
+      Adapter adapter = read_adapter(choice.folder, model, read);
+      if (adapter.dora() && (choices.size() > 1 || choice.weight != 1))
+        fail(ErrorCode::kUnsupported,
+             "{}: DoRA gives whole rows their length: it is neither added to other adapters nor weighted",
+             choice.folder);
+      for (LoraModule& module : adapter.modules)
+        if (module.dora())
+          module.update_factors(
+              group_at(model.layers[static_cast<size_t>(module.at().layer)], module.at().place), threads_);
+      adapters_.push_back({std::move(adapter), static_cast<float>(choice.weight)});
     }
   }
 
@@ -41,6 +51,9 @@ class Beside : public LinearObserver {
         std::vector<float> z(static_cast<size_t>(x.rows * module.padded_rank()));
         low_rank_down(module, {x.data, x.stride}, x.rows, z.data(), threads_);
         low_rank_up(module, z.data(), x.rows, own.weight, {y, y_stride}, threads_);
+        if (!module.dora()) continue;
+        const LinearGroup& group = group_at(model_.layers[static_cast<size_t>(id.layer)], module.at().place);
+        apply_factors(module, group.bias(module.at().part), x.rows, {y, y_stride}, threads_);
       }
   }
 
@@ -49,6 +62,7 @@ class Beside : public LinearObserver {
     Adapter adapter;
     float weight;
   };
+  const Model::State& model_;  // owns this
   std::vector<Weighted> adapters_;
   int threads_;
 };

@@ -67,6 +67,41 @@ void low_rank_up(const LoraModule& module, const float* z, int64_t rows, float w
           threads);
 }
 
+void apply_factors(const LoraModule& module, std::span<const float> bias, int64_t rows, Rows y, int threads) {
+  if (!module.dora()) return;
+  const float* factors = module.factors.data();
+  parallel_for(rows, 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* to = y.data + row * y.stride + module.at().first;
+      for (int64_t o = 0; o < module.at().out; ++o) {
+        const float fixed = bias.empty() ? 0.0f : bias[static_cast<size_t>(o)];
+        to[o] = factors[o] * (to[o] - fixed) + fixed;
+      }
+    }
+  });
+}
+
+// The magnitudes' gradient, and dy to that of W x + scale * B A x.
+static void factors_backward(LoraModule& module, std::span<const float> bias, int64_t rows, Rows dy,
+                             ConstRows y, int threads) {
+  if (!module.dora()) return;
+  const int64_t first = module.at().first;
+  parallel_for(module.at().out, kColumnGrain, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t o = begin; o < end; ++o) {
+      const auto at = static_cast<size_t>(o);
+      const float fixed = bias.empty() ? 0.0f : bias[at], factor = module.factors[at];
+      double sum = 0;
+      for (int64_t row = 0; row < rows; ++row) {
+        float& d = dy.data[row * dy.stride + first + o];
+        sum += static_cast<double>(d) * static_cast<double>(y.data[row * y.stride + first + o] - fixed);
+        d *= factor;
+      }
+      if (module.magnitude[at] != 0.0f)
+        module.magnitude_gradient[at] += static_cast<float>(sum / static_cast<double>(module.magnitude[at]));
+    }
+  });
+}
+
 AdaptedProducts::AdaptedProducts(const PassOptions& options, int64_t rows, int64_t widest_rank,
                                  int64_t widest_input)
     : options_(options), t_(rows * widest_rank) {
@@ -112,11 +147,16 @@ void AdaptedProducts::forward(const LinearGroup& group, std::span<LoraModule> mo
   activations_.assign(x.data, x.stride, rows, group.inputs());
   group.apply(activations_, y.data, y.stride, options_.precision, options_.threads);
   down(modules, x, rows, z);
-  for (size_t i = 0; i < modules.size(); ++i) low_rank_up(modules[i], z[i], rows, 1.0f, y, options_.threads);
+  for (size_t i = 0; i < modules.size(); ++i) {
+    low_rank_up(modules[i], z[i], rows, 1.0f, y, options_.threads);
+    apply_factors(modules[i], group.bias(modules[i].at().part), rows, y, options_.threads);
+  }
 }
 
 void AdaptedProducts::backward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x,
-                               int64_t rows, ConstRows dy, std::span<float* const> z, Rows dx) {
+                               int64_t rows, Rows dy, ConstRows y, std::span<float* const> z, Rows dx) {
+  for (LoraModule& module : modules)
+    factors_backward(module, group.bias(module.at().part), rows, dy, y, options_.threads);
   if (dx.data != nullptr) {
     packed_.assign(dy.data, dy.stride, rows, group.outputs(), options_.bf16, options_.threads);
     group.apply_transposed(packed_, 0, dx.data, dx.stride, false, options_.threads);

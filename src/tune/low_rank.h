@@ -43,6 +43,9 @@ void low_rank_down(const LoraModule& module, ConstRows x, int64_t rows, float* z
 // y += weight * scale * B z, at the module's place in the outputs of its group.
 void low_rank_up(const LoraModule& module, const float* z, int64_t rows, float weight, Rows y, int threads);
 
+// DoRA: y = factors * (y - bias) + bias at the module's place; nothing for other modules.
+void apply_factors(const LoraModule& module, std::span<const float> bias, int64_t rows, Rows y, int threads);
+
 // The products of one group of matrices with its adapters, forwards and backwards, and their buffers.
 class AdaptedProducts {
  public:
@@ -55,9 +58,10 @@ class AdaptedProducts {
                std::span<float* const> z);
   // z alone.
   void down(std::span<LoraModule> modules, ConstRows x, int64_t rows, std::span<float* const> z);
-  // Adds to the modules' gradients; dx, unless its data is null, is the gradient of x.
-  void backward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x, int64_t rows,
-                ConstRows dy, std::span<float* const> z, Rows dx);
+  // Adds to the modules' gradients; dx, unless its data is null, is the gradient of x. `y` is what forward()
+  // gave; of DoRA only, which changes dy.
+  void backward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x, int64_t rows, Rows dy,
+                ConstRows y, std::span<float* const> z, Rows dx);
 
  private:
   float drop_scale(const LoraModule& module, int64_t row, int64_t column) const noexcept;

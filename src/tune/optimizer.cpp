@@ -9,8 +9,8 @@
 namespace nfloat {
 
 double schedule_factor(TrainSchedule schedule, int64_t finished, int64_t warmup, int64_t total) noexcept {
-  if (finished < warmup) return static_cast<double>(finished) / static_cast<double>(warmup);
   if (schedule == TrainSchedule::kConstant) return 1;
+  if (finished < warmup) return static_cast<double>(finished) / static_cast<double>(warmup);
   if (finished >= total) return 0;
   const double done =
       static_cast<double>(finished - warmup) / static_cast<double>(std::max<int64_t>(1, total - warmup));
@@ -20,7 +20,8 @@ double schedule_factor(TrainSchedule schedule, int64_t finished, int64_t warmup,
 double gradient_norm(const Adapter& adapter) noexcept {
   double squares = 0;
   for (const LoraModule& module : adapter.modules)
-    for (const std::vector<float>* gradient : {&module.a_gradient, &module.b_turned_gradient}) {
+    for (const std::vector<float>* gradient :
+         {&module.a_gradient, &module.b_turned_gradient, &module.magnitude_gradient}) {
       double own = 0;
       for (const float value : *gradient) own += static_cast<double>(value) * static_cast<double>(value);
       squares += own;
@@ -33,13 +34,14 @@ AdamW::AdamW(const Adapter& adapter) {
     const auto zeros = [](const std::vector<float>& like) {
       return Moments{std::vector<float>(like.size()), std::vector<float>(like.size())};
     };
-    moments_.push_back({zeros(module.a), zeros(module.b)});
+    moments_.push_back({zeros(module.a), zeros(module.b), zeros(module.magnitude)});
   }
 }
 
 void AdamW::step(Adapter& adapter, const TrainOptions& options, double rate, double rate_b, double factor,
                  int threads) {
   ++steps_;
+  ++adapter.version;
   const double first = 1 - std::pow(options.beta1, static_cast<double>(steps_));
   const double second = std::sqrt(1 - std::pow(options.beta2, static_cast<double>(steps_)));
   const auto update = [&](float& p, float& m, float& v, float gradient, double own_rate) {
@@ -63,6 +65,9 @@ void AdamW::step(Adapter& adapter, const TrainOptions& options, double rate, dou
           const size_t j = o * rank + r;
           update(module.b[j], own.b.m[j], own.b.v[j], module.b_turned_gradient[r * out + o], rate_b);
         }
+      for (size_t j = 0; j < module.magnitude.size(); ++j)
+        update(module.magnitude[j], own.magnitude.m[j], own.magnitude.v[j], module.magnitude_gradient[j],
+               rate_b);
       module.refresh();
     }
   });

@@ -11,7 +11,7 @@
 namespace nfloat {
 
 // Factor of the learning rate in a step with `finished` steps before it, of `total` (Transformers'
-// get_scheduler, whose "constant" has no warm-up; this one has it).
+// get_scheduler: "constant" has no warm-up).
 double schedule_factor(TrainSchedule schedule, int64_t finished, int64_t warmup, int64_t total) noexcept;
 
 // Euclidean norm over all gradients of the adapter, summed in double precision in one order.
@@ -31,7 +31,7 @@ class AdamW {
     std::vector<float> m, v;
   };
   struct Pair {
-    Moments a, b;
+    Moments a, b, magnitude;
   };
   std::vector<Pair>& moments() noexcept { return moments_; }
   const std::vector<Pair>& moments() const noexcept { return moments_; }

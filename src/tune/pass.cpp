@@ -115,9 +115,9 @@ void Pass::make_tape(Tape& tape, bool shared_norms) {
   tape.attended = take(config_.query_size());
   tape.middle = take(config_.hidden);
   tape.gate_up = take((config_.gated ? 2 : 1) * config_.intermediate);
-  if (!state_.layers.empty() && !state_.layers[0].attention_post_norm.weight.empty())
+  if (adapter_.dora() || (!state_.layers.empty() && !state_.layers[0].attention_post_norm.weight.empty()))
     tape.attention_added = take(config_.hidden);
-  if (!state_.layers.empty() && !state_.layers[0].mlp_post_norm.weight.empty())
+  if (adapter_.dora() || (!state_.layers.empty() && !state_.layers[0].mlp_post_norm.weight.empty()))
     tape.mlp_added = take(config_.hidden);
   if (config_.norm_place == NormPlace::kAfterResidual) {
     tape.attention_sum = take(config_.hidden);
@@ -145,6 +145,12 @@ std::span<LoraModule> Pass::modules(int64_t layer, Place place) noexcept {
 }
 
 void Pass::begin(const Batch& batch) {
+  if (adapter_.dora() && factors_version_ != adapter_.version)
+    for (LoraModule& module : adapter_.modules)
+      module.update_factors(
+          group_at(state_.layers[static_cast<size_t>(module.at().layer)], module.at().place),
+          options_.threads);
+  factors_version_ = adapter_.version;
   rows_ = batch.rows();
   documents_.assign(batch.documents.begin(), batch.documents.end());
   positions_.assign(static_cast<size_t>(rows_), 0);

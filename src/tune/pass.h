@@ -102,6 +102,7 @@ class Pass {
   std::vector<float*> inputs_;  // of the layers and, last, of the head
   int64_t in_slot_ = -1;        // the layer whose values the one tape holds
   bool with_adapter_ = true;
+  uint64_t factors_version_ = 0;  // of the adapter whose factors are made
 
   // Of the batch at work.
   int64_t rows_ = 0;

@@ -95,6 +95,7 @@ Json run_identity(const TrainOptions& o, int64_t total, uint64_t data) {
           {"weight_decay", o.weight_decay},
           {"clip", o.clip},
           {"dropout", o.dropout},
+          {"dora", o.dora},
           {"seed", o.seed},
           {"bf16", o.bf16}};
 }
@@ -277,6 +278,8 @@ TrainStep Trainer::dump_gradients(const std::string& path) {
     const LoraModule& module = s.adapter.modules[i];
     tensors.push_back({a_name(module), Shape({module.rank(), module.at().in}), module.a_gradient});
     tensors.push_back({b_name(module), Shape({module.at().out, module.rank()}), turned[i]});
+    if (module.dora())
+      tensors.push_back({magnitude_name(module), Shape({module.at().out}), module.magnitude_gradient});
   }
   write_floats(path, tensors);
   return result;
@@ -306,6 +309,9 @@ void Trainer::save_checkpoint(const std::string& folder, const std::string& base
     tensors.push_back({a_name(module) + ".v", a, own.a.v});
     tensors.push_back({b_name(module) + ".m", b, own.b.m});
     tensors.push_back({b_name(module) + ".v", b, own.b.v});
+    if (!module.dora()) continue;
+    tensors.push_back({magnitude_name(module) + ".m", Shape({module.at().out}), own.magnitude.m});
+    tensors.push_back({magnitude_name(module) + ".v", Shape({module.at().out}), own.magnitude.v});
   }
   write_floats((fs::path(whole.path()) / kOptimizerFile).string(), tensors);
   const Json state = {{"step", s.finished},
@@ -342,6 +348,9 @@ void Trainer::resume(const std::string& folder) {
     own.a.v = read_floats(file, a_name(module) + ".v", a);
     own.b.m = read_floats(file, b_name(module) + ".m", b);
     own.b.v = read_floats(file, b_name(module) + ".v", b);
+    if (!module.dora()) continue;
+    own.magnitude.m = read_floats(file, magnitude_name(module) + ".m", Shape({module.at().out}));
+    own.magnitude.v = read_floats(file, magnitude_name(module) + ".v", Shape({module.at().out}));
   }
   s.finished = json.at("step").get<int64_t>();
   if (s.finished < 0 || s.finished > s.plan->total_steps())

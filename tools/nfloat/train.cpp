@@ -365,6 +365,7 @@ void add_train_command(const Command& app) {
   command.add_option("--rank", o.train.rank, "Of the adapter").between(1, 65536).show_default();
   command.add_option("--alpha", o.train.alpha, "The adapter counts alpha / rank times").show_default();
   command.add_flag("--rslora", o.train.rank_stabilized, "... alpha / sqrt(rank) times");
+  command.add_flag("--dora", o.train.dora, "Train the lengths of rows beside their directions (DoRA)");
   command.add_option("--dropout", o.train.dropout, "Of the adapter's inputs")
       .between(0.0, 0.99)
       .show_default();

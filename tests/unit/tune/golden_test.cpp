@@ -173,6 +173,7 @@ class Variant : public Golden {
     options.clip = optimizer.at("max_grad_norm").get<double>();
     options.lora_plus = optimizer.value("loraplus_lr_ratio", 1.0);
     options.rank_stabilized = name == "rslora";
+    options.dora = name == "dora";
     if (name == "query_value_only") options.targets = {"q_proj", "v_proj"};
     const TrainSchedule schedule = name == "cosine" ? TrainSchedule::kCosine : TrainSchedule::kLinear;
     Adapter adapter = make_adapter(model.state(), options);
@@ -212,7 +213,7 @@ class Variant : public Golden {
 };
 
 TEST_F(Variant, OneBatchAStep) {
-  for (const char* name : {"plain", "clipping", "rslora", "cosine", "loraplus", "query_value_only"})
+  for (const char* name : {"plain", "clipping", "rslora", "cosine", "loraplus", "query_value_only", "dora"})
     run(name, [](size_t step) { return std::vector<Batch>{batch_of(step_rows(step))}; });
 }
 

@@ -245,6 +245,7 @@ TEST(Schedule, FactorsOfTransformers) {
   EXPECT_EQ(1, schedule_factor(TrainSchedule::kLinear, 4, 4, 20));
   EXPECT_NEAR(1.0 / 16, schedule_factor(TrainSchedule::kLinear, 19, 4, 20), 1e-15);
   EXPECT_NEAR(0.5, schedule_factor(TrainSchedule::kCosine, 12, 4, 20), 1e-15);
+  EXPECT_EQ(1, schedule_factor(TrainSchedule::kConstant, 0, 4, 20));
   EXPECT_EQ(1, schedule_factor(TrainSchedule::kConstant, 19, 4, 20));
 }
 
