@@ -132,27 +132,27 @@ LoraModule::LoraModule(LinearModule module, int64_t rank, double alpha, double s
   a.resize(ranks * inputs);
   b.resize(outputs * ranks);
   a_gradient.resize(a.size());
-  b_turned_gradient.resize(b.size());
-  a_turned_.resize(inputs * padded);
-  b_turned_.resize(b.size());
+  b_transposed_gradient.resize(b.size());
+  a_transposed_.resize(inputs * padded);
+  b_transposed_.resize(b.size());
   b_padded_.resize(outputs * padded);
 }
 
 void LoraModule::refresh() noexcept {
   for (int64_t r = 0; r < rank_; ++r)
     for (int64_t i = 0; i < module_.in; ++i)
-      a_turned_[static_cast<size_t>(i * padded_ + r)] = a[static_cast<size_t>(r * module_.in + i)];
+      a_transposed_[static_cast<size_t>(i * padded_ + r)] = a[static_cast<size_t>(r * module_.in + i)];
   for (int64_t o = 0; o < module_.out; ++o)
     for (int64_t r = 0; r < rank_; ++r) {
       const float value = b[static_cast<size_t>(o * rank_ + r)];
-      b_turned_[static_cast<size_t>(r * module_.out + o)] = value;
+      b_transposed_[static_cast<size_t>(r * module_.out + o)] = value;
       b_padded_[static_cast<size_t>(o * padded_ + r)] = value;
     }
 }
 
 void LoraModule::clear_gradients() noexcept {
   std::fill(a_gradient.begin(), a_gradient.end(), 0.0f);
-  std::fill(b_turned_gradient.begin(), b_turned_gradient.end(), 0.0f);
+  std::fill(b_transposed_gradient.begin(), b_transposed_gradient.end(), 0.0f);
   std::fill(magnitude_gradient.begin(), magnitude_gradient.end(), 0.0f);
 }
 
@@ -206,7 +206,7 @@ std::vector<float> LoraModule::b_gradient() const {
   for (int64_t r = 0; r < rank_; ++r)
     for (int64_t o = 0; o < module_.out; ++o)
       result[static_cast<size_t>(o * rank_ + r)] =
-          b_turned_gradient[static_cast<size_t>(r * module_.out + o)];
+          b_transposed_gradient[static_cast<size_t>(r * module_.out + o)];
   return result;
 }
 

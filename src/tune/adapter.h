@@ -46,9 +46,9 @@ class LoraModule {
   // Parameters, as PEFT has them.
   std::vector<float> a;  // [rank][in]
   std::vector<float> b;  // [out][rank]
-  // Gradients; that of b turned, as it is made.
-  std::vector<float> a_gradient;         // [rank][in]
-  std::vector<float> b_turned_gradient;  // [rank][out]
+  // Gradients; that of b transposed, as it is made.
+  std::vector<float> a_gradient;             // [rank][in]
+  std::vector<float> b_transposed_gradient;  // [rank][out]
 
   // DoRA, else all empty: y = factors * (W x + scale * B A x) + bias, factors = magnitude / |rows of
   // W + scale * B A|, whose lengths are constants to the gradient.
@@ -61,9 +61,9 @@ class LoraModule {
 
   // The layouts that products read, from `a` and `b`.
   void refresh() noexcept;
-  const float* a_turned() const noexcept { return a_turned_.data(); }  // [in][padded_rank]
-  const float* b_turned() const noexcept { return b_turned_.data(); }  // [rank][out]
-  const float* b_padded() const noexcept { return b_padded_.data(); }  // [out][padded_rank]
+  const float* a_transposed() const noexcept { return a_transposed_.data(); }  // [in][padded_rank]
+  const float* b_transposed() const noexcept { return b_transposed_.data(); }  // [rank][out]
+  const float* b_padded() const noexcept { return b_padded_.data(); }          // [out][padded_rank]
 
   void clear_gradients() noexcept;
   // The gradient of `b` in its own order.
@@ -74,7 +74,7 @@ class LoraModule {
   int64_t rank_, padded_;
   double alpha_;
   float scale_;
-  std::vector<float> a_turned_, b_turned_, b_padded_;
+  std::vector<float> a_transposed_, b_transposed_, b_padded_;
   std::vector<double> squares_;  // DoRA: of the rows of W
 };
 

@@ -38,7 +38,7 @@ class Unit {
   }
 
   void forward(float* attended, float* log_sums) noexcept {
-    turn(places_.key(kv_head_), keys_);
+    transpose(places_.key(kv_head_), keys_);
     const int64_t group = places_.heads / places_.kv_heads, width = places_.heads * places_.head_dim;
     for (int64_t head = kv_head_ * group; head < (kv_head_ + 1) * group; ++head)
       for (int64_t first = 0; first < document_.length; first += kQueries) {
@@ -61,8 +61,8 @@ class Unit {
 
   void backward(const float* attended, const float* log_sums, const float* d_attended,
                 float* gradient) noexcept {
-    turn(places_.key(kv_head_), keys_);
-    turn(places_.value(kv_head_), values_);
+    transpose(places_.key(kv_head_), keys_);
+    transpose(places_.value(kv_head_), values_);
     gradient += document_.begin * places_.row();
     for (int64_t t = 0; t < document_.length; ++t)
       for (const int64_t place : {places_.key(kv_head_), places_.value(kv_head_)})
@@ -107,7 +107,7 @@ class Unit {
 
  private:
   // [positions][head_dim] to [head_dim][stride], zero behind the last.
-  void turn(int64_t place, float* to) const noexcept {
+  void transpose(int64_t place, float* to) const noexcept {
     for (int64_t d = 0; d < places_.head_dim; ++d) {
       float* row = to + d * stride_;
       for (int64_t t = 0; t < document_.length; ++t) row[t] = projected_[t * places_.row() + place + d];

@@ -29,7 +29,7 @@ struct HeadPlaces {
 };
 
 // One layer's attention. Rows of `projected` and `gradient` are laid out by `places`: queries are scaled and
-// turned, keys turned.
+// rotated, keys rotated.
 struct AttentionLayer {
   HeadPlaces places;
   int64_t window = 0;  // 0: all

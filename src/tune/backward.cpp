@@ -82,13 +82,13 @@ void Pass::backward_attention(int64_t layer, Tape& tape) {
   }
   products_.backward(weights.output, modules(layer, Place::kOutput), {tape.attended, query}, rows_,
                      {d_added_, hidden}, {tape.attention_added, hidden}, tape.z[1], {d_attended_, query});
-  turn_heads(layer, tape.projected);
-  attend_backward(attention_layer(layer), turned_, tape.attended, tape.log_sums, d_attended_, d_turned_);
-  turn_back(layer, tape.projected);
+  rotate_heads(layer, tape.projected);
+  attend_backward(attention_layer(layer), rotated_, tape.attended, tape.log_sums, d_attended_, d_rotated_);
+  rotate_back(layer, tape.projected);
   const bool last = layer == adapter_.lowest_layer;  // nothing below is trained
   const float* input = norm_before() ? tape.attention_normed : tape.input;
   products_.backward(weights.query_key_value, modules(layer, Place::kQueryKeyValue), {input, hidden}, rows_,
-                     {d_turned_, places_.row()}, {tape.projected, places_.row()}, tape.z[0],
+                     {d_rotated_, places_.row()}, {tape.projected, places_.row()}, tape.z[0],
                      {last ? nullptr : d_input_, hidden});
   if (last) return;
   if (norm_before()) return normalize_backward(weights.attention_norm, tape.input, d_input_, gradient_, true);
@@ -97,7 +97,7 @@ void Pass::backward_attention(int64_t layer, Tape& tape) {
   });
 }
 
-void Pass::turn_heads(int64_t layer, const float* projected) {
+void Pass::rotate_heads(int64_t layer, const float* projected) {
   const LayerWeights& weights = state_.layers[static_cast<size_t>(layer)];
   const kernels::TransformerKernels& kernels = kernels::table().transformer;
   const LayerConfig own = config_.layer(layer);
@@ -116,7 +116,7 @@ void Pass::turn_heads(int64_t layer, const float* projected) {
       kernels.rms_norm(at, norm.weight.data(), epsilon, width, at);
   };
   over_rows([&](int64_t row) {
-    float* to = turned_ + row * places_.row();
+    float* to = rotated_ + row * places_.row();
     std::copy(projected + row * places_.row(), projected + (row + 1) * places_.row(), to);
     if (config_.query_norm == QueryNorm::kWhole) {
       normalize(weights.query_norm, to, config_.query_size());
@@ -127,17 +127,17 @@ void Pass::turn_heads(int64_t layer, const float* projected) {
       for (int64_t head = 0; head < config_.kv_heads; ++head)
         normalize(weights.key_norm, to + places_.key(head), head_dim);
     }
-    const auto turn = [&](float* at, float factor) {
+    const auto rotate = [&](float* at, float factor) {
       if (rotary > 0) kernels.rotate(at, table->at(positions_[static_cast<size_t>(row)]), factor, rotary, at);
       if (factor != 1.0f)
         for (int64_t d = rotary; d < head_dim; ++d) at[d] *= factor;
     };
-    for (int64_t head = 0; head < config_.heads; ++head) turn(to + places_.query(head), scale);
-    for (int64_t head = 0; head < config_.kv_heads; ++head) turn(to + places_.key(head), 1.0f);
+    for (int64_t head = 0; head < config_.heads; ++head) rotate(to + places_.query(head), scale);
+    for (int64_t head = 0; head < config_.kv_heads; ++head) rotate(to + places_.key(head), 1.0f);
   });
 }
 
-void Pass::turn_back(int64_t layer, const float* projected) {
+void Pass::rotate_back(int64_t layer, const float* projected) {
   const LayerWeights& weights = state_.layers[static_cast<size_t>(layer)];
   const LayerConfig own = config_.layer(layer);
   const std::vector<float>& table = own.rope == LayerRope::kLocal ? local_rope_back_ : rope_back_;
@@ -151,17 +151,17 @@ void Pass::turn_back(int64_t layer, const float* projected) {
       config_.norm == NormKind::kLayer ? train.layer_norm_backward : train.rms_norm_backward;
   const auto epsilon = static_cast<float>(config_.norm_epsilon);
   over_rows([&](int64_t row) {
-    float* d = d_turned_ + row * places_.row();
+    float* d = d_rotated_ + row * places_.row();
     const float* x = projected + row * places_.row();
-    const auto turn = [&](float* at, float factor) {
+    const auto rotate = [&](float* at, float factor) {
       if (rotary > 0)
         kernels::table().transformer.rotate(at, table.data() + positions_[static_cast<size_t>(row)] * rotary,
                                             factor, rotary, at);
       if (factor != 1.0f)
         for (int64_t i = rotary; i < head_dim; ++i) at[i] *= factor;
     };
-    for (int64_t head = 0; head < config_.heads; ++head) turn(d + places_.query(head), scale);
-    for (int64_t head = 0; head < config_.kv_heads; ++head) turn(d + places_.key(head), 1.0f);
+    for (int64_t head = 0; head < config_.heads; ++head) rotate(d + places_.query(head), scale);
+    for (int64_t head = 0; head < config_.kv_heads; ++head) rotate(d + places_.key(head), 1.0f);
     const auto back = [&](const NormWeights& norm, int64_t at, int64_t count) {
       norm_back(x + at, norm.weight.data(), epsilon, count, d + at, d + at, false);
     };

@@ -41,7 +41,7 @@ void low_rank_down(const LoraModule& module, ConstRows x, int64_t rows, float* z
   by_rows({.a = x.data,
            .a_row = x.stride,
            .a_column = 1,
-           .b = module.a_turned(),
+           .b = module.a_transposed(),
            .b_stride = module.padded_rank(),
            .c = z,
            .c_stride = module.padded_rank(),
@@ -55,7 +55,7 @@ void low_rank_up(const LoraModule& module, const float* z, int64_t rows, float w
   by_rows({.a = z,
            .a_row = module.padded_rank(),
            .a_column = 1,
-           .b = module.b_turned(),
+           .b = module.b_transposed(),
            .b_stride = module.at().out,
            .c = y.data + module.at().first,
            .c_stride = y.stride,
@@ -115,10 +115,10 @@ float AdaptedProducts::drop_scale(const LoraModule& module, int64_t row, int64_t
   const LinearModule& at = module.at();
   const uint64_t place = (static_cast<uint64_t>(at.layer) * kPlaces + static_cast<uint64_t>(at.place)) * 4 +
                          static_cast<uint64_t>(at.part);
-  const uint64_t turn = mixed(dropout_.step * 0x10001 + dropout_.batch) ^ mixed(place + 1);
+  const uint64_t key = mixed(dropout_.step * 0x10001 + dropout_.batch) ^ mixed(place + 1);
   const uint64_t element =
       static_cast<uint64_t>(row) * static_cast<uint64_t>(at.in) + static_cast<uint64_t>(column);
-  const bool kept = uniform(options_.seed, RandomUse::kDropout, turn, element) >= options_.dropout;
+  const bool kept = uniform(options_.seed, RandomUse::kDropout, key, element) >= options_.dropout;
   return kept ? static_cast<float>(1 / (1 - options_.dropout)) : 0.0f;
 }
 
@@ -182,7 +182,7 @@ void AdaptedProducts::backward(const LinearGroup& group, std::span<LoraModule> m
                 .a_column = padded,
                 .b = own,
                 .b_stride = dy.stride,
-                .c = module.b_turned_gradient.data(),
+                .c = module.b_transposed_gradient.data(),
                 .c_stride = at.out,
                 .m = module.rank(),
                 .n = at.out,

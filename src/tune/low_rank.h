@@ -23,7 +23,7 @@ struct PassOptions {
 };
 
 // Which dropout mask: everything that it depends on but the module, the row and the column.
-struct DropoutTurn {
+struct DropoutKey {
   bool active = false;
   uint64_t step = 0, batch = 0;
 };
@@ -51,7 +51,7 @@ class AdaptedProducts {
  public:
   AdaptedProducts(const PassOptions& options, int64_t rows, int64_t widest_rank, int64_t widest_input);
 
-  void set_dropout(const DropoutTurn& turn) noexcept { dropout_ = turn; }
+  void set_dropout(const DropoutKey& key) noexcept { dropout_ = key; }
 
   // y = W x + b, plus scale * B A x of each module; z[i] keeps A x of module i, [rows][padded rank].
   void forward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x, int64_t rows, Rows y,
@@ -68,7 +68,7 @@ class AdaptedProducts {
   ConstRows dropped(const LoraModule& module, ConstRows x, int64_t rows);
 
   PassOptions options_;
-  DropoutTurn dropout_;
+  DropoutKey dropout_;
   Activations activations_;
   PackedGradients packed_;
   FloatMemory t_;        // dy B, [rows][padded rank]

@@ -21,7 +21,7 @@ double gradient_norm(const Adapter& adapter) noexcept {
   double squares = 0;
   for (const LoraModule& module : adapter.modules)
     for (const std::vector<float>* gradient :
-         {&module.a_gradient, &module.b_turned_gradient, &module.magnitude_gradient}) {
+         {&module.a_gradient, &module.b_transposed_gradient, &module.magnitude_gradient}) {
       double own = 0;
       for (const float value : *gradient) own += static_cast<double>(value) * static_cast<double>(value);
       squares += own;
@@ -63,7 +63,7 @@ void AdamW::step(Adapter& adapter, const TrainOptions& options, double rate, dou
       for (size_t o = 0; o < out; ++o)
         for (size_t r = 0; r < rank; ++r) {
           const size_t j = o * rank + r;
-          update(module.b[j], own.b.m[j], own.b.v[j], module.b_turned_gradient[r * out + o], rate_b);
+          update(module.b[j], own.b.m[j], own.b.v[j], module.b_transposed_gradient[r * out + o], rate_b);
         }
       for (size_t j = 0; j < module.magnitude.size(); ++j)
         update(module.magnitude[j], own.magnitude.m[j], own.magnitude.v[j], module.magnitude_gradient[j],

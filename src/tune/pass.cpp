@@ -19,7 +19,7 @@ int64_t widest_rank(const Adapter& adapter) noexcept {
   return widest;
 }
 
-std::vector<float> turned_back(const RopeTable* table, int64_t rotary_dim, int64_t positions) {
+std::vector<float> rotated_back(const RopeTable* table, int64_t rotary_dim, int64_t positions) {
   std::vector<float> result;
   if (table == nullptr) return result;
   for (int64_t position = 0; position < positions; ++position) {
@@ -47,8 +47,8 @@ Pass::Pass(const Model& model, Adapter& adapter, const PassOptions& options, int
   const int64_t rotary = config_.rotary_dim > 0 ? config_.rotary_dim : config_.head_dim;
   if (rope_) rope_->reserve(positions);
   if (local_rope_) local_rope_->reserve(positions);
-  rope_back_ = turned_back(rope_.get(), rotary, positions);
-  local_rope_back_ = turned_back(local_rope_.get(), rotary, positions);
+  rope_back_ = rotated_back(rope_.get(), rotary, positions);
+  local_rope_back_ = rotated_back(local_rope_.get(), rotary, positions);
 
   for (int64_t layer = 0; layer <= config_.layers; ++layer) inputs_.push_back(take(config_.hidden));
   const bool all = options_.recompute != Recompute::kFull;
@@ -69,8 +69,8 @@ Pass::Pass(const Model& model, Adapter& adapter, const PassOptions& options, int
   else
     make_z(tapes_[0], -1);
 
-  turned_ = take(places_.row());
-  d_turned_ = take(places_.row());
+  rotated_ = take(places_.row());
+  d_rotated_ = take(places_.row());
   added_ = take(config_.hidden);
   gradient_ = take(config_.hidden);
   d_added_ = take(config_.hidden);
@@ -223,8 +223,8 @@ void Pass::attention_block(int64_t layer, Tape& tape) {
   }
   products_.forward(weights.query_key_value, modules(layer, Place::kQueryKeyValue), {input, hidden}, rows_,
                     {tape.projected, places_.row()}, tape.z[0]);
-  turn_heads(layer, tape.projected);
-  attend_documents(attention_layer(layer), turned_, tape.attended, tape.log_sums);
+  rotate_heads(layer, tape.projected);
+  attend_documents(attention_layer(layer), rotated_, tape.attended, tape.log_sums);
   float* added = tape.attention_added != nullptr ? tape.attention_added : added_;
   products_.forward(weights.output, modules(layer, Place::kOutput), {tape.attended, config_.query_size()},
                     rows_, {added, hidden}, tape.z[1]);
@@ -315,7 +315,7 @@ double Pass::loss(const Batch& batch, bool with_adapter) {
   return sum;
 }
 
-double Pass::loss_and_gradients(const Batch& batch, double weight, const DropoutTurn& dropout) {
+double Pass::loss_and_gradients(const Batch& batch, double weight, const DropoutKey& dropout) {
   products_.set_dropout(dropout);
   begin(batch);
   embed(batch);

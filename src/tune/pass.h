@@ -42,7 +42,7 @@ class Pass {
   // Sum of -log p over the batch's targets, in nats. Throws kNotFinite naming layer and row.
   double loss(const Batch& batch, bool with_adapter);
   // The same, and adds `weight` times its gradient to the adapter's gradients.
-  double loss_and_gradients(const Batch& batch, double weight, const DropoutTurn& dropout);
+  double loss_and_gradients(const Batch& batch, double weight, const DropoutKey& dropout);
 
   uint64_t bytes() const noexcept { return bytes_; }
   Recompute recompute() const noexcept { return options_.recompute; }
@@ -75,8 +75,8 @@ class Pass {
   // Gradient of what a block added, into d_added_; gradient_ becomes that of the stream beside it.
   void split_gradient(const NormWeights& norm, const NormWeights& post_norm, const float* kept_added,
                       const float* sum);
-  void turn_heads(int64_t layer, const float* projected);
-  void turn_back(int64_t layer, const float* projected);
+  void rotate_heads(int64_t layer, const float* projected);
+  void rotate_back(int64_t layer, const float* projected);
   bool norm_before() const noexcept {
     return config_.norm_place == NormPlace::kBefore || config_.norm_place == NormPlace::kAround;
   }
@@ -96,7 +96,7 @@ class Pass {
   std::vector<FloatMemory> memory_;
 
   std::shared_ptr<RopeTable> rope_, local_rope_;
-  std::vector<float> rope_back_, local_rope_back_;  // the same angles, turned back
+  std::vector<float> rope_back_, local_rope_back_;  // the opposite angles
 
   std::vector<Tape> tapes_;     // one a layer, or one for all of them
   std::vector<float*> inputs_;  // of the layers and, last, of the head
@@ -114,8 +114,8 @@ class Pass {
   };
   std::vector<Target> targets_;
 
-  float* turned_ = nullptr;       // [rows][projected]: queries and keys normed, scaled and turned
-  float* d_turned_ = nullptr;     // gradients of them, then of what the matrices gave
+  float* rotated_ = nullptr;      // [rows][projected]: queries and keys normed, scaled and rotated
+  float* d_rotated_ = nullptr;    // gradients of them, then of what the matrices gave
   float* added_ = nullptr;        // [rows][hidden]
   float* gradient_ = nullptr;     // of the residual stream
   float* d_added_ = nullptr;      // of what a block added

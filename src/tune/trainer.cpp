@@ -165,9 +165,9 @@ struct Trainer::State {
     for (LoraModule& module : adapter.modules) module.clear_gradients();
     double sum = 0;
     for (size_t i = 0; i < batches.size() && result.tokens > 0; ++i) {
-      const DropoutTurn turn{.active = true, .step = static_cast<uint64_t>(index), .batch = i};
+      const DropoutKey key{.active = true, .step = static_cast<uint64_t>(index), .batch = i};
       try {
-        sum += passes().loss_and_gradients(batches[i], 1.0 / static_cast<double>(result.tokens), turn);
+        sum += passes().loss_and_gradients(batches[i], 1.0 / static_cast<double>(result.tokens), key);
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kNotFinite) throw;
         fail(ErrorCode::kNotFinite, "step {}: {}", index + 1, error.what());
@@ -271,13 +271,13 @@ TrainLoss Trainer::evaluate(std::span<const TrainRow> rows, bool with_adapter) {
 TrainStep Trainer::dump_gradients(const std::string& path) {
   State& s = *state_;
   const TrainStep result = s.gradients(s.finished);
-  std::vector<std::vector<float>> turned;
+  std::vector<std::vector<float>> up_gradients;
   std::vector<NamedFloats> tensors;
-  for (const LoraModule& module : s.adapter.modules) turned.push_back(module.b_gradient());
+  for (const LoraModule& module : s.adapter.modules) up_gradients.push_back(module.b_gradient());
   for (size_t i = 0; i < s.adapter.modules.size(); ++i) {
     const LoraModule& module = s.adapter.modules[i];
     tensors.push_back({a_name(module), Shape({module.rank(), module.at().in}), module.a_gradient});
-    tensors.push_back({b_name(module), Shape({module.at().out, module.rank()}), turned[i]});
+    tensors.push_back({b_name(module), Shape({module.at().out, module.rank()}), up_gradients[i]});
     if (module.dora())
       tensors.push_back({magnitude_name(module), Shape({module.at().out}), module.magnitude_gradient});
   }
