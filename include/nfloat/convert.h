@@ -114,7 +114,7 @@ struct Finding {
 };
 
 // Companions complete and consistent, quant_map the one that loaders use, scales finite, config.json in
-// agreement.
+// agreement, a tokenizer that opens; of a GGUF file its configuration and chat template too.
 NFLOAT_API std::vector<Finding> check_checkpoint(const Checkpoint& checkpoint,
                                                  const ConvertControl& control = {});
 

@@ -52,6 +52,7 @@
 #include "nfloat/formats.h"   // number formats as round trips of weights
 #include "nfloat/plot.h"
 #include "nfloat/report.h"
+#include "nfloat/results.h"  // results as JSON documents
 #include "nfloat/tasks.h"  // tests with known answers
 
 // 6. Models changed by a text.

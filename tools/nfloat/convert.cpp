@@ -4,10 +4,10 @@
 #include <cmath>
 #include <map>
 
-#include "base/json.h"
 #include "commands.h"
 #include "convert_options.h"
 #include "nfloat/bridge.h"
+#include "nfloat/results.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -25,18 +25,6 @@ double bits(const BridgeTensor& tensor) {
 
 std::string sqnr(double error, double original) {
   return error > 0 ? fmt::format("{:.2f}", 10 * std::log10(original / error)) : "exact";
-}
-
-// Sums over the weights that an adapter changed and that were quantized again.
-BridgeTensor adapter_total(const BridgeResult& result) {
-  BridgeTensor total;
-  for (const BridgeTensor& tensor : result.tensors) {
-    if (tensor.squared_change == 0) continue;
-    total.squared_error += tensor.squared_error;
-    total.squared_change += tensor.squared_change;
-    total.change_product += tensor.change_product;
-  }
-  return total;
 }
 
 // Below this share the merged model is not the one that was trained.
@@ -96,38 +84,6 @@ void print_table(const BridgeResult& result, bool all) {
   fmt::print("{}\n", table.to_string());
 }
 
-void print_json(const BridgeResult& result) {
-  Json json;
-  json["files"] = result.files;
-  json["parameters"] = result.parameters;
-  json["merged"] = result.merged;
-  if (const BridgeTensor total = adapter_total(result); total.squared_change > 0) {
-    json["adapter_left"] = total.adapter_left();
-    json["adapter_error"] = total.adapter_error();
-  }
-  json["bytes_before"] = result.bytes_before;
-  json["bytes_after"] = result.bytes_after;
-  json["seconds"] = result.seconds;
-  json["sync_seconds"] = result.sync_seconds;
-  json["check_seconds"] = result.check_seconds;
-  json["lost"] = result.notes;
-  for (const BridgeTensor& tensor : result.tensors) {
-    Json one = {{"name", tensor.name},
-                {"before", tensor.before},
-                {"after", tensor.after},
-                {"elements", tensor.elements},
-                {"bytes", tensor.bytes}};
-    one["exact"] = tensor.squared_error == 0;
-    if (tensor.squared_error > 0) one["sqnr_db"] = tensor.sqnr_db();
-    if (tensor.squared_change > 0) {
-      one["adapter_left"] = tensor.adapter_left();
-      one["adapter_error"] = tensor.adapter_error();
-    }
-    json["tensors"].push_back(std::move(one));
-  }
-  fmt::print("{}\n", json.dump(2));
-}
-
 void run(const Options& options) {
   BridgeOptions bridge;
   bridge.check = options.check;
@@ -157,7 +113,10 @@ void run(const Options& options) {
                                       : write_folder(input, options.output, bridge, control);
   bar->finish();
   warn_of_loss(result, !options.original.empty());
-  if (options.json) return print_json(result);
+  if (options.json) {
+    fmt::print("{}\n", convert_json(result));
+    return;
+  }
   print_table(result, options.all);
   double error = 0, original = 0;
   for (const BridgeTensor& tensor : result.tensors) {

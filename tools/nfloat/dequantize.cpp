@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
-#include "base/json.h"
 #include "commands.h"
 #include "convert_options.h"
 #include "nfloat/convert.h"
+#include "nfloat/results.h"
 
 namespace nfloat::cli {
 namespace {
@@ -28,15 +28,7 @@ void run(const Options& options) {
   bar->finish();
   const double rate = static_cast<double>(result.plan.bytes_after) / 1e9 / std::max(result.seconds, 1e-9);
   if (options.json) {
-    Json json;
-    json["files"] = result.files;
-    json["parameters"] = result.plan.parameters;
-    json["dequantized_parameters"] = result.plan.quantized_parameters;
-    json["bytes_before"] = result.plan.bytes_before;
-    json["bytes_after"] = result.plan.bytes_after;
-    json["seconds"] = result.seconds;
-    json["sync_seconds"] = result.sync_seconds;
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", dequantize_json(result));
     return;
   }
   fmt::print(

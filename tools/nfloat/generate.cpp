@@ -6,11 +6,11 @@
 #include <optional>
 #include <utility>
 
-#include "base/json.h"
 #include "commands.h"
 #include "model_options.h"
 #include "nfloat/error.h"
 #include "nfloat/generate.h"
+#include "nfloat/results.h"
 #include "nfloat/tokenizer.h"
 #include "notes.h"
 #include "progress.h"
@@ -32,47 +32,14 @@ struct Options {
   bool ignore_eos = false, echo = false, quiet = false, json = false;
 };
 
-struct Result {
-  std::string text;
-  std::vector<int32_t> tokens;
-  std::string finish_reason;
-  Json logprobs = Json::array();
-  GenerationCounts counts;
-};
-
-const char* name_of(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kEndOfText:
-      return "end of text";
-    case FinishReason::kStopText:
-      return "stop";
-    case FinishReason::kCancelled:
-      return "interrupted";
-    case FinishReason::kTokenLimit:
-    case FinishReason::kContextFull:
-      break;
-  }
-  return "length";
-}
-
-Json logprobs_of(const Tokenizer& tokenizer, const GeneratedToken& piece) {
-  const auto one = [&](int32_t id, double value) {
-    return Json{{"id", id}, {"text", tokenizer.token_bytes(id)}, {"logprob", value}};
-  };
-  Json result = one(piece.token, piece.log_probability);
-  result["top"] = Json::array();
-  for (const TokenProbability& other : piece.most_likely)
-    result["top"].push_back(one(other.token, static_cast<double>(other.log_probability)));
-  return result;
-}
-
 void show(const Options& options, const std::string& text) {
   if (options.json || text.empty()) return;
   write_answer(text);
 }
 
-Result generate(const Options& options, Session session, const Tokenizer& tokenizer, Sampler& sampler,
-                const std::vector<int32_t>& ends, const std::vector<int32_t>& prompt) {
+GenerationRecord generate(const Options& options, Session session, const Tokenizer& tokenizer,
+                          Sampler& sampler, const std::vector<int32_t>& ends,
+                          const std::vector<int32_t>& prompt) {
   TokenSequence sequence(std::move(session));
   const int64_t room = sequence.room() - static_cast<int64_t>(prompt.size());
   Generation generation(sequence, tokenizer, sampler, prompt,
@@ -82,35 +49,27 @@ Result generate(const Options& options, Session session, const Tokenizer& tokeni
                          .log_probabilities = options.logprobs,
                          .look_up = options.look_up});
   generation.cancel_when(interrupted);
-  Result result;
+  GenerationRecord result;
+  result.prompt = prompt;
   while (const std::optional<GeneratedToken> piece = generation.next()) {
     show(options, piece->text);
     result.text += piece->text;
-    if (options.logprobs >= 0 && piece->token >= 0) result.logprobs.push_back(logprobs_of(tokenizer, *piece));
+    if (options.logprobs >= 0 && piece->token >= 0) result.log_probabilities.push_back(*piece);
   }
   result.tokens.assign(generation.generated().begin(), generation.generated().end());
-  result.finish_reason = name_of(*generation.reason());
-  result.counts = generation.counts();
+  result.reason = generation.reason();
+  result.prefill_seconds = generation.counts().read_seconds;
+  result.decode_seconds = generation.counts().generate_seconds;
   return result;
 }
 
-void print_json(const Result& result, const std::vector<int32_t>& prompt) {
-  Json json{{"text", result.text},
-            {"tokens", result.tokens},
-            {"prompt_tokens", prompt},
-            {"finish_reason", result.finish_reason},
-            {"prefill_seconds", result.counts.read_seconds},
-            {"decode_seconds", result.counts.generate_seconds}};
-  if (!result.logprobs.empty()) json["logprobs"] = result.logprobs;
-  fmt::print("{}\n", json.dump(2, Json::Invalid::kReplace));
-}
-
-void print_speed(const Result& result, size_t prompt) {
+void print_speed(const GenerationRecord& result) {
+  const size_t prompt = result.prompt.size();
   // The first token comes from the prompt's own pass.
   const double decoded = static_cast<double>(result.tokens.empty() ? 0 : result.tokens.size() - 1);
   fmt::print(stderr, "\n[prompt {} tokens, {:.0f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}]\n",
-             prompt, static_cast<double>(prompt) / result.counts.read_seconds, result.tokens.size(),
-             decoded > 0 ? decoded / result.counts.generate_seconds : 0.0, result.finish_reason);
+             prompt, static_cast<double>(prompt) / result.prefill_seconds, result.tokens.size(),
+             decoded > 0 ? decoded / result.decode_seconds : 0.0, finish_reason_name(*result.reason));
 }
 
 void run(const Options& options) {
@@ -139,13 +98,13 @@ void run(const Options& options) {
   Session session(model, {.context = std::min(most, length + options.max_tokens),
                           .kv_cache = parse_kv_cache(options.model.kv_cache)});
   if (options.echo) show(options, tokenizer.decode(prompt, true));
-  const Result result = generate(options, std::move(session), tokenizer, sampler, ends, prompt);
+  const GenerationRecord result = generate(options, std::move(session), tokenizer, sampler, ends, prompt);
   if (options.json)
-    print_json(result, prompt);
+    fmt::print("{}\n", generation_json(result, &tokenizer));
   else
     fmt::print("\n");
-  if (!options.quiet && !options.json) print_speed(result, prompt.size());
-  if (result.finish_reason == "interrupted")
+  if (!options.quiet && !options.json) print_speed(result);
+  if (result.reason == FinishReason::kCancelled)
     throw Error(ErrorCode::kInterrupted, fmt::format("interrupted after {} tokens", result.tokens.size()));
 }
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "inspect_gguf.h"
-#include "base/json.h"
 
 #include <fmt/format.h>
 
@@ -8,11 +7,8 @@
 #include <map>
 
 #include "convert_options.h"
-#include "nfloat/chat.h"
-#include "nfloat/checkpoint.h"
 #include "nfloat/gguf.h"
-#include "nfloat/model_config.h"
-#include "nfloat/tokenizer.h"
+#include "nfloat/results.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -22,49 +18,14 @@ double bits(uint64_t bytes, int64_t elements) {
   return elements > 0 ? 8 * static_cast<double>(bytes) / static_cast<double>(elements) : 0;
 }
 
-void print_json(const GgufFile& file) {
-  Json json;
-  json["path"] = file.files().front();
-  json["version"] = file.version();
-  json["files"] = file.files();
-  json["alignment"] = file.alignment();
-  json["metadata"] = Json::object();
-  for (const GgufValue& value : file.metadata()) {
-    Json& entry = json["metadata"][std::string(value.key)];
-    if (value.is_array)
-      entry = value.to_string();
-    else if (value.is_text())
-      entry = std::string(value.text());
-    else if (value.is_float())
-      entry = value.number();
-    else if (value.type == GgufValueType::kBool)
-      entry = value.integer() != 0;
-    else
-      entry = value.integer();
-  }
-  json["tensors"] = Json::array();
-  for (const GgufTensor& tensor : file.tensors())
-    json["tensors"].push_back({{"name", tensor.name},
-                               {"type", gguf_type_info(tensor.type).name},
-                               {"shape", tensor.shape.dims()},
-                               {"bytes", tensor.bytes},
-                               {"bits_per_weight", bits(tensor.bytes, tensor.shape.elements())}});
-  fmt::print("{}\n", json.dump(2, Json::Invalid::kReplace));
-}
-
 }  // namespace
-
-void check_gguf(const std::string& path) {
-  const Checkpoint checkpoint(path);
-  parse_model_config(checkpoint.text_file("config.json"), path);
-  if (GgufFile(path).text_or("tokenizer.ggml.model", "no_vocab") == "no_vocab") return;
-  Tokenizer::load(path);
-  ChatTemplate::load(path);
-}
 
 void inspect_gguf(const std::string& path, bool all, bool json) {
   const GgufFile file(path);
-  if (json) return print_json(file);
+  if (json) {
+    fmt::print("{}\n", inspect_json(file));
+    return;
+  }
   fmt::print(
       "GGUF version {}, {}, {} metadata entries, {} tensors\n\n", file.version(),
       file.files().size() == 1 ? std::string("one file") : fmt::format("{} files", file.files().size()),

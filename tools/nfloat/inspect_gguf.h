@@ -10,10 +10,6 @@ namespace nfloat::cli {
 // `all`.
 void inspect_gguf(const std::string& path, bool all, bool json);
 
-// Opens the file as `generate` would: metadata, names and shapes of tensors, tokenizer, chat template. Throws
-// what is wrong.
-void check_gguf(const std::string& path);
-
 }  // namespace nfloat::cli
 
 #endif  // NFLOAT_TOOLS_INSPECT_GGUF_H_

@@ -5,13 +5,13 @@
 #include <memory>
 #include <optional>
 
-#include "base/json.h"
 #include "calibration_text.h"
 #include "commands.h"
 #include "convert_options.h"
 #include "nfloat/calibrate.h"
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
+#include "nfloat/results.h"
 #include "notes.h"
 #include "progress.h"
 #include "table.h"
@@ -107,35 +107,10 @@ std::string summary(const QuantizationPlan& plan) {
   return table.to_string();
 }
 
-Json to_json(const QuantizationPlan& plan) {
-  Json json;
-  json["parameters"] = plan.parameters;
-  json["quantized_parameters"] = plan.quantized_parameters;
-  json["bytes_before"] = plan.bytes_before;
-  json["bytes_after"] = plan.bytes_after;
-  json["bits_per_weight_before"] = bits(plan.bytes_before, plan.parameters);
-  json["bits_per_weight_after"] = bits(plan.bytes_after, plan.parameters);
-  json["copied_files"] = plan.copied_files;
-  json["tensors"] = Json::array();
-  for (const TensorPlan& tensor : plan.tensors) {
-    Json entry;
-    entry["name"] = tensor.input.name;
-    entry["dtype"] = dtype_name(tensor.input.dtype);
-    entry["shape"] = tensor.input.shape.dims();
-    entry["quantized"] = tensor.quantize;
-    if (!tensor.quantize) entry["reason"] = tensor.reason;
-    entry["bytes_before"] = tensor.input.bytes;
-    entry["bytes_after"] = tensor.bytes_after;
-    json["tensors"].push_back(std::move(entry));
-  }
-  return json;
-}
-
-// What calibration found, and the text it was done with; kept until the result is written.
+// What calibration found, kept until the result is written.
 struct Calibrated {
-  Calibration calibration;
-  std::string text_hash;
-  int level = 1;
+  std::map<std::string, QuantizedTensor> tensors;
+  CalibrationRecord record;
 };
 
 // Throws Error when the result is worse than what needs no text.
@@ -148,21 +123,25 @@ Calibrated calibrate_model(const Options& options, const std::string& folder,
                 fmt::format("{}: no config.json: what is calibrated is a model that runs", options.input));
   const ModelConfig config = parse_model_config(text, folder + "/config.json");
   Calibrated result;
-  result.level = options.level > 0 ? options.level : options.preset == "calibrated" ? 2 : 1;
+  CalibrationRecord& record = result.record;
+  record.text = options.calibrate;
+  record.level = options.level > 0 ? options.level : options.preset == "calibrated" ? 2 : 1;
   const auto windows =
-      calibration_windows(options.calibrate, folder, config, options.calibration_tokens, &result.text_hash);
+      calibration_windows(options.calibrate, folder, config, options.calibration_tokens, &record.text_hash);
   ProgressBar bar("calibrate", "layers");
   CalibrationOptions own;
-  own.level = result.level;
+  own.level = record.level;
   own.fast = options.fast;
   own.threads = options.threads;
   own.progress = [&bar](int64_t layer, int64_t layers) {
     if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while calibrating");
     bar.update(static_cast<uint64_t>(layer), static_cast<uint64_t>(layers), "");
   };
-  result.calibration = calibrate(checkpoint, config, windows, settings, own);
+  Calibration calibration = calibrate(checkpoint, config, windows, settings, own);
   bar.finish();
-  const CalibrationReport& report = result.calibration.report;
+  result.tensors = std::move(calibration.tensors);
+  record.report = calibration.report;
+  const CalibrationReport& report = record.report;
   if (!(report.kl <= report.plain_kl))
     throw Error(
         ErrorCode::kInvalidArgument,
@@ -171,21 +150,6 @@ Calibrated calibrate_model(const Options& options, const std::string& folder,
                     "other text",
                     options.calibrate, report.kl, report.plain_kl));
   return result;
-}
-
-Json calibration_json(const Calibrated& calibrated, const std::string& text) {
-  const CalibrationReport& report = calibrated.calibration.report;
-  return {{"text", text},
-          {"text_fnv1a", calibrated.text_hash},
-          {"level", calibrated.level},
-          {"tokens", report.tokens},
-          {"held_back_tokens", report.held_tokens},
-          {"tensors", report.tensors},
-          {"kept_plain", report.kept_plain},
-          {"proxy_loss", report.loss},
-          {"proxy_loss_of_best", report.plain_loss},
-          {"mean_kl", report.kl},
-          {"mean_kl_of_best", report.plain_kl}};
 }
 
 void run(const Options& options, bool scale_given) {
@@ -198,7 +162,7 @@ void run(const Options& options, bool scale_given) {
   if (options.dry_run) {
     const QuantizationPlan plan = plan_quantization(input, settings);
     if (options.json) {
-      fmt::print("{}\n", to_json(plan).dump(2));
+      fmt::print("{}\n", quantization_plan_json(plan));
     } else {
       fmt::print(
           "{}\nNothing was written (--dry-run). Copied along: {}\n", summary(plan),
@@ -212,8 +176,8 @@ void run(const Options& options, bool scale_given) {
   if (!options.calibrate.empty()) {
     calibrated = calibrate_model(options, folder, settings);
     settings.prepared = [&calibrated](const std::string& name) {
-      const auto found = calibrated->calibration.tensors.find(name);
-      return found == calibrated->calibration.tensors.end() ? nullptr : &found->second;
+      const auto found = calibrated->tensors.find(name);
+      return found == calibrated->tensors.end() ? nullptr : &found->second;
     };
   }
   const auto bar = std::make_shared<ProgressBar>("quantize", "GB");
@@ -222,24 +186,18 @@ void run(const Options& options, bool scale_given) {
   bar->finish();
   const double rate = static_cast<double>(result.plan.bytes_before) / 1e9 / std::max(result.seconds, 1e-9);
   if (options.json) {
-    Json json = to_json(result.plan);
-    json["files"] = result.files;
-    json["seconds"] = result.seconds;
-    json["sync_seconds"] = result.sync_seconds;
-    json["input_gigabytes_per_second"] = rate;
-    if (calibrated) json["calibration"] = calibration_json(*calibrated, options.calibrate);
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", quantize_json(result, calibrated ? std::optional(calibrated->record) : std::nullopt));
     return;
   }
   fmt::print("{}\n{}: {} file{}, {:.2f} s at {:.2f} GB/s of input, {:.2f} s more until the disk had it\n",
              summary(result.plan), options.output, result.files.size(), result.files.size() == 1 ? "" : "s",
              result.seconds, rate, result.sync_seconds);
   if (calibrated) {
-    const CalibrationReport& report = calibrated->calibration.report;
+    const CalibrationReport& report = calibrated->record.report;
     fmt::print(
         "Calibrated at level {} on {} tokens. On {} tokens held back: mean KL {:.6f} nats from the original, "
         "{:.0f} % of the {:.6f} of --preset best{}\n",
-        calibrated->level, report.tokens, report.held_tokens, report.kl,
+        calibrated->record.level, report.tokens, report.held_tokens, report.kl,
         report.plain_kl > 0 ? 100 * report.kl / report.plain_kl : 100.0, report.plain_kl,
         report.kept_plain > 0 ? fmt::format("; {} kept its coding", count_of(report.kept_plain, "tensor"))
                               : "");

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_RESULTS_H_
+#define NFLOAT_RESULTS_H_
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/bridge.h"
+#include "nfloat/calibrate.h"
+#include "nfloat/checkpoint.h"
+#include "nfloat/convert.h"
+#include "nfloat/generate.h"
+#include "nfloat/gguf.h"
+#include "nfloat/tokenizer.h"
+
+// Results as JSON documents: what `nfloat COMMAND --json` prints, without its last line break. A number that
+// is infinite or not defined is null.
+namespace nfloat {
+
+// What a checkpoint was calibrated with.
+struct CalibrationRecord {
+  CalibrationReport report;
+  std::string text;       // its name
+  std::string text_hash;  // of its bytes, FNV-1a in hexadecimal digits
+  int level = 1;
+};
+
+// As `nfloat quantize --dry-run`.
+NFLOAT_API std::string quantization_plan_json(const QuantizationPlan& plan);
+// As `nfloat quantize`.
+NFLOAT_API std::string quantize_json(const ConvertResult& result,
+                                     const std::optional<CalibrationRecord>& calibration = std::nullopt);
+// As `nfloat dequantize`.
+NFLOAT_API std::string dequantize_json(const ConvertResult& result);
+// As `nfloat convert`: of write_gguf and write_folder.
+NFLOAT_API std::string convert_json(const BridgeResult& result);
+
+// The squared error of all weights, of an adapter's change that was quantized again.
+NFLOAT_API BridgeTensor adapter_total(const BridgeResult& result);
+// Of several weights as of one; `inexact_only` leaves out those without an error.
+NFLOAT_API TensorError total_error(const std::vector<TensorError>& errors, bool inexact_only = false);
+
+// One weight with everything that belongs to it.
+struct StoredWeight {
+  std::string name;
+  std::string layout;  // "plain", "nf4, blocks of 64, double", "Q4_0"
+  DType dtype = DType::kF32;
+  Shape shape;
+  uint64_t bytes = 0;  // companions included
+};
+NFLOAT_API std::vector<StoredWeight> stored_weights(const Checkpoint& checkpoint);
+
+// As `nfloat inspect`, with the findings of check_checkpoint and the errors of compare_checkpoints where
+// they are given. Of a GGUF file its metadata and tensors.
+NFLOAT_API std::string inspect_json(const Checkpoint& checkpoint,
+                                    const std::optional<std::vector<Finding>>& findings = std::nullopt,
+                                    const std::optional<std::vector<TensorError>>& errors = std::nullopt);
+NFLOAT_API std::string inspect_json(const GgufFile& file);
+
+// A text that was generated.
+struct GenerationRecord {
+  std::string text;
+  std::vector<int32_t> prompt, tokens;
+  std::optional<FinishReason> reason;  // unset: it goes on
+  double prefill_seconds = 0, decode_seconds = 0;
+  std::vector<GeneratedToken> log_probabilities;  // of each token; empty: not asked for
+};
+// "end of text", "stop", "length", "interrupted".
+NFLOAT_API const char* finish_reason_name(FinishReason reason) noexcept;
+// As `nfloat generate`. `tokenizer` null: log-probabilities have ids and no texts.
+NFLOAT_API std::string generation_json(const GenerationRecord& record, const Tokenizer* tokenizer);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_RESULTS_H_
