@@ -21,29 +21,23 @@ int main(int argc, char** argv) {
   if (nfloat_model_load(argv[1], NULL, NULL, &model, &error)) return failed(error);
   if (nfloat_session_create(model, NULL, &session, &error)) return failed(error);
   if (nfloat_tokenizer_encode(tokenizer, argv[2], strlen(argv[2]), 0, &prompt, &error)) return failed(error);
-  const int64_t vocabulary = nfloat_model_vocabulary(model);
   nfloat_model_free(model);  // the session keeps what it needs
 
+  nfloat_generator_options options = {.struct_size = sizeof options};
+  options.max_tokens = 32;
+  nfloat_generator* generator = NULL;
+  if (nfloat_generator_create(session, tokenizer, nfloat_buffer_data(prompt),
+                              nfloat_buffer_bytes(prompt) / sizeof(int32_t), &options, &generator, &error))
+    return failed(error);
   printf("%s", argv[2]);
-  const int32_t* tokens = nfloat_buffer_data(prompt);
-  size_t count = nfloat_buffer_bytes(prompt) / sizeof *tokens;
-  int32_t next = 0;
-  for (int step = 0; step < 32 && nfloat_session_position(session) < nfloat_session_context(session);
-       ++step) {
-    if (nfloat_session_prefill(session, tokens, count, NULL, 0, NULL, &error)) return failed(error);
-    const float* logits = nfloat_session_logits(session);
-    next = 0;
-    for (int32_t i = 1; i < vocabulary; ++i)
-      if (logits[i] > logits[next]) next = i;
-    if (next == nfloat_tokenizer_eos_id(tokenizer)) break;
-    nfloat_buffer* piece = NULL;
-    if (nfloat_tokenizer_token_bytes(tokenizer, next, &piece, &error)) return failed(error);
-    fwrite(nfloat_buffer_data(piece), 1, nfloat_buffer_bytes(piece), stdout);
-    nfloat_buffer_free(piece);
-    tokens = &next;
-    count = 1;
-  }
+  nfloat_token token;
+  do {
+    if (nfloat_generator_next(generator, NULL, &token, &error)) return failed(error);
+    fwrite(token.text, 1, token.text_bytes, stdout);
+    fflush(stdout);
+  } while (token.finish == NFLOAT_FINISH_NONE);
   printf("\n");
+  nfloat_generator_free(generator);
   nfloat_buffer_free(prompt);
   nfloat_session_free(session);
   nfloat_tokenizer_free(tokenizer);

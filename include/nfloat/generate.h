@@ -75,6 +75,9 @@ class NFLOAT_API Continuation {
   // `prompt`: the tokens before. A text that continues them keeps its leading space.
   Continuation(const Tokenizer& tokenizer, Sampler& sampler, std::span<const int32_t> prompt,
                const GenerationOptions& options);
+  // `tokenizer` null: tokens have no texts, so stop texts and channels are not seen.
+  Continuation(const Tokenizer* tokenizer, Sampler& sampler, std::span<const int32_t> prompt,
+               const GenerationOptions& options);
   Continuation(Continuation&&) noexcept;
   Continuation& operator=(Continuation&&) noexcept;
   ~Continuation();

@@ -298,12 +298,83 @@ NFLOAT_API nfloat_status nfloat_checkpoint_view(const nfloat_checkpoint* checkpo
                                                 nfloat_tensor* view, nfloat_error** error);
 NFLOAT_API nfloat_status nfloat_checkpoint_quantized(const nfloat_checkpoint* checkpoint, const char* name,
                                                      nfloat_quantized_view* view, nfloat_error** error);
+// JSON, as `nfloat inspect --json`; for a GGUF file its metadata and tensors.
+NFLOAT_API nfloat_status nfloat_checkpoint_describe(const nfloat_checkpoint* checkpoint, nfloat_buffer** json,
+                                                    nfloat_error** error);
+// The same with "sound" and "findings", as `nfloat inspect --check --json`. Faults are findings and no
+// failure of the call. Progress in bytes.
+NFLOAT_API nfloat_status nfloat_check_checkpoint(const nfloat_checkpoint* checkpoint, nfloat_control* control,
+                                                 nfloat_buffer** json, nfloat_error** error);
+// The same with "total", "total_of_inexact" and "errors", worst first, as `nfloat inspect --against --json`.
+// NFLOAT_MALFORMED_FILE: names or shapes differ. Progress in bytes.
+NFLOAT_API nfloat_status nfloat_compare_checkpoints(const nfloat_checkpoint* checkpoint,
+                                                    const nfloat_checkpoint* original,
+                                                    nfloat_control* control, nfloat_buffer** json,
+                                                    nfloat_error** error);
 // A text file of the folder. NFLOAT_NOT_FOUND: there is none.
 NFLOAT_API nfloat_status nfloat_checkpoint_text_file(const nfloat_checkpoint* checkpoint, const char* name,
                                                      nfloat_buffer** text, nfloat_error** error);
 // Where the Hugging Face cache of this machine has org/model; a path that exists stays as it is.
 NFLOAT_API nfloat_status nfloat_resolve_model_path(const char* path, nfloat_buffer** resolved,
                                                    nfloat_error** error);
+
+// ---- conversion
+//
+// The output is a folder when the input is one or a GGUF file, else a file. It appears whole or not at all;
+// NFLOAT_ALREADY_EXISTS without `overwrite`. json may be null. Progress in bytes of the input.
+
+typedef struct nfloat_quantize_checkpoint_options {
+  size_t struct_size;
+  const char* format;                       // "nf4"; "fp4"
+  const nfloat_quantize_options* quantize;  // its threads count for the whole call
+  nfloat_dtype storage;                     // U8; BF16, F16 and F32 hold the same bytes
+  int32_t quantize_experts;                 // 0 or 1: 3-D expert weights too
+  const char* const* skip;                  // regular expressions searched in names: these tensors stay plain
+  size_t skip_count;
+  const char* const* only;  // all others stay plain
+  size_t only_count;
+  uint64_t shard_bytes;  // 5000000000
+  int32_t overwrite;     // 0 or 1
+  int32_t reserved;      // 0
+} nfloat_quantize_checkpoint_options;
+// JSON: as `nfloat quantize --dry-run --json`.
+NFLOAT_API nfloat_status nfloat_plan_quantization(const nfloat_checkpoint* input,
+                                                  const nfloat_quantize_checkpoint_options* options,
+                                                  nfloat_buffer** json, nfloat_error** error);
+// To 4 bits, as bitsandbytes lays them out. JSON: as `nfloat quantize --json`.
+NFLOAT_API nfloat_status nfloat_quantize_checkpoint(const nfloat_checkpoint* input, const char* output,
+                                                    const nfloat_quantize_checkpoint_options* options,
+                                                    nfloat_control* control, nfloat_buffer** json,
+                                                    nfloat_error** error);
+
+// The input of these three is read from its files again; what they hold in blocks is decoded to float32.
+typedef struct nfloat_convert_options {
+  size_t struct_size;
+  const char* type;     // of the matrices: null as they are; "bfloat16", "float16", "float32"; of GGUF files
+                        // also "q8_0", "q4_k", ...
+  const char* lora;     // folder of an adapter to add; null: none
+  int32_t keep_packed;  // 0 or 1: 4-bit weights stay 4-bit (nfloat_write_folder)
+  nfloat_scale_method scale;  // of 4-bit weights that the adapter changes
+  uint64_t part_bytes;        // 0: one GGUF file, shards of 5 GB
+  int32_t check;              // 0 or 1: the result is read again and compared
+  int32_t overwrite;          // 0 or 1
+  int32_t threads;
+  int32_t reserved;  // 0
+} nfloat_convert_options;
+// 4-bit weights become plain ones, BF16 unless `type` says otherwise. lora, keep_packed, scale and check are
+// not for this call. JSON: as `nfloat dequantize --json`.
+NFLOAT_API nfloat_status nfloat_dequantize_checkpoint(const nfloat_checkpoint* input, const char* output,
+                                                      const nfloat_convert_options* options,
+                                                      nfloat_control* control, nfloat_buffer** json,
+                                                      nfloat_error** error);
+// A file that llama.cpp runs; output ends in ".gguf". JSON of this and the next: as `nfloat convert --json`.
+NFLOAT_API nfloat_status nfloat_write_gguf(const nfloat_checkpoint* input, const char* output,
+                                           const nfloat_convert_options* options, nfloat_control* control,
+                                           nfloat_buffer** json, nfloat_error** error);
+// A Hugging Face folder.
+NFLOAT_API nfloat_status nfloat_write_folder(const nfloat_checkpoint* input, const char* output,
+                                             const nfloat_convert_options* options, nfloat_control* control,
+                                             nfloat_buffer** json, nfloat_error** error);
 
 // ---- tokenizer, chat templates
 
@@ -408,6 +479,70 @@ typedef void (*nfloat_logits_function)(void* user, size_t entry, int64_t index, 
 NFLOAT_API nfloat_status nfloat_forward_batch(const nfloat_batch_entry* entries, size_t count,
                                               nfloat_logits_function function, void* user,
                                               nfloat_error** error);
+
+// ---- generation
+
+// All zero: the most likely token, always. What has no field here and changes the choice (suppressed tokens,
+// bad words, stop texts, n-grams) is as generation_config.json beside the model has it.
+typedef struct nfloat_sampler_options {
+  size_t struct_size;
+  uint64_t seed;
+  int64_t top_k;             // 0: all
+  float temperature;         // 0: the most likely token
+  float top_p;               // 0 and 1: all
+  float min_p;               // 0: all
+  float repetition_penalty;  // 0 and 1: none
+} nfloat_sampler_options;
+
+typedef struct nfloat_generator_options {
+  size_t struct_size;
+  const nfloat_sampler_options* sampler;
+  int64_t max_tokens;         // 0: as many as the context has room for
+  const char* const* stop;    // the text ends before the first of these
+  size_t stop_count;          // 0 without a tokenizer
+  const int32_t* end_tokens;  // null: the model's
+  size_t end_token_count;
+  int32_t ignore_end;    // 0 or 1: there are no end tokens
+  int32_t top_logprobs;  // so many of the most likely tokens are in the result, with their log-probabilities
+} nfloat_generator_options;
+
+typedef int32_t nfloat_finish;
+enum {
+  NFLOAT_FINISH_NONE = 0,    // it goes on
+  NFLOAT_FINISH_END = 1,     // an end token
+  NFLOAT_FINISH_STOP = 2,    // a stop text
+  NFLOAT_FINISH_LENGTH = 3,  // max_tokens
+  NFLOAT_FINISH_CONTEXT = 4  // the context is full
+};
+typedef struct nfloat_token {
+  const char* text;        // valid UTF-8, often empty; borrowed until the next call on the generator
+  size_t text_bytes;       // without the zero that follows
+  double log_probability;  // natural, under the logits as they are
+  int32_t token;           // -1: none; it has ended, and text is what was held back until then
+  nfloat_finish finish;    // NONE with every token
+} nfloat_token;
+
+typedef struct nfloat_generator nfloat_generator;
+// What generation_config.json beside the model asks for; without one, the most likely token. seed stays.
+NFLOAT_API nfloat_status nfloat_generation_defaults(const nfloat_model* model,
+                                                    nfloat_sampler_options* options, nfloat_error** error);
+// prompt: none only where the session has logits. The session is borrowed until the generator is freed; its
+// tokens before the prompt count for no penalty. tokenizer null: no texts.
+NFLOAT_API nfloat_status nfloat_generator_create(nfloat_session* session, const nfloat_tokenizer* tokenizer,
+                                                 const int32_t* prompt, size_t prompt_count,
+                                                 const nfloat_generator_options* options,
+                                                 nfloat_generator** generator, nfloat_error** error);
+// One token; the first call reads the prompt, with progress in its tokens and a look at the control after
+// each 64. When it has ended, token->token is -1 and token->finish says why, at every further call too. After
+// NFLOAT_INTERRUPTED it can go on.
+NFLOAT_API nfloat_status nfloat_generator_next(nfloat_generator* generator, nfloat_control* control,
+                                               nfloat_token* token, nfloat_error** error);
+// JSON of what there is so far, as `nfloat generate --json`; "finish_reason" is null before the end.
+NFLOAT_API nfloat_status nfloat_generator_result(const nfloat_generator* generator, nfloat_buffer** json,
+                                                 nfloat_error** error);
+NFLOAT_API void nfloat_generator_free(nfloat_generator* generator);
+
+// ---- evaluation
 
 typedef int32_t nfloat_perplexity_protocol;
 enum { NFLOAT_PROTOCOL_PAPER = 0, NFLOAT_PROTOCOL_LLAMA_CPP = 1, NFLOAT_PROTOCOL_BOS = 2 };

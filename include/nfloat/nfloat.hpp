@@ -53,7 +53,7 @@
 #include "nfloat/plot.h"
 #include "nfloat/report.h"
 #include "nfloat/results.h"  // results as JSON documents
-#include "nfloat/tasks.h"  // tests with known answers
+#include "nfloat/tasks.h"    // tests with known answers
 
 // 6. Models changed by a text.
 #include "nfloat/calibrate.h"   // 4-bit weights chosen by what the model does

@@ -174,13 +174,17 @@ void begin_progress(nfloat_control* control, uint64_t total) noexcept {
   control->total = total;
 }
 
-void show_progress(nfloat_control* control, uint64_t done, uint64_t total) {
+void report_progress(nfloat_control* control, uint64_t done, uint64_t total) {
   if (control == nullptr) return;
   control->total = total;
   if (done > control->done) control->done = done;
   if (const nfloat_progress_function function = control->function)
     function(control->user, control->done, total);
-  if (control->cancelled) fail(ErrorCode::kInterrupted, "the call was cancelled");
+}
+
+void show_progress(nfloat_control* control, uint64_t done, uint64_t total) {
+  report_progress(control, done, total);
+  if (control != nullptr && control->cancelled) fail(ErrorCode::kInterrupted, "the call was cancelled");
 }
 
 }  // namespace nfloat::c_api

@@ -31,10 +31,6 @@ struct nfloat_control {
   std::atomic<void*> user{nullptr};
 };
 
-struct nfloat_model {
-  nfloat::Model value;
-};
-
 namespace nfloat::c_api {
 
 // Makes *error (where error is not null) of the exception at work; its status.
@@ -119,7 +115,9 @@ inline nfloat_buffer* make_buffer(std::string_view text) {
 }
 
 void begin_progress(nfloat_control* control, uint64_t total) noexcept;
-// Says how far the work is; throws kInterrupted when cancelled. Nothing for null.
+// Says how far the work is. Nothing for null.
+void report_progress(nfloat_control* control, uint64_t done, uint64_t total);
+// The same; throws kInterrupted when cancelled.
 void show_progress(nfloat_control* control, uint64_t done, uint64_t total);
 
 }  // namespace nfloat::c_api

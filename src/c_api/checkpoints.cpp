@@ -1,43 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Files of weights, and the quant_state of their 4-bit ones.
-#include <functional>
-#include <map>
-#include <mutex>
-#include <set>
-
-#include "c_api/c_api.h"
+#include "c_api/handles.h"
 #include "checkpoint/quant_state.h"
-#include "nfloat/checkpoint.h"
 
 using nfloat::Checkpoint;
 using nfloat::ErrorCode;
 using nfloat::fail;
 using namespace nfloat::c_api;
-
-struct nfloat_checkpoint {
-  Checkpoint value;
-  std::set<std::string, std::less<>> companions;
-  explicit nfloat_checkpoint(Checkpoint opened) : value(std::move(opened)) {}
-
-  // What was shown stays as long as the checkpoint: weights decoded from blocks own their bytes.
-  const nfloat::TensorView& view(const std::string& name) const {
-    const std::lock_guard lock(mutex);
-    const auto found = views.find(name);
-    return found != views.end() ? found->second : views.emplace(name, value.view(name)).first->second;
-  }
-  const nfloat::QuantizedView& quantized(const std::string& name) const {
-    const std::lock_guard lock(mutex);
-    const auto found = quantized_views.find(name);
-    return found != quantized_views.end()
-               ? found->second
-               : quantized_views.emplace(name, value.quantized(name)).first->second;
-  }
-
- private:
-  mutable std::mutex mutex;
-  mutable std::map<std::string, nfloat::TensorView> views;
-  mutable std::map<std::string, nfloat::QuantizedView> quantized_views;
-};
 
 namespace {
 

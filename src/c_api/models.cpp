@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "c_api/c_api.h"
+#include "c_api/handles.h"
 #include "nfloat/chat.h"
 #include "nfloat/evaluate.h"
 
@@ -12,17 +12,10 @@ using nfloat::ErrorCode;
 using nfloat::fail;
 using namespace nfloat::c_api;
 
-struct nfloat_tokenizer {
-  nfloat::Tokenizer value;
-};
 struct nfloat_chat_template {
   nfloat::ChatTemplate value;
 };
-struct nfloat_session {
-  nfloat::Session value;
-};
-
-namespace {
+namespace nfloat::c_api {
 
 std::string_view text_of(const char* text, size_t bytes, const char* name) {
   return bytes == 0 ? std::string_view() : std::string_view(needed(text, name), bytes);
@@ -35,7 +28,23 @@ void check_reserved(int32_t reserved, const char* type) {
   if (reserved != 0) fail(ErrorCode::kUnsupported, "{}.reserved is {}", type, reserved);
 }
 
-}  // namespace
+PerplexityOptions perplexity_options_of(const nfloat_perplexity_options* given, nfloat_control* control) {
+  const auto from = read_options(given, "nfloat_perplexity_options");
+  check_reserved(from.reserved, "nfloat_perplexity_options");
+  PerplexityOptions options;
+  options.protocol = enumerator<PerplexityProtocol>(from.protocol, NFLOAT_PROTOCOL_BOS, "protocol");
+  options.context = from.context;
+  options.kv_cache = kv_cache_of(from.kv_cache);
+  options.precision = precision_of(from.precision);
+  begin_progress(control, 0);
+  if (control != nullptr)
+    options.progress = [control](int64_t done, int64_t total, double) {
+      show_progress(control, static_cast<uint64_t>(done), static_cast<uint64_t>(total));
+    };
+  return options;
+}
+
+}  // namespace nfloat::c_api
 
 nfloat_status nfloat_tokenizer_load(const char* path, nfloat_tokenizer** tokenizer, nfloat_error** error) {
   return guard(error, [&] {
@@ -145,7 +154,10 @@ nfloat_status nfloat_model_load(const char* path, const nfloat_model_options* gi
     begin_progress(control, 0);
     if (control != nullptr)
       options.progress = [control](uint64_t done, uint64_t total) { show_progress(control, done, total); };
-    *model = new nfloat_model{nfloat::Model::load(nfloat::resolve_model_path(needed(path, "path")), options)};
+    const std::string folder = nfloat::resolve_model_path(needed(path, "path"));
+    nfloat::Model loaded = nfloat::Model::load(folder, options);
+    auto defaults = std::make_shared<const GenerationDefaults>(folder, loaded.config());
+    *model = new nfloat_model{std::move(loaded), std::move(defaults)};
   });
 }
 void nfloat_model_free(nfloat_model* model) {
@@ -169,7 +181,7 @@ nfloat_status nfloat_session_create(const nfloat_model* model, const nfloat_sess
     options.kv_cache = kv_cache_of(from.kv_cache);
     options.precision = precision_of(from.precision);
     options.threads = thread_count(from.threads);
-    *session = new nfloat_session{nfloat::Session(needed(model, "model")->value, options)};
+    *session = new nfloat_session{nfloat::Session(needed(model, "model")->value, options), model->defaults};
   });
 }
 void nfloat_session_free(nfloat_session* session) {
@@ -230,7 +242,7 @@ nfloat_status nfloat_session_fork(const nfloat_session* session, nfloat_session*
                                   nfloat_error** error) {
   return guard(error, [&] {
     needed_result(fork, "fork");
-    *fork = new nfloat_session{needed(session, "session")->value.fork()};
+    *fork = new nfloat_session{needed(session, "session")->value.fork(), session->defaults};
   });
 }
 
@@ -257,18 +269,7 @@ nfloat_status nfloat_perplexity(const nfloat_model* model, const int32_t* tokens
                                 nfloat_perplexity_result* result, nfloat_error** error) {
   return guard(error, [&] {
     needed(result, "result");
-    const auto from = read_options(given, "nfloat_perplexity_options");
-    check_reserved(from.reserved, "nfloat_perplexity_options");
-    nfloat::PerplexityOptions options;
-    options.protocol = enumerator<nfloat::PerplexityProtocol>(from.protocol, NFLOAT_PROTOCOL_BOS, "protocol");
-    options.context = from.context;
-    options.kv_cache = kv_cache_of(from.kv_cache);
-    options.precision = precision_of(from.precision);
-    begin_progress(control, 0);
-    if (control != nullptr)
-      options.progress = [control](int64_t done, int64_t total, double) {
-        show_progress(control, static_cast<uint64_t>(done), static_cast<uint64_t>(total));
-      };
+    const nfloat::PerplexityOptions options = perplexity_options_of(given, control);
     const nfloat::PerplexityResult made =
         nfloat::perplexity(needed(model, "model")->value, tokens_of(tokens, count), options);
     write_result({0, made.tokens, made.windows, made.mean_loss, made.standard_error, made.perplexity}, result,

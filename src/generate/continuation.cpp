@@ -13,14 +13,14 @@ struct Continuation::State {
   GenerationOptions options;
   std::vector<int32_t> tokens;
   int64_t prompt_tokens;
-  TokenStream stream;
+  std::optional<TokenStream> stream;
   StopFilter filter;
   std::optional<Harmony> harmony;
   std::optional<FinishReason> reason;
 
   // A model's vocabulary may be padded beyond its tokenizer's: such a token has no text.
   std::string text_of(int32_t token) {
-    return token < tokenizer->vocab_size() ? stream.push(token) : std::string();
+    return stream && token < tokenizer->vocab_size() ? stream->push(token) : std::string();
   }
   bool ends(int32_t token) const {
     return std::find(options.end_tokens.begin(), options.end_tokens.end(), token) !=
@@ -39,14 +39,15 @@ struct Continuation::State {
         piece.aside = text_of(token);
         break;
       case Harmony::Part::kMark:
-        piece.aside = stream.flush();
+        piece.aside = stream->flush();
         piece.mark = tokenizer->token_text(token);
         break;
     }
   }
   std::string finish(FinishReason why) {
     reason = why;
-    return filter.stopped() ? std::string() : filter.push(stream.flush()) + filter.finish();
+    if (filter.stopped()) return {};
+    return filter.push(stream ? stream->flush() : std::string()) + filter.finish();
   }
 };
 
@@ -61,18 +62,24 @@ std::vector<std::string> all_stops(const GenerationOptions& options, const Sampl
 
 Continuation::Continuation(const Tokenizer& tokenizer, Sampler& sampler, std::span<const int32_t> prompt,
                            const GenerationOptions& options)
-    : state_(std::make_unique<State>(State{.tokenizer = &tokenizer,
+    : Continuation(&tokenizer, sampler, prompt, options) {}
+Continuation::Continuation(const Tokenizer* tokenizer, Sampler& sampler, std::span<const int32_t> prompt,
+                           const GenerationOptions& options)
+    : state_(std::make_unique<State>(State{.tokenizer = tokenizer,
                                            .sampler = &sampler,
                                            .options = options,
                                            .tokens = {prompt.begin(), prompt.end()},
                                            .prompt_tokens = static_cast<int64_t>(prompt.size()),
-                                           .stream = TokenStream(tokenizer),
+                                           .stream = std::nullopt,
                                            .filter = StopFilter(all_stops(options, sampler)),
                                            .harmony = std::nullopt,
                                            .reason = std::nullopt})) {
-  for (const int32_t& token : prompt)
-    if (token < tokenizer.vocab_size()) state_->stream.skip({&token, 1});
-  if (options.channels) state_->harmony = Harmony::of(tokenizer);
+  if (tokenizer != nullptr) {
+    state_->stream.emplace(*tokenizer);
+    for (const int32_t& token : prompt)
+      if (token < tokenizer->vocab_size()) state_->stream->skip({&token, 1});
+    if (options.channels) state_->harmony = Harmony::of(*tokenizer);
+  }
   if (options.max_tokens <= 0) state_->reason = FinishReason::kTokenLimit;
 }
 Continuation::Continuation(Continuation&&) noexcept = default;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "c_api/support.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/nfloat.h"
 #include "support/files.h"
@@ -30,16 +31,28 @@ static_assert(sizeof(nfloat_linear_options) == 32 && offsetof(nfloat_linear_opti
 static_assert(sizeof(nfloat_model_options) == 40 && sizeof(nfloat_session_options) == 32);
 static_assert(sizeof(nfloat_batch_entry) == 24 && sizeof(nfloat_perplexity_options) == 32 &&
               sizeof(nfloat_perplexity_result) == 48 && sizeof(nfloat_codebook_error_result) == 32);
+static_assert(sizeof(nfloat_quantize_checkpoint_options) == 80 &&
+              offsetof(nfloat_quantize_checkpoint_options, storage) == 24 &&
+              offsetof(nfloat_quantize_checkpoint_options, skip) == 32 &&
+              offsetof(nfloat_quantize_checkpoint_options, shard_bytes) == 64 &&
+              offsetof(nfloat_quantize_checkpoint_options, overwrite) == 72);
+static_assert(sizeof(nfloat_convert_options) == 56 && offsetof(nfloat_convert_options, keep_packed) == 24 &&
+              offsetof(nfloat_convert_options, part_bytes) == 32 &&
+              offsetof(nfloat_convert_options, threads) == 48);
+static_assert(sizeof(nfloat_sampler_options) == 40 && offsetof(nfloat_sampler_options, temperature) == 24 &&
+              offsetof(nfloat_sampler_options, repetition_penalty) == 36);
+static_assert(sizeof(nfloat_generator_options) == 64 && offsetof(nfloat_generator_options, stop) == 24 &&
+              offsetof(nfloat_generator_options, end_tokens) == 40 &&
+              offsetof(nfloat_generator_options, ignore_end) == 56);
+static_assert(sizeof(nfloat_token) == 32 && offsetof(nfloat_token, log_probability) == 16 &&
+              offsetof(nfloat_token, token) == 24 && offsetof(nfloat_token, finish) == 28);
+static_assert(NFLOAT_FINISH_NONE == 0 && NFLOAT_FINISH_END == 1 && NFLOAT_FINISH_STOP == 2 &&
+              NFLOAT_FINISH_LENGTH == 3 && NFLOAT_FINISH_CONTEXT == 4);
 
 const std::filesystem::path kGolden = testing::source_path("/tests/golden/bitsandbytes");
 const std::string kTiny = testing::source_path("/models/nfloat-tiny");
 
-// The message of a failure, which is freed.
-std::string taken(nfloat_error* error) {
-  std::string message = nfloat_error_message(error);
-  nfloat_error_free(error);
-  return message;
-}
+using testing::taken;
 
 nfloat_tensor tensor_of(const TensorView& view) {
   nfloat_tensor tensor = {};
