@@ -109,6 +109,9 @@ class NFLOAT_API TokenSequence {
  public:
   // `session` is at position 0.
   explicit TokenSequence(Session session) : session_(std::move(session)) {}
+  // `session` has read exactly `tokens`.
+  TokenSequence(Session session, std::vector<int32_t> tokens)
+      : session_(std::move(session)), tokens_(std::move(tokens)) {}
 
   Session& session() noexcept { return session_; }
   const Session& session() const noexcept { return session_; }

@@ -182,6 +182,8 @@ TEST(Layering, ToolsAndExamplesUsePublicHeadersOnly) {
       const std::string first = include.target.substr(0, slash);
       // The one exception: the command line writes its JSON with the library's own class.
       if (std::string_view(folder) == "tools" && include.target == "base/json.h") continue;
+      // Python's core is a border as src/c_api is: it holds the library and hands out what that keeps inside.
+      if (include.file.starts_with("python/core/")) continue;
       EXPECT_EQ(kRooms.count(first), 0u) << where(include) << ", which is private to the library";
       EXPECT_NE(first, "src") << where(include);
       if (first == "nfloat") {

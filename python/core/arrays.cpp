@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory of Python objects, read and given.
+#include <bit>
+
+#include "base/fail.h"
+#include "core.h"
+
+namespace nfloat::python {
+namespace {
+
+// The structures of DLPack (version 0.x), which a capsule "dltensor" points to.
+struct DlTensor {
+  void* data;
+  int32_t device_type, device_id;
+  int32_t rank;
+  uint8_t code, bits;
+  uint16_t lanes;
+  int64_t* shape;
+  int64_t* strides;
+  uint64_t byte_offset;
+};
+struct DlManaged {
+  DlTensor tensor;
+  void* context;
+  void (*deleter)(DlManaged*);
+};
+constexpr int32_t kDlCpu = 1;
+constexpr uint8_t kDlInt = 0, kDlUnsigned = 1, kDlFloat = 2, kDlBfloat = 4, kDlBool = 6;
+
+std::optional<DType> dtype_of_format(std::string_view format, Py_ssize_t item) {
+  if (!format.empty() && (format[0] == '@' || format[0] == '=' || format[0] == '<')) format.remove_prefix(1);
+  if (format.size() != 1) return std::nullopt;
+  const char code = format[0];
+  const auto of_size = [&](DType one, DType two, DType four, DType eight) -> std::optional<DType> {
+    return item == 1   ? one
+           : item == 2 ? two
+           : item == 4 ? four
+           : item == 8 ? std::optional(eight)
+                       : std::nullopt;
+  };
+  if (code == 'f') return DType::kF32;
+  if (code == 'd') return DType::kF64;
+  if (code == 'e') return DType::kF16;
+  if (code == '?') return DType::kBool;
+  if (std::string_view("bhilqn").find(code) != std::string_view::npos)
+    return of_size(DType::kI8, DType::kI16, DType::kI32, DType::kI64);
+  if (std::string_view("cBHILQN").find(code) != std::string_view::npos)
+    return of_size(DType::kU8, DType::kU16, DType::kU32, DType::kU64);
+  return std::nullopt;
+}
+
+std::optional<DType> dtype_of_dlpack(const DlTensor& tensor) {
+  if (tensor.lanes != 1) return std::nullopt;
+  const int bits = tensor.bits;
+  const auto of_bits = [&](DType one, DType two, DType four, DType eight) -> std::optional<DType> {
+    return bits == 8    ? one
+           : bits == 16 ? two
+           : bits == 32 ? four
+           : bits == 64 ? std::optional(eight)
+                        : std::nullopt;
+  };
+  switch (tensor.code) {
+    case kDlFloat:
+      return bits == 16   ? DType::kF16
+             : bits == 32 ? DType::kF32
+             : bits == 64 ? std::optional(DType::kF64)
+                          : std::nullopt;
+    case kDlBfloat:
+      return bits == 16 ? std::optional(DType::kBF16) : std::nullopt;
+    case kDlInt:
+      return of_bits(DType::kI8, DType::kI16, DType::kI32, DType::kI64);
+    case kDlUnsigned:
+      return of_bits(DType::kU8, DType::kU16, DType::kU32, DType::kU64);
+    case kDlBool:
+      return DType::kBool;
+    default:
+      return std::nullopt;
+  }
+}
+
+std::string type_name(PyObject* object) {
+  const Ref type(PyObject_Type(object));
+  const Ref name(PyObject_GetAttrString(type.get(), "__name__"));
+  const char* spelled = name ? PyUnicode_AsUTF8AndSize(name.get(), nullptr) : nullptr;
+  if (spelled == nullptr) PyErr_Clear();
+  return spelled == nullptr ? "an object" : spelled;
+}
+
+}  // namespace
+
+Array::Array(Array&& other) noexcept
+    : given_(other.given_),
+      buffered_(std::exchange(other.buffered_, false)),
+      buffer_(other.buffer_),
+      capsule_(std::move(other.capsule_)),
+      view_(std::move(other.view_)) {}
+
+Array::~Array() {
+  if (buffered_) PyBuffer_Release(&buffer_);
+}
+
+void Array::take_buffer(std::string_view said) {
+  const std::string_view format = buffer_.format == nullptr ? "B" : buffer_.format;
+  const std::optional<DType> own = dtype_of_format(format, buffer_.itemsize);
+  std::vector<int64_t> dims(buffer_.shape, buffer_.shape + buffer_.ndim);
+  if (!own) raise(PyExc_TypeError, "arrays of the type '" + std::string(format) + "' are not taken");
+  view_.dtype = *own;
+  if (!said.empty()) {
+    const DType wanted = dtype_argument(std::string(said));
+    const size_t width = dtype_bytes(wanted);
+    const bool bits = *own == DType::kU16 || *own == DType::kI16 || *own == wanted;
+    if (*own == DType::kU8 && dims.size() == 1 && buffer_.len % static_cast<Py_ssize_t>(width) == 0) {
+      dims[0] = buffer_.len / static_cast<Py_ssize_t>(width);
+    } else if (!bits || width != static_cast<size_t>(buffer_.itemsize)) {
+      raise(PyExc_TypeError, "an array of " + std::string(dtype_torch_name(*own)) +
+                                 " does not hold the bits of " + std::string(dtype_torch_name(wanted)));
+    }
+    view_.dtype = wanted;
+  }
+  view_.shape = Shape(std::move(dims));
+  view_.bytes = {static_cast<const std::byte*>(buffer_.buf), static_cast<size_t>(buffer_.len)};
+}
+
+bool Array::take_dlpack(PyObject* object, bool writable) {
+  if (PyObject_HasAttrString(object, "__dlpack__") == 0) return false;
+  const Ref device = checked(PyObject_CallMethod(object, "__dlpack_device__", nullptr));
+  const Ref kind = checked(PySequence_GetItem(device.get(), 0));
+  const long number = PyLong_AsLong(kind.get());
+  if (number == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
+  if (number != kDlCpu) fail(ErrorCode::kUnsupported, "the array is not in the memory of the CPU");
+  capsule_ = checked(PyObject_CallMethod(object, "__dlpack__", nullptr));
+  // The capsule's own destructor gives the memory back: it is not marked as used.
+  auto* managed = static_cast<DlManaged*>(PyCapsule_GetPointer(capsule_.get(), "dltensor"));
+  if (managed == nullptr) throw PythonError{};
+  const DlTensor& tensor = managed->tensor;
+  const std::optional<DType> dtype = dtype_of_dlpack(tensor);
+  if (!dtype) raise(PyExc_TypeError, type_name(object) + " has elements of a type that is not taken");
+  view_.dtype = *dtype;
+  view_.shape = Shape(std::vector<int64_t>(tensor.shape, tensor.shape + tensor.rank));
+  int64_t step = 1;
+  for (int32_t i = tensor.rank; i-- > 0;) {
+    if (tensor.strides != nullptr && tensor.shape[i] > 1 && view_.shape.elements() > 0 &&
+        tensor.strides[i] != step)
+      raise(PyExc_BufferError, "the array is not contiguous");
+    step *= tensor.shape[i];
+  }
+  (void)writable;  // DLPack 0.x has no read-only memory
+  view_.bytes = {static_cast<const std::byte*>(tensor.data) + tensor.byte_offset,
+                 static_cast<size_t>(view_.shape.elements()) * dtype_bytes(*dtype)};
+  return true;
+}
+
+Array Array::of(PyObject* object, std::string_view said, bool writable) {
+  Array array;
+  if (object == Py_None) return array;
+  array.given_ = true;
+  if (PyObject_CheckBuffer(object) != 0) {
+    const int flags = PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
+    if (PyObject_GetBuffer(object, &array.buffer_, flags) != 0) {
+      // numpy says ValueError where memory is not contiguous.
+      if (PyErr_ExceptionMatches(PyExc_ValueError) != 0) {
+        PyErr_Clear();
+        raise(PyExc_BufferError,
+              writable ? "the array is not contiguous, or read-only" : "the array is not contiguous");
+      }
+      throw PythonError{};
+    }
+    array.buffered_ = true;
+    array.take_buffer(said);
+    return array;
+  }
+  if (array.take_dlpack(object, writable)) return array;
+  raise(PyExc_TypeError, type_name(object) + " is no array: it has neither the buffer protocol nor DLPack");
+}
+
+std::byte* Array::check(DType dtype, const char* name) const {
+  if (!given_) return nullptr;
+  if (view_.dtype != dtype)
+    raise(PyExc_TypeError, std::string(name) + " is an array of " +
+                               std::string(dtype_torch_name(view_.dtype)) + ", " +
+                               std::string(dtype_torch_name(dtype)) + " is needed");
+  if (reinterpret_cast<uintptr_t>(data()) % dtype_bytes(dtype) != 0)
+    raise(PyExc_BufferError, std::string(name) + " is not aligned");
+  return data();
+}
+template <>
+std::span<uint8_t> Array::items<uint8_t>(const char* name) const {
+  return {reinterpret_cast<uint8_t*>(check(DType::kU8, name)), bytes()};
+}
+template <>
+std::span<float> Array::items<float>(const char* name) const {
+  return {reinterpret_cast<float*>(check(DType::kF32, name)), bytes() / 4};
+}
+template <>
+std::span<int32_t> Array::items<int32_t>(const char* name) const {
+  return {reinterpret_cast<int32_t*>(check(DType::kI32, name)), bytes() / 4};
+}
+template <>
+std::span<double> Array::items<double>(const char* name) const {
+  return {reinterpret_cast<double*>(check(DType::kF64, name)), bytes() / 8};
+}
+
+namespace {
+
+struct Memory {
+  PyObject_HEAD std::shared_ptr<const void> owner;
+  const void* data;
+  Py_ssize_t bytes;
+  bool writable;
+};
+
+int memory_get(PyObject* self, Py_buffer* view, int flags) {
+  auto* memory = reinterpret_cast<Memory*>(self);
+  return PyBuffer_FillInfo(view, self, const_cast<void*>(memory->data), memory->bytes,
+                           memory->writable ? 0 : 1, flags);
+}
+void memory_free(PyObject* self) {
+  PyTypeObject* type = Py_TYPE(self);
+  std::destroy_at(&reinterpret_cast<Memory*>(self)->owner);
+  PyObject_Free(self);
+  Py_DecRef(reinterpret_cast<PyObject*>(type));
+}
+
+PyTypeObject* memory_type() {
+  static PyTypeObject* const type = [] {
+    static PyType_Slot slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(&memory_free)},
+                                  {Py_bf_getbuffer, reinterpret_cast<void*>(&memory_get)},
+                                  {0, nullptr}};
+    static PyType_Spec spec = {"nfloat._core.Memory", sizeof(Memory), 0,
+                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+    return reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
+  }();
+  if (type == nullptr) throw PythonError{};
+  return type;
+}
+
+}  // namespace
+
+Ref make_memory(std::shared_ptr<const void> owner, const void* data, size_t bytes, bool writable) {
+  Ref object = checked(PyType_GenericAlloc(memory_type(), 0));
+  auto* memory = reinterpret_cast<Memory*>(object.get());
+  std::construct_at(&memory->owner, std::move(owner));
+  memory->data = data == nullptr ? static_cast<const void*>(&memory->bytes) : data;
+  memory->bytes = static_cast<Py_ssize_t>(bytes);
+  memory->writable = writable;
+  return object;
+}
+
+}  // namespace nfloat::python

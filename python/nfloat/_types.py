@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types of arguments, and how arrays come in and go out."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, Union
+
+import numpy as np
+import numpy.typing as npt
+
+
+class SupportsDLPack(Protocol):
+    """An array of another library, such as a torch tensor."""
+
+    def __dlpack__(self, *, stream: None = ...) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+
+Array = Union[npt.NDArray[Any], SupportsDLPack, bytes, bytearray, memoryview]
+Path = Union[str, "os.PathLike[str]"]
+Tokens = Union[Sequence[int], npt.NDArray[np.integer[Any]]]
+DType = Literal["float32", "float16", "bfloat16", "f32", "f16", "bf16"]
+ScaleMethod = Literal["absmax", "search", "signed"]
+Precision = Literal["f32", "bf16", "int8"]
+KvCacheType = Literal["auto", "f32", "f16", "int8"]
+HeadFormat = Literal["keep", "int8", "nf4"]
+PerplexityProtocol = Literal["paper", "llama.cpp", "bos"]
+FinishReason = Literal["end", "stop", "length", "context"]
+Message = Mapping[str, Any]
+
+_LONG = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
+# bf16 has no type in numpy: its bits come as uint16.
+_NUMPY: dict[str, type[np.generic]] = {
+    "float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": np.uint16,
+    "int64": np.int64, "int32": np.int32, "int16": np.int16, "int8": np.int8,
+    "uint64": np.uint64, "uint32": np.uint32, "uint16": np.uint16, "uint8": np.uint8, "bool": np.bool_,
+}  # fmt: skip
+
+
+def dtype_name(dtype: str) -> str:
+    """The long name of one of the three types of weights; others as they are."""
+    return _LONG.get(dtype, dtype)
+
+
+def numpy_type(dtype: str) -> type[np.generic]:
+    """What numpy holds elements of this type in; uint8 for types that it does not have."""
+    return _NUMPY.get(dtype, np.uint8)
+
+
+def array_in(values: Any, dtype: str | None = None) -> tuple[Any, str | None]:
+    """An object that the core reads without a copy where its memory is contiguous, and the dtype to be said with it."""
+    if isinstance(values, np.ndarray):
+        if values.dtype.name == "bfloat16":
+            values, dtype = values.view(np.uint16), "bfloat16"
+        if not (values.flags.c_contiguous and values.flags.aligned):
+            values = np.array(values, order="C")
+        return values, dtype
+    if isinstance(values, (list, tuple)):
+        raise TypeError("a list is no array: numpy.asarray(values, dtype=numpy.float32) makes one")
+    contiguous = getattr(values, "is_contiguous", None)
+    if contiguous is not None and not contiguous():
+        values = values.contiguous()
+    elif isinstance(values, memoryview) and not values.c_contiguous:
+        values = np.ascontiguousarray(values)
+    return values, dtype
+
+
+def array_of(memory: Any, dtype: type[np.generic], shape: tuple[int, ...] | None = None) -> npt.NDArray[Any]:
+    """An array over memory of the core, which it keeps alive; a copy only where the elements are not aligned."""
+    result = np.frombuffer(memory, dtype=dtype)
+    if not result.flags.aligned:
+        result = result.copy()
+        result.flags.writeable = False
+    return result if shape is None else result.reshape(shape)
+
+
+def frozen(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A view that cannot be written through."""
+    view = values.view()
+    view.flags.writeable = False
+    return view
+
+
+def token_array(tokens: Tokens) -> npt.NDArray[np.int32]:
+    """Token ids as contiguous int32; ids that do not fit are refused."""
+    given = np.asarray(tokens)
+    if given.size == 0:
+        return np.empty(0, np.int32)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise TypeError("tokens are a sequence of integers")
+    if given.dtype.itemsize > 4 and (given.min() < -(2**31) or given.max() >= 2**31):
+        raise ValueError("a token does not fit into 32 bits")
+    return np.ascontiguousarray(given, np.int32)
+
+
+def path_text(path: Path) -> str:
+    """A path as the core takes it."""
+    return os.fspath(path)
