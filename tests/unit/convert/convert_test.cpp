@@ -47,7 +47,7 @@ class Convert : public testing::TemporaryFolder {
          {"model.layers.1.step", "I64", {1}, std::string(8, '\1')},
          {"lm_head.weight", "F32", {10, 64}, raw_bytes(gaussian(640, 7))}});
     write_file(folder + "/config.json", config);
-    write_file(folder + "/tokenizer.json", "{}");
+    write_file(folder + "/tokenizer.json", R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}})");
     write_file(folder + "/pytorch_model.bin", "not copied");
     fs::create_directories(folder + "/original");
     return folder;
