@@ -11,11 +11,12 @@
 #include <vector>
 
 #include "calibrate/matrix.h"
+#include "kernels/calibrate.h"
 
 // What feedback and descent have in common: levels, stored scales, blocks that may cross rows.
 namespace nfloat {
 
-// The levels of a code in ascending order; the nearest to x is the number of thresholds below x.
+// The levels of a code in ascending order, and the table that kernels want: a weight's place is its rank.
 struct Levels {
   explicit Levels(const Codebook& codebook) {
     const auto count = codebook.levels.size();
@@ -25,37 +26,18 @@ struct Levels {
               [&](uint8_t a, uint8_t b) { return codebook.levels[a] < codebook.levels[b]; });
     for (size_t i = 0; i < kMost; ++i) {
       const size_t at = std::min(i, count - 1);
-      code[i] = order[at];
-      level[i] = codebook.levels[order[at]];
+      code[i] = table.code_of_rank[i] = order[at];
+      level[i] = table.levels[order[at]] = codebook.levels[order[at]];
     }
-    for (size_t i = 0; i + 1 < kMost; ++i) {
-      step[i] = level[i + 1] - level[i];
-      threshold[i] = i + 1 < count ? (level[i] + level[i + 1]) / 2 : INFINITY;
-    }
-  }
-  int nearest(float x) const noexcept {
-    int index = 0;
-    for (const float border : threshold) index += x > border ? 1 : 0;
-    return index;
+    for (size_t i = 0; i < kMost; ++i)
+      table.thresholds[i] = i + 1 < count ? (level[i] + level[i + 1]) / 2 : INFINITY;
   }
 
   static constexpr size_t kMost = 16;
   std::array<float, kMost> level{};
-  std::array<float, kMost - 1> threshold{}, step{};
   std::array<uint8_t, kMost> code{};  // of the file, by place in the order
+  kernels::CodeTable table{};
 };
-
-// x[i] becomes about the level nearest to it: the steps up to it are added, each rounded.
-template <int kCount>
-inline void nearest_levels(const Levels& levels, const float* x, float* output) noexcept {
-  float value[kCount];
-  for (int i = 0; i < kCount; ++i) value[i] = levels.level[0];
-  for (size_t b = 0; b + 1 < Levels::kMost; ++b) {
-    const float border = levels.threshold[b], step = levels.step[b];
-    for (int i = 0; i < kCount; ++i) value[i] += x[i] > border ? step : 0.0f;
-  }
-  for (int i = 0; i < kCount; ++i) output[i] = value[i];
-}
 
 // The scales that a double-quantized file can hold without an offset: the second-level map times the scale
 // of 256 blocks. Code 127 is zero; those of s and -s add up to 254.
@@ -72,6 +54,8 @@ class StoredScales {
   }
   // The code whose scale is nearest to `scale`, but not zero.
   int nearest(int64_t block, float scale) const noexcept;
+  // The code of the least positive scale that is not below `scale`; 256 when there is none.
+  int first_above(int64_t block, float scale) const noexcept;
 
  private:
   const std::vector<float>* map_;
@@ -112,14 +96,45 @@ struct Coding {
   }
 };
 
+// Units whose blocks lie alike, worked on together: every factor that is read serves all of them.
+struct UnitBatch {
+  int64_t first = 0, count = 0;  // units
+  int64_t first_row = 0, unit_rows = 0;
+  int64_t first_block = 0, unit_blocks = 0;
+
+  int64_t block(int64_t unit, int64_t i) const noexcept { return first_block + unit * unit_blocks + i; }
+};
+
+// The units [begin, end) of a coding in batches; only the last unit of a matrix may be shorter than others.
+inline std::vector<UnitBatch> batches_of(const Coding& coding, int64_t begin, int64_t end) {
+  constexpr int64_t kMostUnits = 64, kMostWeights = int64_t{1} << 21;
+  const int64_t unit_weights = coding.unit_rows() * coding.columns;
+  const int64_t most = std::clamp(kMostWeights / unit_weights, int64_t{1}, kMostUnits);
+  std::vector<UnitBatch> batches;
+  for (int64_t unit = begin; unit < end;) {
+    const auto [block, last] = coding.blocks_of_unit(unit);
+    UnitBatch batch{.first = unit,
+                    .count = 1,
+                    .first_row = unit * coding.unit_rows(),
+                    .unit_rows = std::min(coding.unit_rows(), coding.rows - unit * coding.unit_rows()),
+                    .first_block = block,
+                    .unit_blocks = last - block};
+    while (batch.count < most && unit + batch.count < end &&
+           (unit + batch.count + 1) * coding.unit_rows() <= coding.rows)
+      ++batch.count;
+    unit += batch.count;
+    batches.push_back(batch);
+  }
+  return batches;
+}
+
 // Level 1a: codes and scales of every block in order, what a block loses being fed to the columns behind it.
 void feed_back(std::span<const float> weights, const HessianFactor& factor, const Levels& levels,
                const StoredScales& scales, int finalists, int threads, Coding& coding);
 
-// Level 1b: one sweep over all blocks, each changed where tr(R H R^T) falls. `gradient` is R H for the coding
-// and is kept so.
-void descend(const HessianFactor& factor, const Levels& levels, const StoredScales& scales, bool whole,
-             int threads, Coding& coding, std::span<float> gradient);
+// Level 1b: one sweep over all blocks, each changed where tr(R H R^T) falls; R: the coding less the weights.
+void descend(std::span<const float> weights, const HessianFactor& factor, const Levels& levels,
+             const StoredScales& scales, bool whole, int threads, Coding& coding);
 
 }  // namespace nfloat
 

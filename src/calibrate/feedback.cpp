@@ -1,28 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/parallel.h"
 #include "calibrate/block_work.h"
+#include "kernels/dispatch.h"
 
 namespace nfloat {
 namespace {
 
-constexpr int kLanes = 8;
+constexpr int64_t kLanes = 16, kFinalists = 8;  // two blocks fill the lanes
+constexpr int64_t kMostCandidates = 256;
 // Scales are looked for from this share of the largest magnitude to that one.
 constexpr float kLeastShare = .55f, kMostShare = 1.15f, kUsualShare = .9f;
 
 struct Candidate {
   float loss;
   uint8_t code;
+  bool operator<(const Candidate& other) const noexcept {
+    return loss < other.loss || (loss == other.loss && code < other.code);
+  }
 };
 
 class Feedback {
  public:
   Feedback(std::span<const float> weights, const HessianFactor& factor, const Levels& levels,
            const StoredScales& scales, int finalists, Coding& coding)
-      : weights_(weights),
+      : kernels_(kernels::table()),
+        weights_(weights),
         upper_(factor.upper),
         levels_(levels),
         scales_(scales),
-        finalists_(static_cast<size_t>(std::clamp(finalists, 1, kLanes))),
+        most_finalists_(std::clamp<int64_t>(finalists, 1, kFinalists)),
         coding_(coding),
         columns_(coding.columns),
         inverse_diagonal_(static_cast<size_t>(columns_)) {
@@ -30,153 +36,214 @@ class Feedback {
       inverse_diagonal_[static_cast<size_t>(j)] = 1 / upper_[static_cast<size_t>(j * columns_ + j)];
   }
 
-  void run(int64_t unit) {
-    first_row_ = unit * coding_.unit_rows();
-    const int64_t rows = std::min(coding_.unit_rows(), coding_.rows - first_row_);
-    const auto from =
-        weights_.subspan(static_cast<size_t>(first_row_ * columns_), static_cast<size_t>(rows * columns_));
-    target_.assign(from.begin(), from.end());
-    const auto [first, last] = coding_.blocks_of_unit(unit);
-    for (int64_t block = first; block < last; ++block) code(block);
+  void run(const UnitBatch& batch) {
+    batch_ = batch;
+    const int64_t begin = batch.first_row * columns_;
+    const int64_t count = std::min(batch.count * batch.unit_rows, coding_.rows - batch.first_row) * columns_;
+    target_.assign(weights_.begin() + begin, weights_.begin() + begin + count);
+    for (int64_t block = 0; block < batch.unit_blocks; ++block) code(block);
   }
 
  private:
-  float* row(const BlockPart& part) { return target_.data() + (part.row - first_row_) * columns_; }
+  // Of the first unit of the batch; those of the others lie `unit_stride` behind each other.
+  float* target(const BlockPart& part) {
+    return target_.data() + (part.row - batch_.first_row) * columns_ + part.begin;
+  }
+  int64_t unit_stride() const noexcept { return batch_.unit_rows * columns_; }
 
-  void code(int64_t block) {
-    coding_.parts_of(block, parts_);
-    values_.clear();
-    weight_.clear();
-    for (const BlockPart& part : parts_)
-      for (int64_t j = part.begin; j < part.end; ++j) {
-        values_.push_back(row(part)[j]);
-        weight_.push_back(inverse_diagonal_[static_cast<size_t>(j)]);
-      }
-    choose_candidates(block);
-    const int best = candidates_.size() > 1 ? judge(block) : candidates_[0].code;
-    coding_.scale_codes[static_cast<size_t>(block)] = static_cast<uint8_t>(best);
-    settle(scales_.at(block, best));
+  // Block `index` of every unit.
+  void code(int64_t index) {
+    coding_.parts_of(batch_.first_block + index, parts_);
+    size_ = 0;
+    for (const BlockPart& part : parts_) size_ += part.end - part.begin;
+    gather();
+    find_candidates(index);
+    cheap_losses();
+    choose_finalists();
+    judge(index);
+    settle(index);
   }
 
-  void choose_candidates(int64_t block) {
-    float most = 0;
-    for (const float value : values_) most = std::max(most, std::fabs(value));
-    candidates_.clear();
-    for (int code = 0; code < 256; ++code) {
-      const float scale = scales_.at(block, code), size = std::fabs(scale);
-      if (size > 0 && size >= kLeastShare * most && size <= kMostShare * most)
-        candidates_.push_back({cheap_loss(scale), static_cast<uint8_t>(code)});
-    }
-    if (candidates_.empty())
-      candidates_.push_back({0, static_cast<uint8_t>(scales_.nearest(block, kUsualShare * most))});
-    const size_t kept = std::min(finalists_, candidates_.size());
-    std::partial_sort(candidates_.begin(), candidates_.begin() + static_cast<std::ptrdiff_t>(kept),
-                      candidates_.end(), [](const Candidate& a, const Candidate& b) {
-                        return a.loss < b.loss || (a.loss == b.loss && a.code < b.code);
-                      });
-    candidates_.resize(kept);
-  }
-
-  // Without feedback.
-  float cheap_loss(float scale) const noexcept {
-    const float inverse = 1 / scale;
-    float sums[kLanes] = {};
-    size_t i = 0;
-    for (; i + kLanes <= values_.size(); i += kLanes) {
-      float x[kLanes], level[kLanes];
-      for (size_t l = 0; l < kLanes; ++l) x[l] = values_[i + l] * inverse;
-      nearest_levels<kLanes>(levels_, x, level);
-      for (size_t l = 0; l < kLanes; ++l) {
-        const float e = (values_[i + l] - scale * level[l]) * weight_[i + l];
-        sums[l] += e * e;
-      }
-    }
-    float sum = 0;
-    for (; i < values_.size(); ++i) {
-      const float level = levels_.level[static_cast<size_t>(levels_.nearest(values_[i] * inverse))];
-      const float e = (values_[i] - scale * level) * weight_[i];
-      sum += e * e;
-    }
-    for (const float part : sums) sum += part;
-    return sum;
-  }
-
-  // The finalist that loses least when each column's error goes to those behind it in the block.
-  int judge(int64_t block) {
-    float scale[kLanes], inverse[kLanes], loss[kLanes] = {};
-    for (size_t l = 0; l < kLanes; ++l) {
-      scale[l] = scales_.at(block, candidates_[std::min(l, candidates_.size() - 1)].code);
-      inverse[l] = 1 / scale[l];
-    }
-    lanes_.resize(values_.size() * kLanes);
-    for (size_t i = 0; i < values_.size(); ++i)
-      for (size_t l = 0; l < kLanes; ++l) lanes_[i * kLanes + l] = values_[i];
-    float* t = lanes_.data();
+  void gather() {
+    values_.resize(static_cast<size_t>(batch_.count * size_));
+    int64_t at = 0;
     for (const BlockPart& part : parts_) {
-      for (int64_t j = part.begin; j < part.end; ++j, t += kLanes) {
-        const float* u = upper_.data() + j * columns_;
-        float x[kLanes], level[kLanes], error[kLanes];
-        for (int l = 0; l < kLanes; ++l) x[l] = t[l] * inverse[l];
-        nearest_levels<kLanes>(levels_, x, level);
-        for (int l = 0; l < kLanes; ++l) {
-          error[l] = (t[l] - scale[l] * level[l]) * inverse_diagonal_[static_cast<size_t>(j)];
-          loss[l] += error[l] * error[l];
+      const float* from = target(part);
+      for (int64_t unit = 0; unit < batch_.count; ++unit)
+        std::copy_n(from + unit * unit_stride(), part.end - part.begin, values_.data() + unit * size_ + at);
+      at += part.end - part.begin;
+    }
+  }
+
+  void find_candidates(int64_t index) {
+    const auto cells = static_cast<size_t>(batch_.count * kMostCandidates);
+    codes_.resize(cells);
+    inverses_.assign(cells, 1.0f);
+    losses_.assign(cells, 0.0f);
+    counts_.resize(static_cast<size_t>(batch_.count));
+    for (int64_t unit = 0; unit < batch_.count; ++unit) {
+      const int64_t block = batch_.block(unit, index);
+      float most = 0;
+      for (int64_t i = 0; i < size_; ++i)
+        most = std::max(most, std::fabs(values_[static_cast<size_t>(unit * size_ + i)]));
+      int32_t& count = counts_[static_cast<size_t>(unit)];
+      count = 0;
+      const auto take = [&](int code) {
+        const auto place = static_cast<size_t>(unit * kMostCandidates + count++);
+        codes_[place] = static_cast<uint8_t>(code);
+        inverses_[place] = 1 / scales_.at(block, code);
+      };
+      for (int code = scales_.first_above(block, kLeastShare * most); code < 256; ++code) {
+        if (scales_.at(block, code) > kMostShare * most) break;
+        take(code);
+        if (code <= StoredScales::kMirror) take(StoredScales::kMirror - code);
+      }
+      if (count == 0) take(scales_.nearest(block, kUsualShare * most));
+    }
+  }
+
+  void cheap_losses() {
+    int64_t at = 0;
+    for (const BlockPart& part : parts_) {
+      const int64_t count = part.end - part.begin;
+      kernels_.calibrate.scale_losses({.table = &levels_.table,
+                                       .values = values_.data() + at,
+                                       .weights = inverse_diagonal_.data() + part.begin,
+                                       .inverses = inverses_.data(),
+                                       .losses = losses_.data(),
+                                       .counts = counts_.data(),
+                                       .rows = batch_.count,
+                                       .columns = count,
+                                       .value_stride = size_,
+                                       .candidate_stride = kMostCandidates});
+      at += count;
+    }
+  }
+
+  void choose_finalists() {
+    finalists_.resize(static_cast<size_t>(batch_.count * kFinalists));
+    for (int64_t unit = 0; unit < batch_.count; ++unit) {
+      Candidate best[kFinalists];
+      int64_t kept = 0;
+      for (int64_t i = 0; i < counts_[static_cast<size_t>(unit)]; ++i) {
+        const auto place = static_cast<size_t>(unit * kMostCandidates + i);
+        const float inverse = inverses_[place];
+        const Candidate candidate{losses_[place] / (inverse * inverse), codes_[place]};
+        if (kept == most_finalists_ && !(candidate < best[kept - 1])) continue;
+        int64_t to = kept < most_finalists_ ? kept++ : kept - 1;
+        for (; to > 0 && candidate < best[to - 1]; --to) best[to] = best[to - 1];
+        best[to] = candidate;
+      }
+      for (int64_t i = 0; i < kFinalists; ++i)
+        finalists_[static_cast<size_t>(unit * kFinalists + i)] = best[std::min(i, kept - 1)].code;
+    }
+  }
+
+  // All finalists with feedback inside the block; two units a set.
+  void judge(int64_t index) {
+    const int64_t sets = (batch_.count + 1) / 2, lanes = sets * kLanes;
+    const auto unit_of = [&](int64_t lane) { return std::min(lane / kFinalists, batch_.count - 1); };
+    lane_scales_.resize(static_cast<size_t>(lanes));
+    lane_inverses_.resize(lane_scales_.size());
+    lane_losses_.assign(lane_scales_.size(), 0.0f);
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const int64_t unit = unit_of(lane);
+      const float scale = scales_.at(batch_.block(unit, index),
+                                     finalists_[static_cast<size_t>(unit * kFinalists + lane % kFinalists)]);
+      lane_scales_[static_cast<size_t>(lane)] = scale;
+      lane_inverses_[static_cast<size_t>(lane)] = 1 / scale;
+    }
+    work_.resize(static_cast<size_t>(lanes * size_));
+    ranks_.resize(work_.size());
+    int64_t at = 0;
+    for (const BlockPart& part : parts_) {
+      const int64_t count = part.end - part.begin;
+      float* to = work_.data() + at * lanes;
+      for (int64_t set = 0; set < sets; ++set) {
+        const float* low = values_.data() + unit_of(set * kLanes) * size_ + at;
+        const float* high = values_.data() + unit_of(set * kLanes + kFinalists) * size_ + at;
+        for (int64_t j = 0; j < count; ++j, to += kLanes) {
+          std::fill_n(to, kFinalists, low[j]);
+          std::fill_n(to + kFinalists, kFinalists, high[j]);
         }
-        float* behind = t + kLanes;
-        for (int64_t k = j + 1; k < part.end; ++k, behind += kLanes)
-          for (int l = 0; l < kLanes; ++l) behind[l] -= error[l] * u[k];
       }
+      kernels_.calibrate.feed_columns({.table = &levels_.table,
+                                       .work = work_.data() + at * lanes,
+                                       .ranks = ranks_.data() + at * lanes,
+                                       .scales = lane_scales_.data(),
+                                       .inverses = lane_inverses_.data(),
+                                       .matrix = upper_.data() + part.begin * columns_ + part.begin,
+                                       .stride = columns_,
+                                       .inverse_diagonal = inverse_diagonal_.data() + part.begin,
+                                       .columns = count,
+                                       .sets = sets},
+                                      lane_losses_.data());
+      at += count;
     }
-    size_t best = 0;
-    for (size_t l = 1; l < candidates_.size(); ++l)
-      if (loss[l] < loss[best]) best = l;
-    return candidates_[best].code;
   }
 
-  // Codes of the block at this scale; its errors go on to all columns behind.
-  void settle(float scale) {
-    const float inverse = 1 / scale;
+  // The best finalist of each unit is its coding; its errors go on to all columns behind.
+  void settle(int64_t index) {
+    const int64_t lanes = (batch_.count + 1) / 2 * kLanes;
+    best_.resize(static_cast<size_t>(batch_.count));
+    for (int64_t unit = 0; unit < batch_.count; ++unit) {
+      const float* loss = lane_losses_.data() + unit * kFinalists;
+      const int64_t best = std::min_element(loss, loss + kFinalists) - loss;
+      best_[static_cast<size_t>(unit)] = best;
+      coding_.scale_codes[static_cast<size_t>(batch_.block(unit, index))] =
+          finalists_[static_cast<size_t>(unit * kFinalists + best)];
+    }
+    int64_t at = 0;
     for (const BlockPart& part : parts_) {
-      float* t = row(part);
-      errors_.clear();
-      for (int64_t j = part.begin; j < part.end; ++j) {
-        const int place = levels_.nearest(t[j] * inverse);
-        coding_.places[static_cast<size_t>(part.row * columns_ + j)] = static_cast<uint8_t>(place);
-        const float error = (t[j] - scale * levels_.level[static_cast<size_t>(place)]) *
-                            inverse_diagonal_[static_cast<size_t>(j)];
-        errors_.push_back(error);
-        const float* u = upper_.data() + j * columns_;
-        for (int64_t k = j + 1; k < part.end; ++k) t[k] -= error * u[k];
+      const int64_t count = part.end - part.begin;
+      errors_.resize(static_cast<size_t>(batch_.count * count));
+      for (int64_t unit = 0; unit < batch_.count; ++unit) {
+        const int64_t lane = unit % 2 * kFinalists + best_[static_cast<size_t>(unit)];
+        const int64_t from = at * lanes + unit / 2 * kLanes * count + lane;
+        uint8_t* places =
+            coding_.places.data() + (part.row + unit * batch_.unit_rows) * columns_ + part.begin;
+        for (int64_t j = 0; j < count; ++j) {
+          places[j] = static_cast<uint8_t>(ranks_[static_cast<size_t>(from + j * kLanes)] & 15);
+          errors_[static_cast<size_t>(unit * count + j)] = work_[static_cast<size_t>(from + j * kLanes)];
+        }
       }
-      feed_on(part, t);
+      if (part.end < columns_)
+        kernels_.train.product({.a = errors_.data(),
+                                .a_row = count,
+                                .a_column = 1,
+                                .b = upper_.data() + part.begin * columns_ + part.end,
+                                .b_stride = columns_,
+                                .c = target(part) + count,
+                                .c_stride = unit_stride(),
+                                .m = batch_.count,
+                                .n = columns_ - part.end,
+                                .k = count,
+                                .accumulate = true});
+      at += count;
     }
   }
 
-  // t[k] -= sum of errors[j] U[j][k] over the columns k behind the part, four rows of U at a time.
-  void feed_on(const BlockPart& part, float* t) const noexcept {
-    const float* u = upper_.data() + part.begin * columns_;
-    size_t j = 0;
-    for (; j + 4 <= errors_.size(); j += 4, u += 4 * columns_) {
-      const float a = errors_[j], b = errors_[j + 1], c = errors_[j + 2], d = errors_[j + 3];
-      const float *ua = u, *ub = u + columns_, *uc = u + 2 * columns_, *ud = u + 3 * columns_;
-      for (int64_t k = part.end; k < columns_; ++k) t[k] -= (a * ua[k] + b * ub[k]) + (c * uc[k] + d * ud[k]);
-    }
-    for (; j < errors_.size(); ++j, u += columns_)
-      for (int64_t k = part.end; k < columns_; ++k) t[k] -= errors_[j] * u[k];
-  }
-
+  const kernels::KernelTable& kernels_;
   const std::span<const float> weights_;
   const SquareMatrix& upper_;
   const Levels& levels_;
   const StoredScales& scales_;
-  const size_t finalists_;
+  const int64_t most_finalists_;
   Coding& coding_;
   const int64_t columns_;
   std::vector<float> inverse_diagonal_;
-  int64_t first_row_ = 0;
-  std::vector<float> target_, values_, weight_, lanes_, errors_;
+  UnitBatch batch_;
+  int64_t size_ = 0;                      // of a block
+  std::vector<float> target_;             // of the units, less what was fed on
+  std::vector<float> values_;             // [units][size]
+  std::vector<float> inverses_, losses_;  // [units][kMostCandidates]
+  std::vector<uint8_t> codes_;            // likewise
+  std::vector<int32_t> counts_;
+  std::vector<uint8_t> finalists_;  // [units][kFinalists]
+  std::vector<float> lane_scales_, lane_inverses_, lane_losses_, work_, errors_;
+  std::vector<int32_t> ranks_;
+  std::vector<int64_t> best_;
   std::vector<BlockPart> parts_;
-  std::vector<Candidate> candidates_;
 };
 
 }  // namespace
@@ -185,7 +252,7 @@ void feed_back(std::span<const float> weights, const HessianFactor& factor, cons
                const StoredScales& scales, int finalists, int threads, Coding& coding) {
   parallel_for(coding.units(), 1, threads, [&](int64_t begin, int64_t end) {
     Feedback feedback(weights, factor, levels, scales, finalists, coding);
-    for (int64_t unit = begin; unit < end; ++unit) feedback.run(unit);
+    for (const UnitBatch& batch : batches_of(coding, begin, end)) feedback.run(batch);
   });
 }
 

@@ -2,14 +2,23 @@
 #include "calibrate/inputs.h"
 
 #include <algorithm>
+#include <cstring>
 
-#include "calibrate/products.h"
-#include "tensor/transpose.h"
+#include "base/parallel.h"
+#include "kernels/dispatch.h"
 
 namespace nfloat {
 namespace {
 
 constexpr int64_t kPortion = 2048;  // rows multiplied together in float32; sums of portions are double
+constexpr int64_t kStep = 256;      // of them whose columns stay in the nearest cache
+
+// For a handful: a call of memcpy takes longer.
+inline void copy_few(const float* from, int64_t count, float* to) noexcept {
+  int64_t i = 0;
+  for (; i + 2 <= count; i += 2) std::memcpy(to + i, from + i, 2 * sizeof(float));
+  if (i < count) to[i] = from[i];
+}
 
 }  // namespace
 
@@ -28,14 +37,53 @@ void ProductSums::add(const ActivationRows& a, const ActivationRows* b) {
   }
 }
 
+// The rows multiplied with each other in panels of columns; of a a^T the upper triangle only.
 void ProductSums::flush() {
   if (pending_ == 0) return;
-  const std::vector<float> a = transposed(a_, pending_, width_);
-  std::vector<float> b;
-  if (two_) b = transposed(b_, pending_, width_);
-  std::vector<float> portion(sums_.size());
-  product_with_transpose(a, width_, two_ ? b : a, width_, pending_, portion, threads_);
-  for (size_t i = 0; i < sums_.size(); ++i) sums_[i] += static_cast<double>(portion[i]);
+  const kernels::TrainKernels& kernels = kernels::table().train;
+  const int64_t group = kernels.product_rows, panel = kernels.product_columns;
+  const int64_t groups = (width_ + group - 1) / group, panels = (width_ + panel - 1) / panel;
+  const auto pack = [&](const std::vector<float>& rows, int64_t first, int64_t size, float* to) {
+    const int64_t count = std::min(size, width_ - first);
+    const float* from = rows.data() + first;
+    for (int64_t row = 0; row < pending_; ++row, from += width_, to += size) copy_few(from, count, to);
+  };
+  packed_.resize(static_cast<size_t>(groups * pending_ * group));
+  parallel_for(groups, 4, threads_, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) pack(a_, i * group, group, packed_.data() + i * pending_ * group);
+  });
+  parallel_for(panels, 1, threads_, [&](int64_t begin, int64_t end) {
+    std::vector<float> own(static_cast<size_t>(pending_ * panel)),
+        portion(static_cast<size_t>(group * panel));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t column = i * panel, columns = std::min(panel, width_ - column);
+      pack(two_ ? b_ : a_, column, panel, own.data());
+      const int64_t last = two_ ? width_ : column + columns;
+      for (int64_t row = 0; row < last; row += group) {
+        const int64_t rows = std::min(group, width_ - row);
+        for (int64_t k = 0; k < pending_; k += kStep)
+          kernels.product({.a = packed_.data() + (row / group * pending_ + k) * group,
+                           .a_row = 1,
+                           .a_column = group,
+                           .b = own.data() + k * panel,
+                           .b_stride = panel,
+                           .c = portion.data(),
+                           .c_stride = panel,
+                           .m = rows,
+                           .n = columns,
+                           .k = std::min(kStep, pending_ - k),
+                           .accumulate = k > 0});
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t c = 0; c < columns; ++c)
+            sums_[static_cast<size_t>((row + r) * width_ + column + c)] +=
+                static_cast<double>(portion[static_cast<size_t>(r * panel + c)]);
+      }
+    }
+  });
+  if (!two_)
+    for (int64_t i = 0; i < width_; ++i)
+      for (int64_t j = 0; j < i; ++j)
+        sums_[static_cast<size_t>(i * width_ + j)] = sums_[static_cast<size_t>(j * width_ + i)];
   a_.clear();
   b_.clear();
   pending_ = 0;

@@ -30,7 +30,8 @@ class ProductSums {
 
   const int threads_;
   int64_t rows_ = 0, width_ = 0, pending_ = 0;
-  std::vector<float> a_, b_;  // [pending][width]
+  std::vector<float> a_, b_;   // [pending][width]
+  std::vector<float> packed_;  // columns of a_ in the groups of the kernel
   bool two_ = false;
   std::vector<double> sums_;
 };

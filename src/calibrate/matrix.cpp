@@ -14,6 +14,7 @@ namespace {
 // Room for a scale above the largest of those that were wanted: the negative side of the map has one value
 // less at its end.
 constexpr float kHeadroom = 1.05f;
+constexpr float kLeastScale = 1e-30f;  // a group of scales below it is zero: its inverses would overflow
 
 QuantizedTensor packed(const Coding& coding, const Levels& levels, const StoredScales& scales,
                        const CalibratedOptions& options) {
@@ -50,8 +51,14 @@ StoredScales::StoredScales(std::span<const float> wanted) : map_(&dynamic_codebo
     float most = 0;
     for (size_t i = first; i < std::min(wanted.size(), first + kNestedBlockSize); ++i)
       most = std::max(most, std::fabs(wanted[i]));
-    absmax_.push_back(most > 0 ? kHeadroom * most : 1.0f);
+    absmax_.push_back(most > kLeastScale ? kHeadroom * most : 1.0f);
   }
+}
+
+int StoredScales::first_above(int64_t block, float scale) const noexcept {
+  const float x = scale / absmax_[static_cast<size_t>(block / kNestedBlockSize)];
+  const auto first = std::lower_bound(map_->begin() + kZero + 1, map_->end(), x) - map_->begin();
+  return static_cast<int>(first);
 }
 
 int StoredScales::nearest(int64_t block, float scale) const noexcept {
@@ -100,14 +107,8 @@ CalibratedMatrix calibrate_matrix(std::span<const float> weights, int64_t rows, 
                 .scale_codes = {}};
   coding.scale_codes.resize(static_cast<size_t>(coding.blocks()));
   feed_back(weights, factor, levels, scales, options.finalists, options.threads, coding);
-  std::vector<float> gradient(weights.size());
-  for (int sweep = 0; sweep < options.sweeps; ++sweep) {
-    // Anew for each sweep: updates add up roundings.
-    const std::vector<float> errors =
-        errors_of(packed(coding, levels, scales, options), weights, options.threads);
-    product_with_transpose(errors, rows, factor.damped, columns, columns, gradient, options.threads);
-    descend(factor, levels, scales, options.whole, options.threads, coding, gradient);
-  }
+  for (int sweep = 0; sweep < options.sweeps; ++sweep)
+    descend(weights, factor, levels, scales, options.whole, options.threads, coding);
   result.tensor = packed(coding, levels, scales, options);
   result.loss = proxy_loss(result.tensor, weights, rows, factor, options.threads);
   if (!(result.loss <= result.plain_loss)) {

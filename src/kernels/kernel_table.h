@@ -3,6 +3,7 @@
 #define NFLOAT_KERNELS_KERNEL_TABLE_H_
 
 #include "kernels/attention.h"
+#include "kernels/calibrate.h"
 #include "kernels/gemm.h"
 #include "kernels/quantize.h"
 #include "kernels/train.h"
@@ -16,6 +17,7 @@ struct KernelTable {
   TransformerKernels transformer;
   GemmKernels gemm;
   TrainKernels train;
+  CalibrateKernels calibrate;
 };
 
 }  // namespace nfloat::kernels

@@ -3,6 +3,7 @@
 
 #define NFLOAT_TARGET_NAMESPACE avx512
 #include "kernels/attention-inl.h"
+#include "kernels/calibrate-inl.h"
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
 #include "kernels/gemm-inl.h"
@@ -14,6 +15,7 @@ const KernelTable kAvx512Table = {.name = "avx512",
                                   .quantize = avx512::kQuantizeKernels,
                                   .transformer = avx512::kTransformerKernels,
                                   .gemm = avx512::kGemmKernels,
-                                  .train = avx512::kTrainKernels};
+                                  .train = avx512::kTrainKernels,
+                                  .calibrate = avx512::kCalibrateKernels};
 
 }  // namespace nfloat::kernels

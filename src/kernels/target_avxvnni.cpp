@@ -3,6 +3,7 @@
 
 #define NFLOAT_TARGET_NAMESPACE avxvnni
 #include "kernels/attention-inl.h"
+#include "kernels/calibrate-inl.h"
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
 #include "kernels/gemm-inl.h"
@@ -14,6 +15,7 @@ const KernelTable kAvxVnniTable = {.name = "avxvnni",
                                    .quantize = avxvnni::kQuantizeKernels,
                                    .transformer = avxvnni::kTransformerKernels,
                                    .gemm = avxvnni::kGemmKernels,
-                                   .train = avxvnni::kTrainKernels};
+                                   .train = avxvnni::kTrainKernels,
+                                   .calibrate = avxvnni::kCalibrateKernels};
 
 }  // namespace nfloat::kernels

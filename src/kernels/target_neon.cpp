@@ -3,6 +3,7 @@
 
 #define NFLOAT_TARGET_NAMESPACE neon
 #include "kernels/attention-inl.h"
+#include "kernels/calibrate-inl.h"
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
 #include "kernels/gemm-inl.h"
@@ -14,6 +15,7 @@ const KernelTable kNeonTable = {.name = "neon",
                                 .quantize = neon::kQuantizeKernels,
                                 .transformer = neon::kTransformerKernels,
                                 .gemm = neon::kGemmKernels,
-                                .train = neon::kTrainKernels};
+                                .train = neon::kTrainKernels,
+                                .calibrate = neon::kCalibrateKernels};
 
 }  // namespace nfloat::kernels

@@ -3,6 +3,7 @@
 
 #define NFLOAT_TARGET_NAMESPACE scalar
 #include "kernels/attention-inl.h"
+#include "kernels/calibrate-inl.h"
 #include "kernels/dequantize-inl.h"
 #include "kernels/fit-inl.h"
 #include "kernels/gemm-inl.h"
@@ -14,6 +15,7 @@ const KernelTable kScalarTable = {.name = "scalar",
                                   .quantize = scalar::kQuantizeKernels,
                                   .transformer = scalar::kTransformerKernels,
                                   .gemm = scalar::kGemmKernels,
-                                  .train = scalar::kTrainKernels};
+                                  .train = scalar::kTrainKernels,
+                                  .calibrate = scalar::kCalibrateKernels};
 
 }  // namespace nfloat::kernels
