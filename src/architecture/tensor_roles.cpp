@@ -163,7 +163,13 @@ bool is_router(const Path& path) {
   const std::string_view last = path.back();
   if (last == "gate" || last == "wg" || last == "shared_expert_gate" || last == "expert_gate") return true;
   return std::any_of(path.begin(), path.end(),
-                     [](std::string_view part) { return part == "router" || part == "moe_gate"; });
+                     [](std::string_view part) { return contains(part, "router") || part == "moe_gate"; });
+}
+
+// Letters of any case: HashBucketCodeEmbedder_0 is a table.
+bool speaks_of_embedding(std::string_view part) {
+  return contains(part, "embed") || contains(part, "Embed") || part.starts_with("emb") ||
+         part.ends_with("_emb");
 }
 
 bool in_attention(const Path& path) {
@@ -281,8 +287,7 @@ TensorRole TensorRoles::of(const std::string& tensor, const Shape& shape) const 
   if (is_one_of(kEmbeddings, last)) return TensorRole::kEmbedding;
   // Linear layers beside or behind a table say so: embedding_projection, embeddings_project, embed_proj.
   const bool projects = contains(last, "proj") || contains(last, "linear");
-  if ((contains(last, "embed") || last.starts_with("emb") || last.ends_with("_emb")) && !projects)
-    return TensorRole::kEmbeddingOrLinear;
+  if (speaks_of_embedding(last) && !projects) return TensorRole::kEmbeddingOrLinear;
   if (!in_layers(path) && !projects && vocabularies_.contains(shape[0])) return TensorRole::kHead;
   if (experts_.contains(shape[0]) && !projects && !in_attention(path) && in_layers(path))
     return TensorRole::kRouter;

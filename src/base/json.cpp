@@ -10,6 +10,7 @@
 #include <unordered_map>
 
 #include "base/fail.h"
+#include "base/other_content.h"
 #include "base/string_hash.h"
 
 namespace nfloat {
@@ -450,6 +451,8 @@ std::ostream& operator<<(std::ostream& out, const Json& json) {
 }
 
 Json parse_json(std::string_view text, const std::string& source, const JsonLimits& limits) {
+  if (const std::string_view other = other_content(text); !other.empty())
+    fail(ErrorCode::kMalformedFile, "{}: {}; download the file again", source, other);
   if (text.find_first_not_of(" \t\r\n") == std::string_view::npos)
     fail(ErrorCode::kMalformedFile, "{}: not valid JSON: it is empty", source);
   try {

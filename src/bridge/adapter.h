@@ -2,7 +2,10 @@
 #ifndef NFLOAT_BRIDGE_ADAPTER_H_
 #define NFLOAT_BRIDGE_ADAPTER_H_
 
+#include <fmt/format.h>
+
 #include <optional>
+#include <string>
 
 #include "convert/lora.h"
 #include "nfloat/bridge.h"
@@ -13,6 +16,12 @@ namespace nfloat {
 inline std::optional<LoraAdapter> load_adapter(const BridgeOptions& options, const Checkpoint& base) {
   if (options.lora.empty()) return std::nullopt;
   return LoraAdapter(options.lora, base);
+}
+
+// What is said of a merged model that has a head of its own.
+inline std::string untied_note(const LoraAdapter& adapter) {
+  return fmt::format("embedding and head were one matrix, and the adapter makes two of it: '{}' is new",
+                     adapter.untied_head());
 }
 
 }  // namespace nfloat

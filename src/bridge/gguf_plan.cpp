@@ -67,10 +67,12 @@ GgufType smaller_blocks(GgufType type) noexcept {
 
 class Planner {
  public:
-  Planner(const Checkpoint& checkpoint, const ModelConfig& config, std::optional<GgufType> type)
+  Planner(const Checkpoint& checkpoint, const ModelConfig& config, std::optional<GgufType> type,
+          const std::string& untied_head)
       : checkpoint_(checkpoint),
         config_(config),
         type_(type),
+        untied_head_(untied_head),
         names_(checkpoint, *find_family(config.family)) {}
 
   GgufPlan run(const std::string& name) {
@@ -80,7 +82,12 @@ class Planner {
            checkpoint_.path(), config_.family, gguf_architecture_names());
     check_tensors(checkpoint_, config_);
     for (const ExpectedTensor& expected : expected_tensors(config_, names_.experts())) add(expected);
-    if (config_.tied_head && plan_.architecture->head_required) add_head();
+    if (plan_.architecture->head_tied && (!config_.tied_head || !untied_head_.empty()))
+      fail(ErrorCode::kUnsupported,
+           "{}: a head beside the embedding{}: llama.cpp takes the embedding for it in every {} model",
+           checkpoint_.path(), untied_head_.empty() ? "" : ", which the adapter makes",
+           plan_.architecture->gguf);
+    if (config_.tied_head && (plan_.architecture->head_required || !untied_head_.empty())) add_head();
     for (size_t i = 0; i < plan_.targets.size(); ++i)
       if (plan_.targets[i].sources.size() > 1) check_experts(plan_.targets[i]);
 
@@ -145,7 +152,7 @@ class Planner {
     }
     GgufTarget& target = plan_.targets[known->second];
     const int64_t rows = shape.elements() / target.cols;
-    GgufSource source{stored, {}};
+    GgufSource source{stored, {}, {}};
     const std::string wrong = make_row_map(*plan_.architecture, match, {config_.heads, config_.kv_heads},
                                            target.rows, rows, experts, source.map);
     if (!wrong.empty())
@@ -185,6 +192,7 @@ class Planner {
     const auto found = by_name_.find("token_embd.weight");
     GgufTarget head = plan_.targets[found->second];
     head.name = "output.weight";
+    if (!untied_head_.empty()) head.sources[0].changed = untied_head_;
     plan_.targets.push_back(std::move(head));
   }
 
@@ -208,6 +216,7 @@ class Planner {
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
   const std::optional<GgufType> type_;
+  const std::string untied_head_;
   const TensorNames names_;
   GgufPlan plan_;
   std::unordered_map<std::string, size_t> by_name_;
@@ -216,8 +225,8 @@ class Planner {
 }  // namespace
 
 GgufPlan plan_gguf(const Checkpoint& checkpoint, const ModelConfig& config, const std::string& name,
-                   std::optional<GgufType> type) {
-  return Planner(checkpoint, config, type).run(name);
+                   std::optional<GgufType> type, const std::string& untied_head) {
+  return Planner(checkpoint, config, type, untied_head).run(name);
 }
 
 }  // namespace nfloat

@@ -19,6 +19,9 @@ namespace nfloat {
 struct GgufSource {
   std::string name;  // as the checkpoint has it
   GgufRowMap map;
+  std::string changed;  // under which an adapter has what it adds; empty: `name`
+
+  const std::string& adapted() const noexcept { return changed.empty() ? name : changed; }
 };
 
 // One tensor of a GGUF file to be written, and where its rows come from.
@@ -42,9 +45,10 @@ struct GgufPlan {
 };
 
 // Everything but the weights' values. Throws as parse_model_config and check_tensors do, and kUnsupported for
-// a model that llama.cpp does not have.
+// a model that llama.cpp does not have. `untied_head`: the name under which an adapter has the head that it
+// makes of an embedding which is both; else empty.
 GgufPlan plan_gguf(const Checkpoint& checkpoint, const ModelConfig& config, const std::string& name,
-                   std::optional<GgufType> type);
+                   std::optional<GgufType> type, const std::string& untied_head);
 
 }  // namespace nfloat
 

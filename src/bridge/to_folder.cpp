@@ -77,6 +77,7 @@ struct PackedWeight {
 // One tensor of the folder.
 struct Target {
   TensorInfo input;
+  std::string name;  // in the folder
   DType dtype = DType::kF32;
   Shape shape;
   bool transpose = false;
@@ -128,9 +129,9 @@ class WeightJob : public StreamJob {
       std::memcpy(&value, values.bytes.data() + i * sizeof(float), sizeof(float));
       const double off = double{decoded[i]} - double{value};
       if (std::isfinite(value) && !std::isfinite(decoded[i]))
-        fail(ErrorCode::kNotFinite, "{}: {} at element {} of '{}' has no place in {}: take bf16 or f32",
-             input_.path(), value, reader_.begin(chunk) + static_cast<int64_t>(i), target_.input.name,
-             dtype_name(target_.dtype));
+        fail(ErrorCode::kNotFinite, "{}: {} at element {} of '{}' has no place in {}: take {}", input_.path(),
+             value, reader_.begin(chunk) + static_cast<int64_t>(i), target_.input.name,
+             dtype_name(target_.dtype), target_.dtype == DType::kBF16 ? "f32" : "bf16 or f32");
       if (!std::isfinite(value)) continue;
       error += off * off;
       original += double{value} * double{value};
@@ -158,6 +159,7 @@ std::vector<Target> plan_folder(const Checkpoint& input, const Json& config, con
   for (const std::string& name : input.weight_names()) {
     Target target;
     target.input = *input.find(name);
+    target.name = name;
     target.dtype = target.input.dtype;
     target.shape = target.input.shape;
     if (lora != nullptr) target.delta = lora->find(name);
@@ -178,14 +180,38 @@ std::vector<Target> plan_folder(const Checkpoint& input, const Json& config, con
     }
     targets.push_back(std::move(target));
   }
+  if (lora != nullptr && !lora->untied_head().empty()) {
+    // A tensor of that name that the tie has kept from counting.
+    std::erase_if(targets, [&](const Target& target) { return target.name == lora->untied_head(); });
+    Target head = *std::find_if(targets.begin(), targets.end(),
+                                [&](const Target& target) { return target.name == lora->tied_embedding(); });
+    head.name = lora->untied_head();
+    head.delta = lora->find(head.name);
+    targets.push_back(std::move(head));
+  }
   return targets;
+}
+
+// What the configuration says of a head that is no longer the embedding.
+void untie(Json& config, const std::string& head) {
+  constexpr const char* kTied = "tie_word_embeddings";
+  config[kTied] = false;
+  if (const Json* text = config.find("text_config"); text != nullptr && text->contains(kTied))
+    config["text_config"][kTied] = false;
+  const Json* described = config.find("quantization_config");
+  if (described == nullptr || !described->is_object() || !(*described)["llm_int8_skip_modules"].is_array())
+    return;
+  Json& skipped = config["quantization_config"]["llm_int8_skip_modules"];
+  const std::string module = module_of(head);
+  if (std::none_of(skipped.begin(), skipped.end(), [&](const Json& entry) { return entry == module; }))
+    skipped.push_back(module);
 }
 
 OutputUnit output_unit(const Target& target) {
   OutputUnit unit;
   unit.input = &target.input;
   if (!target.packed) {
-    unit.tensors = {{target.input.name, target.dtype, target.shape}};
+    unit.tensors = {{target.name, target.dtype, target.shape}};
     unit.bytes = static_cast<uint64_t>(target.shape.elements()) * dtype_bytes(target.dtype);
   } else if (target.delta == nullptr) {
     for (const TensorInfo* part : target.packed->parts) {
@@ -216,6 +242,7 @@ void check_original(const Checkpoint& input, const Checkpoint& original, const L
     fail(ErrorCode::kInvalidArgument, "an original is for an adapter merged into weights that stay 4-bit");
   std::vector<std::string> names;
   for (const auto& [name, delta] : adapter->deltas()) {
+    if (name == adapter->untied_head()) continue;
     if (input.find(name) == nullptr)
       fail(ErrorCode::kMalformedFile, "{}: no tensor '{}', which {} has and the adapter changes",
            input.path(), name, original.path());
@@ -265,10 +292,9 @@ void check_written(const Checkpoint& input, const std::vector<Target>& targets, 
       targets.size(),
       [&](size_t i) -> std::unique_ptr<StreamJob> {
         const Target& target = targets[i];
-        const TensorInfo* tensor = written.find(target.input.name);
+        const TensorInfo* tensor = written.find(target.name);
         if (tensor == nullptr || tensor->dtype != target.dtype || tensor->shape != target.shape)
-          fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is not as it was written", output,
-               target.input.name);
+          fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is not as it was written", output, target.name);
         return std::make_unique<WeightJob>(
             input, target, ignored[i], [&, tensor](uint64_t begin, std::span<const std::byte> bytes) {
               std::vector<std::byte> stored(bytes.size());
@@ -303,7 +329,7 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
   std::vector<OutputUnit> units;
   for (const Target& target : targets) {
     BridgeTensor tensor;
-    tensor.name = target.input.name;
+    tensor.name = target.name;
     tensor.before = input.stored_type(target.input.name) + (target.delta != nullptr ? " + LoRA" : "");
     tensor.elements = target.shape.elements();
     OutputUnit unit = output_unit(target);
@@ -315,6 +341,10 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
     result.tensors.push_back(std::move(tensor));
   }
   if (!config.empty()) {
+    if (adapter && !adapter->untied_head().empty()) {
+      untie(config, adapter->untied_head());
+      result.notes.push_back(untied_note(*adapter));
+    }
     if (!options.keep_packed) erase_quantization(config);
     if (dtype)
       for (const char* key : {"torch_dtype", "dtype"})

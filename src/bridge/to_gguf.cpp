@@ -24,11 +24,11 @@ size_t account_for(const LoraAdapter& lora, const GgufPlan& plan, std::vector<st
   std::set<std::string> used;
   for (const GgufTarget& target : plan.targets)
     for (const GgufSource& source : target.sources) {
-      if (lora.find(source.name) == nullptr) continue;
+      if (lora.find(source.adapted()) == nullptr) continue;
       if (target.mxfp4)
         fail(ErrorCode::kUnsupported, "'{}' stays MXFP4 in a GGUF file, and nothing can be added to it",
              source.name);
-      used.insert(source.name);
+      used.insert(source.adapted());
     }
   std::vector<std::string> lost;
   for (const auto& [name, delta] : lora.deltas())
@@ -64,8 +64,9 @@ class TargetJob : public StreamJob {
       result.before = "MXFP4";
     }
     for (const GgufSource& source : target.mxfp4 ? std::vector<GgufSource>() : target.sources)
-      readers_.push_back(std::make_unique<RowReader>(checkpoint, source.name, target.cols, target.transposed,
-                                                     lora != nullptr ? lora->find(source.name) : nullptr));
+      readers_.push_back(
+          std::make_unique<RowReader>(checkpoint, source.name, target.cols, target.transposed,
+                                      lora != nullptr ? lora->find(source.adapted()) : nullptr));
     if (!readers_.empty()) result.before = readers_[0]->stored_type();
     chunk_rows_ = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, target.cols));
     const GgufTypeInfo& type = gguf_type_info(target.type);
@@ -153,7 +154,10 @@ class TargetJob : public StreamJob {
     const int64_t row = first + static_cast<int64_t>(at) / target_.cols;
     fail(ErrorCode::kNotFinite, "{}: {} at [{}, {}] of '{}' has no place in {}{}", checkpoint_.path(),
          values[at], row, static_cast<int64_t>(at) % target_.cols, target_.name,
-         gguf_type_info(target_.type).name, std::isfinite(values[at]) ? ": take bf16 or f32" : "");
+         gguf_type_info(target_.type).name,
+         !std::isfinite(values[at])        ? ""
+         : target_.type == GgufType::kBF16 ? ": take f32"
+                                           : ": take bf16 or f32");
   }
 
   // In the file, codes 16 apart share a byte; in the checkpoint neighbours do.
@@ -288,12 +292,13 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   const ModelConfig config = parse_model_config(text, input.path() + "/config.json");
   const std::string name = std::filesystem::path(input.path()).lexically_normal().stem().string();
   expect_own_weights(input, true);
-  const GgufPlan plan = plan_gguf(input, config, name, options.type);
-
   const auto adapter = load_adapter(options, input);
   const LoraAdapter* lora = adapter ? &*adapter : nullptr;
+  const GgufPlan plan =
+      plan_gguf(input, config, name, options.type, lora != nullptr ? lora->untied_head() : std::string());
   BridgeResult result;
   result.notes = plan.notes;
+  if (lora != nullptr && !lora->untied_head().empty()) result.notes.push_back(untied_note(*lora));
   if (lora != nullptr) result.merged = account_for(*lora, plan, result.notes);
   ConvertProgress progress;
   progress.tensors_total = plan.targets.size();

@@ -40,6 +40,10 @@ constexpr std::array<Mark, 11> kMarks{{{".qweight", "GPTQ or AWQ"},
                                        {".scale_weight", "FP8 with 'scale_weight'"},
                                        {"scaled_fp8", "FP8 with 'scale_weight'"}}};
 
+// Whole numbers of a module that are no weights: masks, places, buffers of attention.
+constexpr std::array<std::string_view, 8> kBuffers{"bias", "mask",    "ids",      "index",
+                                                   "idx",  "indices", "position", "positions"};
+
 // Of activations: nothing is left to scale where weights are values.
 constexpr std::array<std::string_view, 6> kActivationScales{
     ".input_scale", ".activation_scale", ".output_scale", ".q_scale", ".k_scale", ".v_scale"};
@@ -88,6 +92,11 @@ Json parsed(const std::string& content, const std::string& name) {
 
 bool is_float8(DType dtype) noexcept {
   return dtype == DType::kF8E4M3 || dtype == DType::kF8E5M2;
+}
+
+bool is_whole_number(DType dtype) noexcept {
+  return dtype == DType::kI8 || dtype == DType::kU8 || dtype == DType::kI16 || dtype == DType::kU16 ||
+         dtype == DType::kI32 || dtype == DType::kU32;
 }
 
 bool is_scale_dtype(DType dtype) noexcept {
@@ -231,6 +240,22 @@ class Recognizer {
     if (name.ends_with("_proj_scales") && with(name.substr(0, name.size() - 7), kBlocks) == nullptr)
       refuse(fmt::format("MXFP4 ('{}')", name), "its codes are not there");
     if (is_float8(tensor.dtype) && !is_bitsandbytes(name)) read_float8(index);
+    const bool of_blocks =
+        name.ends_with(kScales) && with(name.substr(0, name.size() - kScales.size()), kBlocks) != nullptr;
+    if (holds_codes(tensor) && !of_blocks && !is_bitsandbytes(name)) {
+      if (example_.empty()) example_ = name;
+      refuse(fmt::format("codes of a method that is not known ('{}' {})", name, dtype_name(tensor.dtype)),
+             "");
+    }
+  }
+
+  // Whether whole numbers stand where a model has weights.
+  static bool holds_codes(const TensorInfo& tensor) {
+    if (!is_whole_number(tensor.dtype) || tensor.shape.rank() < 2) return false;
+    const std::string_view last = std::string_view(tensor.name).substr(tensor.name.rfind('.') + 1);
+    return std::none_of(kBuffers.begin(), kBuffers.end(), [&](std::string_view buffer) {
+      return last == buffer || (last.ends_with(buffer) && last[last.size() - buffer.size() - 1] == '_');
+    });
   }
 
   // True when the tensor is the scale of a weight.

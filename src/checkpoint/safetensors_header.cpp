@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "base/fail.h"
+#include "base/other_content.h"
 
 namespace nfloat {
 namespace {
@@ -187,16 +188,6 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
 }  // namespace
 
-// What a text in place of a file is, by its first 8 bytes; empty for what no text begins with.
-static std::string_view text_instead(std::string_view head) noexcept {
-  if (head.starts_with("version "))
-    return "a Git LFS pointer, not the file that it points to: run 'git lfs pull'";
-  for (const std::string_view page : {"<!DOCTYP", "<!doctyp", "<html", "<HTML", "<?xml"})
-    if (head.starts_with(page.substr(0, 8))) return "a web page (an error or a login, perhaps), not weights";
-  if (head.starts_with("{\"") || head.starts_with("{\n")) return "a JSON text, not weights";
-  return {};
-}
-
 uint64_t safetensors_header_bytes(std::string_view first_8_bytes, uint64_t file_bytes,
                                   const std::string& path) {
   if (file_bytes < 8 || first_8_bytes.size() < 8) {
@@ -204,8 +195,13 @@ uint64_t safetensors_header_bytes(std::string_view first_8_bytes, uint64_t file_
   }
   uint64_t length = 0;
   for (size_t i = 8; i-- > 0;) length = length << 8 | static_cast<unsigned char>(first_8_bytes[i]);
-  if (const std::string_view text = text_instead(first_8_bytes); length > kMaxHeaderBytes && !text.empty())
-    fail(ErrorCode::kMalformedFile, "{}: {}; download the file again", path, text);
+  const std::string_view other = other_content(first_8_bytes);
+  if (length > kMaxHeaderBytes && !other.empty())
+    fail(ErrorCode::kMalformedFile, "{}: {}; download the file again", path, other);
+  if (first_8_bytes.starts_with("GGUF"))
+    fail(ErrorCode::kMalformedFile, "{}: a GGUF file: let its name end in .gguf", path);
+  if (length > kMaxHeaderBytes && (first_8_bytes.starts_with("{\"") || first_8_bytes.starts_with("{\n")))
+    fail(ErrorCode::kMalformedFile, "{}: a JSON text, not weights; download the file again", path);
   if (length > kMaxHeaderBytes) {
     fail(ErrorCode::kMalformedFile,
          "{}: the header claims {} bytes, more than the format's limit of {}: not a safetensors file?", path,

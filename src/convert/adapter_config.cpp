@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 constexpr std::string_view kHarmless[] = {"auto_mapping",
                                           "base_model_name_or_path",
                                           "corda_config",
-                                          "ensure_weight_tying",
+
                                           "eva_config",
                                           "exclude_modules",
                                           "inference_mode",
@@ -44,9 +44,10 @@ constexpr std::string_view kHarmless[] = {"auto_mapping",
                                           "task_type"};
 
 // Read below.
-constexpr std::string_view kRead[] = {"alpha_pattern", "bias",      "fan_in_fan_out",  "init_lora_weights",
-                                      "lora_alpha",    "lora_bias", "modules_to_save", "peft_type",
-                                      "use_dora",      "use_rslora"};
+constexpr std::string_view kRead[] = {
+    "alpha_pattern",     "bias",       "ensure_weight_tying", "fan_in_fan_out",
+    "init_lora_weights", "lora_alpha", "lora_bias",           "modules_to_save",
+    "peft_type",         "use_dora",   "use_rslora"};
 
 struct Refusal {
   std::string_view key, reason;
@@ -145,11 +146,20 @@ AdapterConfig::AdapterConfig(const std::string& folder)
   check_start(json["init_lora_weights"], source_);
   if (!json.contains("lora_alpha") || !json["lora_alpha"].is_number())
     malformed("\"lora_alpha\" is not a number");
-  alpha_ = json["lora_alpha"].get<double>();
+  // What every weight is multiplied by.
+  constexpr double kMostAlpha = 1e9;
+  const auto alpha_of = [&](const Json& value, const std::string& what) {
+    const auto alpha = value.get<double>();
+    if (!(std::abs(alpha) <= kMostAlpha))
+      malformed(fmt::format("{} is {}, expected a number of at most {:g}", what, shown(value), kMostAlpha));
+    return alpha;
+  };
+  alpha_ = alpha_of(json["lora_alpha"], "\"lora_alpha\"");
   by_root_ = flag("use_rslora");
   dora_ = flag("use_dora");
   bias_of_up_ = flag("lora_bias");
   fan_in_fan_out_ = flag("fan_in_fan_out");
+  ties_weights_ = flag("ensure_weight_tying");
   // Trained biases are tensors of the adapter's file, and merged as such.
   if (const Json& bias = json["bias"];
       !bias.is_null() && bias != "none" && bias != "all" && bias != "lora_only")
@@ -168,7 +178,7 @@ AdapterConfig::AdapterConfig(const std::string& folder)
   for (const auto& [module, alpha] : alphas.items()) {
     if (!alpha.is_number()) malformed(fmt::format("\"alpha_pattern\" of '{}' is not a number", module));
     alphas_.emplace_back(Regex(fmt::format("^(.*\\.)?({})$", module), source_ + ": \"alpha_pattern\""),
-                         alpha.get<double>());
+                         alpha_of(alpha, fmt::format("\"alpha_pattern\" of '{}'", module)));
   }
 }
 

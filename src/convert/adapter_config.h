@@ -26,13 +26,14 @@ class AdapterConfig {
   bool dora() const noexcept { return dora_; }
   bool bias_of_up() const noexcept { return bias_of_up_; }  // lora_bias
   bool fan_in_fan_out() const noexcept { return fan_in_fan_out_; }
+  bool ties_weights() const noexcept { return ties_weights_; }  // ensure_weight_tying
   const std::vector<std::string>& whole_modules() const noexcept { return whole_modules_; }
   const std::string& source() const noexcept { return source_; }
 
  private:
   std::string source_;
   double alpha_ = 0;
-  bool by_root_ = false, dora_ = false, bias_of_up_ = false, fan_in_fan_out_ = false;
+  bool by_root_ = false, dora_ = false, bias_of_up_ = false, fan_in_fan_out_ = false, ties_weights_ = false;
   std::vector<std::pair<Regex, double>> alphas_;
   std::vector<std::string> whole_modules_;  // modules_to_save
 };

@@ -65,7 +65,9 @@ class Reader {
         model_type_(text_of(base_config_, "model_type")),
         roles_(base_config_),
         names_(base),
-        file_(open(folder)) {}
+        file_(open(folder)) {
+    if (ties_head(base, base_config_, roles_)) find_tie();
+  }
 
   std::map<std::string, LoraDelta> read() {
     for (const TensorInfo& info : file_->tensors()) sort(info);
@@ -80,9 +82,13 @@ class Reader {
     for (const auto& [name, module] : modules_) add(name, module);
     for (const auto& [name, module] : modules_)
       if (module.magnitude != nullptr) add_factors(name, *module.magnitude);
-    check_ties();
+    settle_tie();
     return std::move(deltas_);
   }
+
+  // The head that the merged model has beside its embedding, where the base has one tensor for both.
+  const std::string& untied_head() const noexcept { return untied_head_; }
+  const std::string& tied_embedding() const noexcept { return embedding_; }
 
  private:
   static std::shared_ptr<const Checkpoint> open(const std::string& folder) {
@@ -117,26 +123,49 @@ class Reader {
     place = &info;
   }
 
+  // The table of tokens that is the head too, and what the head would be called beside it.
+  // Encoders and decoders share more than two, and compute otherwise without a tie.
+  void find_tie() {
+    if (base_config_["is_encoder_decoder"] == Json(true)) return;
+    std::vector<std::string> tables;
+    for (const TensorInfo& tensor : base_.tensors())
+      if (roles_.may_be_tied(tensor.name) && tensor.name.ends_with(".weight") && !is_head(tensor.name) &&
+          roles_.of(tensor.name, base_.weight_shape(tensor.name)) == TensorRole::kEmbedding)
+        tables.push_back(tensor.name);
+    if (tables.size() != 1 || tables[0].ends_with("shared.weight") || base_.is_quantized(tables[0])) return;
+    embedding_ = tables[0];
+    constexpr std::string_view kPart = "language_model.";
+    head_ = fmt::format("{}{}.weight", embedding_.starts_with(kPart) ? kPart : "", roles_.output_embedding());
+  }
+  bool is_head(const std::string& tensor) const {
+    const std::string end = fmt::format("{}.weight", roles_.output_embedding());
+    return tensor == end || tensor.ends_with(fmt::format(".{}", end));
+  }
+  // The tensor of the base that holds a weight.
+  const std::string& stored(const std::string& name) const {
+    return !head_.empty() && name == head_ ? embedding_ : name;
+  }
+
   // The base's tensor of that name, which can be changed.
   std::string require(const std::string& tensor, const std::string& of) const {
-    const std::string name = names_.find(tensor);
+    const std::string name = !head_.empty() && is_head(tensor) ? head_ : names_.find(tensor);
     if (name.empty())
       fail(ErrorCode::kMalformedFile, "{}: {} has no '{}', which '{}' changes{}", file_->path(), base_.path(),
            tensor, of,
            roles_.may_be_tied(tensor) && ties_head(base_, base_config_, roles_)
                ? ": it ties embedding and head, and the adapter was made for a model that does not"
                : "");
-    if (!base_.is_quantized(name) && !is_quantizable(base_.find(name)->dtype))
+    if (!base_.is_quantized(name) && !is_quantizable(base_.find(stored(name))->dtype))
       fail(ErrorCode::kUnsupported,
            "{}: tensor '{}' is {}: an adapter is added to F32, F16, BF16 and 4-bit weights", base_.path(),
-           name, base_.stored_type(name));
+           stored(name), base_.stored_type(stored(name)));
     return name;
   }
 
   LoraDelta& delta_of(const std::string& name) {
     LoraDelta& delta = deltas_[name];
     if (delta.cols > 0) return delta;
-    const Shape shape = base_.weight_shape(name);
+    const Shape shape = base_.weight_shape(stored(name));
     delta.cols = shape.rank() < 2 ? 1 : shape[shape.rank() - 1];
     delta.rows = shape.elements() / std::max<int64_t>(1, delta.cols);
     return delta;
@@ -145,7 +174,7 @@ class Reader {
   void add_whole(const std::string& tensor, const TensorInfo& info) {
     wholes_.insert(tensor);
     const std::string name = require(tensor, info.name);
-    const Shape shape = base_.weight_shape(name);
+    const Shape shape = base_.weight_shape(stored(name));
     if (shape != info.shape || (base_.is_quantized(name) && roles_.is_conv1d(name)))
       fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {}, {} has {}", file_->path(), info.name,
            info.shape.to_string(), base_.path(), shape.to_string());
@@ -204,7 +233,7 @@ class Reader {
     const std::string weight = require(fmt::format("{}.weight", name), module.down->name);
     const auto scale = static_cast<float>(config_.scale(name, rank));
     for (float& value : up) value *= scale;
-    const Shape shape = base_.weight_shape(weight);
+    const Shape shape = base_.weight_shape(stored(weight));
     const bool swap = module.embedding || turned(weight);
     const Shape expected = swap ? Shape({in, out}) : Shape({out, in});
     if (shape != expected)
@@ -235,14 +264,14 @@ class Reader {
 
   void add_factors(const std::string& name, const TensorInfo& info) {
     const std::vector<float> magnitudes = read_values(*file_, info, 1);
-    const std::string weight = names_.find(fmt::format("{}.weight", name));
+    const std::string weight = require(fmt::format("{}.weight", name), info.name);
     LoraDelta& delta = deltas_.at(weight);
     const bool columns = delta.factors_of_columns;
     const int64_t rows = delta.rows, cols = delta.cols, outputs = columns ? cols : rows;
     if (std::ssize(magnitudes) != outputs)
       fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {}, expected [{}]", file_->path(), info.name,
            info.shape.to_string(), outputs);
-    const WeightReader base(base_, weight, false, &delta);
+    const WeightReader base(base_, stored(weight), false, &delta);
     std::vector<double> squares(static_cast<size_t>(outputs));
     Scratch scratch;
     std::vector<float> row(static_cast<size_t>(cols));
@@ -262,14 +291,67 @@ class Reader {
     delta.factors = std::move(factors);
   }
 
-  void check_ties() const {
+  // PEFT trains the two modules of a tied matrix apart unless ensure_weight_tying says otherwise: merged,
+  // they are two. Only what it saved of the base itself, beside the adapter, is of both.
+  void settle_tie() {
+    if (head_.empty()) return refuse_tie();
+    const auto embedding = deltas_.find(embedding_), head = deltas_.find(head_);
+    const bool has_head = head != deltas_.end();
+    if (embedding == deltas_.end() && !has_head) return;
+    if (embedding != deltas_.end() && has_head) {
+      if (same(embedding->second, head->second)) {
+        deltas_.erase(head);
+        return;
+      }
+    } else {
+      const LoraDelta& changed = has_head ? head->second : embedding->second;
+      const bool of_the_base = changed.whole != nullptr && !is_saved_module(has_head ? head_ : embedding_);
+      if (config_.ties_weights() || (of_the_base && changed.rank == 0)) {
+        if (has_head) {
+          deltas_[embedding_] = std::move(head->second);
+          deltas_.erase(head_);
+        }
+        return;
+      }
+      if (of_the_base) {
+        LoraDelta& other = delta_of(has_head ? embedding_ : head_);
+        other.file = changed.file;
+        other.whole = changed.whole;
+      }
+    }
+    untied_head_ = head_;
+  }
+
+  bool is_saved_module(const std::string& tensor) const {
+    return std::any_of(
+        config_.whole_modules().begin(), config_.whole_modules().end(), [&](const std::string& module) {
+          return fmt::format(".{}", tensor).find(fmt::format(".{}.", module)) != std::string::npos;
+        });
+  }
+
+  // Whether both make the same of one matrix, but for rounding.
+  static bool same(const LoraDelta& one, const LoraDelta& other) {
+    if (!one.factors.empty() || !other.factors.empty() || (one.whole == nullptr) != (other.whole == nullptr))
+      return false;
+    std::vector<float> a(static_cast<size_t>(one.cols)), b(a.size());
+    for (int64_t row = 0; row < one.rows; ++row) {
+      std::fill(a.begin(), a.end(), 0.0f);
+      std::fill(b.begin(), b.end(), 0.0f);
+      one.apply(row * one.cols, a);
+      other.apply(row * one.cols, b);
+      for (size_t i = 0; i < a.size(); ++i)
+        if (std::abs(a[i] - b[i]) > 1e-5f * (std::abs(a[i]) + 1e-6f)) return false;
+    }
+    return true;
+  }
+
+  void refuse_tie() const {
     if (!ties_head(base_, base_config_, roles_)) return;
     for (const auto& [name, delta] : deltas_)
       if (roles_.may_be_tied(name) && !name.ends_with(".bias"))
         fail(ErrorCode::kUnsupported,
              "{}: the adapter changes '{}', and {} ties embedding and head (\"tie_word_embeddings\"): one "
-             "matrix "
-             "cannot be both; untie the model first",
+             "matrix cannot be both; untie the model first",
              file_->path(), name, base_.path());
   }
 
@@ -284,6 +366,8 @@ class Reader {
   std::map<std::string, Module> modules_;
   std::set<std::string> wholes_;
   std::map<std::string, LoraDelta> deltas_;
+  std::string embedding_, head_;  // of one matrix that is both; else empty
+  std::string untied_head_;
 };
 
 }  // namespace
@@ -324,8 +408,12 @@ void LoraDelta::apply(int64_t begin, std::span<float> values) const {
   }
 }
 
-LoraAdapter::LoraAdapter(const std::string& folder, const Checkpoint& base)
-    : deltas_(Reader(folder, base).read()) {}
+LoraAdapter::LoraAdapter(const std::string& folder, const Checkpoint& base) {
+  Reader reader(folder, base);
+  deltas_ = reader.read();
+  untied_head_ = reader.untied_head();
+  tied_embedding_ = reader.tied_embedding();
+}
 
 const LoraDelta* LoraAdapter::find(const std::string& weight) const noexcept {
   const auto found = deltas_.find(weight);

@@ -36,17 +36,23 @@ class LoraAdapter {
  public:
   // Throws kNotFound, kMalformedFile (naming file and tensor; a tensor that `base` does not have, a shape
   // that does not fit, a part of the adapter without its other parts), kNotFinite, kUnsupported (what
-  // AdapterConfig refuses, tensors that are not understood, an embedding or head that the base ties to the
-  // other one, PyTorch .bin files): nothing of the adapter is passed over.
+  // AdapterConfig refuses, tensors that are not understood, an embedding and a head that are tied where one
+  // cannot tell which tensors these are, PyTorch .bin files): nothing of the adapter is passed over.
   LoraAdapter(const std::string& folder, const Checkpoint& base);
 
   const LoraDelta* find(const std::string& weight) const noexcept;  // null: it stays as it is
   size_t size() const noexcept { return deltas_.size(); }
-  // By the tensor's name in the base.
+  // Where the base ties embedding and head and the adapter changes them differently, the merged model has a
+  // head of its own, which begins with the embedding's values: its name, under which find() gives what is
+  // added to them. Else empty.
+  const std::string& untied_head() const noexcept { return untied_head_; }
+  const std::string& tied_embedding() const noexcept { return tied_embedding_; }  // its tensor
+  // By the tensor's name in the base, or untied_head().
   const std::map<std::string, LoraDelta>& deltas() const noexcept { return deltas_; }
 
  private:
   std::map<std::string, LoraDelta> deltas_;
+  std::string untied_head_, tied_embedding_;
 };
 
 }  // namespace nfloat

@@ -157,6 +157,7 @@ constexpr GgufArchitecture kArchitectures[] = {
      .names = kLlamaNames,
      .config_keys = kGemmaKeys,
      .norm_plus_one = true,
+     .head_tied = true,
      .activation = kGeluTanh},
     {.model_type = "gemma3_text",
      .class_name = "Gemma3ForCausalLM",

@@ -48,6 +48,7 @@ struct GgufArchitecture {
   bool norm_plus_one = false;  // norm weights are stored with 1 added
   bool experts = false;        // in every layer
   bool head_required = false;  // llama.cpp wants a head beside the embedding
+  bool head_tied = false;      // ... takes the embedding for it, whatever else there is
   bool layer_norm = false;     // with biases and "layer_norm_epsilon"
   std::string_view activation = "silu";
 };

@@ -108,6 +108,8 @@ constexpr GgufPreTokenizer kPreTokenizers[] = {
     {"poro-chat", {kBloom}, false, false, false},
     {"gpt3-finnish", {kBloom}, false, false, false},
     {"viking", {kBloom, kDigit}, false, false, false},
+    // Words may go on over spaces; digits by threes from the right.
+    {"superbpe", {R"(\p{N}+)", R"((?=(\d{3})+(?!\d)))"}, false, false, false},
 };
 
 Json split_step(std::string_view expression) {

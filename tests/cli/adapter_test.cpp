@@ -257,7 +257,7 @@ TEST_F(Adapter, BiasesWholeModulesAndEmbeddingsGoAlong) {
       for (int64_t k = 0; k < kRank; ++k) sum += 2 * b(col, k) * a(k, row);
       ASSERT_NEAR(result["transformer.wte.weight"](row, col), sum, 1e-6);
     }
-  // What is announced and not there, not in the base, or tied.
+  // What is announced and not there, or not in the base.
   const auto refused = [&](const Json& more, const std::vector<std::string>& words) {
     expect_complaint(nfloat({"convert", folder, path("x"), "--lora", adapter(tensors, more)}), words);
   };
@@ -269,8 +269,104 @@ TEST_F(Adapter, BiasesWholeModulesAndEmbeddingsGoAlong) {
       random_values({2, 8}, 10);
   refused(settings, {"trainable_tokens_delta"});
   tensors.erase("base_model.model.transformer.wte.token_adapter.trainable_tokens_delta");
-  write_file(folder + "/config.json", Json{{"model_type", "gpt2"}}.dump());
-  refused(settings, {"transformer.wte.weight", "tie"});
+}
+
+// Embedding and head of one matrix: what an adapter does to one of them is not done to the other.
+TEST_F(Adapter, ATiedMatrixBecomesTwo) {
+  const std::string table = "model.embed_tokens", head = "lm_head.weight";
+  const Values a = random_values({kRank, 8}, 8), b = random_values({20, kRank}, 9);
+  const auto folder = [&](Json config) {
+    return base(up_, config, {{table + ".weight", random_values({20, 8}, 21)}});
+  };
+  const Json tied{{"model_type", "llama"}, {"tie_word_embeddings", true}};
+  const auto changed = [&](const Values& values) {
+    double most = 0;
+    for (size_t i = 0; i < values.at.size(); ++i)
+      most = std::max(most, std::abs(values.at[i] - base_[table + ".weight"].at[i]));
+    return most > 1e-6;
+  };
+  const auto expect_sum = [&](const Values& values) {
+    for (int64_t row = 0; row < 20; ++row)
+      for (int64_t col = 0; col < 8; ++col) {
+        double sum = base_[table + ".weight"](row, col);
+        for (int64_t k = 0; k < kRank; ++k) sum += 2 * b(row, k) * a(k, col);
+        ASSERT_NEAR(values(row, col), sum, 1e-6);
+      }
+  };
+  const Tensors of_head{{"base_model.model.lm_head.lora_A.weight", a},
+                        {"base_model.model.lm_head.lora_B.weight", b}};
+  Tensors result = merged(folder(tied), adapter(of_head));
+  ASSERT_TRUE(result.contains(head));
+  expect_sum(result[head]);
+  EXPECT_FALSE(changed(result[table + ".weight"]));
+  EXPECT_EQ(Json::parse(read_file(path("out/config.json")))["tie_word_embeddings"], Json(false));
+  // Without the key, a model without a head is tied.
+  EXPECT_TRUE(merged(folder(Json{{"model_type", "llama"}}), adapter(of_head)).contains(head));
+
+  // The embedding's own pair, [rank, rows] and [columns, rank].
+  Values turned_a{{kRank, 20}, std::vector<double>(kRank * 20)},
+      turned_b{{8, kRank}, std::vector<double>(8 * kRank)};
+  for (int64_t k = 0; k < kRank; ++k) {
+    for (int64_t row = 0; row < 20; ++row) turned_a.at[static_cast<size_t>(k * 20 + row)] = b(row, k);
+    for (int64_t col = 0; col < 8; ++col) turned_b.at[static_cast<size_t>(col * kRank + k)] = a(k, col);
+  }
+  Tensors of_table{{"base_model.model." + table + ".lora_embedding_A", turned_a},
+                   {"base_model.model." + table + ".lora_embedding_B", turned_b}};
+  result = merged(folder(tied), adapter(of_table));
+  expect_sum(result[table + ".weight"]);
+  EXPECT_FALSE(changed(result[head]));
+
+  // The same change of both, and one that the adapter says is of both, keep the tie.
+  Tensors both = of_table;
+  both.insert(of_head.begin(), of_head.end());
+  for (const auto& [tensors, settings] :
+       {std::pair{both, Json::object()}, {of_table, Json{{"ensure_weight_tying", true}}}}) {
+    result = merged(folder(tied), adapter(tensors, settings));
+    EXPECT_FALSE(result.contains(head));
+    expect_sum(result[table + ".weight"]);
+  }
+
+  // A trained copy is of its module alone, what was saved of the base of both.
+  const Tensors whole{{"base_model.model." + table + ".weight", random_values({20, 8}, 10)}};
+  result = merged(folder(tied), adapter(whole, Json{{"modules_to_save", Json::array({"embed_tokens"})}}));
+  EXPECT_TRUE(changed(result[table + ".weight"]));
+  EXPECT_FALSE(changed(result[head]));
+  result = merged(folder(tied), adapter(whole));
+  EXPECT_TRUE(changed(result[table + ".weight"]));
+  EXPECT_FALSE(result.contains(head));
+
+  // More than two modules may share the matrix here.
+  Json t5 = tied;
+  t5["is_encoder_decoder"] = true;
+  expect_complaint(nfloat({"convert", folder(t5), path("x"), "--lora", adapter(of_table)}), {"tie"});
+}
+
+TEST_F(Adapter, AnUntiedHeadGoesIntoAGgufFile) {
+  std::filesystem::create_directories(path("tied"));
+  for (const char* file : {"tokenizer.json", "tokenizer_config.json"})
+    write_file(path("tied/") + file, read_file(model() + "/" + file));
+  Json config = Json::parse(read_file(model() + "/config.json"));
+  config["tie_word_embeddings"] = true;
+  write_file(path("tied/config.json"), config.dump());
+  const Checkpoint tiny(model());
+  Tensors tensors;
+  for (const std::string& name : tiny.weight_names())
+    if (name != "lm_head.weight") tensors[name] = read_values(tiny, name);
+  write_tensors(path("tied/model.safetensors"), tensors);
+  const std::vector<int64_t> shape = tensors["model.embed_tokens.weight"].shape;
+  const std::string lora =
+      adapter({{"base_model.model.lm_head.lora_A.weight", random_values({kRank, shape[1]}, 1)},
+               {"base_model.model.lm_head.lora_B.weight", random_values({shape[0], kRank}, 2)}});
+  for (const char* out : {"merged", "merged.gguf"}) {
+    const Result result = nfloat({"convert", path("tied"), path(out), "--lora", lora, "--type", "f32"});
+    ASSERT_TRUE(result.ok()) << result;
+    EXPECT_NE(result.out.find("merged: 1 "), std::string::npos) << result;
+    EXPECT_NE((result.out + result.err).find("'lm_head.weight' is new"), std::string::npos) << result;
+  }
+  const Checkpoint folder(path("merged")), file(path("merged.gguf"));
+  ASSERT_NE(file.find("lm_head.weight"), nullptr);
+  EXPECT_EQ(read_values(folder, "lm_head.weight").at, read_values(file, "lm_head.weight").at);
+  EXPECT_NE(read_values(folder, "lm_head.weight").at, tensors["model.embed_tokens.weight"].at);
 }
 
 TEST_F(Adapter, WhatAGgufFileDoesNotHaveIsCountedAndNamed) {

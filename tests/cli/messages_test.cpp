@@ -110,6 +110,23 @@ TEST_F(Messages, FilesThatAreNoModelAreTold) {
   }
 }
 
+TEST_F(Messages, FilesThatWereNotDownloadedAreTold) {
+  std::filesystem::create_directories(path("m"));
+  write_file(path("m/model.safetensors"), plain_file(16, 64));
+  const std::pair<std::string, std::string> texts[] = {
+      {"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS"},
+      {"<!DOCTYPE html><html></html>", "web page"}};
+  for (const auto& [text, name] : texts) {
+    write_file(path("m/config.json"), text);
+    for (const std::string command : {"quantize", "convert"})
+      expect_complaint(nfloat({command, path("m"), path("out")}), {"config.json", name});
+    expect_complaint(nfloat({"plan", path("m")}), {"config.json", name});
+  }
+  write_file(path("m/config.json"), "{}");
+  write_file(path("m/model.safetensors"), "GGUF" + std::string(60, '\0'));
+  expect_complaint(nfloat({"inspect", path("m")}), {"model.safetensors", ".gguf"});
+}
+
 TEST_F(Messages, HelpAndVersionAreCommandsToo) {
   EXPECT_EQ(nfloat({"help", "quantize"}).out, nfloat({"quantize", "--help"}).out);
   EXPECT_EQ(nfloat({"help"}).out, nfloat({"--help"}).out);

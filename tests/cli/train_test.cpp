@@ -96,6 +96,31 @@ TEST_F(Train, GoesOnWhereACheckpointWasSavedAndKeepsTheBest) {
   EXPECT_NE(held.out.find("best on the held-out rows"), std::string::npos) << held;
 }
 
+TEST_F(Train, NothingThatIsThereIsLost) {
+  const std::vector<std::string> steps{"--steps", "1", "--rank", "2"};
+  const auto into = [&](const std::string& out, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments{"--out", out};
+    arguments.insert(arguments.end(), steps.begin(), steps.end());
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return train(arguments);
+  };
+  ASSERT_TRUE(into(path("adapter")).ok());
+  const std::string file = path("adapter/adapter_model.safetensors"), first = read_file(file);
+  expect_complaint(into(path("adapter"), {"--seed", "7"}), {"adapter", "exists already"});
+  EXPECT_EQ(read_file(file), first);
+  ASSERT_TRUE(into(path("adapter"), {"--seed", "7", "--overwrite"}).ok());
+  EXPECT_NE(read_file(file), first);
+  // Only adapters are replaced.
+  std::filesystem::create_directories(path("mine"));
+  write_file(path("mine/notes.txt"), "x");
+  expect_complaint(into(path("mine"), {"--overwrite"}), {"mine", "adapter"});
+  write_file(path("plain"), "x");
+  expect_complaint(into(path("plain"), {"--overwrite"}), {"plain", "folder"});
+  // A run that fails leaves nothing behind.
+  EXPECT_FALSE(into(path("new"), {"--targets", "no_such_module"}).ok());
+  EXPECT_FALSE(std::filesystem::exists(path("new")));
+}
+
 TEST_F(Train, ComparesRates) {
   const Result result = train({"--lr", "1e-4,1e-3", "--steps", "2"});
   ASSERT_TRUE(result.ok()) << result;

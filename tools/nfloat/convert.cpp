@@ -8,6 +8,7 @@
 #include "convert_options.h"
 #include "nfloat/bridge.h"
 #include "nfloat/results.h"
+#include "nfloat/text.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -127,7 +128,7 @@ void run(const Options& options) {
   fmt::print(
       "{}: {} tensors, {} weights, {} -> {} ({:.2f} -> {:.2f} bits a weight), {}; {:.2f} s, {:.2f} GB/s of "
       "input\n",
-      result.files[0], result.tensors.size(), result.parameters, format_bytes(result.bytes_before),
+      printable(result.files[0]), result.tensors.size(), result.parameters, format_bytes(result.bytes_before),
       format_bytes(result.bytes_after), 8 * static_cast<double>(result.bytes_before) / count,
       8 * static_cast<double>(result.bytes_after) / count,
       error > 0 ? fmt::format("SQNR {} dB where rounded", sqnr(error, original)) : "nothing rounded",

@@ -5,6 +5,7 @@
 #include "convert_options.h"
 #include "nfloat/convert.h"
 #include "nfloat/results.h"
+#include "nfloat/text.h"
 
 namespace nfloat::cli {
 namespace {
@@ -33,7 +34,7 @@ void run(const Options& options) {
   }
   fmt::print(
       "{}: {} parameters, of which {} were quantized, {} -> {} ({}), {:.2f} s at {:.2f} GB/s of output\n",
-      options.output, result.plan.parameters, result.plan.quantized_parameters,
+      printable(options.output), result.plan.parameters, result.plan.quantized_parameters,
       format_bytes(result.plan.bytes_before), format_bytes(result.plan.bytes_after), dtype_name(dtype),
       result.seconds, rate);
 }

@@ -190,8 +190,8 @@ void run(const Options& options, bool scale_given) {
     return;
   }
   fmt::print("{}\n{}: {} file{}, {:.2f} s at {:.2f} GB/s of input, {:.2f} s more until the disk had it\n",
-             summary(result.plan), options.output, result.files.size(), result.files.size() == 1 ? "" : "s",
-             result.seconds, rate, result.sync_seconds);
+             summary(result.plan), printable(options.output), result.files.size(),
+             result.files.size() == 1 ? "" : "s", result.seconds, rate, result.sync_seconds);
   if (calibrated) {
     const CalibrationReport& report = calibrated->record.report;
     fmt::print(

@@ -7,10 +7,12 @@
 #include <cstdio>
 #include <filesystem>
 #include <limits>
+#include <optional>
 
 #include "commands.h"
 #include "model_options.h"
 #include "nfloat/error.h"
+#include "nfloat/text.h"
 #include "nfloat/train.h"
 #include "nfloat/train_data.h"
 #include "notes.h"
@@ -32,7 +34,43 @@ struct Options {
   std::vector<int64_t> layers;
   TrainOptions train;
   int64_t eval_every = 0, save_every = 0, patience = 0;
-  bool no_shuffle = false, no_packing = false, resume = false, dry_run = false;
+  bool no_shuffle = false, no_packing = false, resume = false, dry_run = false, overwrite = false;
+};
+
+// The folder of the adapter. Of several runs with the same name one makes it; a run that writes nothing into
+// it leaves nothing behind.
+class OutputFolder {
+ public:
+  // Throws kAlreadyExists for what is there and is not to be gone on with or replaced, kIo.
+  explicit OutputFolder(const Options& options) : path_(options.out) {
+    std::error_code error;
+    made_ = fs::create_directory(path_, error);
+    if (error && !fs::exists(path_))
+      throw Error(ErrorCode::kIo, fmt::format("{}: cannot be made: {}", path_, error.message()));
+    if (made_) return;
+    if (!fs::is_directory(path_))
+      throw Error(ErrorCode::kAlreadyExists, fmt::format("{}: is not a folder", path_));
+    if (options.resume) return;
+    if (!options.overwrite)
+      throw Error(ErrorCode::kAlreadyExists,
+                  fmt::format("{}: exists already (--overwrite replaces the adapter in it, --resume goes on "
+                              "with its checkpoint)",
+                              path_));
+    if (!fs::is_empty(path_) && !fs::exists(fs::path(path_) / "adapter_config.json") &&
+        !fs::exists(fs::path(path_) / "checkpoint"))
+      throw Error(ErrorCode::kAlreadyExists,
+                  fmt::format("{}: is not the folder of an adapter; only such are replaced", path_));
+  }
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+  ~OutputFolder() {
+    std::error_code ignored;
+    if (made_) fs::remove(path_, ignored);  // only when it is empty
+  }
+
+ private:
+  const std::string path_;
+  bool made_ = false;
 };
 
 double number(const std::string& text, const char* option) {
@@ -104,6 +142,8 @@ class Job {
 
   void run() {
     const std::string folder = model_folder(options_.model.model);
+    std::optional<OutputFolder> out;
+    if (!options_.out.empty() && !options_.dry_run) out.emplace(options_);
     const TrainDataOptions how{.train_on = options_.train_on == "all"    ? TrainOn::kAll
                                            : options_.train_on == "last" ? TrainOn::kLast
                                                                          : TrainOn::kAnswers,
@@ -243,7 +283,7 @@ class Job {
                held ? fmt::format(", best on the held-out rows {:.4f} (perplexity {:.2f}){}", best,
                                   std::exp(best), stopped ? ", stopped early" : "")
                     : std::string());
-    fmt::print("adapter in {}\n", options_.out);
+    fmt::print("adapter in {}\n", printable(options_.out));
   }
 
   // The same run with each rate: what they come to, beside one another.
@@ -295,6 +335,7 @@ void check(const Options& options) {
   if (sweep && (!options.out.empty() || options.resume || !options.dump_gradients.empty()))
     throw UsageError("several rates of --lr are compared without --out, --resume and --dump-gradients");
   if (options.resume && options.out.empty()) throw UsageError("--resume goes with --out");
+  if (options.resume && options.overwrite) throw UsageError("--resume and --overwrite exclude each other");
   if (options.resume && !options.init.empty()) throw UsageError("--resume and --init exclude each other");
   if (options.patience > 0 && options.eval_every == 0) throw UsageError("--patience goes with --eval-every");
 }
@@ -384,6 +425,7 @@ void add_train_command(const Command& app) {
   command.add_option("--threads", o.model.threads, "0: all").between(0, 4096);
   command.add_option("--log", o.log, "File for a line a step, .jsonl or .csv");
   command.add_option("--dump-gradients", o.dump_gradients, "File for the gradients of the first step");
+  command.add_flag("--overwrite", o.overwrite, "Replace the adapter in --out");
   command.add_flag("--dry-run", o.dry_run, "Say what would be done");
   command.callback([options] {
     check(*options);

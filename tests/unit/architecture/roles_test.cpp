@@ -71,12 +71,15 @@ TEST(TensorRoles, EmbeddingsInListsAndLinearLayersNamedLikeThem) {
   EXPECT_EQ(of_type("gemma3n", "model.embed_audio.embedding_projection"), TensorRole::kLinear);
   EXPECT_EQ(of_type("albert", "albert.encoder.embedding_hidden_mapping_in"), TensorRole::kEmbeddingOrLinear);
   EXPECT_EQ(of_type("decision_transformer", "embed_state"), TensorRole::kEmbeddingOrLinear);
+  EXPECT_EQ(of_type("canine", "canine.char_embeddings.HashBucketCodeEmbedder_3"),
+            TensorRole::kEmbeddingOrLinear);
 }
 
 TEST(TensorRoles, RoutersUnderEveryName) {
   EXPECT_EQ(of_type("granitemoe", "model.layers.1.block_sparse_moe.router.layer"), TensorRole::kRouter);
   EXPECT_EQ(of_type("nllb-moe", "encoder.layers.3.ffn.router.classifier"), TensorRole::kRouter);
   EXPECT_EQ(of_type("qwen2_moe", "model.layers.1.mlp.shared_expert_gate"), TensorRole::kRouter);
+  EXPECT_EQ(of_type("gemma3n", "model.language_model.layers.2.altup.modality_router"), TensorRole::kRouter);
   EXPECT_EQ(of_type("qwen2_moe", "model.layers.1.mlp.experts.3.gate_proj"), TensorRole::kLinear);
   const std::string experts = R"({"model_type": "new", "ffn_config": {"moe_num_experts": 48}})";
   EXPECT_EQ(role(experts, "model.layers.1.mlp.chooser"), TensorRole::kRouter);

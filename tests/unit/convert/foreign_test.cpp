@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "base/json.h"
@@ -75,6 +76,44 @@ TEST_F(ForeignTest, TensorsAndFilesShowTheMethodToo) {
   ASSERT_EQ(found.size(), 1u);
   EXPECT_FALSE(found[0].error);
   EXPECT_NE(found[0].text.find("not checked"), std::string::npos) << found[0].text;
+}
+
+TEST_F(ForeignTest, WholeNumbersInPlaceOfWeightsAreCodesOfSomeMethod) {
+  const std::string module = "model.layers.0.self_attn.q_proj.";
+  for (const auto& [name, dtype, element] : {std::tuple{"weight", "I8", 1},
+                                             {"weight._data", "I8", 1},
+                                             {"codes", "U8", 1},
+                                             {"trellis", "I16", 2},
+                                             {"Qidxs", "I32", 4},
+                                             {"w1.packed", "U32", 4}}) {
+    write("{}", {tensor("model.layers.0.mlp.up_proj.weight"),
+                 tensor(module + name, dtype, static_cast<size_t>(element))});
+    EXPECT_NE(refusal().find(name), std::string::npos) << name << ": " << refusal();
+  }
+  // Masks and places are buffers.
+  write("{}", {tensor(kQuery), tensor("h.0.attn.bias", "U8", 1), tensor("position_ids", "I64", 8),
+               tensor("h.0.attn.causal_mask", "U8", 1), tensor("relative_position_index", "I32", 4)});
+  EXPECT_EQ(refusal(), "");
+}
+
+TEST_F(ForeignTest, WhatSixteenBitsDoNotHoldIsNamed) {
+  RawTensor large = tensor(kQuery);
+  for (size_t at = 0; at < large.bytes.size(); at += 4) {
+    const float value = at == 64 ? 3.4e38f : 0.5f;
+    std::memcpy(large.bytes.data() + at, &value, 4);
+  }
+  write(R"({"model_type": "x"})", {large});
+  quantize_checkpoint(Checkpoint(path("in")), path("packed"), {}, {});
+  for (const auto& [dtype, other] : {std::pair{DType::kF16, "bf16 or f32"}, {DType::kBF16, "take f32"}}) {
+    try {
+      dequantize_checkpoint(Checkpoint(path("packed")), path("plain"), dtype);
+      ADD_FAILURE() << dtype_name(dtype);
+    } catch (const Error& error) {
+      const std::string text = error.what();
+      EXPECT_NE(text.find(kQuery), std::string::npos) << text;
+      EXPECT_NE(text.find(other), std::string::npos) << text;
+    }
+  }
 }
 
 // A weight of 64 x 64 in E4M3, ones and halves, in blocks of 48 rows and 40 columns with the scales 2, 4, 8,

@@ -14,9 +14,9 @@ std::vector<std::string> steps(const GgufPreTokenizer& kind) {
 }
 
 TEST(GgufPreTokenizer, WhatIsReadIsFoundAgain) {
-  for (const char* name :
-       {"gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "qwen35", "gpt-4o", "tekken", "bailingmoe",
-        "seed-coder", "deepseek-v3", "deepseek-llm", "deepseek-coder", "falcon", "bloom", "viking"}) {
+  for (const char* name : {"gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "qwen35", "gpt-4o", "tekken",
+                           "bailingmoe", "seed-coder", "deepseek-v3", "deepseek-llm", "deepseek-coder",
+                           "falcon", "bloom", "viking", "superbpe"}) {
     const GgufPreTokenizer* kind = find_gguf_pre_tokenizer(name);
     ASSERT_NE(kind, nullptr) << name;
     const GgufPreTokenizer* found =
