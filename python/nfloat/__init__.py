@@ -39,8 +39,49 @@ from ._codebook import (
     make_normal_float,
     normal_quantile,
 )
+from ._convert import (
+    ConvertResult,
+    Finding,
+    QuantizationPlan,
+    TensorError,
+    TensorPlan,
+    check_checkpoint,
+    compare_checkpoints,
+    dequantize_checkpoint,
+    plan_memory,
+    plan_quantization,
+    quantize_checkpoint,
+    write_folder,
+    write_gguf,
+)
 from ._control import Control, Progress, ProgressFunction, processor, set_threads, target, threads, version
+from ._evaluate import (
+    DivergenceResult,
+    Format,
+    PerplexityResult,
+    TaskResult,
+    analyze_weights,
+    default_formats,
+    divergence,
+    evaluate_task,
+    format_list,
+    make_format,
+    measure_machine,
+    perplexity,
+    task_names,
+)
+from ._generation import Generation, GenerationResult, SamplerOptions, Token, TokenProbability
 from ._linear import PackedMatrix, linear, linear_transposed
+from ._model import (
+    Model,
+    ModelMemory,
+    Sampler,
+    Session,
+    forward_batch,
+    log_probability,
+    most_likely,
+    synthetic_model,
+)
 from ._quantize import (
     NestedScales,
     QuantizedTensor,
@@ -50,6 +91,7 @@ from ._quantize import (
     quantize_blockwise,
     quantize_scales,
 )
+from ._text import ChatTemplate, Tokenizer
 from ._types import (
     Array,
     DType,

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints, conversions, models, generation, judging; Ctrl-C and cancelling."""
+import json
+import os
+import pathlib
+import pickle
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import unittest
+
+import numpy as np
+
+import nfloat
+from support import TINY, pattern, read_safetensors
+
+TOOL = os.environ.get("NFLOAT_TOOL", "nfloat")
+
+
+class InFolder(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+        self.path = pathlib.Path(self.folder.name)
+
+
+class Checkpoints(InFolder):
+    def test_reads_what_the_file_holds(self):
+        stored = read_safetensors(TINY / "model.safetensors")
+        with nfloat.Checkpoint(TINY) as checkpoint:
+            self.assertEqual(set(checkpoint), set(stored))
+            self.assertEqual(len(checkpoint), len(stored))
+            self.assertTrue(checkpoint.is_folder)
+            self.assertFalse(checkpoint.is_gguf)
+            for name, (dtype, values) in stored.items():
+                info = checkpoint[name]
+                self.assertEqual((info.dtype, info.shape), (dtype, values.shape))
+                tensor = checkpoint.tensor(name)
+                self.assertEqual(tensor.tobytes(), values.tobytes())
+                self.assertFalse(tensor.flags.writeable)
+            self.assertEqual(json.loads(checkpoint.text_file("config.json"))["model_type"], "llama")
+            with self.assertRaises(nfloat.NotFoundError):
+                checkpoint.text_file("nothing.json")
+            with self.assertRaises(nfloat.NotFoundError):
+                checkpoint.tensor("nothing")
+            with self.assertRaises(KeyError):
+                checkpoint["nothing"]
+            self.assertEqual(checkpoint.describe()["parameters"], sum(v.size for _, v in stored.values()))
+        with self.assertRaises(ValueError):
+            checkpoint.tensor("model.norm.weight")
+        with self.assertRaises(TypeError):
+            pickle.dumps(checkpoint)
+
+    def test_close_minds_living_views(self):
+        checkpoint = nfloat.Checkpoint(TINY)
+        view = checkpoint.tensor("model.norm.weight")
+        with self.assertRaises(BufferError):
+            checkpoint.close()
+        self.assertEqual(view.size, 256)
+        del view
+        checkpoint.close()
+        checkpoint.close()
+
+    def test_saves(self):
+        file = self.path / "some.safetensors"
+        tensors = {"b": pattern(3, 4), "a": np.arange(5, dtype=np.int32), "s": np.float16(2).reshape(())}
+        nfloat.save_tensors(file, tensors)
+        for name, (_, values) in read_safetensors(file).items():
+            self.assertEqual(values.tobytes(), tensors[name].tobytes())
+            self.assertEqual(values.shape, tensors[name].shape)
+        with self.assertRaises(nfloat.AlreadyExistsError):
+            nfloat.save_tensors(file, tensors)
+        nfloat.save_tensors(file, {"one": pattern(2)}, overwrite=True)
+        self.assertEqual(list(nfloat.Checkpoint(file)), ["one"])
+
+    def test_converts(self):
+        plan = nfloat.plan_quantization(TINY, double_quantization=True)
+        seen = []
+        result = nfloat.quantize_checkpoint(TINY, self.path / "nf4", double_quantization=True, progress=seen.append)
+        self.assertEqual(result.plan, plan)
+        self.assertEqual(len(plan.records()), len(nfloat.Checkpoint(TINY)))
+        self.assertEqual((seen[-1].done, seen[-1].unit), (seen[-1].total, "bytes"))
+        subprocess.run(
+            [TOOL, "quantize", TINY, self.path / "tool", "--double-quantization", "--quiet"],
+            check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        for file in result.files:
+            self.assertEqual(pathlib.Path(file).read_bytes(), (self.path / "tool" / pathlib.Path(file).name).read_bytes())
+        with self.assertRaises(nfloat.AlreadyExistsError):
+            nfloat.quantize_checkpoint(TINY, self.path / "nf4")
+        with self.assertRaises(nfloat.UnsupportedError):
+            nfloat.quantize_checkpoint(self.path / "nf4", self.path / "twice")
+        self.assertEqual([f for f in nfloat.check_checkpoint(self.path / "nf4") if f.error], [])
+        errors = nfloat.compare_checkpoints(self.path / "nf4", TINY)
+        self.assertTrue(19 < errors[0].sqnr_db < 25, errors[0])
+        name = "model.layers.0.mlp.up_proj.weight"
+        with nfloat.Checkpoint(self.path / "nf4") as checkpoint:
+            tensor = checkpoint.quantized(name)
+            weights = nfloat.convert_elements(nfloat.Checkpoint(TINY).tensor(name), "float32", source_dtype="bfloat16")
+            again = nfloat.quantize_blockwise(weights, double_quantization=True)
+            self.assertEqual(tensor.codes.tobytes(), again.codes.tobytes())
+            self.assertEqual(nfloat.PackedMatrix.pack(tensor).shape, weights.shape)
+        plain = nfloat.dequantize_checkpoint(self.path / "nf4", self.path / "plain", "float32")
+        self.assertEqual(nfloat.Checkpoint(self.path / "plain")[name].dtype, "F32")
+        self.assertGreater(plain.bytes_after, plain.bytes_before)
+        nfloat.write_gguf(TINY, self.path / "tiny.gguf", type="q8_0")
+        self.assertTrue(nfloat.Checkpoint(self.path / "tiny.gguf").is_gguf)
+        nfloat.write_folder(self.path / "tiny.gguf", self.path / "back", type="float16")
+        self.assertEqual(nfloat.Checkpoint(self.path / "back")[name].dtype, "F16")
+        self.assertTrue(nfloat.plan_memory(TINY)[0]["weight_bytes"])
+
+    def test_an_exception_of_progress_ends_the_work(self):
+        class Enough(Exception):
+            pass
+
+        def progress(_):
+            raise Enough
+
+        with self.assertRaises(Enough):
+            nfloat.quantize_checkpoint(TINY, self.path / "out", progress=progress)
+        control = nfloat.Control()
+        control.cancel()
+        with self.assertRaises(nfloat.CancelledError):
+            nfloat.quantize_checkpoint(TINY, self.path / "other", control=control)
+        self.assertEqual([p for p in self.path.iterdir() if p.name == "other"], [])
+        control.reset()
+        nfloat.quantize_checkpoint(TINY, self.path / "other", control=control)
+        self.assertEqual(control.progress.fraction, 1)
+
+
+class Models(InFolder):
+    @classmethod
+    def setUpClass(cls):
+        cls.model = nfloat.Model.load(TINY, quantize="nf4")
+
+    def test_text_is_that_of_the_tool(self):
+        result = self.model.generate("The old lighthouse", max_tokens=40, seed=7).result()
+        tool = subprocess.run(
+            [TOOL, "generate", TINY, "--quantize", "nf4", "--precision", "bf16", "-p", "The old lighthouse", "-n", "40",
+             "--seed", "7", "--json"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        wanted = json.loads(tool.stdout)
+        self.assertEqual(result.tokens, wanted["tokens"])
+        self.assertEqual(result.text, wanted["text"])
+        self.assertEqual(result.prompt_tokens, wanted["prompt_tokens"])
+        self.assertEqual(result.finish_reason, "length")
+        json.dumps(result.to_dict())
+
+    def test_sessions_give_the_same_logits_however_they_get_there(self):
+        tokens = self.model.tokenizer.encode("Once upon a time there was a king who had a daughter.")
+        all_logits = self.model.logits(tokens, precision="f32")
+        self.assertEqual(all_logits.shape, (len(tokens), self.model.vocabulary))
+        session = self.model.session(context=64, precision="f32")
+        self.assertIsNone(session.logits)
+        last = session.prefill(tokens)
+        np.testing.assert_array_equal(last, all_logits[-1])
+        self.assertEqual(session.position, len(tokens))
+        session.rewind(len(tokens) - 3)
+        fork = session.fork()
+        for token in tokens[-3:]:
+            step = fork.decode(token)
+        np.testing.assert_allclose(step, last, atol=1e-4)
+        both = nfloat.forward_batch([session, fork], [tokens[-3:], [5]])
+        self.assertEqual(both[0].shape, (3, self.model.vocabulary))
+        self.assertEqual((session.position, fork.position), (len(tokens), len(tokens) + 1))
+        self.assertEqual(list(session.tokens), tokens)
+        self.assertEqual(nfloat.most_likely(last)[0].token, int(last.argmax()))
+        self.assertEqual(nfloat.Sampler().sample(last), int(last.argmax()))
+        self.assertAlmostEqual(
+            nfloat.log_probability(last, 5), float(last[5] - np.log(np.exp(last.astype(float)).sum())), places=4
+        )
+        session.close()
+        with self.assertRaises(ValueError):
+            session.decode(1)
+
+    def test_leaving_early_keeps_the_session(self):
+        session = self.model.session(context=200)
+        generation = self.model.generate("The king", max_tokens=50, temperature=0, session=session, top_logprobs=3)
+        for count, token in enumerate(generation):
+            self.assertEqual(len(token.top), 3)
+            self.assertLessEqual(token.log_probability, 0)
+            if count == 4:
+                break
+        self.assertIsNone(generation.finish_reason)
+        self.assertEqual(len(generation.tokens), 5)
+        generation.cancel()
+        self.assertEqual(list(generation), [])
+        whole = self.model.generate("The king", max_tokens=12, temperature=0).result()
+        # What follows on the same session continues the text.
+        prompt = [int(t) for t in generation.tokens[len(session.tokens) - len(whole.prompt_tokens):]]
+        rest = self.model.generate(prompt, max_tokens=7, temperature=0, session=session).result()
+        self.assertEqual(generation.tokens + rest.tokens, whole.tokens)
+
+    def test_stops(self):
+        text = self.model.generate("The king", max_tokens=60, temperature=0).result().text
+        stop = text[10:14]
+        result = self.model.generate("The king", max_tokens=60, temperature=0, stop=[stop]).result()
+        self.assertEqual((result.finish_reason, result.text), ("stop", text[: text.index(stop)]))
+
+    def test_tokenizer_and_chat(self):
+        tokenizer = self.model.tokenizer
+        ids = tokenizer.encode("A quick fox.", add_special_tokens=False)
+        self.assertEqual(tokenizer.decode(ids), "A quick fox.")
+        self.assertEqual(b"".join(tokenizer.token_bytes(i) for i in ids).decode().strip(), "A quick fox.")
+        with self.assertRaises(nfloat.InvalidArgumentError):
+            tokenizer.token_text(tokenizer.vocab_size)
+        with self.assertRaises(TypeError):
+            tokenizer.decode("text")
+        if self.model.chat_template is None:
+            with self.assertRaises(nfloat.UnsupportedError):
+                self.model.generate([{"role": "user", "content": "Hello"}])
+
+    def test_judged(self):
+        text = "Once upon a time there was a king who had a daughter. " * 60
+        seen = []
+        result = nfloat.perplexity(self.model, text, context=128, progress=seen.append)
+        self.assertEqual((seen[-1].done, seen[-1].unit), (result.tokens, "tokens"))
+        ids = self.model.tokenizer.encode(text, add_special_tokens=False)[:128]
+        one = nfloat.perplexity(self.model, ids, context=128, precision="f32")
+        logits = self.model.logits(ids, precision="f32").astype(np.float64)
+        losses = np.log(np.exp(logits).sum(1))[:-1] - logits[np.arange(127), ids[1:]]
+        self.assertAlmostEqual(one.mean_loss, losses.mean(), places=4)
+        plain = nfloat.Model.load(TINY)
+        apart = nfloat.divergence(plain, self.model, text, context=128)
+        self.assertTrue(0 < apart.mean_kl < 0.5, apart.mean_kl)
+        self.assertEqual(apart.token_kl.shape, (apart.tokens,))
+        self.assertEqual(nfloat.divergence(plain, plain, ids, context=128).max_kl, 0)
+        json.dumps(apart.to_dict())
+        data = self.path / "lambada.jsonl"
+        data.write_text('{"text": "The king had a daughter and the king was happy"}\n')
+        self.assertEqual(nfloat.evaluate_task(self.model, "lambada", data).questions, 1)
+        with self.assertRaises(nfloat.InvalidArgumentError):
+            nfloat.perplexity(self.model, "short")
+
+    def test_closed_and_missing(self):
+        with nfloat.Model.load(TINY) as model:
+            session = model.session(context=8)
+        session.decode(1)
+        with self.assertRaises(ValueError):
+            model.session(context=8)
+        with self.assertRaises(nfloat.NotFoundError):
+            nfloat.Model.load(self.path / "nothing")
+        with self.assertRaises(nfloat.InvalidArgumentError):
+            self.model.session(context=8).prefill([1, 1 << 20])
+        with self.assertRaises(nfloat.InvalidArgumentError):
+            self.model.session(context=8).prefill(range(9))
+
+
+class Interrupted(InFolder):
+    def setUp(self):
+        super().setUp()
+        self.model = nfloat.Model.load(TINY, threads=1)
+        self.text = self.model.tokenizer.encode("Once upon a time there was a king. " * 6000)
+
+    def test_control_c(self):
+        main = threading.main_thread().ident
+        for call in (
+            lambda: nfloat.perplexity(self.model, self.text),
+            lambda: self.model.session(precision="f32", threads=1).prefill(self.text[: self.model.context]),
+        ):
+            timer = threading.Timer(0.06, lambda: signal.pthread_kill(main, signal.SIGINT))
+            timer.start()
+            begin = time.monotonic()
+            try:
+                with self.assertRaises(KeyboardInterrupt):
+                    call()
+                    time.sleep(0.2)  # a machine that was faster than the signal
+            finally:
+                timer.join()
+            self.assertLess(time.monotonic() - begin, 5)
+        self.model.session(context=8).decode(1)
+
+    def test_cancelled_from_another_thread(self):
+        control = nfloat.Control()
+        threading.Timer(0.1, control.cancel).start()
+        with self.assertRaises(nfloat.CancelledError):
+            while True:
+                nfloat.perplexity(self.model, self.text, control=control)
+
+    def test_one_thread_at_a_time(self):
+        session = self.model.session(threads=1)
+        seen = []
+
+        def read():
+            try:
+                session.prefill(self.text[:500])
+                session.rewind(0)
+            except RuntimeError as error:
+                seen.append(error)
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertGreaterEqual(len(seen), 1)
+
+    def test_a_child_after_fork_works(self):
+        weights = pattern(512, 512)
+        wanted = nfloat.quantize_blockwise(weights, threads=2).codes.tobytes()
+        child = os.fork()
+        if child == 0:
+            os._exit(0 if nfloat.quantize_blockwise(weights, threads=2).codes.tobytes() == wanted else 1)
+        self.assertEqual(os.waitpid(child, 0)[1], 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
