@@ -287,6 +287,12 @@ Ref address(Args& args) {
   return integer(static_cast<int64_t>(reinterpret_cast<intptr_t>(array.data())));
 }
 
+// Memory over that of an array, which it keeps.
+Ref array_memory(Args& args) {
+  const auto array = std::make_shared<const Array>(args.array());
+  return make_memory(array, array->data(), array->bytes(), false);
+}
+
 int execute(PyObject* module) {
   static std::vector<PyMethodDef> methods = [] {
     std::vector<PyMethodDef> all;
@@ -324,7 +330,8 @@ std::vector<PyMethodDef> base_methods() {
           method<control_cancel>("control_cancel"),
           method<control_reset>("control_reset"),
           method<control_state>("control_state"),
-          method<address>("address")};
+          method<address>("address"),
+          method<array_memory>("array_memory")};
 }
 
 }  // namespace nfloat::python

@@ -231,14 +231,7 @@ def _numpy_of(values: Any, dtype: type[np.generic]) -> npt.NDArray[Any]:
     """The memory of an array as numpy has it, shared."""
     if isinstance(values, np.ndarray):
         return values.reshape(-1).view(dtype)
-    numpy = getattr(values, "numpy", None)
-    flat = getattr(values, "reshape", None)
-    if numpy is not None and flat is not None:
-        values = values.detach().reshape(-1)
-        if str(values.dtype) == "torch.bfloat16":
-            values = values.view(type(values)([0]).to(values.dtype).dtype)
-        return cast("npt.NDArray[Any]", values.numpy().view(dtype))
-    return np.frombuffer(values, dtype)
+    return np.frombuffer(_core.array_memory(values), dtype)
 
 
 def _bytes_of(state: Mapping[str, Array], key: str) -> npt.NDArray[np.uint8]:
