@@ -2,6 +2,7 @@
 #ifndef NFLOAT_ADAPTER_H_
 #define NFLOAT_ADAPTER_H_
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,11 @@ struct AdapterChoice {
 // does not have), kUnsupported (parts of adapters that are no low-rank pair of the layers' matrices: merge
 // those with convert; mixtures of experts, streamed layers), naming file and tensor.
 NFLOAT_API void attach_adapters(const Model& model, const std::vector<AdapterChoice>& adapters);
+
+// The same adapters for single sequences: SessionOptions::adapters, EngineRequest::adapters. They belong to
+// `model`. Throws as attach_adapters; kInvalidArgument for an empty list.
+NFLOAT_API std::shared_ptr<LinearObserver> load_adapters(const Model& model,
+                                                         const std::vector<AdapterChoice>& adapters);
 
 }  // namespace nfloat
 

@@ -27,6 +27,9 @@ struct EngineOptions {
   KvCacheType kv_cache = KvCacheType::kAuto;
   uint64_t kv_bytes = 0;      // of keys and values, kept prefixes included; 0: enough for all streams
   double step_seconds = 0.1;  // a step with a piece of a prompt takes about this long
+  // A smaller model with the same tokens that guesses the next ones; what is generated is the same as
+  // without. Its keys and values are not part of kv_bytes.
+  std::optional<Model> draft = std::nullopt;
   // A clock in seconds that never goes back; empty: the machine's.
   std::function<double()> clock = nullptr;
   // Receives the events of each step, on the thread that steps.
@@ -40,6 +43,8 @@ struct EngineRequest {
   SamplerOptions sampler;
   GenerationOptions generation;  // max_tokens is cut to what the context has room for
   bool score_prompt = false;     // log-probabilities of the prompt's own tokens
+  // That this request is computed with; null: none. Requests with different ones go together.
+  std::shared_ptr<LinearObserver> adapters = nullptr;
   // The text keeps to it, and ends when nothing can follow. Its matchers run on the thread that steps.
   std::optional<Grammar> grammar = std::nullopt;
 };
@@ -82,6 +87,7 @@ struct EngineStatistics {
   int64_t running = 0, waiting = 0;  // requests
   uint64_t requests = 0, refused = 0, cancelled = 0, failed = 0, finished = 0, preempted = 0;
   uint64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0, steps = 0;
+  uint64_t guessed_tokens = 0, guessed_right = 0;  // by draft, look-up and grammar
   uint64_t kv_bytes_used = 0, kv_bytes_limit = 0;
   double last_step = 0;  // clock
   Histogram first_token_seconds, between_tokens_seconds, queue_seconds, request_seconds, step_seconds, rows,
@@ -95,7 +101,8 @@ struct EngineStatistics {
 // tokens it would get alone.
 class NFLOAT_API Engine {
  public:
-  // Throws kInvalidArgument: options out of range, a budget that one full context does not fit in.
+  // Throws kInvalidArgument: options out of range, a budget that one full context does not fit in, a draft
+  // model with a smaller vocabulary than the tokenizer's.
   Engine(const Model& model, const Tokenizer& tokenizer, const EngineOptions& options);
   ~Engine();
   Engine(const Engine&) = delete;

@@ -52,9 +52,9 @@ struct GenerationOptions {
   // The answer comes in the channels of gpt-oss (where the vocabulary has their tokens): text of the channel
   // "final" is the text, that of others an aside.
   bool channels = false;
-  // Of a Generation: up to this many tokens that followed the same ones earlier in the text are computed
-  // together with the next one, and count where they are what is chosen. The tokens are the same as without;
-  // texts that repeat their prompt come faster. 0: none.
+  // Up to this many tokens that followed the same ones earlier in the text are computed together with the
+  // next one, and count where they are what is chosen. The tokens are the same as without; texts that repeat
+  // their prompt come faster. 0: none.
   int64_t look_up = 0;
 };
 
@@ -123,6 +123,8 @@ class NFLOAT_API TokenSequence {
   int64_t keep(std::span<const int32_t> tokens);
   // Reads more tokens; returns the logits of the last. Throws as Session::prefill.
   std::span<const float> append(std::span<const int32_t> tokens);
+  // The same without logits: for the beginning of a text.
+  void read(std::span<const int32_t> tokens);
   // The same, with the logits of each of them behind one another in `rows`.
   void append(std::span<const int32_t> tokens, std::vector<float>& rows);
   // Forgets every token from `length` on. Throws kInvalidArgument when it is beyond the present one.
@@ -154,6 +156,10 @@ class NFLOAT_API Generation {
   // Tokens of the prompt read between two calls of cancel_when; a multiple of 64 gives the same bits as the
   // whole prompt at once.
   void read_in_pieces_of(int64_t tokens) noexcept { piece_ = tokens; }
+  // A session of a smaller model with the same tokens, at position 0, guesses the next ones where nothing is
+  // looked up. The tokens are the same as without. Throws kInvalidArgument: fewer tokens than the
+  // tokenizer's.
+  void guess_with(Session draft);
   // When the limit or a cancellation ends the text, the sequence reads the last token too: for a conversation
   // that continues.
   void take_in_last() noexcept { take_in_last_ = true; }
@@ -180,11 +186,10 @@ class NFLOAT_API Generation {
   std::function<bool()> cancelled_;
   int64_t piece_ = 512;
   bool take_in_last_ = false, begun_ = false;
-  int64_t look_up_ = 0;
-  size_t confirmed_ = 0;           // tokens of the sequence that were chosen; what follows is a guess
-  size_t guesses_ = 0;             // of the last pass
-  int64_t pause_ = 0, wrong_ = 0;  // passes without guesses, after wrong ones
-  std::vector<float> rows_;        // logits of the last pass, of each guess and of the token before
+  size_t confirmed_ = 0;  // tokens of the sequence that were chosen; what follows is a guess
+  struct Guesses;
+  std::shared_ptr<Guesses> guesses_;
+  std::vector<float> rows_;  // logits of the last pass, of each guess and of the token before
   std::optional<FinishReason> reason_;
   GenerationCounts counts_;
   int64_t guessed_ = 0, right_ = 0;

@@ -70,6 +70,9 @@ class NFLOAT_API GrammarMatcher {
   std::span<const uint64_t> allowed();
   // Takes a token's text in. False, and nothing changes: the grammar does not allow it.
   bool accept(int32_t token);
+  // At most `most` tokens of the text that must follow, each the longest that fits; none where there is a
+  // choice. Throws as allowed().
+  std::vector<int32_t> forced(size_t most);
   bool may_end() const;   // the text is complete
   bool must_end() const;  // and nothing can follow
 

@@ -18,6 +18,8 @@
 
 namespace nfloat {
 
+class LinearObserver;
+
 // Storage of the output head. kKeep: as in the file.
 enum class HeadFormat : uint8_t { kKeep, kInt8, kNf4 };
 
@@ -90,6 +92,9 @@ struct SessionOptions {
   int threads = 0;
   // A hidden state or a logit that is NaN or infinite throws kNotFinite naming the layer and the tensor.
   bool expect_finite = false;
+  // Low-rank adapters that this sequence is computed with (nfloat/adapter.h), besides the model's own; null:
+  // none. Sequences of one batch may have different ones.
+  std::shared_ptr<LinearObserver> adapters = nullptr;
 };
 
 // Bytes of keys and values for `context` positions; `type` is not kAuto.

@@ -60,6 +60,8 @@ class NFLOAT_API Sampler {
   ~Sampler();
 
   const SamplerOptions& options() const noexcept;
+  // One that will draw what this one will.
+  Sampler fork() const;
 
   // `history`: the tokens so far, prompt included (penalties and what may not be repeated look at it). Of
   // equal logits the lowest token counts as the most likely. Throws kNotFinite when no logit of an allowed

@@ -19,12 +19,13 @@ double machine_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-EngineOptions resolved(const Model& model, EngineOptions options) {
+EngineOptions resolved(const Model& model, const Tokenizer& tokenizer, EngineOptions options) {
   const auto require = [](bool good, const char* name, auto value, const char* range) {
     if (!good) fail(ErrorCode::kInvalidArgument, "{} is {}, expected {}", name, value, range);
   };
   require(options.streams >= 1 && options.streams <= 512, "streams", options.streams, "1 to 512");
   require(options.queue >= 0, "queue", options.queue, "0 or more");
+  if (options.draft) check_draft(*options.draft, tokenizer);
   require(options.step_seconds > 0, "seconds of a step", options.step_seconds, "more than 0");
   if (options.context == 0) options.context = model.config().context;
   if (!options.clock) options.clock = machine_seconds;
@@ -64,7 +65,7 @@ void Histogram::add(double value) noexcept {
 
 Engine::State::State(const Model& model, const Tokenizer& text, const EngineOptions& given)
     : tokenizer(text),
-      options(resolved(model, given)),
+      options(resolved(model, text, given)),
       root(model, {.context = options.context == model.config().context ? 0 : options.context,
                    .kv_cache = options.kv_cache}),
       pool(model.state().tables->pages(model.config(), kernel_type(options.kv_cache))),
@@ -72,6 +73,7 @@ Engine::State::State(const Model& model, const Tokenizer& text, const EngineOpti
       prefixes(static_cast<size_t>(options.streams) * 4),
       budget(options.step_seconds) {
   statistics.kv_bytes_limit = options.kv_bytes;
+  if (options.draft) draft_root.emplace(*options.draft);
   statistics.last_step = options.clock();
   statistics.first_token_seconds = statistics.between_tokens_seconds = statistics.queue_seconds =
       statistics.request_seconds = statistics.step_seconds = seconds();

@@ -28,6 +28,8 @@ struct Engine::State {
     EngineStream* stream;
     int64_t begin;  // of its tokens
     int64_t count;
+    int64_t guesses = 0;  // of those, tokens that are not chosen yet
+    size_t rows = 0;      // where their logits begin in State::rows
   };
 
   bool step();
@@ -48,10 +50,16 @@ struct Engine::State {
   int64_t pages_wanted(std::span<const Part> parts) const;
   uint64_t used_bytes() const noexcept { return pool->used_bytes(); }
 
-  void forward(std::span<const Part> parts);
+  // How many tokens of a stream may be guessed when `decoding` streams go on.
+  int64_t most_guesses(const EngineStream& stream, int64_t decoding) const;
+  // Guesses at most what the parts have room for.
+  void guess(std::span<Part> parts);
+  void forward(std::span<Part> parts);
   void score(const Part& part, int64_t index, std::span<const float> logits);
-  GeneratedToken choose(EngineStream& stream);
-  void advance(EngineStream& stream);
+  GeneratedToken choose(EngineStream& stream, std::span<const float> logits);
+  // The next token, and those guesses that are right.
+  void advance(const Part& part);
+  EngineEvent next(EngineStream& stream, std::span<const float> logits);
   void advance_all(std::span<const Part> parts);
   void end(EngineStream& stream, EngineEvent& event);
   void fail(std::span<const Part> parts, const std::string& why);
@@ -63,9 +71,11 @@ struct Engine::State {
   const Tokenizer tokenizer;
   EngineOptions options;
   Session root;  // empty: new sequences are its forks
+  std::optional<Session> draft_root;
   std::shared_ptr<PagePool> pool;
   int64_t page_positions;
   Workspace workspace;
+  std::vector<float> rows;  // logits behind guesses
   PrefixStore prefixes;
   std::optional<GrammarVocabulary> words;
   std::once_flag words_made;

@@ -12,6 +12,8 @@ namespace {
 constexpr int64_t kLeastShared = 8;    // tokens: less is read as fast as it is shared
 constexpr double kLongWait = 2;        // seconds after which a long prompt counts as a short one
 constexpr int64_t kMostPrompt = 2048;  // tokens of prompts in a step
+constexpr int64_t kGuessRows = 8;      // of sequences that go on, with guesses: more cost more than they gain
+constexpr int64_t kDraftRead = 256;    // tokens that a draft model reads in a step
 
 int64_t pages_for(int64_t positions, int64_t page) noexcept {
   return (positions + page - 1) / page;
@@ -29,11 +31,12 @@ bool Engine::State::step() {
   const double started = options.clock();
   int64_t prompt_tokens = 0, decoding = 0;
   for (const Part& part : parts)
-    if (part.count > 1 || part.stream->continuation.generated() == 0)
+    if (part.guesses == 0 && (part.count > 1 || part.stream->continuation.generated() == 0))
       prompt_tokens += part.count;
     else
       ++decoding;
   try {
+    guess(parts);
     forward(parts);
     finish_step(started, prompt_tokens, decoding);
   } catch (const std::exception& error) {
@@ -51,9 +54,9 @@ void Engine::State::advance_all(std::span<const Part> parts) {
   std::vector<std::pair<Part, std::string>> failures;
   for (const Part& part : parts) {
     EngineJob& job = *part.stream->job;
-    if (job.failed || part.stream->missing() != 0) continue;
+    if (job.failed || part.stream->missing() + part.guesses != 0) continue;
     try {
-      advance(*part.stream);
+      advance(part);
     } catch (const std::exception& error) {
       job.failed = true;
       failures.emplace_back(part, error.what());
@@ -66,8 +69,9 @@ void Engine::State::admit() {
   while (!waiting.empty() && active.size() < static_cast<size_t>(options.streams)) {
     StreamPointer stream = std::move(waiting.front());
     waiting.erase(waiting.begin());
-    stream->session = root.fork();
     EngineJob& job = *stream->job;
+    stream->session = root.fork();
+    stream->session->state().options.adapters = job.request.adapters;
     if (!job.admitted) {
       job.admitted = true;
       const std::scoped_lock lock(mutex);
@@ -81,9 +85,10 @@ void Engine::State::admit() {
 void Engine::State::share_prefix(EngineStream& stream) {
   if (stream.scores_prompt()) return;
   const std::span<const int32_t> wanted = stream.tokens().first(stream.tokens().size() - 1);
-  PrefixStore::Found best = prefixes.find(wanted);
+  const LinearObserver* const adapters = stream.job->request.adapters.get();
+  PrefixStore::Found best = prefixes.find(wanted, adapters);
   for (const StreamPointer& other : active) {
-    if (other.get() == &stream) continue;
+    if (other.get() == &stream || other->job->request.adapters.get() != adapters) continue;
     const int64_t common = common_length(other->held(), wanted);
     if (common > best.length) best = {&*other->session, common};
   }
@@ -100,7 +105,9 @@ bool Engine::State::waits_for_prefix(const EngineStream& stream) const {
   if (stream.scores_prompt()) return false;
   const std::span<const int32_t> wanted = stream.tokens().first(stream.tokens().size() - 1);
   for (const StreamPointer& other : active) {
-    if (other->order >= stream.order || other->missing() <= 1 || other->scores_prompt()) continue;
+    if (other->order >= stream.order || other->missing() <= 1 || other->scores_prompt() ||
+        other->job->request.adapters != stream.job->request.adapters)
+      continue;
     const int64_t common = common_length(other->tokens(), wanted);
     if (common >= stream.position() + kLeastShared && other->position() < common) return true;
   }
@@ -127,6 +134,10 @@ std::vector<Engine::State::Part> Engine::State::plan() {
     return first(a) != first(b) ? first(a) : a->order < b->order;
   });
   const auto decoding = static_cast<int64_t>(parts.size());
+  for (Part& part : parts) {
+    part.guesses = most_guesses(*part.stream, decoding);
+    part.count += part.guesses;
+  }
   left = std::min(left, kMostPrompt - decoding);
   for (EngineStream* stream : reading) {
     if (left <= 0) break;
@@ -186,15 +197,72 @@ void Engine::State::score(const Part& part, int64_t index, std::span<const float
   job.scores.push_back(std::move(score));
 }
 
-void Engine::State::forward(std::span<const Part> parts) {
-  std::vector<BatchEntry> entries;
-  bool scores = false;
+int64_t Engine::State::most_guesses(const EngineStream& stream, int64_t decoding) const {
+  const GenerationOptions& generation = stream.job->request.generation;
+  if (!stream.matcher && generation.look_up <= 0 && !draft_root) return 0;
+  const int64_t left = generation.max_tokens - stream.continuation.generated() - 1;
+  return std::clamp<int64_t>(kGuessRows / decoding - 1, 0, std::max<int64_t>(left, 0));
+}
+
+void Engine::State::guess(std::span<Part> parts) {
+  std::vector<DraftTask> tasks;
+  std::vector<EngineStream*> drafting;
   for (const Part& part : parts) {
+    if (part.guesses == 0) continue;
+    EngineStream& stream = *part.stream;
+    const int64_t look_up = std::min(part.guesses, stream.job->request.generation.look_up);
+    stream.pass.assign(1, stream.tokens().back());
+    std::vector<int32_t> forced;
+    if (stream.matcher) forced = stream.matcher->forced(static_cast<size_t>(part.guesses));
+    stream.guesser = forced.empty() ? EngineStream::Guesser::kLookUp : EngineStream::Guesser::kGrammar;
+    const std::span<const int32_t> found =
+        forced.empty() ? stream.look_up.guess(stream.tokens(), look_up) : std::span<const int32_t>(forced);
+    stream.pass.insert(stream.pass.end(), found.begin(), found.end());
+    if (!found.empty() || !draft_root) continue;
+    if (!stream.draft) stream.draft.emplace(draft_root->fork());
+    stream.guesser = EngineStream::Guesser::kDraft;
+    drafting.push_back(&stream);
+    tasks.push_back({.sequence = &*stream.draft,
+                     .tokens = stream.tokens(),
+                     .prompt_tokens = stream.continuation.prompt_tokens(),
+                     .sampler = &stream.sampler,
+                     .most = part.guesses});
+  }
+  draft(tasks, kDraftRead);
+  const int64_t vocabulary = root.model().config().vocabulary;
+  for (size_t i = 0; i < tasks.size(); ++i)
+    for (const int32_t token : tasks[i].guess) {
+      if (token >= vocabulary) break;
+      drafting[i]->pass.push_back(token);
+    }
+  for (Part& part : parts) {
+    if (part.guesses == 0) continue;
+    part.count = std::ssize(part.stream->pass);
+    part.guesses = part.count - 1;
+  }
+}
+
+void Engine::State::forward(std::span<Part> parts) {
+  std::vector<BatchEntry> entries;
+  bool visits = false;
+  size_t guessed = 0;  // floats
+  const auto vocabulary = static_cast<size_t>(root.model().config().vocabulary);
+  for (Part& part : parts) {
+    const EngineStream& stream = *part.stream;
+    const auto begin = static_cast<size_t>(part.begin), count = static_cast<size_t>(part.count);
+    const bool all = stream.scores_prompt() || part.guesses > 0;
+    const bool last = begin + count >= stream.tokens().size();
     entries.push_back(
         {&*part.stream->session,
-         part.stream->tokens().subspan(static_cast<size_t>(part.begin), static_cast<size_t>(part.count))});
-    scores = scores || part.stream->scores_prompt();
+         part.guesses > 0 ? std::span<const int32_t>(stream.pass) : stream.tokens().subspan(begin, count),
+         all    ? WantedLogits::kAll
+         : last ? WantedLogits::kLast
+                : WantedLogits::kNone});
+    visits = visits || all;
+    part.rows = guessed;
+    if (part.guesses > 0) guessed += count * vocabulary;
   }
+  if (rows.size() < guessed) rows.resize(guessed);
   // One workspace for all steps, rather than one in every session that was ever the first of a batch.
   Workspace& lent = entries[0].session->state().workspace;
   std::swap(workspace, lent);
@@ -202,14 +270,19 @@ void Engine::State::forward(std::span<const Part> parts) {
     Workspace &own, &lent;
     ~GiveBack() { std::swap(own, lent); }
   } give_back{workspace, lent};
-  if (!scores) return forward_batch(entries);
+  if (!visits) return forward_batch(entries);
   forward_batch(entries, [&](size_t entry, int64_t index, std::span<const float> logits) {
-    if (parts[entry].stream->scores_prompt()) score(parts[entry], index, logits);
+    const Part& part = parts[entry];
+    if (part.guesses > 0)
+      std::copy(
+          logits.begin(), logits.end(),
+          rows.begin() + static_cast<std::ptrdiff_t>(part.rows + static_cast<size_t>(index) * vocabulary));
+    else if (part.stream->scores_prompt())
+      score(part, index, logits);
   });
 }
 
-GeneratedToken Engine::State::choose(EngineStream& stream) {
-  const std::span<const float> logits = stream.session->logits();
+GeneratedToken Engine::State::choose(EngineStream& stream, std::span<const float> logits) {
   if (!stream.matcher) return stream.continuation.step(logits);
   const double before = options.clock();
   const std::span<const uint64_t> allowed = stream.matcher->allowed();
@@ -226,7 +299,36 @@ GeneratedToken Engine::State::choose(EngineStream& stream) {
   return piece;
 }
 
-void Engine::State::advance(EngineStream& stream) {
+void Engine::State::advance(const Part& part) {
+  EngineStream& stream = *part.stream;
+  if (part.guesses == 0) {
+    events.push_back(next(stream, stream.session->logits()));
+    if (events.back().finish) end(stream, events.back());
+    return;
+  }
+  const auto vocabulary = static_cast<size_t>(root.model().config().vocabulary);
+  int64_t right = 0;
+  while (true) {
+    const size_t row = part.rows + static_cast<size_t>(right) * vocabulary;
+    events.push_back(next(stream, std::span<const float>(rows).subspan(row, vocabulary)));
+    const EngineEvent& event = events.back();
+    const bool as_guessed =
+        right < part.guesses && event.piece.token == stream.pass[static_cast<size_t>(right) + 1];
+    if (event.finish || !as_guessed) break;
+    ++right;
+  }
+  stream.session->rewind(part.begin + 1 + right);
+  if (stream.guesser == EngineStream::Guesser::kLookUp) stream.look_up.checked(part.guesses, right);
+  if (stream.guesser == EngineStream::Guesser::kDraft) stream.draft->checked(part.guesses, right);
+  {
+    const std::scoped_lock lock(mutex);
+    statistics.guessed_tokens += static_cast<uint64_t>(part.guesses);
+    statistics.guessed_right += static_cast<uint64_t>(right);
+  }
+  if (events.back().finish) end(stream, events.back());
+}
+
+EngineEvent Engine::State::next(EngineStream& stream, std::span<const float> logits) {
   EngineEvent event;
   EngineJob& job = *stream.job;
   event.request = job.number;
@@ -236,7 +338,7 @@ void Engine::State::advance(EngineStream& stream) {
   if (stream.continuation.reason())  // nothing was to be generated
     event.piece.text = std::string();
   else
-    event.piece = choose(stream);
+    event.piece = choose(stream, logits);
   event.channel = stream.continuation.channel();
   if (first && stream.choice == 0) event.scores = std::move(job.scores);
   {
@@ -252,8 +354,7 @@ void Engine::State::advance(EngineStream& stream) {
   }
   stream.progressed = now;
   event.finish = stream.continuation.reason();
-  if (event.finish) end(stream, event);
-  events.push_back(std::move(event));
+  return event;
 }
 
 void Engine::State::end(EngineStream& stream, EngineEvent& event) {
@@ -262,7 +363,7 @@ void Engine::State::end(EngineStream& stream, EngineEvent& event) {
       stream.continuation.generated() +
       (*event.finish == FinishReason::kEndOfText && !stream.without_end_token ? 1 : 0);
   const std::span<const int32_t> held = stream.held();
-  prefixes.keep({held.begin(), held.end()}, std::move(*stream.session));
+  prefixes.keep({held.begin(), held.end()}, std::move(*stream.session), job.request.adapters.get());
   stream.session.reset();
   if (--job.left > 0) return;
   event.done = true;

@@ -4,13 +4,15 @@
 #include <utility>
 
 #include "base/fail.h"
-#include "generate/lookup.h"
+#include "generate/draft.h"
 #include "nfloat/generate.h"
 
 namespace nfloat {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kMostGuesses = 64;  // tokens
 
 // Adds the time it lives to `seconds`.
 class Stopwatch {
@@ -63,17 +65,73 @@ void TokenSequence::append(std::span<const int32_t> tokens, std::vector<float>& 
   tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
 }
 
+void TokenSequence::read(std::span<const int32_t> tokens) {
+  tokens_.reserve(tokens_.size() + tokens.size());
+  const BatchEntry entry{&session_, tokens, WantedLogits::kNone};
+  forward_batch({&entry, 1});
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+}
+
 void TokenSequence::truncate(int64_t length) {
   session_.rewind(length);
   tokens_.resize(static_cast<size_t>(length));
 }
+
+// Of the pass at work.
+struct Generation::Guesses {
+  int64_t look_up = 0, room = 0;
+  const Tokenizer* tokenizer = nullptr;
+  const Sampler* sampler = nullptr;
+  LookUp looked;
+  std::optional<DraftSequence> draft;
+  bool drafted = false;
+  size_t count = 0, right = 0;
+
+  std::vector<int32_t> next(const Continuation& text, int64_t most, int64_t vocabulary) {
+    const std::vector<int32_t>& tokens = text.tokens();
+    const std::span<const int32_t> found = looked.guess(tokens, std::min(most, look_up));
+    std::vector<int32_t> guess(found.begin(), found.end());
+    drafted = guess.empty() && draft && most > 0;
+    if (drafted) {
+      DraftTask task{.sequence = &*draft,
+                     .tokens = tokens,
+                     .prompt_tokens = text.prompt_tokens(),
+                     .sampler = sampler,
+                     .most = most};
+      nfloat::draft({&task, 1}, std::ssize(tokens));
+      guess = std::move(task.guess);
+      const auto foreign =
+          std::find_if(guess.begin(), guess.end(), [&](int32_t id) { return id >= vocabulary; });
+      guess.erase(foreign, guess.end());
+    }
+    count = guess.size();
+    right = 0;
+    return guess;
+  }
+  void checked() noexcept {
+    if (drafted)
+      draft->checked(static_cast<int64_t>(count), static_cast<int64_t>(right));
+    else
+      looked.checked(static_cast<int64_t>(count), static_cast<int64_t>(right));
+    count = 0;
+  }
+};
 
 Generation::Generation(TokenSequence& sequence, const Tokenizer& tokenizer, Sampler& sampler,
                        std::vector<int32_t> prompt, const GenerationOptions& options)
     : sequence_(&sequence),
       prompt_(checked(std::move(prompt), sequence)),
       continuation_(tokenizer, sampler, prompt_, options),
-      look_up_(options.look_up) {}
+      guesses_(std::make_shared<Guesses>()) {
+  guesses_->look_up = options.look_up;
+  guesses_->tokenizer = &tokenizer;
+  guesses_->sampler = &sampler;
+}
+
+void Generation::guess_with(Session draft) {
+  check_draft(draft.model(), *guesses_->tokenizer);
+  guesses_->draft.emplace(std::move(draft));
+}
 
 std::span<const int32_t> Generation::generated() const noexcept {
   return std::span(continuation_.tokens()).subspan(prompt_.size());
@@ -86,8 +144,11 @@ bool Generation::read_prompt() {
   const std::span<const int32_t> all(prompt_);
   for (auto at = static_cast<size_t>(counts_.reused); at < all.size();) {
     const auto piece = all.subspan(at, std::min(static_cast<size_t>(piece_), all.size() - at));
-    sequence_->append(piece);
     at += piece.size();
+    if (at < all.size())
+      sequence_->read(piece);
+    else
+      sequence_->append(piece);
     counts_.read += static_cast<int64_t>(piece.size());
     if (cancelled_ && cancelled_()) return false;
   }
@@ -119,22 +180,18 @@ std::span<const float> Generation::next_logits() {
   const auto vocabulary = static_cast<size_t>(sequence_->session().model().config().vocabulary);
   const std::vector<int32_t>& held = sequence_->tokens();
   if (confirmed_ < held.size() && held[confirmed_] == last) {
-    const size_t row = guesses_ + 1 - (held.size() - confirmed_);
+    const size_t row = guesses_->count + 1 - (held.size() - confirmed_);
     ++confirmed_;
     ++right_;
-    wrong_ = 0;
+    ++guesses_->right;
     return std::span<const float>(rows_).subspan(row * vocabulary, vocabulary);
   }
-  if (confirmed_ < held.size()) {
-    sequence_->truncate(static_cast<int64_t>(confirmed_));
-    // Guesses that are wrong again and again are made less often.
-    pause_ = std::min<int64_t>(++wrong_ * 2, 32);
-  }
-  std::span<const int32_t> guess;
-  if (look_up_ > 0 && --pause_ < 0)
-    guess = look_up(tokens, static_cast<size_t>(std::clamp<int64_t>(sequence_->room() - 1, 0, look_up_)));
-  guesses_ = guess.size();
-  guessed_ += static_cast<int64_t>(guesses_);
+  if (confirmed_ < held.size()) sequence_->truncate(static_cast<int64_t>(confirmed_));
+  guesses_->checked();
+  const std::vector<int32_t> guess =
+      guesses_->next(continuation_, std::clamp<int64_t>(sequence_->room() - 1, 0, kMostGuesses),
+                     static_cast<int64_t>(vocabulary));
+  guessed_ += std::ssize(guess);
   ++confirmed_;
   if (guess.empty()) return sequence_->append({&last, 1});
   std::vector<int32_t> pass{last};

@@ -18,13 +18,14 @@ class PrefixStore {
   explicit PrefixStore(size_t most) noexcept : most_(most) {}
 
   // Keeps `session`, which holds `tokens`, unless a kept one holds them too; those that it makes needless go.
-  void keep(std::vector<int32_t> tokens, Session session);
+  // `adapters`: those that the session was computed with.
+  void keep(std::vector<int32_t> tokens, Session session, const LinearObserver* adapters);
   // The session that shares most with the beginning of `tokens`, and how much. Null: none shares anything.
   struct Found {
     const Session* session = nullptr;
     int64_t length = 0;
   };
-  Found find(std::span<const int32_t> tokens);
+  Found find(std::span<const int32_t> tokens, const LinearObserver* adapters);
   // False: it is empty.
   bool drop_one() noexcept;
 
@@ -32,6 +33,7 @@ class PrefixStore {
   struct Entry {
     std::vector<int32_t> tokens;
     Session session;
+    const LinearObserver* adapters;  // which the session keeps
   };
   size_t most_;
   std::list<Entry> entries_;  // used last first

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "generate/draft.h"
 #include "nfloat/engine.h"
 
 namespace nfloat {
@@ -50,6 +51,11 @@ struct EngineStream {
   Continuation continuation;
   std::optional<Session> session;
   std::optional<GrammarMatcher> matcher;
+  // Of the step at work: the last token and guesses of those that follow it, and who guessed.
+  std::vector<int32_t> pass;
+  enum class Guesser : uint8_t { kGrammar, kLookUp, kDraft } guesser = Guesser::kLookUp;
+  LookUp look_up;
+  std::optional<DraftSequence> draft;
   bool without_end_token = false;  // the grammar ended it
   double progressed = 0;           // when it last took in tokens or began to wait
   bool counted = false;            // its prompt is in the statistics

@@ -23,6 +23,8 @@ struct Grammar::State {
 
 namespace {
 
+constexpr size_t kMostForced = 128;  // bytes of a text without a choice that are looked at
+
 Json parsed_schema(std::string_view text) {
   try {
     return Json::parse(text, {.depth = 64, .values = 200000});
@@ -86,6 +88,25 @@ struct GrammarVocabulary::State {
   std::vector<int32_t> same;  // of each token: another one with the same bytes, or -1
   std::vector<std::string> texts;
   int32_t deepest = 0;
+
+  // The longest token that `text` begins with; -1: none.
+  int32_t longest(std::string_view text) const noexcept {
+    int32_t found = -1;
+    const auto count = static_cast<int32_t>(nodes.size());
+    int32_t end = count;
+    for (int32_t at = 0; at < end && !text.empty();) {
+      const Node& node = nodes[static_cast<size_t>(at)];
+      if (node.byte != static_cast<uint8_t>(text[0])) {
+        at = node.skip;
+        continue;
+      }
+      if (node.token >= 0) found = node.token;
+      text.remove_prefix(1);
+      end = node.skip;
+      ++at;
+    }
+    return found;
+  }
 };
 
 GrammarVocabulary::GrammarVocabulary(const std::vector<std::string>& tokens) {
@@ -176,6 +197,35 @@ bool GrammarMatcher::accept(int32_t token) {
   if (at == Automaton::kDead) return false;
   at_ = at;
   return true;
+}
+
+std::vector<int32_t> GrammarMatcher::forced(size_t most) {
+  Automaton& automaton = grammar_.state_->automaton;
+  std::string text;
+  for (int32_t at = at_; at != Automaton::kDead && !automaton.accepts(at) && text.size() < kMostForced;) {
+    int32_t only = Automaton::kDead;
+    int ways = 0;
+    for (int byte = 0; byte < 256 && ways < 2; ++byte) {
+      const int32_t next = automaton.step(at, static_cast<uint8_t>(byte));
+      if (next == Automaton::kDead) continue;
+      if (++ways == 1) text += static_cast<char>(byte);
+      only = next;
+    }
+    if (ways == 1) {
+      at = only;
+      continue;
+    }
+    if (ways > 1) text.pop_back();
+    break;
+  }
+  std::vector<int32_t> tokens;
+  for (std::string_view rest = text; !rest.empty() && tokens.size() < most;) {
+    const int32_t token = vocabulary_.state_->longest(rest);
+    if (token < 0) break;
+    tokens.push_back(token);
+    rest.remove_prefix(vocabulary_.state_->texts[static_cast<size_t>(token)].size());
+  }
+  return tokens;
 }
 
 bool GrammarMatcher::may_end() const {

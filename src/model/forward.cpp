@@ -46,7 +46,8 @@ Chunk next_chunk(std::span<const BatchEntry> entries, bool visited, size_t& entr
     chunk.add({.cache = &session.cache,
                .rope = session.rope.get(),
                .local_rope = session.local_rope.get(),
-               .position = session.position},
+               .position = session.position,
+               .beside = session.options.adapters.get()},
               from.tokens.subspan(static_cast<size_t>(taken), static_cast<size_t>(count)),
               {.entry = entry, .token = taken, .last = count == left, .logits = wanted});
     session.position += count;

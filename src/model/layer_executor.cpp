@@ -100,6 +100,18 @@ struct LayerExecutor::Pass {
     workspace_.activations.assign(x, x_stride, rows_, width);
     apply_linear(group, {layer_, role}, workspace_.activations, {x, x_stride, rows_, width}, y, y_stride,
                  options_);
+    for (size_t first = 0; first < segments_.size();) {  // neighbours with the same adapters go together
+      LinearObserver* const beside = segments_[first].beside;
+      int64_t rows = 0;
+      size_t last = first;
+      for (; last < segments_.size() && segments_[last].beside == beside; ++last)
+        rows += segments_[last].rows;
+      const int64_t row = segments_[first].row;
+      if (beside != nullptr)
+        beside->output({layer_, role}, {x + row * x_stride, x_stride, rows, width}, y + row * y_stride,
+                       y_stride);
+      first = last;
+    }
   }
 
   // A single row is not worth a parallel region.

@@ -23,7 +23,8 @@ struct Segment {
   const RopeTable* local_rope = nullptr;
   int64_t row = 0;  // its first row; the segments of a pass lie one after the other
   int64_t rows = 0;
-  int64_t position = 0;  // of its first token
+  int64_t position = 0;              // of its first token
+  LinearObserver* beside = nullptr;  // sees the products of its rows: adapters of one sequence
 };
 
 // Tokens whose embeddings are wanted, the first of them at `position`.

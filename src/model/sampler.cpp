@@ -142,6 +142,12 @@ const SamplerOptions& Sampler::options() const noexcept {
   return state_->options;
 }
 
+Sampler Sampler::fork() const {
+  Sampler result(state_->options);
+  result.state_->generator = state_->generator;
+  return result;
+}
+
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history,
                         const SamplerInput& input) {
   const SamplerOptions& options = state_->options;

@@ -74,4 +74,10 @@ void attach_adapters(const Model& model, const std::vector<AdapterChoice>& adapt
   state.beside = adapters.empty() ? nullptr : std::make_shared<Beside>(state, adapters);
 }
 
+std::shared_ptr<LinearObserver> load_adapters(const Model& model,
+                                              const std::vector<AdapterChoice>& adapters) {
+  if (adapters.empty()) fail(ErrorCode::kInvalidArgument, "no adapter is given");
+  return std::make_shared<Beside>(model.state(), adapters);
+}
+
 }  // namespace nfloat

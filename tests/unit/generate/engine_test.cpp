@@ -263,6 +263,44 @@ TEST_F(Engines, RequestsThatCannotBeAreRefused) {
   EXPECT_THROW(Engine(model(), tokenizer(), options({.kv_bytes = 1000})), Error);
 }
 
+TEST_F(Engines, GuessesChangeNoToken) {
+  // The draft is the same model in another rounding, so that some of its guesses are wrong.
+  const Model other = Model::load(folder(), {.precision = Precision::kF32, .threads = 1});
+  const std::string text =
+      "The keeper of the lighthouse lit the lamp. The keeper of the lighthouse rang the bell. The keeper";
+  for (const uint64_t seed : {0, 3}) {
+    for (const bool bound : {false, true}) {
+      EngineRequest wanted = request(text, 60, seed);
+      if (bound)
+        wanted.grammar = Grammar::from_json_schema(
+            R"({"type": "object", "properties": {"description": {"enum": ["one", "two"]}, "quantity": {"type": "integer"}},
+              "required": ["description", "quantity"]})");
+      const Outcome plain = alone(wanted);
+      for (const bool draft : {false, true}) {
+        for (const int company : {0, 1, 5}) {
+          EngineOptions given = options();
+          if (draft) given.draft = other;
+          Engine engine(model(), tokenizer(), given);
+          wanted.generation.look_up = 7;
+          const uint64_t number = engine.submit(wanted).value();
+          for (int i = 0; i < company; ++i) engine.submit(request(kPrompts[static_cast<size_t>(i)], 30, 1));
+          while (engine.step()) {
+          }
+          const Outcome& found = outcomes_[number];
+          EXPECT_EQ(found.choices.at(0).tokens, plain.choices.at(0).tokens) << seed << draft << company;
+          EXPECT_EQ(found.choices.at(0).text, plain.choices.at(0).text);
+          EXPECT_EQ(found.choices.at(0).finish, plain.choices.at(0).finish);
+          EXPECT_EQ(found.usage.completion_tokens, plain.usage.completion_tokens);
+          EXPECT_LE(engine.statistics().guessed_right, engine.statistics().guessed_tokens);
+          EXPECT_TRUE(!draft || company > 0 || engine.statistics().guessed_right > 5);
+          EXPECT_TRUE(!bound || company > 0 || engine.statistics().steps < found.choices.at(0).tokens.size());
+          outcomes_.clear();
+        }
+      }
+    }
+  }
+}
+
 TEST_F(Engines, AThreadOfItsOwnRunsWhatIsSubmitted) {
   Engine engine(model(), tokenizer(), options());
   engine.start();

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "generate/draft.h"
+
+#include "base/fail.h"
+#include "generate/lookup.h"
+
+namespace nfloat {
+namespace {
+
+constexpr int64_t kLongestPause = 32;  // passes
+constexpr int64_t kLongestDraft = 8;   // tokens
+
+}  // namespace
+
+std::span<const int32_t> LookUp::guess(std::span<const int32_t> tokens, int64_t most) noexcept {
+  if (most <= 0 || --pause_ >= 0) return {};
+  return look_up(tokens, static_cast<size_t>(most));
+}
+
+void LookUp::checked(int64_t guessed, int64_t right) noexcept {
+  if (guessed == 0) return;
+  if (right > 0) wrong_ = 0;
+  if (right < guessed) pause_ = right > 0 ? 0 : std::min<int64_t>(++wrong_ * 2, kLongestPause);
+}
+
+void DraftSequence::checked(int64_t guessed, int64_t right) noexcept {
+  if (guessed == 0) return;
+  length_ = std::clamp<int64_t>(right == guessed ? guessed + 2 : right + 1, 1, kLongestDraft);
+}
+
+void check_draft(const Model& draft, const Tokenizer& tokenizer) {
+  if (draft.config().vocabulary < tokenizer.vocab_size())
+    fail(ErrorCode::kInvalidArgument, "the draft model has {} tokens, the tokenizer {}",
+         draft.config().vocabulary, tokenizer.vocab_size());
+}
+
+void draft(std::span<DraftTask> tasks, int64_t most_read) {
+  std::vector<BatchEntry> entries;
+  std::vector<std::pair<DraftTask*, Sampler>> guessing;
+  for (DraftTask& task : tasks) {
+    DraftSequence& own = *task.sequence;
+    const int64_t vocabulary = own.session_.model().config().vocabulary;
+    const auto same =
+        std::mismatch(own.tokens_.begin(), own.tokens_.end(), task.tokens.begin(), task.tokens.end()).first -
+        own.tokens_.begin();
+    const int64_t kept =
+        std::min({static_cast<int64_t>(same), std::ssize(task.tokens) - 1, own.session_.position()});
+    own.session_.rewind(kept);
+    own.tokens_.resize(static_cast<size_t>(kept));
+    std::span<const int32_t> missing = task.tokens.subspan(static_cast<size_t>(kept));
+    const bool known =
+        std::all_of(missing.begin(), missing.end(), [&](int32_t token) { return token < vocabulary; });
+    const int64_t room = own.session_.context() - kept - std::ssize(missing);
+    if (!known || room < 0) continue;
+    const bool behind = std::ssize(missing) > most_read;
+    if (behind) missing = missing.first(static_cast<size_t>(most_read));
+    const int64_t most = std::min({task.most, own.length_, room + 1});
+    if (!behind && most <= 0) continue;
+    entries.push_back({&own.session_, missing, behind ? WantedLogits::kNone : WantedLogits::kLast});
+    own.tokens_.insert(own.tokens_.end(), missing.begin(), missing.end());
+    if (!behind) {
+      task.most = most;
+      guessing.emplace_back(&task, task.sampler->fork());
+    }
+  }
+  std::vector<int32_t> text;
+  for (int64_t round = 0; !entries.empty(); ++round) {
+    forward_batch(entries);
+    entries.clear();
+    for (auto& [task, sampler] : guessing) {
+      if (std::ssize(task->guess) != round || round >= task->most) continue;
+      DraftSequence& own = *task->sequence;
+      text.assign(task->tokens.begin(), task->tokens.end());
+      text.insert(text.end(), task->guess.begin(), task->guess.end());
+      const int32_t token =
+          sampler.sample(own.session_.logits(), text, {.prompt_tokens = task->prompt_tokens, .allowed = {}});
+      task->guess.push_back(token);
+      if (round + 1 >= task->most) continue;
+      own.tokens_.push_back(token);
+      entries.push_back({&own.session_, {&task->guess.back(), 1}, WantedLogits::kLast});
+    }
+  }
+}
+
+}  // namespace nfloat
