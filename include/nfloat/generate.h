@@ -195,6 +195,10 @@ class NFLOAT_API Generation {
   int64_t guessed_ = 0, right_ = 0;
 };
 
+// Throws kInvalidArgument, naming the first token that differs, unless the model of `draft` can guess for
+// that of `tokenizer`.
+NFLOAT_API void check_same_tokens(const Tokenizer& draft, const Tokenizer& tokenizer);
+
 // The user's settings of sampling; unset: those of the model's generation_config.json.
 struct SamplingSettings {
   std::optional<float> temperature, top_p, min_p, repetition_penalty;

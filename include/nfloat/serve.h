@@ -5,13 +5,21 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "nfloat/adapter.h"
 #include "nfloat/api.h"
 #include "nfloat/model.h"
 
 namespace nfloat {
+
+// Adapters that requests choose by naming them as the model.
+struct ServedAdapter {
+  std::string name;
+  AdapterChoice choice;
+};
 
 struct ServeOptions {
   std::string host = "127.0.0.1";  // an IP address, or localhost
@@ -24,7 +32,9 @@ struct ServeOptions {
   double step_seconds = 0.1;    // longest step with a piece of a prompt
   int64_t max_tokens = 0;       // of an answer whose request names no limit; 0: what the context has room for
   std::string model_name = {};  // what the API calls the model; empty: the last part of its path
-  bool any_model = false;       // requests may name any model
+  std::vector<ServedAdapter> adapters = {};
+  int64_t look_up = 0;                          // GenerationOptions::look_up of all requests
+  bool any_model = false;                       // requests may name any model
   std::vector<std::string> api_keys = {};       // empty: none is asked for
   bool public_without_key = false;              // allows an address that is not loopback without keys
   std::vector<std::string> allowed_hosts = {};  // of the Host header, besides loopback and `host`
@@ -46,8 +56,9 @@ class NFLOAT_API Server {
   std::string address() const;  // "http://127.0.0.1:8080"
 
   // Serves `model`, which came from `path` with tokenizer, template and generation_config.json, from now on.
-  // From any thread, once. Throws what Tokenizer::load, ChatTemplate::load and Engine throw.
-  void open(const Model& model, const std::string& path);
+  // `draft`: EngineOptions::draft. From any thread, once. Throws what Tokenizer::load, ChatTemplate::load,
+  // load_adapters and Engine throw; kInvalidArgument: two adapters of one name.
+  void open(const Model& model, const std::string& path, const std::optional<Model>& draft = std::nullopt);
 
   // Serves until `ending`, asked four times a second, returns true: then new requests get 503, and running
   // answers have drain_seconds to end. False: some were broken off.

@@ -3,6 +3,8 @@
 
 #include "base/fail.h"
 #include "generate/lookup.h"
+#include "nfloat/generate.h"
+#include "nfloat/text.h"
 
 namespace nfloat {
 namespace {
@@ -32,6 +34,16 @@ void check_draft(const Model& draft, const Tokenizer& tokenizer) {
   if (draft.config().vocabulary < tokenizer.vocab_size())
     fail(ErrorCode::kInvalidArgument, "the draft model has {} tokens, the tokenizer {}",
          draft.config().vocabulary, tokenizer.vocab_size());
+}
+
+void check_same_tokens(const Tokenizer& draft, const Tokenizer& tokenizer) {
+  if (draft.vocab_size() < tokenizer.vocab_size())
+    fail(ErrorCode::kInvalidArgument, "the draft model has {} tokens, the model {}", draft.vocab_size(),
+         tokenizer.vocab_size());
+  for (int32_t token = 0; token < tokenizer.vocab_size(); ++token)
+    if (draft.token_text(token) != tokenizer.token_text(token))
+      fail(ErrorCode::kInvalidArgument, "token {} of the draft model is '{}', of the model '{}'", token,
+           printable(draft.token_text(token)), printable(tokenizer.token_text(token)));
 }
 
 void draft(std::span<DraftTask> tasks, int64_t most_read) {

@@ -64,23 +64,29 @@ std::string label(std::string_view text) {
 
 Json Server::State::models(const std::string& only) const {
   const std::shared_ptr<ServedModel> model = served();
-  if (!only.empty() && only != model->name)
-    throw ApiError{404, fmt::format("there is no model {}; this server has {}", only, model->name), "model",
-                   "model_not_found"};
+  if (!only.empty() && only != model->name && model->adapters.count(only) == 0) check_model(*model, only);
   const ModelConfig& config = model->model.config();
-  const Json one{{"id", model->name},
-                 {"object", "model"},
-                 {"created", model->created},
-                 {"owned_by", "nfloat"},
-                 {"meta",
-                  {{"context", model->engine.context()},
-                   {"context_trained", config.context},
-                   {"vocabulary", config.vocabulary},
-                   {"precision", precision_name(model->model.options().precision)},
-                   {"weight_bytes", model->model.memory().resident_bytes()},
-                   {"chat_template", model->chat.has_value()}}}};
-  if (!only.empty()) return one;
-  return {{"object", "list"}, {"data", Json::array({one})}};
+  Json one{{"id", model->name},
+           {"object", "model"},
+           {"created", model->created},
+           {"owned_by", "nfloat"},
+           {"meta",
+            {{"context", model->engine.context()},
+             {"context_trained", config.context},
+             {"vocabulary", config.vocabulary},
+             {"precision", precision_name(model->model.options().precision)},
+             {"weight_bytes", model->model.memory().resident_bytes()},
+             {"chat_template", model->chat.has_value()}}}};
+  Json list = Json::array({one});
+  for (const auto& [name, weights] : model->adapters) {
+    one["id"] = name;
+    one["parent"] = model->name;
+    list.push_back(one);
+  }
+  if (only.empty()) return {{"object", "list"}, {"data", list}};
+  for (const Json& each : list)
+    if (each["id"].text() == only) return each;
+  return list[0];
 }
 
 Json Server::State::properties() const {
@@ -129,6 +135,9 @@ std::string Server::State::metrics() const {
   out.value("prompt_tokens_cached_total", "counter", "Of those, found in kept keys and values.",
             now.cached_tokens);
   out.value("generated_tokens_total", "counter", "Tokens generated.", now.generated_tokens);
+  out.value("guessed_tokens_total", "counter", "Tokens that were computed before they were chosen.",
+            now.guessed_tokens);
+  out.value("guessed_tokens_right_total", "counter", "Of those, chosen afterwards.", now.guessed_right);
   out.value("steps_total", "counter", "Batches run.", now.steps);
   out.value("preemptions_total", "counter", "Sequences that had to give their memory back.", now.preempted);
   out.value("kv_bytes_used", "gauge", "Keys and values, kept prefixes included.", now.kv_bytes_used);

@@ -148,6 +148,9 @@ EngineRequest engine_request(const ServedModel& served, const ServeOptions& opti
   result.generation.max_tokens = request.max_tokens.value_or(most);
   result.generation.stops = request.stops;
   result.generation.log_probabilities = request.log_probabilities;
+  result.generation.look_up = options.look_up;
+  if (const auto found = served.adapters.find(request.model); found != served.adapters.end())
+    result.adapters = found->second;
   if (!request.ignore_eos) result.generation.end_tokens = served.ends;
   result.prompt = std::move(prompt);
   return result;
@@ -348,8 +351,10 @@ void Server::State::route(const std::shared_ptr<HttpExchange>& exchange) {
 }
 
 void Server::State::check_model(const ServedModel& model, const std::string& name) const {
-  if (name.empty() || name == model.name || options.any_model) return;
-  throw ApiError{404, fmt::format("there is no model {}; this server has {}", name, model.name), "model",
+  if (name.empty() || name == model.name || options.any_model || model.adapters.count(name) != 0) return;
+  std::string names = model.name;
+  for (const auto& [adapter, weights] : model.adapters) names += ", " + adapter;
+  throw ApiError{404, fmt::format("there is no model {}; this server has {}", name, names), "model",
                  "model_not_found"};
 }
 

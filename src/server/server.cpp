@@ -38,7 +38,8 @@ bool equal_secrets(std::string_view a, std::string_view b) noexcept {
   return difference == 0;
 }
 
-ServedModel::ServedModel(const Model& weights, const std::string& path, const ServeOptions& options,
+ServedModel::ServedModel(const Model& weights, const std::string& path, const std::optional<Model>& draft,
+                         const ServeOptions& options,
                          std::function<void(std::span<const EngineEvent>)> events)
     : model(weights),
       tokenizer(Tokenizer::load(path)),
@@ -56,8 +57,13 @@ ServedModel::ServedModel(const Model& weights, const std::string& path, const Se
               .kv_cache = options.kv_cache,
               .kv_bytes = options.kv_bytes,
               .step_seconds = options.step_seconds,
+              .draft = draft,
               .clock = nullptr,
               .events = std::move(events)}) {
+  for (const ServedAdapter& adapter : options.adapters)
+    if (adapter.name.empty() || adapter.name == name ||
+        !adapters.emplace(adapter.name, load_adapters(model, {adapter.choice})).second)
+      fail(ErrorCode::kInvalidArgument, "'{}' names several models", adapter.name);
   bounds.choices = options.streams;
   bounds.vocabulary = model.config().vocabulary;
   bounds.defaults = sampler_options(SamplingSettings(), path, model.config(), &ends);
@@ -100,10 +106,10 @@ std::string Server::address() const {
   return fmt::format("http://{}{}{}:{}", bare ? "" : "[", host, bare ? "" : "]", state_->http.port());
 }
 
-void Server::open(const Model& model, const std::string& path) {
+void Server::open(const Model& model, const std::string& path, const std::optional<Model>& draft) {
   State* state = state_.get();
   auto served = std::make_shared<ServedModel>(
-      model, path, state->options, [state](std::span<const EngineEvent> events) {
+      model, path, draft, state->options, [state](std::span<const EngineEvent> events) {
         state->http.post(
             [state, copy = std::vector<EngineEvent>(events.begin(), events.end())] { state->take(copy); });
       });

@@ -47,8 +47,8 @@ class GrammarCache {
 
 // The model at work, and what belongs to it. Only the engine changes.
 struct ServedModel {
-  ServedModel(const Model& weights, const std::string& path, const ServeOptions& options,
-              std::function<void(std::span<const EngineEvent>)> events);
+  ServedModel(const Model& weights, const std::string& path, const std::optional<Model>& draft,
+              const ServeOptions& options, std::function<void(std::span<const EngineEvent>)> events);
 
   Model model;
   Tokenizer tokenizer;
@@ -57,7 +57,8 @@ struct ServedModel {
   ApiBounds bounds;
   std::string name;
   int64_t created;
-  GrammarCache grammars;  // of the thread beside
+  std::map<std::string, std::shared_ptr<LinearObserver>> adapters;  // by name
+  GrammarCache grammars;                                            // of the thread beside
   Engine engine;
 };
 

@@ -26,7 +26,7 @@ struct Options {
   std::optional<std::string> prompt;
   int64_t max_tokens = 128, context = 0;
   SamplingSettings sampling;
-  std::string file;
+  std::string file, draft;
   std::vector<std::string> stop;
   int64_t logprobs = -1, look_up = 0;
   bool ignore_eos = false, echo = false, quiet = false, json = false;
@@ -37,8 +37,8 @@ void show(const Options& options, const std::string& text) {
   write_answer(text);
 }
 
-GenerationRecord generate(const Options& options, Session session, const Tokenizer& tokenizer,
-                          Sampler& sampler, const std::vector<int32_t>& ends,
+GenerationRecord generate(const Options& options, Session session, std::optional<Session> draft,
+                          const Tokenizer& tokenizer, Sampler& sampler, const std::vector<int32_t>& ends,
                           const std::vector<int32_t>& prompt) {
   TokenSequence sequence(std::move(session));
   const int64_t room = sequence.room() - static_cast<int64_t>(prompt.size());
@@ -48,6 +48,7 @@ GenerationRecord generate(const Options& options, Session session, const Tokeniz
                          .end_tokens = options.ignore_eos ? std::vector<int32_t>() : ends,
                          .log_probabilities = options.logprobs,
                          .look_up = options.look_up});
+  if (draft) generation.guess_with(std::move(*draft));
   generation.cancel_when(interrupted);
   GenerationRecord result;
   result.prompt = prompt;
@@ -97,8 +98,11 @@ void run(const Options& options) {
   // Room for what can come: the whole context of a large model would take gigabytes.
   Session session(model, {.context = std::min(most, length + options.max_tokens),
                           .kv_cache = parse_kv_cache(options.model.kv_cache)});
+  std::optional<Session> draft;
+  if (!options.draft.empty()) draft.emplace(load_draft(options.model, options.draft, tokenizer));
   if (options.echo) show(options, tokenizer.decode(prompt, true));
-  const GenerationRecord result = generate(options, std::move(session), tokenizer, sampler, ends, prompt);
+  const GenerationRecord result =
+      generate(options, std::move(session), std::move(draft), tokenizer, sampler, ends, prompt);
   if (options.json)
     fmt::print("{}\n", generation_json(result, &tokenizer));
   else
@@ -141,6 +145,10 @@ void add_generate_command(const Command& app) {
           "Guess up to N tokens from what followed the same ones earlier: the same text, faster where it "
           "repeats its prompt and several tokens cost little more than one; 0: none")
       .between(int64_t{0}, int64_t{63});
+  command.add_option(
+      "--draft", options->draft,
+      "A smaller model with the same tokens that guesses the next ones: the same text, faster where it is "
+      "often right");
   command.add_flag("--ignore-eos", options->ignore_eos, "Continue after the model ends its text");
   command.add_flag("--echo", options->echo, "Print the prompt before the text");
   command.add_flag("--quiet", options->quiet, "No line about speed at the end");

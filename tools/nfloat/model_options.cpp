@@ -13,6 +13,7 @@
 #include "nfloat/adapter.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
+#include "nfloat/generate.h"
 #include "nfloat/gguf.h"
 #include "notes.h"
 #include "progress.h"
@@ -41,6 +42,8 @@ void parse_quantize(const std::string& text, ModelOptions& options) {
                          : make_codebook(code, options.quantize_block_size);
 }
 
+}  // namespace
+
 // "adapter", "adapter:0.5". A colon belongs to the weight only before a number to the end.
 AdapterChoice parse_adapter(const std::string& text) {
   AdapterChoice choice{.folder = text};
@@ -53,8 +56,6 @@ AdapterChoice parse_adapter(const std::string& text) {
   if (error != std::errc() || stop != end || begin == end) return choice;
   return {.folder = text.substr(0, colon), .weight = weight};
 }
-
-}  // namespace
 
 void add_model_options(const Command& command, ModelArguments& arguments, bool model_required) {
   const Option model = command.add_option(
@@ -171,6 +172,14 @@ Model load_model(const ModelArguments& arguments) {
   for (const std::string& choice : arguments.lora) adapters.push_back(parse_adapter(choice));
   if (!adapters.empty()) attach_adapters(model, adapters);
   return model;
+}
+
+Model load_draft(ModelArguments arguments, const std::string& path, const Tokenizer& tokenizer) {
+  arguments.model = path;
+  arguments.lora.clear();
+  const std::string folder = model_folder(path);
+  check_same_tokens(Tokenizer::load(folder), tokenizer);
+  return load_model(arguments);
 }
 
 std::string read_text(const std::string& path, size_t most) {

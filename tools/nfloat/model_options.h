@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "command_line.h"
+#include "nfloat/adapter.h"
 #include "nfloat/model.h"
+#include "nfloat/tokenizer.h"
 
 namespace nfloat::cli {
 
@@ -40,6 +42,13 @@ void add_stream_option(const Command& command, ModelArguments& arguments);
 // Loads with a progress bar; Ctrl-C stops it. A model to be scored that does not fit into memory is streamed,
 // which is said.
 Model load_model(const ModelArguments& arguments);
+
+// A smaller model that guesses for the one of `tokenizer`, with the same options but without adapters. Throws
+// Error: it has other tokens.
+Model load_draft(ModelArguments arguments, const std::string& path, const Tokenizer& tokenizer);
+
+// DIR or DIR:WEIGHT.
+AdapterChoice parse_adapter(const std::string& text);
 
 // The folder or GGUF file that `path` names. Throws Error where it is another file.
 std::string model_folder(const std::string& path);

@@ -27,7 +27,8 @@ struct Options {
   ServeOptions serve;
   int port = 8080;
   int64_t step_milliseconds = 100, drain = 30;
-  std::string kv_memory, api_key_file, chat_template;
+  std::string kv_memory, api_key_file, chat_template, draft;
+  std::vector<std::string> adapters;  // NAME=FOLDER
   bool quiet = false;
 };
 
@@ -52,7 +53,9 @@ void say(const Options& options, const std::string& text) {
 
 void open(const Options& options, Server& server, const std::string& folder) {
   const Model model = load_model(options.model);
-  server.open(model, folder);
+  std::optional<Model> draft;
+  if (!options.draft.empty()) draft = load_draft(options.model, options.draft, Tokenizer::load(folder));
+  server.open(model, folder, draft);
   const ModelConfig& config = model.config();
   const int64_t context = options.serve.context > 0 ? options.serve.context : config.context;
   const KvCacheType type = options.serve.kv_cache != KvCacheType::kAuto   ? options.serve.kv_cache
@@ -77,6 +80,12 @@ void run(Options& options) {
   if (!options.api_key_file.empty()) options.serve.api_keys = read_keys(options.api_key_file);
   if (!options.chat_template.empty())
     options.serve.chat_template = read_text(options.chat_template, kMostFileBytes);
+  for (const std::string& adapter : options.adapters) {
+    const size_t equal = adapter.find('=');
+    if (equal == std::string::npos || equal == 0 || equal + 1 == adapter.size())
+      throw UsageError(fmt::format("--adapter {}: expected NAME=FOLDER", adapter));
+    options.serve.adapters.push_back({adapter.substr(0, equal), parse_adapter(adapter.substr(equal + 1))});
+  }
   if (options.model.precision == "auto") options.model.precision = "int8";
   const std::string folder = model_folder(options.model.model);
   if (options.serve.model_name.empty()) {
@@ -117,6 +126,7 @@ void add_serve_command(const Command& app) {
       "answers end (--drain); a second one ends at once. docs/serve.md tells more.");
   add_model_options(command, options->model);
   ServeOptions& serve = options->serve;
+  serve.look_up = 7;
   command.add_option("--host", serve.host, "Address to listen on").show_default();
   command.add_option("--port", options->port, "Port; 0: a free one").between(0, 65535).show_default();
   command.add_option("--streams", serve.streams, "Sequences that are continued together")
@@ -129,6 +139,20 @@ void add_serve_command(const Command& app) {
       .between(int64_t{0}, int64_t{1} << 27);
   command.add_option("--kv-memory", options->kv_memory,
                      "Memory for keys and values, as 2G; none given: what all streams can fill");
+  command
+      .add_option(
+          "--adapter", options->adapters,
+          "NAME=FOLDER, FOLDER as PEFT saves adapters: requests for the model NAME get it; several times")
+      .one_at_a_time();
+  command
+      .add_option(
+          "--look-up", serve.look_up,
+          "Guess up to N tokens from what followed the same ones earlier: the same answers, faster where "
+          "they repeat their prompt; 0: none")
+      .between(int64_t{0}, int64_t{7})
+      .show_default();
+  command.add_option("--draft", options->draft,
+                     "A smaller model with the same tokens that guesses the next ones: the same answers");
   command.add_option("--step-ms", options->step_milliseconds, "Longest step with a piece of a prompt, in ms")
       .between(int64_t{1}, int64_t{60000})
       .show_default();

@@ -8,12 +8,17 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
+#include <map>
 #include <thread>
 
 #include "base/json.h"
 #include "nfloat/error.h"
+#include "nfloat/generate.h"
 #include "nfloat/serve.h"
 #include "support/paths.h"
+#include "tune/adapter.h"
+#include "tune/adapter_file.h"
 
 namespace nfloat {
 namespace {
@@ -267,6 +272,77 @@ TEST_F(Servers, AFullQueueAnswers429) {
   EXPECT_EQ(status(refused), 429);
   EXPECT_NE(refused.find("Retry-After: "), std::string::npos);
   EXPECT_EQ(body(refused)["error"]["code"], "queue_full");
+}
+
+// An adapter beside every matrix, so strong that it changes the text.
+std::string write_adapter(const std::string& name, const Model& model, float strength) {
+  const std::string folder = ::testing::TempDir() + "/served_" + name;
+  std::filesystem::create_directories(folder);
+  TrainOptions options;
+  options.rank = 4;
+  Adapter adapter = make_adapter(model.state(), options);
+  uint32_t random = 12345;
+  for (LoraModule& module : adapter.modules)
+    for (float& value : module.b) {
+      random = random * 1664525 + 1013904223;
+      value = strength * (static_cast<float>(random >> 8) * 0x1p-24F - 0.5F);
+    }
+  nfloat::write_adapter(folder, model.state(), adapter, options, "nfloat-tiny");
+  return folder;
+}
+
+TEST_F(Servers, RequestsChooseAnAdapterByTheNameOfTheModel) {
+  const std::string folder = testing::source_path("/models/nfloat-tiny");
+  const Model model = Model::load(folder, {.precision = Precision::kInt8, .threads = 1});
+  const std::string one = write_adapter("one", model, 0.5F), two = write_adapter("two", model, -0.5F);
+  const auto text = [](const std::string& answer) {
+    return body(answer)["choices"][0]["message"]["content"].text();
+  };
+  ServeOptions options;
+  options.model_name = "base";
+  options.adapters = {{"one", {.folder = one}}, {"two", {.folder = two}}};
+  options.look_up = 7;
+  start(options);
+  const auto named = [](const char* name) {
+    Json wanted = chat(40);
+    wanted["model"] = name;
+    return wanted;
+  };
+  // What a model gives that has the adapter and nothing else.
+  std::map<std::string, std::string> alone;
+  for (const char* name : {"base", "one", "two"})
+    alone[name] = text(post("/v1/chat/completions", named(name)));
+  EXPECT_NE(alone["base"], alone["one"]);
+  EXPECT_NE(alone["one"], alone["two"]);
+  std::vector<std::string> together(9);
+  std::vector<std::thread> clients;
+  const char* const names[] = {"base", "one", "two"};
+  for (size_t i = 0; i < together.size(); ++i)
+    clients.emplace_back([&, i] { together[i] = post("/v1/chat/completions", named(names[i % 3])); });
+  for (std::thread& client : clients) client.join();
+  for (size_t i = 0; i < together.size(); ++i) {
+    ASSERT_EQ(status(together[i]), 200) << together[i];
+    EXPECT_EQ(text(together[i]), alone[names[i % 3]]) << names[i % 3];
+    EXPECT_EQ(body(together[i])["model"], names[i % 3]);
+  }
+  EXPECT_EQ(status(post("/v1/chat/completions", named("three"))), 404);
+  const Json models = body(get("/v1/models"))["data"];
+  ASSERT_EQ(models.size(), 3u);
+  EXPECT_EQ(models[1]["id"], "one");
+  EXPECT_EQ(models[1]["parent"], "base");
+  EXPECT_EQ(body(get("/v1/models/two"))["id"], "two");
+  EXPECT_EQ(status(get("/v1/models/three")), 404);
+  // The same as attached for all.
+  attach_adapters(model, {{.folder = one}});
+  const Tokenizer tokenizer = Tokenizer::load(folder);
+  TokenSequence sequence(Session(model, {.context = 128}));
+  Sampler sampler({.temperature = 0});
+  Generation generation(sequence, tokenizer, sampler, tokenizer.encode("The sea"), {.max_tokens = 40});
+  std::string attached;
+  while (const auto piece = generation.next()) attached += piece->text;
+  const Json wanted{
+      {"model", "one"}, {"prompt", "The sea"}, {"max_tokens", 40}, {"temperature", 0}, {"ignore_eos", true}};
+  EXPECT_EQ(attached, body(post("/v1/completions", wanted))["choices"][0]["text"].text());
 }
 
 TEST_F(Servers, KeysAreAskedForWhereThereAreSome) {
