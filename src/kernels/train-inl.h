@@ -13,26 +13,21 @@ inline constexpr int kProductRows = 12, kProductPanels = 2;
 inline constexpr int kProductRows = 6, kProductPanels = 1;
 #endif
 
-static inline F32x16 load_first(const float* from, int64_t count) noexcept {
-  if (count >= 16) return load16(from);
-  float values[16] = {};
-  for (int64_t i = 0; i < count; ++i) values[i] = from[i];
-  return load16(values);
-}
+// A strip of b: its next 16 * kPanels columns, for at most kStripDepth values of l.
+inline constexpr int64_t kStripDepth = 256;
 
-template <int kRows, int kPanels, bool kWhole>
-static void product_tile(const ProductArgs& args, int64_t row, int64_t column, int64_t columns) noexcept {
+template <int kRows, int kPanels>
+static void product_tile(const ProductArgs& args, int64_t row, const float* strip, int64_t strip_stride,
+                         int64_t column, int64_t columns) noexcept {
   F32x16 sums[kRows][kPanels];
   NFLOAT_UNROLL
   for (int i = 0; i < kRows; ++i) NFLOAT_UNROLL
   for (int p = 0; p < kPanels; ++p) sums[i][p] = splat16(0.0f);
   const float* a = args.a + row * args.a_row;
-  const float* b = args.b + column;
-  for (int64_t l = 0; l < args.k; ++l, a += args.a_column, b += args.b_stride) {
+  for (int64_t l = 0; l < args.k; ++l, a += args.a_column, strip += strip_stride) {
     F32x16 lanes[kPanels];
     NFLOAT_UNROLL
-    for (int p = 0; p < kPanels; ++p)
-      lanes[p] = kWhole ? load16(b + 16 * p) : load_first(b + 16 * p, columns - 16 * p);
+    for (int p = 0; p < kPanels; ++p) lanes[p] = load16(strip + 16 * p);
     NFLOAT_UNROLL
     for (int i = 0; i < kRows; ++i) {
       const F32x16 one = splat16(a[i * args.a_row]);
@@ -46,33 +41,71 @@ static void product_tile(const ProductArgs& args, int64_t row, int64_t column, i
   for (int p = 0; p < kPanels; ++p) {
     float* c = args.c + (row + i) * args.c_stride + column + 16 * p;
     const F32x16 product = multiply(sums[i][p], alpha);
-    if (kWhole) {
+    if (columns >= 16 * (p + 1)) {
       store16(c, args.accumulate ? add(load16(c), product) : product);
       continue;
     }
     float values[16];
     store16(values, product);
-    const int64_t count = columns - 16 * p < 16 ? columns - 16 * p : 16;
-    for (int64_t j = 0; j < count; ++j) c[j] = values[j] + (args.accumulate ? c[j] : 0.0f);
+    for (int64_t j = 0; j < columns - 16 * p; ++j) c[j] = values[j] + (args.accumulate ? c[j] : 0.0f);
   }
 }
 
-template <int kRows, int kPanels, bool kWhole>
-static void product_rows(const ProductArgs& args, int64_t row, int64_t column, int64_t columns) noexcept {
-  for (; row + kRows <= args.m; row += kRows)
-    product_tile<kRows, kPanels, kWhole>(args, row, column, columns);
+// `rows` of at most kRows.
+template <int kRows, int kPanels>
+static void product_rows(const ProductArgs& args, int64_t row, int64_t rows, const float* strip,
+                         int64_t strip_stride, int64_t column, int64_t columns) noexcept {
   if constexpr (kRows > 1) {
-    if (row < args.m) product_rows<kRows / 2, kPanels, kWhole>(args, row, column, columns);
+    if (rows < kRows)
+      return product_rows<kRows - 1, kPanels>(args, row, rows, strip, strip_stride, column, columns);
+  }
+  product_tile<kRows, kPanels>(args, row, strip, strip_stride, column, columns);
+}
+
+// Strips that several tiles read are copied first: rows of b that lie a power of two apart would push one
+// another out of the cache.
+template <int kPanels>
+static void product_strip(const ProductArgs& args, int64_t column, int64_t columns) noexcept {
+  constexpr int64_t kWidth = 16 * kPanels;
+  const float* strip = args.b + column;
+  int64_t stride = args.b_stride;
+  alignas(64) float copy[kStripDepth * kWidth];
+  if (columns < kWidth || (args.m > kProductRows && stride != kWidth)) {
+    for (int64_t l = 0; l < args.k; ++l) {
+      const float* from = strip + l * stride;
+      float* to = copy + l * kWidth;
+      if (columns >= kWidth) {
+        NFLOAT_UNROLL
+        for (int p = 0; p < kPanels; ++p) store16(to + 16 * p, load16(from + 16 * p));
+      } else {
+        for (int64_t j = 0; j < kWidth; ++j) to[j] = j < columns ? from[j] : 0.0f;
+      }
+    }
+    strip = copy;
+    stride = kWidth;
+  }
+  // Tiles as even as they can be: sixteen rows are 6, 5 and 5 of them.
+  const int64_t tiles = (args.m + kProductRows - 1) / kProductRows;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int64_t begin = args.m * tile / tiles, end = args.m * (tile + 1) / tiles;
+    product_rows<kProductRows, kPanels>(args, begin, end - begin, strip, stride, column, columns);
   }
 }
 
-static void product(const ProductArgs& args) noexcept {
-  int64_t column = 0;
-  for (; column + 16 * kProductPanels <= args.n; column += 16 * kProductPanels)
-    product_rows<kProductRows, kProductPanels, true>(args, 0, column, 16 * kProductPanels);
-  if constexpr (kProductPanels > 1)
-    for (; column + 16 <= args.n; column += 16) product_rows<kProductRows, 1, true>(args, 0, column, 16);
-  if (column < args.n) product_rows<kProductRows, 1, false>(args, 0, column, args.n - column);
+static void product(const ProductArgs& all) noexcept {
+  ProductArgs args = all;
+  for (int64_t done = 0; done < all.k || done == 0; done += kStripDepth) {
+    args.k = all.k - done < kStripDepth ? all.k - done : kStripDepth;
+    int64_t column = 0;
+    for (; column + 16 * kProductPanels <= args.n; column += 16 * kProductPanels)
+      product_strip<kProductPanels>(args, column, 16 * kProductPanels);
+    if constexpr (kProductPanels > 1)
+      for (; column + 16 <= args.n; column += 16) product_strip<1>(args, column, 16);
+    if (column < args.n) product_strip<kProductPanels>(args, column, args.n - column);
+    args.a += kStripDepth * args.a_column;
+    args.b += kStripDepth * args.b_stride;
+    args.accumulate = true;
+  }
 }
 
 // Eight columns of eight rows, 16 floats apart, times the rows' scales, to rows.

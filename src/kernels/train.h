@@ -7,7 +7,7 @@
 #include "kernels/attention.h"
 
 // What training needs beyond the forward pass, in float32. A result does not depend on how a product is cut
-// into rows and columns: each element is one sum, in ascending order of k.
+// into rows and columns: each element is a sum in ascending order of k, 256 products at a time.
 namespace nfloat::kernels {
 
 // c[i][j] = alpha * sum over l of a[i * a_row + l * a_column] * b[l * b_stride + j], plus c[i][j] when
@@ -25,7 +25,7 @@ struct ProductArgs {
 };
 
 struct TrainKernels {
-  // Rows of `a` and columns of `b` that the product takes together: `a` packed in such groups is read in
+  // Rows of `a` and columns of `b` that the product takes together: packed in such groups they are read in
   // order.
   int product_rows, product_columns;
   void (*product)(const ProductArgs&) noexcept;

@@ -15,7 +15,7 @@ using kernels::kOctet;
 using kernels::kPackedOctetBytes;
 using kernels::kPanelRows;
 
-// A block of the matrix expanded at a time: its columns sixteen wide fill the first cache, all of it a part
+// A block of the matrix expanded at a time: one of its strips fills half of the first cache, all of it a part
 // of the second one, as do the gradients of kChunkRows rows.
 constexpr int64_t kExpandedRows = 256;
 constexpr int64_t kBlockColumns = 64;
@@ -30,12 +30,24 @@ void round_to_bf16(float* values, int64_t count) noexcept {
   }
 }
 
-// Rows [first, first + rows) of a matrix, columns [column, column + columns): row r of the block at
-// output + r * kBlockColumns. `first` and `column` are multiples of a panel and an octet.
+// Where the elements of an expanded block lie: strips of as many columns as the product takes together, each
+// row by row.
+struct Strips {
+  int64_t width;  // of a strip; whole octets
+  int64_t rows;
+  float* at(float* block, int64_t row, int64_t column) const noexcept {
+    return block + (column / width * rows + row) * width + column % width;
+  }
+  // Octets from column on that lie in one strip.
+  int64_t octets_from(int64_t column) const noexcept { return (width - column % width) / kOctet; }
+};
+
+// Rows [first, first + strips.rows) of a matrix, columns [column, column + columns), to strips. `first` and
+// `column` are multiples of a panel and an octet.
 class Expander {
  public:
   virtual ~Expander() = default;
-  virtual void expand(int64_t first, int64_t rows, int64_t column, int64_t columns, float* scratch,
+  virtual void expand(int64_t first, int64_t column, int64_t columns, const Strips& strips, float* scratch,
                       float* output) const noexcept = 0;
 };
 
@@ -44,27 +56,28 @@ constexpr int64_t kScratchFloats = kPanelRows * kBlockColumns * 2;  // an expand
 class PackedExpander : public Expander {
  public:
   explicit PackedExpander(const PackedMatrix::State& state) : s_(state) {}
-  void expand(int64_t first, int64_t rows, int64_t column, int64_t columns, float* scratch,
+  void expand(int64_t first, int64_t column, int64_t columns, const Strips& strips, float* scratch,
               float* output) const noexcept override {
-    if (s_.group == 0) return decode(first, rows, column, columns, output);
+    if (s_.group == 0) return decode(first, column, columns, strips, output);
     const int64_t octet = column / kOctet, octets = columns / kOctet, per_group = s_.group / kOctet;
     const kernels::KernelTable& table = kernels::table();
     float* scales = scratch + kPanelRows * kBlockColumns;
-    for (int64_t row = 0; row < rows; row += kPanelRows, output += kPanelRows * kBlockColumns) {
+    for (int64_t row = 0; row < strips.rows; row += kPanelRows) {
       const int64_t panel = (first + row) / kPanelRows;
       table.gemm.expand_f32(
           reinterpret_cast<const uint8_t*>(s_.codes.data()) + (panel * s_.octets + octet) * kPackedOctetBytes,
           octets, s_.levels, reinterpret_cast<uint8_t*>(scratch));
       for (int64_t done = 0; done < octets;) {
         const int64_t group = (octet + done) / per_group;
-        const int64_t count = std::min(octets - done, per_group - (octet + done) % per_group);
+        const int64_t count = std::min(
+            {octets - done, per_group - (octet + done) % per_group, strips.octets_from(done * kOctet)});
         if (s_.nested()) s_.panel_scales(panel, group, 1, scales);
         const float* own = s_.nested() ? scales
                                        : reinterpret_cast<const float*>(s_.scales.data()) +
                                              (panel * s_.groups + group) * kPanelRows;
         table.train.panel_rows(scratch + done * kOctet * kPanelRows, count, own, count,
-                               std::min<int64_t>(kPanelRows, rows - row), output + done * kOctet,
-                               kBlockColumns);
+                               std::min<int64_t>(kPanelRows, strips.rows - row),
+                               strips.at(output, row, done * kOctet), strips.width);
         done += count;
       }
     }
@@ -72,13 +85,14 @@ class PackedExpander : public Expander {
 
  private:
   // Blocks that begin inside octets: element by element.
-  void decode(int64_t first, int64_t rows, int64_t column, int64_t columns, float* output) const noexcept {
+  void decode(int64_t first, int64_t column, int64_t columns, const Strips& strips,
+              float* output) const noexcept {
     const uint8_t* codes = reinterpret_cast<const uint8_t*>(s_.codes.data());
     const float* scales = reinterpret_cast<const float*>(s_.scales.data());
-    for (int64_t row = 0; row < rows; ++row)
+    for (int64_t row = 0; row < strips.rows; ++row)
       for (int64_t k = 0; k < columns; ++k) {
         const int64_t i = (first + row) * s_.cols + column + k;
-        output[row * kBlockColumns + k] =
+        *strips.at(output, row, k) =
             s_.levels.f32[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15] * scales[i / s_.block_size];
       }
   }
@@ -88,14 +102,14 @@ class PackedExpander : public Expander {
 class DenseExpander : public Expander {
  public:
   explicit DenseExpander(const DenseMatrix::State& state) : s_(state) {}
-  void expand(int64_t first, int64_t rows, int64_t column, int64_t columns, float* scratch,
+  void expand(int64_t first, int64_t column, int64_t columns, const Strips& strips, float* scratch,
               float* output) const noexcept override {
     using Storage = DenseMatrix::Storage;
     const kernels::KernelTable& table = kernels::table();
     const int64_t octet = column / kOctet, octets = (columns + kOctet - 1) / kOctet;
     const int64_t groups = s_.group == 0 ? 0 : s_.octets * kOctet / s_.group;
     const int64_t per_group = s_.group == 0 ? s_.octets : s_.group / kOctet;
-    for (int64_t row = 0; row < rows; row += kPanelRows, output += kPanelRows * kBlockColumns) {
+    for (int64_t row = 0; row < strips.rows; row += kPanelRows) {
       const int64_t panel = (first + row) / kPanelRows;
       const std::byte* stored =
           s_.weights.data() + static_cast<size_t>(panel * s_.octets + octet) * s_.octet_bytes();
@@ -111,13 +125,14 @@ class DenseExpander : public Expander {
         table.gemm.widen_int8(bytes, octets, reinterpret_cast<uint8_t*>(scratch));
       for (int64_t done = 0; done < octets;) {
         const int64_t group = (octet + done) / per_group;
-        const int64_t count = std::min(octets - done, per_group - (octet + done) % per_group);
+        const int64_t count = std::min(
+            {octets - done, per_group - (octet + done) % per_group, strips.octets_from(done * kOctet)});
         const float* own = s_.group == 0 ? nullptr
                                          : reinterpret_cast<const float*>(s_.scales.data()) +
                                                (panel * groups + group) * kPanelRows;
         table.train.panel_rows(expanded + done * kOctet * kPanelRows, count, own, count,
-                               std::min<int64_t>(kPanelRows, rows - row), output + done * kOctet,
-                               kBlockColumns);
+                               std::min<int64_t>(kPanelRows, strips.rows - row),
+                               strips.at(output, row, done * kOctet), strips.width);
         done += count;
       }
     }
@@ -146,22 +161,25 @@ void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGr
       const int64_t column = b * kBlockColumns, width = std::min(kBlockColumns, columns - column);
       for (int64_t row = 0; row < rows; row += kExpandedRows) {
         const int64_t count = std::min(kExpandedRows, rows - row);
-        expander.expand(row, count, column, width, scratch, block);
+        const Strips strips{train.product_columns, count};
+        expander.expand(row, column, width, strips, scratch, block);
         if (dy.bf16()) round_to_bf16(block, count * kBlockColumns);
         for (int64_t g = 0; g < groups; g += chunk)
           for (int64_t panel = 0; panel < width; panel += train.product_columns)
-            for (int64_t one = g; one < std::min(groups, g + chunk); ++one)
-              train.product({.a = dy.group(one) + (first + row) * group_rows,
-                             .a_row = 1,
-                             .a_column = group_rows,
-                             .b = block + panel,
-                             .b_stride = kBlockColumns,
+            for (int64_t one = g; one < std::min(groups, g + chunk); ++one) {
+              const PackedGradients::Place from = dy.at(one * group_rows, first + row);
+              train.product({.a = from.data,
+                             .a_row = from.row_stride,
+                             .a_column = from.column_stride,
+                             .b = strips.at(block, 0, panel),
+                             .b_stride = strips.width,
                              .c = dx + one * group_rows * dx_stride + column + panel,
                              .c_stride = dx_stride,
                              .m = std::min(group_rows, dy.rows() - one * group_rows),
                              .n = std::min<int64_t>(train.product_columns, width - panel),
                              .k = count,
                              .accumulate = accumulate || row > 0});
+            }
       }
     }
   });
@@ -171,7 +189,9 @@ void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGr
 
 void PackedGradients::assign(const float* dy, int64_t stride, int64_t m, int64_t n, bool bf16, int threads) {
   group_ = kernels::table().train.product_rows;
-  m_ = m, n_ = n, bf16_ = bf16;
+  m_ = m, n_ = n, stride_ = stride, bf16_ = bf16;
+  data_ = dy;
+  if (!bf16) return;
   const int64_t groups = (m + group_ - 1) / group_;
   float* data = reinterpret_cast<float*>(
       memory_.at_least(static_cast<size_t>(groups * group_ * n) * sizeof(float) + 64));
@@ -187,13 +207,14 @@ void PackedGradients::assign(const float* dy, int64_t stride, int64_t m, int64_t
         else
           for (int64_t l = 0; l < n; ++l) to[l * group_ + i] = from[l];
       }
-      if (bf16) round_to_bf16(to, group_ * n);
+      round_to_bf16(to, group_ * n);
     }
   });
 }
 
-const float* PackedGradients::group(int64_t index) const noexcept {
-  return data_ + index * group_ * n_;
+PackedGradients::Place PackedGradients::at(int64_t row, int64_t column) const noexcept {
+  if (bf16_) return {data_ + row * n_ + column * group_, 1, group_};
+  return {data_ + row * stride_ + column, stride_, 1};
 }
 
 void multiply_transposed(const PackedMatrix& matrix, const PackedGradients& dy, int64_t first, float* dx,

@@ -9,23 +9,28 @@
 
 namespace nfloat {
 
-// Gradients [m, n] of outputs, laid out once for the products with the matrices whose outputs they are.
-// Reuses its memory.
+// Gradients [m, n] of outputs as the products read them: where they are, or rounded to bf16 in memory that is
+// reused.
 class PackedGradients {
  public:
-  // Row i at dy + i * stride. `bf16`: rounded to it.
+  // Row i at dy + i * stride, which must stay. `bf16`: rounded to it.
   void assign(const float* dy, int64_t stride, int64_t m, int64_t n, bool bf16, int threads);
 
   int64_t rows() const noexcept { return m_; }
   int64_t columns() const noexcept { return n_; }
   bool bf16() const noexcept { return bf16_; }
-  // Of rows [group * kernels' product_rows, ...): column l of row i at [l * product_rows + i].
-  const float* group(int64_t index) const noexcept;
+  // Element [row + i][column + l] at data[i * row_stride + l * column_stride], for the kernels' product_rows
+  // rows from `row` on, a multiple of them.
+  struct Place {
+    const float* data;
+    int64_t row_stride, column_stride;
+  };
+  Place at(int64_t row, int64_t column) const noexcept;
 
  private:
   ReusedMemory memory_;
   const float* data_ = nullptr;
-  int64_t m_ = 0, n_ = 0, group_ = 1;
+  int64_t m_ = 0, n_ = 0, stride_ = 0, group_ = 1;
   bool bf16_ = false;
 };
 
