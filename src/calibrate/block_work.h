@@ -16,6 +16,8 @@
 // What feedback and descent have in common: levels, stored scales, blocks that may cross rows.
 namespace nfloat {
 
+inline constexpr int64_t kLanes = 16;  // of the kernels
+
 // The levels of a code in ascending order, and the table that kernels want: a weight's place is its rank.
 struct Levels {
   explicit Levels(const Codebook& codebook) {

@@ -8,7 +8,6 @@
 namespace nfloat {
 namespace {
 
-constexpr int64_t kLanes = 16;
 constexpr int kSteps = 3;  // of stored scales to either side that a block tries, and their negatives
 constexpr double kWorthwhile = 1e-5;  // share of a block's loss that a new coding has to win
 

@@ -6,7 +6,7 @@
 namespace nfloat {
 namespace {
 
-constexpr int64_t kLanes = 16, kFinalists = 8;  // two blocks fill the lanes
+constexpr int64_t kFinalists = 8;  // of two blocks they fill the lanes
 constexpr int64_t kMostCandidates = 256;
 // Scales are looked for from this share of the largest magnitude to that one.
 constexpr float kLeastShare = .55f, kMostShare = 1.15f, kUsualShare = .9f;

@@ -6,13 +6,49 @@
 #include "base/parallel.h"
 #include "calibrate/matrix.h"
 #include "calibrate/products.h"
+#include "kernels/dispatch.h"
 #include "nfloat/linear.h"
 #include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
 
-constexpr int64_t kPanel = 64;  // columns of the factor done together
+constexpr int64_t kPanel = 64;      // columns of the factor done together
+constexpr int64_t kStepRows = 256;  // products summed in float32
+
+// What is right of and below a panel of the factor, less the product of the panel with itself. The product is
+// float32, as the matrix was; what it is subtracted from is double.
+void subtract_panel(std::vector<double>& a, int64_t n, int64_t k, int64_t end, int threads) {
+  const kernels::TrainKernels& kernels = kernels::table().train;
+  const int64_t width = end - k, left = n - end;
+  std::vector<float> rows(static_cast<size_t>(left * width)), columns(rows.size());
+  for (int64_t i = 0; i < left; ++i)
+    for (int64_t p = 0; p < width; ++p)
+      rows[static_cast<size_t>(i * width + p)] = columns[static_cast<size_t>(p * left + i)] =
+          static_cast<float>(a[static_cast<size_t>((end + i) * n + k + p)]);
+  parallel_for((left + kPanel - 1) / kPanel, 1, threads, [&](int64_t begin, int64_t last) {
+    std::vector<float> part;
+    for (int64_t first = begin * kPanel; first < std::min(left, last * kPanel); first += kPanel) {
+      const int64_t count = std::min(kPanel, left - first), reach = first + count;
+      part.resize(static_cast<size_t>(count * reach));
+      kernels.product({.a = rows.data() + first * width,
+                       .a_row = width,
+                       .a_column = 1,
+                       .b = columns.data(),
+                       .b_stride = left,
+                       .c = part.data(),
+                       .c_stride = reach,
+                       .m = count,
+                       .n = reach,
+                       .k = width});
+      for (int64_t i = 0; i < count; ++i) {
+        double* to = a.data() + (end + first + i) * n + end;
+        const float* from = part.data() + i * reach;
+        for (int64_t j = 0; j <= first + i; ++j) to[j] -= static_cast<double>(from[j]);
+      }
+    }
+  });
+}
 
 // The lower triangular L with L L^T = a, in place of a's lower triangle; false when there is none.
 bool cholesky(std::vector<double>& a, int64_t n, int threads) {
@@ -38,40 +74,53 @@ bool cholesky(std::vector<double>& a, int64_t n, int threads) {
           row(i)[j] = sum / row(j)[j];
         }
     });
-    // What is left, less the product of the panel with itself.
-    parallel_for(n - end, 8, threads, [&](int64_t begin, int64_t last) {
-      for (int64_t i = end + begin; i < end + last; ++i)
-        for (int64_t j = end; j <= i; ++j) {
-          double sums[4] = {};
-          const double *x = row(i) + k, *y = row(j) + k;
-          int64_t p = 0;
-          for (; p + 4 <= end - k; p += 4)
-            for (int64_t q = 0; q < 4; ++q) sums[q] += x[p + q] * y[p + q];
-          for (; p < end - k; ++p) sums[0] += x[p] * y[p];
-          row(i)[j] -= (sums[0] + sums[1]) + (sums[2] + sums[3]);
-        }
-    });
+    subtract_panel(a, n, k, end, threads);
   }
   return true;
 }
 
-// The inverse of an upper triangular matrix, row by row from the last: rows of the result are independent
-// sums of later ones, so the columns are shared out.
-void invert_upper(const std::vector<double>& u, int64_t n, std::vector<double>& inverse, int threads) {
-  inverse.assign(static_cast<size_t>(n * n), 0.0);
-  parallel_for(n, kPanel, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = n - 1; i >= 0; --i) {
-      if (i >= end) continue;
-      double* out = inverse.data() + i * n;
-      const int64_t from = std::max(begin, i);
-      for (int64_t p = i + 1; p < end; ++p) {
-        const double factor = u[static_cast<size_t>(i * n + p)];
-        const double* other = inverse.data() + p * n;
-        for (int64_t j = std::max(begin, p); j < end; ++j) out[j] -= factor * other[j];
+// The inverse of an upper triangular matrix, upper triangular too and float32 like the products that it is
+// made of; sums of them are double. Columns are independent.
+void invert_upper(const std::vector<double>& u, int64_t n, std::vector<float>& inverse, int threads) {
+  const kernels::TrainKernels& kernels = kernels::table().train;
+  inverse.assign(static_cast<size_t>(n * n), 0.0f);
+  const std::vector<float> rounded(u.begin(), u.end());
+  parallel_for((n + kPanel - 1) / kPanel, 1, threads, [&](int64_t begin, int64_t end) {
+    std::vector<double> sums(kPanel * kPanel);
+    std::vector<float> part(kPanel * kPanel);
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t column = chunk * kPanel, width = std::min(kPanel, n - column);
+      for (int64_t first = column; first >= 0; first -= kPanel) {
+        const int64_t last = std::min(n, first + kPanel);
+        std::fill(sums.begin(), sums.end(), 0.0);
+        for (int64_t k = last; k < column + width; k += kStepRows) {
+          kernels.product({.a = rounded.data() + first * n + k,
+                           .a_row = n,
+                           .a_column = 1,
+                           .b = inverse.data() + k * n + column,
+                           .b_stride = n,
+                           .c = part.data(),
+                           .c_stride = kPanel,
+                           .m = last - first,
+                           .n = width,
+                           .k = std::min(kStepRows, column + width - k)});
+          for (size_t i = 0; i < sums.size(); ++i) sums[i] += static_cast<double>(part[i]);
+        }
+        for (int64_t i = last - 1; i >= first; --i) {
+          double* own = sums.data() + (i - first) * kPanel;
+          for (int64_t j = 0; j < width; ++j) own[j] = (i == column + j ? 1 : 0) - own[j];
+          for (int64_t p = i + 1; p < last; ++p) {
+            const double factor = u[static_cast<size_t>(i * n + p)];
+            const double* other = sums.data() + (p - first) * kPanel;
+            for (int64_t j = 0; j < width; ++j) own[j] -= factor * other[j];
+          }
+          const double diagonal = u[static_cast<size_t>(i * n + i)];
+          for (int64_t j = 0; j < width; ++j) {
+            own[j] /= diagonal;
+            inverse[static_cast<size_t>(i * n + column + j)] = static_cast<float>(own[j]);
+          }
+        }
       }
-      const double diagonal = u[static_cast<size_t>(i * n + i)];
-      if (i >= begin) out[i] += 1;
-      for (int64_t j = from; j < end; ++j) out[j] /= diagonal;
     }
   });
 }
@@ -125,8 +174,7 @@ HessianFactor factorize(std::span<const float> hessian, int64_t size, int64_t to
   std::vector<double> upper(count, 0.0);
   for (int64_t i = 0; i < size; ++i)
     for (int64_t j = 0; j <= i; ++j) upper[at(size - 1 - i, size - 1 - j)] = work[at(i, j)];
-  invert_upper(upper, size, work, threads);
-  factor.upper.assign(work.begin(), work.end());
+  invert_upper(upper, size, factor.upper, threads);
   factor.damped.assign(hessian.begin(), hessian.end());
   for (int64_t i = 0; i < size; ++i) {
     const double value = hessian[at(i, i)];
