@@ -56,9 +56,10 @@
 #include "nfloat/tasks.h"    // tests with known answers
 
 // 6. Models changed by a text.
-#include "nfloat/calibrate.h"   // 4-bit weights chosen by what the model does
-#include "nfloat/train.h"       // adapters beside a frozen model
-#include "nfloat/train_data.h"  // rows and what is predicted of them
+#include "nfloat/calibrate.h"     // 4-bit weights chosen by what the model does
+#include "nfloat/train.h"         // adapters beside a frozen model
+#include "nfloat/train_data.h"    // rows and what is predicted of them
+#include "nfloat/train_report.h"  // a run as a page
 
 // 7. The parts below.
 #include "nfloat/files.h"    // files that appear whole or not at all

@@ -155,5 +155,33 @@ TEST_F(Train, BadDataIsNamedByItsLine) {
   EXPECT_EQ(2, nfloat({"train", model(), path("bad.jsonl")}).exit_code);
 }
 
+TEST_F(Train, ShowsWhatWasLearned) {
+  write_file(path("also.txt"), "It was a dark and stormy night; the rain fell in torrents.");
+  const Result result = train({"--out", path("adapter"), "--steps", "2", "--rank", "4", "--rank-pattern",
+                               "q_proj=8", "--alpha-pattern", ".*\\.1\\..*=3", "--sample", "The <cat>",
+                               "--also", path("also.txt"), "--report", path("report.html"), "--eval", "20%"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.out.find("before: The <cat>"), std::string::npos) << result;
+  EXPECT_NE(result.out.find("after:  The <cat>"), std::string::npos) << result;
+  EXPECT_NE(result.out.find("also.txt: loss "), std::string::npos) << result;
+  const std::string page = read_file(path("report.html"));
+  for (const char* text : {"<!DOCTYPE html>", "The &lt;cat&gt;", "held-out rows", "also.txt",
+                           "Norm of the gradients", "Learning rate", "Tokens a second"})
+    EXPECT_NE(page.find(text), std::string::npos) << text;
+  EXPECT_EQ(page.find("<cat>"), std::string::npos);
+  EXPECT_EQ(page.find("<script"), std::string::npos);
+  const Checkpoint file(path("adapter/adapter_model.safetensors"));
+  const std::string layer = "base_model.model.model.layers.0.self_attn.";
+  EXPECT_EQ(8, file.find(layer + "q_proj.lora_A.weight")->shape[0]);
+  EXPECT_EQ(4, file.find(layer + "k_proj.lora_A.weight")->shape[0]);
+  const Json config = Json::parse(read_file(path("adapter/adapter_config.json")));
+  EXPECT_EQ(6u, config.at("rank_pattern").size());
+  EXPECT_EQ(7u, config.at("alpha_pattern").size());
+
+  EXPECT_NE(train({"--out", path("x"), "--rank-pattern", "q_proj"}).err.find("EXPRESSION=NUMBER"),
+            std::string::npos);
+  EXPECT_FALSE(train({"--lr", "1,2", "--report", path("r.html")}).ok());
+}
+
 }  // namespace
 }  // namespace nfloat::cli_test

@@ -19,6 +19,7 @@
 #include "progress.h"
 #include "table.h"
 #include "train_log.h"
+#include "train_story.h"
 
 namespace nfloat::cli {
 namespace {
@@ -30,9 +31,10 @@ struct Options {
   std::string data, out, eval, init, log, dump_gradients;
   std::string schedule = "cosine", warmup = "3%", betas = "0.9,0.999", precision = "f32", recompute = "auto",
               train_on = "answers";
-  std::vector<std::string> targets, learning_rates;
+  std::vector<std::string> targets, learning_rates, rank_pattern, alpha_pattern;
   std::vector<int64_t> layers;
   TrainOptions train;
+  TrainStory::Options story;
   int64_t eval_every = 0, save_every = 0, patience = 0;
   bool no_shuffle = false, no_packing = false, resume = false, dry_run = false, overwrite = false;
 };
@@ -104,6 +106,19 @@ std::optional<double> share(const std::string& text, const char* option) {
   return value;
 }
 
+// "EXPRESSION=NUMBER", the last "=" counting.
+std::vector<std::pair<std::string, double>> patterns(const std::vector<std::string>& texts,
+                                                     const char* option) {
+  std::vector<std::pair<std::string, double>> result;
+  for (const std::string& text : texts) {
+    const size_t equals = text.rfind('=');
+    if (equals == std::string::npos || equals == 0)
+      throw UsageError(fmt::format("{} {}: expected EXPRESSION=NUMBER", option, text));
+    result.emplace_back(text.substr(0, equals), number(text.substr(equals + 1), option));
+  }
+  return result;
+}
+
 std::string listed(const std::vector<int64_t>& lines) {
   constexpr size_t kShown = 8;
   std::string text;
@@ -117,6 +132,8 @@ class Job {
   explicit Job(Options& options) : options_(options), train_(options.train) {
     train_.targets = options.targets;
     train_.layers = options.layers;
+    train_.rank_pattern = patterns(options.rank_pattern, "--rank-pattern");
+    train_.alpha_pattern = patterns(options.alpha_pattern, "--alpha-pattern");
     train_.shuffle = !options.no_shuffle;
     train_.packing = !options.no_packing;
     train_.schedule = options.schedule == "linear"   ? TrainSchedule::kLinear
@@ -165,7 +182,8 @@ class Job {
            step.grad_norm, options_.dump_gradients);
     }
     if (options_.out.empty()) return;
-    train(trainer);
+    TrainStory story(options_.story, model, folder, train_.length);
+    train(trainer, model, story);
   }
 
  private:
@@ -231,18 +249,14 @@ class Job {
 
   double evaluate(Trainer& trainer) { return trainer.evaluate(held_out_).mean(); }
 
-  void train(Trainer& trainer) {
+  void train(Trainer& trainer, const Model& model, TrainStory& story) {
     TrainLog log(options_.log, options_.resume);
     ProgressBar bar("train", "steps");
     catch_interrupts();
     double best = std::numeric_limits<double>::infinity();
     int64_t since_best = 0, tokens = 0;
     const bool held = !held_out_.empty();
-    if (held && trainer.finished_steps() == 0) {
-      const TrainLoss before = trainer.evaluate(held_out_, false);
-      note("before    loss {:.4f} on the held-out rows, perplexity {:.2f}\n", before.mean(),
-           std::exp(before.mean()));
-    }
+    story.before(trainer, held_out_);
     const auto start = Clock::now();
     TrainStep last;
     bool stopped = false;
@@ -254,12 +268,14 @@ class Job {
       std::optional<double> held_loss;
       if (held && (end || (options_.eval_every > 0 && last.step % options_.eval_every == 0))) {
         held_loss = evaluate(trainer);
+        story.held_out(last.step, *held_loss);
         since_best = *held_loss < best ? 0 : since_best + 1;
         if (*held_loss < best) trainer.save_adapter(options_.out, base_name());
         best = std::min(best, *held_loss);
         stopped = options_.patience > 0 && since_best >= options_.patience;
       }
       log.add(last, held_loss);
+      story.add(last);
       bar.update(static_cast<uint64_t>(trainer.finished_steps()),
                  static_cast<uint64_t>(trainer.total_steps()),
                  fmt::format("loss {:.4f}{}, {:.0f} tokens/s", last.loss,
@@ -284,6 +300,18 @@ class Job {
                                   std::exp(best), stopped ? ", stopped early" : "")
                     : std::string());
     fmt::print("adapter in {}\n", printable(options_.out));
+    story.after(trainer, options_.out);
+    story.write(base_name(), options_.data,
+                {{"Trained", fmt::format("{} of {} targets each, {} trained numbers of rank {}",
+                                         count_of(trainer.finished_steps(), "step"), last.tokens,
+                                         trainer.parameters(), train_.rank)},
+                 {"Loss", fmt::format("{:.4f} in the last step", last.loss)},
+                 {"Time", fmt::format("{:.1f} s, {:.0f} tokens/s", seconds,
+                                      static_cast<double>(tokens) / std::max(seconds, 1e-9))},
+                 {"Memory", fmt::format("{} for the model, {} for training",
+                                        format_bytes(model.memory().resident_bytes()),
+                                        format_bytes(trainer.memory_bytes()))},
+                 {"Adapter", options_.out}});
   }
 
   // The same run with each rate: what they come to, beside one another.
@@ -334,6 +362,9 @@ void check(const Options& options) {
     throw UsageError("--out is required: the folder of the adapter");
   if (sweep && (!options.out.empty() || options.resume || !options.dump_gradients.empty()))
     throw UsageError("several rates of --lr are compared without --out, --resume and --dump-gradients");
+  const TrainStory::Options& story = options.story;
+  if (options.out.empty() && !(story.report.empty() && story.samples.empty() && story.also.empty()))
+    throw UsageError("--report, --sample and --also go with --out");
   if (options.resume && options.out.empty()) throw UsageError("--resume goes with --out");
   if (options.resume && options.overwrite) throw UsageError("--resume and --overwrite exclude each other");
   if (options.resume && !options.init.empty()) throw UsageError("--resume and --init exclude each other");
@@ -413,6 +444,8 @@ void add_train_command(const Command& app) {
   command.add_option("--targets", o.targets, "all-linear, ends of names (q_proj,v_proj), or an expression")
       .delimiter(',');
   command.add_option("--layers", o.layers, "Only these layers, from 0").delimiter(',');
+  command.add_option("--rank-pattern", o.rank_pattern, "EXPRESSION=RANK of the modules whose names match");
+  command.add_option("--alpha-pattern", o.alpha_pattern, "EXPRESSION=ALPHA of the modules whose names match");
   add_step_options(command, o);
   add_batch_options(command, o);
   command.add_option("--precision", o.precision, "Of the products: f32 or bf16")
@@ -424,6 +457,9 @@ void add_train_command(const Command& app) {
   command.add_option("--quantize", o.model.quantize, "Quantize a plain model while loading, as nf4:64");
   command.add_option("--threads", o.model.threads, "0: all").between(0, 4096);
   command.add_option("--log", o.log, "File for a line a step, .jsonl or .csv");
+  command.add_option("--report", o.story.report, "HTML file with curves, losses and samples (works offline)");
+  command.add_option("--sample", o.story.samples, "Text that is continued before and after");
+  command.add_option("--also", o.story.also, "A text that is not trained on: its loss before and after");
   command.add_option("--dump-gradients", o.dump_gradients, "File for the gradients of the first step");
   command.add_flag("--overwrite", o.overwrite, "Replace the adapter in --out");
   command.add_flag("--dry-run", o.dry_run, "Say what would be done");
