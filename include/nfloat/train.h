@@ -88,6 +88,24 @@ struct TrainLoss {
   double mean() const noexcept { return tokens == 0 ? 0 : sum / static_cast<double>(tokens); }
 };
 
+// Peak memory of a run, computed from the configuration.
+struct TrainMemory {
+  Recompute recompute = Recompute::kNone;
+  int64_t rows = 0;            // tokens of the largest batch
+  int64_t parameters = 0;      // trained numbers
+  uint64_t model_bytes = 0;    // weights as they are packed, the head's copy and the embeddings
+  uint64_t adapter_bytes = 0;  // with gradients, moments, layouts for products
+  uint64_t pass_bytes = 0;     // what the forward pass keeps and the backward pass needs
+  uint64_t working_bytes = 0;  // activations packed for products, threads' own, the program itself
+  uint64_t peak_bytes() const noexcept { return model_bytes + adapter_bytes + pass_bytes + working_bytes; }
+};
+
+// One entry a level. `weight_bits`: of the layers' matrices (NF4 in blocks of 64: 4.5); embeddings and head
+// have 16. Batches are as large as the options allow. Throws kUnsupported for mixtures, kInvalidArgument for
+// targets.
+NFLOAT_API std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const TrainOptions& options,
+                                                      double weight_bits);
+
 // One training run. The results do not depend on the number of threads; a run that was stopped, saved and
 // resumed gives the same bits as one that was not.
 class NFLOAT_API Trainer {

@@ -40,9 +40,80 @@ double by_pattern(const std::vector<std::pair<std::string, double>>& patterns, c
   return otherwise;
 }
 
-// Which modules are meant; targets that meet none are told.
-std::vector<LinearModule> chosen(const Model::State& model, const TrainOptions& options) {
-  std::vector<LinearModule> all = linear_modules(model), result;
+}  // namespace
+
+const LinearGroup& group_at(const LayerWeights& layer, Place place) noexcept {
+  switch (place) {
+    case Place::kQueryKeyValue:
+      return layer.query_key_value;
+    case Place::kOutput:
+      return layer.output;
+    case Place::kGateUp:
+      return layer.gate_up;
+    default:
+      return layer.down;
+  }
+}
+
+std::vector<LinearModule> linear_modules(const Model::State& model) {
+  if (model.streamed())
+    fail(ErrorCode::kUnsupported,
+         "a model whose layers are streamed is not trained: every step needs them all");
+  return linear_modules(model.config);
+}
+
+std::vector<LinearModule> linear_modules(const ModelConfig& config) {
+  const FamilyTensors& names = find_family(config.family)->tensors;
+  const int64_t query = config.query_size(), kv = config.kv_size(), width = config.intermediate;
+  std::vector<LinearModule> modules;
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    if (config.layer(layer).experts)
+      fail(ErrorCode::kUnsupported,
+           "layer {} of this {} model is a mixture of experts: models whose layers are linear are trained",
+           layer, config.family);
+    struct Part {
+      const char* pattern;
+      int64_t out;
+    };
+    const auto add = [&](Place place, int64_t in, std::initializer_list<Part> parts) {
+      size_t part = 0;
+      int64_t first = 0;
+      for (const auto& [pattern, out] : parts) {
+        if (pattern == nullptr) continue;
+        modules.push_back({.name = module_name(pattern, layer),
+                           .layer = layer,
+                           .place = place,
+                           .part = part++,
+                           .first = first,
+                           .in = in,
+                           .out = out});
+        first += out;
+      }
+    };
+    add(Place::kQueryKeyValue, config.hidden,
+        {{names.query_key_value, query + 2 * kv}, {names.query, query}, {names.key, kv}, {names.value, kv}});
+    add(Place::kOutput, query, {{names.output, config.hidden}});
+    add(Place::kGateUp, config.hidden, {{names.gate_up, 2 * width}, {names.gate, width}, {names.up, width}});
+    add(Place::kDown, width, {{names.down, config.hidden}});
+  }
+  return modules;
+}
+
+int64_t padded_rank(int64_t rank) noexcept {
+  return (rank + kLanes - 1) / kLanes * kLanes;
+}
+
+int64_t rank_of(const LinearModule& module, const TrainOptions& options) {
+  const auto rank =
+      static_cast<int64_t>(by_pattern(options.rank_pattern, module.name, static_cast<double>(options.rank)));
+  if (rank < 1 || rank > std::min<int64_t>(module.in, 65536))
+    fail(ErrorCode::kInvalidArgument, "rank {} of '{}' is not between 1 and {}, its inputs", rank,
+         module.name, module.in);
+  return rank;
+}
+
+std::vector<LinearModule> chosen_modules(const ModelConfig& config, const TrainOptions& options) {
+  std::vector<LinearModule> all = linear_modules(config), result;
   const bool everything =
       options.targets.empty() || (options.targets.size() == 1 && options.targets[0] == "all-linear");
   std::vector<bool> met(options.targets.size(), everything);
@@ -61,70 +132,19 @@ std::vector<LinearModule> chosen(const Model::State& model, const TrainOptions& 
   for (size_t i = 0; i < met.size(); ++i)
     if (!met[i])
       fail(ErrorCode::kInvalidArgument, "target '{}' is no matrix of the layers; the first one is '{}'",
-           options.targets[i], linear_modules(model).front().name);
+           options.targets[i], linear_modules(config).front().name);
   for (const int64_t layer : options.layers)
-    if (layer < 0 || layer >= model.config.layers)
+    if (layer < 0 || layer >= config.layers)
       fail(ErrorCode::kInvalidArgument, "layer {} is not there: the model has {}, counted from 0", layer,
-           model.config.layers);
+           config.layers);
   if (result.empty()) fail(ErrorCode::kInvalidArgument, "no matrix is left to train");
   return result;
-}
-
-}  // namespace
-
-const LinearGroup& group_at(const LayerWeights& layer, Place place) noexcept {
-  switch (place) {
-    case Place::kQueryKeyValue:
-      return layer.query_key_value;
-    case Place::kOutput:
-      return layer.output;
-    case Place::kGateUp:
-      return layer.gate_up;
-    default:
-      return layer.down;
-  }
-}
-
-std::vector<LinearModule> linear_modules(const Model::State& model) {
-  const FamilyTensors& names = find_family(model.config.family)->tensors;
-  std::vector<LinearModule> modules;
-  if (model.streamed())
-    fail(ErrorCode::kUnsupported,
-         "a model whose layers are streamed is not trained: every step needs them all");
-  for (int64_t layer = 0; layer < model.config.layers; ++layer) {
-    if (model.config.layer(layer).experts)
-      fail(ErrorCode::kUnsupported,
-           "layer {} of this {} model is a mixture of experts: models whose layers are linear are trained",
-           layer, model.config.family);
-    const LayerWeights& weights = model.layers[static_cast<size_t>(layer)];
-    const auto add = [&](Place place, std::initializer_list<const char*> patterns) {
-      const LinearGroup& group = group_at(weights, place);
-      size_t part = 0;
-      int64_t first = 0;
-      for (const char* pattern : patterns) {
-        if (pattern == nullptr) continue;
-        modules.push_back({.name = module_name(pattern, layer),
-                           .layer = layer,
-                           .place = place,
-                           .part = part,
-                           .first = first,
-                           .in = group.inputs(),
-                           .out = group.outputs(part)});
-        first += group.outputs(part++);
-      }
-    };
-    add(Place::kQueryKeyValue, {names.query_key_value, names.query, names.key, names.value});
-    add(Place::kOutput, {names.output});
-    add(Place::kGateUp, {names.gate_up, names.gate, names.up});
-    add(Place::kDown, {names.down});
-  }
-  return modules;
 }
 
 LoraModule::LoraModule(LinearModule module, int64_t rank, double alpha, double scale)
     : module_(std::move(module)),
       rank_(rank),
-      padded_((rank + kLanes - 1) / kLanes * kLanes),
+      padded_(nfloat::padded_rank(rank)),
       alpha_(alpha),
       scale_(static_cast<float>(scale)) {
   const auto inputs = static_cast<size_t>(module_.in), outputs = static_cast<size_t>(module_.out);
@@ -237,13 +257,10 @@ int64_t Adapter::parameters() const noexcept {
 Adapter make_adapter(const Model::State& model, const TrainOptions& options) {
   Adapter adapter;
   uint64_t number = 0;
-  for (LinearModule& module : chosen(model, options)) {
-    const auto rank = static_cast<int64_t>(
-        by_pattern(options.rank_pattern, module.name, static_cast<double>(options.rank)));
+  linear_modules(model);  // refuses what is streamed
+  for (LinearModule& module : chosen_modules(model.config, options)) {
+    const int64_t rank = rank_of(module, options);
     const double alpha = by_pattern(options.alpha_pattern, module.name, options.alpha);
-    if (rank < 1 || rank > std::min<int64_t>(module.in, 65536))
-      fail(ErrorCode::kInvalidArgument, "rank {} of '{}' is not between 1 and {}, its inputs", rank,
-           module.name, module.in);
     const double ranks = static_cast<double>(rank);
     const double bound = 1.0 / std::sqrt(static_cast<double>(module.in));
     LoraModule lora(std::move(module), rank, alpha,

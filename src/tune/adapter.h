@@ -31,6 +31,15 @@ struct LinearModule {
 // Every matrix of the layers in the order of the forward pass, with the names of the family.
 // Throws kUnsupported for a mixture of experts.
 std::vector<LinearModule> linear_modules(const Model::State& model);
+// The same from the configuration alone.
+std::vector<LinearModule> linear_modules(const ModelConfig& config);
+// Of them those that the options ask for. Throws kInvalidArgument when no module is meant, or a target
+// matches none.
+std::vector<LinearModule> chosen_modules(const ModelConfig& config, const TrainOptions& options);
+// By the options and their patterns.
+int64_t rank_of(const LinearModule& module, const TrainOptions& options);
+// Ranks are padded to whole vectors.
+int64_t padded_rank(int64_t rank) noexcept;
 
 // A pair of low-rank matrices beside a frozen one: y = W x + scale * B A x (Hu et al. 2021).
 class LoraModule {

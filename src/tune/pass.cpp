@@ -9,6 +9,7 @@
 #include "kernels/dispatch.h"
 #include "model/experts.h"
 #include "tune/pass-inl.h"
+#include "tune/train_memory.h"
 
 namespace nfloat {
 namespace {
@@ -81,8 +82,7 @@ Pass::Pass(const Model& model, Adapter& adapter, const PassOptions& options, int
   const int64_t embedding = config_.embedding_size;
   if (embedding > 0) embedded_ = take(embedding);
 
-  constexpr int64_t kLargeVocabulary = 65536;
-  slice_ = config_.vocabulary > kLargeVocabulary ? 64 : 128;
+  slice_ = head_slice_rows(config_.vocabulary);
   capacity_ = slice_;  // take() for the head
   head_normed_ = take(config_.hidden);
   d_normed_ = take(config_.hidden);

@@ -183,5 +183,20 @@ TEST_F(Train, ShowsWhatWasLearned) {
   EXPECT_FALSE(train({"--lr", "1,2", "--report", path("r.html")}).ok());
 }
 
+TEST_F(Train, PlanSaysWhatItTakes) {
+  const Result result = nfloat({"plan", model(), "--train", "--rank", "16", "--length", "256", "--json"});
+  ASSERT_TRUE(result.ok()) << result;
+  const Json json = Json::parse(result.out);
+  EXPECT_EQ(466944, json.at("trained_parameters").get<int64_t>());
+  const Json& levels = json.at("levels");
+  ASSERT_EQ(3u, levels.size());
+  EXPECT_GT(levels[0].at("peak_bytes").get<int64_t>(), levels[1].at("peak_bytes").get<int64_t>());
+  EXPECT_GT(levels[1].at("peak_bytes").get<int64_t>(), levels[2].at("peak_bytes").get<int64_t>());
+  const Result table = nfloat({"plan", model(), "--train", "--memory", "1MB"});
+  EXPECT_NE(table.out.find("cheap"), std::string::npos) << table;
+  EXPECT_NE(table.out.find("no"), std::string::npos) << table;
+  EXPECT_FALSE(nfloat({"plan", model(), "--train", "--targets", "nothing"}).ok());
+}
+
 }  // namespace
 }  // namespace nfloat::cli_test

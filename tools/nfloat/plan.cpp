@@ -3,12 +3,15 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 
 #include "base/json.h"
 #include "commands.h"
 #include "convert_options.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/memory_plan.h"
+#include "nfloat/train.h"
 #include "notes.h"
 #include "table.h"
 
@@ -18,7 +21,9 @@ namespace {
 struct Options {
   std::string path, memory;
   int64_t context = 0;
-  bool json = false;
+  bool json = false, train = false;
+  TrainOptions training;
+  double weight_bits = 4.5;
 };
 
 // Why the numbers are no more than an estimate.
@@ -61,7 +66,50 @@ void print_json(const ModelSize& model, const std::vector<MemoryPlanRow>& rows, 
   fmt::print("{}\n", json.dump(2));
 }
 
+const char* level_name(Recompute level) noexcept {
+  return level == Recompute::kNone ? "none" : level == Recompute::kCheap ? "cheap" : "full";
+}
+
+// What `nfloat train` will need with the same options.
+void plan_training(const Options& options) {
+  const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
+  std::string path = resolve_model_path(options.path);
+  if (std::filesystem::is_directory(path)) path = (std::filesystem::path(path) / "config.json").string();
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw Error(ErrorCode::kNotFound, fmt::format("{}: cannot be read", path));
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const std::vector<TrainMemory> levels =
+      plan_train_memory(parse_model_config(text, path), options.training, options.weight_bits);
+  if (options.json) {
+    Json json = {{"trained_parameters", levels[0].parameters}, {"tokens", levels[0].rows}};
+    for (const TrainMemory& level : levels)
+      json["levels"].push_back({{"recompute", level_name(level.recompute)},
+                                {"model_bytes", level.model_bytes},
+                                {"adapter_bytes", level.adapter_bytes},
+                                {"pass_bytes", level.pass_bytes},
+                                {"working_bytes", level.working_bytes},
+                                {"peak_bytes", level.peak_bytes()}});
+    fmt::print("{}\n", json.dump(2));
+    return;
+  }
+  fmt::print("{} trained numbers; {} tokens go through the model together\n\n", levels[0].parameters,
+             levels[0].rows);
+  std::vector<Table::Column> columns = {
+      {"--recompute", Table::Align::kLeft}, {"model"}, {"adapter"}, {"passes"}, {"other"}, {"peak"}};
+  if (memory > 0) columns.push_back({"fits " + format_bytes(memory)});
+  Table table(columns);
+  for (const TrainMemory& level : levels) {
+    std::vector<std::string> cells = {level_name(level.recompute),       format_bytes(level.model_bytes),
+                                      format_bytes(level.adapter_bytes), format_bytes(level.pass_bytes),
+                                      format_bytes(level.working_bytes), format_bytes(level.peak_bytes())};
+    if (memory > 0) cells.push_back(level.peak_bytes() <= memory ? "yes" : "no");
+    table.add(std::move(cells));
+  }
+  fmt::print("{}", table.to_string());
+}
+
 void run(const Options& options) {
+  if (options.train) return plan_training(options);
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   const ModelSize model = measure_model(resolve_model_path(options.path));
   const int64_t context = options.context > 0     ? options.context
@@ -136,12 +184,30 @@ void add_plan_command(const Command& app) {
   command.footer(
       "Example:\n"
       "  nfloat plan ./config.json --memory 16GB --context 8192\n"
+      "  nfloat plan ./config.json --train --rank 16 --length 2048 --memory 8GB\n"
       "Only config.json is needed, so this works before a download. Weights beside it are "
       "counted.");
   command.add_option("CONFIG", options->path, "config.json, or a model folder").required();
   command.add_option("--memory", options->memory, "Memory that may be used: 16GB, 8GiB");
   command.add_option("--context", options->context, "Tokens of context (default: the model's, at most 4096)")
       .between(int64_t{1}, int64_t{1} << 30);
+  command.add_flag("--train", options->train, "What `nfloat train` needs, for each level of --recompute");
+  command.add_option("--rank", options->training.rank, "With --train: of the adapter")
+      .between(1, 65536)
+      .show_default();
+  command.add_option("--length", options->training.length, "With --train: tokens of a row")
+      .between(2, int64_t{1} << 24)
+      .show_default();
+  command
+      .add_option("--rows-per-batch", options->training.rows_per_batch,
+                  "With --train: rows that go through the model together")
+      .above_zero();
+  command.add_option("--targets", options->training.targets, "With --train: as of nfloat train")
+      .delimiter(',');
+  command.add_flag("--dora", options->training.dora, "With --train: as of nfloat train");
+  command.add_option("--weight-bits", options->weight_bits, "With --train: bits of a weight of the layers")
+      .show_default();
+  command.add_option("--threads", options->training.threads, "With --train: 0: all").between(0, 4096);
   command.add_flag("--json", options->json, "Print JSON");
   command.callback([options] { run(*options); });
 }

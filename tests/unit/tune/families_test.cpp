@@ -6,6 +6,7 @@
 #include "nfloat/error.h"
 #include "tune/optimizer.h"
 #include "tune/pass.h"
+#include "tune/train_memory.h"
 #include "unit/model/random_model.h"
 
 namespace nfloat {
@@ -154,6 +155,23 @@ class TrainedFamilies : public ::testing::TestWithParam<Case> {
   const Model model_ = Model::load(random_.folder.path(), {.precision = Precision::kF32, .threads = 2});
   const Batch batch_ = make_test_batch(random_);
 };
+
+// Memory of a pass is known before it is made.
+TEST_P(TrainedFamilies, MemoryIsPredicted) {
+  Adapter adapter = make_test_adapter(model_);
+  std::vector<PlannedModule> modules;
+  for (const LoraModule& module : adapter.modules) {
+    const LinearModule& at = module.at();
+    const LinearGroup& group = group_at(model_.state().layers[static_cast<size_t>(at.layer)], at.place);
+    EXPECT_EQ(group.inputs(), at.in) << at.name;
+    EXPECT_EQ(group.outputs(at.part), at.out) << at.name;
+    modules.push_back({at.layer, at.place, module.padded_rank()});
+  }
+  for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
+    const Pass pass(model_, adapter, {.recompute = level, .threads = 1}, 64, kPositions);
+    EXPECT_EQ(pass.bytes(), pass_bytes(model_.config(), modules, false, level, 64));
+  }
+}
 
 TEST_P(TrainedFamilies, TheLossIsThatOfTheModel) {
   Adapter adapter = make_test_adapter(model_);
