@@ -128,6 +128,15 @@ class NFLOAT_API Checkpoint {
 // itself when it exists. Throws kNotFound naming the places searched.
 NFLOAT_API std::string resolve_model_path(const std::string& path);
 
+struct NamedTensor {
+  std::string name;
+  TensorView view;
+};
+// Writes one .safetensors file, whole or not at all. Throws kInvalidArgument (two tensors of one name, an
+// empty one), kAlreadyExists without `overwrite`, kIo.
+NFLOAT_API void save_tensors(const std::string& path, std::span<const NamedTensor> tensors,
+                             bool overwrite = false);
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_CHECKPOINT_H_

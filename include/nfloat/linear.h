@@ -86,6 +86,9 @@ class NFLOAT_API PackedMatrix {
   // One row as level * scale in float32 (the value bitsandbytes dequantizes to): an embedding. output:
   // cols().
   void dequantize_row(int64_t row, float* output) const noexcept;
+  // The codes in the order of the source: packing loses nothing. Throws kInvalidArgument when `codes` is not
+  // (rows * cols + 1) / 2 bytes.
+  void unpack(std::span<uint8_t> codes) const;
 
   struct State;
   const State& state() const noexcept { return *state_; }
@@ -147,6 +150,14 @@ NFLOAT_API void linear(const PackedMatrix& matrix, const Activations& x, float* 
                        const LinearOptions& options = {});
 NFLOAT_API void linear(const DenseMatrix& matrix, const Activations& x, float* y,
                        const LinearOptions& options = {});
+
+// y[m][k] = sum over n of x[m][n] * w[n][k] for activations with a column for each row of the matrix: the
+// gradient of linear() with respect to its inputs. Options: kF32 in float32, within 1e-6 of the sum of
+// absolute products; kBF16 and kInt8 with both factors rounded to bf16; no bias; y_stride 0: the matrix's
+// columns. The same for every number of threads. Nothing of the matrix's size is made. Throws
+// kInvalidArgument for another number of columns, or a bias.
+NFLOAT_API void linear_transposed(const PackedMatrix& matrix, const Activations& x, float* y,
+                                  const LinearOptions& options = {});
 
 }  // namespace nfloat
 

@@ -141,8 +141,17 @@ int available_processors() noexcept {
   return counted<count_processors>();
 }
 
+namespace {
+std::atomic<int> chosen_threads{0};
+}  // namespace
+
 int default_threads() noexcept {
-  return counted<count_threads>();
+  const int chosen = chosen_threads.load(std::memory_order_relaxed);
+  return chosen > 0 ? chosen : counted<count_threads>();
+}
+
+void set_threads(int threads) noexcept {
+  chosen_threads.store(std::clamp(threads, 0, kMostThreads), std::memory_order_relaxed);
 }
 
 }  // namespace nfloat

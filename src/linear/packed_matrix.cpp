@@ -253,4 +253,32 @@ void PackedMatrix::dequantize_row(int64_t row, float* output) const noexcept {
   }
 }
 
+void PackedMatrix::unpack(std::span<uint8_t> codes) const {
+  if (const int64_t expected = (rows() * cols() + 1) / 2; static_cast<int64_t>(codes.size()) != expected)
+    fail(ErrorCode::kInvalidArgument, "unpacking a matrix: {} bytes of codes, {} expected", codes.size(),
+         expected);
+  if (codes.empty()) return;
+  const State& s = *state_;
+  const auto* from = reinterpret_cast<const uint8_t*>(s.codes.data());
+  if (s.group == 0) {
+    std::memcpy(codes.data(), from, codes.size());
+    return;
+  }
+  // Columns j and 4 + j of an octet are the nibbles of byte j of its row (kernels/gemm.h).
+  constexpr int64_t kRowBytes = kOctet / 2;
+  for (int64_t row = 0; row < s.rows; ++row)
+    for (int64_t octet = 0; octet < s.octets; ++octet) {
+      const uint8_t* packed =
+          from + (row / kPanelRows * s.octets + octet) * kPackedOctetBytes + row % kPanelRows * kRowBytes;
+      uint8_t column[kOctet];
+      for (int64_t j = 0; j < kRowBytes; ++j) {
+        column[j] = packed[j] & 15;
+        column[kRowBytes + j] = packed[j] >> 4;
+      }
+      uint8_t* to = codes.data() + (row * s.octets + octet) * kRowBytes;
+      for (int64_t j = 0; j < kRowBytes; ++j)
+        to[j] = static_cast<uint8_t>(column[2 * j] << 4 | column[2 * j + 1]);
+    }
+}
+
 }  // namespace nfloat

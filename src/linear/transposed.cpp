@@ -231,4 +231,20 @@ void multiply_transposed(const DenseMatrix& matrix, const PackedGradients& dy, i
       threads);
 }
 
+void linear_transposed(const PackedMatrix& matrix, const Activations& x, float* y,
+                       const LinearOptions& options) {
+  const Activations::State& from = x.state();
+  if (options.bias != nullptr) fail(ErrorCode::kInvalidArgument, "a transposed product has no bias");
+  if (from.k != matrix.rows())
+    fail(ErrorCode::kInvalidArgument, "activations have {} columns, the matrix has {} rows", from.k,
+         matrix.rows());
+  const int64_t stride = options.y_stride > 0 ? options.y_stride : matrix.cols();
+  if (matrix.rows() == 0)
+    for (int64_t i = 0; i < from.m; ++i) std::fill_n(y + i * stride, matrix.cols(), 0.0f);
+  PackedGradients gradients;
+  gradients.assign(from.x, from.x_stride, from.m, from.k, options.precision != Precision::kF32,
+                   options.threads);
+  multiply_transposed(matrix, gradients, 0, y, stride, false, options.threads);
+}
+
 }  // namespace nfloat
