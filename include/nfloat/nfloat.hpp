@@ -46,10 +46,11 @@
 #include "nfloat/tokenizer.h"
 
 // 5. What a format costs.
-#include "nfloat/analyze.h"   // distributions of weights
-#include "nfloat/compare.h"   // what a format does to a model
-#include "nfloat/evaluate.h"  // perplexity, divergence
-#include "nfloat/formats.h"   // number formats as round trips of weights
+#include "nfloat/analyze.h"     // distributions of weights
+#include "nfloat/compare.h"     // what a format does to a model
+#include "nfloat/comparison.h"  // formats side by side, a recommendation
+#include "nfloat/evaluate.h"    // perplexity, divergence
+#include "nfloat/formats.h"     // number formats as round trips of weights
 #include "nfloat/plot.h"
 #include "nfloat/report.h"
 #include "nfloat/results.h"  // results as JSON documents

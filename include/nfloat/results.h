@@ -6,13 +6,17 @@
 #include <string>
 #include <vector>
 
+#include "nfloat/analyze.h"
 #include "nfloat/api.h"
 #include "nfloat/bridge.h"
 #include "nfloat/calibrate.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/convert.h"
+#include "nfloat/evaluate.h"
 #include "nfloat/generate.h"
 #include "nfloat/gguf.h"
+#include "nfloat/memory_plan.h"
+#include "nfloat/tasks.h"
 #include "nfloat/tokenizer.h"
 
 // Results as JSON documents: what `nfloat COMMAND --json` prints, without its last line break. A number that
@@ -71,6 +75,49 @@ struct GenerationRecord {
 NFLOAT_API const char* finish_reason_name(FinishReason reason) noexcept;
 // As `nfloat generate`. `tokenizer` null: log-probabilities have ids and no texts.
 NFLOAT_API std::string generation_json(const GenerationRecord& record, const Tokenizer* tokenizer);
+
+// Tokens of context that a plan counts when nobody says: the model's own, at most 4096; 2048 where it has
+// none.
+NFLOAT_API int64_t planned_context(const ModelSize& model) noexcept;
+// Why the numbers of a plan are estimates: of a model with keys that are not understood.
+NFLOAT_API std::string estimate_remark(const ModelSize& model);
+// As `nfloat plan`. `memory_bytes` 0: no limit.
+NFLOAT_API std::string memory_plan_json(const ModelSize& model, const std::vector<MemoryPlanRow>& rows,
+                                        uint64_t memory_bytes, int64_t context);
+
+// One weight with what analyze_weights and analyze_codes found.
+struct AnalyzedWeight {
+  std::string name;
+  Shape shape;
+  WeightStatistics statistics;
+  CodeAnalysis codes;
+  double power() const noexcept;  // sum of squares
+};
+// The codes that are tried when nobody says which.
+NFLOAT_API std::vector<std::string> analyzed_codes();
+// All weights as one set: moments from their moments, errors weighted by their squares. At least one.
+NFLOAT_API AnalyzedWeight analysis_total(const std::vector<AnalyzedWeight>& weights);
+// As `nfloat analyze` has it of one tensor, and of all.
+NFLOAT_API std::string weight_analysis_json(const AnalyzedWeight& weight);
+NFLOAT_API std::string analysis_json(const std::string& model, const std::vector<AnalyzedWeight>& weights,
+                                     int64_t block_size, uint64_t bytes, double seconds);
+
+// As `nfloat evaluate`.
+NFLOAT_API std::string evaluation_json(const std::string& model, const std::vector<TaskResult>& results,
+                                       double seconds);
+// As `nfloat perplexity`. `protocol`: "paper", "llama.cpp", "bos" or "sequences".
+NFLOAT_API std::string perplexity_json(const PerplexityResult& result, const std::string& protocol,
+                                       double seconds);
+// As `nfloat perplexity --reference`: the two models by name, and their precisions.
+struct DivergenceNames {
+  std::string precision, reference, reference_precision;
+};
+NFLOAT_API std::string divergence_json(const DivergenceResult& result, const DivergenceNames& names);
+// "f32", "bf16", "int8".
+NFLOAT_API const char* precision_name(Precision precision) noexcept;
+
+// A model that is loaded: its size, precision, memory, and config.json of the folder `path`.
+NFLOAT_API std::string model_json(const Model& model, const std::string& path);
 
 }  // namespace nfloat
 

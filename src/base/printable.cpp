@@ -64,4 +64,12 @@ std::string printable(std::string_view text) {
   return safe;
 }
 
+std::string format_bytes(uint64_t bytes) {
+  const auto value = static_cast<double>(bytes);
+  if (bytes >= 1'000'000'000) return fmt::format("{:.2f} GB", value / 1e9);
+  if (bytes >= 1'000'000) return fmt::format("{:.2f} MB", value / 1e6);
+  if (bytes >= 1'000) return fmt::format("{:.1f} kB", value / 1e3);
+  return fmt::format("{} B", bytes);
+}
+
 }  // namespace nfloat

@@ -48,7 +48,7 @@ const std::map<std::string, Room> kRooms = {
     {"tune", {6, {"adapter.h", "train.h", "train_data.h"}}},
     {"calibrate", {7, {"calibrate.h"}}},
     {"server", {7, {"serve.h"}}},
-    {"report", {8, {"plot.h", "report.h", "results.h"}}},
+    {"report", {8, {"comparison.h", "plot.h", "report.h", "results.h"}}},
     {"c_api", {9, {"nfloat.h"}}},
 };
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/analyze.h"
-#include "base/json.h"
 
 #include <fmt/format.h>
 
@@ -10,6 +9,7 @@
 #include "commands.h"
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
+#include "nfloat/results.h"
 #include "notes.h"
 #include "progress.h"
 #include "table.h"
@@ -19,18 +19,10 @@ namespace {
 
 struct Options {
   std::string path;
-  std::vector<std::string> codes = {"nf4", "fp4", "int4", "af4", "sf4", "bof4-s"}, only, skip;
+  std::vector<std::string> codes = analyzed_codes(), only, skip;
   int64_t block_size = 64, error_sample = 262144;
   int threads = 0;
   bool json = false;
-};
-
-struct Row {
-  std::string name;
-  Shape shape;
-  WeightStatistics statistics;
-  CodeAnalysis codes;
-  double power = 0;  // sum of squares
 };
 
 // Bitsandbytes quantizes [out, in]; GPT-2 stores [in, out].
@@ -87,22 +79,20 @@ class Analysis {
     bar.finish();
   }
 
-  std::vector<Row> rows;
+  std::vector<AnalyzedWeight> rows;
   uint64_t bytes = 0;
   double seconds = 0;
 
  private:
-  Row analyze(const TensorPlan& tensor) const {
+  AnalyzedWeight analyze(const TensorPlan& tensor) const {
     TensorView view = input_.view(tensor.input);
     std::vector<float> turned;
     if (tensor.transpose) {
       turned = transposed(view);
       view = {DType::kF32, Shape{view.elements()}, std::as_bytes(std::span(turned))};
     }
-    Row row{tensor.input.name, tensor.input.shape, analyze_weights(view, library_), {}, 0};
+    AnalyzedWeight row{tensor.input.name, tensor.input.shape, analyze_weights(view, library_), {}};
     row.codes = analyze_codes(view, row.statistics, codes_, library_);
-    const WeightStatistics& s = row.statistics;
-    row.power = static_cast<double>(s.elements) * (s.deviation * s.deviation + s.mean * s.mean);
     input_.release(input_.view(tensor.input));
     return row;
   }
@@ -112,59 +102,6 @@ class Analysis {
   std::vector<Codebook> codes_;
   AnalyzeOptions library_;
 };
-
-// All weights as one set: moments from the tensors' moments, errors weighted by their squares.
-Row in_total(const std::vector<Row>& rows) {
-  Row total;
-  total.name = fmt::format("all {} tensors", rows.size());
-  WeightStatistics& all = total.statistics;
-  double m1 = 0, m2 = 0, m3 = 0, m4 = 0, outliers = 0, best = 0;
-  total.codes = rows[0].codes;
-  for (CodeError& code : total.codes.codes) code = {code.code, 0, 0};
-  total.codes.signed_nf4 = 0;
-  total.codes.sample = 0;
-  for (const Row& row : rows) {
-    const WeightStatistics& s = row.statistics;
-    const auto n = static_cast<double>(s.elements);
-    const double v = s.deviation * s.deviation, m = s.mean;
-    const double third = s.skew * v * s.deviation, fourth = (s.plain.excess_kurtosis + 3) * v * v;
-    m1 += n * m;
-    m2 += n * (v + m * m);
-    m3 += n * (third + 3 * m * v + m * m * m);
-    m4 += n * (fourth + 4 * m * third + 6 * m * m * v + m * m * m * m);
-    outliers += n * s.outlier_share;
-    all.elements += s.elements;
-    all.zeros += s.zeros;
-    all.absmax = std::max(all.absmax, s.absmax);
-    total.power += row.power;
-    for (size_t i = 0; i < row.codes.codes.size(); ++i) {
-      total.codes.codes[i].predicted += row.power * row.codes.codes[i].predicted;
-      total.codes.codes[i].measured += row.power * row.codes.codes[i].measured;
-    }
-    total.codes.signed_nf4 += row.power * row.codes.signed_nf4;
-    total.codes.sample += row.codes.sample;
-    best += n * row.codes.best_offset.offset;
-  }
-  const auto n = static_cast<double>(all.elements);
-  m1 /= n, m2 /= n, m3 /= n, m4 /= n;
-  const double v = std::max(0.0, m2 - m1 * m1);
-  all.mean = m1;
-  all.deviation = std::sqrt(v);
-  all.outlier_share = outliers / n;
-  if (v > 0) {
-    all.skew = (m3 - 3 * m1 * m2 + 2 * m1 * m1 * m1) / (v * all.deviation);
-    all.plain.excess_kurtosis = (m4 - 4 * m1 * m3 + 6 * m1 * m1 * m2 - 3 * m1 * m1 * m1 * m1) / (v * v) - 3;
-  }
-  total.codes.best_offset.offset = best / n;
-  if (total.power > 0) {
-    for (CodeError& code : total.codes.codes) {
-      code.predicted /= total.power;
-      code.measured /= total.power;
-    }
-    total.codes.signed_nf4 /= total.power;
-  }
-  return total;
-}
 
 std::string degrees(double value) {
   return value >= 200 ? ">200" : fmt::format("{:.1f}", value);
@@ -177,7 +114,7 @@ std::string fit_name(const PredictingFit& fit) {
                      fit.within_blocks ? " in block" : "", fit.accepted ? "" : ", rejected");
 }
 
-std::vector<std::string> distribution_cells(const Row& row, bool total) {
+std::vector<std::string> distribution_cells(const AnalyzedWeight& row, bool total) {
   const WeightStatistics& s = row.statistics;
   const double d = s.deviation > 0 ? s.deviation : 1;
   std::vector<std::string> cells = {row.name,
@@ -198,7 +135,7 @@ std::vector<std::string> distribution_cells(const Row& row, bool total) {
   return cells;
 }
 
-std::vector<std::string> code_cells(const Row& row, bool total) {
+std::vector<std::string> code_cells(const AnalyzedWeight& row, bool total) {
   std::vector<std::string> cells = {row.name, total ? "" : fit_name(row.codes.fit)};
   for (const CodeError& code : row.codes.codes) {
     cells.push_back(fmt::format("{:.5f} {:+5.1f}", code.measured,
@@ -210,9 +147,9 @@ std::vector<std::string> code_cells(const Row& row, bool total) {
   return cells;
 }
 
-void print_tables(const Options& options, const std::vector<Row>& rows) {
+void print_tables(const Options& options, const std::vector<AnalyzedWeight>& rows) {
   using Align = Table::Align;
-  const Row total = in_total(rows);
+  const AnalyzedWeight total = analysis_total(rows);
   Table weights({{"tensor", Align::kLeft},
                  {"shape"},
                  {"mean"},
@@ -232,7 +169,7 @@ void print_tables(const Options& options, const std::vector<Row>& rows) {
   for (const std::string& code : options.codes) columns.push_back({code + "  fit %"});
   for (const char* title : {"nf4 signed", "best", "best offset"}) columns.push_back({title});
   Table codes(columns);
-  for (const Row& row : rows) {
+  for (const AnalyzedWeight& row : rows) {
     weights.add(distribution_cells(row, false));
     codes.add(code_cells(row, false));
   }
@@ -260,7 +197,7 @@ void print_tables(const Options& options, const std::vector<Row>& rows) {
   std::string outliers;
   size_t found = 0, accepted = 0;
   double worst = 0;
-  for (const Row& row : rows) {
+  for (const AnalyzedWeight& row : rows) {
     const WeightStatistics& s = row.statistics;
     if (s.has_outliers()) {
       ++found;
@@ -280,58 +217,13 @@ void print_tables(const Options& options, const std::vector<Row>& rows) {
   fmt::print(".\nLeast error of all weights with absmax scales: {} ({:.5f}).\n", best.code, best.measured);
 }
 
-Json distribution_json(const DistributionStatistics& d) {
-  return {{"excess_kurtosis", d.excess_kurtosis},
-          {"normal_distance", d.normal_distance},
-          {"normal_accepted", d.normal_accepted()},
-          {"student_degrees_of_freedom", d.student.degrees_of_freedom},
-          {"student_scale", d.student.scale},
-          {"student_distance", d.student.distance},
-          {"student_accepted", d.student_accepted()},
-          {"sample", d.sample}};
-}
-
-Json row_json(const Row& row, bool total) {
-  const WeightStatistics& s = row.statistics;
-  Json json = {{"name", row.name},   {"elements", s.elements},
-               {"mean", s.mean},     {"deviation", s.deviation},
-               {"skew", s.skew},     {"excess_kurtosis", s.plain.excess_kurtosis},
-               {"absmax", s.absmax}, {"outlier_share", s.outlier_share},
-               {"zeros", s.zeros}};
-  if (!total) {
-    json["shape"] = row.shape.dims();
-    json["has_outliers"] = s.has_outliers();
-    json["weights"] = distribution_json(s.plain);
-    json["within_blocks"] = distribution_json(s.normalised);
-    json["fit"] = {{"distribution", source_distribution_name(row.codes.fit.source)},
-                   {"within_blocks", row.codes.fit.within_blocks},
-                   {"peak_ratio", row.codes.fit.peak_ratio},
-                   {"accepted", row.codes.fit.accepted}};
-  }
-  json["codes"] = Json::array();
-  for (const CodeError& code : row.codes.codes)
-    json["codes"].push_back(
-        {{"name", code.code}, {"predicted", code.predicted}, {"measured", code.measured}});
-  json["nf4_signed"] = row.codes.signed_nf4;
-  json["best_code"] = row.codes.best().code;
-  json["best_offset"] = row.codes.best_offset.offset;
-  json["error_sample"] = row.codes.sample;
-  return json;
-}
-
 void run(const Options& options) {
   catch_interrupts();
   Analysis analysis(options);
   analysis.run();
   if (options.json) {
-    Json json = {{"model", options.path},
-                 {"block_size", options.block_size},
-                 {"seconds", analysis.seconds},
-                 {"bytes", analysis.bytes},
-                 {"tensors", Json::array()}};
-    for (const Row& row : analysis.rows) json["tensors"].push_back(row_json(row, false));
-    json["total"] = row_json(in_total(analysis.rows), true);
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", analysis_json(options.path, analysis.rows, options.block_size, analysis.bytes,
+                                     analysis.seconds));
     return;
   }
   print_tables(options, analysis.rows);

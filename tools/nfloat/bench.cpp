@@ -9,6 +9,7 @@
 #include "model_options.h"
 #include "nfloat/error.h"
 #include "nfloat/machine.h"
+#include "nfloat/results.h"
 #include "nfloat/sampler.h"
 #include "nfloat/synthetic.h"
 #include "progress.h"

@@ -7,9 +7,9 @@
 #include <cmath>
 #include <cstdlib>
 #include <optional>
+#include <set>
 #include <string_view>
 
-#include "base/json.h"
 #include "cache.h"
 #include "commands.h"
 #include "compare_job.h"
@@ -57,24 +57,19 @@ void expect_writable(const std::string& path) {
 class Job {
  public:
   explicit Job(const Options& options) : options_(options) {
-    measure_.scoring.protocol = parse_perplexity_protocol(options.protocol);
-    measure_.precision = parse_precision(options.precision);
-    measure_.scoring.precision = measure_.precision;
-    measure_.threads = options.threads;
+    MeasureOptions& measure = compare_.measure;
+    measure.scoring.protocol = parse_perplexity_protocol(options.protocol);
+    measure.scoring.context = options.context;
+    measure.precision = parse_precision(options.precision);
+    measure.threads = options.threads;
     if (!options.budget.empty())
-      result_.limits.budget_bytes = static_cast<double>(parse_bytes(options.budget, "--budget"));
-    result_.limits.max_divergence = options.max_divergence;
-    result_.reader = parse_reader(options.reader);
-    const std::vector<std::string> names =
-        options.formats.empty() ? default_formats(options.block_sizes) : options.formats;
-    for (const std::string& name : names) {
-      formats_.push_back(make_format(name));
-      for (size_t i = 0; i + 1 < formats_.size(); ++i) {
-        if (formats_[i]->name() != formats_.back()->name()) continue;
-        formats_.pop_back();
-        break;
-      }
-    }
+      compare_.limits.budget_bytes = static_cast<double>(parse_bytes(options.budget, "--budget"));
+    compare_.limits.max_divergence = options.max_divergence;
+    compare_.reader = parse_reader(options.reader);
+    std::set<std::string> names;
+    for (const std::string& name :
+         options.formats.empty() ? default_formats(options.block_sizes) : options.formats)
+      if (names.insert(make_format(name)->name()).second) compare_.formats.push_back(name);
     for (const std::string& task : options.tasks) {
       const size_t equals = task.find('=');
       if (equals == std::string::npos)
@@ -87,49 +82,49 @@ class Job {
   }
 
   Comparison run() {
-    const Clock::time_point start = Clock::now();
     const std::string folder = model_folder(options_.model);
     const std::string text =
         options_.text.empty() ? std::string(embedded::stories_txt) : read_text(options_.text, kMaxTextBytes);
-    result_.text_name = options_.text.empty() ? "stories.txt, embedded in nfloat" : options_.text;
-    expect_text(text, result_.text_name);
+    text_name_ = options_.text.empty() ? "stories.txt (embedded)" : options_.text;
+    expect_text(text, text_name_);
     const Tokenizer tokenizer = Tokenizer::load(folder);
-    tokens_ = scored_tokens(tokenizer, text, measure_.scoring);
-    const std::string identity = scoring_identity(
+    MeasureOptions& measure = compare_.measure;
+    tokens_ = scored_tokens(tokenizer, text, measure.scoring);
+    total_ = static_cast<int64_t>(tokens_.size());
+    compare_.identity = scoring_identity(
         folder, text,
         fmt::format("{} {} {}{}", options_.protocol, options_.context, options_.precision, task_identity()));
     const bool own_work = options_.work.empty();
-    CompareWork work(take_folder(identity), identity);
+    CompareWork work(take_folder(compare_.identity), compare_.identity);
     if (options_.fresh) work.clear();
     if (!tasks_.empty())
-      measure_.tasks = [this, &tokenizer](const Model& model) { return run_tasks(model, tokenizer); };
-    FormatMeasurement done;
-    const auto left = std::count_if(formats_.begin(), formats_.end(),
-                                    [&](const auto& format) { return !work.find(format->name(), done); });
-    describe(tokenizer, folder, static_cast<size_t>(left));
-    find_plain_tasks(work);
-    const ReferenceDistributions reference = make_reference(folder, work, identity);
-    for (const auto& format : formats_) {
-      FormatMeasurement& m = result_.measurements.emplace_back();
-      if (!work.find(format->name(), m)) {
-        current_ = format->name();
-        m = measure_format(folder, *format, reference, tokens_, measure_);
-        work.add(m);
-        ++measured_;
-      }
-      if (m.refused.empty()) result_.reference = m.divergence.reference;
-      base_ += total_;
-    }
+      measure.tasks = [this, &tokenizer](const Model& model) { return run_tasks(model, tokenizer); };
+    compare_.reference_path = work.reference_path();
+    compare_.find = [&work](const std::string& name, FormatMeasurement& found) {
+      return work.find(name, found);
+    };
+    compare_.finished = [&work](const FormatMeasurement& found) { work.add(found); };
+    std::vector<TaskResult> plain_tasks;
+    compare_.begin = [&](const Model& plain, const PerplexityOptions& scoring) {
+      announce(plain, scoring, tokenizer, work);
+      plain_tasks = find_plain_tasks(plain, work);
+    };
+    compare_.progress = [this](const std::string& name, int64_t done, double perplexity) {
+      show(name, done, perplexity);
+    };
+    Comparison result = compare(folder);
     bar_.finish();
-    judge(result_);
+    result.model = options_.model;
+    result.text_name = text_name_;
+    result.plain_tasks = std::move(plain_tasks);
+    judge(result);
     if (!(options_.report.empty() && options_.figure.empty()) &&
-        std::all_of(result_.measurements.begin(), result_.measurements.end(),
+        std::all_of(result.measurements.begin(), result.measurements.end(),
                     [](const FormatMeasurement& m) { return !m.refused.empty(); }))
       throw Error(ErrorCode::kInvalidArgument,
-                  fmt::format("nothing to report: {}", result_.measurements[0].refused));
-    result_.seconds = seconds_since(start);
+                  fmt::format("nothing to report: {}", result.measurements[0].refused));
     if (own_work) finished_ = work;
-    return std::move(result_);
+    return result;
   }
 
   // When everything is written: what was kept for another try is not needed any more.
@@ -179,11 +174,11 @@ class Job {
     std::vector<TaskResult> results;
     for (const Task& task : tasks_) {
       TaskOptions own;
-      own.precision = measure_.precision;
+      own.precision = compare_.measure.precision;
       own.progress = [&](int64_t done, int64_t total) {
         stop_if_interrupted();
         bar_.update(static_cast<uint64_t>(base_ + total_),
-                    static_cast<uint64_t>(total_) * (formats_.size() + 1),
+                    static_cast<uint64_t>(total_) * (compare_.formats.size() + 1),
                     fmt::format("{}, {} {}/{}", current_, task.name, done, total));
       };
       results.push_back(evaluate_task(model, tokenizer, task, own));
@@ -192,27 +187,15 @@ class Job {
   }
 
   // Kept among the finished formats, as if the plain model were one.
-  void find_plain_tasks(CompareWork& work) {
-    if (tasks_.empty()) return;
+  std::vector<TaskResult> find_plain_tasks(const Model& model, CompareWork& work) {
+    if (tasks_.empty()) return {};
     FormatMeasurement plain;
     if (!work.find("plain", plain)) {
       current_ = plain.name = "plain";
-      plain.tasks = measure_.tasks(*plain_);
+      plain.tasks = compare_.measure.tasks(model);
       work.add(plain);
     }
-    result_.plain_tasks = plain.tasks;
-  }
-
-  // Formats of weights that are quantized already would be measured against what is lost.
-  static void require_plain(const Checkpoint& checkpoint) {
-    const QuantizationPlan plan = plan_quantization(checkpoint, {});
-    const auto in_blocks = [&](const TensorPlan& tensor) {
-      return tensor.quantize && checkpoint.stored_type(tensor.input.name) != dtype_name(tensor.input.dtype);
-    };
-    if (std::any_of(plan.tensors.begin(), plan.tensors.end(), in_blocks))
-      throw Error(ErrorCode::kUnsupported,
-                  fmt::format("{}: already quantized; formats are compared on the original model",
-                              checkpoint.path()));
+    return plain.tasks;
   }
 
   static void stop_if_interrupted() {
@@ -220,28 +203,19 @@ class Job {
       throw Error(ErrorCode::kInterrupted, "interrupted; the same command goes on from the formats done");
   }
 
-  // `left`: formats that no earlier run finished.
-  void describe(const Tokenizer& tokenizer, const std::string& folder, size_t left) {
-    const Checkpoint checkpoint(folder);
-    require_plain(checkpoint);
-    ModelOptions load;
-    load.precision = measure_.precision;
-    load.threads = options_.threads;
-    plain_ = Model::load(folder, load);
-    if (plain_->config().bos_token < 0 && measure_.scoring.bos_token == -1)
-      measure_.scoring.bos_token = tokenizer.bos_id().value_or(-1);
-    measure_.scoring.context = std::min(options_.context, plain_->config().context);
-    result_.model = options_.model;
-    result_.protocol = options_.protocol;
-    result_.context = measure_.scoring.context;
-    result_.precision = options_.precision;
-    for (const TensorInfo& info : checkpoint.tensors()) result_.plain_bytes += info.bytes;
+  // How long it will take.
+  void announce(const Model& plain, const PerplexityOptions& scoring, const Tokenizer& tokenizer,
+                const CompareWork& work) const {
+    FormatMeasurement done;
+    const auto left = static_cast<size_t>(
+        std::count_if(compare_.formats.begin(), compare_.formats.end(),
+                      [&](const std::string& name) { return !work.find(make_format(name)->name(), done); }));
     // A short piece of the text gives the time that all of it takes.
     const auto piece = std::span<const int32_t>(tokens_).first(
-        std::min(tokens_.size(), static_cast<size_t>(2 * measure_.scoring.context)));
-    perplexity(*plain_, piece, measure_.scoring);  // the first run wakes threads and pages
+        std::min(tokens_.size(), static_cast<size_t>(2 * scoring.context)));
+    perplexity(plain, piece, scoring);  // the first run wakes threads and pages
     const Clock::time_point start = Clock::now();
-    perplexity(*plain_, piece, measure_.scoring);
+    perplexity(plain, piece, scoring);
     constexpr double kBesidesScoring = 2.0;  // comparing distributions, loading, coding, generating
     double tokens = static_cast<double>(tokens_.size()) * kBesidesScoring;
     for (const Task& task : tasks_) {
@@ -255,57 +229,44 @@ class Job {
     }
     const double seconds = seconds_since(start) / static_cast<double>(piece.size()) * tokens *
                            static_cast<double>(left == 0 ? 0 : left + 1);
-    result_.tokens = static_cast<int64_t>(tokens_.size());
     note("{} on {} tokens of {}, protocol {} with windows of {}: about {:.0f} {}{}\n",
-         count_of(static_cast<int64_t>(formats_.size()), "format"), tokens_.size(), result_.text_name,
-         options_.protocol, measure_.scoring.context,
-         seconds < 90 ? std::ceil(seconds) : std::ceil(seconds / 60), seconds < 90 ? "seconds" : "minutes",
-         left < formats_.size() ? fmt::format(", {} are done already", formats_.size() - left) : "");
-    total_ = static_cast<int64_t>(tokens_.size());
-    measure_.scoring.progress = [this](int64_t done, int64_t, double perplexity) {
-      stop_if_interrupted();
-      bar_.update(static_cast<uint64_t>(base_ + done), static_cast<uint64_t>(total_) * (formats_.size() + 1),
-                  fmt::format("{}, perplexity {:.3f}", current_, perplexity));
-    };
+         count_of(static_cast<int64_t>(compare_.formats.size()), "format"), tokens_.size(), text_name_,
+         options_.protocol, scoring.context, seconds < 90 ? std::ceil(seconds) : std::ceil(seconds / 60),
+         seconds < 90 ? "seconds" : "minutes",
+         left < compare_.formats.size() ? fmt::format(", {} are done already", compare_.formats.size() - left)
+                                        : "");
   }
 
-  ReferenceDistributions make_reference(const std::string&, const CompareWork& work,
-                                        const std::string& identity) {
-    current_ = "plain";
-    const std::string path = work.reference_path();
+  void show(const std::string& name, int64_t done, double perplexity) {
+    stop_if_interrupted();
+    if (name != current_ && name != "plain") base_ += total_;
+    current_ = name;
+    bar_.update(static_cast<uint64_t>(base_ + done),
+                static_cast<uint64_t>(total_) * (compare_.formats.size() + 1),
+                fmt::format("{}, perplexity {:.3f}", name, perplexity));
+  }
+
+  Comparison compare(const std::string& folder) const {
     try {
-      ReferenceDistributions there(path);
-      if (there.identity() == identity) {
-        plain_.reset();
-        base_ += total_;
-        return there;
-      }
+      return compare_formats(folder, tokens_, compare_);
     } catch (const Error& error) {
-      if (error.code() != ErrorCode::kNotFound && error.code() != ErrorCode::kMalformedFile) throw;
-    }
-    try {
-      ReferenceDistributions::write(path, identity, *plain_, tokens_, measure_.scoring);
-    } catch (const Error& error) {
-      if (error.code() != ErrorCode::kIo) throw;
+      const std::string place = compare_.reference_path.substr(0, compare_.reference_path.rfind('/'));
+      if (error.code() != ErrorCode::kIo || std::string_view(error.what()).substr(0, place.size()) != place ||
+          std::string_view(error.what()).find("--work") != std::string_view::npos)
+        throw;
       throw Error(ErrorCode::kIo, fmt::format("{} (--work FOLDER names another place)", error.what()));
     }
-    plain_.reset();
-    base_ += total_;
-    return ReferenceDistributions(path);
   }
 
   const Options& options_;
-  std::vector<std::unique_ptr<Format>> formats_;
+  CompareOptions compare_;
   std::vector<Task> tasks_;
-  MeasureOptions measure_;
-  Comparison result_;
+  std::string text_name_;
   std::vector<int32_t> tokens_;
-  std::optional<Model> plain_;
   std::optional<CompareWork> finished_;
   ProgressBar bar_{"compare", "tokens"};
   std::string current_;
   int64_t base_ = 0, total_ = 0;
-  int measured_ = 0;
 };
 
 void print(const Comparison& result) {
@@ -324,8 +285,8 @@ void run(const Options& options) {
   catch_interrupts();
   Job job(options);
   const Comparison result = job.run();
-  const std::string json = options.json.empty() ? "" : comparison_json(result).dump(2) + "\n";
-  if (!options.report.empty()) write_result_file(options.report, comparison_report(result));
+  const std::string json = options.json.empty() ? "" : comparison_json(result) + "\n";
+  if (!options.report.empty()) write_result_file(options.report, comparison_page(comparison_json(result)));
   if (!options.figure.empty()) write_result_file(options.figure, comparison_figure(result));
   if (!json.empty() && options.json != "-") write_result_file(options.json, json);
   job.forget();

@@ -3,11 +3,10 @@
 
 #include <chrono>
 
-#include "base/json.h"
 #include "commands.h"
-#include "evaluate_tasks.h"
 #include "model_options.h"
 #include "nfloat/error.h"
+#include "nfloat/results.h"
 #include "nfloat/tasks.h"
 #include "notes.h"
 #include "progress.h"
@@ -25,6 +24,12 @@ struct Options {
 
 std::string percent(double share) {
   return fmt::format("{:.2f} %", 100 * share);
+}
+
+// What to keep in mind beside the number.
+std::string task_remark(const TaskResult& r) {
+  if (r.perplexity) return fmt::format("perplexity of the answers {:.1f}", *r.perplexity);
+  return r.low <= r.chance && r.chance <= r.high ? "not above chance" : "";
 }
 
 void run(const Options& options) {
@@ -51,9 +56,7 @@ void run(const Options& options) {
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (options.json) {
-    Json json = {{"model", options.model.model}, {"seconds", seconds}, {"tasks", Json::array()}};
-    for (const TaskResult& result : results) json["tasks"].push_back(task_json(result));
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n", evaluation_json(options.model.model, results, seconds));
     return;
   }
   Table table({{"task", Table::Align::kLeft},
@@ -75,43 +78,6 @@ void run(const Options& options) {
 }
 
 }  // namespace
-
-Json task_json(const TaskResult& r) {
-  Json json = {{"task", r.name},
-               {"questions", r.questions},
-               {"accuracy", r.accuracy},
-               {"accuracy_standard_error", r.accuracy_error},
-               {"accuracy_95", Json::array({r.low, r.high})},
-               {"chance", r.chance}};
-  if (r.normalised_accuracy) {
-    json["normalised_accuracy"] = *r.normalised_accuracy;
-    json["normalised_accuracy_standard_error"] = r.normalised_error;
-  }
-  if (r.perplexity) json["perplexity"] = *r.perplexity;
-  return json;
-}
-
-TaskResult task_from_json(const Json& json) {
-  TaskResult r;
-  json.at("task").get_to(r.name);
-  json.at("questions").get_to(r.questions);
-  json.at("accuracy").get_to(r.accuracy);
-  json.at("accuracy_standard_error").get_to(r.accuracy_error);
-  json.at("accuracy_95").at(0).get_to(r.low);
-  json.at("accuracy_95").at(1).get_to(r.high);
-  json.at("chance").get_to(r.chance);
-  if (json.contains("normalised_accuracy")) {
-    r.normalised_accuracy = json["normalised_accuracy"].get<double>();
-    json.at("normalised_accuracy_standard_error").get_to(r.normalised_error);
-  }
-  if (json.contains("perplexity")) r.perplexity = json["perplexity"].get<double>();
-  return r;
-}
-
-std::string task_remark(const TaskResult& r) {
-  if (r.perplexity) return fmt::format("perplexity of the answers {:.1f}", *r.perplexity);
-  return r.low <= r.chance && r.chance <= r.high ? "not above chance" : "";
-}
 
 void add_evaluate_command(const Command& app) {
   auto options = std::make_shared<Options>();

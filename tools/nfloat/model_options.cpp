@@ -110,10 +110,6 @@ Precision parse_precision(const std::string& name) {
   return name == "f32" ? Precision::kF32 : name == "bf16" ? Precision::kBF16 : Precision::kInt8;
 }
 
-std::string precision_name(Precision precision) {
-  return precision == Precision::kF32 ? "f32" : precision == Precision::kBF16 ? "bf16" : "int8";
-}
-
 ModelOptions library_options(const ModelArguments& arguments) {
   ModelOptions options;
   if (!arguments.quantize.empty()) parse_quantize(arguments.quantize, options);

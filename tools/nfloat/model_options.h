@@ -34,7 +34,6 @@ void add_model_options(const Command& command, ModelArguments& arguments, bool m
 ModelOptions library_options(const ModelArguments& arguments);
 KvCacheType parse_kv_cache(const std::string& name);
 Precision parse_precision(const std::string& name);
-std::string precision_name(Precision precision);
 
 // --stream-layers, of commands that run many tokens in one pass.
 void add_stream_option(const Command& command, ModelArguments& arguments);

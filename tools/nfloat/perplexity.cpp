@@ -8,10 +8,10 @@
 #include "base/json.h"
 #include "cache.h"
 #include "commands.h"
-#include "compare_job.h"
 #include "model_options.h"
 #include "nfloat/error.h"
 #include "nfloat/evaluate.h"
+#include "nfloat/results.h"
 #include "nfloat/tokenizer.h"
 #include "notes.h"
 #include "progress.h"
@@ -52,27 +52,14 @@ std::vector<std::vector<int32_t>> read_sequences(const std::string& path, int64_
   return sequences;
 }
 
-Json to_json(const PerplexityResult& result) {
-  return {{"perplexity", result.perplexity},
-          {"tokens", result.tokens},
-          {"windows", result.windows},
-          {"mean_loss", result.mean_loss},
-          {"standard_error", result.standard_error},
-          {"perplexity_standard_error", result.perplexity_error()}};
-}
-
 // `reference`: what the reference is, in words.
 void print_divergence(const Options& options, const DivergenceResult& d, const std::string& precision,
                       const std::string& reference) {
   if (options.json) {
-    Json json = to_json(d.model);
-    json["precision"] = precision;
-    json["reference"] = to_json(d.reference);
-    json["reference"]["model"] = options.reference.empty() ? options.model.model : options.reference;
-    json["reference"]["precision"] =
-        options.reference_precision.empty() ? precision : options.reference_precision;
-    json["divergence"] = divergence_json(d);
-    fmt::print("{}\n", json.dump(2));
+    fmt::print(
+        "{}\n",
+        divergence_json(d, {precision, options.reference.empty() ? options.model.model : options.reference,
+                            options.reference_precision.empty() ? precision : options.reference_precision}));
     return;
   }
   fmt::print("perplexity              {:.4f} +- {:.4f}\n", d.model.perplexity, d.model.perplexity_error());
@@ -91,10 +78,8 @@ void print_divergence(const Options& options, const DivergenceResult& d, const s
 
 void print_perplexity(const Options& options, const PerplexityResult& result, double seconds) {
   if (options.json) {
-    Json json = to_json(result);
-    json["protocol"] = options.tokens.empty() ? options.protocol : "sequences";
-    json["seconds"] = seconds;
-    fmt::print("{}\n", json.dump(2));
+    fmt::print("{}\n",
+               perplexity_json(result, options.tokens.empty() ? options.protocol : "sequences", seconds));
     return;
   }
   fmt::print("perplexity {:.4f} +- {:.4f}\n", result.perplexity, result.perplexity_error());

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <filesystem>
 #include <fstream>
@@ -11,6 +10,7 @@
 #include "convert_options.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/memory_plan.h"
+#include "nfloat/results.h"
 #include "nfloat/train.h"
 #include "notes.h"
 #include "table.h"
@@ -25,46 +25,6 @@ struct Options {
   TrainOptions training;
   double weight_bits = 4.5;
 };
-
-// Why the numbers are no more than an estimate.
-std::string estimate_of(const ModelSize& model) {
-  return fmt::format("estimate{}: {} {} not understood", model.counted_in_files ? " of the KV cache" : "",
-                     fmt::join(model.not_understood, ", "), model.not_understood.size() == 1 ? "is" : "are");
-}
-
-void print_json(const ModelSize& model, const std::vector<MemoryPlanRow>& rows, uint64_t memory,
-                int64_t context) {
-  Json json;
-  json["model_type"] = model.model_type;
-  json["parameters"] = model.parameters();
-  json["linear_parameters"] = model.linear_parameters;
-  json["embedding_parameters"] = model.embedding_parameters;
-  json["head_parameters"] = model.head_parameters;
-  json["other_parameters"] = model.other_parameters;
-  json["tied_head"] = model.tied_head;
-  if (!model.not_understood.empty()) json["estimate"] = estimate_of(model);
-  json["runs"] = model.why_not.empty();
-  if (!model.why_not.empty()) json["why_not"] = model.why_not;
-  if (!model.left_out.empty()) json["not_counted"] = model.left_out;
-  json["context"] = context;
-  if (memory > 0) json["memory_bytes"] = memory;
-  json["formats"] = Json::array();
-  for (const MemoryPlanRow& row : rows) {
-    Json entry;
-    entry["format"] = row.format;
-    entry["bits_per_weight"] = row.bits_per_weight;
-    entry["weight_bytes"] = row.weight_bytes;
-    entry["kv_cache_bytes"] = row.kv_cache_bytes;
-    entry["working_bytes"] = row.working_bytes;
-    entry["peak_bytes"] = row.peak_bytes();
-    if (memory > 0) {
-      entry["fits"] = row.peak_bytes() <= memory;
-      entry["largest_context"] = row.largest_context;
-    }
-    json["formats"].push_back(std::move(entry));
-  }
-  fmt::print("{}\n", json.dump(2));
-}
 
 const char* level_name(Recompute level) noexcept {
   return level == Recompute::kNone ? "none" : level == Recompute::kCheap ? "cheap" : "full";
@@ -112,11 +72,12 @@ void run(const Options& options) {
   if (options.train) return plan_training(options);
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   const ModelSize model = measure_model(resolve_model_path(options.path));
-  const int64_t context = options.context > 0     ? options.context
-                          : model.max_context > 0 ? std::min<int64_t>(model.max_context, 4096)
-                                                  : 2048;
+  const int64_t context = options.context > 0 ? options.context : planned_context(model);
   const std::vector<MemoryPlanRow> rows = plan_memory(model, memory, context);
-  if (options.json) return print_json(model, rows, memory, context);
+  if (options.json) {
+    fmt::print("{}\n", memory_plan_json(model, rows, memory, context));
+    return;
+  }
 
   const auto millions = [](int64_t count) {
     return fmt::format("{:.2f} M", static_cast<double>(count) / 1e6);
@@ -141,7 +102,7 @@ void run(const Options& options) {
       fmt::print("{} of the layers keep at most {} tokens\n", cached.layers, cached.window);
   if (state > 0)
     fmt::print("The state of recurrent layers takes {} more, whatever the context\n", format_bytes(state));
-  if (!model.not_understood.empty()) fmt::print("{}\n", estimate_of(model));
+  if (!model.not_understood.empty()) fmt::print("{}\n", estimate_remark(model));
   if (!model.why_not.empty()) fmt::print("`generate` does not run it: {}\n", model.why_not);
   for (const std::string& part : model.left_out) fmt::print("Not counted: {}\n", part);
   if (model.experts > 0)

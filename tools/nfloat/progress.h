@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "nfloat/text.h"
 #include "signals.h"
 
 namespace nfloat::cli {
@@ -28,9 +29,6 @@ class ProgressBar {
   bool drawn_ = false;
   Clock::time_point start_, last_;
 };
-
-// "1.50 GB", "78.2 MB", "512 B": decimal units, as disks are sold.
-std::string format_bytes(uint64_t bytes);
 
 }  // namespace nfloat::cli
 

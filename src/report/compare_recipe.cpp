@@ -3,11 +3,11 @@
 
 #include <charconv>
 
-#include "commands.h"
-#include "compare_job.h"
+#include "base/fail.h"
+#include "nfloat/comparison.h"
 #include "nfloat/gguf.h"
 
-namespace nfloat::cli {
+namespace nfloat {
 namespace {
 
 std::vector<std::string> split(const std::string& name) {
@@ -45,10 +45,10 @@ Reader parse_reader(const std::string& name) {
   if (name == "transformers") return Reader::kTransformers;
   if (name == "llama.cpp") return Reader::kLlamaCpp;
   if (name == "nfloat") return Reader::kNfloat;
-  throw UsageError(fmt::format("--for {}: transformers, llama.cpp or nfloat", name));
+  fail(ErrorCode::kInvalidArgument, "'{}' is no reader: transformers, llama.cpp or nfloat", name);
 }
 
-std::string_view reader_name(Reader reader) {
+std::string_view reader_name(Reader reader) noexcept {
   return reader == Reader::kTransformers ? "transformers"
          : reader == Reader::kLlamaCpp   ? "llama.cpp"
                                          : "nfloat";
@@ -65,4 +65,4 @@ std::string how_to_make(const std::string& model, const std::string& format, Rea
   return "";
 }
 
-}  // namespace nfloat::cli
+}  // namespace nfloat

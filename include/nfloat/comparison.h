@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_COMPARISON_H_
+#define NFLOAT_COMPARISON_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "nfloat/api.h"
+#include "nfloat/compare.h"
+
+// Number formats side by side on one model and one text, and what follows from that.
+namespace nfloat {
+
+// Whom the recommendation is for. kNfloat: what quantize or convert writes and generate runs; the others:
+// what these write and that program loads.
+enum class Reader : uint8_t { kNfloat, kTransformers, kLlamaCpp };
+// "nfloat", "transformers" or "llama.cpp". Throws kInvalidArgument for another.
+NFLOAT_API Reader parse_reader(const std::string& name);
+NFLOAT_API std::string_view reader_name(Reader reader) noexcept;
+// The command that writes `model` in the format, as this reader takes it; empty where there is none.
+NFLOAT_API std::string how_to_make(const std::string& model, const std::string& format, Reader reader);
+
+// What was asked for and what was found.
+struct Comparison {
+  std::string model;      // as given
+  std::string text_name;  // "stories.txt (embedded)"
+  std::string protocol;
+  int64_t context = 0;
+  std::string precision;
+  int64_t tokens = 0;
+  uint64_t plain_bytes = 0;  // of the checkpoint
+  PerplexityResult reference;
+  std::vector<TaskResult> plain_tasks;
+  std::vector<FormatMeasurement> measurements;
+  ChoiceOptions limits;
+  Reader reader = Reader::kNfloat;
+  Choice choice;
+  RankAgreement agreement;
+  std::vector<bool> front;  // by measurement
+  double seconds = 0;
+};
+
+// Fills choice, agreement and front from the measurements.
+NFLOAT_API void judge(Comparison& comparison);
+
+// Recommendation, what would change it, whether the ranking is stable, what was refused: lines of text.
+NFLOAT_API std::vector<std::string> comparison_findings(const Comparison& comparison);
+
+// As `nfloat compare --json`.
+NFLOAT_API std::string comparison_json(const Comparison& comparison);
+// That document as one HTML page that loads nothing. The model it names is read once more for the figures of
+// its weights. Throws kMalformedFile for what is not such a document, kInvalidArgument where no format was
+// measured, kNotFound when the model is gone.
+NFLOAT_API std::string comparison_page(std::string_view document);
+
+// One line of JSON, and back. Throws kMalformedFile where something is missing.
+NFLOAT_API std::string measurement_json(const FormatMeasurement& measurement);
+NFLOAT_API FormatMeasurement parse_measurement(std::string_view json);
+
+// Throws kUnsupported for a checkpoint whose weights are quantized: formats would be measured against what is
+// lost already.
+NFLOAT_API void require_plain(const Checkpoint& checkpoint);
+
+struct CompareOptions {
+  std::vector<std::string> formats = {};  // none: default_formats({64})
+  MeasureOptions measure;
+  ChoiceOptions limits;
+  Reader reader = Reader::kNfloat;
+  // Called with a format ("plain": the model as it is), the tokens scored with it and the perplexity so far:
+  // when it begins and after each window. May throw to cancel.
+  std::function<void(const std::string& format, int64_t tokens, double perplexity)> progress = nullptr;
+  // Called once with the plain model and how the text is scored, before the work begins.
+  std::function<void(const Model& plain, const PerplexityOptions& scoring)> begin = nullptr;
+  // A run that goes on where an earlier one was stopped: the file of the plain model's distributions, used
+  // where it has this identity, else written; what is known of a format, and what was found.
+  std::string reference_path = {}, identity = {};
+  std::function<bool(const std::string& format, FormatMeasurement& measurement)> find = nullptr;
+  std::function<void(const FormatMeasurement& measurement)> finished = nullptr;
+};
+
+// Measures every format on the model at `path` (plain, a folder) with the tokens of a text, and judges. The
+// plain model's distributions take 2 bytes for each token that counts and each entry of the vocabulary, in a
+// temporary file (TMPDIR) unless reference_path names one. measure.tasks is called for each format. Throws
+// what make_format, require_plain and measure_format throw.
+NFLOAT_API Comparison compare_formats(const std::string& path, std::span<const int32_t> tokens,
+                                      const CompareOptions& options = {});
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_COMPARISON_H_

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// Documents of what a model predicts.
+#include "nfloat/results.h"
+#include "report/document.h"
+#include "report/score_documents.h"
+
+namespace nfloat {
+
+const char* precision_name(Precision precision) noexcept {
+  return precision == Precision::kF32 ? "f32" : precision == Precision::kBF16 ? "bf16" : "int8";
+}
+
+std::string evaluation_json(const std::string& model, const std::vector<TaskResult>& results,
+                            double seconds) {
+  Json json = {{"model", model}, {"seconds", seconds}, {"tasks", Json::array()}};
+  for (const TaskResult& result : results) json["tasks"].push_back(task_document(result));
+  return to_text(json);
+}
+
+std::string perplexity_json(const PerplexityResult& result, const std::string& protocol, double seconds) {
+  Json json = perplexity_document(result);
+  json["protocol"] = protocol;
+  json["seconds"] = seconds;
+  return to_text(json);
+}
+
+std::string divergence_json(const DivergenceResult& result, const DivergenceNames& names) {
+  Json json = perplexity_document(result.model);
+  json["precision"] = names.precision;
+  json["reference"] = perplexity_document(result.reference);
+  json["reference"]["model"] = names.reference;
+  json["reference"]["precision"] = names.reference_precision;
+  json["divergence"] = divergence_document(result);
+  return to_text(json);
+}
+
+}  // namespace nfloat
