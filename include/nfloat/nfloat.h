@@ -32,8 +32,9 @@ NFLOAT_API const char* nfloat_version(void);  // of the library that is loaded: 
 NFLOAT_API int32_t
 nfloat_abi_version(void);                    // another than NFLOAT_ABI_VERSION: header and library do not fit
 NFLOAT_API const char* nfloat_target(void);  // the kernels at work, such as "avx2"
-NFLOAT_API const char* nfloat_processor(void);  // its name
-NFLOAT_API int32_t nfloat_threads(void);        // the default number of threads
+NFLOAT_API const char* nfloat_processor(void);        // its name
+NFLOAT_API int32_t nfloat_threads(void);              // where an option `threads` is 0
+NFLOAT_API void nfloat_set_threads(int32_t threads);  // of the process, from the next call on; 0: as at first
 
 // ---- errors
 
@@ -105,6 +106,7 @@ enum {
 };
 NFLOAT_API size_t nfloat_dtype_bytes(nfloat_dtype dtype);      // 0 for other numbers
 NFLOAT_API const char* nfloat_dtype_name(nfloat_dtype dtype);  // "bfloat16"; "" for other numbers
+NFLOAT_API nfloat_dtype nfloat_parse_dtype(const char* name);  // "bfloat16", "bf16", "BF16"; 0: not known
 
 enum { NFLOAT_MAX_RANK = 8 };
 
@@ -244,6 +246,10 @@ NFLOAT_API nfloat_status nfloat_packed_matrix_dequantize_row(const nfloat_packed
                                                              float* output, size_t count,
                                                              nfloat_error** error);
 
+// The codes of the view that it was packed from, (elements + 1) / 2 bytes: nothing is lost.
+NFLOAT_API nfloat_status nfloat_packed_matrix_unpack(const nfloat_packed_matrix* matrix, uint8_t* codes,
+                                                     size_t codes_bytes, nfloat_error** error);
+
 typedef struct nfloat_activations nfloat_activations;
 NFLOAT_API nfloat_activations* nfloat_activations_create(void);  // null: out of memory
 NFLOAT_API void nfloat_activations_free(nfloat_activations* activations);
@@ -264,6 +270,11 @@ typedef struct nfloat_linear_options {
 NFLOAT_API nfloat_status nfloat_linear(const nfloat_packed_matrix* matrix, nfloat_activations* x,
                                        const nfloat_linear_options* options, void* y, size_t y_bytes,
                                        nfloat_error** error);
+// y[m, in] = x[m, out] * the matrix: what reaches the inputs of nfloat_linear from gradients of its outputs.
+// bias is null. INT8 is as BF16 here.
+NFLOAT_API nfloat_status nfloat_linear_transposed(const nfloat_packed_matrix* matrix, nfloat_activations* x,
+                                                  const nfloat_linear_options* options, void* y,
+                                                  size_t y_bytes, nfloat_error** error);
 
 // ---- checkpoints
 
@@ -375,6 +386,10 @@ NFLOAT_API nfloat_status nfloat_write_gguf(const nfloat_checkpoint* input, const
 NFLOAT_API nfloat_status nfloat_write_folder(const nfloat_checkpoint* input, const char* output,
                                              const nfloat_convert_options* options, nfloat_control* control,
                                              nfloat_buffer** json, nfloat_error** error);
+// `count` tensors into one .safetensors file, whole or not at all.
+NFLOAT_API nfloat_status nfloat_save_tensors(const char* path, const char* const* names,
+                                             const nfloat_tensor* tensors, size_t count, int32_t overwrite,
+                                             nfloat_error** error);
 
 // ---- tokenizer, chat templates
 
@@ -440,6 +455,9 @@ NFLOAT_API nfloat_status nfloat_model_load(const char* path, const nfloat_model_
 NFLOAT_API void nfloat_model_free(nfloat_model* model);
 NFLOAT_API int64_t nfloat_model_vocabulary(const nfloat_model* model);  // logits a token
 NFLOAT_API int64_t nfloat_model_context(const nfloat_model* model);     // most positions
+// JSON: path, vocabulary, context, precision, threads, bytes of memory, config.json.
+NFLOAT_API nfloat_status nfloat_model_describe(const nfloat_model* model, nfloat_buffer** json,
+                                               nfloat_error** error);
 
 typedef struct nfloat_session_options {
   size_t struct_size;
@@ -566,6 +584,47 @@ typedef struct nfloat_perplexity_result {
 NFLOAT_API nfloat_status nfloat_perplexity(const nfloat_model* model, const int32_t* tokens, size_t count,
                                            const nfloat_perplexity_options* options, nfloat_control* control,
                                            nfloat_perplexity_result* result, nfloat_error** error);
+// Of `model` from `reference`, which may be one model. token_kl, token_loss: null, or room for token_capacity
+// floats, one for each token that counts ("tokens"). JSON: as `nfloat perplexity --reference --json`.
+NFLOAT_API nfloat_status nfloat_divergence(const nfloat_model* reference, const nfloat_model* model,
+                                           const int32_t* tokens, size_t count,
+                                           const nfloat_perplexity_options* options, nfloat_control* control,
+                                           float* token_kl, float* token_loss, size_t token_capacity,
+                                           nfloat_buffer** json, nfloat_error** error);
+// A test with known answers: "lambada", "arc-easy", "piqa", "winogrande", "hellaswag". limit: the first so
+// many questions; 0: all. Progress in questions. JSON: as `nfloat evaluate --json`, with one task.
+NFLOAT_API nfloat_status nfloat_evaluate_task(const nfloat_model* model, const nfloat_tokenizer* tokenizer,
+                                              const char* task, const char* data_path, int64_t limit,
+                                              nfloat_control* control, nfloat_buffer** json,
+                                              nfloat_error** error);
+
+typedef struct nfloat_compare_options {
+  size_t struct_size;
+  const char* const* formats;  // null: the usual ones in blocks of 64
+  size_t format_count;
+  const nfloat_perplexity_options* scoring;  // precision F32 by default, BF16 for half the memory
+  int64_t generate_tokens;  // 0: 64 are generated with each format to measure its speed; -1: none
+  double budget_bytes;      // 0: none; of the whole model, for the recommendation
+  double max_divergence;    // 0: none; mean KL in nats a token
+  int32_t threads;
+  int32_t reserved;  // 0
+} nfloat_compare_options;
+// Of a plain model. Progress in formats, the plain model being one; cancelled between windows of the text.
+// JSON: as `nfloat compare --json`.
+NFLOAT_API nfloat_status nfloat_compare_formats(const char* model_path, const int32_t* tokens, size_t count,
+                                                const nfloat_compare_options* options,
+                                                nfloat_control* control, nfloat_buffer** json,
+                                                nfloat_error** error);
+// That document as one HTML page that loads nothing. The model that it names is read once more.
+NFLOAT_API nfloat_status nfloat_report_page(const char* json, size_t json_bytes, nfloat_buffer** html,
+                                            nfloat_error** error);
+// weights: F32, F16 or BF16. block_size 0: 64. JSON: as `nfloat analyze --json` has it of one tensor.
+NFLOAT_API nfloat_status nfloat_analyze_weights(const nfloat_tensor* weights, int64_t block_size,
+                                                nfloat_buffer** json, nfloat_error** error);
+// path: config.json, or a folder with one. memory_bytes 0: no limit. context 0: the model's, at most 4096.
+// JSON: as `nfloat plan --json`.
+NFLOAT_API nfloat_status nfloat_plan_memory(const char* path, uint64_t memory_bytes, int64_t context,
+                                            nfloat_buffer** json, nfloat_error** error);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -217,6 +217,10 @@ int32_t nfloat_threads() {
   return nfloat::default_threads();
 }
 
+void nfloat_set_threads(int32_t threads) {
+  nfloat::set_threads(threads);
+}
+
 const char* nfloat_status_name(nfloat_status status) {
   static constexpr const char* kNames[] = {
       "ok",          "invalid_argument", "not_found",     "already_exists", "io", "malformed_file",
@@ -273,6 +277,11 @@ size_t nfloat_dtype_bytes(nfloat_dtype dtype) {
 const char* nfloat_dtype_name(nfloat_dtype dtype) {
   if (dtype < NFLOAT_F64 || dtype > NFLOAT_F8E5M2) return "";
   return nfloat::dtype_torch_name(static_cast<nfloat::DType>(dtype - 1)).data();
+}
+
+nfloat_dtype nfloat_parse_dtype(const char* name) {
+  nfloat::DType dtype{};
+  return name != nullptr && nfloat::parse_dtype(name, &dtype) ? dtype_number(dtype) : 0;
 }
 
 nfloat_status nfloat_convert_elements(const nfloat_tensor* tensor, nfloat_dtype dtype, void* output,

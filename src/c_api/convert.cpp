@@ -199,3 +199,18 @@ nfloat_status nfloat_write_folder(const nfloat_checkpoint* input, const char* ou
                                   nfloat_buffer** json, nfloat_error** error) {
   return convert(input, output, options, control, json, error, &nfloat::write_folder, false);
 }
+
+nfloat_status nfloat_save_tensors(const char* path, const char* const* names, const nfloat_tensor* tensors,
+                                  size_t count, int32_t overwrite, nfloat_error** error) {
+  return guard(error, [&] {
+    needed(path, "path");
+    if (count != 0) needed(tensors, "tensors");
+    std::vector<std::string> texts = texts_of(names, count, "names");
+    std::vector<nfloat::NamedTensor> list(count);
+    for (size_t i = 0; i < count; ++i) {
+      list[i].view = view_of(&tensors[i], texts[i].c_str());
+      list[i].name = std::move(texts[i]);
+    }
+    nfloat::save_tensors(path, list, flag(overwrite, "overwrite"));
+  });
+}

@@ -353,9 +353,23 @@ nfloat_status nfloat_activations_assign(nfloat_activations* activations, const n
   });
 }
 
-nfloat_status nfloat_linear(const nfloat_packed_matrix* matrix, nfloat_activations* x,
-                            const nfloat_linear_options* given, void* y, size_t y_bytes,
-                            nfloat_error** error) {
+nfloat_status nfloat_packed_matrix_unpack(const nfloat_packed_matrix* matrix, uint8_t* codes,
+                                          size_t codes_bytes, nfloat_error** error) {
+  return guard(error, [&] {
+    if (codes_bytes != 0) needed(codes, "codes");
+    needed(matrix, "matrix")->value.unpack({codes, codes_bytes});
+  });
+}
+
+namespace {
+
+using Product = void (*)(const nfloat::PackedMatrix&, const nfloat::Activations&, float*,
+                         const nfloat::LinearOptions&);
+
+// `columns`: of y.
+nfloat_status multiply(const nfloat_packed_matrix* matrix, nfloat_activations* x,
+                       const nfloat_linear_options* given, void* y, size_t y_bytes, nfloat_error** error,
+                       Product product, int64_t (nfloat::PackedMatrix::*columns)() const noexcept) {
   return guard(error, [&] {
     const nfloat::PackedMatrix& weights = needed(matrix, "matrix")->value;
     needed(x, "x");
@@ -370,17 +384,31 @@ nfloat_status nfloat_linear(const nfloat_packed_matrix* matrix, nfloat_activatio
     if (!nfloat::is_quantizable(output))
       fail(ErrorCode::kInvalidArgument, "y is {}: float32, float16 or bfloat16",
            nfloat::dtype_torch_name(output));
-    const auto count = static_cast<size_t>(x->rows) * static_cast<size_t>(weights.rows());
+    const auto count = static_cast<size_t>(x->rows) * static_cast<size_t>((weights.*columns)());
     check_count(y_bytes, count * nfloat::dtype_bytes(output), "y");
     if (count == 0) return;
     needed(y, "y");
     if (output == DType::kF32) {
-      nfloat::linear(weights, x->value, static_cast<float*>(y), options);
+      product(weights, x->value, static_cast<float*>(y), options);
       return;
     }
     std::vector<float> plain(count);
-    nfloat::linear(weights, x->value, plain.data(), options);
+    product(weights, x->value, plain.data(), options);
     nfloat::convert_elements({DType::kF32, {static_cast<int64_t>(count)}, std::as_bytes(std::span(plain))},
                              output, {static_cast<std::byte*>(y), y_bytes});
   });
+}
+
+}  // namespace
+
+nfloat_status nfloat_linear(const nfloat_packed_matrix* matrix, nfloat_activations* x,
+                            const nfloat_linear_options* options, void* y, size_t y_bytes,
+                            nfloat_error** error) {
+  return multiply(matrix, x, options, y, y_bytes, error, &nfloat::linear, &nfloat::PackedMatrix::rows);
+}
+nfloat_status nfloat_linear_transposed(const nfloat_packed_matrix* matrix, nfloat_activations* x,
+                                       const nfloat_linear_options* options, void* y, size_t y_bytes,
+                                       nfloat_error** error) {
+  return multiply(matrix, x, options, y, y_bytes, error, &nfloat::linear_transposed,
+                  &nfloat::PackedMatrix::cols);
 }

@@ -46,6 +46,9 @@ static_assert(sizeof(nfloat_generator_options) == 64 && offsetof(nfloat_generato
               offsetof(nfloat_generator_options, ignore_end) == 56);
 static_assert(sizeof(nfloat_token) == 32 && offsetof(nfloat_token, log_probability) == 16 &&
               offsetof(nfloat_token, token) == 24 && offsetof(nfloat_token, finish) == 28);
+static_assert(sizeof(nfloat_compare_options) == 64 && offsetof(nfloat_compare_options, scoring) == 24 &&
+              offsetof(nfloat_compare_options, budget_bytes) == 40 &&
+              offsetof(nfloat_compare_options, threads) == 56);
 static_assert(NFLOAT_FINISH_NONE == 0 && NFLOAT_FINISH_END == 1 && NFLOAT_FINISH_STOP == 2 &&
               NFLOAT_FINISH_LENGTH == 3 && NFLOAT_FINISH_CONTEXT == 4);
 
