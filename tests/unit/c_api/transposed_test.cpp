@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,9 @@ struct Case {
   int64_t out, in, block_size;
   int32_t nested;
 };
+void PrintTo(const Case& c, std::ostream* stream) {
+  *stream << c.out << "x" << c.in << " in blocks of " << c.block_size << (c.nested == 1 ? ", nested" : "");
+}
 
 class CMatrix : public ::testing::TestWithParam<Case> {
  protected:
