@@ -151,7 +151,7 @@ AdapterConfig::AdapterConfig(const std::string& folder)
   const auto alpha_of = [&](const Json& value, const std::string& what) {
     const auto alpha = value.get<double>();
     if (!(std::abs(alpha) <= kMostAlpha))
-      malformed(fmt::format("{} is {}, expected a number of at most {:g}", what, shown(value), kMostAlpha));
+      malformed(fmt::format("{} is {}, expected a number of at most {:g}", what, alpha, kMostAlpha));
     return alpha;
   };
   alpha_ = alpha_of(json["lora_alpha"], "\"lora_alpha\"");

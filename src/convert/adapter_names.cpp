@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "architecture/wrapped_names.h"
 #include "base/fail.h"
 
 namespace nfloat {
@@ -26,17 +27,6 @@ std::string join(const std::vector<std::string_view>& parts) {
     text += part;
   }
   return text;
-}
-
-// Without the leading parts that only wrap the model.
-std::string core_of(std::string_view name) {
-  static constexpr std::string_view kWrappers[] = {"model", "language_model", "transformer"};
-  std::vector<std::string_view> parts = split(name);
-  const auto first = std::find_if(parts.begin(), parts.end(), [](std::string_view part) {
-    return std::find(std::begin(kWrappers), std::end(kWrappers), part) == std::end(kWrappers);
-  });
-  parts.erase(parts.begin(), first);
-  return join(parts);
 }
 
 }  // namespace
@@ -106,12 +96,12 @@ AdapterTensor parse_adapter_tensor(const std::string& name, const std::string& s
 }
 
 BaseNames::BaseNames(const Checkpoint& base) : base_(base) {
-  for (std::string& name : base.weight_names()) by_core_[core_of(name)].push_back(std::move(name));
+  for (std::string& name : base.weight_names()) by_core_[core_name(name)].push_back(std::move(name));
 }
 
 std::string BaseNames::find(const std::string& tensor) const {
   if (base_.find(tensor) != nullptr) return tensor;
-  const auto found = by_core_.find(core_of(tensor));
+  const auto found = by_core_.find(core_name(tensor));
   if (found == by_core_.end()) return {};
   if (found->second.size() > 1)
     fail(ErrorCode::kMalformedFile, "{}: '{}' of the adapter may be '{}' or '{}'", base_.path(), tensor,

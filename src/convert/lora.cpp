@@ -7,6 +7,7 @@
 #include <set>
 
 #include "architecture/tensor_roles.h"
+#include "architecture/wrapped_names.h"
 #include "base/fail.h"
 #include "base/json.h"
 #include "convert/adapter_config.h"
@@ -134,8 +135,7 @@ class Reader {
         tables.push_back(tensor.name);
     if (tables.size() != 1 || tables[0].ends_with("shared.weight") || base_.is_quantized(tables[0])) return;
     embedding_ = tables[0];
-    constexpr std::string_view kPart = "language_model.";
-    head_ = fmt::format("{}{}.weight", embedding_.starts_with(kPart) ? kPart : "", roles_.output_embedding());
+    head_ = head_beside(embedding_, roles_.output_embedding());
   }
   bool is_head(const std::string& tensor) const {
     const std::string end = fmt::format("{}.weight", roles_.output_embedding());

@@ -9,6 +9,7 @@
 #include <mutex>
 
 #include "base/fail.h"
+#include "base/output_place.h"
 #include "checkpoint/foreign.h"
 #include "checkpoint/quant_state.h"
 #include "nfloat/gguf.h"
@@ -149,7 +150,7 @@ std::string check_output(const Checkpoint& input, const std::string& output, boo
                          bool overwrite, uint64_t needed_bytes) {
   if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
   expect_no_lone_companions(input);
-  const fs::path from = normal_path(input.path()), to = normal_path(output);
+  const fs::path from = normal_path(input.path()), to = normal_path(output_place(output).path);
   if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
   const bool input_is_folder = fs::is_directory(from);
   if (input_is_folder && is_inside(to, from)) {

@@ -5,6 +5,7 @@
 #include <unordered_set>
 
 #include "architecture/families.h"
+#include "architecture/wrapped_names.h"
 #include "base/fail.h"
 #include "model/loader.h"
 
@@ -13,13 +14,6 @@ namespace {
 
 Shape exchanged(const Shape& shape) {
   return shape.rank() == 2 ? Shape({shape[1], shape[0]}) : Shape({shape[0], shape[2], shape[1]});
-}
-
-// Masks and frequencies that old checkpoints carry along.
-bool is_buffer(const std::string& name) {
-  return name.ends_with("rotary_emb.inv_freq") || name.ends_with("attn.bias") ||
-         name.ends_with("attn.masked_bias") || name.ends_with("attention.bias") ||
-         name.ends_with("attention.masked_bias");
 }
 
 // Names of weights of the model's layers that nothing asked for.
@@ -45,18 +39,22 @@ std::vector<std::string> left_over(const Checkpoint& checkpoint, const ModelConf
 TensorNames::TensorNames(const Checkpoint& checkpoint, const Family& family)
     : prefix_(family.prefix), stored_(family.prefix), head_(family.tensors.head) {
   const std::string embedding = std::string(family.tensors.embedding).substr(prefix_.size());
-  for (const std::string& other :
-       {prefix_, std::string("language_model.model."), std::string("model.language_model."), std::string()})
+  std::vector<std::string> prefixes{prefix_};
+  prefixes.insert(prefixes.end(), kPartPrefixes.begin(), kPartPrefixes.end());
+  prefixes.emplace_back();
+  for (const std::string& other : prefixes)
     if (checkpoint.find(other + embedding) != nullptr) {
       stored_ = other;
       break;
     }
-  if (checkpoint.find(head_) == nullptr && checkpoint.find("language_model." + head_) != nullptr)
-    head_prefix_ = "language_model.";
+  if (checkpoint.find(head_) == nullptr && checkpoint.find(std::string(kHeadPrefix) + head_) != nullptr)
+    head_prefix_ = kHeadPrefix;
   if (family.tensors.experts_gate_up == nullptr) return;
+  const std::string fused = family.tensors.experts_gate_up;
+  const std::string end = fused.substr(fused.find("{}") + 2);  // behind the layer's number
   for (const TensorInfo& tensor : checkpoint.tensors()) {
-    if (tensor.name.ends_with("experts.gate_up_proj")) experts_ = ExpertLayout::kFused;
-    if (tensor.name.ends_with("experts.gate_up_proj_blocks")) experts_ = ExpertLayout::kMxfp4;
+    if (tensor.name.ends_with(end)) experts_ = ExpertLayout::kFused;
+    if (tensor.name.ends_with(end + "_blocks")) experts_ = ExpertLayout::kMxfp4;
   }
 }
 

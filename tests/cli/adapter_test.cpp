@@ -139,6 +139,17 @@ TEST_F(Adapter, SettingsThatNoSumCanFollowAreNamed) {
   }
 }
 
+TEST_F(Adapter, AFactorThatIsNoNumberIsNamed) {
+  const std::string folder = base(up_, llama_), lora = adapter(pair(up_)),
+                    file = lora + "/adapter_config.json";
+  for (const char* text : {R"("lora_alpha": NaN)", R"("lora_alpha": 1e300)",
+                           R"("lora_alpha": 8, "alpha_pattern": {"up_proj": -Infinity})"}) {
+    write_file(file, std::string(R"({"peft_type": "LORA", "r": 4, )") + text + "}");
+    expect_complaint(nfloat({"convert", folder, path("out"), "--lora", lora}),
+                     {"adapter_config.json", "alpha", "expected a number"});
+  }
+}
+
 TEST_F(Adapter, SettingsThatLeaveTheSumAloneAreTaken) {
   const std::string folder = base(up_, llama_);
   for (const Json& settings :

@@ -52,6 +52,27 @@ TEST_F(Outputs, LinksAreFollowedAndStayLinks) {
   EXPECT_TRUE(temporaries(path("there")).empty());
 }
 
+TEST_F(Outputs, ALinkToWhatIsNotThereYetIsFollowed) {
+  std::filesystem::create_directories(path("place"));
+  std::filesystem::create_symlink("place/new", path("folder"));
+  std::filesystem::create_symlink("place/new.gguf", path("model.gguf"));
+  ASSERT_TRUE(nfloat({"quantize", model(), path("folder")}).ok());
+  ASSERT_TRUE(nfloat({"convert", model(), path("model.gguf")}).ok());
+  EXPECT_TRUE(std::filesystem::is_symlink(path("folder")) && std::filesystem::is_symlink(path("model.gguf")));
+  EXPECT_TRUE(std::filesystem::exists(path("place/new/config.json")));
+  EXPECT_TRUE(std::filesystem::exists(path("place/new.gguf")));
+}
+
+// An input that is mapped is a file: a pipe that nobody writes into is not waited for.
+TEST_F(Outputs, APipeInPlaceOfAModelIsRefused) {
+  std::filesystem::create_directories(path("m"));
+  for (const std::string name : {"m/model.safetensors", "m.gguf", "m.safetensors"}) {
+    ASSERT_EQ(::mkfifo(path(name).c_str(), 0600), 0);
+    expect_complaint(nfloat({"inspect", name.starts_with("m/") ? path("m") : path(name)}),
+                     {name, "not a regular file"});
+  }
+}
+
 TEST_F(Outputs, LinksInACircleAndFoldersAreRefused) {
   fs::create_symlink("b", path("a"));
   fs::create_symlink("a", path("b"));
