@@ -14,7 +14,7 @@ from . import _core
 from ._codebook import Codebook, CodebookLike, codebook_from_levels, codebook_of, dynamic_codebook, make_codebook
 from ._control import thread_count
 from ._errors import InvalidArgumentError, MalformedFileError, UnsupportedError
-from ._types import Array, DType, ScaleMethod, array_in, dtype_name, frozen, numpy_type
+from ._types import Array, DType, ScaleMethod, array_in, array_type, dtype_name, frozen, numpy_type
 
 WeightType = Literal["float32", "float16", "bfloat16"]
 _NESTED_BLOCK = 256
@@ -298,7 +298,7 @@ def quantize_blockwise(
     book = codebook_of(codebook, block_size)
     if isinstance(given, np.ndarray) and said is None:
         # numpy knows: no second look at the memory.
-        kind, shape = given.dtype.name, given.shape
+        kind, shape = array_type(given), given.shape
     else:
         kind, shape = _core.describe_array(given, said)
     if out is None:

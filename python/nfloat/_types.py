@@ -38,6 +38,15 @@ _NUMPY: dict[str, type[np.generic]] = {
 }  # fmt: skip
 
 
+# numpy spells out a name at every look at it: the types that weights have are looked up.
+_KNOWN: dict[Any, str] = {np.dtype(kind): kind for kind in ("float32", "float16", "float64", "uint16", "uint8", "int32")}
+
+
+def array_type(values: npt.NDArray[Any]) -> str:
+    """The name of an array's type."""
+    return _KNOWN.get(values.dtype) or values.dtype.name
+
+
 def dtype_name(dtype: str) -> str:
     """The long name of one of the three types of weights; others as they are."""
     return _LONG.get(dtype, dtype)
@@ -51,9 +60,10 @@ def numpy_type(dtype: str) -> type[np.generic]:
 def array_in(values: Any, dtype: str | None = None) -> tuple[Any, str | None]:
     """An object that the core reads without a copy where its memory is contiguous, and the dtype to be said with it."""
     if isinstance(values, np.ndarray):
-        if values.dtype.name == "bfloat16":
+        if array_type(values) == "bfloat16":
             values, dtype = values.view(np.uint16), "bfloat16"
-        if not (values.flags.c_contiguous and values.flags.aligned):
+        flags = values.flags
+        if not (flags.c_contiguous and flags.aligned):
             values = np.array(values, order="C")
         return values, dtype
     if isinstance(values, (list, tuple)):

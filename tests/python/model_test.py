@@ -194,6 +194,20 @@ class Models(InFolder):
         rest = self.model.generate(prompt, max_tokens=7, temperature=0, session=session).result()
         self.assertEqual(generation.tokens + rest.tokens, whole.tokens)
 
+    def test_log_probabilities(self):
+        options = {"max_tokens": 20, "seed": 3, "ignore_end": True}
+        quick = list(self.model.generate("The king", **options))
+        exact = list(self.model.generate("The king", top_logprobs=1, **options))
+        self.assertEqual([t.token for t in quick], [t.token for t in exact])
+        for one, other in zip(quick, exact):
+            if one.token >= 0:
+                self.assertAlmostEqual(one.log_probability, other.log_probability, places=4)
+        tokens = self.model.tokenizer.encode("The king") + [t.token for t in quick if t.token >= 0]
+        logits = self.model.logits(tokens)
+        first = len(tokens) - sum(t.token >= 0 for t in quick)
+        for row, one in enumerate(t for t in quick if t.token >= 0):
+            self.assertAlmostEqual(nfloat.log_probability(logits[first + row - 1], one.token), one.log_probability, delta=0.05)
+
     def test_stops(self):
         text = self.model.generate("The king", max_tokens=60, temperature=0).result().text
         stop = text[10:14]
