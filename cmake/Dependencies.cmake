@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Private dependencies of the library: none of their headers appears in include/nfloat.
 find_package(Boost 1.74 REQUIRED)  # headers only: Boost.Math, Boost.Beast
+find_package(OpenSSL QUIET)
+option(NFLOAT_TLS "TLS in nfloat serve (needs OpenSSL)" ${OpenSSL_FOUND})
+if(NFLOAT_TLS)
+  find_package(OpenSSL REQUIRED)
+  set(NFLOAT_PC_TLS openssl)
+endif()
 find_package(fmt REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(Threads REQUIRED)

@@ -17,5 +17,5 @@ set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_SUGGESTS
-  "g++, cmake, libfmt-dev, libpcre2-dev, libutf8proc-dev, libsentencepiece-dev, libboost-dev, nlohmann-json3-dev, pkg-config")
+  "g++, cmake, libfmt-dev, libpcre2-dev, libutf8proc-dev, libsentencepiece-dev, libboost-dev, libssl-dev, nlohmann-json3-dev, pkg-config")
 include(CPack)

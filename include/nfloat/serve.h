@@ -40,14 +40,17 @@ struct ServeOptions {
   std::vector<std::string> allowed_hosts = {};  // of the Host header, besides loopback and `host`
   std::string cors_origin = {};                 // that browsers may call from; empty: none
   std::string chat_template = {};               // a template's text; empty: the model's own
-  double drain_seconds = 30;                    // how long running answers may take to end
+  // PEM files: the certificate with those that vouch for it, and its key. Empty: no TLS.
+  std::string tls_certificate = {}, tls_key = {};
+  double drain_seconds = 30;  // how long running answers may take to end
 };
 
 // A server of the OpenAI API (chat completions, completions, models), with /health, /metrics, /tokenize and a
 // page to talk with the model. It listens from construction on and answers 503 until a model is opened.
 class NFLOAT_API Server {
  public:
-  // Throws kInvalidArgument (address; not loopback without keys), kIo (in use, not permitted).
+  // Throws kInvalidArgument (address; not loopback without keys; certificate and key), kIo (in use, not
+  // permitted), kUnsupported (TLS in a build without OpenSSL).
   explicit Server(const ServeOptions& options);
   ~Server();
   Server(const Server&) = delete;

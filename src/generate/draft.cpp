@@ -2,34 +2,10 @@
 #include "generate/draft.h"
 
 #include "base/fail.h"
-#include "generate/lookup.h"
 #include "nfloat/generate.h"
 #include "nfloat/text.h"
 
 namespace nfloat {
-namespace {
-
-constexpr int64_t kLongestPause = 32;  // passes
-constexpr int64_t kLongestDraft = 8;   // tokens
-
-}  // namespace
-
-std::span<const int32_t> LookUp::guess(std::span<const int32_t> tokens, int64_t most) noexcept {
-  if (most <= 0 || --pause_ >= 0) return {};
-  return look_up(tokens, static_cast<size_t>(most));
-}
-
-void LookUp::checked(int64_t guessed, int64_t right) noexcept {
-  if (guessed == 0) return;
-  if (right > 0) wrong_ = 0;
-  if (right < guessed) pause_ = right > 0 ? 0 : std::min<int64_t>(++wrong_ * 2, kLongestPause);
-}
-
-void DraftSequence::checked(int64_t guessed, int64_t right) noexcept {
-  if (guessed == 0) return;
-  length_ = std::clamp<int64_t>(right == guessed ? guessed + 2 : right + 1, 1, kLongestDraft);
-}
-
 void check_draft(const Model& draft, const Tokenizer& tokenizer) {
   if (draft.config().vocabulary < tokenizer.vocab_size())
     fail(ErrorCode::kInvalidArgument, "the draft model has {} tokens, the tokenizer {}",
@@ -66,7 +42,7 @@ void draft(std::span<DraftTask> tasks, int64_t most_read) {
     if (!known || room < 0) continue;
     const bool behind = std::ssize(missing) > most_read;
     if (behind) missing = missing.first(static_cast<size_t>(most_read));
-    const int64_t most = std::min({task.most, own.length_, room + 1});
+    const int64_t most = std::min(task.most, room + 1);
     if (!behind && most <= 0) continue;
     entries.push_back({&own.session_, missing, behind ? WantedLogits::kNone : WantedLogits::kLast});
     own.tokens_.insert(own.tokens_.end(), missing.begin(), missing.end());

@@ -18,31 +18,15 @@ namespace nfloat {
 // Tokens that may follow are computed together with the next one and count as far as the sampler chooses
 // them: it draws from the same logits, with the same random numbers, as it would token by token.
 
-// Guesses by what followed the last tokens earlier in the text. Those that are wrong again and again are made
-// less often.
-class LookUp {
- public:
-  std::span<const int32_t> guess(std::span<const int32_t> tokens, int64_t most) noexcept;
-  // Of the last guess, how many tokens were right.
-  void checked(int64_t guessed, int64_t right) noexcept;
-
- private:
-  int64_t pause_ = 0, wrong_ = 0;  // passes without guesses, after wrong ones
-};
-
 // A smaller model's own sequence, which follows a text and guesses how it goes on.
 class DraftSequence {
  public:
   explicit DraftSequence(Session session) : session_(std::move(session)) {}
-  // Of the last guess, how many tokens were right: the next one is longer or shorter.
-  void checked(int64_t guessed, int64_t right) noexcept;
-  int64_t length() const noexcept { return length_; }
 
  private:
   friend void draft(std::span<struct DraftTask> tasks, int64_t most_read);
   Session session_;
   std::vector<int32_t> tokens_;  // that the session holds
-  int64_t length_ = 2;
 };
 
 struct DraftTask {

@@ -53,7 +53,7 @@ struct Engine::State {
   // How many tokens of a stream may be guessed when `decoding` streams go on.
   int64_t most_guesses(const EngineStream& stream, int64_t decoding) const;
   // Guesses at most what the parts have room for.
-  void guess(std::span<Part> parts);
+  void guess(std::span<Part> parts, int64_t decoding);
   void forward(std::span<Part> parts);
   void score(const Part& part, int64_t index, std::span<const float> logits);
   GeneratedToken choose(EngineStream& stream, std::span<const float> logits);
@@ -63,7 +63,7 @@ struct Engine::State {
   void advance_all(std::span<const Part> parts);
   void end(EngineStream& stream, EngineEvent& event);
   void fail(std::span<const Part> parts, const std::string& why);
-  void finish_step(double started, int64_t prompt_tokens, int64_t decoding);
+  void finish_step(double started, int64_t prompt_tokens, int64_t decoding, int64_t guesses);
 
   // Made when it is first asked for, by any thread.
   const GrammarVocabulary& vocabulary();
@@ -80,6 +80,8 @@ struct Engine::State {
   std::optional<GrammarVocabulary> words;
   std::once_flag words_made;
   StepBudget budget;
+  PassCost costs;
+  double draft_seconds = 0;  // of a token that the draft model guesses
 
   // Of the thread that steps.
   std::vector<StreamPointer> waiting;  // oldest first

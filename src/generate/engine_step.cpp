@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "generate/engine_state.h"
+#include "generate/lookup.h"
 #include "model/session_state.h"
 
 namespace nfloat {
@@ -28,7 +29,6 @@ bool Engine::State::step() {
   std::vector<Part> parts = plan();
   make_room(parts);
   if (parts.empty()) return false;
-  const double started = options.clock();
   int64_t prompt_tokens = 0, decoding = 0;
   for (const Part& part : parts)
     if (part.guesses == 0 && (part.count > 1 || part.stream->continuation.generated() == 0))
@@ -36,9 +36,12 @@ bool Engine::State::step() {
     else
       ++decoding;
   try {
-    guess(parts);
+    guess(parts, decoding);
+    const double begun = options.clock();
     forward(parts);
-    finish_step(started, prompt_tokens, decoding);
+    int64_t guesses = 0;
+    for (const Part& part : parts) guesses += part.guesses;
+    finish_step(begun, prompt_tokens, decoding, guesses);
   } catch (const std::exception& error) {
     fail(parts, error.what());
     parts.clear();
@@ -201,40 +204,64 @@ int64_t Engine::State::most_guesses(const EngineStream& stream, int64_t decoding
   const GenerationOptions& generation = stream.job->request.generation;
   if (!stream.matcher && generation.look_up <= 0 && !draft_root) return 0;
   const int64_t left = generation.max_tokens - stream.continuation.generated() - 1;
+  if (!costs.known(decoding)) return 0;
   return std::clamp<int64_t>(kGuessRows / decoding - 1, 0, std::max<int64_t>(left, 0));
 }
 
-void Engine::State::guess(std::span<Part> parts) {
+void Engine::State::guess(std::span<Part> parts, int64_t decoding) {
+  using Guesser = EngineStream::Guesser;
   std::vector<DraftTask> tasks;
   std::vector<EngineStream*> drafting;
+  const double cost = costs.guess(decoding, budget.token_seconds());
   for (const Part& part : parts) {
     if (part.guesses == 0) continue;
     EngineStream& stream = *part.stream;
-    const int64_t look_up = std::min(part.guesses, stream.job->request.generation.look_up);
     stream.pass.assign(1, stream.tokens().back());
-    std::vector<int32_t> forced;
-    if (stream.matcher) forced = stream.matcher->forced(static_cast<size_t>(part.guesses));
-    stream.guesser = forced.empty() ? EngineStream::Guesser::kLookUp : EngineStream::Guesser::kGrammar;
-    const std::span<const int32_t> found =
-        forced.empty() ? stream.look_up.guess(stream.tokens(), look_up) : std::span<const int32_t>(forced);
-    stream.pass.insert(stream.pass.end(), found.begin(), found.end());
-    if (!found.empty() || !draft_root) continue;
+    // What a source guesses, were it as long as is worth while.
+    const auto take = [&](Guesser who, const auto& source) {
+      const int64_t most = stream.length_of(who)(part.guesses, cost);
+      if (most == 0) return false;
+      const auto found = source(most);
+      stream.guesser = who;
+      stream.pass.insert(stream.pass.end(), found.begin(), found.end());
+      return !found.empty();
+    };
+    if (stream.matcher && take(Guesser::kGrammar, [&](int64_t most) {
+          return stream.matcher->forced(static_cast<size_t>(most));
+        }))
+      continue;
+    const int64_t look_up_most = stream.job->request.generation.look_up;
+    if (look_up_most > 0 && take(Guesser::kLookUp, [&](int64_t most) {
+          return look_up(stream.tokens(), static_cast<size_t>(std::min(most, look_up_most)));
+        }))
+      continue;
+    if (!draft_root) continue;
+    const double with_draft = costs.guess(decoding, budget.token_seconds(), draft_seconds);
+    const int64_t most = stream.length_of(Guesser::kDraft)(part.guesses, with_draft);
+    if (most == 0) continue;
     if (!stream.draft) stream.draft.emplace(draft_root->fork());
-    stream.guesser = EngineStream::Guesser::kDraft;
+    stream.guesser = Guesser::kDraft;
     drafting.push_back(&stream);
     tasks.push_back({.sequence = &*stream.draft,
                      .tokens = stream.tokens(),
                      .prompt_tokens = stream.continuation.prompt_tokens(),
                      .sampler = &stream.sampler,
-                     .most = part.guesses});
+                     .most = most});
   }
+  const double begun = options.clock();
   draft(tasks, kDraftRead);
   const int64_t vocabulary = root.model().config().vocabulary;
+  int64_t drafted = 0;
   for (size_t i = 0; i < tasks.size(); ++i)
     for (const int32_t token : tasks[i].guess) {
       if (token >= vocabulary) break;
       drafting[i]->pass.push_back(token);
+      ++drafted;
     }
+  if (drafted > 0) {
+    const double each = (options.clock() - begun) / static_cast<double>(drafted);
+    draft_seconds = draft_seconds > 0 ? 0.75 * draft_seconds + 0.25 * each : each;
+  }
   for (Part& part : parts) {
     if (part.guesses == 0) continue;
     part.count = std::ssize(part.stream->pass);
@@ -318,8 +345,7 @@ void Engine::State::advance(const Part& part) {
     ++right;
   }
   stream.session->rewind(part.begin + 1 + right);
-  if (stream.guesser == EngineStream::Guesser::kLookUp) stream.look_up.checked(part.guesses, right);
-  if (stream.guesser == EngineStream::Guesser::kDraft) stream.draft->checked(part.guesses, right);
+  stream.length_of(stream.guesser).checked(part.guesses, right);
   {
     const std::scoped_lock lock(mutex);
     statistics.guessed_tokens += static_cast<uint64_t>(part.guesses);
@@ -397,13 +423,14 @@ void Engine::State::fail(std::span<const Part> parts, const std::string& why) {
   std::erase_if(active, failed);
 }
 
-void Engine::State::finish_step(double started, int64_t prompt_tokens, int64_t decoding) {
+void Engine::State::finish_step(double started, int64_t prompt_tokens, int64_t decoding, int64_t guesses) {
   const double now = options.clock();
-  budget.took(now - started, prompt_tokens, decoding > 0);
+  if (guesses == 0) budget.took(now - started, prompt_tokens, decoding > 0);
+  if (prompt_tokens == 0) costs.took(now - started, decoding, guesses);
   const std::scoped_lock lock(mutex);
   ++statistics.steps;
   statistics.step_seconds.add(now - started);
-  statistics.rows.add(static_cast<double>(prompt_tokens + decoding));
+  statistics.rows.add(static_cast<double>(prompt_tokens + decoding + guesses));
   statistics.kv_bytes_used = used_bytes();
   statistics.last_step = now;
 }

@@ -5,6 +5,8 @@
 
 #include "base/fail.h"
 #include "generate/draft.h"
+#include "generate/guess_length.h"
+#include "generate/lookup.h"
 #include "nfloat/generate.h"
 
 namespace nfloat {
@@ -13,6 +15,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kMostGuesses = 64;  // tokens
+constexpr int64_t kLongestDraft = 16;
 
 // Adds the time it lives to `seconds`.
 class Stopwatch {
@@ -79,42 +82,60 @@ void TokenSequence::truncate(int64_t length) {
 
 // Of the pass at work.
 struct Generation::Guesses {
-  int64_t look_up = 0, room = 0;
+  int64_t look_up = 0;
   const Tokenizer* tokenizer = nullptr;
   const Sampler* sampler = nullptr;
-  LookUp looked;
   std::optional<DraftSequence> draft;
+  GuessLength looked_length, draft_length;
+  PassCost costs;
+  double draft_seconds = 0;  // of a token
   bool drafted = false;
   size_t count = 0, right = 0;
 
   std::vector<int32_t> next(const Continuation& text, int64_t most, int64_t vocabulary) {
     const std::vector<int32_t>& tokens = text.tokens();
-    const std::span<const int32_t> found = looked.guess(tokens, std::min(most, look_up));
-    std::vector<int32_t> guess(found.begin(), found.end());
-    drafted = guess.empty() && draft && most > 0;
-    if (drafted) {
-      DraftTask task{.sequence = &*draft,
-                     .tokens = tokens,
-                     .prompt_tokens = text.prompt_tokens(),
-                     .sampler = sampler,
-                     .most = most};
-      nfloat::draft({&task, 1}, std::ssize(tokens));
-      guess = std::move(task.guess);
-      const auto foreign =
-          std::find_if(guess.begin(), guess.end(), [&](int32_t id) { return id >= vocabulary; });
-      guess.erase(foreign, guess.end());
+    std::vector<int32_t> guess;
+    drafted = false;
+    right = 0;
+    if (costs.known(1) && most > 0) {
+      const int64_t length = look_up > 0 ? looked_length(std::min(most, look_up), costs.guess(1, 0)) : 0;
+      if (length > 0) {
+        const auto found = nfloat::look_up(tokens, static_cast<size_t>(length));
+        guess.assign(found.begin(), found.end());
+      }
+      if (guess.empty() && draft) guess = drafted_tokens(text, most, vocabulary);
     }
     count = guess.size();
-    right = 0;
     return guess;
   }
+  std::vector<int32_t> drafted_tokens(const Continuation& text, int64_t most, int64_t vocabulary) {
+    const int64_t length = draft_length(std::min(most, kLongestDraft), costs.guess(1, 0, draft_seconds));
+    if (length == 0) return {};
+    double seconds = 0;
+    DraftTask task{.sequence = &*draft,
+                   .tokens = text.tokens(),
+                   .prompt_tokens = text.prompt_tokens(),
+                   .sampler = sampler,
+                   .most = length};
+    {
+      const Stopwatch watch(seconds);
+      nfloat::draft({&task, 1}, std::ssize(text.tokens()));
+    }
+    const auto foreign =
+        std::find_if(task.guess.begin(), task.guess.end(), [&](int32_t id) { return id >= vocabulary; });
+    task.guess.erase(foreign, task.guess.end());
+    drafted = !task.guess.empty();
+    // The first time it reads the prompt.
+    if (drafted && std::exchange(read, true))
+      draft_seconds = 0.75 * draft_seconds + 0.25 * seconds / static_cast<double>(task.guess.size());
+    return std::move(task.guess);
+  }
   void checked() noexcept {
-    if (drafted)
-      draft->checked(static_cast<int64_t>(count), static_cast<int64_t>(right));
-    else
-      looked.checked(static_cast<int64_t>(count), static_cast<int64_t>(right));
+    (drafted ? draft_length : looked_length)
+        .checked(static_cast<int64_t>(count), static_cast<int64_t>(right));
     count = 0;
   }
+  bool read = false;
 };
 
 Generation::Generation(TokenSequence& sequence, const Tokenizer& tokenizer, Sampler& sampler,
@@ -193,11 +214,21 @@ std::span<const float> Generation::next_logits() {
                      static_cast<int64_t>(vocabulary));
   guessed_ += std::ssize(guess);
   ++confirmed_;
-  if (guess.empty()) return sequence_->append({&last, 1});
-  std::vector<int32_t> pass{last};
-  pass.insert(pass.end(), guess.begin(), guess.end());
-  sequence_->append(pass, rows_);
-  return std::span<const float>(rows_).first(vocabulary);
+  double seconds = 0;
+  std::span<const float> logits;
+  {
+    const Stopwatch watch(seconds);
+    if (guess.empty()) {
+      logits = sequence_->append({&last, 1});
+    } else {
+      std::vector<int32_t> pass{last};
+      pass.insert(pass.end(), guess.begin(), guess.end());
+      sequence_->append(pass, rows_);
+      logits = std::span<const float>(rows_).first(vocabulary);
+    }
+  }
+  guesses_->costs.took(seconds, 1, std::ssize(guess));
+  return logits;
 }
 
 std::optional<GeneratedToken> Generation::next() {

@@ -20,6 +20,7 @@ class StepBudget {
     if (tokens >= kPiece) return tokens / kPiece * kPiece;
     return decoding ? std::max<int64_t>(tokens / 16 * 16, 16) : kPiece;
   }
+  double token_seconds() const noexcept { return token_; }  // of a prompt; 0: not known
   void took(double seconds, int64_t prompt_tokens, bool decoding) noexcept {
     if (prompt_tokens == 0)
       decode_ = mixed(decode_, seconds);

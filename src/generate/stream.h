@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "generate/draft.h"
+#include "generate/guess_length.h"
 #include "nfloat/engine.h"
 
 namespace nfloat {
@@ -35,11 +36,14 @@ struct EngineStream {
         sampler(sampling),
         continuation(tokenizer, sampler, job->request.prompt, job->request.generation) {}
 
+  enum class Guesser : uint8_t { kGrammar, kLookUp, kDraft };
+
   // Tokens that the session has to hold, and how many it does.
   std::span<const int32_t> tokens() const noexcept { return continuation.tokens(); }
   int64_t position() const noexcept { return session ? session->position() : 0; }
   int64_t missing() const noexcept { return static_cast<int64_t>(tokens().size()) - position(); }
   std::span<const int32_t> held() const noexcept { return tokens().first(static_cast<size_t>(position())); }
+  GuessLength& length_of(Guesser who) noexcept { return lengths[static_cast<size_t>(who)]; }
   bool scores_prompt() const noexcept {
     return choice == 0 && job->request.score_prompt && continuation.generated() == 0;
   }
@@ -53,8 +57,8 @@ struct EngineStream {
   std::optional<GrammarMatcher> matcher;
   // Of the step at work: the last token and guesses of those that follow it, and who guessed.
   std::vector<int32_t> pass;
-  enum class Guesser : uint8_t { kGrammar, kLookUp, kDraft } guesser = Guesser::kLookUp;
-  LookUp look_up;
+  Guesser guesser = Guesser::kLookUp;
+  GuessLength lengths[3];  // by guesser
   std::optional<DraftSequence> draft;
   bool without_end_token = false;  // the grammar ended it
   double progressed = 0;           // when it last took in tokens or began to wait

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Boost.Asio and Boost.Beast are seen by this file alone: their templates take seconds to compile.
+// Boost.Asio and Boost.Beast are seen by this file and wire_stream.h alone: their templates take seconds to
+// compile.
 #include "server/http.h"
 
 #include <utility>  // Boost 1.74's awaitable.hpp needs it and does not say so
@@ -25,16 +26,15 @@
 #include <vector>
 
 #include "base/fail.h"
+#include "server/wire_stream.h"
 
 namespace nfloat {
 namespace {
 
-namespace net = boost::asio;
-namespace beast = boost::beast;
 namespace http = beast::http;
-using tcp = net::ip::tcp;
 using std::chrono::seconds;
 
+constexpr size_t kReadAhead = 4096;               // bytes at a time
 constexpr size_t kMostDrained = size_t{1} << 20;  // bytes read and dropped after an answer that closes
 
 }  // namespace
@@ -53,11 +53,12 @@ std::string_view HttpRequest::header(std::string_view name) const noexcept {
 class HttpConnection;
 
 struct HttpServer::State {
-  State(const HttpLimits& given, Handler handle, ErrorBody body)
-      : limits(given), handler(std::move(handle)), error_body(std::move(body)) {}
+  State(const HttpLimits& given, const HttpTls& files, Handler handle, ErrorBody body)
+      : limits(given), tls(make_tls(files)), handler(std::move(handle)), error_body(std::move(body)) {}
   void accept();
 
   HttpLimits limits;
+  std::unique_ptr<TlsContext> tls;
   Handler handler;
   ErrorBody error_body;
   std::set<HttpConnection*> connections;  // which end with `io`
@@ -70,14 +71,21 @@ struct HttpServer::State {
 class HttpConnection final : public HttpExchange, public std::enable_shared_from_this<HttpConnection> {
  public:
   HttpConnection(tcp::socket socket, HttpServer::State& server)
-      : server_(server), stream_(std::move(socket)) {
+      : server_(server), stream_(std::move(socket), server.tls.get()), idle_(server.io) {
     server_.connections.insert(this);
     beast::error_code ignored;
     stream_.socket().set_option(tcp::no_delay(true), ignored);
   }
   ~HttpConnection() override { server_.connections.erase(this); }
 
-  void start() { read_header(server_.limits.header_seconds); }
+  void start() {
+    if (!stream_.secure()) return read_header(server_.limits.header_seconds);
+    stream_.layer().expires_after(seconds(server_.limits.header_seconds));
+    stream_.async_handshake([self = shared_from_this()](beast::error_code error) {
+      if (error) return self->shut();
+      self->read_header(self->server_.limits.header_seconds);
+    });
+  }
   void refuse(int status, const std::string& message) {
     version_ = 11;
     keep_alive_ = false;
@@ -141,7 +149,7 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     parser_.emplace();
     parser_->header_limit(server_.limits.header_bytes);
     parser_->body_limit(server_.limits.body_bytes);
-    stream_.expires_after(seconds(timeout));
+    stream_.layer().expires_after(seconds(timeout));
     http::async_read_header(
         stream_, buffer_, *parser_,
         [self = shared_from_this()](beast::error_code error, size_t) { self->have_header(error); });
@@ -152,7 +160,7 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     version_ = message.version();
     keep_alive_ = message.keep_alive();
     if (beast::iequals(message[http::field::expect], "100-continue")) {
-      stream_.expires_after(seconds(server_.limits.write_seconds));
+      stream_.layer().expires_after(seconds(server_.limits.write_seconds));
       static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
       net::async_write(stream_, net::buffer(kContinue.data(), kContinue.size()),
                        [self = shared_from_this()](beast::error_code failed, size_t) {
@@ -163,14 +171,14 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     read_body();
   }
   void read_body() {
-    stream_.expires_after(seconds(server_.limits.body_seconds));
+    stream_.layer().expires_after(seconds(server_.limits.body_seconds));
     http::async_read(
         stream_, buffer_, *parser_,
         [self = shared_from_this()](beast::error_code error, size_t) { self->have_body(error); });
   }
   void have_body(beast::error_code error) {
     if (error) return refuse_input(error);
-    stream_.expires_never();
+    stream_.layer().expires_never();
     auto message = parser_->release();
     request_ = HttpRequest();
     request_.method = std::string(message.method_string());
@@ -211,8 +219,9 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
 
   // Sees a client that goes away while its request is at work. What it sends in advance stays where it is.
   void watch() {
-    if (watching_) return;
+    if (watching_ || (stream_.secure() && buffer_.size() > 0)) return;
     watching_ = true;
+    if (stream_.secure()) return read_ahead();
     stream_.socket().async_wait(tcp::socket::wait_read, [weak = weak_from_this()](beast::error_code error) {
       if (const auto self = weak.lock()) self->readable(error);
     });
@@ -226,8 +235,22 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     if (count < 0 && (errno == EAGAIN || errno == EINTR)) return watch();
     shut();
   }
+  // Only reading tells that a client of TLS goes away. What it sends in advance waits in the buffer, and
+  // nothing is known of it from then on.
+  void read_ahead() {
+    stream_.async_read_some(buffer_.prepare(kReadAhead),
+                            [self = shared_from_this()](beast::error_code error, size_t count) {
+                              self->watching_ = false;
+                              self->idle_.cancel();
+                              if (error) return self->shut();
+                              self->buffer_.commit(count);
+                              if (self->phase_ == Phase::kReading)
+                                self->read_header(self->server_.limits.header_seconds);
+                            });
+  }
   void lose() {
     gone_ = true;
+    idle_.cancel();
     if (const auto gone = std::exchange(when_gone_, nullptr)) gone();
   }
 
@@ -256,7 +279,7 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     at_work_.clear();
     for (std::string& text : outbox_) at_work_ += text;
     outbox_.clear();
-    stream_.expires_after(seconds(server_.limits.write_seconds));
+    stream_.layer().expires_after(seconds(server_.limits.write_seconds));
     net::async_write(stream_, net::buffer(at_work_),
                      [self = shared_from_this()](beast::error_code error, size_t) { self->written(error); });
   }
@@ -264,17 +287,32 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     writing_ = false;
     if (gone_) return;
     if (error) return shut();
-    stream_.expires_never();
+    stream_.layer().expires_never();
     waiting_bytes_ -= at_work_.size();
     write_next();
   }
   void next() {
+    if (keep_alive_ && stream_.secure() && watching_) return wait_for_next();
     if (keep_alive_) return read_header(server_.limits.idle_seconds);
+    if (stream_.secure()) return say_goodbye();
     // The client may still be sending: a closed socket would answer with a reset, and the answer be lost.
     beast::error_code ignored;
     stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
-    stream_.expires_after(seconds(2));
+    stream_.layer().expires_after(seconds(2));
     drain();
+  }
+  // The next request comes to read_ahead().
+  void wait_for_next() {
+    phase_ = Phase::kReading;
+    idle_.expires_after(seconds(server_.limits.idle_seconds));
+    idle_.async_wait([weak = weak_from_this()](beast::error_code error) {
+      const auto self = weak.lock();
+      if (!error && self && self->phase_ == Phase::kReading && self->watching_) self->shut();
+    });
+  }
+  void say_goodbye() {
+    stream_.layer().expires_after(seconds(2));
+    stream_.async_close([self = shared_from_this()](beast::error_code) { self->shut(); });
   }
   void drain() {
     stream_.async_read_some(net::buffer(dropped_),
@@ -286,7 +324,8 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
   }
 
   HttpServer::State& server_;
-  beast::tcp_stream stream_;
+  WireStream stream_;
+  net::steady_timer idle_;  // of a TLS connection between two requests
   beast::flat_buffer buffer_;
   std::optional<Parser> parser_;
   HttpRequest request_;
@@ -315,9 +354,9 @@ void HttpServer::State::accept() {
   });
 }
 
-HttpServer::HttpServer(const std::string& address, uint16_t port, const HttpLimits& limits, Handler handler,
-                       ErrorBody error_body)
-    : state_(std::make_unique<State>(limits, std::move(handler), std::move(error_body))) {
+HttpServer::HttpServer(const std::string& address, uint16_t port, const HttpLimits& limits,
+                       const HttpTls& tls, Handler handler, ErrorBody error_body)
+    : state_(std::make_unique<State>(limits, tls, std::move(handler), std::move(error_body))) {
   beast::error_code error;
   const auto host = net::ip::make_address(address == "localhost" ? "127.0.0.1" : address, error);
   if (error) fail(ErrorCode::kInvalidArgument, "{} is not an IP address to listen on", address);

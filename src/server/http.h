@@ -31,6 +31,11 @@ struct HttpLimits {
   int header_seconds = 10, body_seconds = 30, idle_seconds = 60, write_seconds = 30;
 };
 
+// PEM files; empty: no TLS.
+struct HttpTls {
+  std::string certificate, key;  // the chain, the server's own first
+};
+
 // One request and its answer. All calls on the thread of HttpServer::run.
 class HttpExchange {
  public:
@@ -49,7 +54,8 @@ class HttpExchange {
   virtual bool gone() const noexcept = 0;
 };
 
-// HTTP/1.1 and 1.0 on one thread, without TLS. It answers itself what is not HTTP, too large or too slow.
+// HTTP/1.1 and 1.0 on one thread, over TLS 1.2 or later where that is wanted. It answers itself what is not
+// HTTP, too large or too slow.
 class HttpServer {
  public:
   using Handler = std::function<void(std::shared_ptr<HttpExchange>)>;
@@ -57,9 +63,10 @@ class HttpServer {
   using ErrorBody =
       std::function<std::pair<HttpHeaders, std::string>(int status, const std::string& message)>;
 
-  // Listens from now on; port 0: a free one. Throws kInvalidArgument (address), kIo (in use, not allowed).
-  HttpServer(const std::string& address, uint16_t port, const HttpLimits& limits, Handler handler,
-             ErrorBody error_body);
+  // Listens from now on; port 0: a free one. Throws kInvalidArgument (address; certificate and key that are
+  // none or do not fit), kIo (in use, not allowed), kUnsupported (TLS in a build without OpenSSL).
+  HttpServer(const std::string& address, uint16_t port, const HttpLimits& limits, const HttpTls& tls,
+             Handler handler, ErrorBody error_body);
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
@@ -74,7 +81,8 @@ class HttpServer {
   // Calls `work` on the thread of run(). From any thread.
   void post(std::function<void()> work);
   void after(double seconds, std::function<void()> work);
-  // Calls `work` on a thread beside, one after the other.
+  // Calls `work` on a thread beside, one after the other. An exchange that it holds must be handed back by
+  // post() and not be left in it.
   void background(std::function<void()> work);
 
   struct State;

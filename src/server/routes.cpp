@@ -361,7 +361,7 @@ void Server::State::check_model(const ServedModel& model, const std::string& nam
 void Server::State::generate(const std::shared_ptr<HttpExchange>& exchange, bool chat) {
   if (draining) throw ApiError{503, "the server is shutting down", "", "shutting_down", 1};
   const std::shared_ptr<ServedModel> model = served();
-  http.background([this, exchange, model, chat] {
+  http.background([this, exchange = exchange, model, chat]() mutable {
     auto prepared = std::make_shared<Prepared>();
     std::optional<ApiError> error;
     try {
@@ -387,7 +387,8 @@ void Server::State::generate(const std::shared_ptr<HttpExchange>& exchange, bool
     } catch (const std::exception& given) {
       error = ApiError{500, given.what()};
     }
-    http.post([this, exchange, model, prepared, error] {
+    // Moved, so that this thread never holds the last of a connection, which ends where run() is.
+    http.post([this, exchange = std::move(exchange), model, prepared, error] {
       if (error) return refuse(exchange, *error);
       auto work = std::make_shared<ServerWork>();
       work->exchange = exchange;

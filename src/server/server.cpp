@@ -75,7 +75,7 @@ Server::State::State(const ServeOptions& given)
     : options(given),
       loopback(is_loopback(given.host)),
       http(
-          given.host, given.port, {},
+          given.host, given.port, {}, {given.tls_certificate, given.tls_key},
           [this](std::shared_ptr<HttpExchange> exchange) { handle(std::move(exchange)); },
           [this](int status, const std::string& message) {
             ++answers[status];
@@ -92,6 +92,8 @@ Server::State::~State() {
 }
 
 Server::Server(const ServeOptions& options) {
+  if (options.tls_certificate.empty() != options.tls_key.empty())
+    fail(ErrorCode::kInvalidArgument, "TLS needs a certificate and its key");
   if (!is_loopback(options.host) && options.api_keys.empty() && !options.public_without_key)
     fail(ErrorCode::kInvalidArgument,
          "{} can be reached from other machines: give API keys, or allow it without", options.host);
@@ -103,7 +105,8 @@ Server::~Server() = default;
 std::string Server::address() const {
   const std::string& host = state_->options.host;
   const bool bare = host.find(':') == std::string::npos;
-  return fmt::format("http://{}{}{}:{}", bare ? "" : "[", host, bare ? "" : "]", state_->http.port());
+  return fmt::format("{}://{}{}{}:{}", state_->options.tls_certificate.empty() ? "http" : "https",
+                     bare ? "" : "[", host, bare ? "" : "]", state_->http.port());
 }
 
 void Server::open(const Model& model, const std::string& path, const std::optional<Model>& draft) {

@@ -210,8 +210,8 @@ TEST(Layering, TheUmbrellaCoversEveryPublicHeader) {
 TEST(Layering, SlowHeadersStayBehindTheirWrappers) {
   const std::map<std::string, std::set<std::string>> wrappers = {
       {"nlohmann/", {"src/base/json.cpp", "src/checkpoint/safetensors_header.cpp"}},
-      {"boost/asio", {"src/server/http.cpp"}},
-      {"boost/beast", {"src/server/http.cpp"}},
+      {"boost/asio", {"src/server/http.cpp", "src/server/wire_stream.h"}},
+      {"boost/beast", {"src/server/http.cpp", "src/server/wire_stream.h"}},
       {"CLI/", {"tools/nfloat/command_line.cpp"}}};
   std::set<std::string> seen;
   for (const char* folder : {"src", "tools", "include/nfloat", "examples"})
@@ -221,7 +221,7 @@ TEST(Layering, SlowHeadersStayBehindTheirWrappers) {
         EXPECT_EQ(files.count(include.file), 1u) << where(include);
         seen.insert(include.file);
       }
-  EXPECT_EQ(seen.size(), 4u) << "a wrapper moved; this test looks at nothing";
+  EXPECT_EQ(seen.size(), 5u) << "a wrapper moved; this test looks at nothing";
 }
 
 // Follows the includes of every target_*.cpp.

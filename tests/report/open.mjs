@@ -1,44 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// node open.mjs CHROMIUM REPORT.html FOLDER: opens the report as a reader would, through the browser's own protocol, on wide and
+// node open.mjs CHROMIUM REPORT.html FOLDER: opens the report as a reader would, on wide and
 // narrow screens, light and dark, on paper; where the page carries Vega, a second time without it, when its own painters draw.
 // Ends with 1 and a line a problem; screenshots go to FOLDER.
-import {spawn} from 'node:child_process';
-import {mkdtempSync, readFileSync, rmSync, writeFileSync} from 'node:fs';
-import {tmpdir} from 'node:os';
+import {readFileSync, writeFileSync} from 'node:fs';
 import {join, resolve} from 'node:path';
 
-const [browser, report, folder] = process.argv.slice(2);
-const profile = mkdtempSync(join(tmpdir(), 'nfloat-report-'));
-const chrome = spawn(browser, ['--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars', '--no-first-run',
-  '--disable-background-networking', '--remote-debugging-pipe', '--user-data-dir=' + profile],
-{stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'], env: {...process.env, HOME: profile}});
+import {Browser} from '../support/browser.mjs';
+
+const [path, report, folder] = process.argv.slice(2);
 const problems = [];
-const pending = new Map();
-let next = 0, rest = '', session = '', listener = () => {};
-chrome.stdio[4].on('data', chunk => {
-  rest += chunk;
-  for (let end; (end = rest.indexOf('\0')) >= 0; rest = rest.slice(end + 1)) {
-    const message = JSON.parse(rest.slice(0, end));
-    if (message.id === undefined) { listener(message.method, message.params); continue; }
-    const {yes, no} = pending.get(message.id);
-    pending.delete(message.id);
-    message.error ? no(new Error(message.error.message)) : yes(message.result);
-  }
-});
-const send = (method, params = {}) => new Promise((yes, no) => {
-  pending.set(++next, {yes, no});
-  chrome.stdio[3].write(JSON.stringify({id: next, method, params, ...(session ? {sessionId: session} : {})}) + '\0');
-});
-async function evaluate(body) {
-  const {result, exceptionDetails} = await send('Runtime.evaluate',
-    {expression: `(async () => {${body}})()`, awaitPromise: true, returnByValue: true});
-  if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
-  return result.value;
-}
-async function press(key) {
-  const text = key === 'Enter' ? '\r' : undefined, code = {Tab: 9, Enter: 13, Escape: 27, End: 35, ArrowLeft: 37, ArrowRight: 39}[key];
-  for (const type of ['keyDown', 'keyUp']) await send('Input.dispatchKeyEvent', {type, key, code: key, text, windowsVirtualKeyCode: code});
-}
+const browser = new Browser(path);
+const evaluate = body => browser.evaluate(body), press = key => browser.press(key), send = (...call) => browser.send(...call);
+
 // Until every figure is drawn and, after a change of the screen, drawn again.
 const settle = `for (let i = 0; i < 100; ++i) {
   await new Promise(r => setTimeout(r, 50));
@@ -82,28 +55,11 @@ return found;`;
 
 async function visit({by, page}, kind, width, height, dark) {
   const name = by + '-' + kind, complain = text => problems.push(`${name}: ${text}`);
-  session = '';
-  const {targetId} = await send('Target.createTarget', {url: 'about:blank'});
-  const {sessionId} = await send('Target.attachToTarget', {targetId, flatten: true});
-  session = sessionId;
-  let loaded;
-  const load = new Promise(r => { loaded = r; });
-  listener = (method, params) => {
-    if (method === 'Page.loadEventFired') loaded();
-    if (method === 'Runtime.consoleAPICalled') complain(`console.${params.type}: ${JSON.stringify(params.args.map(a => a.value ?? a.description))}`);
-    if (method === 'Runtime.exceptionThrown') complain('exception: ' + (params.exceptionDetails.exception?.description ?? params.exceptionDetails.text));
-    if (method === 'Log.entryAdded') complain(`log: ${params.entry.text}`);
-    if (method === 'Network.requestWillBeSent' && params.request.url !== page && !/^(data|blob):/.test(params.request.url))
-      complain('a request: ' + params.request.url);
-  };
-  for (const domain of ['Page', 'Runtime', 'Log', 'Network']) await send(domain + '.enable');
-  await send('Emulation.setDeviceMetricsOverride', {width, height, deviceScaleFactor: 1, mobile: width < 500});
-  await send('Emulation.setEmulatedMedia', {features: [{name: 'prefers-color-scheme', value: dark ? 'dark' : 'light'}]});
-  await send('Page.navigate', {url: page});
-  await load;
+  await browser.open(complain, url => url === page || /^(data|blob):/.test(url));
+  await browser.screen(width, height, dark);
+  await browser.visit(page);
   (await evaluate(look(by))).forEach(complain);
-  const shot = await send('Page.captureScreenshot', {format: 'png', captureBeyondViewport: true});
-  writeFileSync(join(folder, name + '.png'), Buffer.from(shot.data, 'base64'));
+  await browser.screenshot(join(folder, name + '.png'), true);
   const paper = await evaluate('return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)');
   if (paper[0] < 128 !== dark) complain(`background ${paper}, expected ${dark ? 'dark' : 'light'}`);
   return complain;
@@ -260,8 +216,7 @@ try {
 } catch (error) {
   problems.push(String(error));
 } finally {
-  chrome.kill();
-  try { rmSync(profile, {recursive: true, force: true, maxRetries: 5, retryDelay: 100}); } catch { /* the browser still writes */ }
+  await browser.close();
 }
 for (const line of problems) console.log(line);
 process.exit(status);

@@ -172,6 +172,9 @@ void add_serve_command(const Command& app) {
       .add_option("--allowed-host", serve.allowed_hosts, "Name of this server in Host headers; several times")
       .one_at_a_time();
   command.add_option("--cors-origin", serve.cors_origin, "Web origin whose pages may call the API");
+  command.add_option("--tls-cert", serve.tls_certificate,
+                     "PEM file with the certificate (and those that vouch for it): https in place of http");
+  command.add_option("--tls-key", serve.tls_key, "PEM file with its key");
   command.add_option("--drain", options->drain, "Seconds that running answers may take at the end")
       .between(int64_t{0}, int64_t{86400})
       .show_default();

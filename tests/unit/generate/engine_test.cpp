@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <map>
 #include <thread>
 
@@ -299,6 +300,51 @@ TEST_F(Engines, GuessesChangeNoToken) {
       }
     }
   }
+}
+
+TEST_F(Engines, DraftsDoNotChangeTheDistribution) {
+  EngineOptions given = options();
+  given.draft = Model::load(folder(), {.precision = Precision::kF32, .threads = 1});
+  Engine engine(model(), tokenizer(), given);
+  constexpr size_t kKept = 4;
+  EngineRequest wanted = request(kPrompts[0], 4);
+  wanted.sampler.temperature = 1.3F;
+  wanted.sampler.top_k = kKept;
+  std::map<std::vector<int32_t>, std::map<int32_t, int>> third;  // by the two tokens before
+  for (uint64_t seed = 1; seed <= 500; ++seed) {
+    wanted.sampler.seed = seed;
+    const uint64_t number = engine.submit(wanted).value();
+    while (engine.step()) {
+    }
+    const std::vector<int32_t>& tokens = outcomes_[number].choices.at(0).tokens;
+    ++third[{tokens[0], tokens[1]}][tokens[2]];
+    outcomes_.clear();
+  }
+  EXPECT_GT(engine.statistics().guessed_right, 100u);
+  EXPECT_LT(engine.statistics().guessed_right, engine.statistics().guessed_tokens);
+  double chi_square = 0;
+  int freedom = 0;
+  for (const auto& [before, counts] : third) {
+    int total = 0;
+    for (const auto& [token, count] : counts) total += count;
+    if (total < 40) continue;
+    std::vector<int32_t> tokens = wanted.prompt;
+    tokens.insert(tokens.end(), before.begin(), before.end());
+    Session session(model(), {.context = 64});
+    const auto best = most_likely(session.prefill(tokens), kKept);
+    double sum = 0;
+    for (const TokenProbability& one : best) sum += std::exp(static_cast<double>(one.log_probability) / 1.3);
+    for (const TokenProbability& one : best) {
+      const double expected = total * std::exp(static_cast<double>(one.log_probability) / 1.3) / sum;
+      const auto found = counts.find(one.token);
+      const double difference = (found == counts.end() ? 0 : found->second) - expected;
+      chi_square += difference * difference / expected;
+    }
+    freedom += kKept - 1;
+  }
+  ASSERT_GT(freedom, 6);
+  // Mean `freedom`, variance twice that.
+  EXPECT_LT(chi_square, freedom + 4 * std::sqrt(2.0 * freedom)) << freedom;
 }
 
 TEST_F(Engines, AThreadOfItsOwnRunsWhatIsSubmitted) {

@@ -25,12 +25,13 @@ namespace {
 
 class Connection {
  public:
-  explicit Connection(uint16_t port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
+  explicit Connection(uint16_t port, bool must = true) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(port);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    EXPECT_EQ(::connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    const int refused = ::connect(socket_, reinterpret_cast<sockaddr*>(&address), sizeof address);
+    EXPECT_TRUE(refused == 0 || !must);
   }
   ~Connection() { ::close(socket_); }
   Connection(const Connection&) = delete;
@@ -43,11 +44,16 @@ class Connection {
       text.remove_prefix(static_cast<size_t>(sent));
     }
   }
+  // Closing will be noticed at once, as a reset.
+  void reset() {
+    const linger now{1, 0};
+    ::setsockopt(socket_, SOL_SOCKET, SO_LINGER, &now, sizeof now);
+  }
   // What comes until `end` is in it, the other side closes, or time runs out.
-  std::string receive(std::string_view end = "\x01never") {
+  std::string receive(std::string_view end = "\x01never", int milliseconds = 20000) {
     std::string text;
     pollfd wait{socket_, POLLIN, 0};
-    while (text.find(end) == std::string::npos && ::poll(&wait, 1, 20000) > 0) {
+    while (text.find(end) == std::string::npos && ::poll(&wait, 1, milliseconds) > 0) {
       char part[4096];
       const ssize_t count = ::recv(socket_, part, sizeof part, 0);
       if (count <= 0) break;
@@ -261,6 +267,40 @@ TEST_F(Servers, WorkEndsWithItsClient) {
     EXPECT_TRUE(idle());
   }
   EXPECT_EQ(status(post("/v1/chat/completions", chat(2))), 200);
+}
+
+TEST_F(Servers, ClientsThatLeaveAtEveryMomentLeaveNothingBehind) {
+  start();
+  const std::string wanted = request("POST", "/v1/chat/completions", chat(200, true).dump());
+  for (size_t i = 0; i < 400; ++i) {
+    Connection connection(port_);
+    connection.send(std::string_view(wanted).substr(0, i % 4 == 0 ? i % wanted.size() : wanted.size()));
+    if (i % 8 == 1) connection.receive("data:");
+    if (i % 3 == 0) connection.reset();
+  }
+  EXPECT_TRUE(idle());
+  EXPECT_EQ(status(post("/v1/chat/completions", chat(2))), 200);
+}
+
+TEST_F(Servers, TheEndComesWhileClientsComeAndGo) {
+  for (int round = 0; round < 5; ++round) {
+    start();
+    std::atomic<bool> over{false};
+    std::vector<std::thread> clients;
+    for (int i = 0; i < 4; ++i)
+      clients.emplace_back([&, i] {
+        while (!over) {
+          Connection connection(port_, false);
+          connection.send(request("POST", "/v1/chat/completions", chat(50, i % 2 == 0).dump()));
+          if (i < 2) connection.receive("data:", 50);
+        }
+      });
+    std::this_thread::sleep_for(std::chrono::milliseconds(60));
+    TearDown();
+    server_.reset();
+    over = true;
+    for (std::thread& client : clients) client.join();
+  }
 }
 
 TEST_F(Servers, AFullQueueAnswers429) {
