@@ -23,12 +23,13 @@
 #include "nfloat/quantize.h"         // blocks, scales, double quantization
 
 // 3. Models as files.
-#include "nfloat/adapter.h"      // low-rank adapters beside the weights
-#include "nfloat/bridge.h"       // GGUF to and from Hugging Face folders
-#include "nfloat/checkpoint.h"   // safetensors files and folders
-#include "nfloat/convert.h"      // whole checkpoints: quantize, dequantize, check
-#include "nfloat/gguf.h"         // llama.cpp's files
-#include "nfloat/tensor_role.h"  // what a tensor is in its model
+#include "nfloat/adapter.h"       // low-rank adapters beside the weights
+#include "nfloat/adapter_gguf.h"  // the same as files of llama.cpp
+#include "nfloat/bridge.h"        // GGUF to and from Hugging Face folders
+#include "nfloat/checkpoint.h"    // safetensors files and folders
+#include "nfloat/convert.h"       // whole checkpoints: quantize, dequantize, check
+#include "nfloat/gguf.h"          // llama.cpp's files
+#include "nfloat/tensor_role.h"   // what a tensor is in its model
 
 // 4. Models that run.
 #include "nfloat/chat.h"          // chat templates

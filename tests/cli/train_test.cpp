@@ -198,5 +198,33 @@ TEST_F(Train, PlanSaysWhatItTakes) {
   EXPECT_FALSE(nfloat({"plan", model(), "--train", "--targets", "nothing"}).ok());
 }
 
+// llama.cpp's order of rows and one alpha, and back; what a GGUF adapter cannot say is refused.
+TEST_F(Train, AdaptersGoToGgufAndBack) {
+  ASSERT_TRUE(train({"--out", path("adapter"), "--steps", "2", "--rank", "4", "--lr", "1e-2",
+                     "--rank-pattern", "k_proj=2", "--rslora", "--warmup", "0"})
+                  .ok());
+  const Result out = nfloat({"convert", path("adapter"), path("adapter.gguf"), "--adapter-of", model()});
+  ASSERT_TRUE(out.ok()) << out;
+  EXPECT_NE(out.out.find("42 low-rank pairs"), std::string::npos) << out;
+  const Result back = nfloat({"convert", path("adapter.gguf"), path("back"), "--adapter-of", model()});
+  ASSERT_TRUE(back.ok()) << back;
+  const auto score = [&](const char* adapter) {
+    const Result result = nfloat({"perplexity", model(), "--text", stories(), "--lora", path(adapter),
+                                  "--precision", "f32", "--context", "32"});
+    EXPECT_TRUE(result.ok()) << result;
+    return std::stod(result.out.substr(std::string_view("perplexity ").size()));
+  };
+  EXPECT_NEAR(1, score("adapter") / score("back"), 1e-5);  // B is rounded anew
+
+  EXPECT_NE(nfloat({"convert", path("adapter"), path("x"), "--adapter-of", model()}).err.find("back"),
+            std::string::npos);
+  EXPECT_FALSE(
+      nfloat({"convert", path("adapter.gguf"), path("adapter2.gguf"), "--adapter-of", model()}).ok());
+  ASSERT_TRUE(train({"--out", path("dora"), "--steps", "1", "--rank", "2", "--dora"}).ok());
+  const Result dora = nfloat({"convert", path("dora"), path("dora.gguf"), "--adapter-of", model()});
+  EXPECT_FALSE(dora.ok());
+  EXPECT_NE(dora.err.find("use_dora"), std::string::npos) << dora;
+}
+
 }  // namespace
 }  // namespace nfloat::cli_test

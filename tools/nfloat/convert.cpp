@@ -6,6 +6,7 @@
 
 #include "commands.h"
 #include "convert_options.h"
+#include "nfloat/adapter_gguf.h"
 #include "nfloat/bridge.h"
 #include "nfloat/results.h"
 #include "nfloat/text.h"
@@ -15,7 +16,7 @@ namespace nfloat::cli {
 namespace {
 
 struct Options {
-  std::string input, output, type = "auto", part_size, lora, original, scale = "absmax";
+  std::string input, output, type = "auto", part_size, lora, original, adapter_of, scale = "absmax";
   bool overwrite = false, json = false, check = false, all = false;
   int threads = 0;
 };
@@ -85,7 +86,22 @@ void print_table(const BridgeResult& result, bool all) {
   fmt::print("{}\n", table.to_string());
 }
 
+// An adapter, to GGUF or back.
+void convert_adapter(const Options& options) {
+  if (!options.lora.empty() || options.type != "auto" || !options.part_size.empty() || options.check)
+    throw UsageError("--adapter-of converts an adapter alone: without --lora, --type, --part-size, --check");
+  const Checkpoint base(resolve_model_path(options.adapter_of));
+  const std::string input = resolve_model_path(options.input);
+  const bool out = is_gguf_path(options.output);
+  if (out == is_gguf_path(input))
+    throw UsageError("--adapter-of goes from a PEFT folder to a .gguf file, or back");
+  const size_t pairs = out ? write_adapter_gguf(input, base, options.output)
+                           : write_adapter_folder(input, base, options.output);
+  fmt::print("{}: {} low-rank pairs\n", options.output, pairs);
+}
+
 void run(const Options& options) {
+  if (!options.adapter_of.empty()) return convert_adapter(options);
   BridgeOptions bridge;
   bridge.check = options.check;
   if (!options.lora.empty()) bridge.lora = resolve_model_path(options.lora);
@@ -158,6 +174,7 @@ void add_convert_command(const Command& app) {
       "  nfloat convert ./Llama-3.2-1B-Q4_K_M.gguf ./Llama-3.2-1B --type bf16\n"
       "  nfloat convert ./Llama-3.2-1B-nf4 ./merged --lora ./my-adapter --type bf16\n"
       "  nfloat convert ./Llama-3.2-1B-nf4 ./merged-nf4 --lora ./my-adapter --type base --scale signed\n"
+      "  nfloat convert ./my-adapter ./my-adapter.gguf --adapter-of ./Llama-3.2-1B-nf4\n"
       "GGUF has no NF4: weights of bitsandbytes' 4-bit layout become the values that they stand for. What "
       "is\n"
       "rounded is measured: \"exact\" in the table, or a signal-to-noise ratio. What llama.cpp does "
@@ -182,6 +199,8 @@ void add_convert_command(const Command& app) {
       "--lora", options->lora,
       "Folder of a LoRA adapter that PEFT saved, or its name org/adapter in the Hugging Face cache: "
       "added to the weights on the way");
+  command.add_option("--adapter-of", options->adapter_of,
+                     "IN is a LoRA adapter of this model folder: from PEFT's folder to a GGUF file, or back");
   command.add_option("--original", options->original,
                      "With --type base: the 16-bit model that IN was made from; the adapter is added to its "
                      "weights, which keeps it, instead of to 4-bit ones");
