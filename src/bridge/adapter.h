@@ -18,9 +18,9 @@ inline std::optional<LoraAdapter> load_adapter(const BridgeOptions& options, con
   return LoraAdapter(options.lora, base);
 }
 
-// What is said of a merged model that has a head of its own.
+// What is lost where the merged model has a head of its own.
 inline std::string untied_note(const LoraAdapter& adapter) {
-  return fmt::format("embedding and head were one matrix, and the adapter makes two of it: '{}' is new",
+  return fmt::format("the tie of embedding and head: the adapter changes one of them, and '{}' is new",
                      adapter.untied_head());
 }
 
