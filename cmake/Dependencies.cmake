@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Private dependencies of the library: none of their headers appears in include/nfloat.
 find_package(Boost 1.74 REQUIRED)  # headers only: Boost.Math, Boost.Beast
-find_package(OpenSSL QUIET)
-option(NFLOAT_TLS "TLS in nfloat serve (needs OpenSSL)" ${OpenSSL_FOUND})
+set(nfloat_tls OFF)
+if(NOT CMAKE_CROSSCOMPILING)  # where this machine's own OpenSSL would be found
+  find_package(OpenSSL QUIET)
+  set(nfloat_tls ${OpenSSL_FOUND})
+endif()
+option(NFLOAT_TLS "TLS in nfloat serve (needs OpenSSL)" ${nfloat_tls})
 if(NFLOAT_TLS)
   find_package(OpenSSL REQUIRED)
   set(NFLOAT_PC_TLS openssl)
