@@ -18,7 +18,7 @@ class StepBudget {
     const double left = seconds_ - (decoding ? decode_ : 0);
     const auto tokens = static_cast<int64_t>(std::clamp(left / token_, 0.0, 512.0));
     if (tokens >= kPiece) return tokens / kPiece * kPiece;
-    return decoding ? std::max<int64_t>(tokens / 16 * 16, 16) : kPiece;
+    return decoding ? std::max<int64_t>(tokens / 8 * 8, 8) : kPiece;
   }
   double token_seconds() const noexcept { return token_; }  // of a prompt; 0: not known
   void took(double seconds, int64_t prompt_tokens, bool decoding) noexcept {

@@ -159,6 +159,13 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     const auto& message = parser_->get();
     version_ = message.version();
     keep_alive_ = message.keep_alive();
+    // What comes after a body whose end is not known would be taken for the next request.
+    const size_t codings = message.count(http::field::transfer_encoding);
+    if (codings > 1 ||
+        (codings == 1 && !beast::iequals(message[http::field::transfer_encoding], "chunked"))) {
+      keep_alive_ = false;
+      return answer_error(400, "the transfer encoding is not chunked");
+    }
     if (beast::iequals(message[http::field::expect], "100-continue")) {
       stream_.layer().expires_after(seconds(server_.limits.write_seconds));
       static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";

@@ -234,6 +234,11 @@ TEST_F(Servers, RequestsThatAreNoneAreRefusedWithTheirStatus) {
             "chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\n\r\n"),
       400)
       << "two lengths";
+  const std::string twice =
+      raw("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked, chunked\r\n\r\n"
+          "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  EXPECT_EQ(status(twice), 400);
+  EXPECT_EQ(twice.find("HTTP/1.1", 1), std::string::npos) << "the body was taken for a request";
   // An endless body in chunks ends at the limit.
   Connection bomb(port_);
   bomb.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n");
