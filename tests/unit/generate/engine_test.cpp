@@ -269,7 +269,7 @@ TEST_F(Engines, GuessesChangeNoToken) {
   const Model other = Model::load(folder(), {.precision = Precision::kF32, .threads = 1});
   const std::string text =
       "The keeper of the lighthouse lit the lamp. The keeper of the lighthouse rang the bell. The keeper";
-  for (const uint64_t seed : {0, 3}) {
+  for (const uint64_t seed : {uint64_t{0}, uint64_t{3}}) {
     for (const bool bound : {false, true}) {
       EngineRequest wanted = request(text, 60, seed);
       if (bound)
