@@ -128,6 +128,11 @@ class NFLOAT_API Trainer {
   // of the options. Before the first step only. Throws kMalformedFile and so on, naming file and tensor.
   void start_from(const std::string& folder);
 
+  // Starts from what quantization lost: scale * B A is the nearest of its rank to W - Q, W the weights of the
+  // plain model in `folder` (LoftQ with the 4-bit weights kept). Before the first step only. Throws
+  // kMalformedFile (other shapes), kUnsupported (DoRA), kInvalidArgument (nothing was lost).
+  void start_from_original(const std::string& folder);
+
   // The next step. Throws kNotFinite naming step and batch when the loss or a gradient is not finite; the
   // adapter is then as before the step. Throws kInvalidArgument after the last step.
   TrainStep step();

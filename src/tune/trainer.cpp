@@ -14,6 +14,7 @@
 #include "model/loader.h"
 #include "model/model_state.h"
 #include "tune/adapter_file.h"
+#include "tune/loftq.h"
 #include "tune/optimizer.h"
 #include "tune/pass.h"
 #include "tune/plan.h"
@@ -224,6 +225,15 @@ void Trainer::start_from(const std::string& folder) {
   State& s = *state_;
   s.adapter = read_adapter(folder, s.model.state(), s.options);
   s.optimizer.emplace(s.adapter);
+  s.pass.reset();
+}
+
+void Trainer::start_from_original(const std::string& folder) {
+  State& s = *state_;
+  if (s.adapter.dora())
+    fail(ErrorCode::kUnsupported, "{}: an adapter with DoRA does not start from what quantization lost",
+         folder);
+  start_from_residual(s.adapter, s.model.state(), Checkpoint(folder), s.options.seed, s.options.threads);
   s.pass.reset();
 }
 

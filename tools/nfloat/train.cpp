@@ -28,7 +28,7 @@ namespace fs = std::filesystem;
 
 struct Options {
   ModelArguments model;
-  std::string data, out, eval, init, log, dump_gradients;
+  std::string data, out, eval, init, loftq, log, dump_gradients;
   std::string schedule = "cosine", warmup = "3%", betas = "0.9,0.999", precision = "f32", recompute = "auto",
               train_on = "answers";
   std::vector<std::string> targets, learning_rates, rank_pattern, alpha_pattern;
@@ -173,6 +173,7 @@ class Job {
     if (rates_.size() > 1) return sweep(model);
     Trainer trainer(model, data_.rows, train_);
     if (!options_.init.empty()) trainer.start_from(options_.init);
+    if (!options_.loftq.empty()) trainer.start_from_original(model_folder(options_.loftq));
     if (options_.resume) trainer.resume(checkpoint());
     show_plan(model, trainer);
     if (options_.dry_run) return;
@@ -325,6 +326,7 @@ class Job {
       own.learning_rate = rate;
       Trainer trainer(model, data_.rows, own);
       if (!options_.init.empty()) trainer.start_from(options_.init);
+      if (!options_.loftq.empty()) trainer.start_from_original(model_folder(options_.loftq));
       ProgressBar bar(fmt::format("rate {:g}", rate), "steps");
       const int64_t total = trainer.total_steps(), counted = std::max<int64_t>(1, total / 10);
       double sum = 0;
@@ -368,6 +370,8 @@ void check(const Options& options) {
   if (options.resume && options.out.empty()) throw UsageError("--resume goes with --out");
   if (options.resume && options.overwrite) throw UsageError("--resume and --overwrite exclude each other");
   if (options.resume && !options.init.empty()) throw UsageError("--resume and --init exclude each other");
+  if (!options.loftq.empty() && (options.resume || !options.init.empty()))
+    throw UsageError("--loftq starts an adapter: it goes with neither --resume nor --init");
   if (options.patience > 0 && options.eval_every == 0) throw UsageError("--patience goes with --eval-every");
 }
 
@@ -434,6 +438,9 @@ void add_train_command(const Command& app) {
   command.add_option("--save-every", o.save_every, "Steps between checkpoints").above_zero();
   command.add_flag("--resume", o.resume, "Go on from the checkpoint in --out");
   command.add_option("--init", o.init, "Start from this adapter");
+  command.add_option(
+      "--loftq", o.loftq,
+      "Start from what quantization lost of this plain model, the one that MODEL was made from");
   command.add_option("--rank", o.train.rank, "Of the adapter").between(1, 65536).show_default();
   command.add_option("--alpha", o.train.alpha, "The adapter counts alpha / rank times").show_default();
   command.add_flag("--rslora", o.train.rank_stabilized, "... alpha / sqrt(rank) times");

@@ -4,6 +4,7 @@
 #include "model/model_state.h"
 #include "support/sanitizer.h"
 #include "tune/adapter_file.h"
+#include "tune/loftq.h"
 #include "tune/optimizer.h"
 #include "tune/pass.h"
 #include "unit/model/random_model.h"
@@ -158,6 +159,52 @@ TEST_F(Golden, GradientsOfEveryTensor) {
 }
 
 // Six steps of each variant, through the passes and the optimizer themselves.
+// LoftQ's first round: what the pairs leave of the error of NF4, beside singular values in double precision.
+TEST_F(Golden, StartsFromWhatQuantizationLost) {
+  const Json golden = golden_json("initialisations.json");
+  const Model model = golden_model();
+  const Checkpoint original(source_path("/models/nfloat-tiny"));
+  std::vector<float> first;
+  for (const int threads : {1, 2}) {
+    TrainOptions options = golden_options();
+    for (const auto& [name, values] : golden.items()) options.targets.push_back(name);
+    Adapter adapter = make_adapter(model.state(), options);
+    start_from_residual(adapter, model.state(), original, 1, threads);
+    ASSERT_EQ(golden.size(), adapter.modules.size());
+    for (const LoraModule& module : adapter.modules) {
+      const LinearModule& at = module.at();
+      const Json& expected = golden.at(at.name);
+      std::vector<float> weights(static_cast<size_t>(at.in * at.out)), row(static_cast<size_t>(at.in));
+      convert_elements(original.view(*original.find(at.name + ".weight")), DType::kF32,
+                       std::as_writable_bytes(std::span(weights)));
+      double error = 0, power = 0;
+      for (int64_t o = 0; o < at.out; ++o) {
+        group_at(model.state().layers[static_cast<size_t>(at.layer)], at.place)
+            .dequantize_row(at.part, o, row.data());
+        for (int64_t i = 0; i < at.in; ++i) {
+          const auto w = static_cast<double>(weights[static_cast<size_t>(o * at.in + i)]);
+          double sum = static_cast<double>(row[static_cast<size_t>(i)]);
+          for (int64_t r = 0; r < module.rank(); ++r)
+            sum += static_cast<double>(module.scale()) *
+                   static_cast<double>(module.b[static_cast<size_t>(o * module.rank() + r)]) *
+                   static_cast<double>(module.a[static_cast<size_t>(r * at.in + i)]);
+          error += (w - sum) * (w - sum);
+          power += w * w;
+        }
+      }
+      EXPECT_NEAR(expected.at("norm").get<double>(), std::sqrt(power), 1e-4);
+      EXPECT_NEAR(expected.at("loftq_error_after_iterations")[0].get<double>(), std::sqrt(error / power),
+                  1e-4)
+          << at.name;
+    }
+    if (threads == 1) first = adapter.modules[0].a;
+    EXPECT_EQ(first, adapter.modules[0].a);
+  }
+  Adapter adapter = make_adapter(model.state(), golden_options());
+  const Model plain = Model::load(source_path("/models/nfloat-tiny"), {.precision = Precision::kF32});
+  EXPECT_THROW(start_from_residual(adapter, plain.state(), original, 1, 1), Error);
+}
+
 class Variant : public Golden {
  protected:
   void SetUp() override {
