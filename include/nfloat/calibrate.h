@@ -8,6 +8,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "nfloat/api.h"
@@ -20,14 +21,34 @@
 // (docs/beyond.md).
 namespace nfloat {
 
+// What a calibration will take, computed before it begins.
+struct CalibrationEstimate {
+  double operations = 0;      // of products, a multiply-add two
+  double seconds = 0;         // by the rate of a product measured here and now; a busy machine needs more
+  uint64_t memory_bytes = 0;  // at most, without the mapped files
+};
+
+// One layer's share of a result.
+struct CalibratedLayer {
+  std::map<std::string, QuantizedTensor> tensors;  // by name in the checkpoint; [out, in]
+  int64_t kept_plain = 0;
+  double loss = 0, plain_loss = 0;
+};
+
 struct CalibrationOptions {
   // 1: each product by the inputs of the original model, errors fed back within a row. 2: also corrected for
   // what the layers before it, already quantized, changed; about four times the work.
   int level = 1;
-  bool fast = false;  // no new coding of whole blocks: most of the gain in a third of the time
+  bool fast = false;  // no new coding of whole blocks: most of the gain in less time
   int threads = 0;
+  // Called once before the work; may throw to cancel.
+  std::function<void(const CalibrationEstimate&)> estimated = nullptr;
   // Called before each layer, with the layer's number and their count; may throw to cancel.
   std::function<void(int64_t, int64_t)> progress = nullptr;
+  // Called after each layer but the earlier ones; with what it was given then as `earlier`, in order, a later
+  // run with the same input, windows and options begins behind those layers and ends with the same result.
+  std::function<void(const CalibratedLayer&)> finished = nullptr;
+  std::vector<CalibratedLayer> earlier = {};
 };
 
 // How far the predictions on the held-back part of the text are from the original's: mean KL in nats.
@@ -43,7 +64,7 @@ struct CalibrationReport {
 };
 
 struct Calibration {
-  std::map<std::string, QuantizedTensor> tensors;  // by name in the checkpoint; [out, in]
+  std::map<std::string, QuantizedTensor> tensors;  // of all layers
   CalibrationReport report;
 };
 
@@ -52,11 +73,34 @@ struct Calibration {
 // every tenth is held back. Layers are read from the checkpoint one at a time; the hidden states of all
 // windows, float32, stay in memory (twice for level 2). The same result for every number of threads on one
 // kind of processor. Throws kUnsupported (the model does not run), kInvalidArgument (fewer than two windows),
-// kNotFinite naming the layer, and as Model::load.
+// kNotFinite naming the layer, kMalformedFile (`earlier` is of another model), and as Model::load.
 NFLOAT_API Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
                                  std::span<const std::vector<int32_t>> windows,
                                  const QuantizeCheckpointOptions& quantize,
                                  const CalibrationOptions& options = {});
+
+// The finished layers of a calibration in a file, so that a run that was cut short goes on: a record a layer,
+// on the disk when append() returns. What a killed run wrote half is passed over.
+class NFLOAT_API CalibrationFile {
+ public:
+  // Opens `path` or makes it. `key` says what is calibrated, in any words: throws kAlreadyExists when the
+  // file has another, kMalformedFile when it is not such a file, kIo.
+  CalibrationFile(const std::string& path, const std::string& key, const QuantizeCheckpointOptions& quantize);
+  const std::vector<CalibratedLayer>& layers() const noexcept { return layers_; }
+  void append(const CalibratedLayer& layer);
+  void remove() noexcept;
+
+ private:
+  const std::string path_;
+  std::vector<CalibratedLayer> layers_;
+};
+
+// Identifies a checkpoint by names, types and shapes of its tensors and by samples of their bytes.
+NFLOAT_API std::string checkpoint_fingerprint(const Checkpoint& checkpoint);
+
+// A text to calibrate on where there is none of one's own: prose, talk and lists in several languages, code,
+// tables; written for this project. UTF-8.
+NFLOAT_API std::string_view general_calibration_text() noexcept;
 
 }  // namespace nfloat
 

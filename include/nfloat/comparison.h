@@ -71,6 +71,10 @@ struct CompareOptions {
   MeasureOptions measure;
   ChoiceOptions limits;
   Reader reader = Reader::kNfloat;
+  // Makes a format from its name; none: make_format.
+  std::function<std::unique_ptr<Format>(const std::string& name)> make = nullptr;
+  // Called before a format is measured; may set measure.prepared.
+  std::function<void(const Format& format, MeasureOptions& measure)> prepare = nullptr;
   // Called with a format ("plain": the model as it is), the tokens scored with it and the perplexity so far:
   // when it begins and after each window. May throw to cancel.
   std::function<void(const std::string& format, int64_t tokens, double perplexity)> progress = nullptr;

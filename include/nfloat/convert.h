@@ -43,6 +43,7 @@ struct QuantizeCheckpointOptions {
   // code, block size and double quantization as above, [out, in]. May be empty.
   std::function<const QuantizedTensor*(const std::string& name)> prepared = nullptr;
   bool quantize_experts = false;         // 3-D expert weights, companions on the parameter's own name
+  std::string card = {};                 // Markdown added to README.md of a folder
   uint64_t shard_bytes = 5'000'000'000;  // a shard grows to this size at most, if no single weight is larger
 };
 
@@ -99,6 +100,9 @@ NFLOAT_API QuantizationPlan plan_quantization(const Checkpoint& input,
 NFLOAT_API ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& output,
                                              const QuantizeCheckpointOptions& options,
                                              const ConvertControl& control = {});
+
+// Throws what quantize_checkpoint would about its output, before work that comes before it.
+NFLOAT_API void expect_quantize_output(const Checkpoint& input, const std::string& output, bool overwrite);
 
 // The reverse: quantized weights become plain ones of `dtype` (F32, F16, BF16), plain tensors stay as they
 // are, quantization_config is removed. Levels are those of the quant_type, as bitsandbytes' kernels have it.

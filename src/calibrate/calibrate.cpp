@@ -7,6 +7,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "calibrate/estimate.h"
 #include "calibrate/inputs.h"
 #include "calibrate/matrix.h"
 #include "evaluate/distribution.h"
@@ -118,6 +119,10 @@ class Calibrator {
 
   Calibration run() {
     const int64_t layers = model_.config().layers;
+    if (std::ssize(options_.earlier) > layers)
+      fail(ErrorCode::kMalformedFile, "{} layers were calibrated before, the model has {}",
+           options_.earlier.size(), layers);
+    if (options_.estimated) options_.estimated(estimate());
     Stream original(model_, trained_, workspace_, threads_);
     std::optional<Stream> quantized;
     if (options_.level >= 2) quantized.emplace(model_, trained_, workspace_, threads_);
@@ -128,8 +133,11 @@ class Calibrator {
     for (int64_t layer = 0; layer < layers; ++layer) {
       if (options_.progress) options_.progress(layer, layers);
       const LayerWeights weights = reader_.layer(layer);
+      layer_ = {};
       try {
-        if (quantized)
+        if (layer < std::ssize(options_.earlier))
+          take_earlier(layer, weights, original);
+        else if (quantized)
           sequential_layer(layer, weights, original, *quantized);
         else
           independent_layer(layer, weights, original);
@@ -137,6 +145,7 @@ class Calibrator {
         if (error.code() != ErrorCode::kNotFinite) throw;
         fail(error.code(), "layer {}: {}", layer, error.what());
       }
+      add_to_report(layer < std::ssize(options_.earlier));
       held.advance(layer, weights);
       const LayerWeights result = calibrated_.layer(layer);
       if (quantized) quantized->advance(layer, result);
@@ -152,6 +161,25 @@ class Calibrator {
 
  private:
   using Transform = decltype(ModelOptions::transform);
+
+  CalibrationEstimate estimate() const {
+    CalibrationWork work{.level = options_.level,
+                         .layers = model_.config().layers - std::ssize(options_.earlier),
+                         .hidden = model_.config().hidden,
+                         .attention = model_.config().heads * model_.config().head_dim,
+                         .vocabulary = model_.config().vocabulary};
+    for (const auto& window : trained_) work.add_window(std::ssize(window), false);
+    for (const auto& window : held_) work.add_window(std::ssize(window), true);
+    // The first layer stands for all.
+    for (const LinearRole role :
+         {LinearRole::kQueryKeyValue, LinearRole::kOutput, LinearRole::kGateUp, LinearRole::kDown})
+      for (const std::string& name : reader_.tensors_of({0, role}))
+        if (const TensorInfo* info = checkpoint_->find(name); info != nullptr && info->shape.rank() == 2) {
+          const bool other_way = reader_.stored_transposed();
+          work.add_product(role, info->shape[other_way ? 1 : 0], info->shape[other_way ? 0 : 1]);
+        }
+    return estimate_calibration(work, threads_);
+  }
 
   ModelOptions model_options(Transform transform) const {
     ModelOptions options;
@@ -176,6 +204,29 @@ class Calibrator {
     decode(
         quantize_blockwise({DType::kF32, {rows, columns}, std::as_bytes(weights)}, matrix_.codebook, options),
         weights);
+  }
+
+  // What a run before has found.
+  void take_earlier(int64_t layer, const LayerWeights& weights, Stream& original) {
+    layer_ = options_.earlier[static_cast<size_t>(layer)];
+    for (auto& [name, tensor] : layer_.tensors) {
+      const TensorInfo* info = checkpoint_->find(name);
+      const bool fits = wanted_.contains(name) && info != nullptr &&
+                        tensor.block_size == matrix_.block_size &&
+                        tensor.elements() == info->shape.elements();
+      if (!fits) fail(ErrorCode::kMalformedFile, "{}: calibrated before for another model", name);
+      result_.tensors[name] = tensor;
+    }
+    original.advance(layer, weights);
+  }
+
+  void add_to_report(bool earlier) {
+    CalibrationReport& report = result_.report;
+    report.tensors += std::ssize(layer_.tensors);
+    report.kept_plain += layer_.kept_plain;
+    report.loss += layer_.loss;
+    report.plain_loss += layer_.plain_loss;
+    if (options_.finished && !earlier) options_.finished(layer_);
   }
 
   // Level 1: every product by the inputs of the original.
@@ -276,12 +327,10 @@ class Calibrator {
   void quantize_one(const std::string& name, std::span<const float> target, const HessianFactor& factor) {
     CalibratedMatrix matrix = calibrate_matrix(target, std::ssize(target) / factor.size, factor, matrix_);
     matrix.tensor.dtype = wanted_.at(name);
-    CalibrationReport& report = result_.report;
-    ++report.tensors;
-    report.kept_plain += matrix.kept_plain ? 1 : 0;
-    report.loss += matrix.loss;
-    report.plain_loss += matrix.plain_loss;
-    result_.tensors[name] = std::move(matrix.tensor);
+    layer_.kept_plain += matrix.kept_plain ? 1 : 0;
+    layer_.loss += matrix.loss;
+    layer_.plain_loss += matrix.plain_loss;
+    result_.tensors[name] = layer_.tensors[name] = std::move(matrix.tensor);
   }
 
   double mean_divergence(const std::vector<float>& expected, const std::vector<float>& logits) const {
@@ -309,6 +358,7 @@ class Calibrator {
   std::map<std::string, DType> wanted_;
   Sequences trained_, held_;
   Workspace workspace_;
+  CalibratedLayer layer_;  // at work
   Calibration result_;
 };
 

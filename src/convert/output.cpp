@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <mutex>
 
 #include "base/fail.h"
@@ -21,6 +23,7 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kConfigName = "config.json";
+constexpr const char* kCardName = "README.md";
 constexpr const char* kAdapterName = "adapter_config.json";
 constexpr const char* kIndexName = "model.safetensors.index.json";
 
@@ -194,6 +197,20 @@ Json parse_config(const Checkpoint& input) {
   return parse_json_object(text, fmt::format("{}/{}", input.path(), kConfigName), {.depth = 64});
 }
 
+// Behind what the original's card says.
+static void add_to_card(const fs::path& path, const std::string& card) {
+  std::string text;
+  if (fs::exists(path)) {
+    std::ifstream file(path, std::ios::binary);
+    text.assign(std::istreambuf_iterator<char>(file), {});
+    if (!file.good() && !file.eof()) fail(ErrorCode::kIo, "{}: cannot read", path.string());
+    if (!text.ends_with('\n')) text += '\n';
+    text += '\n';
+    fs::remove(path);
+  }
+  write_file_atomically(path.string(), text + card);
+}
+
 std::vector<std::string> other_files(const Checkpoint& input) {
   std::vector<std::string> names;
   if (input.is_gguf()) {
@@ -238,7 +255,8 @@ uint64_t stored_bytes(const Checkpoint& input) {
 
 void write_checkpoint(const Checkpoint& input, const std::string& output,
                       const std::vector<OutputUnit>& units, const JobMaker& make_job, const Json& config,
-                      uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result) {
+                      uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result,
+                      const std::string& card) {
   const Clock::time_point start = Clock::now();
   expect_own_weights(input);
   ConvertProgress progress;
@@ -299,6 +317,7 @@ void write_checkpoint(const Checkpoint& input, const std::string& output,
       else
         copy_following_links(fs::path(input.path()) / name, inside / name);
     }
+    if (!card.empty()) add_to_card(inside / kCardName, card);
   }
   if (control.cancelled && control.cancelled())
     fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");

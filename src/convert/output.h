@@ -55,10 +55,12 @@ using JobMaker = std::function<std::unique_ptr<StreamJob>(
     size_t index, SafetensorsWriter& writer, size_t first, std::function<void(std::string)> write_late)>;
 
 // Writes a whole checkpoint: shards, index, `config` (unless empty), other files; a single file when the
-// input is one. Fills files, seconds and sync_seconds of the result.
+// input is one. `card` is added to README.md of a folder. Fills files, seconds and sync_seconds of the
+// result.
 void write_checkpoint(const Checkpoint& input, const std::string& output,
                       const std::vector<OutputUnit>& units, const JobMaker& make_job, const Json& config,
-                      uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result);
+                      uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result,
+                      const std::string& card = {});
 
 }  // namespace nfloat
 

@@ -63,8 +63,13 @@ ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& ou
     return plans[i].quantize ? make_quantize_job(setup, plans[i], writer, first, std::move(write_late))
                              : make_copy_job(input, {&plans[i].input}, writer, first);
   };
-  write_checkpoint(input, output, units, make_job, config, options.shard_bytes, control, &result);
+  write_checkpoint(input, output, units, make_job, config, options.shard_bytes, control, &result,
+                   options.card);
   return result;
+}
+
+void expect_quantize_output(const Checkpoint& input, const std::string& output, bool overwrite) {
+  check_output(input, output, input.is_folder(), overwrite, 0);
 }
 
 }  // namespace nfloat

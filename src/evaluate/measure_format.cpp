@@ -40,6 +40,17 @@ void record(FormatMeasurement& result, const std::string& name, std::span<const 
   }
 }
 
+StoredWeights decode(const QuantizedTensor& tensor, std::span<float> weights, int threads) {
+  dequantize_blockwise(tensor, DType::kF32, std::as_writable_bytes(weights), threads);
+  StoredWeights stored;
+  stored.bytes = tensor.codes.size() + tensor.nested.codes.size() +
+                 sizeof(float) * (tensor.scales.size() + tensor.nested.absmax.size() + 1);
+  stored.code_counts.resize(tensor.codebook.levels.size());
+  for (size_t i = 0; i < weights.size(); ++i)
+    ++stored.code_counts[(tensor.codes[i / 2] >> (i % 2 == 0 ? 4 : 0)) & 15];
+  return stored;
+}
+
 double entropy(const std::vector<uint64_t>& counts) {
   const auto total = static_cast<double>(std::accumulate(counts.begin(), counts.end(), uint64_t{0}));
   double bits = 0;
@@ -107,7 +118,9 @@ FormatMeasurement measure_format(const std::string& path, const Format& format,
     const Clock::time_point start = Clock::now();
     StoredWeights stored;
     try {
-      stored = format.round_trip(weights, rows, cols, options.threads);
+      const QuantizedTensor* prepared = options.prepared ? options.prepared(name) : nullptr;
+      stored = prepared != nullptr ? decode(*prepared, weights, options.threads)
+                                   : format.round_trip(weights, rows, cols, options.threads);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kInvalidArgument) fail(error.code(), "{}: {}", name, error.what());
       throw Refused{fmt::format("{}: {}", name, error.what())};

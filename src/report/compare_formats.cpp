@@ -39,11 +39,11 @@ class TemporaryFolder {
   std::string path_;
 };
 
-std::vector<std::unique_ptr<Format>> make_formats(const std::vector<std::string>& given) {
+std::vector<std::unique_ptr<Format>> make_formats(const CompareOptions& options) {
   std::vector<std::unique_ptr<Format>> formats;
   const std::vector<int64_t> block_sizes = {64};
-  for (const std::string& name : given.empty() ? default_formats(block_sizes) : given) {
-    std::unique_ptr<Format> format = make_format(name);
+  for (const std::string& name : options.formats.empty() ? default_formats(block_sizes) : options.formats) {
+    std::unique_ptr<Format> format = options.make ? options.make(name) : make_format(name);
     const bool known = std::any_of(formats.begin(), formats.end(),
                                    [&](const auto& other) { return other->name() == format->name(); });
     if (!known) formats.push_back(std::move(format));
@@ -90,7 +90,7 @@ void require_plain(const Checkpoint& checkpoint) {
 Comparison compare_formats(const std::string& path, std::span<const int32_t> tokens,
                            const CompareOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const std::vector<std::unique_ptr<Format>> formats = make_formats(options.formats);
+  const std::vector<std::unique_ptr<Format>> formats = make_formats(options);
   const std::string folder = resolve_model_path(path);
   MeasureOptions measure = options.measure;
   PerplexityOptions& scoring = measure.scoring;
@@ -132,6 +132,7 @@ Comparison compare_formats(const std::string& path, std::span<const int32_t> tok
     show(0, 0);
     FormatMeasurement& measurement = result.measurements.emplace_back();
     if (!options.find || !options.find(current, measurement)) {
+      if (options.prepare) options.prepare(*format, measure);
       measurement = measure_format(folder, *format, reference, tokens, measure);
       if (options.finished) options.finished(measurement);
     }

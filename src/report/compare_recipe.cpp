@@ -34,6 +34,10 @@ std::string quantize_command(const std::string& model, const std::vector<std::st
       fmt::format("nfloat quantize {} OUT --format {} --block-size {}", model, parts[0], parts[1]);
   for (size_t i = 2; i < parts.size(); ++i) {
     if (parts[i] == "f16") return "";  // the layout has float32 and double quantization
+    if (parts[i].starts_with("calibrated")) {
+      command += parts[i] == "calibrated" ? " --level 2" : " --level 1";
+      continue;
+    }
     command += parts[i] == "dq" ? " --double-quantization" : " --scale " + parts[i];
   }
   return command;

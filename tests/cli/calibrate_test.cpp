@@ -1,37 +1,145 @@
 // SPDX-License-Identifier: Apache-2.0
-// Calibration of the embedded model, end to end: both levels, the same bytes for any number of threads.
+// Calibration of the embedded model, end to end: both levels, the same bytes for any number of threads, runs
+// that go on after their end, and inputs that it refuses.
 #include <gtest/gtest.h>
 
+#include <csignal>
+#include <cstring>
+
+#include "base/json.h"
 #include "cli/process.h"
 
 namespace nfloat::cli_test {
 namespace {
 
-using Calibrate = Cli;
+namespace fs = std::filesystem;
+
+class Calibrate : public Cli {
+ protected:
+  // Level 1, the quick way, on a part of a text.
+  Result quick(const std::string& model, const std::string& output, const std::string& text,
+               std::vector<std::string> more = {}) const {
+    std::vector<std::string> all = {"quantize", model,    path(output),           "--calibrate",
+                                    text,       "--fast", "--calibration-tokens", "1500"};
+    all.insert(all.end(), more.begin(), more.end());
+    return nfloat(all);
+  }
+  std::string stories() const { return model() + "/stories.txt"; }
+};
+
+void expect_refusal(const Result& result, const std::vector<std::string>& words, int exit_code = 1) {
+  EXPECT_EQ(result.exit_code, exit_code) << result;
+  EXPECT_EQ(result.out, "") << result;
+  for (const std::string& word : words) EXPECT_NE(result.err.find(word), std::string::npos) << word << result;
+}
 
 TEST_F(Calibrate, BothLevelsWriteSoundFilesWithLessDivergence) {
-  const std::string model = Cli::model();
   for (const std::string level : {"1", "2"}) {
     for (const std::string threads : {"1", "2"}) {
       const Result result =
-          nfloat({"quantize", model, path(level + threads), "--calibrate", model + "/stories.txt",
+          nfloat({"quantize", model(), path(level + threads), "--calibrate", stories(),
                   "--calibration-tokens", "2500", "--level", level, "--fast", "--threads", threads});
       ASSERT_TRUE(result.ok()) << result;
       EXPECT_NE(result.out.find("Calibrated at level " + level), std::string::npos) << result;
+      EXPECT_NE(result.err.find("of memory"), std::string::npos) << result;
+      EXPECT_FALSE(fs::exists(path(level + threads + ".calibration")));
     }
     EXPECT_EQ(read_file(path(level + "1/model.safetensors")), read_file(path(level + "2/model.safetensors")));
     const Result check = nfloat({"inspect", path(level + "1"), "--check"});
     EXPECT_TRUE(check.ok()) << check;
   }
+  const std::string card = read_file(path("11/README.md"));
+  for (const char* word : {"level 1 (fast)", "stories.txt, FNV-1a ", "held back", "nats"})
+    EXPECT_NE(card.find(word), std::string::npos) << word << card;
+  // What the original's card says comes first.
+  EXPECT_EQ(card.find(read_file(model() + "/README.md")), 0u) << card;
+  const Result against = nfloat({"inspect", path("11"), "--against", model()});
+  EXPECT_NE(against.out.find("larger by design"), std::string::npos) << against;
 }
 
-TEST_F(Calibrate, AsksForATextAndEnoughOfIt) {
-  const std::string model = Cli::model();
-  EXPECT_EQ(nfloat({"quantize", model, path("out"), "--preset", "calibrated"}).exit_code, 2);
+TEST_F(Calibrate, TakesTheGeneralTextWithoutOneOfItsOwn) {
+  const Result result = nfloat({"quantize", model(), path("out"), "--preset", "calibrated", "--fast",
+                                "--calibration-tokens", "1500", "--json"});
+  ASSERT_TRUE(result.ok()) << result;
+  const Json calibration = Json::parse(result.out).at("calibration");
+  EXPECT_EQ(calibration.at("level").get<int>(), 2);
+  EXPECT_NE(calibration.at("text").get<std::string>().find("comes with nfloat"), std::string::npos);
+  EXPECT_LT(calibration.at("mean_kl").get<double>(), calibration.at("mean_kl_of_best").get<double>());
+}
+
+TEST_F(Calibrate, GoesOnAfterItsEnd) {
+  const Result whole = quick(model(), "whole", stories());
+  ASSERT_TRUE(whole.ok()) << whole;
+  const std::vector<std::string> arguments = {
+      "quantize", model(), path("out"), "--calibrate", stories(), "--fast", "--calibration-tokens", "1500"};
+  for (const int share : {3, 6}) {
+    Limits limits;
+    limits.signal = SIGKILL;
+    limits.after = std::chrono::nanoseconds(static_cast<int64_t>(whole.seconds * 1e8 * share));
+    nfloat(arguments, limits);
+    EXPECT_FALSE(fs::exists(path("out")));
+  }
+  if (fs::exists(path("out.calibration"))) {
+    const Result other = quick(model(), "out", stories(), {"--level", "2"});
+    expect_refusal(other, {"out.calibration", "another calibration"});
+  }
+  const Result rest = nfloat(arguments);
+  ASSERT_TRUE(rest.ok()) << rest;
+  EXPECT_EQ(read_file(path("out/model.safetensors")), read_file(path("whole/model.safetensors")));
+  EXPECT_FALSE(fs::exists(path("out.calibration")));
+}
+
+TEST_F(Calibrate, LooksAtTheOutputFirst) {
+  fs::create_directories(path("out"));
+  write_file(path("out/notes.txt"), "mine");
+  const Result there = quick(model(), "out", stories());
+  expect_refusal(there, {"out", "exists already"});
+  EXPECT_EQ(there.err.find("of memory"), std::string::npos) << there;
+  expect_refusal(quick(model(), "out", stories(), {"--overwrite"}), {"out"});
+  EXPECT_EQ(read_file(path("out/notes.txt")), "mine");
+}
+
+TEST_F(Calibrate, RefusesTextsThatAreNotUsable) {
   write_file(path("short.txt"), "Once upon a time");
-  const Result few = nfloat({"quantize", model, path("out"), "--calibrate", path("short.txt")});
-  EXPECT_EQ(few.exit_code, 1) << few;
-  EXPECT_NE(few.err.find("at least two"), std::string::npos) << few;
+  expect_refusal(quick(model(), "out", path("short.txt")), {"short.txt", "at least 256"});
+  write_file(path("empty.txt"), "");
+  expect_refusal(quick(model(), "out", path("empty.txt")), {"empty.txt"});
+  expect_refusal(quick(model(), "out", path("missing.txt")), {"missing.txt"});
+  write_file(path("bad.jsonl"), "{\"text\": \"Once\"}\n{\"text\": 5}\n");
+  expect_refusal(quick(model(), "out", path("bad.jsonl")), {"bad.jsonl", "line 2"});
+  write_file(path("torn.jsonl"), "{\"text\": \"Once\"}\n{\"text\": \"up");
+  expect_refusal(quick(model(), "out", path("torn.jsonl")), {"torn.jsonl", "line 2"});
+  write_file(path("torn.json"), "{\"token_ids\": [[1, 2");
+  expect_refusal(quick(model(), "out", path("torn.json")), {"torn.json"});
+  write_file(path("other.json"), "{\"tokens\": [[1, 2]]}");
+  expect_refusal(quick(model(), "out", path("other.json")), {"other.json", "token_ids"});
+  write_file(path("large.json"), "{\"token_ids\": [[1, 2], [1, 999999]]}");
+  expect_refusal(quick(model(), "out", path("large.json")), {"large.json", "999999"});
+  write_file(path("bytes.txt"), std::string("\x7f"
+                                            "ELF\0\1\2\3",
+                                            8) +
+                                    std::string(5000, '\xff'));
+  expect_refusal(quick(model(), "out", path("bytes.txt")), {"bytes.txt"});
+  EXPECT_FALSE(fs::exists(path("out")));
+  EXPECT_FALSE(fs::exists(path("out.calibration")));
+}
+
+TEST_F(Calibrate, RefusesModelsThatItCannotRun) {
+  expect_refusal(quick(model() + "/model.safetensors", "out.safetensors", stories()), {"config.json"});
+  ASSERT_TRUE(nfloat({"quantize", model(), path("nf4")}).ok());
+  expect_refusal(quick(path("nf4"), "out", stories()), {"quantized"});
+  EXPECT_FALSE(fs::exists(path("out.calibration")));
+  fs::copy(model(), path("nan"), fs::copy_options::recursive);
+  std::string file = read_file(path("nan/model.safetensors"));
+  uint64_t length = 0;
+  std::memcpy(&length, file.data(), 8);
+  const Json entry = Json::parse(file.substr(8, length)).at("model.layers.1.mlp.down_proj.weight");
+  file.replace(8 + length + entry.at("data_offsets").at(0).get<uint64_t>() + 20, 2, "\xc0\x7f");
+  write_file(path("nan/model.safetensors"), file);
+  expect_refusal(quick(path("nan"), "out", stories()), {"layer 1", "down_proj"});
+  expect_refusal(quick(model(), "out", stories(), {"--preset", "qlora"}), {"--preset qlora"}, 2);
+  expect_refusal(quick(model(), "out", stories(), {"--allow-nonfinite"}), {"--allow-nonfinite"});
+  EXPECT_FALSE(fs::exists(path("out")));
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "model_options.h"
+#include "nfloat/calibrate.h"
 #include "nfloat/chat.h"
 #include "nfloat/error.h"
 #include "nfloat/tokenizer.h"
@@ -105,7 +106,8 @@ std::string whole_characters(std::string text) {
 std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, const std::string& folder,
                                                       const ModelConfig& config, int64_t tokens,
                                                       std::string* hash) {
-  const std::string text = read_text(path, kMaxTextBytes);
+  const std::string text =
+      path.empty() ? std::string(general_calibration_text()) : read_text(path, kMaxTextBytes);
   *hash = fmt::format("{:016x}", fnv1a(text));
   std::vector<std::vector<int32_t>> windows;
   int64_t left = tokens;
@@ -130,7 +132,7 @@ std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, c
     }
     return windows;
   }
-  expect_text(text, path);
+  if (!path.empty()) expect_text(text, path);
   // Windows from all over the text, each from the beginning of a word.
   const auto room = static_cast<size_t>(std::min(kWindow, config.context));
   const size_t most = (static_cast<size_t>(tokens) + room - 1) / room;

@@ -12,7 +12,8 @@ namespace nfloat::cli {
 
 // The windows of a text to calibrate on, about `tokens` in all. `path`: a text, of which windows all over are
 // taken; .jsonl with "text" or, through the chat template of the model in `folder`, "messages" a line; .json
-// with lists of ids in "token_ids", a window each. `hash`: of the file's bytes. Throws Error.
+// with lists of ids in "token_ids", a window each; empty: general_calibration_text(). `hash`: of the text's
+// bytes. Throws Error.
 std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, const std::string& folder,
                                                       const ModelConfig& config, int64_t tokens,
                                                       std::string* hash);

@@ -6,12 +6,14 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <map>
 #include <optional>
 #include <set>
 #include <string_view>
 
 #include "cache.h"
 #include "commands.h"
+#include "compare_calibrated.h"
 #include "compare_job.h"
 #include "convert_options.h"
 #include "model_options.h"
@@ -40,6 +42,7 @@ struct Options {
   std::vector<int64_t> block_sizes = {64};
   double max_divergence = 0;
   int64_t context = 256;
+  std::string calibrate;
   int threads = 0;
   bool fresh = false;
 };
@@ -69,7 +72,7 @@ class Job {
     std::set<std::string> names;
     for (const std::string& name :
          options.formats.empty() ? default_formats(options.block_sizes) : options.formats)
-      if (names.insert(make_format(name)->name()).second) compare_.formats.push_back(name);
+      if (names.insert(make_compared_format(name)->name()).second) compare_.formats.push_back(name);
     for (const std::string& task : options.tasks) {
       const size_t equals = task.find('=');
       if (equals == std::string::npos)
@@ -93,7 +96,8 @@ class Job {
     total_ = static_cast<int64_t>(tokens_.size());
     compare_.identity = scoring_identity(
         folder, text,
-        fmt::format("{} {} {}{}", options_.protocol, options_.context, options_.precision, task_identity()));
+        fmt::format("{} {} {}{}{}", options_.protocol, options_.context, options_.precision, task_identity(),
+                    options_.calibrate.empty() ? "" : " " + read_text(options_.calibrate, kMaxTextBytes)));
     const bool own_work = options_.work.empty();
     CompareWork work(take_folder(compare_.identity), compare_.identity);
     if (options_.fresh) work.clear();
@@ -108,6 +112,10 @@ class Job {
     compare_.begin = [&](const Model& plain, const PerplexityOptions& scoring) {
       announce(plain, scoring, tokenizer, work);
       plain_tasks = find_plain_tasks(plain, work);
+    };
+    compare_.make = make_compared_format;
+    compare_.prepare = [&](const Format& format, MeasureOptions& own) {
+      calibrate_first(format, folder, own);
     };
     compare_.progress = [this](const std::string& name, int64_t done, double perplexity) {
       show(name, done, perplexity);
@@ -156,6 +164,20 @@ class Job {
     note("no cache ({}): working in {}; a run that is stopped begins anew (--work FOLDER keeps it)\n", why,
          parent);
     return LockedFolder::make(parent);
+  }
+
+  // Of a format that is calibrated, the matrices that are measured.
+  void calibrate_first(const Format& format, const std::string& folder, MeasureOptions& measure) {
+    calibrated_.clear();
+    measure.prepared = nullptr;
+    const auto* own = dynamic_cast<const CalibratedFormat*>(&format);
+    if (own == nullptr) return;
+    note("calibrating {}", format.name());
+    calibrated_ = own->quantize(folder, options_.calibrate, options_.threads);
+    measure.prepared = [this](const std::string& name) {
+      const auto found = calibrated_.find(name);
+      return found == calibrated_.end() ? nullptr : &found->second;
+    };
   }
 
   // The questions themselves, so that another file of the same name counts as another task.
@@ -207,9 +229,9 @@ class Job {
   void announce(const Model& plain, const PerplexityOptions& scoring, const Tokenizer& tokenizer,
                 const CompareWork& work) const {
     FormatMeasurement done;
-    const auto left = static_cast<size_t>(
-        std::count_if(compare_.formats.begin(), compare_.formats.end(),
-                      [&](const std::string& name) { return !work.find(make_format(name)->name(), done); }));
+    const auto left = static_cast<size_t>(std::count_if(
+        compare_.formats.begin(), compare_.formats.end(),
+        [&](const std::string& name) { return !work.find(make_compared_format(name)->name(), done); }));
     // A short piece of the text gives the time that all of it takes.
     const auto piece = std::span<const int32_t>(tokens_).first(
         std::min(tokens_.size(), static_cast<size_t>(2 * scoring.context)));
@@ -262,6 +284,7 @@ class Job {
   CompareOptions compare_;
   std::vector<Task> tasks_;
   std::string text_name_;
+  std::map<std::string, QuantizedTensor> calibrated_;
   std::vector<int32_t> tokens_;
   std::optional<CompareWork> finished_;
   ProgressBar bar_{"compare", "tokens"};
@@ -315,7 +338,9 @@ void add_compare_command(const Command& app) {
       "tokens/s is generation from packed 4-bit weights; - where nfloat has no kernel that runs the format "
       "directly.\n"
       "Formats:\n" +
-      list);
+      list +
+      "  nf4:64:signed:dq:calibrated                  the same chosen by a calibration of level 2 "
+      "(:calibrated1: level 1)\n");
   command
       .add_option("MODEL", options->model,
                   "Model folder (plain) or a name org/model in the Hugging Face cache")
@@ -327,6 +352,9 @@ void add_compare_command(const Command& app) {
                   "Block sizes of the usual formats, when --formats is not given (64)")
       .delimiter(',')
       .between(int64_t{16}, int64_t{1} << 30);
+  command.add_option("--calibrate", options->calibrate,
+                     "Text for calibrated formats, as quantize --calibrate takes it; without it, the general "
+                     "one that comes with nfloat");
   command.add_option("--text", options->text, "Text to score; without it, stories.txt of the embedded model");
   command.add_option("--protocol", options->protocol, "paper, llama.cpp or bos (nfloat perplexity --help)")
       .one_of({"paper", "llama.cpp", "bos"})

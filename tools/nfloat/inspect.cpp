@@ -120,6 +120,15 @@ void print_errors(const std::vector<TensorError>& errors, bool all) {
                inexact > shown ? fmt::format("; {} more are not shown (--all)", inexact - shown) : "");
 }
 
+// Only a calibration stores scales in 8 bits without an offset.
+bool is_calibrated(const Checkpoint& checkpoint) {
+  for (const std::string& name : checkpoint.weight_names())
+    if (checkpoint.is_quantized(name))
+      if (const QuantizedView view = checkpoint.quantized(name); view.nested && view.nested_offset == 0)
+        return true;
+  return false;
+}
+
 std::vector<Finding> check(const Checkpoint& checkpoint, int threads) {
   const auto bar = std::make_shared<ProgressBar>("check", "tensors");
   ConvertControl control = control_with_progress(bar, threads, false);
@@ -168,6 +177,11 @@ void run(const Options& options) {
     if (!options.json) {
       fmt::print("\n");
       print_errors(*errors, options.all);
+      if (is_calibrated(checkpoint))
+        fmt::print(
+            "These weights were calibrated: their error is larger by design, that of what they compute "
+            "is smaller. The measure is divergence: nfloat perplexity {} --reference {}\n",
+            printable(options.path), printable(options.original));
     }
   }
   if (options.json) fmt::print("{}\n", inspect_json(checkpoint, findings, errors));

@@ -5,10 +5,9 @@
 #include <memory>
 #include <optional>
 
-#include "calibration_text.h"
+#include "calibrate_model.h"
 #include "commands.h"
 #include "convert_options.h"
-#include "nfloat/calibrate.h"
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
 #include "nfloat/results.h"
@@ -30,7 +29,11 @@ struct Options {
   std::string calibrate;
   int64_t calibration_tokens = 65536;
   int level = 0;  // 0: 1, of --preset calibrated 2
-  bool fast = false;
+  bool fast = false, fresh = false;
+
+  bool calibrates() const {
+    return !calibrate.empty() || preset == "calibrated" || level > 0 || fast || fresh;
+  }
 };
 
 QuantizeCheckpointOptions library_options(const Options& options, bool scale_given) {
@@ -44,7 +47,7 @@ QuantizeCheckpointOptions library_options(const Options& options, bool scale_giv
     result.quantize.double_quantization = true;
     if (options.preset != "qlora" && !scale_given) result.quantize.scale = ScaleMethod::kSigned;
   }
-  if (!options.calibrate.empty()) {  // what is not in the layers gets the best that needs no text
+  if (options.calibrates()) {  // what is not in the layers gets the best that needs no text
     result.quantize.double_quantization = true;
     if (!scale_given) result.quantize.scale = ScaleMethod::kSigned;
   }
@@ -107,48 +110,17 @@ std::string summary(const QuantizationPlan& plan) {
   return table.to_string();
 }
 
-// What calibration found, kept until the result is written.
-struct Calibrated {
-  std::map<std::string, QuantizedTensor> tensors;
-  CalibrationRecord record;
-};
-
-// Throws Error when the result is worse than what needs no text.
-Calibrated calibrate_model(const Options& options, const std::string& folder,
-                           const QuantizeCheckpointOptions& settings) {
-  const auto checkpoint = std::make_shared<const Checkpoint>(folder);
-  const std::string text = checkpoint->text_file("config.json");
-  if (text.empty())
-    throw Error(ErrorCode::kNotFound,
-                fmt::format("{}: no config.json: what is calibrated is a model that runs", options.input));
-  const ModelConfig config = parse_model_config(text, folder + "/config.json");
-  Calibrated result;
-  CalibrationRecord& record = result.record;
-  record.text = options.calibrate;
-  record.level = options.level > 0 ? options.level : options.preset == "calibrated" ? 2 : 1;
-  const auto windows =
-      calibration_windows(options.calibrate, folder, config, options.calibration_tokens, &record.text_hash);
-  ProgressBar bar("calibrate", "layers");
-  CalibrationOptions own;
-  own.level = record.level;
-  own.fast = options.fast;
-  own.threads = options.threads;
-  own.progress = [&bar](int64_t layer, int64_t layers) {
-    if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while calibrating");
-    bar.update(static_cast<uint64_t>(layer), static_cast<uint64_t>(layers), "");
-  };
-  Calibration calibration = calibrate(checkpoint, config, windows, settings, own);
-  bar.finish();
-  result.tensors = std::move(calibration.tensors);
-  record.report = calibration.report;
-  const CalibrationReport& report = record.report;
-  if (!(report.kl <= report.plain_kl))
-    throw Error(
-        ErrorCode::kInvalidArgument,
-        fmt::format("{}: on the held-back tenth of the text the calibrated weights diverge by {:.6f} "
-                    "nats a token, those of --preset best by {:.6f}: nothing was written; give more or "
-                    "other text",
-                    options.calibrate, report.kl, report.plain_kl));
+CalibrateRequest request(const Options& options, const std::string& folder) {
+  CalibrateRequest result;
+  result.input = options.input;
+  result.folder = folder;
+  result.output = options.output;
+  result.text = options.calibrate;
+  result.tokens = options.calibration_tokens;
+  result.level = options.level > 0 ? options.level : options.preset == "calibrated" ? 2 : 1;
+  result.fast = options.fast;
+  result.fresh = options.fresh;
+  result.threads = options.threads;
   return result;
 }
 
@@ -156,9 +128,9 @@ void run(const Options& options, bool scale_given) {
   QuantizeCheckpointOptions settings = library_options(options, scale_given);
   const std::string folder = resolve_model_path(options.input);
   const Checkpoint input(folder);
-  if (options.calibrate.empty() && (options.preset == "calibrated" || options.level > 0 || options.fast))
+  if (options.calibrates() && (options.preset == "qlora" || (scale_given && options.scale != "signed")))
     throw UsageError(
-        "quantize: --calibrate TEXT is missing: --preset calibrated, --level and --fast go with it");
+        "quantize: a calibration chooses signed scales: --preset qlora and --scale do not go with it");
   if (options.dry_run) {
     const QuantizationPlan plan = plan_quantization(input, settings);
     if (options.json) {
@@ -172,9 +144,12 @@ void run(const Options& options, bool scale_given) {
   }
   if (options.output.empty()) throw UsageError("quantize: OUT is missing (only --dry-run goes without)");
   catch_interrupts();
-  std::optional<Calibrated> calibrated;
-  if (!options.calibrate.empty()) {
-    calibrated = calibrate_model(options, folder, settings);
+  std::optional<CalibratedModel> calibrated;
+  std::optional<CalibrationFile> file;
+  if (options.calibrates()) {
+    expect_quantize_output(input, options.output, options.overwrite);
+    calibrated = calibrate_model(request(options, folder), settings, file);
+    settings.card = calibrated->card();
     settings.prepared = [&calibrated](const std::string& name) {
       const auto found = calibrated->tensors.find(name);
       return found == calibrated->tensors.end() ? nullptr : &found->second;
@@ -184,6 +159,7 @@ void run(const Options& options, bool scale_given) {
   const ConvertResult result = quantize_checkpoint(
       input, options.output, settings, control_with_progress(bar, options.threads, options.overwrite));
   bar->finish();
+  if (file) file->remove();
   const double rate = static_cast<double>(result.plan.bytes_before) / 1e9 / std::max(result.seconds, 1e-9);
   if (options.json) {
     fmt::print("{}\n", quantize_json(result, calibrated ? std::optional(calibrated->record) : std::nullopt));
@@ -192,16 +168,7 @@ void run(const Options& options, bool scale_given) {
   fmt::print("{}\n{}: {} file{}, {:.2f} s at {:.2f} GB/s of input, {:.2f} s more until the disk had it\n",
              summary(result.plan), printable(options.output), result.files.size(),
              result.files.size() == 1 ? "" : "s", result.seconds, rate, result.sync_seconds);
-  if (calibrated) {
-    const CalibrationReport& report = calibrated->record.report;
-    fmt::print(
-        "Calibrated at level {} on {} tokens. On {} tokens held back: mean KL {:.6f} nats from the original, "
-        "{:.0f} % of the {:.6f} of --preset best{}\n",
-        calibrated->record.level, report.tokens, report.held_tokens, report.kl,
-        report.plain_kl > 0 ? 100 * report.kl / report.plain_kl : 100.0, report.plain_kl,
-        report.kept_plain > 0 ? fmt::format("; {} kept its coding", count_of(report.kept_plain, "tensor"))
-                              : "");
-  }
+  if (calibrated) fmt::print("{}\n", calibrated->sentence());
   if (result.plan.quantized_parameters == 0)
     fmt::print("Nothing was quantized: every tensor was left plain.\n");
 }
@@ -251,7 +218,9 @@ void add_quantize_command(const Command& app) {
   command
       .add_option("--preset", options->preset,
                   "qlora: nf4, blocks of 64, double quantization, absmax; best: the same with signed scales; "
-                  "calibrated: the same by what the model does with the text of --calibrate, level 2")
+                  "calibrated: the same by what the model does with the text of --calibrate, or with a "
+                  "general one that "
+                  "comes with nfloat, level 2")
       .one_of({"qlora", "best", "calibrated"});
   command.add_option(
       "--calibrate", options->calibrate,
@@ -265,7 +234,9 @@ void add_quantize_command(const Command& app) {
                   "1: each product by the original's inputs; 2: corrected for the layers before it, about "
                   "four times the work")
       .between(1, 2);
-  command.add_flag("--fast", options->fast, "With --calibrate: most of the gain in a third of the time");
+  command.add_flag("--fast", options->fast, "Calibrate with less searching: most of the gain in less time");
+  command.add_flag("--fresh", options->fresh,
+                   "Discard the layers that a calibration cut short has left in OUT.calibration");
   command
       .add_option("--skip", options->skip,
                   "Leave tensors plain whose name has a match of this regular expression")

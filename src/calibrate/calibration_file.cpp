@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// A line that says what is calibrated, then a record a layer: a line of JSON, behind it codes, scales and
+// second-level scales of its tensors.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+#include "base/atomic_file.h"
+#include "base/fail.h"
+#include "base/json.h"
+#include "base/mapped_file.h"
+#include "nfloat/calibrate.h"
+
+namespace nfloat {
+namespace {
+
+constexpr std::string_view kFirstLine = "nfloat calibration 1: ";
+constexpr size_t kMostLine = size_t{1} << 24;
+
+uint64_t hash_bytes(std::span<const std::byte> bytes, uint64_t hash = 0xcbf29ce484222325u) noexcept {
+  for (const std::byte byte : bytes) hash = (hash ^ static_cast<uint64_t>(byte)) * 0x100000001b3u;
+  return hash;
+}
+std::span<const std::byte> bytes_of(std::string_view text) noexcept {
+  return std::as_bytes(std::span(text));
+}
+
+struct Part {
+  std::span<std::byte> to;
+};
+std::vector<Part> parts_of(QuantizedTensor& tensor) {
+  return {{std::as_writable_bytes(std::span(tensor.codes))},
+          {std::as_writable_bytes(std::span(tensor.nested.codes))},
+          {std::as_writable_bytes(std::span(tensor.nested.absmax))}};
+}
+
+// Makes room for what a tensor of this shape has; false: no tensor has it.
+bool make_room(QuantizedTensor& tensor, const std::vector<int64_t>& dims, uint64_t bytes_left) {
+  if (dims.size() != 2 || dims[0] <= 0 || dims[1] <= 0 || tensor.block_size < kMinBlockSize) return false;
+  if (static_cast<uint64_t>(dims[0]) > 2 * bytes_left / static_cast<uint64_t>(dims[1])) return false;
+  tensor.shape = {dims[0], dims[1]};
+  const auto blocks = static_cast<size_t>(tensor.blocks());
+  tensor.codes.resize(static_cast<size_t>((tensor.elements() + 1) / 2));
+  tensor.nested.codes.resize(blocks);
+  tensor.nested.absmax.resize((blocks + kNestedBlockSize - 1) / kNestedBlockSize);
+  return true;
+}
+
+// The line that begins at the head of `bytes`, taken off them; empty when there is none.
+std::string_view take_line(std::span<const std::byte>& bytes) {
+  const auto* text = reinterpret_cast<const char*>(bytes.data());
+  const std::string_view view(text, std::min(bytes.size(), kMostLine));
+  const size_t end = view.find('\n');
+  if (end == std::string_view::npos) return {};
+  bytes = bytes.subspan(end + 1);
+  return view.substr(0, end);
+}
+
+// The record at the head of `bytes`, taken off them; false when it is not whole.
+bool take_layer(std::span<const std::byte>& bytes, const std::string& path,
+                const QuantizeCheckpointOptions& quantize, const Codebook& codebook, CalibratedLayer& layer) {
+  const std::string_view line = take_line(bytes);
+  if (line.empty()) return false;
+  uint64_t hash = hash_bytes({});
+  std::string expected;
+  try {
+    const Json record = parse_json_object(line, path);
+    expected = record["hash"].get<std::string>();
+    layer.kept_plain = record["kept_plain"].get<int64_t>();
+    layer.loss = record["loss"].get<double>();
+    layer.plain_loss = record["plain_loss"].get<double>();
+    for (const Json& entry : record["tensors"]) {
+      QuantizedTensor& tensor = layer.tensors[entry["name"].get<std::string>()];
+      std::vector<int64_t> dims;
+      for (const Json& dim : entry["shape"]) dims.push_back(dim.get<int64_t>());
+      tensor.codebook = codebook;
+      tensor.block_size = quantize.quantize.block_size;
+      if (!parse_dtype(entry["dtype"].get<std::string>(), &tensor.dtype)) return false;
+      if (!make_room(tensor, dims, bytes.size())) return false;
+      for (const Part& part : parts_of(tensor)) {
+        if (part.to.size() > bytes.size()) return false;
+        std::memcpy(part.to.data(), bytes.data(), part.to.size());
+        hash = hash_bytes(part.to, hash);
+        bytes = bytes.subspan(part.to.size());
+      }
+    }
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kMalformedFile) throw;
+    return false;
+  }
+  return fmt::format("{:016x}", hash) == expected;
+}
+
+}  // namespace
+
+CalibrationFile::CalibrationFile(const std::string& path, const std::string& key,
+                                 const QuantizeCheckpointOptions& quantize)
+    : path_(path) {
+  const std::string first = fmt::format("{}{}\n", kFirstLine, key);
+  if (!std::filesystem::exists(path)) {
+    write_file_atomically(path, first);
+    return;
+  }
+  uint64_t whole = first.size();
+  {
+    const MappedFile file(path);
+    std::span<const std::byte> bytes = file.bytes();
+    const std::string_view line = take_line(bytes);
+    if (!line.starts_with(kFirstLine))
+      fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration", path);
+    if (line.substr(kFirstLine.size()) != key)
+      fail(ErrorCode::kAlreadyExists,
+           "{}: is the state of another calibration ({}, this one is {}): finish that one, or begin afresh",
+           path, line.substr(kFirstLine.size()), key);
+    const Codebook codebook = make_codebook(quantize.format);
+    for (CalibratedLayer layer; take_layer(bytes, path, quantize, codebook, layer); layer = {}) {
+      layers_.push_back(std::move(layer));
+      whole = file.bytes().size() - bytes.size();
+    }
+  }
+  std::error_code error;
+  std::filesystem::resize_file(path, whole, error);
+  if (error) fail(ErrorCode::kIo, "{}: cannot write: {}", path, error.message());
+}
+
+void CalibrationFile::append(const CalibratedLayer& layer) {
+  Json record;
+  uint64_t hash = hash_bytes({});
+  std::string data;
+  record["kept_plain"] = layer.kept_plain;
+  record["loss"] = layer.loss;
+  record["plain_loss"] = layer.plain_loss;
+  record["tensors"] = Json::array();
+  for (const auto& [name, tensor] : layer.tensors) {
+    Json entry;
+    entry["name"] = name;
+    entry["shape"] = tensor.shape.dims();
+    entry["dtype"] = dtype_name(tensor.dtype);
+    record["tensors"].push_back(std::move(entry));
+    QuantizedTensor copy = tensor;
+    for (const Part& part : parts_of(copy)) {
+      hash = hash_bytes(part.to, hash);
+      data.append(reinterpret_cast<const char*>(part.to.data()), part.to.size());
+    }
+  }
+  record["hash"] = fmt::format("{:016x}", hash);
+  const std::string text = record.dump() + "\n" + data;
+  const int fd = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  bool good = fd >= 0;
+  for (size_t at = 0; good && at < text.size();) {
+    const ssize_t written = ::write(fd, text.data() + at, text.size() - at);
+    if (written < 0 && errno == EINTR) continue;
+    good = written > 0;
+    if (good) at += static_cast<size_t>(written);
+  }
+  good = good && ::fdatasync(fd) == 0;
+  const int reason = errno;
+  if (fd >= 0) ::close(fd);
+  if (!good) fail(ErrorCode::kIo, "{}: cannot write: {}", path_, std::strerror(reason));
+}
+
+void CalibrationFile::remove() noexcept {
+  std::error_code ignored;
+  std::filesystem::remove(path_, ignored);
+}
+
+std::string checkpoint_fingerprint(const Checkpoint& checkpoint) {
+  constexpr size_t kSample = 4096;
+  uint64_t hash = hash_bytes(bytes_of(checkpoint.text_file("config.json")));
+  for (const std::string& name : checkpoint.weight_names()) {
+    const TensorInfo* info = checkpoint.find(name);
+    hash = hash_bytes(bytes_of(name), hash);
+    if (info == nullptr) continue;
+    const TensorView view = checkpoint.view(name);
+    const auto bytes = view.bytes;
+    const size_t sample = std::min(kSample, bytes.size());
+    hash = hash_bytes(bytes_of(fmt::format("{}{}", dtype_name(view.dtype), bytes.size())), hash);
+    hash = hash_bytes(bytes.first(sample), hash);
+    hash = hash_bytes(bytes.last(sample), hash);
+  }
+  return fmt::format("{:016x}", hash);
+}
+
+}  // namespace nfloat

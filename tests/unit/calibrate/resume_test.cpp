@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// A calibration that is cut short and goes on, and the file that its layers stand in.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <random>
+
+#include "nfloat/calibrate.h"
+#include "nfloat/error.h"
+#include "support/files.h"
+#include "support/paths.h"
+
+namespace nfloat {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Resume : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::string folder = testing::source_path("/models/nfloat-tiny");
+    checkpoint_ = std::make_shared<const Checkpoint>(folder);
+    config_ = parse_model_config(checkpoint_->text_file("config.json"), folder);
+    std::mt19937 generator(1);
+    for (int window = 0; window < 3; ++window) {
+      std::vector<int32_t>& ids = windows_.emplace_back();
+      for (int i = 0; i < 30; ++i)
+        ids.push_back(static_cast<int32_t>(generator() % static_cast<uint32_t>(config_.vocabulary)));
+    }
+    quantize_.quantize.double_quantization = true;
+    quantize_.quantize.scale = ScaleMethod::kSigned;
+    path_ = (fs::temp_directory_path() / ("nfloat-resume-" + std::to_string(::getpid()))).string();
+    fs::remove(path_);
+  }
+  void TearDown() override { fs::remove(path_); }
+
+  Calibration run(const CalibrationOptions& options) {
+    return calibrate(checkpoint_, config_, windows_, quantize_, options);
+  }
+  static CalibrationOptions of_level(int level) {
+    CalibrationOptions options;
+    options.level = level;
+    options.fast = true;
+    options.threads = 2;
+    return options;
+  }
+
+  std::shared_ptr<const Checkpoint> checkpoint_;
+  ModelConfig config_;
+  std::vector<std::vector<int32_t>> windows_;
+  QuantizeCheckpointOptions quantize_;
+  std::string path_;
+};
+
+void expect_equal(const Calibration& a, const Calibration& b) {
+  ASSERT_EQ(a.tensors.size(), b.tensors.size());
+  for (const auto& [name, tensor] : a.tensors) {
+    const QuantizedTensor& other = b.tensors.at(name);
+    EXPECT_EQ(tensor.codes, other.codes) << name;
+    EXPECT_EQ(tensor.nested.codes, other.nested.codes) << name;
+    EXPECT_EQ(tensor.nested.absmax, other.nested.absmax) << name;
+    EXPECT_EQ(tensor.dtype, other.dtype) << name;
+  }
+  EXPECT_EQ(a.report.kl, b.report.kl);
+  EXPECT_EQ(a.report.plain_kl, b.report.plain_kl);
+  EXPECT_EQ(a.report.tensors, b.report.tensors);
+  EXPECT_EQ(a.report.loss, b.report.loss);
+}
+
+TEST_F(Resume, GivesTheSameResult) {
+  for (const int level : {1, 2}) {
+    SCOPED_TRACE(level);
+    fs::remove(path_);
+    const Calibration whole = run(of_level(level));
+    EXPECT_GT(whole.report.tensors, 0);
+    {
+      CalibrationFile file(path_, "key", quantize_);
+      CalibrationOptions options = of_level(level);
+      options.finished = [&](const CalibratedLayer& layer) { file.append(layer); };
+      options.progress = [](int64_t layer, int64_t) {
+        if (layer == 2) throw Error(ErrorCode::kInterrupted, "enough");
+      };
+      EXPECT_THROW(run(options), Error);
+    }
+    const CalibrationFile file(path_, "key", quantize_);
+    ASSERT_EQ(file.layers().size(), 2u);
+    CalibrationOptions options = of_level(level);
+    options.earlier = file.layers();
+    int64_t layers = 0;
+    options.finished = [&](const CalibratedLayer&) { ++layers; };
+    bool estimated = false;
+    options.estimated = [&](const CalibrationEstimate& estimate) {
+      estimated = estimate.operations > 0 && estimate.seconds > 0 && estimate.memory_bytes > 1000000;
+    };
+    expect_equal(run(options), whole);
+    EXPECT_EQ(layers, config_.layers - 2);
+    EXPECT_TRUE(estimated);
+  }
+}
+
+TEST_F(Resume, PassesOverWhatIsHalfWritten) {
+  std::vector<CalibratedLayer> layers;
+  {
+    CalibrationFile file(path_, "key", quantize_);
+    CalibrationOptions options = of_level(1);
+    options.finished = [&](const CalibratedLayer& layer) {
+      file.append(layer);
+      layers.push_back(layer);
+    };
+    options.progress = [](int64_t layer, int64_t) {
+      if (layer == 2) throw Error(ErrorCode::kInterrupted, "enough");
+    };
+    EXPECT_THROW(run(options), Error);
+  }
+  const std::string bytes = testing::read_file(path_);
+  for (const size_t cut :
+       {bytes.size() - 1, bytes.size() * 3 / 4, bytes.size() / 4, size_t{60}, size_t{27}}) {
+    testing::write_file(path_, bytes.substr(0, cut));
+    {
+      CalibrationFile file(path_, "key", quantize_);
+      ASSERT_LT(file.layers().size(), 2u) << cut;
+      file.append(layers[0]);
+    }
+    CalibrationFile file(path_, "key", quantize_);
+    ASSERT_GE(file.layers().size(), 1u) << cut;
+    EXPECT_EQ(file.layers().back().tensors.size(), layers[0].tensors.size());
+  }
+  std::string other = bytes;
+  other[bytes.size() - 5] = static_cast<char>(other[bytes.size() - 5] ^ 1);
+  testing::write_file(path_, other);
+  EXPECT_EQ(CalibrationFile(path_, "key", quantize_).layers().size(), 1u);
+}
+
+TEST_F(Resume, RefusesWhatIsNotItsOwn) {
+  CalibrationFile(path_, "one text", quantize_);
+  try {
+    CalibrationFile(path_, "another text", quantize_);
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kAlreadyExists);
+    EXPECT_NE(std::string(error.what()).find("one text"), std::string::npos);
+  }
+  testing::write_file(path_, "a file of somebody else\n");
+  EXPECT_THROW(CalibrationFile(path_, "one text", quantize_), Error);
+  EXPECT_EQ(testing::read_file(path_), "a file of somebody else\n");
+  CalibrationOptions options = of_level(1);
+  CalibratedLayer& layer = options.earlier.emplace_back();
+  layer.tensors["model.layers.0.nothing"] = {};
+  EXPECT_THROW(run(options), Error);
+}
+
+TEST_F(Resume, FingerprintsTellModelsApart) {
+  EXPECT_EQ(checkpoint_fingerprint(*checkpoint_).size(), 16u);
+  EXPECT_EQ(checkpoint_fingerprint(*checkpoint_),
+            checkpoint_fingerprint(Checkpoint(testing::source_path("/models/nfloat-tiny"))));
+}
+
+}  // namespace
+}  // namespace nfloat

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "calibrate_model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "calibration_text.h"
+#include "nfloat/error.h"
+#include "nfloat/version.h"
+#include "notes.h"
+#include "progress.h"
+#include "table.h"
+
+namespace nfloat::cli {
+namespace {
+
+constexpr int64_t kLeastTokens = 256;
+constexpr const char* kGeneralText = "the general text that comes with nfloat";
+
+std::string in_words(double seconds) {
+  if (seconds < 90) return fmt::format("{:.0f} s", std::max(seconds, 1.0));
+  if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
+  return fmt::format("{:.1f} h", seconds / 3600);
+}
+
+double share_of_best(const CalibrationReport& report) {
+  return report.plain_kl > 0 ? 100 * report.kl / report.plain_kl : 100.0;
+}
+
+std::string state_path(const std::string& output) {
+  std::filesystem::path path(output);
+  if (!path.has_filename()) path = path.parent_path();
+  return path.string() + ".calibration";
+}
+
+}  // namespace
+
+std::string CalibratedModel::sentence() const {
+  const CalibrationReport& report = record.report;
+  return fmt::format(
+      "Calibrated at level {} on {} tokens of {}. On {} tokens held back: mean KL {:.6f} nats from the "
+      "original, {:.0f} % of the {:.6f} of --preset best{}",
+      record.level, report.tokens, printable(record.text), report.held_tokens, report.kl,
+      share_of_best(report), report.plain_kl,
+      report.kept_plain > 0 ? fmt::format("; {} kept its coding", count_of(report.kept_plain, "tensor"))
+                            : "");
+}
+
+std::string CalibratedModel::card() const {
+  const CalibrationReport& report = record.report;
+  return fmt::format(
+      "## Quantization\n\n"
+      "4-bit weights in the bitsandbytes layout, chosen by nfloat {} with a calibration at level {}{}.\n\n"
+      "| | |\n|---|---|\n"
+      "| text | {}, FNV-1a {} |\n"
+      "| tokens | {} calibrated on, {} held back |\n"
+      "| mean KL divergence from the original, held-back tokens | {:.6f} nats |\n"
+      "| the same without calibration (`--preset best`) | {:.6f} nats |\n\n"
+      "The squared error of the weights is larger than without calibration, by design: what is small is the "
+      "error of what they compute. An adapter that was trained on other 4-bit weights of this model sees "
+      "other "
+      "errors here.\n",
+      version(), record.level, fast ? " (fast)" : "", record.text, record.text_hash, report.tokens,
+      report.held_tokens, report.kl, report.plain_kl);
+}
+
+CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeCheckpointOptions& settings,
+                                std::optional<CalibrationFile>& file) {
+  const auto checkpoint = std::make_shared<const Checkpoint>(request.folder);
+  const std::string text = checkpoint->text_file("config.json");
+  if (text.empty())
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("{}: no config.json: what is calibrated is a model that runs", request.input));
+  if (settings.quantize.allow_nonfinite)
+    throw Error(ErrorCode::kInvalidArgument,
+                "--allow-nonfinite: weights that are calibrated have to be finite");
+  const ModelConfig config = parse_model_config(text, request.folder + "/config.json");
+  CalibratedModel result;
+  CalibrationRecord& record = result.record;
+  record.level = request.level;
+  result.fast = request.fast;
+  record.text = request.text.empty() ? kGeneralText : std::filesystem::path(request.text).filename().string();
+  const auto windows =
+      calibration_windows(request.text, request.folder, config, request.tokens, &record.text_hash);
+  const std::string name = request.text.empty() ? kGeneralText : request.text;
+  int64_t count = 0;
+  for (const auto& window : windows) count += std::ssize(window);
+  if (windows.size() < 2 || count < kLeastTokens)
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{}: gives {} in {}: at least {} in two windows are needed, one of them to judge "
+                    "the result",
+                    name, count_of(count, "token"), count_of(std::ssize(windows), "window"), kLeastTokens));
+  plan_quantization(*checkpoint, settings);  // throws for what cannot be quantized
+
+  const std::string path = state_path(request.output);
+  if (request.fresh) std::filesystem::remove(path);
+  std::string skip;
+  for (const std::string& expression : settings.skip) skip += " --skip " + expression;
+  for (const std::string& expression : settings.only) skip += " --only " + expression;
+  file.emplace(
+      path,
+      fmt::format("source {} text {} tokens {} level {}{} {} blocks of {}{}",
+                  checkpoint_fingerprint(*checkpoint), record.text_hash, request.tokens, request.level,
+                  request.fast ? " fast" : "", settings.format, settings.quantize.block_size, skip),
+      settings);
+  CalibrationOptions own;
+  own.level = request.level;
+  own.fast = request.fast;
+  own.threads = request.threads;
+  own.earlier = file->layers();
+  bool kept = !own.earlier.empty();
+  own.finished = [&](const CalibratedLayer& layer) {
+    file->append(layer);
+    kept = true;
+  };
+  ProgressBar bar("calibrate", "layers");
+  const auto first = std::ssize(own.earlier);
+  if (first > 0) note("going on behind {} that {} holds", count_of(first, "layer"), path);
+  own.estimated = [&](const CalibrationEstimate& estimate) {
+    note("calibrating at level {} on {}: about {} and {} of memory; {} keeps what is finished", request.level,
+         name, in_words(estimate.seconds), format_bytes(estimate.memory_bytes), path);
+  };
+  own.progress = [&](int64_t layer, int64_t layers) {
+    if (interrupted())
+      throw Error(ErrorCode::kInterrupted,
+                  fmt::format("interrupted while calibrating; the same command goes on with {}", path));
+    bar.update(static_cast<uint64_t>(layer - std::min(first, layer)), static_cast<uint64_t>(layers - first),
+               fmt::format("{}/{} layers", layer, layers));
+  };
+  Calibration calibration;
+  try {
+    calibration = calibrate(checkpoint, config, windows, settings, own);
+  } catch (...) {
+    if (!kept) file->remove();
+    throw;
+  }
+  bar.finish();
+  result.tensors = std::move(calibration.tensors);
+  record.report = calibration.report;
+  const CalibrationReport& report = record.report;
+  if (!(report.kl <= report.plain_kl)) {
+    file->remove();
+    throw Error(
+        ErrorCode::kInvalidArgument,
+        fmt::format("{}: on the held-back tenth of the text the calibrated weights diverge by {:.6f} "
+                    "nats a token, those of --preset best by {:.6f}: nothing was written; give more or "
+                    "other text",
+                    name, report.kl, report.plain_kl));
+  }
+  return result;
+}
+
+}  // namespace nfloat::cli

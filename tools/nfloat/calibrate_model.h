@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_CALIBRATE_MODEL_H_
+#define NFLOAT_TOOLS_CALIBRATE_MODEL_H_
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+
+#include "nfloat/calibrate.h"
+#include "nfloat/results.h"
+
+namespace nfloat::cli {
+
+// How `quantize` calibrates.
+struct CalibrateRequest {
+  std::string input, folder, output;  // as given, resolved, to be written
+  std::string text;                   // file; empty: the general text
+  int64_t tokens = 65536;
+  int level = 1;
+  bool fast = false, fresh = false;
+  int threads = 0;
+};
+
+// What calibration found, and what it was done with.
+struct CalibratedModel {
+  std::map<std::string, QuantizedTensor> tensors;
+  CalibrationRecord record;
+  bool fast = false;
+
+  std::string sentence() const;
+  std::string card() const;  // of the output's README.md
+};
+
+// The finished layers stand in OUT.calibration meanwhile, which the caller removes when OUT is written:
+// `file`. Throws Error, also when the result is worse than what needs no text.
+CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeCheckpointOptions& settings,
+                                std::optional<CalibrationFile>& file);
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_CALIBRATE_MODEL_H_

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "compare_calibrated.h"
+
+#include <fmt/format.h>
+
+#include "calibration_text.h"
+#include "nfloat/error.h"
+#include "signals.h"
+
+namespace nfloat::cli {
+namespace {
+
+constexpr int64_t kTokens = 65536;
+
+}  // namespace
+
+CalibratedFormat::CalibratedFormat(std::unique_ptr<Format> base, int level)
+    : Format(fmt::format("{}:calibrated{}", base->name(), level == 2 ? "" : std::to_string(level)),
+             fmt::format("{}, calibrated at level {}", base->summary(), level)),
+      base_(std::move(base)),
+      level_(level) {}
+
+std::map<std::string, QuantizedTensor> CalibratedFormat::quantize(const std::string& folder,
+                                                                  const std::string& text,
+                                                                  int threads) const {
+  const auto checkpoint = std::make_shared<const Checkpoint>(folder);
+  const ModelConfig config = parse_model_config(checkpoint->text_file("config.json"), folder);
+  std::string hash;
+  const auto windows = calibration_windows(text, folder, config, kTokens, &hash);
+  QuantizeCheckpointOptions settings;
+  settings.format = base_->codebook()->name;
+  settings.quantize.block_size = block_size();
+  settings.quantize.double_quantization = true;
+  settings.quantize.scale = ScaleMethod::kSigned;
+  CalibrationOptions options;
+  options.level = level_;
+  options.threads = threads;
+  options.progress = [](int64_t, int64_t) {
+    if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while calibrating");
+  };
+  return calibrate(checkpoint, config, windows, settings, options).tensors;
+}
+
+std::unique_ptr<Format> make_compared_format(const std::string& name) {
+  for (const int level : {1, 2}) {
+    const std::string suffix = level == 2 ? ":calibrated" : ":calibrated1";
+    if (!name.ends_with(suffix)) continue;
+    std::unique_ptr<Format> base = make_format(name.substr(0, name.size() - suffix.size()));
+    const bool code = base->name().starts_with("nf4:") || base->name().starts_with("fp4:");
+    if (!code || !base->name().ends_with(":signed:dq"))
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("{}: what is calibrated is nf4 or fp4 with signed scales in 8 bits, as "
+                              "nf4:64:signed:dq{}",
+                              name, suffix));
+    return std::make_unique<CalibratedFormat>(std::move(base), level);
+  }
+  return make_format(name);
+}
+
+}  // namespace nfloat::cli

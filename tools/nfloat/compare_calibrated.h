@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_COMPARE_CALIBRATED_H_
+#define NFLOAT_TOOLS_COMPARE_CALIBRATED_H_
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "nfloat/calibrate.h"
+#include "nfloat/formats.h"
+
+namespace nfloat::cli {
+
+// A format whose codes and scales a calibration chooses, as `quantize --calibrate` does.
+class CalibratedFormat : public Format {
+ public:
+  CalibratedFormat(std::unique_ptr<Format> base, int level);
+  int level() const noexcept { return level_; }
+  // The model's matrices in it. `text`: a file, or empty for the general text. Throws as calibrate().
+  std::map<std::string, QuantizedTensor> quantize(const std::string& folder, const std::string& text,
+                                                  int threads) const;
+
+  // What calibration does not take.
+  StoredWeights round_trip(std::span<float> weights, int64_t rows, int64_t cols, int threads) const override {
+    return base_->round_trip(weights, rows, cols, threads);
+  }
+  double bits_per_weight() const noexcept override { return base_->bits_per_weight(); }
+  int64_t block_size() const noexcept override { return base_->block_size(); }
+  const Codebook* codebook() const noexcept override { return base_->codebook(); }
+  std::optional<PackedFormat> packed() const override { return base_->packed(); }
+
+ private:
+  const std::unique_ptr<Format> base_;
+  const int level_;
+};
+
+// make_format, and "nf4:64:signed:dq:calibrated" (level 2) or ":calibrated1" behind the same.
+std::unique_ptr<Format> make_compared_format(const std::string& name);
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_COMPARE_CALIBRATED_H_
