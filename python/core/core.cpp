@@ -296,8 +296,9 @@ Ref array_memory(Args& args) {
 int execute(PyObject* module) {
   static std::vector<PyMethodDef> methods = [] {
     std::vector<PyMethodDef> all;
-    for (const auto& some : {base_methods(), weight_methods(), matrix_methods(), checkpoint_methods(),
-                             convert_methods(), text_methods(), model_methods(), evaluate_methods()})
+    for (const auto& some :
+         {base_methods(), weight_methods(), matrix_methods(), checkpoint_methods(), convert_methods(),
+          text_methods(), model_methods(), evaluate_methods(), compare_methods()})
       all.insert(all.end(), some.begin(), some.end());
     all.push_back({nullptr, nullptr, 0, nullptr});
     return all;

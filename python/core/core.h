@@ -273,6 +273,7 @@ std::vector<PyMethodDef> convert_methods();
 std::vector<PyMethodDef> text_methods();
 std::vector<PyMethodDef> model_methods();
 std::vector<PyMethodDef> evaluate_methods();
+std::vector<PyMethodDef> compare_methods();
 
 DType dtype_argument(const std::string& name);  // throws kInvalidArgument
 int thread_argument(int64_t threads);

@@ -39,6 +39,7 @@ from ._codebook import (
     make_normal_float,
     normal_quantile,
 )
+from ._compare import Comparison, compare_formats
 from ._convert import (
     ConvertResult,
     Finding,
@@ -117,6 +118,7 @@ __all__ = [
     "Checkpoint",
     "Codebook",
     "CodebookErrors",
+    "Comparison",
     "Control",
     "ConvertResult",
     "DType",
@@ -173,6 +175,7 @@ __all__ = [
     "codebook_names",
     "codebook_summary",
     "compare_checkpoints",
+    "compare_formats",
     "convert_elements",
     "default_formats",
     "dequantize_blockwise",

@@ -249,6 +249,21 @@ class Models(InFolder):
         with self.assertRaises(nfloat.InvalidArgumentError):
             nfloat.perplexity(self.model, "short")
 
+    def test_formats_compared(self):
+        text = "Once upon a time there was a king who had a daughter. " * 30
+        seen = []
+        result = nfloat.compare_formats(TINY, text, formats=["nf4:64", "q8_0", "nf4:128"], context=128, progress=seen.append)
+        rows = {row["name"]: row for row in result.records()}
+        self.assertEqual(len(rows), 3)
+        self.assertLess(rows["q8_0"]["mean_kl"], rows["nf4:64"]["mean_kl"])
+        self.assertIn(result.best, rows)
+        self.assertEqual((seen[-1].done, seen[-1].total, seen[-1].unit), (4, 4, "formats"))
+        self.assertIn("<table>", result._repr_html_())
+        result.report(self.path / "report.html")
+        self.assertIn("</html>", (self.path / "report.html").read_text())
+        with self.assertRaises(nfloat.NotFoundError):
+            nfloat.compare_formats(TINY, text, formats=["nf99"], context=128)
+
     def test_closed_and_missing(self):
         with nfloat.Model.load(TINY) as model:
             session = model.session(context=8)
