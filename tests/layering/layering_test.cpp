@@ -44,11 +44,11 @@ const std::map<std::string, Room> kRooms = {
     {"model", {5, {"model.h", "sampler.h", "synthetic.h"}}},
     {"generate", {6, {"conversation.h", "engine.h", "generate.h"}}},
     {"evaluate", {6, {"compare.h", "evaluate.h", "tasks.h"}}},
-    {"bridge", {6, {"bridge.h"}}},
+    {"bridge", {6, {"adapter_gguf.h", "bridge.h"}}},
     {"tune", {6, {"adapter.h", "train.h", "train_data.h"}}},
     {"calibrate", {7, {"calibrate.h"}}},
     {"server", {7, {"serve.h"}}},
-    {"report", {8, {"comparison.h", "plot.h", "report.h", "results.h"}}},
+    {"report", {8, {"comparison.h", "plot.h", "report.h", "results.h", "train_report.h"}}},
     {"c_api", {9, {"nfloat.h"}}},
 };
 
