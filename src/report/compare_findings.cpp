@@ -3,13 +3,10 @@
 
 #include "nfloat/comparison.h"
 #include "nfloat/text.h"
+#include "report/score_documents.h"
 
 namespace nfloat {
 namespace {
-
-const FormatMeasurement& at(const Comparison& comparison, int index) {
-  return comparison.measurements[static_cast<size_t>(index)];
-}
 
 // "4.13 bits a weight, 4.7 MB, mean KL 0.0123 nats, perplexity 28.31 (+0.8 %)"
 std::string in_numbers(const Comparison& c, const FormatMeasurement& m) {
@@ -59,7 +56,7 @@ std::vector<std::string> comparison_findings(const Comparison& c) {
   if (choice.best < 0) {
     lines.push_back(fmt::format("Recommendation: none. No format {} {} was found.", takes(c.reader), limits));
   } else {
-    const FormatMeasurement& best = at(c, choice.best);
+    const FormatMeasurement& best = measurement_at(c, choice.best);
     const bool smallest = c.limits.max_divergence > 0 && c.limits.budget_bytes <= 0;
     lines.push_back(fmt::format("Recommendation: {}, the {} {} {}: {}.", best.name,
                                 smallest ? "smallest format" : "least divergence among the formats",
@@ -67,27 +64,31 @@ std::vector<std::string> comparison_findings(const Comparison& c) {
     lines.push_back("To make it: " + how_to_make(c.model, best.name, c.reader));
     if (choice.runner_up >= 0)
       lines.push_back(fmt::format(
-          "Next to it: {}, {}; {}.", at(c, choice.runner_up).name, in_numbers(c, at(c, choice.runner_up)),
+          "Next to it: {}, {}; {}.", measurement_at(c, choice.runner_up).name,
+          in_numbers(c, measurement_at(c, choice.runner_up)),
           choice.separable ? "the difference in mean KL is more than two standard errors"
                            : "this text is too short to tell the two apart (less than two standard errors)"));
     if (choice.smaller >= 0)
       lines.push_back(fmt::format("A model below {} would change it: then {}, {}.",
-                                  format_bytes(best.model_bytes), at(c, choice.smaller).name,
-                                  in_numbers(c, at(c, choice.smaller))));
+                                  format_bytes(best.model_bytes), measurement_at(c, choice.smaller).name,
+                                  in_numbers(c, measurement_at(c, choice.smaller))));
     if (choice.better >= 0)
       lines.push_back(fmt::format("So would a mean KL below {:.3g}: then {}, {}.", best.divergence.mean_kl,
-                                  at(c, choice.better).name, in_numbers(c, at(c, choice.better))));
+                                  measurement_at(c, choice.better).name,
+                                  in_numbers(c, measurement_at(c, choice.better))));
   }
   if (choice.out_of_reach >= 0)
-    lines.push_back(fmt::format(
-        "{}, but not to be had for {}: {}, {}.",
-        c.limits.max_divergence > 0 && c.limits.budget_bytes <= 0 ? "Smaller" : "Less divergence",
-        reader_name(c.reader), at(c, choice.out_of_reach).name, in_numbers(c, at(c, choice.out_of_reach))));
+    lines.push_back(
+        fmt::format("{}, but not to be had for {}: {}, {}.",
+                    c.limits.max_divergence > 0 && c.limits.budget_bytes <= 0 ? "Smaller" : "Less divergence",
+                    reader_name(c.reader), measurement_at(c, choice.out_of_reach).name,
+                    in_numbers(c, measurement_at(c, choice.out_of_reach))));
   if (c.agreement.pairs > 0) {
     std::string pairs;
     for (size_t i = 0; i < c.agreement.swapped.size() && i < 4; ++i)
-      pairs += fmt::format("{}{} and {}", i == 0 ? ": " : ", ", at(c, c.agreement.swapped[i][0]).name,
-                           at(c, c.agreement.swapped[i][1]).name);
+      pairs +=
+          fmt::format("{}{} and {}", i == 0 ? ": " : ", ", measurement_at(c, c.agreement.swapped[i][0]).name,
+                      measurement_at(c, c.agreement.swapped[i][1]).name);
     lines.push_back(
         fmt::format("The ranking by mean KL over two halves of the text: rank correlation {:.4f}, {} of {} "
                     "pairs in another "

@@ -15,10 +15,6 @@
 namespace nfloat {
 namespace {
 
-const FormatMeasurement& at(const Comparison& comparison, int index) {
-  return comparison.measurements[static_cast<size_t>(index)];
-}
-
 Json comparison_document(const Comparison& c) {
   Json json = {{"model", c.model},
                {"text", c.text_name},
@@ -39,7 +35,7 @@ Json comparison_document(const Comparison& c) {
     format["command"] = command.empty() ? Json() : Json(command);
     json["formats"].push_back(std::move(format));
   }
-  const auto name = [&](int index) { return index < 0 ? Json() : Json(at(c, index).name); };
+  const auto name = [&](int index) { return index < 0 ? Json() : Json(measurement_at(c, index).name); };
   json["recommendation"] = {
       {"format", name(c.choice.best)},
       {"runner_up", name(c.choice.runner_up)},
@@ -48,8 +44,9 @@ Json comparison_document(const Comparison& c) {
       {"better", name(c.choice.better)},
       {"out_of_reach", name(c.choice.out_of_reach)},
       {"for", reader_name(c.reader)},
-      {"command",
-       c.choice.best < 0 ? Json() : Json(how_to_make(c.model, at(c, c.choice.best).name, c.reader))}};
+      {"command", c.choice.best < 0
+                      ? Json()
+                      : Json(how_to_make(c.model, measurement_at(c, c.choice.best).name, c.reader))}};
   json["halves"] = {{"rank_correlation", c.agreement.spearman},
                     {"pairs", c.agreement.pairs},
                     {"pairs_in_another_order", c.agreement.swapped.size()}};

@@ -4,6 +4,7 @@
 
 #include "base/json.h"
 #include "nfloat/compare.h"
+#include "nfloat/comparison.h"
 #include "nfloat/evaluate.h"
 #include "nfloat/tasks.h"
 
@@ -17,6 +18,11 @@ Json measurement_document(const FormatMeasurement& measurement);
 // The reverse of the last two. Throw JsonError where something is missing.
 TaskResult task_of(const Json& json);
 FormatMeasurement measurement_of(const Json& json);
+
+// A measurement that a choice names by its index.
+inline const FormatMeasurement& measurement_at(const Comparison& comparison, int index) {
+  return comparison.measurements[static_cast<size_t>(index)];
+}
 
 }  // namespace nfloat
 
