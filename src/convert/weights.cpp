@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "convert/weights.h"
 
+#include <cmath>
 #include <cstring>
 #include <numeric>
 
@@ -93,7 +94,7 @@ std::span<const std::byte> WeightReader::read_as(int64_t chunk, DType as, Scratc
     // Chunks begin with a block: what is decoded needs no place besides this one.
     const auto floats = scratch.get<float>(1, values);
     read_stored(begin(chunk), floats, scratch);
-    delta_->apply(begin(chunk), floats);
+    merge(begin(chunk), floats);
     if (as == DType::kF32) return std::as_bytes(floats);
     const auto converted = scratch.bytes(0, values * dtype_bytes(as));
     convert_elements({DType::kF32, Shape({count(chunk)}), std::as_bytes(floats)}, as, converted);
@@ -117,7 +118,15 @@ std::span<const std::byte> WeightReader::read_as(int64_t chunk, DType as, Scratc
 
 void WeightReader::read_floats(int64_t begin, std::span<float> output, Scratch& scratch) const {
   read_stored(begin, output, scratch);
-  if (delta_ != nullptr) delta_->apply(begin, output);
+  if (delta_ != nullptr) merge(begin, output);
+}
+
+void WeightReader::merge(int64_t begin, std::span<float> values) const {
+  delta_->apply(begin, values);
+  for (size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(values[i]))
+      fail(ErrorCode::kNotFinite, "{}: element {} of '{}' is {} with the adapter added", checkpoint_.path(),
+           begin + static_cast<int64_t>(i), info_.name, values[i]);
 }
 
 void WeightReader::read_stored(int64_t begin, std::span<float> output, Scratch& scratch) const {

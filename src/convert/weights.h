@@ -42,6 +42,8 @@ class WeightReader {
   void read_floats(int64_t begin, std::span<float> output, Scratch& scratch) const;
 
  private:
+  // Adds the adapter to stored values begin, begin + 1, ... Throws kNotFinite naming the element.
+  void merge(int64_t begin, std::span<float> values) const;
   void read_stored(int64_t begin, std::span<float> output, Scratch& scratch) const;
 
   const Checkpoint& checkpoint_;

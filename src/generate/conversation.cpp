@@ -43,8 +43,9 @@ struct Conversation::State {
       : options(given),
         variables(given.variables.empty() ? Json::object() : Json::parse(given.variables)),
         tokenizer(Tokenizer::load(path)),
-        sequence(Session(
-            model, {.context = std::min(given.context, model.config().context), .kv_cache = given.kv_cache})),
+        sequence(Session(model, {.context = std::min(given.context, model.config().context),
+                                 .kv_cache = given.kv_cache,
+                                 .expect_finite = true})),
         ends(model.config().eos_tokens),
         sampler(sampler_options(given.sampling, path, model.config(), &ends, &not_obeyed)),
         chat(chat_template_of(path, tokenizer)),

@@ -52,6 +52,8 @@ struct LayerExecutor::Pass {
     if (ends_with(LinearRole::kQueryKeyValue, input_, config_.hidden)) return;
     multiply(LinearRole::kQueryKeyValue, weights_.query_key_value, input_, config_.hidden, config_.hidden,
              workspace_.projected, projected_size());
+    // The attention's largest score may pass over what is not a number.
+    executor_.expect_finite(layer_, workspace_.projected, rows_ * projected_size(), "a query, key or value");
     normalize_heads();
     attend();
     if (ends_with(LinearRole::kOutput, workspace_.attended, config_.query_size())) return;

@@ -97,7 +97,8 @@ void run(const Options& options) {
                 fmt::format("the prompt has {} tokens, more than the context of {}", length, most));
   // Room for what can come: the whole context of a large model would take gigabytes.
   Session session(model, {.context = std::min(most, length + options.max_tokens),
-                          .kv_cache = parse_kv_cache(options.model.kv_cache)});
+                          .kv_cache = parse_kv_cache(options.model.kv_cache),
+                          .expect_finite = true});
   std::optional<Session> draft;
   if (!options.draft.empty()) draft.emplace(load_draft(options.model, options.draft, tokenizer));
   if (options.echo) show(options, tokenizer.decode(prompt, true));

@@ -5,6 +5,7 @@
 #include <sys/resource.h>
 
 #include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -54,6 +55,10 @@ AdapterChoice parse_adapter(const std::string& text) {
   double weight = 1;
   const auto [stop, error] = std::from_chars(begin, end, weight);
   if (error != std::errc() || stop != end || begin == end) return choice;
+  constexpr double kMostWeight = 1e6;
+  if (!(std::fabs(weight) <= kMostWeight))
+    throw UsageError(
+        fmt::format("--lora {}: the weight must be from -{} to {}", text, kMostWeight, kMostWeight));
   return {.folder = text.substr(0, colon), .weight = weight};
 }
 
