@@ -58,8 +58,8 @@ struct AnalyzeOptions {
   int threads = 0;
 };
 
-// One pass over all weights (F32, F16 or BF16), one over the sample. Throws kInvalidArgument for other types
-// or no weights, kNotFinite naming the first bad index.
+// One pass over all weights (F32, F16 or BF16), one over the sample. Throws kInvalidArgument for other types,
+// no weights or a block size below 1, kNotFinite naming the first bad index.
 NFLOAT_API WeightStatistics analyze_weights(const TensorView& weights, const AnalyzeOptions& options = {});
 
 // Maximum-likelihood Student's t around `mean`. `values`: at least two that differ.

@@ -106,7 +106,7 @@ class NFLOAT_API Checkpoint {
   const std::string& foreign_refusal() const noexcept;
 
   // Text of a file of the folder ("config.json"); empty if absent, "\n" for an empty .json file.
-  // Throws kIo, or kMalformedFile above 64 MiB.
+  // Throws kIo, kMalformedFile above 64 MiB, kInvalidArgument for a name that leads out of the folder.
   std::string text_file(const std::string& name) const;
   // Names of the text files derived from a GGUF file; empty for other inputs.
   std::vector<std::string> made_files() const;

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._errors import NotFoundError
+from ._errors import InvalidArgumentError, NotFoundError
 from ._quantize import NestedScales, QuantizedTensor, _codebook_of
 from ._types import Array, DType, Path, array_in, array_of, dtype_name, numpy_type, path_text
 
@@ -110,7 +110,8 @@ class Checkpoint(Mapping[str, TensorInfo]):
         return str(_core.checkpoint_stored_type(self._handle, name))
 
     def text_file(self, name: str) -> str:
-        """Text of a file of the folder, as "config.json". Raises NotFoundError."""
+        """Text of a file of the folder, as "config.json". Raises NotFoundError, InvalidArgumentError for a name that leads
+        out of it."""
         text = str(_core.checkpoint_text_file(self._handle, name))
         if not text:
             raise NotFoundError(f"{self.path} has no file '{name}'")
@@ -175,6 +176,11 @@ def resolve_model_path(path: Path) -> str:
 def save_tensors(path: Path, tensors: Mapping[str, Array], *, overwrite: bool = False) -> None:
     """Writes one .safetensors file, which appears whole or not at all. uint16 stays uint16: bfloat16 comes from torch
     or ml_dtypes. Raises AlreadyExistsError unless `overwrite`, IoError."""
+    for name, values in tensors.items():
+        if name in ("", "__metadata__"):
+            raise InvalidArgumentError(f"no tensor can have the name '{name}'")
+        if values is None:
+            raise TypeError(f"'{name}' is None: an array is needed")
     pairs = [array_in(values) for values in tensors.values()]
     _core.save_tensors(
         path_text(path), list(tensors), [values for values, _ in pairs], [said or "" for _, said in pairs], overwrite

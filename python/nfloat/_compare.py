@@ -12,7 +12,7 @@ from . import _core
 from ._checkpoint import resolve_model_path
 from ._control import Control, ProgressFunction, control_handle, progress_function, thread_count
 from ._text import Tokenizer
-from ._types import Path, PerplexityProtocol, Tokens, path_text, token_array
+from ._types import Path, PerplexityProtocol, Tokens, path_text, text_list, token_array
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def compare_formats(
     scores a text against the model as it is. `formats`: names (`make_format`); none: `default_formats()`. With
     `budget_bytes` (of the whole model) or `max_divergence` (nats a token) the best is chosen within these limits.
     Progress in formats, the plain model counting as one. Raises UnsupportedError for a model that is quantized."""
+    names = text_list(formats, "formats")
     found = resolve_model_path(path)
     if isinstance(text, str):
         ids = Tokenizer.load(found).encode_array(text, add_special_tokens=False)
@@ -85,7 +86,7 @@ def compare_formats(
         ids = token_array(text)
     document = json.loads(
         _core.compare_formats(
-            found, ids, list(formats), protocol, context, budget_bytes, max_divergence, thread_count(threads),
+            found, ids, names, protocol, context, budget_bytes, max_divergence, thread_count(threads),
             progress_function(progress, "formats"), control_handle(control, "formats"),
         )  # fmt: skip
     )

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union
 from . import _core
 from ._checkpoint import Checkpoint, checkpoint_of
 from ._control import Control, ProgressFunction, control_handle, progress_function, thread_count
-from ._types import DType, Path, ScaleMethod, dtype_name, path_text
+from ._types import DType, Path, ScaleMethod, dtype_name, path_text, text_list
 
 Format = Literal["nf4", "fp4"]
 Storage = Literal["uint8", "bfloat16", "float16", "float32"]
@@ -127,7 +127,7 @@ def plan_quantization(
     """Which tensors `quantize_checkpoint` would quantize, with the bytes before and after. Nothing is written."""
     text = _core.plan_quantization(
         checkpoint_of(input)._handle, format, block_size, scale, double_quantization, storage,
-        list(skip), list(only), quantize_experts, False, shard_bytes,
+        text_list(skip, "skip"), text_list(only, "only"), quantize_experts, False, shard_bytes,
     )  # fmt: skip
     return _plan(json.loads(text))
 
@@ -159,7 +159,7 @@ def quantize_checkpoint(
     """
     text = _core.quantize_checkpoint(
         checkpoint_of(input)._handle, path_text(output), format, block_size, scale, double_quantization, storage,
-        list(skip), list(only), quantize_experts, allow_nonfinite, shard_bytes,
+        text_list(skip, "skip"), text_list(only, "only"), quantize_experts, allow_nonfinite, shard_bytes,
         *_last(overwrite, threads, progress, control),
     )  # fmt: skip
     return _result(text)

@@ -18,7 +18,7 @@ from ._control import Control, ProgressFunction, control_handle, progress_functi
 from ._errors import UnsupportedError
 from ._generation import Generation, SamplerOptions, TokenProbability
 from ._text import ChatTemplate, Tokenizer
-from ._types import HeadFormat, KvCacheType, Message, Path, Precision, Tokens, array_of, token_array
+from ._types import HeadFormat, KvCacheType, Message, Path, Precision, Tokens, array_of, text_list, token_array
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,14 @@ class Model:
         time. `stop`: ends before one of these texts. `session`: what is read and generated goes behind what it holds.
         Leaving the loop early keeps what was made; Ctrl-C works, also while the prompt is read.
         """
+        stops = text_list(stop, "stop")
         ids = self._prompt(prompt)
         if session is None:
             held = len(ids)
             session = self.session(context=max(1, min(self.context, held + max_tokens)))
         sampling = (temperature, top_k, top_p, min_p, repetition_penalty, seed)
         return Generation(
-            session, self.tokenizer, self._path, ids, max_tokens, sampling, list(stop), ignore_end, top_logprobs, control
+            session, self.tokenizer, self._path, ids, max_tokens, sampling, stops, ignore_end, top_logprobs, control
         )
 
     def _prompt(self, prompt: str | Tokens | Sequence[Message]) -> npt.NDArray[np.int32]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from . import _core
 from ._codebook import Codebook, CodebookLike, codebook_from_levels, codebook_of, dynamic_codebook, make_codebook
 from ._control import thread_count
-from ._errors import InvalidArgumentError, MalformedFileError, UnsupportedError
+from ._errors import InvalidArgumentError, MalformedFileError, NotFiniteError, UnsupportedError
 from ._types import Array, DType, ScaleMethod, array_in, array_type, dtype_name, frozen, numpy_type
 
 WeightType = Literal["float32", "float16", "bfloat16"]
@@ -190,6 +190,7 @@ class QuantizedTensor:
         codes = _bytes_of(state, name)
         _expect(name, len(codes), (elements + 1) // 2)
         levels = _floats_of(state, f"{name}.quant_map")
+        _expect(f"{name}.quant_map", len(levels), 16)
         book = _codebook_of(kind, levels)
         if not is_nested:
             scales = _floats_of(state, f"{name}.absmax")
@@ -244,7 +245,11 @@ def _floats_of(state: Mapping[str, Array], key: str) -> npt.NDArray[np.float32]:
     dtype, _ = _core.describe_array(values, said)
     if dtype != "float32":
         raise MalformedFileError(f"'{key}' is {dtype}, float32 expected")
-    return _numpy_of(values, np.float32)
+    floats = _numpy_of(values, np.float32)
+    finite = np.isfinite(floats)
+    if not finite.all():
+        raise MalformedFileError(f"'{key}' is NaN or infinite at index {int(np.argmin(finite))}")
+    return floats
 
 
 def _expect(key: str, found: int, wanted: int) -> None:
@@ -307,7 +312,6 @@ def quantize_blockwise(
         same = out._shape == shape and out._block == block_size and out.double_quantized == double_quantization
         if not same:
             raise InvalidArgumentError(f"out is {out!r}: another shape, block size or kind of scales than the result")
-        out._codebook, out._dtype = book, kind
     nested = out._nested
     offset = _core.quantize(
         given,
@@ -323,6 +327,7 @@ def quantize_blockwise(
         None if nested is None else nested.codes,
         None if nested is None else nested.absmax,
     )
+    out._codebook, out._dtype = book, kind
     if nested is not None:
         out._nested = NestedScales(nested.codes, nested.absmax, offset)
     return out
@@ -346,7 +351,7 @@ def dequantize_blockwise(
     tensor: QuantizedTensor, dtype: DType | None = None, *, out: Array | None = None, threads: int = 0
 ) -> npt.NDArray[Any]:
     """level * scale in float32, rounded once to `dtype` (None: the type of the weights). bfloat16 comes as uint16, the
-    bits of its values. `out`: a contiguous, writable array of as many bytes, which is returned where it is numpy's.
+    bits of its values. `out`: a contiguous, writable array of that type and shape, which is returned.
 
     >>> import numpy as np
     >>> dequantize_blockwise(quantize_blockwise(np.float32([0, 0.5, 1, -1]))).tolist()
@@ -354,7 +359,13 @@ def dequantize_blockwise(
     """
     name = tensor.dtype if dtype is None else dtype_name(dtype)
     if out is not None:
-        dequantize_into(tensor, name, out, threads)
+        memory: Any = out
+        if isinstance(memory, np.ndarray) and array_type(memory) == "bfloat16":
+            memory = memory.view(np.uint16)
+        kind, shape = _core.describe_array(memory, None)
+        if (kind, shape) != (name, tensor.shape) and (kind, name, shape) != ("uint16", "bfloat16", tensor.shape):
+            raise InvalidArgumentError(f"out is {kind} of shape {list(shape)}, not {name} of shape {list(tensor.shape)}")
+        dequantize_into(tensor, name, memory, threads)
         return cast("npt.NDArray[Any]", out)
     result = np.empty(tensor.shape, numpy_type(name))
     dequantize_into(tensor, name, result, threads)
@@ -362,8 +373,11 @@ def dequantize_blockwise(
 
 
 def quantize_scales(scales: npt.NDArray[np.float32], *, threads: int = 0) -> NestedScales:
-    """Scales in 8 bits, bitsandbytes' second level: blocks of 256, offset by their mean."""
+    """Scales in 8 bits, bitsandbytes' second level: blocks of 256, offset by their mean. Raises NotFiniteError."""
     given = np.ascontiguousarray(scales, np.float32).reshape(-1)
+    finite = np.isfinite(given)
+    if not finite.all():
+        raise NotFiniteError(f"the scale at index {int(np.argmin(finite))} is NaN or infinite")
     codes = np.empty(given.size, np.uint8)
     absmax = np.empty(_blocks(given.size, _NESTED_BLOCK), np.float32)
     offset = _core.quantize_scales(given, codes, absmax, thread_count(threads))

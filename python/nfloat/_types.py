@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Union
 
 import numpy as np
@@ -106,4 +106,14 @@ def token_array(tokens: Tokens) -> npt.NDArray[np.int32]:
 
 def path_text(path: Path) -> str:
     """A path as the core takes it."""
-    return os.fspath(path)
+    text = os.fspath(path)
+    if "\0" in os.fsdecode(text):
+        raise ValueError(f"a path holds no null character: {text!r}")
+    return text
+
+
+def text_list(values: Iterable[str], name: str) -> list[str]:
+    """Texts as the core takes them; one text alone is refused, as its letters would be meant."""
+    if isinstance(values, (str, bytes)):
+        raise TypeError(f"{name} is a sequence of texts: [{values!r}]")
+    return list(values)

@@ -18,7 +18,7 @@ from ._errors import InvalidArgumentError, UnsupportedError
 from ._linear import PackedMatrix
 from ._quantize import QuantizedTensor, dequantize_into
 from ._quantize import quantize_blockwise as _quantize
-from ._types import DType, Path, Precision, ScaleMethod
+from ._types import DType, Path, Precision, ScaleMethod, text_list
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
@@ -75,6 +75,8 @@ def dequantize_blockwise(
         out = torch.empty(tensor.shape, dtype=_TYPES[tensor.dtype] if dtype is None else dtype)
     elif dtype is not None and out.dtype != dtype:
         raise InvalidArgumentError(f"out is {out.dtype}, not {dtype}")
+    elif out.shape != tensor.shape:
+        raise InvalidArgumentError(f"out has the shape {list(out.shape)}, not {list(tensor.shape)}")
     elif not out.is_contiguous():
         raise ValueError("out is not contiguous")
     dequantize_into(tensor, _name(out.dtype), _bits(out.detach()), threads)
@@ -135,7 +137,8 @@ class _Product(torch.autograd.Function):
         return _product(x, matrix, bias, precision, threads)
 
     @staticmethod
-    def backward(ctx: Any, dy: torch.Tensor) -> Any:  # type: ignore[override]
+    @torch.autograd.function.once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, dy: torch.Tensor) -> Any:
         dx = dbias = None
         if ctx.needs_input_grad[0]:
             bits, said = _rows(dy)
@@ -428,10 +431,12 @@ def replace_linear(
     sharing nothing with the old layers; returns their names. One layer used in two places stays one."""
     made: dict[int, Linear4bit] = {}
     names: list[str] = []
-    for parent_name, parent in list(model.named_modules()):
-        for child_name, child in list(parent.named_children()):
+    endings = text_list(skip, "skip")
+    for parent_name, parent in list(model.named_modules(remove_duplicate=False)):
+        # named_children() leaves out the second place of a shared layer.
+        for child_name, child in list(parent._modules.items()):
             name = f"{parent_name}.{child_name}" if parent_name else child_name
-            if type(child) is not torch.nn.Linear or any(name == s or name.endswith("." + s) for s in skip):
+            if type(child) is not torch.nn.Linear or any(name == s or name.endswith("." + s) for s in endings):
                 continue
             if id(child) not in made:
                 made[id(child)] = Linear4bit.from_linear(

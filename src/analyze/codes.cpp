@@ -141,6 +141,7 @@ const CodeError& CodeAnalysis::best() const {
 
 CodeAnalysis analyze_codes(const TensorView& weights, const WeightStatistics& statistics,
                            std::span<const Codebook> codes, const AnalyzeOptions& options) {
+  expect_block_size(options.block_size);
   CodeAnalysis result;
   result.fit = predicting_fit(statistics);
   const int64_t elements = weights.elements(), block = options.block_size;

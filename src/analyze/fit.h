@@ -12,6 +12,9 @@ namespace nfloat {
 void measure_distances(std::vector<float> sample, double mean, double deviation,
                        DistributionStatistics& result);
 
+// Throws kInvalidArgument below 1.
+void expect_block_size(int64_t block_size);
+
 // Runs of whole blocks, evenly spread over the tensor, `most` weights at the most, in float32.
 std::vector<float> spread_sample(const TensorView& weights, int64_t most, int64_t block);
 

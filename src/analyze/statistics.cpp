@@ -106,6 +106,10 @@ void over_chunks(const TensorView& weights, int threads, Body&& body) {
 
 }  // namespace
 
+void expect_block_size(int64_t block_size) {
+  if (block_size < 1) fail(ErrorCode::kInvalidArgument, "block size {}: at least 1", block_size);
+}
+
 std::vector<float> spread_sample(const TensorView& weights, int64_t most, int64_t block) {
   const int64_t elements = weights.elements();
   std::vector<float> sample;
@@ -152,6 +156,7 @@ WeightStatistics analyze_weights(const TensorView& weights, const AnalyzeOptions
   if (!is_quantizable(weights.dtype) || weights.elements() < 1)
     fail(ErrorCode::kInvalidArgument, "{} weights of {}: at least one of F32, F16 or BF16 expected",
          weights.elements(), dtype_name(weights.dtype));
+  expect_block_size(options.block_size);
   WeightStatistics result;
   result.elements = weights.elements();
   const auto count = static_cast<double>(result.elements);

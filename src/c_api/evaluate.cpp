@@ -26,7 +26,8 @@ void copy_floats(const std::vector<float>& from, float* to, size_t capacity, con
 nfloat_status nfloat_model_describe(const nfloat_model* model, nfloat_buffer** json, nfloat_error** error) {
   return guard(error, [&] {
     needed_result(json, "json");
-    *json = make_buffer(nfloat::model_json(needed(model, "model")->value, model->defaults->path()));
+    needed(model, "model");
+    *json = make_buffer(nfloat::model_json(model->value, model->defaults->path()));
   });
 }
 

@@ -452,6 +452,10 @@ std::vector<std::string> Checkpoint::weight_names() const {
 }
 
 std::string Checkpoint::text_file(const std::string& name) const {
+  const fs::path file(name);
+  if (file.is_absolute() || name.find('\0') != std::string::npos ||
+      std::find(file.begin(), file.end(), "..") != file.end())
+    fail(ErrorCode::kInvalidArgument, "'{}' is not a name inside {}", name, path());
   return state_->text_file(name);
 }
 

@@ -154,6 +154,10 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
     fail(ErrorCode::kInvalidArgument, "block size {}: expected {} to {}", options.quantize.block_size,
          kMinBlockSize, kMaxBlockSize);
   }
+  if (options.storage != DType::kU8 && !is_quantizable(options.storage)) {
+    fail(ErrorCode::kInvalidArgument, "storage {}: expected uint8, bfloat16, float16 or float32",
+         dtype_torch_name(options.storage));
+  }
   refuse_quantized(input);
   expect_own_weights(input);
   const NameFilter skip(options.skip, "skip");

@@ -117,6 +117,25 @@ class Arrays(unittest.TestCase):
         readonly.flags.writeable = False
         with self.assertRaises((BufferError, ValueError)):
             nfloat.dequantize_blockwise(nfloat.quantize_blockwise(np.zeros(64, np.float32)), out=readonly)
+        ones = nfloat.quantize_blockwise(np.ones((2, 64), np.float32))
+        for other in (np.zeros((2, 64), np.int32), np.zeros((64, 2), np.float32), np.zeros((2, 128), np.uint16)):
+            with self.assertRaises(ValueError):
+                nfloat.dequantize_blockwise(ones, out=other)
+        bits = nfloat.dequantize_blockwise(ones, "bf16", out=np.zeros((2, 64), np.uint16))
+        self.assertTrue((bits == 0x3F80).all())
+        # A refused call leaves `out` as it was.
+        with self.assertRaises(nfloat.NotFiniteError):
+            nfloat.quantize_blockwise(np.full((2, 64), np.nan, np.float16), "fp4", out=ones)
+        self.assertEqual((ones.codebook.name, ones.dtype), ("nf4", "float32"))
+        with self.assertRaises(nfloat.NotFiniteError):
+            nfloat.quantize_scales(np.float32([1, np.nan]))
+        for size in (0, -1):
+            with self.assertRaises(nfloat.InvalidArgumentError):
+                nfloat.analyze_weights(np.ones(64, np.float32), block_size=size)
+        for key, values in (("quant_map", np.zeros(8, np.float32)), ("absmax", np.float32([1, np.inf]))):
+            state = {**ones.to_state_dict(), f"weight.{key}": values}
+            with self.assertRaisesRegex(nfloat.MalformedFileError, key):
+                nfloat.QuantizedTensor.from_state_dict(state)
 
     def test_empty_and_scalar(self):
         self.assertEqual(nfloat.quantize_blockwise(np.zeros((0, 64), np.float32)).codes.size, 0)

@@ -74,6 +74,13 @@ class Checkpoints(InFolder):
             nfloat.save_tensors(file, tensors)
         nfloat.save_tensors(file, {"one": pattern(2)}, overwrite=True)
         self.assertEqual(list(nfloat.Checkpoint(file)), ["one"])
+        with self.assertRaises(nfloat.InvalidArgumentError):
+            nfloat.save_tensors(file, {"__metadata__": pattern(2)}, overwrite=True)
+        with self.assertRaises(TypeError):
+            nfloat.save_tensors(file, {"none": None}, overwrite=True)
+        for call in (lambda path: nfloat.save_tensors(path, tensors), nfloat.Checkpoint, nfloat.load_codebook):
+            with self.assertRaises(ValueError):
+                call(f"{file}\0.safetensors")
 
     def test_converts(self):
         plan = nfloat.plan_quantization(TINY, double_quantization=True)
@@ -92,6 +99,19 @@ class Checkpoints(InFolder):
             nfloat.quantize_checkpoint(TINY, self.path / "nf4")
         with self.assertRaises(nfloat.UnsupportedError):
             nfloat.quantize_checkpoint(self.path / "nf4", self.path / "twice")
+        with self.assertRaises(nfloat.InvalidArgumentError):
+            nfloat.plan_quantization(TINY, storage="int8")
+        with self.assertRaises(nfloat.InvalidArgumentError):
+            nfloat.Checkpoint(TINY).text_file("../nfloat-tiny/config.json")
+        with self.assertRaises(nfloat.InvalidArgumentError):
+            nfloat.Checkpoint(TINY).text_file("config.json\0")
+        for call in (
+            lambda: nfloat.plan_quantization(TINY, skip="mlp"),
+            lambda: nfloat.quantize_checkpoint(TINY, self.path / "never", only="mlp"),
+            lambda: nfloat.compare_formats(TINY, "text", formats="nf4:64"),
+        ):
+            with self.assertRaises(TypeError):
+                call()
         self.assertEqual([f for f in nfloat.check_checkpoint(self.path / "nf4") if f.error], [])
         errors = nfloat.compare_checkpoints(self.path / "nf4", TINY)
         self.assertTrue(19 < errors[0].sqnr_db < 25, errors[0])
@@ -213,6 +233,8 @@ class Models(InFolder):
         stop = text[10:14]
         result = self.model.generate("The king", max_tokens=60, temperature=0, stop=[stop]).result()
         self.assertEqual((result.finish_reason, result.text), ("stop", text[: text.index(stop)]))
+        with self.assertRaises(TypeError):
+            self.model.generate("The king", stop=stop)
 
     def test_tokenizer_and_chat(self):
         tokenizer = self.model.tokenizer

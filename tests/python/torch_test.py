@@ -101,6 +101,9 @@ class Layers(unittest.TestCase):
         x = torch.randn(3, 32, requires_grad=True)
         dy = torch.randn(3, 16)
         nt.linear(x, layer.matrix, layer.bias, precision="f32").backward(dy)
+        (slope,) = torch.autograd.grad((layer(x) ** 2).sum(), x, create_graph=True)
+        with self.assertRaises(RuntimeError):
+            slope.sum().backward()
         step = 1e-2
         with torch.no_grad():
             for i, j in ((0, 0), (1, 7), (2, 31)):
@@ -135,6 +138,8 @@ class Layers(unittest.TestCase):
         for change, word in (
             (lambda s: s.pop("weight.absmax"), "weight.absmax"),
             (lambda s: s.update({"weight.absmax": torch.zeros(3, dtype=torch.uint8)}), "weight.absmax"),
+            (lambda s: s.update({"weight.quant_map": torch.zeros(8)}), "weight.quant_map"),
+            (lambda s: s.update({"weight.nested_absmax": s["weight.nested_absmax"] * np.nan}), "weight.nested_absmax"),
             (lambda s: s.pop("weight"), "weight"),
             (lambda s: s.update({"other": torch.zeros(3)}), "other"),
             (lambda s: s.pop("bias"), "bias"),
@@ -174,6 +179,14 @@ class Layers(unittest.TestCase):
         names = nt.replace_linear(model)
         self.assertEqual(names, ["0", "2.0"])
         self.assertIsInstance(model.lm_head, torch.nn.Linear)
+        shared = torch.nn.Linear(64, 64)
+        twice = torch.nn.Sequential(shared, torch.nn.Sequential(shared), shared)
+        with self.assertRaises(TypeError):
+            nt.replace_linear(twice, skip="lm_head")
+        self.assertEqual(sorted(nt.replace_linear(twice)), ["0", "1.0", "2"])
+        self.assertIsInstance(twice[0], nt.Linear4bit)
+        self.assertIs(twice[0], twice[1][0])
+        self.assertIs(twice[0], twice[2])
         # An adapter beside a frozen layer learns.
         down, up = torch.nn.Linear(64, 4, bias=False), torch.nn.Linear(4, 128, bias=False)
         torch.nn.init.zeros_(up.weight)

@@ -161,6 +161,12 @@ TEST(Analyze, BadInputIsNamed) {
   const CodeAnalysis codes = analyze_codes(view_of(values), constant, some_codes());
   EXPECT_FALSE(codes.fit.accepted);
   EXPECT_EQ(codes.codes[0].measured, 0);
+  for (const int64_t size : {int64_t{0}, int64_t{-1}}) {
+    AnalyzeOptions options;
+    options.block_size = size;
+    EXPECT_THROW(analyze_weights(view_of(values), options), Error);
+    EXPECT_THROW(analyze_codes(view_of(values), constant, some_codes(), options), Error);
+  }
 }
 
 }  // namespace

@@ -146,6 +146,8 @@ TEST_F(CEvaluation, DescribesAModelAndPlansItsMemory) {
   nfloat_error* error = nullptr;
   ASSERT_EQ(nfloat_model_describe(model_, &json, &error), NFLOAT_OK) << taken(error);
   const Json model = Json::parse(taken(json));
+  EXPECT_EQ(nfloat_model_describe(nullptr, &json, &error), NFLOAT_INVALID_ARGUMENT);
+  EXPECT_EQ(taken(error), "model is null");
   EXPECT_EQ(model["vocabulary"].get<int64_t>(), nfloat_model_vocabulary(model_));
   EXPECT_EQ(model["config"], Json::parse(read_file(kTiny + "/config.json")));
   EXPECT_GT(model["memory"]["resident_bytes"].get<uint64_t>(), 0u);

@@ -50,6 +50,9 @@ TEST_F(CheckpointFiles, ReadsAShardedFolder) {
   EXPECT_NFLOAT_ERROR(checkpoint.view("c"), ErrorCode::kNotFound, "no tensor 'c'");
   EXPECT_THROW(checkpoint.read(*checkpoint.find("b"), 2, std::as_writable_bytes(std::span(bytes))), Error);
 
+  for (const std::string name : {"../config.json", "a/../../config.json", "/etc/hostname", ".."})
+    EXPECT_NFLOAT_ERROR(checkpoint.text_file(name), ErrorCode::kInvalidArgument, "is not a name inside");
+
   const auto open = [&] { Checkpoint{folder_.string()}; };
   write_file(index_path, index(a + "," + b + R"(,"c":"model-00003.safetensors")"));
   EXPECT_NFLOAT_ERROR(open(), ErrorCode::kNotFound, "model-00003.safetensors is missing");

@@ -94,6 +94,9 @@ TEST_F(Convert, PlansWhatLoadersExpect) {
   options = {};
   options.quantize.block_size = 8;
   EXPECT_NFLOAT_ERROR(plan_quantization(input, options), ErrorCode::kInvalidArgument, "block size 8");
+  options = {};
+  options.storage = DType::kI8;
+  EXPECT_NFLOAT_ERROR(plan_quantization(input, options), ErrorCode::kInvalidArgument, "storage int8");
 }
 
 TEST_F(Convert, WritesAFolderThatLoadersUnderstand) {
