@@ -12,16 +12,18 @@ namespace nfloat {
 
 // Writes the adapter in `folder` for models converted from `base`: float32 pairs under llama.cpp's names, the
 // rows of B in its order, one alpha; scales that are not alpha / rank (rank-stabilized, patterns) go into B.
-// Returns the number of pairs. Throws kUnsupported (DoRA, biases, embeddings, whole modules: merge those; a
-// model that llama.cpp does not have), kMalformedFile (modules that the model does not have, shapes),
-// kNotFinite, naming file and tensor.
+// Returns the number of pairs. `overwrite`: a GGUF adapter that is there is replaced when the new one is
+// whole; without it kAlreadyExists is thrown, and of many that write one name one succeeds. Throws
+// kUnsupported (DoRA, biases, embeddings, whole modules: merge those; a model that llama.cpp does not have),
+// kMalformedFile (modules that the model does not have, shapes), kNotFinite, naming file and tensor.
 NFLOAT_API size_t write_adapter_gguf(const std::string& folder, const Checkpoint& base,
-                                     const std::string& output);
+                                     const std::string& output, bool overwrite = false);
 
-// The reverse: a folder that PEFT, `--lora` and `train --init` read. Throws kMalformedFile (no adapter, of
+// The reverse: a folder that PEFT, `--lora` and `train --init` read. With `overwrite` a folder is replaced
+// that is empty or holds an adapter and nothing else. Throws kMalformedFile (no adapter, of
 // another architecture than `base`, halves of pairs, shapes), kUnsupported (tensors that are no pair).
 NFLOAT_API size_t write_adapter_folder(const std::string& file, const Checkpoint& base,
-                                       const std::string& output);
+                                       const std::string& output, bool overwrite = false);
 
 }  // namespace nfloat
 

@@ -89,6 +89,8 @@ class NFLOAT_API CalibrationFile {
   const std::vector<CalibratedLayer>& layers() const noexcept { return layers_; }
   void append(const CalibratedLayer& layer);
   void remove() noexcept;
+  // Removes `path` where it is there. Throws kMalformedFile for what is not the state of a calibration, kIo.
+  static void discard(const std::string& path);
 
  private:
   const std::string path_;

@@ -23,12 +23,15 @@ enum class Reader : uint8_t { kNfloat, kTransformers, kLlamaCpp };
 NFLOAT_API Reader parse_reader(const std::string& name);
 NFLOAT_API std::string_view reader_name(Reader reader) noexcept;
 // The command that writes `model` in the format, as this reader takes it; empty where there is none.
-NFLOAT_API std::string how_to_make(const std::string& model, const std::string& format, Reader reader);
+// `calibration`: the text of formats that are calibrated; empty: the general one.
+NFLOAT_API std::string how_to_make(const std::string& model, const std::string& format, Reader reader,
+                                   const std::string& calibration = "");
 
 // What was asked for and what was found.
 struct Comparison {
-  std::string model;      // as given
-  std::string text_name;  // "stories.txt (embedded)"
+  std::string model;        // as given
+  std::string text_name;    // "stories.txt (embedded)"
+  std::string calibration;  // path of the text that formats were calibrated on; empty: the general one
   std::string protocol;
   int64_t context = 0;
   std::string precision;

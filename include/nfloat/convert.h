@@ -134,7 +134,9 @@ struct TensorError {
   // Against the original with an adapter's change: sums of wanted^2 and of wanted * achieved change.
   double squared_change = 0;
   double change_product = 0;
-  double sqnr_db() const noexcept;  // 10 log10(squared_original / squared_error); infinity when equal
+  // 10 log10(squared_original / squared_error); infinity when equal, minus infinity when not measurable().
+  double sqnr_db() const noexcept;
+  bool measurable() const noexcept;  // false: values or their squares are too large for these sums
 };
 
 // Compares every weight of the two checkpoints, worst SQNR first. Throws kMalformedFile when names or shapes

@@ -17,6 +17,10 @@ NFLOAT_API std::string printable(std::string_view text);
 // "1.50 GB", "78.2 MB", "512 B": decimal units, as disks are sold.
 NFLOAT_API std::string format_bytes(uint64_t bytes);
 
+// The text as one word of a shell's command line: as it is, or in quotes; control characters as escapes in
+// $'...', which bash, zsh and ksh read.
+NFLOAT_API std::string shell_word(std::string_view text);
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_TEXT_H_

@@ -64,6 +64,22 @@ std::string printable(std::string_view text) {
   return safe;
 }
 
+std::string shell_word(std::string_view text) {
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           std::string_view("_-./:,+@%=").find(c) != std::string_view::npos;
+  };
+  if (!text.empty() && std::all_of(text.begin(), text.end(), plain)) return std::string(text);
+  std::string word;
+  if (printable(text) == text) {
+    for (const char c : text) word += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    return "'" + word + "'";
+  }
+  for (const char c : text)
+    word += plain(c) || c == ' ' ? std::string(1, c) : fmt::format("\\x{:02x}", static_cast<uint8_t>(c));
+  return "$'" + word + "'";
+}
+
 std::string format_bytes(uint64_t bytes) {
   const auto value = static_cast<double>(bytes);
   if (bytes >= 1'000'000'000) return fmt::format("{:.2f} GB", value / 1e9);

@@ -9,6 +9,7 @@
 
 #include "base/fail.h"
 #include "base/json.h"
+#include "base/output_place.h"
 #include "checkpoint/safetensors_writer.h"
 #include "convert/adapter_config.h"
 #include "convert/adapter_names.h"
@@ -137,6 +138,65 @@ std::vector<LowRankPair> read_folder(const std::string& folder) {
   return pairs;
 }
 
+constexpr const char* kConfigFile = "adapter_config.json";
+constexpr const char* kWeightsFile = "adapter_model.safetensors";
+
+// Throws for a folder that holds anything but an adapter.
+void expect_adapter_alone(const std::string& folder, const std::string& name) {
+  const auto refuse = [&](const std::string& why) {
+    fail(ErrorCode::kAlreadyExists, "{}: is not replaced: {}", name, why);
+  };
+  if (!fs::is_directory(fs::symlink_status(folder))) refuse("it is not a folder");
+  size_t files = 0;
+  bool config = false;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const std::string file = entry.path().filename().string();
+    if ((file != kConfigFile && file != kWeightsFile) || !fs::is_regular_file(entry.symlink_status()))
+      refuse(fmt::format("it holds '{}', which is no part of an adapter", file));
+    config = config || file == kConfigFile;
+    ++files;
+  }
+  if (files > 0 && !config) refuse("it holds no adapter_config.json");
+}
+
+// Throws for a file that is no adapter in GGUF.
+void expect_gguf_adapter(const std::string& path, const std::string& name) {
+  bool adapter = false;
+  try {
+    adapter = fs::is_regular_file(path) && GgufFile(path).text_or("general.type", "") == "adapter";
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kMalformedFile && error.code() != ErrorCode::kUnsupported) throw;
+  }
+  if (!adapter) fail(ErrorCode::kAlreadyExists, "{}: is not replaced: it is not a GGUF adapter", name);
+}
+
+// The place that `output` leads to, where it may be written: it is neither what is read nor around it, and
+// nothing is there without `overwrite`.
+std::string adapter_place(const std::string& input, const Checkpoint& base, const std::string& output,
+                          bool overwrite) {
+  if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
+  const auto normal = [](const std::string& path) {
+    const fs::path whole = fs::weakly_canonical(fs::absolute(path));
+    return whole.has_filename() ? whole : whole.parent_path();
+  };
+  const fs::path to = normal(output_place(output).path);
+  for (const std::string& read : {input, base.path()}) {
+    const fs::path from = normal(read);
+    if (std::mismatch(to.begin(), to.end(), from.begin(), from.end()).first == to.end())
+      fail(ErrorCode::kInvalidArgument, "{}: the output is the input {} or lies around it", output, read);
+  }
+  if (!overwrite && fs::exists(fs::symlink_status(to)))
+    fail(ErrorCode::kAlreadyExists, "{}: exists already (--overwrite replaces it when the new one is whole)",
+         output);
+  if (!fs::is_directory(to.parent_path()))
+    fail(ErrorCode::kNotFound, "{}: the folder {} does not exist", output, to.parent_path().string());
+  return to.string();
+}
+
+Existing existing(bool overwrite) {
+  return overwrite ? Existing::kReplace : Existing::kKeep;
+}
+
 std::string without_weight(const std::string& name) {
   constexpr std::string_view kWeight = ".weight";
   return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
@@ -144,7 +204,10 @@ std::string without_weight(const std::string& name) {
 
 }  // namespace
 
-size_t write_adapter_gguf(const std::string& folder, const Checkpoint& base, const std::string& output) {
+size_t write_adapter_gguf(const std::string& folder, const Checkpoint& base, const std::string& output,
+                          bool overwrite) {
+  const std::string place = adapter_place(folder, base, output, overwrite);
+  if (fs::exists(place)) expect_gguf_adapter(place, output);
   const Base model(base);
   std::vector<LowRankPair> pairs = read_folder(folder);
   // llama.cpp multiplies by alpha / rank of each pair.
@@ -174,17 +237,21 @@ size_t write_adapter_gguf(const std::string& folder, const Checkpoint& base, con
   metadata.text("general.type", "adapter");
   metadata.text("adapter.type", "lora");
   metadata.f32("adapter.lora.alpha", static_cast<float>(alpha));
-  GgufWriter writer(output, metadata, declared);
+  GgufWriter writer(place, metadata, declared);
   for (size_t i = 0; i < pairs.size(); ++i) {
     writer.write(2 * i, 0, std::as_bytes(std::span(pairs[i].a)));
     writer.write(2 * i + 1, 0, std::as_bytes(std::span(pairs[i].b)));
   }
   writer.sync();
-  writer.commit();
+  if (overwrite && fs::exists(place)) expect_gguf_adapter(place, output);
+  writer.commit(existing(overwrite));
   return pairs.size();
 }
 
-size_t write_adapter_folder(const std::string& path, const Checkpoint& base, const std::string& output) {
+size_t write_adapter_folder(const std::string& path, const Checkpoint& base, const std::string& output,
+                            bool overwrite) {
+  const std::string place = adapter_place(path, base, output, overwrite);
+  if (fs::exists(fs::symlink_status(place))) expect_adapter_alone(place, output);
   const Base model(base);
   const GgufFile file(path);
   const auto expect = [&](const char* key, std::string_view wanted) {
@@ -238,7 +305,7 @@ size_t write_adapter_folder(const std::string& path, const Checkpoint& base, con
   std::sort(pairs.begin(), pairs.end(),
             [](const LowRankPair& x, const LowRankPair& y) { return x.name < y.name; });
 
-  AtomicFolder whole(output);
+  AtomicFolder whole(place);
   std::vector<SafetensorsWriter::Declared> declared;
   Json modules = Json::array(), ranks = Json::object(), alphas = Json::object();
   const auto alpha_of = [&](const LowRankPair& pair) {
@@ -253,7 +320,7 @@ size_t write_adapter_folder(const std::string& path, const Checkpoint& base, con
     if (pair.rank != pairs[0].rank) ranks[pair.name] = pair.rank;
     if (alpha_of(pair) != alpha_of(pairs[0])) alphas[pair.name] = alpha_of(pair);
   }
-  SafetensorsWriter writer((fs::path(whole.path()) / "adapter_model.safetensors").string(), declared, {});
+  SafetensorsWriter writer((fs::path(whole.path()) / kWeightsFile).string(), declared, {});
   for (size_t i = 0; i < pairs.size(); ++i) {
     writer.write(2 * i, 0, std::as_bytes(std::span(pairs[i].a)));
     writer.write(2 * i + 1, 0, std::as_bytes(std::span(pairs[i].b)));
@@ -275,11 +342,9 @@ size_t write_adapter_folder(const std::string& path, const Checkpoint& base, con
                        {"rank_pattern", ranks},
                        {"target_modules", modules},
                        {"task_type", "CAUSAL_LM"}};
-  write_file_atomically((fs::path(whole.path()) / "adapter_config.json").string(), config.dump(2) + "\n");
-  whole.commit(Existing::kReplace, [](const std::string& there) {
-    if (!fs::exists(fs::path(there) / "adapter_config.json"))
-      fail(ErrorCode::kAlreadyExists, "{} exists and is not an adapter", there);
-  });
+  write_file_atomically((fs::path(whole.path()) / kConfigFile).string(), config.dump(2) + "\n");
+  whole.commit(existing(overwrite),
+               [&output](const std::string& there) { expect_adapter_alone(there, output); });
   return pairs.size();
 }
 

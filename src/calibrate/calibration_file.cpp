@@ -162,6 +162,22 @@ void CalibrationFile::append(const CalibratedLayer& layer) {
   if (!good) fail(ErrorCode::kIo, "{}: cannot write: {}", path_, std::strerror(reason));
 }
 
+void CalibrationFile::discard(const std::string& path) {
+  const auto status = std::filesystem::symlink_status(path);
+  if (!std::filesystem::exists(status)) return;
+  bool own = std::filesystem::is_regular_file(status);
+  if (own) {
+    const MappedFile file(path);
+    const auto bytes = file.bytes();
+    own = std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).starts_with(kFirstLine);
+  }
+  if (!own)
+    fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration, and is not removed", path);
+  std::error_code error;
+  std::filesystem::remove(path, error);
+  if (error) fail(ErrorCode::kIo, "{}: cannot remove: {}", path, error.message());
+}
+
 void CalibrationFile::remove() noexcept {
   std::error_code ignored;
   std::filesystem::remove(path_, ignored);

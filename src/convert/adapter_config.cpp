@@ -123,6 +123,11 @@ void check_start(const Json& start, const std::string& source) {
 
 AdapterConfig::AdapterConfig(const std::string& folder)
     : source_((fs::path(folder) / "adapter_config.json").string()) {
+  if (fs::is_regular_file(folder))
+    fail(ErrorCode::kInvalidArgument, "{}: is a file; a LoRA adapter is a folder that PEFT saved{}", folder,
+         folder.ends_with(".gguf")
+             ? " (nfloat convert FILE.gguf FOLDER --adapter-of MODEL makes one of a GGUF adapter)"
+             : "");
   std::ifstream file(source_, std::ios::binary);
   if (!file)
     fail(ErrorCode::kNotFound, "{}: no such file; a LoRA adapter is a folder that PEFT saved", source_);

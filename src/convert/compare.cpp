@@ -92,7 +92,12 @@ bool is_floating(const Checkpoint& checkpoint, const std::string& name) {
 
 }  // namespace
 
+bool TensorError::measurable() const noexcept {
+  return std::isfinite(squared_error) && std::isfinite(squared_original);
+}
+
 double TensorError::sqnr_db() const noexcept {
+  if (!measurable()) return -std::numeric_limits<double>::infinity();
   if (squared_error == 0) return std::numeric_limits<double>::infinity();
   return 10 * std::log10(squared_original / squared_error);
 }

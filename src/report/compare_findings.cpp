@@ -61,7 +61,7 @@ std::vector<std::string> comparison_findings(const Comparison& c) {
     lines.push_back(fmt::format("Recommendation: {}, the {} {} {}: {}.", best.name,
                                 smallest ? "smallest format" : "least divergence among the formats",
                                 takes(c.reader), limits, in_numbers(c, best)));
-    lines.push_back("To make it: " + how_to_make(c.model, best.name, c.reader));
+    lines.push_back("To make it: " + how_to_make(c.model, best.name, c.reader, c.calibration));
     if (choice.runner_up >= 0)
       lines.push_back(fmt::format(
           "Next to it: {}, {}; {}.", measurement_at(c, choice.runner_up).name,

@@ -6,6 +6,7 @@
 #include "base/fail.h"
 #include "nfloat/comparison.h"
 #include "nfloat/gguf.h"
+#include "nfloat/text.h"
 
 namespace nfloat {
 namespace {
@@ -29,12 +30,14 @@ bool bitsandbytes_block(const std::string& text) {
   return block >= 64 && block <= 4096 && (block & (block - 1)) == 0;
 }
 
-std::string quantize_command(const std::string& model, const std::vector<std::string>& parts) {
-  std::string command =
-      fmt::format("nfloat quantize {} OUT --format {} --block-size {}", model, parts[0], parts[1]);
+std::string quantize_command(const std::string& model, const std::vector<std::string>& parts,
+                             const std::string& calibration) {
+  std::string command = fmt::format("nfloat quantize {} OUT --format {} --block-size {}", shell_word(model),
+                                    parts[0], parts[1]);
   for (size_t i = 2; i < parts.size(); ++i) {
     if (parts[i] == "f16") return "";  // the layout has float32 and double quantization
     if (parts[i].starts_with("calibrated")) {
+      if (!calibration.empty()) command += " --calibrate " + shell_word(calibration);
       command += parts[i] == "calibrated" ? " --level 2" : " --level 1";
       continue;
     }
@@ -58,14 +61,15 @@ std::string_view reader_name(Reader reader) noexcept {
                                          : "nfloat";
 }
 
-std::string how_to_make(const std::string& model, const std::string& format, Reader reader) {
+std::string how_to_make(const std::string& model, const std::string& format, Reader reader,
+                        const std::string& calibration) {
   const std::vector<std::string> parts = split(format);
   const bool code = (parts[0] == "nf4" || parts[0] == "fp4") && parts.size() > 1;
   if (code && reader != Reader::kLlamaCpp && (reader == Reader::kNfloat || bitsandbytes_block(parts[1])))
-    return quantize_command(model, parts);
+    return quantize_command(model, parts, calibration);
   const GgufTypeInfo* type = parts.size() == 1 ? find_gguf_type(format) : nullptr;
   if (type != nullptr && is_encodable(type->type) && reader != Reader::kTransformers)
-    return fmt::format("nfloat convert {} OUT.gguf --type {}", model, format);
+    return fmt::format("nfloat convert {} OUT.gguf --type {}", shell_word(model), format);
   return "";
 }
 

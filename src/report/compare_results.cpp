@@ -31,7 +31,7 @@ Json comparison_document(const Comparison& c) {
   for (size_t i = 0; i < c.measurements.size(); ++i) {
     Json format = measurement_document(c.measurements[i]);
     format["pareto"] = static_cast<bool>(c.front[i]);
-    const std::string command = how_to_make(c.model, c.measurements[i].name, c.reader);
+    const std::string command = how_to_make(c.model, c.measurements[i].name, c.reader, c.calibration);
     format["command"] = command.empty() ? Json() : Json(command);
     json["formats"].push_back(std::move(format));
   }
@@ -44,9 +44,9 @@ Json comparison_document(const Comparison& c) {
       {"better", name(c.choice.better)},
       {"out_of_reach", name(c.choice.out_of_reach)},
       {"for", reader_name(c.reader)},
-      {"command", c.choice.best < 0
-                      ? Json()
-                      : Json(how_to_make(c.model, measurement_at(c, c.choice.best).name, c.reader))}};
+      {"command", c.choice.best < 0 ? Json()
+                                    : Json(how_to_make(c.model, measurement_at(c, c.choice.best).name,
+                                                       c.reader, c.calibration))}};
   json["halves"] = {{"rank_correlation", c.agreement.spearman},
                     {"pairs", c.agreement.pairs},
                     {"pairs_in_another_order", c.agreement.swapped.size()}};

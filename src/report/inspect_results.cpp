@@ -34,7 +34,7 @@ Json error_document(const TensorError& error) {
   entry["squared_error"] = error.squared_error;
   entry["squared_original"] = error.squared_original;
   entry["relative_error"] = error.squared_original > 0 ? error.squared_error / error.squared_original : 0.0;
-  entry["sqnr_db"] = error.sqnr_db();  // null when exact
+  entry["sqnr_db"] = error.sqnr_db();  // null when exact, and where squares are too large
   entry["max_error"] = error.max_error;
   entry["zeros"] = error.zeros;
   entry["zeros_kept"] = error.zeros_kept;

@@ -40,6 +40,18 @@ double by_pattern(const std::vector<std::pair<std::string, double>>& patterns, c
   return otherwise;
 }
 
+// Throws for a pattern that no module's name matches.
+void expect_met(const std::vector<std::pair<std::string, double>>& patterns, const char* kind,
+                const std::vector<LinearModule>& modules) {
+  for (const auto& [pattern, value] : patterns) {
+    bool met = false;
+    for (const LinearModule& module : modules) met = met || by_pattern({{pattern, 1}}, module.name, 0) == 1;
+    if (!met)
+      fail(ErrorCode::kInvalidArgument, "pattern '{}' of {} matches no trained matrix; the first one is '{}'",
+           pattern, kind, modules.front().name);
+  }
+}
+
 }  // namespace
 
 const LinearGroup& group_at(const LayerWeights& layer, Place place) noexcept {
@@ -138,6 +150,8 @@ std::vector<LinearModule> chosen_modules(const ModelConfig& config, const TrainO
       fail(ErrorCode::kInvalidArgument, "layer {} is not there: the model has {}, counted from 0", layer,
            config.layers);
   if (result.empty()) fail(ErrorCode::kInvalidArgument, "no matrix is left to train");
+  expect_met(options.rank_pattern, "ranks", result);
+  expect_met(options.alpha_pattern, "alphas", result);
   return result;
 }
 

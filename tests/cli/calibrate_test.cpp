@@ -124,6 +124,15 @@ TEST_F(Calibrate, RefusesTextsThatAreNotUsable) {
   EXPECT_FALSE(fs::exists(path("out.calibration")));
 }
 
+TEST_F(Calibrate, FreshRemovesNothingOfOthers) {
+  write_file(path("out.calibration"), "mine");
+  expect_refusal(quick(model(), "out", stories(), {"--fresh"}), {"out.calibration", "is not the state"});
+  EXPECT_EQ(read_file(path("out.calibration")), "mine");
+  write_file(path("out.calibration"), "nfloat calibration 1: of something else\n");
+  EXPECT_EQ(quick(model(), "out", stories(), {"--fresh"}).exit_code, 0);
+  EXPECT_FALSE(fs::exists(path("out.calibration")));
+}
+
 TEST_F(Calibrate, RefusesModelsThatItCannotRun) {
   expect_refusal(quick(model() + "/model.safetensors", "out.safetensors", stories()), {"config.json"});
   ASSERT_TRUE(nfloat({"quantize", model(), path("nf4")}).ok());

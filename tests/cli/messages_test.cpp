@@ -30,6 +30,18 @@ TEST_F(Messages, WhatIsQuotedIsEscapedAndOnOneLine) {
   expect_complaint(kept, {"größe-日本"});
 }
 
+TEST_F(Messages, ErrorsThatAreTooLargeToMeasureAreNoNumbers) {
+  const double values[] = {1e200, -1e200, 1, 0};
+  const std::string data(reinterpret_cast<const char*>(values), sizeof values);
+  for (const char* name : {"a", "b"})
+    write_file(path(name + std::string(".safetensors")),
+               safetensors_bytes("{" + entry("weight", "F64", {2, 2}, 0, 32) + "}", data));
+  const Result result = nfloat({"inspect", path("a.safetensors"), "--against", path("b.safetensors")});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.out.find("too large"), std::string::npos) << result;
+  EXPECT_EQ(result.out.find("nan"), std::string::npos) << result;
+}
+
 TEST_F(Messages, LongOnesLoseTheirMiddle) {
   const Result result = nfloat({"plan", std::string(100'000, 'x') + "end"});
   expect_complaint(result, {"nfloat: xxx", " ... ", "end"});

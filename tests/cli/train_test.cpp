@@ -157,12 +157,21 @@ TEST_F(Train, BadDataIsNamedByItsLine) {
 
 TEST_F(Train, ShowsWhatWasLearned) {
   write_file(path("also.txt"), "It was a dark and stormy night; the rain fell in torrents.");
-  const Result result = train({"--out", path("adapter"), "--steps", "2", "--rank", "4", "--rank-pattern",
-                               "q_proj=8", "--alpha-pattern", ".*\\.1\\..*=3", "--sample", "The <cat>",
-                               "--also", path("also.txt"), "--report", path("report.html"), "--eval", "20%"});
+  const Result result = train({"--out",           path("adapter"),
+                               "--steps",         "2",
+                               "--rank",          "4",
+                               "--rank-pattern",  "q_proj=8",
+                               "--alpha-pattern", ".*\\.1\\..*=3",
+                               "--sample",        "The <cat>",
+                               "--sample",        "a\x1b[31m",
+                               "--also",          path("also.txt"),
+                               "--report",        path("report.html"),
+                               "--eval",          "20%"});
   ASSERT_TRUE(result.ok()) << result;
   EXPECT_NE(result.out.find("before: The <cat>"), std::string::npos) << result;
   EXPECT_NE(result.out.find("after:  The <cat>"), std::string::npos) << result;
+  EXPECT_NE(result.out.find("before: a\\x1b[31m"), std::string::npos) << result;
+  EXPECT_EQ(result.out.find('\x1b'), std::string::npos) << result;
   EXPECT_NE(result.out.find("also.txt: loss "), std::string::npos) << result;
   const std::string page = read_file(path("report.html"));
   for (const char* text : {"<!DOCTYPE html>", "The &lt;cat&gt;", "held-out rows", "also.txt",
@@ -181,6 +190,15 @@ TEST_F(Train, ShowsWhatWasLearned) {
   EXPECT_NE(train({"--out", path("x"), "--rank-pattern", "q_proj"}).err.find("EXPRESSION=NUMBER"),
             std::string::npos);
   EXPECT_FALSE(train({"--lr", "1,2", "--report", path("r.html")}).ok());
+  for (const char* option : {"--rank-pattern", "--alpha-pattern"}) {
+    const Result unmet = train({"--out", path("x"), option, "zzz=3"});
+    EXPECT_EQ(1, unmet.exit_code) << unmet;
+    EXPECT_NE(unmet.err.find("'zzz'"), std::string::npos) << unmet;
+  }
+  const Result nothing = train({"--out", path("x"), "--resume"});
+  EXPECT_EQ(1, nothing.exit_code) << nothing;
+  EXPECT_NE(nothing.err.find("there is no checkpoint to go on with"), std::string::npos) << nothing;
+  EXPECT_FALSE(std::filesystem::exists(path("x")));
 }
 
 TEST_F(Train, PlanSaysWhatItTakes) {
@@ -220,6 +238,36 @@ TEST_F(Train, AdaptersGoToGgufAndBack) {
             std::string::npos);
   EXPECT_FALSE(
       nfloat({"convert", path("adapter.gguf"), path("adapter2.gguf"), "--adapter-of", model()}).ok());
+  // What is there stays without --overwrite, and with it what is no adapter's.
+  write_file(path("back/notes.txt"), "mine");
+  write_file(path("mine.gguf"), "mine");
+  std::filesystem::create_directory(path("empty"));
+  const auto before = snapshot(path("back"));
+  const auto convert = [&](const char* from, const char* to, bool overwrite) {
+    std::vector<std::string> command{"convert", path(from), path(to), "--adapter-of", model()};
+    if (overwrite) command.push_back("--overwrite");
+    return nfloat(command);
+  };
+  for (const char* there : {"back", "empty"})
+    expect_complaint(convert("adapter.gguf", there, false), {there, "exists already", "--overwrite"});
+  expect_complaint(convert("adapter", "mine.gguf", false), {"mine.gguf", "exists already", "--overwrite"});
+  expect_complaint(convert("adapter.gguf", "back", true), {"back", "notes.txt"});
+  EXPECT_EQ(before, snapshot(path("back")));
+  EXPECT_EQ("mine", read_file(path("mine.gguf")));
+  std::filesystem::remove(path("back/notes.txt"));
+  for (const char* there : {"back", "empty"}) EXPECT_TRUE(convert("adapter.gguf", there, true).ok()) << there;
+  EXPECT_EQ(snapshot(path("back")), snapshot(path("empty")));
+  expect_complaint(convert("adapter", "mine.gguf", true), {"mine.gguf", "not a GGUF adapter"});
+  EXPECT_EQ("mine", read_file(path("mine.gguf")));
+  std::filesystem::copy_file(path("adapter.gguf"), path("mine.gguf"),
+                             std::filesystem::copy_options::overwrite_existing);
+  EXPECT_TRUE(convert("adapter", "mine.gguf", true).ok());
+  EXPECT_EQ(read_file(path("adapter.gguf")), read_file(path("mine.gguf")));
+  std::filesystem::rename(path("mine.gguf"), path("back/mine.gguf"));
+  expect_complaint(convert("back/mine.gguf", "back", true), {"lies around it"});
+  EXPECT_TRUE(temporaries(folder_).empty());
+  expect_complaint(nfloat({"generate", model(), "-p", "The", "--lora", path("adapter.gguf")}),
+                   {"adapter.gguf", "--adapter-of"});
   ASSERT_TRUE(train({"--out", path("dora"), "--steps", "1", "--rank", "2", "--dora"}).ok());
   const Result dora = nfloat({"convert", path("dora"), path("dora.gguf"), "--adapter-of", model()});
   EXPECT_FALSE(dora.ok());

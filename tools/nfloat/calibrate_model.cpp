@@ -96,7 +96,7 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
   plan_quantization(*checkpoint, settings);  // throws for what cannot be quantized
 
   const std::string path = state_path(request.output);
-  if (request.fresh) std::filesystem::remove(path);
+  if (request.fresh) CalibrationFile::discard(path);
   std::string skip;
   for (const std::string& expression : settings.skip) skip += " --skip " + expression;
   for (const std::string& expression : settings.only) skip += " --only " + expression;
@@ -118,10 +118,10 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
   };
   ProgressBar bar("calibrate", "layers");
   const auto first = std::ssize(own.earlier);
-  if (first > 0) note("going on behind {} that {} holds", count_of(first, "layer"), path);
+  if (first > 0) note("going on behind {} that {} holds\n", count_of(first, "layer"), path);
   own.estimated = [&](const CalibrationEstimate& estimate) {
-    note("calibrating at level {} on {}: about {} and {} of memory; {} keeps what is finished", request.level,
-         name, in_words(estimate.seconds), format_bytes(estimate.memory_bytes), path);
+    note("calibrating at level {} on {}: about {} and {} of memory; {} keeps what is finished\n",
+         request.level, name, in_words(estimate.seconds), format_bytes(estimate.memory_bytes), path);
   };
   own.progress = [&](int64_t layer, int64_t layers) {
     if (interrupted())

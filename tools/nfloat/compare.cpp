@@ -124,6 +124,7 @@ class Job {
     bar_.finish();
     result.model = options_.model;
     result.text_name = text_name_;
+    result.calibration = options_.calibrate;
     result.plain_tasks = std::move(plain_tasks);
     judge(result);
     if (!(options_.report.empty() && options_.figure.empty()) &&
@@ -172,7 +173,7 @@ class Job {
     measure.prepared = nullptr;
     const auto* own = dynamic_cast<const CalibratedFormat*>(&format);
     if (own == nullptr) return;
-    note("calibrating {}", format.name());
+    note("calibrating {}\n", format.name());
     calibrated_ = own->quantize(folder, options_.calibrate, options_.threads);
     measure.prepared = [this](const std::string& name) {
       const auto found = calibrated_.find(name);

@@ -26,6 +26,7 @@ double bits(const BridgeTensor& tensor) {
 }
 
 std::string sqnr(double error, double original) {
+  if (!std::isfinite(error) || !std::isfinite(original)) return "too large";
   return error > 0 ? fmt::format("{:.2f}", 10 * std::log10(original / error)) : "exact";
 }
 
@@ -95,9 +96,9 @@ void convert_adapter(const Options& options) {
   const bool out = is_gguf_path(options.output);
   if (out == is_gguf_path(input))
     throw UsageError("--adapter-of goes from a PEFT folder to a .gguf file, or back");
-  const size_t pairs = out ? write_adapter_gguf(input, base, options.output)
-                           : write_adapter_folder(input, base, options.output);
-  fmt::print("{}: {} low-rank pairs\n", options.output, pairs);
+  const size_t pairs = out ? write_adapter_gguf(input, base, options.output, options.overwrite)
+                           : write_adapter_folder(input, base, options.output, options.overwrite);
+  fmt::print("{}: {} low-rank pairs\n", printable(options.output), pairs);
 }
 
 void run(const Options& options) {

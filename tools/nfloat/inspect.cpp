@@ -101,14 +101,19 @@ void print_errors(const std::vector<TensorError>& errors, bool all) {
                {"largest error"},
                {"zeros kept"}});
   const auto add = [&](const TensorError& error) {
+    const std::string zeros = error.zeros == 0 ? "-" : fmt::format("{}/{}", error.zeros_kept, error.zeros);
+    if (!error.measurable()) {
+      table.add(
+          {error.name, fmt::format("{}", error.elements), "too large", "too large", "too large", zeros});
+      return;
+    }
     const double sqnr = error.sqnr_db();
     table.add({error.name, fmt::format("{}", error.elements),
                std::isinf(sqnr) ? "exact" : fmt::format("{:.3f}", sqnr),
-               fmt::format("{:.6f}", relative_error(error)), fmt::format("{:.3g}", error.max_error),
-               error.zeros == 0 ? "-" : fmt::format("{}/{}", error.zeros_kept, error.zeros)});
+               fmt::format("{:.6f}", relative_error(error)), fmt::format("{:.3g}", error.max_error), zeros});
   };
   size_t inexact = 0;
-  for (const TensorError& error : errors) inexact += error.squared_error > 0 ? 1 : 0;
+  for (const TensorError& error : errors) inexact += error.squared_error == 0 ? 0 : 1;
   const size_t shown = all ? errors.size() : std::min(inexact, kWorstShown);
   for (size_t i = 0; i < shown; ++i) add(errors[i]);
   if (shown > 0) table.add_rule();

@@ -35,7 +35,13 @@ bool& quiet() noexcept {
   return value;
 }
 
+std::atomic<bool>& progress_shown() noexcept {
+  static std::atomic<bool> value = false;
+  return value;
+}
+
 void say(std::string_view text) noexcept {
+  if (progress_shown().exchange(false)) std::fputs("\r\x1b[K", stderr);
   std::fwrite(text.data(), 1, text.size(), stderr);
 }
 

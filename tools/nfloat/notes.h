@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -17,6 +18,9 @@ namespace nfloat::cli {
 
 // --quiet, which every command has: no notes, no progress.
 bool& quiet() noexcept;
+
+// Whether the line on the terminal is a progress bar; what is said clears it first.
+std::atomic<bool>& progress_shown() noexcept;
 
 // Standard error where it can be written to; that it cannot changes no result.
 void say(std::string_view text) noexcept;

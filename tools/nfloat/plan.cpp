@@ -167,6 +167,7 @@ void add_plan_command(const Command& app) {
       .delimiter(',');
   command.add_flag("--dora", options->training.dora, "With --train: as of nfloat train");
   command.add_option("--weight-bits", options->weight_bits, "With --train: bits of a weight of the layers")
+      .between(1.0, 64.0)
       .show_default();
   command.add_option("--threads", options->training.threads, "With --train: 0: all").between(0, 4096);
   command.add_flag("--json", options->json, "Print JSON");

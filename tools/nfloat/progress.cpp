@@ -57,10 +57,11 @@ void ProgressBar::update(uint64_t done, uint64_t total, const std::string& note)
              text.substr(0, columns > label_.size() + 2 ? columns - label_.size() - 2 : 0));
   std::fflush(stderr);
   drawn_ = true;
+  progress_shown() = true;
 }
 
 void ProgressBar::finish() {
-  if (!std::exchange(drawn_, false)) return;
+  if (!std::exchange(drawn_, false) || !progress_shown().exchange(false)) return;
   fmt::print(stderr, "\r\x1b[K");
   std::fflush(stderr);
 }

@@ -31,9 +31,7 @@ struct Options {
   int level = 0;  // 0: 1, of --preset calibrated 2
   bool fast = false, fresh = false;
 
-  bool calibrates() const {
-    return !calibrate.empty() || preset == "calibrated" || level > 0 || fast || fresh;
-  }
+  bool calibrates() const { return !calibrate.empty() || preset == "calibrated" || level > 0 || fast; }
 };
 
 QuantizeCheckpointOptions library_options(const Options& options, bool scale_given) {
@@ -124,7 +122,11 @@ CalibrateRequest request(const Options& options, const std::string& folder) {
   return result;
 }
 
-void run(const Options& options, bool scale_given) {
+void run(const Options& options, bool scale_given, bool tokens_given) {
+  if (!options.calibrates() && (tokens_given || options.fresh))
+    throw UsageError(fmt::format(
+        "quantize: {} is for a calibration: it goes with --calibrate, --level, --fast or --preset calibrated",
+        tokens_given ? "--calibration-tokens" : "--fresh"));
   QuantizeCheckpointOptions settings = library_options(options, scale_given);
   const std::string folder = resolve_model_path(options.input);
   const Checkpoint input(folder);
@@ -226,9 +228,11 @@ void add_quantize_command(const Command& app) {
       "--calibrate", options->calibrate,
       "Choose codes and scales by what the model does with this text (.txt; .jsonl with \"text\" "
       "or \"messages\"; .json with \"token_ids\"): half the divergence in the same file");
-  command.add_option("--calibration-tokens", options->calibration_tokens, "Tokens of the text that are used")
-      .between(int64_t{256}, int64_t{1} << 30)
-      .show_default();
+  const Option tokens =
+      command
+          .add_option("--calibration-tokens", options->calibration_tokens, "Tokens of the text that are used")
+          .between(int64_t{256}, int64_t{1} << 30)
+          .show_default();
   command
       .add_option("--level", options->level,
                   "1: each product by the original's inputs; 2: corrected for the layers before it, about "
@@ -257,7 +261,7 @@ void add_quantize_command(const Command& app) {
   command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
   command.add_flag("--dry-run", options->dry_run, "Only report what would be done");
   command.add_flag("--json", options->json, "Print JSON");
-  command.callback([options, scale] { run(*options, scale.given()); });
+  command.callback([options, scale, tokens] { run(*options, scale.given(), tokens.given()); });
 }
 
 }  // namespace nfloat::cli

@@ -159,6 +159,11 @@ class Job {
 
   void run() {
     const std::string folder = model_folder(options_.model.model);
+    if (options_.resume && !fs::exists(checkpoint()))
+      throw Error(ErrorCode::kNotFound,
+                  fmt::format("{}: there is no checkpoint to go on with (--save-every makes them); without "
+                              "--resume the run begins anew",
+                              checkpoint()));
     std::optional<OutputFolder> out;
     if (!options_.out.empty() && !options_.dry_run) out.emplace(options_);
     const TrainDataOptions how{.train_on = options_.train_on == "all"    ? TrainOn::kAll
@@ -372,6 +377,9 @@ void check(const Options& options) {
   if (options.resume && !options.init.empty()) throw UsageError("--resume and --init exclude each other");
   if (!options.loftq.empty() && (options.resume || !options.init.empty()))
     throw UsageError("--loftq starts an adapter: it goes with neither --resume nor --init");
+  if (share(options.eval, "--eval").value_or(0) > 0.5)
+    throw UsageError(
+        fmt::format("--eval {}: at most 50% is held out; the other rows are trained", options.eval));
   if (options.patience > 0 && options.eval_every == 0) throw UsageError("--patience goes with --eval-every");
 }
 

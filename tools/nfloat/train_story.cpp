@@ -48,15 +48,15 @@ void TrainStory::after(Trainer& trainer, const std::string& adapter) {
   if (!also_.empty()) {
     auto& values = report_.losses[also_at_].values;
     values.emplace_back(trainer.finished_steps(), trainer.evaluate(also_).mean());
-    fmt::print("{}: loss {:.4f} before, {:.4f} after\n", options_.also, values.front().second,
+    fmt::print("{}: loss {:.4f} before, {:.4f} after\n", printable(options_.also), values.front().second,
                values.back().second);
   }
   if (report_.samples.empty()) return;
   attach_adapters(model_, {{adapter}});
   for (TrainReport::Sample& sample : report_.samples) {
     sample.after = continued(sample.prompt);
-    fmt::print("before: {}{}\nafter:  {}{}\n", sample.prompt, one_line(sample.before), sample.prompt,
-               one_line(sample.after));
+    fmt::print("before: {}{}\nafter:  {}{}\n", printable(sample.prompt), one_line(sample.before),
+               printable(sample.prompt), one_line(sample.after));
   }
   attach_adapters(model_, {});
 }
