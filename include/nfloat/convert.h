@@ -139,6 +139,9 @@ struct TensorError {
   bool measurable() const noexcept;  // false: values or their squares are too large for these sums
 };
 
+// Of several weights as of one, named "all" or, without those that are exact, "all that differ".
+NFLOAT_API TensorError total_error(const std::vector<TensorError>& errors, bool inexact_only = false);
+
 // Compares every weight of the two checkpoints, worst SQNR first. Throws kMalformedFile when names or shapes
 // disagree, naming the first.
 NFLOAT_API std::vector<TensorError> compare_checkpoints(const Checkpoint& checkpoint,

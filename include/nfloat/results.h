@@ -43,8 +43,6 @@ NFLOAT_API std::string convert_json(const BridgeResult& result);
 
 // The squared error of all weights, of an adapter's change that was quantized again.
 NFLOAT_API BridgeTensor adapter_total(const BridgeResult& result);
-// Of several weights as of one; `inexact_only` leaves out those without an error.
-NFLOAT_API TensorError total_error(const std::vector<TensorError>& errors, bool inexact_only = false);
 
 // One weight with everything that belongs to it.
 struct StoredWeight {

@@ -27,38 +27,37 @@ struct DlManaged {
 constexpr int32_t kDlCpu = 1;
 constexpr uint8_t kDlInt = 0, kDlUnsigned = 1, kDlFloat = 2, kDlBfloat = 4, kDlBool = 6;
 
+std::optional<DType> integer_of_bytes(Py_ssize_t bytes, bool is_signed) {
+  switch (bytes) {
+    case 1:
+      return is_signed ? DType::kI8 : DType::kU8;
+    case 2:
+      return is_signed ? DType::kI16 : DType::kU16;
+    case 4:
+      return is_signed ? DType::kI32 : DType::kU32;
+    case 8:
+      return is_signed ? DType::kI64 : DType::kU64;
+    default:
+      return std::nullopt;
+  }
+}
+
 std::optional<DType> dtype_of_format(std::string_view format, Py_ssize_t item) {
   if (!format.empty() && (format[0] == '@' || format[0] == '=' || format[0] == '<')) format.remove_prefix(1);
   if (format.size() != 1) return std::nullopt;
   const char code = format[0];
-  const auto of_size = [&](DType one, DType two, DType four, DType eight) -> std::optional<DType> {
-    return item == 1   ? one
-           : item == 2 ? two
-           : item == 4 ? four
-           : item == 8 ? std::optional(eight)
-                       : std::nullopt;
-  };
   if (code == 'f') return DType::kF32;
   if (code == 'd') return DType::kF64;
   if (code == 'e') return DType::kF16;
   if (code == '?') return DType::kBool;
-  if (std::string_view("bhilqn").find(code) != std::string_view::npos)
-    return of_size(DType::kI8, DType::kI16, DType::kI32, DType::kI64);
-  if (std::string_view("cBHILQN").find(code) != std::string_view::npos)
-    return of_size(DType::kU8, DType::kU16, DType::kU32, DType::kU64);
+  if (std::string_view("bhilqn").find(code) != std::string_view::npos) return integer_of_bytes(item, true);
+  if (std::string_view("cBHILQN").find(code) != std::string_view::npos) return integer_of_bytes(item, false);
   return std::nullopt;
 }
 
 std::optional<DType> dtype_of_dlpack(const DlTensor& tensor) {
   if (tensor.lanes != 1) return std::nullopt;
   const int bits = tensor.bits;
-  const auto of_bits = [&](DType one, DType two, DType four, DType eight) -> std::optional<DType> {
-    return bits == 8    ? one
-           : bits == 16 ? two
-           : bits == 32 ? four
-           : bits == 64 ? std::optional(eight)
-                        : std::nullopt;
-  };
   switch (tensor.code) {
     case kDlFloat:
       return bits == 16   ? DType::kF16
@@ -68,9 +67,9 @@ std::optional<DType> dtype_of_dlpack(const DlTensor& tensor) {
     case kDlBfloat:
       return bits == 16 ? std::optional(DType::kBF16) : std::nullopt;
     case kDlInt:
-      return of_bits(DType::kI8, DType::kI16, DType::kI32, DType::kI64);
+      return bits % 8 == 0 ? integer_of_bytes(bits / 8, true) : std::nullopt;
     case kDlUnsigned:
-      return of_bits(DType::kU8, DType::kU16, DType::kU32, DType::kU64);
+      return bits % 8 == 0 ? integer_of_bytes(bits / 8, false) : std::nullopt;
     case kDlBool:
       return DType::kBool;
     default:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import inf, log10
 from typing import Any, Literal, Union
 
 from . import _core
 from ._checkpoint import Checkpoint, checkpoint_of
 from ._control import Control, ProgressFunction, control_handle, progress_function, thread_count
-from ._types import DType, Path, ScaleMethod, dtype_name, path_text, text_list
+from ._types import DType, Path, Record, ScaleMethod, dtype_name, path_text, text_list
 
 Format = Literal["nf4", "fp4"]
 Storage = Literal["uint8", "bfloat16", "float16", "float32"]
@@ -20,7 +20,7 @@ CheckpointLike = Union[Checkpoint, Path]
 
 
 @dataclass(frozen=True)
-class TensorPlan:
+class TensorPlan(Record):
     """What happens to one tensor, and why."""
 
     name: str
@@ -29,13 +29,9 @@ class TensorPlan:
     bytes_before: int
     bytes_after: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON and pandas."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class QuantizationPlan:
+class QuantizationPlan(Record):
     """What `quantize_checkpoint` would do."""
 
     tensors: list[TensorPlan]
@@ -48,13 +44,9 @@ class QuantizationPlan:
         """One row a tensor, for pandas.DataFrame."""
         return [tensor.to_dict() for tensor in self.tensors]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class ConvertResult:
+class ConvertResult(Record):
     """What a conversion wrote."""
 
     files: list[str]
@@ -64,10 +56,6 @@ class ConvertResult:
     bytes_after: int
     plan: QuantizationPlan | None  # of quantize_checkpoint and dequantize_checkpoint
     notes: list[str]  # what the output cannot represent, besides precision
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -80,7 +68,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class TensorError:
+class TensorError(Record):
     """The error of a weight against its original."""
 
     name: str
@@ -89,10 +77,6 @@ class TensorError:
     squared_original: float  # sum
     max_error: float
     sqnr_db: float  # infinite when equal
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON and pandas."""
-        return asdict(self)
 
 
 def _plan(data: dict[str, Any]) -> QuantizationPlan:

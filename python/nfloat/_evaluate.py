@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from ._types import (
     Path,
     PerplexityProtocol,
     Precision,
+    Record,
     Tokens,
     array_in,
     array_of,
@@ -30,7 +31,7 @@ from ._types import (
 
 
 @dataclass(frozen=True)
-class PerplexityResult:
+class PerplexityResult(Record):
     """Of a text. Errors take tokens as independent."""
 
     tokens: int  # that count
@@ -41,10 +42,6 @@ class PerplexityResult:
     perplexity_error: float
     protocol: PerplexityProtocol
     context: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON and pandas."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class DivergenceResult:
 
 
 @dataclass(frozen=True)
-class TaskResult:
+class TaskResult(Record):
     """Of a test with known answers."""
 
     name: str
@@ -86,10 +83,6 @@ class TaskResult:
     normalised_accuracy: float | None
     perplexity: float | None
     chance: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON and pandas."""
-        return asdict(self)
 
 
 def _tokens(model: Model, text: str | Tokens) -> npt.NDArray[np.int32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ from . import _core
 from ._control import Control, control_handle
 from ._errors import CancelledError
 from ._text import Tokenizer
-from ._types import FinishReason, array_of
+from ._types import FinishReason, Record, array_of
 
 if TYPE_CHECKING:
     from ._model import Session
@@ -52,7 +52,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class GenerationResult:
+class GenerationResult(Record):
     """What a generation made."""
 
     text: str
@@ -61,10 +61,6 @@ class GenerationResult:
     finish_reason: FinishReason | None  # None: it was left early
     prefill_seconds: float
     decode_seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        return asdict(self)
 
 
 class Generation(Iterator[Token]):

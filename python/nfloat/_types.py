@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, Union
+from dataclasses import asdict
+from typing import Any, Literal, Protocol, Union, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,14 @@ _NUMPY: dict[str, type[np.generic]] = {
 
 # numpy spells out a name at every look at it: the types that weights have are looked up.
 _KNOWN: dict[Any, str] = {np.dtype(kind): kind for kind in ("float32", "float16", "float64", "uint16", "uint8", "int32")}
+
+
+class Record:
+    """A result of named fields, a dataclass."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON and pandas."""
+        return asdict(cast(Any, self))
 
 
 def array_type(values: npt.NDArray[Any]) -> str:

@@ -41,6 +41,14 @@ struct Levels {
   kernels::CodeTable table{};
 };
 
+// 1 / of each element of the diagonal.
+inline std::vector<float> inverse_diagonal(const SquareMatrix& matrix, int64_t size) {
+  std::vector<float> inverse(static_cast<size_t>(size));
+  for (int64_t j = 0; j < size; ++j)
+    inverse[static_cast<size_t>(j)] = 1 / matrix[static_cast<size_t>(j * size + j)];
+  return inverse;
+}
+
 // The scales that a double-quantized file can hold without an offset: the second-level map times the scale
 // of 256 blocks. Code 127 is zero; those of s and -s add up to 254.
 class StoredScales {

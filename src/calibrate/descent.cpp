@@ -87,10 +87,7 @@ class Descent {
         whole_(whole),
         coding_(coding),
         columns_(coding.columns),
-        inverse_diagonal_(static_cast<size_t>(columns_)) {
-    for (int64_t j = 0; j < columns_; ++j)
-      inverse_diagonal_[static_cast<size_t>(j)] = 1 / h_[static_cast<size_t>(j * columns_ + j)];
-  }
+        inverse_diagonal_(inverse_diagonal(factor.damped, columns_)) {}
 
   void run(const UnitBatch& batch) {
     batch_ = batch;
@@ -360,7 +357,7 @@ class Descent {
   const bool whole_;
   Coding& coding_;
   const int64_t columns_;
-  std::vector<float> inverse_diagonal_;
+  const std::vector<float> inverse_diagonal_;
   UnitBatch batch_;
   std::vector<float> error_;  // of the units: coding less weights
   std::vector<BlockPart> block_parts_;

@@ -31,10 +31,7 @@ class Feedback {
         most_finalists_(std::clamp<int64_t>(finalists, 1, kFinalists)),
         coding_(coding),
         columns_(coding.columns),
-        inverse_diagonal_(static_cast<size_t>(columns_)) {
-    for (int64_t j = 0; j < columns_; ++j)
-      inverse_diagonal_[static_cast<size_t>(j)] = 1 / upper_[static_cast<size_t>(j * columns_ + j)];
-  }
+        inverse_diagonal_(inverse_diagonal(factor.upper, columns_)) {}
 
   void run(const UnitBatch& batch) {
     batch_ = batch;
@@ -231,7 +228,7 @@ class Feedback {
   const int64_t most_finalists_;
   Coding& coding_;
   const int64_t columns_;
-  std::vector<float> inverse_diagonal_;
+  const std::vector<float> inverse_diagonal_;
   UnitBatch batch_;
   int64_t size_ = 0;                      // of a block
   std::vector<float> target_;             // of the units, less what was fed on

@@ -92,6 +92,21 @@ bool is_floating(const Checkpoint& checkpoint, const std::string& name) {
 
 }  // namespace
 
+TensorError total_error(const std::vector<TensorError>& errors, bool inexact_only) {
+  TensorError total;
+  total.name = inexact_only ? "all that differ" : "all";
+  for (const TensorError& error : errors) {
+    if (inexact_only && error.squared_error == 0) continue;
+    total.elements += error.elements;
+    total.squared_error += error.squared_error;
+    total.squared_original += error.squared_original;
+    total.max_error = std::max(total.max_error, error.max_error);
+    total.zeros += error.zeros;
+    total.zeros_kept += error.zeros_kept;
+  }
+  return total;
+}
+
 bool TensorError::measurable() const noexcept {
   return std::isfinite(squared_error) && std::isfinite(squared_original);
 }

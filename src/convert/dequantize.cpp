@@ -28,24 +28,26 @@ class DequantizeJob : public StreamJob {
 
   uint64_t run(int64_t chunk, Scratch& scratch) override {
     const auto values = reader_.read_as(chunk, dtype_, scratch);
-    if (dtype_ != DType::kF32 && dtype_ != reader_.dtype()) expect_finite(chunk, values, scratch);
+    if (dtype_ != DType::kF32 && dtype_ != reader_.dtype()) expect_finite(chunk, values);
     writer_.write(index_, static_cast<uint64_t>(reader_.begin(chunk)) * dtype_bytes(dtype_), values);
     return reader_.input_bytes(chunk);
   }
 
  private:
   // Throws where a finite value has no place in 16 bits.
-  void expect_finite(int64_t chunk, std::span<const std::byte> halves, Scratch& scratch) const {
+  void expect_finite(int64_t chunk, std::span<const std::byte> halves) const {
+    Scratch own;  // `halves` lie in the caller's
+    std::span<const std::byte> exact;
     const auto count = static_cast<size_t>(reader_.count(chunk));
     const uint16_t exponent = dtype_ == DType::kF16 ? 0x7c00 : 0x7f80;
     for (size_t i = 0; i < count; ++i) {
       uint16_t half;
       std::memcpy(&half, halves.data() + 2 * i, sizeof half);
       if ((half & exponent) != exponent) continue;
-      const auto exact = reader_.read_as(chunk, DType::kF32, scratch);
+      if (exact.empty()) exact = reader_.read_as(chunk, DType::kF32, own);
       float value;
       std::memcpy(&value, exact.data() + sizeof(float) * i, sizeof value);
-      if (!std::isfinite(value)) return;  // as it is in the file
+      if (!std::isfinite(value)) continue;  // as it is in the file
       fail(ErrorCode::kNotFinite, "{}: {} at element {} of '{}' has no place in {}: take {}", path_, value,
            reader_.begin(chunk) + static_cast<int64_t>(i), name_, dtype_name(dtype_),
            dtype_ == DType::kF16 ? "bf16 or f32" : "f32");

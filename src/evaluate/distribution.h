@@ -33,9 +33,9 @@ struct TokenRows {
   }
 };
 
-// Runs `model` over the windows and hands the rows on in portions of bounded size. `done(tokens)` after each
-// batch.
-void visit_rows(const Model& model, std::span<const Window> windows, const SessionOptions& options,
+// Runs `model`, by `runner`, over the windows and hands the rows on in portions of bounded size.
+// `done(tokens)` after each batch.
+void visit_rows(const Model& model, SequenceRunner& runner, std::span<const Window> windows,
                 const std::function<void(TokenRows&)>& visit, const std::function<void(int64_t)>& done);
 
 // A hash of what is scored: the windows' inputs and targets.

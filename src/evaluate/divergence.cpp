@@ -115,10 +115,9 @@ double kl_divergence(std::span<const float> p, std::span<const float> q) noexcep
   return std::max(0.0, weighted / p_sum - std::log(p_sum) + std::log(q_sum));
 }
 
-void visit_rows(const Model& model, std::span<const Window> windows, const SessionOptions& options,
+void visit_rows(const Model& model, SequenceRunner& runner, std::span<const Window> windows,
                 const std::function<void(TokenRows&)>& visit, const std::function<void(int64_t)>& done) {
   constexpr size_t kPortionBytes = size_t{32} << 20;
-  SequenceRunner runner(model, options);
   TokenRows rows;
   int64_t seen = 0;
   const auto flush = [&] {
@@ -163,7 +162,7 @@ DivergenceResult divergence(const Model& reference, const Model& model, std::spa
   const int64_t total = tokens_to_score(windows);
   SessionOptions reference_options = session_options(own);
   reference_options.precision = reference_precision;
-  SequenceRunner reference_runner(reference, reference_options);
+  SequenceRunner reference_runner(reference, reference_options), runner(model, session_options(own));
   Comparison comparison(total);
   std::vector<float> kept;
   int64_t first = 0;
@@ -175,7 +174,7 @@ DivergenceResult divergence(const Model& reference, const Model& model, std::spa
       if (index >= one[0].first) kept.insert(kept.end(), logits.begin(), logits.end());
     });
     visit_rows(
-        model, one, session_options(own),
+        model, runner, one,
         [&](TokenRows& rows) {
           parallel_for(static_cast<int64_t>(rows.targets.size()), 4, 0, [&](int64_t begin, int64_t end) {
             for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
@@ -208,8 +207,9 @@ DivergenceResult divergence(const ReferenceDistributions& reference, const Model
     fail(ErrorCode::kInvalidArgument, "{}: made for another text, tokenizer, protocol or context",
          file.file.path());
   Comparison comparison(total);
+  SequenceRunner runner(model, session_options(own));
   visit_rows(
-      model, windows, session_options(own),
+      model, runner, windows,
       [&](TokenRows& rows) {
         parallel_for(static_cast<int64_t>(rows.targets.size()), 4, 0, [&](int64_t begin, int64_t end) {
           std::vector<float> expected(static_cast<size_t>(file.vocabulary));

@@ -90,17 +90,7 @@ double generation_speed(const std::string& path, const PackedFormat& packed, con
 }  // namespace
 
 TensorError FormatMeasurement::total() const {
-  TensorError total;
-  total.name = "all";
-  for (const TensorError& tensor : tensors) {
-    total.elements += tensor.elements;
-    total.squared_error += tensor.squared_error;
-    total.squared_original += tensor.squared_original;
-    total.max_error = std::max(total.max_error, tensor.max_error);
-    total.zeros += tensor.zeros;
-    total.zeros_kept += tensor.zeros_kept;
-  }
-  return total;
+  return total_error(tensors);
 }
 
 FormatMeasurement measure_format(const std::string& path, const Format& format,

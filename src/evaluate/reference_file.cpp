@@ -90,8 +90,9 @@ void ReferenceDistributions::write(const std::string& path, std::string_view ide
   const uint64_t bytes = record_bytes(vocabulary);
   std::vector<std::byte> block;
   LossMean mean;
+  SequenceRunner runner(model, session_options(own));
   visit_rows(
-      model, windows, session_options(own),
+      model, runner, windows,
       [&](TokenRows& rows) {
         block.assign(rows.targets.size() * bytes, std::byte{0});
         parallel_for(static_cast<int64_t>(rows.targets.size()), 4, 0, [&](int64_t begin, int64_t end) {

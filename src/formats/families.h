@@ -25,6 +25,8 @@ std::vector<FormatEntry> integer_formats();
 std::vector<FormatEntry> gguf_formats();
 std::vector<FormatEntry> microscaling_formats();
 
+// A name cut at its colons.
+std::vector<std::string> format_parts(std::string_view name);
 // The number behind a colon. Throws kInvalidArgument unless it is an integer from `least` on.
 int64_t parse_block_size(const std::string& part, int64_t least);
 // Throws kInvalidArgument when anything follows the name.

@@ -27,7 +27,7 @@ std::string own_name(const FormatInfo& info) {
 
 Format::~Format() = default;
 
-std::unique_ptr<Format> make_format(std::string_view name) {
+std::vector<std::string> format_parts(std::string_view name) {
   std::vector<std::string> parts(1);
   for (const char c : name) {
     if (c == ':')
@@ -35,6 +35,11 @@ std::unique_ptr<Format> make_format(std::string_view name) {
     else
       parts.back() += c;
   }
+  return parts;
+}
+
+std::unique_ptr<Format> make_format(std::string_view name) {
+  const std::vector<std::string> parts = format_parts(name);
   std::string known;
   for (const FormatEntry& entry : entries()) {
     const std::string own = own_name(entry.info);

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/fail.h"
+#include "evaluate/scoring.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/comparison.h"
 #include "nfloat/results.h"
@@ -57,10 +58,9 @@ const char* protocol_name(PerplexityProtocol protocol) noexcept {
                                                      : "bos";
 }
 
-// The context and the BOS token that are meant where nobody says.
+// What is meant where nobody says: a model without a BOS token takes its tokenizer's.
 void complete(PerplexityOptions& scoring, const Model& model, const std::string& folder) {
-  if (scoring.context == 0) scoring.context = scoring.protocol == PerplexityProtocol::kLlamaCpp ? 512 : 2048;
-  scoring.context = std::min(scoring.context, model.config().context);
+  scoring = resolved(model, scoring);
   if (scoring.protocol == PerplexityProtocol::kBos && model.config().bos_token < 0 && scoring.bos_token == -1)
     scoring.bos_token = Tokenizer::load(folder).bos_id().value_or(-1);
 }

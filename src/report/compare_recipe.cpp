@@ -4,23 +4,13 @@
 #include <charconv>
 
 #include "base/fail.h"
+#include "formats/families.h"
 #include "nfloat/comparison.h"
 #include "nfloat/gguf.h"
 #include "nfloat/text.h"
 
 namespace nfloat {
 namespace {
-
-std::vector<std::string> split(const std::string& name) {
-  std::vector<std::string> parts(1);
-  for (const char c : name) {
-    if (c == ':')
-      parts.emplace_back();
-    else
-      parts.back() += c;
-  }
-  return parts;
-}
 
 // Block sizes that bitsandbytes' kernels have.
 bool bitsandbytes_block(const std::string& text) {
@@ -63,7 +53,7 @@ std::string_view reader_name(Reader reader) noexcept {
 
 std::string how_to_make(const std::string& model, const std::string& format, Reader reader,
                         const std::string& calibration) {
-  const std::vector<std::string> parts = split(format);
+  const std::vector<std::string> parts = format_parts(format);
   const bool code = (parts[0] == "nf4" || parts[0] == "fp4") && parts.size() > 1;
   if (code && reader != Reader::kLlamaCpp && (reader == Reader::kNfloat || bitsandbytes_block(parts[1])))
     return quantize_command(model, parts, calibration);

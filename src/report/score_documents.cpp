@@ -5,6 +5,28 @@
 #include <utility>
 
 namespace nfloat {
+namespace {
+
+constexpr std::pair<const char*, double DivergenceResult::*> kDivergenceFields[] = {
+    {"mean_kl", &DivergenceResult::mean_kl},
+    {"mean_kl_standard_error", &DivergenceResult::mean_kl_error},
+    {"median_kl", &DivergenceResult::median_kl},
+    {"kl_90", &DivergenceResult::kl_90},
+    {"kl_95", &DivergenceResult::kl_95},
+    {"kl_99", &DivergenceResult::kl_99},
+    {"kl_999", &DivergenceResult::kl_999},
+    {"max_kl", &DivergenceResult::max_kl},
+    {"log_perplexity_ratio", &DivergenceResult::log_ratio},
+    {"log_perplexity_ratio_standard_error", &DivergenceResult::log_ratio_error},
+    {"loss_correlation", &DivergenceResult::correlation},
+    {"mean_delta_p", &DivergenceResult::mean_delta_p},
+    {"mean_delta_p_standard_error", &DivergenceResult::mean_delta_p_error},
+    {"rms_delta_p", &DivergenceResult::rms_delta_p},
+    {"rms_delta_p_standard_error", &DivergenceResult::rms_delta_p_error},
+    {"same_top", &DivergenceResult::same_top},
+    {"same_top_standard_error", &DivergenceResult::same_top_error}};
+
+}  // namespace
 
 Json task_document(const TaskResult& r) {
   Json json = {{"task", r.name},
@@ -48,23 +70,9 @@ Json perplexity_document(const PerplexityResult& result) {
 }
 
 Json divergence_document(const DivergenceResult& d) {
-  return {{"mean_kl", d.mean_kl},
-          {"mean_kl_standard_error", d.mean_kl_error},
-          {"median_kl", d.median_kl},
-          {"kl_90", d.kl_90},
-          {"kl_95", d.kl_95},
-          {"kl_99", d.kl_99},
-          {"kl_999", d.kl_999},
-          {"max_kl", d.max_kl},
-          {"log_perplexity_ratio", d.log_ratio},
-          {"log_perplexity_ratio_standard_error", d.log_ratio_error},
-          {"loss_correlation", d.correlation},
-          {"mean_delta_p", d.mean_delta_p},
-          {"mean_delta_p_standard_error", d.mean_delta_p_error},
-          {"rms_delta_p", d.rms_delta_p},
-          {"rms_delta_p_standard_error", d.rms_delta_p_error},
-          {"same_top", d.same_top},
-          {"same_top_standard_error", d.same_top_error}};
+  Json json = Json::object();
+  for (const auto& [name, field] : kDivergenceFields) json[name] = d.*field;
+  return json;
 }
 
 Json measurement_document(const FormatMeasurement& m) {
@@ -135,25 +143,7 @@ FormatMeasurement measurement_of(const Json& json) {
   read(d.reference, json.at("reference"));
   d.tokens = d.model.tokens;
   const Json& from = json.at("divergence");
-  const std::pair<const char*, double*> kFields[] = {
-      {"mean_kl", &d.mean_kl},
-      {"mean_kl_standard_error", &d.mean_kl_error},
-      {"median_kl", &d.median_kl},
-      {"kl_90", &d.kl_90},
-      {"kl_95", &d.kl_95},
-      {"kl_99", &d.kl_99},
-      {"kl_999", &d.kl_999},
-      {"max_kl", &d.max_kl},
-      {"log_perplexity_ratio", &d.log_ratio},
-      {"log_perplexity_ratio_standard_error", &d.log_ratio_error},
-      {"loss_correlation", &d.correlation},
-      {"mean_delta_p", &d.mean_delta_p},
-      {"mean_delta_p_standard_error", &d.mean_delta_p_error},
-      {"rms_delta_p", &d.rms_delta_p},
-      {"rms_delta_p_standard_error", &d.rms_delta_p_error},
-      {"same_top", &d.same_top},
-      {"same_top_standard_error", &d.same_top_error}};
-  for (const auto& field : kFields) from.at(field.first).get_to(*field.second);
+  for (const auto& [name, field] : kDivergenceFields) from.at(name).get_to(d.*field);
   for (const Json& task : json.at("tasks")) m.tasks.push_back(task_of(task));
   for (const Json& t : json.at("tensors")) {
     TensorError& tensor = m.tensors.emplace_back();

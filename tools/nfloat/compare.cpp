@@ -41,7 +41,7 @@ struct Options {
   int64_t task_limit = 0;
   std::vector<int64_t> block_sizes = {64};
   double max_divergence = 0;
-  int64_t context = 256;
+  int64_t context = 0;  // 256, or the model's own where that is less
   std::string calibrate;
   int threads = 0;
   bool fresh = false;
@@ -62,7 +62,6 @@ class Job {
   explicit Job(const Options& options) : options_(options) {
     MeasureOptions& measure = compare_.measure;
     measure.scoring.protocol = parse_perplexity_protocol(options.protocol);
-    measure.scoring.context = options.context;
     measure.precision = parse_precision(options.precision);
     measure.threads = options.threads;
     if (!options.budget.empty())
@@ -92,11 +91,15 @@ class Job {
     expect_text(text, text_name_);
     const Tokenizer tokenizer = Tokenizer::load(folder);
     MeasureOptions& measure = compare_.measure;
+    const ModelConfig config = parse_model_config(Checkpoint(folder).text_file("config.json"), folder);
+    measure.scoring.context =
+        options_.context > 0 ? options_.context : std::min<int64_t>(256, config.context);
     tokens_ = scored_tokens(tokenizer, text, measure.scoring);
     total_ = static_cast<int64_t>(tokens_.size());
     compare_.identity = scoring_identity(
         folder, text,
-        fmt::format("{} {} {}{}{}", options_.protocol, options_.context, options_.precision, task_identity(),
+        fmt::format("{} {} {}{}{}", options_.protocol, measure.scoring.context, options_.precision,
+                    task_identity(),
                     options_.calibrate.empty() ? "" : " " + read_text(options_.calibrate, kMaxTextBytes)));
     const bool own_work = options_.work.empty();
     CompareWork work(take_folder(compare_.identity), compare_.identity);
@@ -360,9 +363,8 @@ void add_compare_command(const Command& app) {
   command.add_option("--protocol", options->protocol, "paper, llama.cpp or bos (nfloat perplexity --help)")
       .one_of({"paper", "llama.cpp", "bos"})
       .show_default();
-  command.add_option("--context", options->context, "Tokens a window")
-      .between(int64_t{2}, int64_t{1} << 27)
-      .show_default();
+  command.add_option("--context", options->context, "Tokens a window (256, or the model's context)")
+      .between(int64_t{2}, int64_t{1} << 27);
   command
       .add_option("--precision", options->precision,
                   "Arithmetic and decoded weights: f32, or bf16 for half the memory")

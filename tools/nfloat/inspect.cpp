@@ -109,7 +109,7 @@ void print_errors(const std::vector<TensorError>& errors, bool all) {
     }
     const double sqnr = error.sqnr_db();
     table.add({error.name, fmt::format("{}", error.elements),
-               std::isinf(sqnr) ? "exact" : fmt::format("{:.3f}", sqnr),
+               error.squared_error == 0 ? "exact" : fmt::format("{:.3f}", sqnr),
                fmt::format("{:.6f}", relative_error(error)), fmt::format("{:.3g}", error.max_error), zeros});
   };
   size_t inexact = 0;
@@ -147,16 +147,15 @@ std::vector<Finding> check(const Checkpoint& checkpoint, int threads) {
 }
 
 void run(const Options& options) {
-  if (is_gguf_path(options.path)) {
-    if (!options.original.empty()) throw UsageError("--against is for safetensors");
-    if (options.check)
-      for (const Finding& finding : check(Checkpoint(options.path), options.threads))
-        if (finding.error) throw Error(ErrorCode::kMalformedFile, finding.text);
-    return inspect_gguf(options.path, options.all, options.json);
-  }
-  const Checkpoint checkpoint(resolve_model_path(options.path));
   catch_interrupts();
-  if (!options.json) {
+  const bool gguf = is_gguf_path(options.path);
+  if (gguf) {
+    if (!options.original.empty()) throw UsageError("--against is for safetensors");
+    if (!options.json || !options.check) inspect_gguf(options.path, options.all, options.json);
+    if (!options.check) return;
+  }
+  const Checkpoint checkpoint(gguf ? options.path : resolve_model_path(options.path));
+  if (!options.json && !gguf) {
     print_weights(stored_weights(checkpoint), options.all);
     if (const std::string& reason = checkpoint.foreign_refusal(); !reason.empty())
       fmt::print("quantized by another method, shown as it is stored: {}\n", printable(reason));

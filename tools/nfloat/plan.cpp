@@ -2,12 +2,11 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 
 #include "base/json.h"
 #include "commands.h"
 #include "convert_options.h"
+#include "model_options.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/memory_plan.h"
 #include "nfloat/results.h"
@@ -35,9 +34,7 @@ void plan_training(const Options& options) {
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   std::string path = resolve_model_path(options.path);
   if (std::filesystem::is_directory(path)) path = (std::filesystem::path(path) / "config.json").string();
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw Error(ErrorCode::kNotFound, fmt::format("{}: cannot be read", path));
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const std::string text = read_text(path, size_t{16} << 20);
   const std::vector<TrainMemory> levels =
       plan_train_memory(parse_model_config(text, path), options.training, options.weight_bits);
   if (options.json) {

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -283,6 +284,36 @@ TEST_F(Convert, NotFiniteIsNamedWithItsPlace) {
     EXPECT_NO_THROW(quantize_checkpoint(input, path("out.safetensors"), options, control));
     fs::remove(path("out.safetensors"));
   }
+}
+
+TEST_F(Convert, InfinitiesOfTheFileHideNoOverflow) {
+  constexpr size_t kBlock = 64;
+  std::vector<float> values = gaussian(32 * 64, 14);
+  values[3] = std::numeric_limits<float>::infinity();
+  QuantizeCheckpointOptions options;
+  options.quantize.allow_nonfinite = true;
+  const auto dequantize = [&](DType dtype, const std::string& to) {
+    write_safetensors(path("in.safetensors"), {{"w", "F32", {32, 64}, raw_bytes(values)}});
+    ConvertControl control;
+    control.overwrite = true;
+    quantize_checkpoint(Checkpoint(path("in.safetensors")), path("four.safetensors"), options, control);
+    dequantize_checkpoint(Checkpoint(path("four.safetensors")), path(to), dtype, uint64_t{1} << 30, control);
+  };
+  dequantize(DType::kF32, "f32.safetensors");
+  dequantize(DType::kBF16, "bf16.safetensors");
+  const Checkpoint exact(path("f32.safetensors")), halves(path("bf16.safetensors"));
+  const auto* wide = reinterpret_cast<const float*>(exact.view("w").bytes.data());
+  const auto* narrow = reinterpret_cast<const uint16_t*>(halves.view("w").bytes.data());
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float value = std::bit_cast<float>(uint32_t{narrow[i]} << 16);
+    if (std::isfinite(wide[i]))
+      EXPECT_NEAR(value, wide[i], std::abs(wide[i]) / 256) << i;
+    else
+      EXPECT_FALSE(std::isfinite(value)) << i;
+  }
+  values[5 * kBlock] = std::numeric_limits<float>::max();
+  EXPECT_NFLOAT_ERROR(dequantize(DType::kBF16, "bf16.safetensors"), ErrorCode::kNotFinite,
+                      "at element 320 of 'w' has no place in BF16");
 }
 
 TEST_F(Convert, OutputsLoseNothing) {
