@@ -104,9 +104,9 @@ Value sorted_entries(const Value& value, const Arguments& arguments, Budget& bud
   const bool by_value =
       arguments.get(1, "by") != nullptr && equal(*arguments.get(1, "by"), Value::text("value"), budget);
   Arguments how;
-  how.named.emplace_back("attribute", Value::integer_of(by_value ? 1 : 0));
-  how.named.emplace_back("case_sensitive", Value::boolean(arguments.flag(0, "case_sensitive")));
-  how.named.emplace_back("reverse", Value::boolean(arguments.flag(2, "reverse")));
+  how.named = {{"attribute", Value::integer_of(by_value ? 1 : 0)},
+               {"case_sensitive", Value::boolean(arguments.flag(0, "case_sensitive"))},
+               {"reverse", Value::boolean(arguments.flag(2, "reverse"))}};
   return sorted(Value::items(std::move(pairs), budget), how, budget);
 }
 

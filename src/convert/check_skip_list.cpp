@@ -10,21 +10,23 @@
 namespace nfloat {
 namespace {
 
-constexpr const char* kKey = "llm_int8_skip_modules";
+constexpr const char* kSkipKey = "llm_int8_skip_modules";
 
 class Comparison {
  public:
   Comparison(const Checkpoint& checkpoint, const Json& config, std::vector<Finding>* findings)
       : checkpoint_(checkpoint), roles_(config), findings_(*findings) {
-    const Json& entries = config["quantization_config"][kKey];
+    const Json& entries = config["quantization_config"][kSkipKey];
     listed_ = entries.is_array();
     for (const Json& entry : entries)
       if (entry.is_string())
         list_.add(entry.text());
       else
-        add(true, "config.json", fmt::format("{} holds {}, expected names of modules", kKey, entry.dump()));
+        add(true, "config.json",
+            fmt::format("{} holds {}, expected names of modules", kSkipKey, entry.dump()));
     if (!listed_ && !entries.is_null())
-      add(true, "config.json", fmt::format("{} is {}, expected a list or null", kKey, entries.type_name()));
+      add(true, "config.json",
+          fmt::format("{} is {}, expected a list or null", kSkipKey, entries.type_name()));
   }
 
   void run() {
@@ -45,17 +47,18 @@ class Comparison {
     if (!entry.empty())
       add(true, name,
           fmt::format("is packed, but '{}' in {} names it: a loader builds a plain layer for it", entry,
-                      kKey));
+                      kSkipKey));
     else if (role == TensorRole::kKeptFloat)
       add(true, name,
           "is packed, but a loader builds a plain layer for it, in float32, whatever the configuration says");
     else if (!listed_ && module_of(name) == roles_.output_embedding())
       add(true, name,
-          fmt::format("is packed, but {} is null, and then a loader keeps the output embedding plain", kKey));
+          fmt::format("is packed, but {} is null, and then a loader keeps the output embedding plain",
+                      kSkipKey));
     else if (!listed_ && role == TensorRole::kHead && only_head(name))
       add(true, name,
           fmt::format("is packed, but {} is null, and then a loader keeps the model's last module plain",
-                      kKey));
+                      kSkipKey));
   }
 
   void check_plain(const std::string& name, TensorRole role) {
@@ -65,8 +68,9 @@ class Comparison {
       return;
     if ((!listed_ && role == TensorRole::kHead) || list_.may_name(module_of(name))) return;
     add(role != TensorRole::kRouter, name,
-        listed_ ? fmt::format("is plain, but {} does not name it: a loader builds a 4-bit layer for it", kKey)
-                : fmt::format("is plain, but {} is null: a loader builds a 4-bit layer for it", kKey));
+        listed_
+            ? fmt::format("is plain, but {} does not name it: a loader builds a 4-bit layer for it", kSkipKey)
+            : fmt::format("is plain, but {} is null: a loader builds a 4-bit layer for it", kSkipKey));
   }
 
   // Of several heads the names do not tell which the model's class has last.

@@ -15,24 +15,23 @@ namespace {
 
 using kernels::kOctet;
 using kernels::kPanelRows;
-using Storage = DenseMatrix::Storage;
 
 // Where column `k` of lane `r` lies in its octet, in elements of the storage (kernels/gemm.h).
-int64_t place(Storage storage, int64_t k, int64_t r) noexcept {
+int64_t place(DenseStorage storage, int64_t k, int64_t r) noexcept {
   constexpr int64_t kPairOf[kOctet] = {0, 2, 0, 2, 1, 3, 1, 3};
   const int64_t column = k % kOctet;
   switch (storage) {
-    case Storage::kInt8:
+    case DenseStorage::kInt8:
       return 64 * (column / 4) + 4 * r + column % 4;
-    case Storage::kBF16:
+    case DenseStorage::kBF16:
       return 32 * kPairOf[column] + 2 * r + column / 2 % 2;
     default:
       return 16 * column + r;
   }
 }
 
-size_t element_bytes(Storage storage) noexcept {
-  return storage == Storage::kF32 ? 4 : storage == Storage::kInt8 ? 1 : 2;
+size_t element_bytes(DenseStorage storage) noexcept {
+  return storage == DenseStorage::kF32 ? 4 : storage == DenseStorage::kInt8 ? 1 : 2;
 }
 
 void put_row(DenseMatrix::State& state, int64_t row, const float* values) noexcept {
@@ -43,7 +42,7 @@ void put_row(DenseMatrix::State& state, int64_t row, const float* values) noexce
   for (int64_t k = 0; k < padded; ++k) {
     std::byte* to = base + static_cast<size_t>(k / kOctet) * state.octet_bytes() +
                     static_cast<size_t>(place(state.storage, k, lane)) * width;
-    if (state.storage == Storage::kInt8) {
+    if (state.storage == DenseStorage::kInt8) {
       const int64_t g = k / state.group;
       float* scale = reinterpret_cast<float*>(state.scales.data()) +
                      (panel * (padded / state.group) + g) * kPanelRows + lane;
@@ -60,11 +59,11 @@ void put_row(DenseMatrix::State& state, int64_t row, const float* values) noexce
       const float scaled = *scale > 0 ? values[k] / *scale : 0.0f;
       *reinterpret_cast<uint8_t*>(to) =
           static_cast<uint8_t>(128 + std::clamp(std::nearbyint(scaled), -127.0f, 127.0f));
-    } else if (state.storage == Storage::kF32) {
+    } else if (state.storage == DenseStorage::kF32) {
       std::memcpy(to, values + k, 4);
     } else {
       const uint16_t half =
-          state.storage == Storage::kBF16 ? float_to_bf16(values[k]) : float_to_f16(values[k]);
+          state.storage == DenseStorage::kBF16 ? float_to_bf16(values[k]) : float_to_f16(values[k]);
       std::memcpy(to, &half, 2);
     }
   }
@@ -81,7 +80,7 @@ DenseMatrix::DenseMatrix(DenseMatrix&&) noexcept = default;
 DenseMatrix& DenseMatrix::operator=(DenseMatrix&&) noexcept = default;
 DenseMatrix::~DenseMatrix() = default;
 
-DenseMatrix DenseMatrix::pack(const TensorView& weights, Storage storage, int threads,
+DenseMatrix DenseMatrix::pack(const TensorView& weights, DenseStorage storage, int threads,
                               const std::function<void(std::span<const uint8_t>)>& release) {
   if (weights.shape.rank() != 2)
     fail(ErrorCode::kInvalidArgument, "packing a matrix: shape {} found, two dimensions expected",
@@ -103,7 +102,7 @@ DenseMatrix DenseMatrix::pack(const TensorView& weights, Storage storage, int th
   const int64_t padded = state.octets * kOctet;
   const size_t row_bytes = static_cast<size_t>(state.cols) * dtype_bytes(weights.dtype);
   state.weights = WeightBuffer(static_cast<size_t>(state.panels * state.octets) * state.octet_bytes());
-  if (storage == Storage::kInt8) {
+  if (storage == DenseStorage::kInt8) {
     state.group = padded == 0 ? kOctet : activation_block(padded);
     state.scales = WeightBuffer(static_cast<size_t>(state.panels * padded / state.group * kPanelRows) * 4);
   }
@@ -153,16 +152,16 @@ void DenseMatrix::dequantize_row(int64_t row, float* output) const noexcept {
     const std::byte* from = base + static_cast<size_t>(k / kOctet) * s.octet_bytes() +
                             static_cast<size_t>(place(s.storage, k, lane)) * element_bytes(s.storage);
     uint16_t half = 0;
-    if (s.storage == Storage::kInt8) {
+    if (s.storage == DenseStorage::kInt8) {
       const int64_t groups = s.octets * kOctet / s.group;
       const float scale =
           reinterpret_cast<const float*>(s.scales.data())[(panel * groups + k / s.group) * kPanelRows + lane];
       output[k] = static_cast<float>(std::to_integer<int>(*from) - 128) * scale;
-    } else if (s.storage == Storage::kF32) {
+    } else if (s.storage == DenseStorage::kF32) {
       std::memcpy(output + k, from, 4);
     } else {
       std::memcpy(&half, from, 2);
-      output[k] = s.storage == Storage::kBF16 ? bf16_to_float(half) : f16_to_float(half);
+      output[k] = s.storage == DenseStorage::kBF16 ? bf16_to_float(half) : f16_to_float(half);
     }
   }
 }

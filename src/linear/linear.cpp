@@ -223,15 +223,14 @@ void unpacked(const PackedMatrix& matrix, const Job& job, int64_t begin, int64_t
 }
 
 void dense(const DenseMatrix::State& s, const Job& job, int64_t begin, int64_t end) {
-  using Storage = DenseMatrix::Storage;
   const GemmKernels& kernel = kernels::table().gemm;
   const Precision precision = job.format.precision;
-  const bool as_stored = (s.storage == Storage::kF32 && precision == Precision::kF32) ||
-                         (s.storage == Storage::kBF16 && precision == Precision::kBF16) ||
-                         (s.storage == Storage::kInt8 && precision == Precision::kInt8);
-  const auto widen = s.storage == Storage::kF16    ? kernel.widen_f16
-                     : s.storage == Storage::kBF16 ? kernel.widen_bf16
-                                                   : kernel.widen_int8;
+  const bool as_stored = (s.storage == DenseStorage::kF32 && precision == Precision::kF32) ||
+                         (s.storage == DenseStorage::kBF16 && precision == Precision::kBF16) ||
+                         (s.storage == DenseStorage::kInt8 && precision == Precision::kInt8);
+  const auto widen = s.storage == DenseStorage::kF16    ? kernel.widen_f16
+                     : s.storage == DenseStorage::kBF16 ? kernel.widen_bf16
+                                                        : kernel.widen_int8;
   const DenseKernel run = dense_kernel(kernel, precision);
   const int most_panels = job.x.m == 1 ? kernel.row_panels : kernel.max_panels;
   const int64_t octets = run_octets(s.octets, s.group, job.format.block, job.format.element_bytes);
@@ -322,7 +321,6 @@ void linear(const PackedMatrix& matrix, const Activations& activations, float* y
 
 void linear(const DenseMatrix& matrix, const Activations& activations, float* y,
             const LinearOptions& options) {
-  using Storage = DenseMatrix::Storage;
   Activations::State& x = activations.state();
   const int64_t stride = checked_stride(matrix.rows(), matrix.cols(), x, options);
   if (matrix.rows() == 0 || x.m == 0) return;
@@ -331,8 +329,8 @@ void linear(const DenseMatrix& matrix, const Activations& activations, float* y,
   if (s.octets == 0) return empty_sum(job);
   if (tiles_serve(s, options.precision, x.m)) return tiled(s, x, y, stride, options);
   Precision precision = Precision::kF32;
-  if (s.storage == Storage::kBF16 && options.precision != Precision::kF32) precision = Precision::kBF16;
-  if (s.storage == Storage::kInt8 && options.precision == Precision::kInt8) precision = Precision::kInt8;
+  if (s.storage == DenseStorage::kBF16 && options.precision != Precision::kF32) precision = Precision::kBF16;
+  if (s.storage == DenseStorage::kInt8 && options.precision == Precision::kInt8) precision = Precision::kInt8;
   job.format = prepare(x, precision, s.group, false, options.threads);
   parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) { dense(s, job, begin, end); });
 }

@@ -14,6 +14,8 @@
 
 namespace nfloat {
 
+using DenseStorage = DenseMatrix::Storage;
+
 inline constexpr int64_t kReleaseBytes = int64_t{32} << 20;  // of a source, between two calls of release
 inline constexpr int64_t kMostActivationBlock = 64;
 

@@ -104,7 +104,6 @@ class DenseExpander : public Expander {
   explicit DenseExpander(const DenseMatrix::State& state) : s_(state) {}
   void expand(int64_t first, int64_t column, int64_t columns, const Strips& strips, float* scratch,
               float* output) const noexcept override {
-    using Storage = DenseMatrix::Storage;
     const kernels::KernelTable& table = kernels::table();
     const int64_t octet = column / kOctet, octets = (columns + kOctet - 1) / kOctet;
     const int64_t groups = s_.group == 0 ? 0 : s_.octets * kOctet / s_.group;
@@ -115,11 +114,11 @@ class DenseExpander : public Expander {
           s_.weights.data() + static_cast<size_t>(panel * s_.octets + octet) * s_.octet_bytes();
       const uint8_t* bytes = reinterpret_cast<const uint8_t*>(stored);
       const float* expanded = scratch;
-      if (s_.storage == Storage::kF32)
+      if (s_.storage == DenseStorage::kF32)
         expanded = reinterpret_cast<const float*>(stored);
-      else if (s_.storage == Storage::kF16)
+      else if (s_.storage == DenseStorage::kF16)
         table.gemm.widen_f16(bytes, octets, reinterpret_cast<uint8_t*>(scratch));
-      else if (s_.storage == Storage::kBF16)
+      else if (s_.storage == DenseStorage::kBF16)
         table.gemm.widen_bf16(bytes, octets, reinterpret_cast<uint8_t*>(scratch));
       else
         table.gemm.widen_int8(bytes, octets, reinterpret_cast<uint8_t*>(scratch));

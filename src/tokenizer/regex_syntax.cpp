@@ -131,8 +131,8 @@ class Rewriter {
 
   // A set after its opening bracket. A plain set inside a set is a union: its members are written out.
   void set(int depth) {
-    constexpr int kMaxDepth = 16;
-    if (depth > kMaxDepth) unsupported("character sets nested this deep");
+    constexpr int kMaxSetDepth = 16;
+    if (depth > kMaxSetDepth) unsupported("character sets nested this deep");
     if (depth == 0) out_ += '[';
     if (peek() == '^') {
       if (depth > 0) unsupported("a negated character set inside a character set");
