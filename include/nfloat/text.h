@@ -21,6 +21,10 @@ NFLOAT_API std::string format_bytes(uint64_t bytes);
 // $'...', which bash, zsh and ksh read.
 NFLOAT_API std::string shell_word(std::string_view text);
 
+// FNV-1a of 64 bits over the bytes of the text; `before`: of what stands before it. The number never changes.
+NFLOAT_API uint64_t text_hash(std::string_view text) noexcept;
+NFLOAT_API uint64_t text_hash(std::string_view text, uint64_t before) noexcept;
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_TEXT_H_

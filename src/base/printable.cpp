@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "base/fnv.h"
 #include "nfloat/text.h"
 
 namespace nfloat {
@@ -86,6 +87,14 @@ std::string format_bytes(uint64_t bytes) {
   if (bytes >= 1'000'000) return fmt::format("{:.2f} MB", value / 1e6);
   if (bytes >= 1'000) return fmt::format("{:.1f} kB", value / 1e3);
   return fmt::format("{} B", bytes);
+}
+
+uint64_t text_hash(std::string_view text) noexcept {
+  return fnv(text);
+}
+
+uint64_t text_hash(std::string_view text, uint64_t before) noexcept {
+  return fnv(text, before);
 }
 
 }  // namespace nfloat

@@ -4,12 +4,15 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <type_traits>
 
 #include "base/atomic_file.h"
 #include "base/fail.h"
+#include "base/fnv.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "nfloat/calibrate.h"
@@ -20,22 +23,56 @@ namespace {
 constexpr std::string_view kFirstLine = "nfloat calibration 1: ";
 constexpr size_t kMostLine = size_t{1} << 24;
 
-uint64_t hash_bytes(std::span<const std::byte> bytes, uint64_t hash = 0xcbf29ce484222325u) noexcept {
-  for (const std::byte byte : bytes) hash = (hash ^ static_cast<uint64_t>(byte)) * 0x100000001b3u;
-  return hash;
-}
-std::span<const std::byte> bytes_of(std::string_view text) noexcept {
-  return std::as_bytes(std::span(text));
+std::string_view text_of(std::span<const std::byte> bytes) noexcept {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-struct Part {
-  std::span<std::byte> to;
-};
-std::vector<Part> parts_of(QuantizedTensor& tensor) {
-  return {{std::as_writable_bytes(std::span(tensor.codes))},
-          {std::as_writable_bytes(std::span(tensor.nested.codes))},
-          {std::as_writable_bytes(std::span(tensor.nested.absmax))}};
+// What stands behind the line of a layer for each of its tensors; of a constant one constant.
+template <typename Tensor>
+auto parts_of(Tensor& tensor) noexcept {
+  const auto bytes = [](auto& values) {
+    if constexpr (std::is_const_v<Tensor>)
+      return std::as_bytes(std::span(values));
+    else
+      return std::as_writable_bytes(std::span(values));
+  };
+  return std::array{bytes(tensor.codes), bytes(tensor.nested.codes), bytes(tensor.nested.absmax)};
 }
+
+// Appends to a file that is there.
+class Appender {
+ public:
+  explicit Appender(const std::string& path)
+      : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC)) {
+    if (fd_ < 0) give_up();
+  }
+  Appender(const Appender&) = delete;
+  Appender& operator=(const Appender&) = delete;
+  ~Appender() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+
+  // Throw kIo.
+  void write(std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const ssize_t written = ::write(fd_, bytes.data(), bytes.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written <= 0) give_up();
+      bytes = bytes.subspan(static_cast<size_t>(written));
+    }
+  }
+  void sync() {
+    if (::fdatasync(fd_) != 0) give_up();
+  }
+
+ private:
+  [[noreturn]] void give_up() const {
+    fail(ErrorCode::kIo, "{}: cannot write: {}", path_, std::strerror(errno));
+  }
+
+  const std::string& path_;
+  const int fd_;
+};
 
 // Makes room for what a tensor of this shape has; false: no tensor has it.
 bool make_room(QuantizedTensor& tensor, const std::vector<int64_t>& dims, uint64_t bytes_left) {
@@ -51,8 +88,7 @@ bool make_room(QuantizedTensor& tensor, const std::vector<int64_t>& dims, uint64
 
 // The line that begins at the head of `bytes`, taken off them; empty when there is none.
 std::string_view take_line(std::span<const std::byte>& bytes) {
-  const auto* text = reinterpret_cast<const char*>(bytes.data());
-  const std::string_view view(text, std::min(bytes.size(), kMostLine));
+  const std::string_view view = text_of(bytes).substr(0, kMostLine);
   const size_t end = view.find('\n');
   if (end == std::string_view::npos) return {};
   bytes = bytes.subspan(end + 1);
@@ -64,7 +100,7 @@ bool take_layer(std::span<const std::byte>& bytes, const std::string& path,
                 const QuantizeCheckpointOptions& quantize, const Codebook& codebook, CalibratedLayer& layer) {
   const std::string_view line = take_line(bytes);
   if (line.empty()) return false;
-  uint64_t hash = hash_bytes({});
+  uint64_t hash = kFnvStart;
   std::string expected;
   try {
     const Json record = parse_json_object(line, path);
@@ -80,11 +116,11 @@ bool take_layer(std::span<const std::byte>& bytes, const std::string& path,
       tensor.block_size = quantize.quantize.block_size;
       if (!parse_dtype(entry["dtype"].get<std::string>(), &tensor.dtype)) return false;
       if (!make_room(tensor, dims, bytes.size())) return false;
-      for (const Part& part : parts_of(tensor)) {
-        if (part.to.size() > bytes.size()) return false;
-        std::memcpy(part.to.data(), bytes.data(), part.to.size());
-        hash = hash_bytes(part.to, hash);
-        bytes = bytes.subspan(part.to.size());
+      for (const std::span<std::byte> part : parts_of(tensor)) {
+        if (part.size() > bytes.size()) return false;
+        std::memcpy(part.data(), bytes.data(), part.size());
+        hash = fnv(part, hash);
+        bytes = bytes.subspan(part.size());
       }
     }
   } catch (const Error& error) {
@@ -128,8 +164,7 @@ CalibrationFile::CalibrationFile(const std::string& path, const std::string& key
 
 void CalibrationFile::append(const CalibratedLayer& layer) {
   Json record;
-  uint64_t hash = hash_bytes({});
-  std::string data;
+  uint64_t hash = kFnvStart;
   record["kept_plain"] = layer.kept_plain;
   record["loss"] = layer.loss;
   record["plain_loss"] = layer.plain_loss;
@@ -140,26 +175,15 @@ void CalibrationFile::append(const CalibratedLayer& layer) {
     entry["shape"] = tensor.shape.dims();
     entry["dtype"] = dtype_name(tensor.dtype);
     record["tensors"].push_back(std::move(entry));
-    QuantizedTensor copy = tensor;
-    for (const Part& part : parts_of(copy)) {
-      hash = hash_bytes(part.to, hash);
-      data.append(reinterpret_cast<const char*>(part.to.data()), part.to.size());
-    }
+    for (const std::span<const std::byte> part : parts_of(tensor)) hash = fnv(part, hash);
   }
   record["hash"] = fmt::format("{:016x}", hash);
-  const std::string text = record.dump() + "\n" + data;
-  const int fd = ::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
-  bool good = fd >= 0;
-  for (size_t at = 0; good && at < text.size();) {
-    const ssize_t written = ::write(fd, text.data() + at, text.size() - at);
-    if (written < 0 && errno == EINTR) continue;
-    good = written > 0;
-    if (good) at += static_cast<size_t>(written);
-  }
-  good = good && ::fdatasync(fd) == 0;
-  const int reason = errno;
-  if (fd >= 0) ::close(fd);
-  if (!good) fail(ErrorCode::kIo, "{}: cannot write: {}", path_, std::strerror(reason));
+  Appender file(path_);
+  const std::string line = record.dump() + "\n";
+  file.write(std::as_bytes(std::span(line)));
+  for (const auto& [name, tensor] : layer.tensors)
+    for (const std::span<const std::byte> part : parts_of(tensor)) file.write(part);
+  file.sync();
 }
 
 void CalibrationFile::discard(const std::string& path) {
@@ -168,8 +192,7 @@ void CalibrationFile::discard(const std::string& path) {
   bool own = std::filesystem::is_regular_file(status);
   if (own) {
     const MappedFile file(path);
-    const auto bytes = file.bytes();
-    own = std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()).starts_with(kFirstLine);
+    own = text_of(file.bytes()).starts_with(kFirstLine);
   }
   if (!own)
     fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration, and is not removed", path);
@@ -185,17 +208,17 @@ void CalibrationFile::remove() noexcept {
 
 std::string checkpoint_fingerprint(const Checkpoint& checkpoint) {
   constexpr size_t kSample = 4096;
-  uint64_t hash = hash_bytes(bytes_of(checkpoint.text_file("config.json")));
+  uint64_t hash = fnv(checkpoint.text_file("config.json"));
   for (const std::string& name : checkpoint.weight_names()) {
     const TensorInfo* info = checkpoint.find(name);
-    hash = hash_bytes(bytes_of(name), hash);
+    hash = fnv(name, hash);
     if (info == nullptr) continue;
     const TensorView view = checkpoint.view(name);
     const auto bytes = view.bytes;
     const size_t sample = std::min(kSample, bytes.size());
-    hash = hash_bytes(bytes_of(fmt::format("{}{}", dtype_name(view.dtype), bytes.size())), hash);
-    hash = hash_bytes(bytes.first(sample), hash);
-    hash = hash_bytes(bytes.last(sample), hash);
+    hash = fnv(fmt::format("{}{}", dtype_name(view.dtype), bytes.size()), hash);
+    hash = fnv(bytes.first(sample), hash);
+    hash = fnv(bytes.last(sample), hash);
   }
   return fmt::format("{:016x}", hash);
 }

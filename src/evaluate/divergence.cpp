@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/fail.h"
+#include "base/fnv.h"
 #include "base/parallel.h"
 #include "evaluate/distribution.h"
 #include "evaluate/reference_file.h"
@@ -142,8 +143,8 @@ void visit_rows(const Model& model, SequenceRunner& runner, std::span<const Wind
 }
 
 uint64_t windows_hash(std::span<const Window> windows) noexcept {
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
-  const auto add = [&hash](uint64_t value) { hash = (hash ^ value) * 0x100000001b3u; };
+  uint64_t hash = kFnvStart;
+  const auto add = [&hash](uint64_t value) { hash = fnv_step(hash, value); };
   for (const Window& window : windows) {
     add(static_cast<uint64_t>(window.first));
     for (const int32_t token : window.input) add(static_cast<uint32_t>(token));

@@ -7,6 +7,7 @@
 
 #include "base/atomic_file.h"
 #include "base/fail.h"
+#include "base/fnv.h"
 #include "base/parallel.h"
 #include "evaluate/distribution.h"
 #include "nfloat/sampler.h"
@@ -36,11 +37,11 @@ struct Record {
 
 // FNV-1a over words of 32 bits; `bytes` is a multiple of 8, `check` counts as 0.
 uint32_t check_of(const std::byte* record, uint64_t bytes) noexcept {
-  uint64_t hash = 0xcbf29ce484222325u;
+  uint64_t hash = kFnvStart;
   for (uint64_t at = 0; at < bytes; at += 4) {
     uint32_t word = 0;
     if (at != offsetof(Record, check)) std::memcpy(&word, record + at, 4);
-    hash = (hash ^ word) * 0x100000001b3u;
+    hash = fnv_step(hash, word);
   }
   return static_cast<uint32_t>(hash ^ hash >> 32);
 }

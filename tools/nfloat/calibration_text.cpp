@@ -10,6 +10,7 @@
 #include "nfloat/calibrate.h"
 #include "nfloat/chat.h"
 #include "nfloat/error.h"
+#include "nfloat/text.h"
 #include "nfloat/tokenizer.h"
 #include "scoring_input.h"
 
@@ -19,12 +20,6 @@ namespace {
 constexpr size_t kMaxTextBytes = size_t{4} << 30;
 constexpr int64_t kWindow = 2048;    // tokens, or the model's context
 constexpr size_t kBytesAToken = 16;  // at most, in a text of many
-
-uint64_t fnv1a(const std::string& text) noexcept {
-  uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
-  return hash;
-}
 
 std::vector<int32_t> ids_of(const Json& list, const std::string& where, int64_t vocabulary) {
   if (!list.is_array())
@@ -108,7 +103,7 @@ std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, c
                                                       std::string* hash) {
   const std::string text =
       path.empty() ? std::string(general_calibration_text()) : read_text(path, kMaxTextBytes);
-  *hash = fmt::format("{:016x}", fnv1a(text));
+  *hash = fmt::format("{:016x}", text_hash(text));
   std::vector<std::vector<int32_t>> windows;
   int64_t left = tokens;
   if (path.ends_with(".json")) {

@@ -10,6 +10,7 @@
 #include "compare_job.h"
 #include "model_options.h"
 #include "nfloat/error.h"
+#include "nfloat/text.h"
 
 namespace nfloat::cli {
 // A line is {"check":"<16 digits>",REST with a hash of REST: what was damaged is measured again.
@@ -17,9 +18,7 @@ static constexpr std::string_view kCheck = "{\"check\":\"";
 static constexpr size_t kCheckDigits = 16;
 
 static std::string check_of(std::string_view text) {
-  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
-  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
-  return fmt::format("{:016x}", hash);
+  return fmt::format("{:016x}", text_hash(text));
 }
 
 CompareWork::CompareWork(LockedFolder folder, const std::string& identity)

@@ -8,16 +8,9 @@
 
 #include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
+#include "nfloat/text.h"
 
 namespace nfloat::cli {
-namespace {
-
-uint64_t fnv(uint64_t hash, std::string_view text) {
-  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
-  return hash;
-}
-
-}  // namespace
 
 void expect_text(const std::string& text, const std::string& name) {
   for (size_t i = 0; i < text.size();) {
@@ -48,15 +41,15 @@ std::vector<int32_t> scored_tokens(const Tokenizer& tokenizer, const std::string
 }
 
 std::string scoring_identity(const std::string& folder, const std::string& text, std::string_view how) {
-  uint64_t hash = fnv(0xcbf29ce484222325u, text);
+  uint64_t hash = text_hash(text);
   const Checkpoint checkpoint(folder);
   for (const std::string& file : checkpoint.files()) {
     struct stat info {};
     ::stat(file.c_str(), &info);
-    hash = fnv(hash,
-               fmt::format("{}\n{}\n{}.{}\n", file, info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec));
+    hash = text_hash(
+        fmt::format("{}\n{}\n{}.{}\n", file, info.st_size, info.st_mtim.tv_sec, info.st_mtim.tv_nsec), hash);
   }
-  hash = fnv(hash, fmt::format("{} {}", how, NFLOAT_VERSION_STRING));
+  hash = text_hash(fmt::format("{} {}", how, NFLOAT_VERSION_STRING), hash);
   return fmt::format("{:016x}", hash);
 }
 
