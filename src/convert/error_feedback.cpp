@@ -5,6 +5,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "tensor/orthonormal.h"
+
 namespace nfloat {
 namespace {
 
@@ -20,26 +22,6 @@ float dot(const float* a, const float* b, size_t width) noexcept {
   return sum;
 }
 
-// Rows of `down` made orthonormal, those that depend on others left out.
-std::vector<std::vector<double>> orthonormal_rows(const LoraDelta& delta) {
-  std::vector<std::vector<double>> basis;
-  for (int64_t k = 0; k < delta.rank; ++k) {
-    const auto first = delta.down.begin() + k * delta.cols;
-    std::vector<double> row(first, first + delta.cols);
-    const double whole = std::sqrt(std::inner_product(row.begin(), row.end(), row.begin(), 0.0));
-    for (int twice = 0; twice < 2; ++twice)
-      for (const std::vector<double>& other : basis) {
-        const double along = std::inner_product(row.begin(), row.end(), other.begin(), 0.0);
-        for (size_t i = 0; i < row.size(); ++i) row[i] -= along * other[i];
-      }
-    const double length = std::sqrt(std::inner_product(row.begin(), row.end(), row.begin(), 0.0));
-    if (!(length > 1e-6 * whole)) continue;
-    for (double& value : row) value /= length;
-    basis.push_back(std::move(row));
-  }
-  return basis;
-}
-
 }  // namespace
 
 bool ErrorFeedback::fits(const LoraDelta& delta) noexcept {
@@ -48,13 +30,15 @@ bool ErrorFeedback::fits(const LoraDelta& delta) noexcept {
 }
 
 ErrorFeedback::ErrorFeedback(const LoraDelta& delta, const Codebook& codebook) : cols_(delta.cols) {
-  const std::vector<std::vector<double>> rows = orthonormal_rows(delta);
+  std::vector<double> down(delta.down.begin(), delta.down.begin() + delta.rank * delta.cols);
+  const std::vector<int64_t> rows = orthonormalize_rows(down, cols_);
   width_ = (rows.size() + kLanes - 1) / kLanes * kLanes;
   mu_ = 4 * static_cast<double>(cols_) / static_cast<double>(std::max<size_t>(1, rows.size()));
   basis_.resize(static_cast<size_t>(cols_) * width_);
   squares_.resize(static_cast<size_t>(cols_));
   for (size_t k = 0; k < rows.size(); ++k)
-    for (size_t i = 0; i < squares_.size(); ++i) basis_[i * width_ + k] = static_cast<float>(rows[k][i]);
+    for (size_t i = 0; i < squares_.size(); ++i)
+      basis_[i * width_ + k] = static_cast<float>(down[static_cast<size_t>(rows[k]) * squares_.size() + i]);
   for (size_t i = 0; i < squares_.size(); ++i) {
     const float* column = basis_.data() + i * width_;
     squares_[i] = dot(column, column, width_);

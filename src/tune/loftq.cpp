@@ -9,6 +9,7 @@
 #include "base/parallel.h"
 #include "convert/adapter_names.h"
 #include "kernels/dispatch.h"
+#include "tensor/orthonormal.h"
 #include "tune/random.h"
 
 namespace nfloat {
@@ -46,31 +47,16 @@ Matrix multiply(const Matrix& a, bool transposed, const Matrix& b, int threads) 
   return c;
 }
 
-// Columns made orthonormal, by Gram and Schmidt, twice; columns that depend on earlier ones become zero.
+// Columns made orthonormal; columns that depend on earlier ones become zero.
 void orthonormalize(Matrix& m) {
-  std::vector<std::vector<double>> columns(static_cast<size_t>(m.columns));
-  for (int64_t j = 0; j < m.columns; ++j) {
-    std::vector<double>& own = columns[static_cast<size_t>(j)];
-    for (int64_t i = 0; i < m.rows; ++i) own.push_back(static_cast<double>(m.at(i, j)));
-    const auto norm = [&] {
-      double sum = 0;
-      for (const double value : own) sum += value * value;
-      return std::sqrt(sum);
-    };
-    const double before = norm();
-    for (int pass = 0; pass < 2; ++pass)
-      for (int64_t k = 0; k < j; ++k) {
-        const std::vector<double>& other = columns[static_cast<size_t>(k)];
-        double along = 0;
-        for (size_t i = 0; i < own.size(); ++i) along += own[i] * other[i];
-        for (size_t i = 0; i < own.size(); ++i) own[i] -= along * other[i];
-      }
-    const double length = norm(), factor = length > 1e-6 * before ? 1 / length : 0;
-    for (size_t i = 0; i < own.size(); ++i) {
-      own[i] *= factor;
-      m.at(static_cast<int64_t>(i), j) = static_cast<float>(own[i]);
-    }
-  }
+  std::vector<double> columns(m.values.size());  // [column][row]
+  for (int64_t i = 0; i < m.rows; ++i)
+    for (int64_t j = 0; j < m.columns; ++j)
+      columns[static_cast<size_t>(j * m.rows + i)] = static_cast<double>(m.at(i, j));
+  orthonormalize_rows(columns, m.rows);
+  for (int64_t i = 0; i < m.rows; ++i)
+    for (int64_t j = 0; j < m.columns; ++j)
+      m.at(i, j) = static_cast<float>(columns[static_cast<size_t>(j * m.rows + i)]);
 }
 
 // Eigenvectors of a symmetric matrix, as columns, the largest eigenvalue first; Jacobi's rotations.
