@@ -26,9 +26,12 @@ void subtract_panel(std::vector<double>& a, int64_t n, int64_t k, int64_t end, i
     for (int64_t p = 0; p < width; ++p)
       rows[static_cast<size_t>(i * width + p)] = columns[static_cast<size_t>(p * left + i)] =
           static_cast<float>(a[static_cast<size_t>((end + i) * n + k + p)]);
-  parallel_for((left + kPanel - 1) / kPanel, 1, threads, [&](int64_t begin, int64_t last) {
+  const int64_t chunks = (left + kPanel - 1) / kPanel;
+  parallel_for(chunks, 1, threads, [&](int64_t begin, int64_t last) {
     std::vector<float> part;
-    for (int64_t first = begin * kPanel; first < std::min(left, last * kPanel); first += kPanel) {
+    for (int64_t chunk = begin; chunk < last; ++chunk) {
+      // The lower the rows, the longer they are: the longest begin first.
+      const int64_t first = (chunks - 1 - chunk) * kPanel;
       const int64_t count = std::min(kPanel, left - first), reach = first + count;
       part.resize(static_cast<size_t>(count * reach));
       kernels.product({.a = rows.data() + first * width,
@@ -85,11 +88,13 @@ void invert_upper(const std::vector<double>& u, int64_t n, std::vector<float>& i
   const kernels::TrainKernels& kernels = kernels::table().train;
   inverse.assign(static_cast<size_t>(n * n), 0.0f);
   const std::vector<float> rounded(u.begin(), u.end());
-  parallel_for((n + kPanel - 1) / kPanel, 1, threads, [&](int64_t begin, int64_t end) {
+  const int64_t chunks = (n + kPanel - 1) / kPanel;
+  parallel_for(chunks, 1, threads, [&](int64_t begin, int64_t end) {
     std::vector<double> sums(kPanel * kPanel);
     std::vector<float> part(kPanel * kPanel);
     for (int64_t chunk = begin; chunk < end; ++chunk) {
-      const int64_t column = chunk * kPanel, width = std::min(kPanel, n - column);
+      // The last columns take longest and begin first.
+      const int64_t column = (chunks - 1 - chunk) * kPanel, width = std::min(kPanel, n - column);
       for (int64_t first = column; first >= 0; first -= kPanel) {
         const int64_t last = std::min(n, first + kPanel);
         std::fill(sums.begin(), sums.end(), 0.0);

@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kPortion = 2048;  // rows multiplied together in float32; sums of portions are double
 constexpr int64_t kStep = 256;      // of them whose columns stay in the nearest cache
+constexpr int64_t kTile = 32;       // rows and columns of the sums
 
 // For a handful: a call of memcpy takes longer.
 inline void copy_few(const float* from, int64_t count, float* to) noexcept {
@@ -56,7 +57,8 @@ void ProductSums::flush() {
     std::vector<float> own(static_cast<size_t>(pending_ * panel)),
         portion(static_cast<size_t>(group * panel));
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t column = i * panel, columns = std::min(panel, width_ - column);
+      // The later a panel of a triangle, the longer it takes: the longest begin first.
+      const int64_t column = (panels - 1 - i) * panel, columns = std::min(panel, width_ - column);
       pack(two_ ? b_ : a_, column, panel, own.data());
       const int64_t last = two_ ? width_ : column + columns;
       for (int64_t row = 0; row < last; row += group) {
@@ -80,25 +82,39 @@ void ProductSums::flush() {
       }
     }
   });
-  if (!two_)
-    for (int64_t i = 0; i < width_; ++i)
-      for (int64_t j = 0; j < i; ++j)
-        sums_[static_cast<size_t>(i * width_ + j)] = sums_[static_cast<size_t>(j * width_ + i)];
   a_.clear();
   b_.clear();
   pending_ = 0;
+  whole_ = two_;
+}
+
+// The lower triangle of a a^T from the upper one, in tiles that stay in the nearest cache.
+void ProductSums::mirror() {
+  if (whole_) return;
+  const int64_t tiles = (width_ + kTile - 1) / kTile;
+  parallel_for(tiles, 1, threads_, [&](int64_t begin, int64_t end) {
+    for (int64_t tile = begin; tile < end; ++tile) {
+      const int64_t first = (tiles - 1 - tile) * kTile, last = std::min(width_, first + kTile);
+      for (int64_t column = 0; column < last; column += kTile)
+        for (int64_t i = first; i < last; ++i)
+          for (int64_t j = column; j < std::min(i, column + kTile); ++j)
+            sums_[static_cast<size_t>(i * width_ + j)] = sums_[static_cast<size_t>(j * width_ + i)];
+    }
+  });
+  whole_ = true;
 }
 
 const std::vector<double>& ProductSums::sums() {
   flush();
+  mirror();
   return sums_;
 }
 
 std::vector<float> ProductSums::mean() {
-  flush();
-  std::vector<float> result(sums_.size());
+  const std::vector<double>& all = sums();
+  std::vector<float> result(all.size());
   const double count = static_cast<double>(std::max<int64_t>(1, rows_));
-  for (size_t i = 0; i < sums_.size(); ++i) result[i] = static_cast<float>(sums_[i] / count);
+  for (size_t i = 0; i < all.size(); ++i) result[i] = static_cast<float>(all[i] / count);
   return result;
 }
 

@@ -27,12 +27,14 @@ class ProductSums {
 
  private:
   void flush();
+  void mirror();
 
   const int threads_;
   int64_t rows_ = 0, width_ = 0, pending_ = 0;
   std::vector<float> a_, b_;   // [pending][width]
   std::vector<float> packed_;  // columns of a_ in the groups of the kernel
   bool two_ = false;
+  bool whole_ = true;  // false: of a a^T only the upper triangle is summed
   std::vector<double> sums_;
 };
 
