@@ -6,6 +6,7 @@
 
 #include "architecture/families.h"
 #include "base/fail.h"
+#include "base/parallel.h"
 #include "tokenizer/regex.h"
 #include "tune/random.h"
 
@@ -215,24 +216,31 @@ void LoraModule::update_factors(const LinearGroup& group, int threads) {
   rows.assign(a.data(), module_.in, rank_, module_.in);
   group.apply_part(module_.part, rows, along.data(), module_.out, Precision::kF32, threads);
   std::vector<double> squares(ranks * ranks);  // A A^T
-  for (size_t r = 0; r < ranks; ++r)
-    for (size_t q = 0; q <= r; ++q) {
-      double sum = 0;
-      for (size_t i = 0; i < inputs; ++i)
-        sum += static_cast<double>(a[r * inputs + i]) * static_cast<double>(a[q * inputs + i]);
-      squares[r * ranks + q] = squares[q * ranks + r] = sum;
+  // Row r has r + 1 sums: the longest rows begin first.
+  parallel_for(rank_, 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const auto r = static_cast<size_t>(rank_ - 1 - row);
+      for (size_t q = 0; q <= r; ++q) {
+        double sum = 0;
+        for (size_t i = 0; i < inputs; ++i)
+          sum += static_cast<double>(a[r * inputs + i]) * static_cast<double>(a[q * inputs + i]);
+        squares[r * ranks + q] = squares[q * ranks + r] = sum;
+      }
     }
+  });
   const auto s = static_cast<double>(scale_);
-  for (size_t o = 0; o < outputs; ++o) {
-    double sum = squares_[o];
-    for (size_t r = 0; r < ranks; ++r) {
-      const double up = s * static_cast<double>(b[o * ranks + r]);
-      sum += 2 * up * static_cast<double>(along[r * outputs + o]);
-      for (size_t q = 0; q < ranks; ++q)
-        sum += up * s * static_cast<double>(b[o * ranks + q]) * squares[r * ranks + q];
+  parallel_for(module_.out, kLanes, threads, [&](int64_t begin, int64_t end) {
+    for (auto o = static_cast<size_t>(begin); o < static_cast<size_t>(end); ++o) {
+      double sum = squares_[o];
+      for (size_t r = 0; r < ranks; ++r) {
+        const double up = s * static_cast<double>(b[o * ranks + r]);
+        sum += 2 * up * static_cast<double>(along[r * outputs + o]);
+        for (size_t q = 0; q < ranks; ++q)
+          sum += up * s * static_cast<double>(b[o * ranks + q]) * squares[r * ranks + q];
+      }
+      factors[o] = static_cast<float>(static_cast<double>(magnitude[o]) / std::sqrt(std::max(sum, 1e-30)));
     }
-    factors[o] = static_cast<float>(static_cast<double>(magnitude[o]) / std::sqrt(std::max(sum, 1e-30)));
-  }
+  });
 }
 
 std::vector<float> LoraModule::b_gradient() const {

@@ -65,7 +65,7 @@ class LoraModule {
   bool dora() const noexcept { return !magnitude.empty(); }
   // Magnitudes at the start: the lengths of the rows of W.
   void start_magnitude(const LinearGroup& group);
-  // `factors` for the present values.
+  // `factors` for the present values, the same for every number of threads.
   void update_factors(const LinearGroup& group, int threads);
 
   // The layouts that products read, from `a` and `b`.

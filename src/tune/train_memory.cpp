@@ -19,7 +19,6 @@ struct Places {
 
 Places places(const ModelConfig& config, std::span<const PlannedModule> modules, bool all) {
   Places result;
-  std::vector<std::vector<int64_t>> widest(kPlaces);  // of one tape for all layers: by place and number
   std::vector<std::vector<size_t>> count(kPlaces, std::vector<size_t>(static_cast<size_t>(config.layers)));
   for (const PlannedModule& module : modules) {
     const auto place = static_cast<size_t>(module.place);
