@@ -189,6 +189,9 @@ Adapter read_adapter(const std::string& folder, const Model::State& model, Train
         config.scale(at.name, rank) * (options.rank_stabilized && !by_root ? std::sqrt(ranks) : 1.0);
     std::vector<float> down = read_floats(file, a, Shape({rank, at.in}));
     std::vector<float> up = read_floats(file, b, Shape({at.out, rank}));
+    // Where the scale is sqrt(rank) times the file's, B takes it back: the start is the adapter of the file.
+    if (options.rank_stabilized && !by_root)
+      for (float& value : up) value = static_cast<float>(static_cast<double>(value) / std::sqrt(ranks));
     LoraModule module(std::move(at), rank, scale * (options.rank_stabilized ? std::sqrt(ranks) : ranks),
                       scale);
     module.a = std::move(down);

@@ -36,9 +36,9 @@ void write_adapter(const std::string& folder, const Model::State& model, const A
                    const TrainOptions& options, const std::string& base);
 
 // An adapter that PEFT saved for this model; `options` take its rank and alpha. Scaling by the root and DoRA
-// are its own, or what the options ask for. Throws
-// kMalformedFile for shapes and names that are not the model's, kUnsupported for parts that are not trained
-// here (biases, embeddings, whole modules), naming file and tensor.
+// are its own, or what the options ask for; scale * B A and the lengths of rows are the file's either way.
+// Throws kMalformedFile for shapes and names that are not the model's, kUnsupported for parts that are not
+// trained here (biases, embeddings, whole modules), naming file and tensor.
 Adapter read_adapter(const std::string& folder, const Model::State& model, TrainOptions& options);
 
 }  // namespace nfloat
