@@ -125,7 +125,8 @@ class NFLOAT_API Trainer {
   uint64_t memory_bytes() const;  // of the adapter, its optimizer and the passes
 
   // Starts from an adapter that PEFT or this class saved: its rank, alpha, scale and modules replace those
-  // of the options. Before the first step only. Throws kMalformedFile and so on, naming file and tensor.
+  // of the options. Before the first step, or behind the one that was meant to be the last, to evaluate what
+  // was saved. Throws kMalformedFile and so on, naming file and tensor.
   void start_from(const std::string& folder);
 
   // Starts from what quantization lost: scale * B A is the nearest of its rank to W - Q, W the weights of the
@@ -147,10 +148,12 @@ class NFLOAT_API Trainer {
   // Writes adapter_model.safetensors and adapter_config.json to a folder that appears whole; `base` is the
   // name of the model in them.
   void save_adapter(const std::string& folder, const std::string& base) const;
-  // The same with what resume() needs beside it.
-  void save_checkpoint(const std::string& folder, const std::string& base) const;
-  // Goes on where the checkpoint was saved. Throws kInvalidArgument when data or options are others.
-  void resume(const std::string& folder);
+  // The same with what resume() needs beside it. `note` is the caller's, UTF-8.
+  void save_checkpoint(const std::string& folder, const std::string& base,
+                       const std::string& note = "") const;
+  // Goes on where the checkpoint was saved; returns its note. Throws kInvalidArgument when data or options
+  // are others.
+  std::string resume(const std::string& folder);
 
  private:
   struct State;

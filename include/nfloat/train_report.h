@@ -3,6 +3,7 @@
 #define NFLOAT_TRAIN_REPORT_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,8 +16,9 @@ namespace nfloat {
 // What a training run came to.
 struct TrainReport {
   struct Losses {
-    std::string name;                                // "held-out rows"
-    std::vector<std::pair<int64_t, double>> values;  // after how many steps, nats a token
+    std::string name;                                 // "held-out rows"
+    std::vector<std::pair<int64_t, double>> values;   // after how many steps, nats a token
+    std::optional<double> of_adapter = std::nullopt;  // with the one that is kept; unset: the last value
   };
   struct Sample {
     std::string prompt, before, after;  // the model's own text behind the prompt, and with the adapter

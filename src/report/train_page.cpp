@@ -74,7 +74,8 @@ std::string losses_table(const TrainReport& report) {
   std::string rows;
   for (const TrainReport::Losses& other : report.losses) {
     if (other.values.empty()) continue;
-    const double before = other.values.front().second, after = other.values.back().second;
+    const double before = other.values.front().second,
+                 after = other.of_adapter.value_or(other.values.back().second);
     rows += fmt::format("<tr><td>{}</td><td>{:.4f}</td><td>{:.4f}</td><td>{:.2f}</td><td>{:.2f}</td></tr>\n",
                         svg_escaped(other.name), before, after, std::exp(before), std::exp(after));
   }

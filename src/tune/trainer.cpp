@@ -302,7 +302,8 @@ void Trainer::save_adapter(const std::string& folder, const std::string& base) c
   write_adapter(folder, state_->model.state(), state_->adapter, state_->options, base);
 }
 
-void Trainer::save_checkpoint(const std::string& folder, const std::string& base) const {
+void Trainer::save_checkpoint(const std::string& folder, const std::string& base,
+                              const std::string& note) const {
   const State& s = *state_;
   const fs::path parent = fs::path(folder).parent_path();
   std::error_code error;
@@ -325,6 +326,7 @@ void Trainer::save_checkpoint(const std::string& folder, const std::string& base
   }
   write_floats((fs::path(whole.path()) / kOptimizerFile).string(), tensors);
   const Json state = {{"step", s.finished},
+                      {"note", note},
                       {"run", run_identity(s.options, s.plan->total_steps(), fingerprint(s.rows))}};
   write_file_atomically((fs::path(whole.path()) / kStateFile).string(), state.dump(2) + "\n");
   whole.commit(Existing::kReplace, [](const std::string& path) {
@@ -333,7 +335,7 @@ void Trainer::save_checkpoint(const std::string& folder, const std::string& base
   });
 }
 
-void Trainer::resume(const std::string& folder) {
+std::string Trainer::resume(const std::string& folder) {
   State& s = *state_;
   const Checkpoint file((fs::path(folder) / kOptimizerFile).string());
   const std::string path = (fs::path(folder) / kStateFile).string();
@@ -366,6 +368,7 @@ void Trainer::resume(const std::string& folder) {
   if (s.finished < 0 || s.finished > s.plan->total_steps())
     fail(ErrorCode::kMalformedFile, "{}: step {} of {}", path, s.finished, s.plan->total_steps());
   s.optimizer->set_steps(s.finished);
+  return json.contains("note") ? json["note"].get<std::string>() : std::string();
 }
 
 }  // namespace nfloat

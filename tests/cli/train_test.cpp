@@ -2,6 +2,7 @@
 // `nfloat train`: data in, an adapter out.
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <sstream>
 
 #include "base/json.h"
@@ -94,6 +95,57 @@ TEST_F(Train, GoesOnWhereACheckpointWasSavedAndKeepsTheBest) {
   const Result held = train({"--out", path("held"), "--steps", "4", "--eval", "40%", "--eval-every", "2"});
   ASSERT_TRUE(held.ok()) << held;
   EXPECT_NE(held.out.find("best on the held-out rows"), std::string::npos) << held;
+}
+
+// The rate is far too high: the held-out loss is least after the first steps. A run that goes on behind them
+// ends with the same adapter, and both say the same of one text that is held out under two names.
+TEST_F(Train, TheBestAdapterIsKeptAndReportedOverAResume) {
+  write_file(path("held.txt"), "A little cat sang in the tree. Mia had a dog named Tom.");
+  write_file(path("also.txt"), read_file(path("held.txt")));
+  const auto run = [&](const std::string& out, const std::vector<std::string>& more) {
+    const std::string options =
+        "--steps 20 --no-packing --rows-per-batch 2 --lr 3e-2 --schedule constant --rank 4 --save-every 5 "
+        "--eval-every 1 --patience 6";
+    std::istringstream words(options);
+    std::vector<std::string> all{std::istream_iterator<std::string>(words), {}};
+    all.insert(all.end(), more.begin(), more.end());
+    for (const auto& [option, file] : {std::pair{"--out", path(out)},
+                                       {"--eval", path("held.txt")},
+                                       {"--also", path("also.txt")},
+                                       {"--report", path(out + ".html")}})
+      all.insert(all.end(), {option, file});
+    return train(all);
+  };
+  const auto behind = [](const Result& result, const std::string& words) {
+    const size_t at = result.out.find(words);
+    return at == std::string::npos ? "" : result.out.substr(at + words.size(), 6);
+  };
+  const Result straight = run("straight", {});
+  ASSERT_TRUE(straight.ok()) << straight;
+  ASSERT_NE(straight.out.find("stopped early"), std::string::npos) << straight;
+  std::filesystem::copy(path("straight"), path("resumed"), std::filesystem::copy_options::recursive);
+  const Result resumed = run("resumed", {"--resume"});
+  ASSERT_TRUE(resumed.ok()) << resumed;
+  EXPECT_EQ(read_file(path("straight/adapter_model.safetensors")),
+            read_file(path("resumed/adapter_model.safetensors")));
+  EXPECT_EQ(behind(straight, "trained "), behind(resumed, "trained "));
+  for (const Result* result : {&straight, &resumed}) {
+    const std::string best = behind(*result, "best on the held-out rows ");
+    EXPECT_EQ(best, behind(straight, "best on the held-out rows ")) << *result;
+    EXPECT_EQ(best, behind(*result, " before, ")) << *result;
+    const std::string page = read_file(path(result == &straight ? "straight.html" : "resumed.html"));
+    const std::string cell = "<td>" + best + "</td>";
+    EXPECT_NE(page.find(cell), std::string::npos) << best;
+    EXPECT_NE(page.find(cell), page.rfind(cell)) << best;
+  }
+}
+
+TEST_F(Train, SamplesThatDoNotFitAreRefusedFirst) {
+  std::string text;
+  for (int i = 0; i < 3000; ++i) text += "The cat sat. ";
+  expect_complaint(train({"--out", path("x"), "--steps", "1", "--sample", text, "--quiet"}),
+                   {"--sample", "expected 1 to"});
+  EXPECT_FALSE(std::filesystem::exists(path("x")));
 }
 
 TEST_F(Train, NothingThatIsThereIsLost) {

@@ -9,6 +9,7 @@
 #include <limits>
 #include <optional>
 
+#include "best_loss.h"
 #include "commands.h"
 #include "model_options.h"
 #include "nfloat/error.h"
@@ -179,7 +180,7 @@ class Job {
     Trainer trainer(model, data_.rows, train_);
     if (!options_.init.empty()) trainer.start_from(options_.init);
     if (!options_.loftq.empty()) trainer.start_from_original(model_folder(options_.loftq));
-    if (options_.resume) trainer.resume(checkpoint());
+    if (options_.resume) go_on(trainer);
     show_plan(model, trainer);
     if (options_.dry_run) return;
     if (!options_.dump_gradients.empty()) {
@@ -253,19 +254,26 @@ class Job {
                                                     : "layers");
   }
 
+  // What was the best adapter counts while it is there.
+  void go_on(Trainer& trainer) {
+    const std::string note = trainer.resume(checkpoint());
+    if (fs::exists(fs::path(options_.out) / "adapter_model.safetensors"))
+      best_ = BestLoss::of_note(note, held_out_, checkpoint());
+  }
+
   double evaluate(Trainer& trainer) { return trainer.evaluate(held_out_).mean(); }
 
   void train(Trainer& trainer, const Model& model, TrainStory& story) {
     TrainLog log(options_.log, options_.resume);
     ProgressBar bar("train", "steps");
     catch_interrupts();
-    double best = std::numeric_limits<double>::infinity();
-    int64_t since_best = 0, tokens = 0;
+    int64_t tokens = 0;
     const bool held = !held_out_.empty();
     story.before(trainer, held_out_);
     const auto start = Clock::now();
     TrainStep last;
-    bool stopped = false;
+    const auto enough = [&] { return options_.patience > 0 && best_.others >= options_.patience; };
+    bool stopped = enough();
     while (trainer.finished_steps() < trainer.total_steps() && !stopped) {
       last = trainer.step();
       tokens += last.rows;
@@ -275,20 +283,18 @@ class Job {
       if (held && (end || (options_.eval_every > 0 && last.step % options_.eval_every == 0))) {
         held_loss = evaluate(trainer);
         story.held_out(last.step, *held_loss);
-        since_best = *held_loss < best ? 0 : since_best + 1;
-        if (*held_loss < best) trainer.save_adapter(options_.out, base_name());
-        best = std::min(best, *held_loss);
-        stopped = options_.patience > 0 && since_best >= options_.patience;
+        if (best_.add(last.step, *held_loss)) trainer.save_adapter(options_.out, base_name());
+        stopped = enough();
       }
       log.add(last, held_loss);
       story.add(last);
       bar.update(static_cast<uint64_t>(trainer.finished_steps()),
                  static_cast<uint64_t>(trainer.total_steps()),
                  fmt::format("loss {:.4f}{}, {:.0f} tokens/s", last.loss,
-                             std::isfinite(best) ? fmt::format(" (held out {:.4f})", best) : std::string(),
+                             best_.known() ? fmt::format(" (held out {:.4f})", best_.loss) : std::string(),
                              static_cast<double>(tokens) / seconds));
       const bool save = options_.save_every > 0 && last.step % options_.save_every == 0;
-      if (save || interrupted()) trainer.save_checkpoint(checkpoint(), base_name());
+      if (save || interrupted()) trainer.save_checkpoint(checkpoint(), base_name(), best_.note(held_out_));
       if (interrupted()) {
         bar.finish();
         throw Error(
@@ -297,16 +303,19 @@ class Job {
       }
     }
     bar.finish();
-    if (!held) trainer.save_adapter(options_.out, base_name());
+    if (!best_.known()) {
+      trainer.save_adapter(options_.out, base_name());
+      if (held) best_.add(trainer.finished_steps(), evaluate(trainer));
+    }
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
     fmt::print("trained {} in {:.1f} s, {:.0f} tokens/s, loss {:.4f}{}\n",
                count_of(trainer.finished_steps(), "step"), seconds,
                static_cast<double>(tokens) / std::max(seconds, 1e-9), last.loss,
-               held ? fmt::format(", best on the held-out rows {:.4f} (perplexity {:.2f}){}", best,
-                                  std::exp(best), stopped ? ", stopped early" : "")
+               held ? fmt::format(", best on the held-out rows {:.4f} (perplexity {:.2f}){}", best_.loss,
+                                  std::exp(best_.loss), stopped ? ", stopped early" : "")
                     : std::string());
     fmt::print("adapter in {}\n", printable(options_.out));
-    story.after(trainer, options_.out);
+    story.after(trainer, options_.out, best_);
     story.write(base_name(), options_.data,
                 {{"Trained", fmt::format("{} of {} targets each, {} trained numbers of rank {}",
                                          count_of(trainer.finished_steps(), "step"), last.tokens,
@@ -361,6 +370,7 @@ class Job {
   std::vector<double> rates_;
   TrainData data_;
   std::vector<TrainRow> held_out_;
+  BestLoss best_;  // of the adapter that is in the folder; none without held-out rows
 };
 
 void check(const Options& options) {

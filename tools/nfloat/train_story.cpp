@@ -4,19 +4,27 @@
 #include <cmath>
 
 #include "nfloat/adapter.h"
+#include "nfloat/error.h"
 #include "nfloat/files.h"
-#include "nfloat/sampler.h"
-#include "nfloat/tokenizer.h"
+#include "nfloat/generate.h"
 #include "nfloat/train_data.h"
 #include "notes.h"
 
 namespace nfloat::cli {
 
 TrainStory::TrainStory(const Options& options, const Model& model, const std::string& folder, int64_t length)
-    : options_(options), model_(model), folder_(folder) {
+    : options_(options), model_(model) {
   if (!options_.report.empty()) expect_writable_file(options_.report);
   if (!options_.also.empty())
     also_ = read_train_data(options_.also, folder, {.train_on = TrainOn::kAll, .length = length}).rows;
+  if (options_.samples.empty()) return;
+  tokenizer_ = Tokenizer::load(folder);
+  const int64_t context = Session(model_).context();
+  for (const std::string& prompt : options_.samples)
+    if (const int64_t tokens = std::ssize(tokenizer_->encode(prompt)); tokens < 1 || tokens > context)
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("--sample \"{}\": has {}, expected 1 to {}, the context", one_line(prompt, 40),
+                              count_of(tokens, "token"), context));
 }
 
 void TrainStory::before(Trainer& trainer, const std::vector<TrainRow>& held_out) {
@@ -44,10 +52,13 @@ void TrainStory::held_out(int64_t step, double loss) {
   report_.losses[held_out_at_].values.emplace_back(step, loss);
 }
 
-void TrainStory::after(Trainer& trainer, const std::string& adapter) {
+void TrainStory::after(Trainer& trainer, const std::string& adapter, const BestLoss& best) {
+  const int64_t step = best.known() ? best.step : trainer.finished_steps();
+  if (best.known()) report_.losses[held_out_at_].of_adapter = best.loss;
   if (!also_.empty()) {
+    if (step != trainer.finished_steps()) trainer.start_from(adapter);
     auto& values = report_.losses[also_at_].values;
-    values.emplace_back(trainer.finished_steps(), trainer.evaluate(also_).mean());
+    values.emplace_back(step, trainer.evaluate(also_).mean());
     fmt::print("{}: loss {:.4f} before, {:.4f} after\n", printable(options_.also), values.front().second,
                values.back().second);
   }
@@ -64,6 +75,10 @@ void TrainStory::after(Trainer& trainer, const std::string& adapter) {
 void TrainStory::write(std::string model, std::string data,
                        std::vector<std::pair<std::string, std::string>> facts) {
   if (options_.report.empty()) return;
+  if (report_.steps.empty()) {
+    note("{}: not written, for all steps were done before\n", printable(options_.report));
+    return;
+  }
   report_.model = std::move(model);
   report_.data = std::move(data);
   report_.facts = std::move(facts);
@@ -71,22 +86,13 @@ void TrainStory::write(std::string model, std::string data,
 }
 
 std::string TrainStory::continued(const std::string& prompt) const {
-  const Tokenizer tokenizer = Tokenizer::load(folder_);
-  std::vector<int32_t> tokens = tokenizer.encode(prompt);
-  Session session(model_);
+  TokenSequence sequence{Session(model_)};
   Sampler sampler({.temperature = 0});
-  TokenStream stream(tokenizer);
-  stream.skip(tokens);
+  Generation generation(sequence, *tokenizer_, sampler, tokenizer_->encode(prompt),
+                        {.max_tokens = options_.sample_tokens, .end_tokens = model_.config().eos_tokens});
   std::string text;
-  const std::vector<int32_t>& ends = model_.config().eos_tokens;
-  std::span<const float> logits = session.prefill(tokens);
-  for (int64_t i = 0; i < options_.sample_tokens; ++i) {
-    tokens.push_back(sampler.sample(logits, tokens));
-    if (std::find(ends.begin(), ends.end(), tokens.back()) != ends.end()) break;
-    text += stream.push(tokens.back());
-    logits = session.decode(tokens.back());
-  }
-  return text + stream.flush();
+  while (const auto piece = generation.next()) text += piece->text;
+  return text;
 }
 
 }  // namespace nfloat::cli

@@ -2,10 +2,13 @@
 #ifndef NFLOAT_TOOLS_TRAIN_STORY_H_
 #define NFLOAT_TOOLS_TRAIN_STORY_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "best_loss.h"
 #include "nfloat/model.h"
+#include "nfloat/tokenizer.h"
 #include "nfloat/train.h"
 #include "nfloat/train_report.h"
 
@@ -21,16 +24,17 @@ class TrainStory {
     int64_t sample_tokens = 60;
   };
   // `folder`: of the tokenizer. Throws as read_train_data for `also`, kIo for a report that cannot be
-  // written.
+  // written, kInvalidArgument for a sample that the context has no room for.
   TrainStory(const Options& options, const Model& model, const std::string& folder, int64_t length);
 
   // Before the first step: `held_out` may be empty.
   void before(Trainer& trainer, const std::vector<TrainRow>& held_out);
   void add(const TrainStep& step);
-  // A loss of the held-out rows; the last one counts as the one after.
+  // A loss of the held-out rows.
   void held_out(int64_t step, double loss);
-  // Behind the last step, with the adapter in `adapter`. Prints samples and the second text's losses.
-  void after(Trainer& trainer, const std::string& adapter);
+  // Behind the last step: what the adapter in the folder `adapter` comes to, the one of `best` where that is
+  // known. Prints samples and the second text's losses. The trainer is left with that adapter.
+  void after(Trainer& trainer, const std::string& adapter, const BestLoss& best);
   // The page, if one is asked for.
   void write(std::string model, std::string data, std::vector<std::pair<std::string, std::string>> facts);
 
@@ -39,7 +43,7 @@ class TrainStory {
 
   Options options_;
   const Model& model_;
-  std::string folder_;
+  std::optional<Tokenizer> tokenizer_;  // for samples
   std::vector<TrainRow> also_;
   TrainReport report_;
   size_t held_out_at_ = 0, also_at_ = 0;  // among the report's losses

@@ -68,14 +68,14 @@ TEST_F(TrainerTest, AResumedRunGivesTheSameFiles) {
   TemporaryFolder folder;
   const std::string checkpoint = folder.path() + "/checkpoint";
   while (straight.finished_steps() < 7) straight.step();
-  straight.save_checkpoint(checkpoint, "base");
+  straight.save_checkpoint(checkpoint, "base", "of \"mine\"\n");
   while (straight.finished_steps() < straight.total_steps()) straight.step();
 
   for (const int threads : {1, 7}) {
     TrainOptions own = options();
     own.threads = threads;
     Trainer resumed(model_, rows(40), own);
-    resumed.resume(checkpoint);
+    EXPECT_EQ("of \"mine\"\n", resumed.resume(checkpoint));
     EXPECT_EQ(7, resumed.finished_steps());
     while (resumed.finished_steps() < resumed.total_steps()) resumed.step();
     EXPECT_EQ(adapter_bytes(straight), adapter_bytes(resumed)) << threads << " threads";
@@ -149,6 +149,27 @@ TEST_F(TrainerTest, AnAdapterGoesOnWhereItWasSaved) {
   EXPECT_EQ(trainer.parameters(), second.parameters());
   EXPECT_EQ(trainer.evaluate(rows(5)).sum, second.evaluate(rows(5)).sum);
   EXPECT_NE(trainer.evaluate(rows(5)).sum, trainer.evaluate(rows(5), false).sum);
+}
+
+// Scaled by the root from then on, it is the same adapter at its start; with DoRA too.
+TEST_F(TrainerTest, AStartScaledByTheRootIsTheSameAdapter) {
+  TrainOptions own = options();
+  own.rank = 6;
+  Trainer trainer(model_, rows(20), own);
+  while (trainer.finished_steps() < 5) trainer.step();
+  TemporaryFolder folder;
+  trainer.save_adapter(folder.path(), "base");
+  const std::vector<TrainRow> held = rows(5);
+  const double loss = trainer.evaluate(held).mean();
+  EXPECT_GT(std::abs(loss - trainer.evaluate(held, false).mean()), 1e-3);
+  for (const bool dora : {false, true}) {
+    TrainOptions root = options();
+    root.rank_stabilized = true;
+    root.dora = dora;
+    Trainer second(model_, rows(20), root);
+    second.start_from(folder.path());
+    EXPECT_NEAR(loss, second.evaluate(held).mean(), 1e-5) << dora;
+  }
 }
 
 // What `convert` makes of a base and the adapter computes what the trainer computes beside the base.
