@@ -68,6 +68,11 @@ NFLOAT_API void quantize_blockwise(const TensorView& weights, const Codebook& co
                                    const QuantizeOptions& options, std::span<uint8_t> codes,
                                    std::span<float> scales);
 
+// The same with double quantization, which `options` ask for: the codes into the caller's memory, the scales
+// as the result.
+NFLOAT_API NestedScales quantize_blockwise(const TensorView& weights, const Codebook& codebook,
+                                           const QuantizeOptions& options, std::span<uint8_t> codes);
+
 // Writes elements() values of `dtype` (F32, F16, BF16): level * scale in float32, then rounded once.
 // Throws kInvalidArgument when `output` has another size.
 NFLOAT_API void dequantize_blockwise(const QuantizedTensor& tensor, DType dtype, std::span<std::byte> output,

@@ -133,15 +133,12 @@ Ref quantize(Args& args) {
     } else {
       if (options.block_size < kMinBlockSize)
         fail(ErrorCode::kInvalidArgument, "block_size is {}: at least {}", options.block_size, kMinBlockSize);
-      const auto blocks =
-          static_cast<size_t>((view.elements() + options.block_size - 1) / options.block_size);
+      const auto elements = static_cast<size_t>(view.elements()),
+                 block = static_cast<size_t>(options.block_size);
+      const size_t blocks = elements / block + (elements % block != 0 ? 1 : 0);
       check_count(scale_codes.size(), blocks, "nested.codes");
       check_count(absmax.size(), (blocks + 255) / 256, "nested.absmax");
-      Buffer plain(blocks * sizeof(float));
-      const std::span<float> floats(reinterpret_cast<float*>(plain.data()), blocks);
-      options.double_quantization = false;
-      quantize_blockwise(view, *book, options, code_bytes, floats);
-      const NestedScales nested = quantize_scales(floats, options.threads);
+      const NestedScales nested = quantize_blockwise(view, *book, options, code_bytes);
       std::copy(nested.codes.begin(), nested.codes.end(), scale_codes.begin());
       std::copy(nested.absmax.begin(), nested.absmax.end(), absmax.begin());
       offset = nested.offset;

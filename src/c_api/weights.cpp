@@ -180,7 +180,7 @@ nfloat_status nfloat_quantize_blockwise_into(const nfloat_tensor* weights, const
   return guard(error, [&] {
     const nfloat::TensorView view = view_of(weights, "weights");
     const Codebook& book = needed(codebook, "codebook")->value;
-    nfloat::QuantizeOptions options = quantize_options_of(given);
+    const nfloat::QuantizeOptions options = quantize_options_of(given);
     if (codes_bytes != 0) needed(codes, "codes");
     if (!options.double_quantization) {
       if (scale_count != 0) needed(scales, "scales");
@@ -204,10 +204,7 @@ nfloat_status nfloat_quantize_blockwise_into(const nfloat_tensor* weights, const
       needed(nested_codes, "nested_codes");
       needed(nested_absmax, "nested_absmax");
     }
-    std::vector<float> plain(blocks);
-    options.double_quantization = false;
-    nfloat::quantize_blockwise(view, book, options, {codes, codes_bytes}, plain);
-    const nfloat::NestedScales nested = nfloat::quantize_scales(plain, options.threads);
+    const nfloat::NestedScales nested = nfloat::quantize_blockwise(view, book, options, {codes, codes_bytes});
     if (blocks != 0) {
       std::memcpy(nested_codes, nested.codes.data(), blocks);
       std::memcpy(nested_absmax, nested.absmax.data(), nested_absmax_count * sizeof(float));

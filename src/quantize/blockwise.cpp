@@ -96,10 +96,32 @@ void quantize_blockwise(const TensorView& weights, const Codebook& codebook, con
   quantize_into(weights, make_code_table(codebook), block_size, options, codes.data(), scales.data());
 }
 
+NestedScales quantize_blockwise(const TensorView& weights, const Codebook& codebook,
+                                const QuantizeOptions& options, std::span<uint8_t> codes) {
+  check(weights, options);
+  const int64_t elements = weights.elements();
+  const int64_t block_size = fitting_block(options.block_size, elements);
+  if (!options.double_quantization)
+    fail(ErrorCode::kInvalidArgument, "scales in 8 bits are those of double quantization");
+  if (codes.size() != static_cast<size_t>((elements + 1) / 2))
+    fail(ErrorCode::kInvalidArgument, "{} bytes of codes for {} elements", codes.size(), elements);
+  const kernels::CodeTable table = make_code_table(codebook);
+  std::vector<float> scales(static_cast<size_t>((elements + block_size - 1) / block_size));
+  quantize_into(weights, table, block_size, options, codes.data(), scales.data());
+  NestedScales nested = quantize_scales(scales, options.threads);
+  if (options.scale != ScaleMethod::kAbsmax) {
+    const std::vector<float> stored = dequantize_scales(nested);
+    over_blocks(weights, block_size, options.threads, [&](const BlockRange& range, int64_t block) {
+      encode_blocks(range, table, stored.data() + block, codes.data() + block * block_size / 2);
+      return int64_t{-1};
+    });
+  }
+  return nested;
+}
+
 QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& codebook,
                                    const QuantizeOptions& options) {
   check(weights, options);
-  const kernels::CodeTable table = make_code_table(codebook);
   QuantizedTensor result{.codebook = codebook,
                          .dtype = weights.dtype,
                          .shape = weights.shape,
@@ -109,19 +131,12 @@ QuantizedTensor quantize_blockwise(const TensorView& weights, const Codebook& co
                          .nested = {}};
   const int64_t block_size = fitting_block(options.block_size, result.elements());
   result.codes.resize(static_cast<size_t>((result.elements() + 1) / 2));
-  result.scales.resize(static_cast<size_t>((result.elements() + block_size - 1) / block_size));
-  quantize_into(weights, table, block_size, options, result.codes.data(), result.scales.data());
-  if (!options.double_quantization) return result;
-  result.nested = quantize_scales(result.scales, options.threads);
-  if (options.scale != ScaleMethod::kAbsmax) {
-    const std::vector<float> stored = dequantize_scales(result.nested);
-    uint8_t* codes = result.codes.data();
-    over_blocks(weights, block_size, options.threads, [&](const BlockRange& range, int64_t block) {
-      encode_blocks(range, table, stored.data() + block, codes + block * block_size / 2);
-      return int64_t{-1};
-    });
+  if (options.double_quantization) {
+    result.nested = quantize_blockwise(weights, codebook, options, result.codes);
+    return result;
   }
-  result.scales.clear();
+  result.scales.resize(static_cast<size_t>((result.elements() + block_size - 1) / block_size));
+  quantize_blockwise(weights, codebook, options, result.codes, result.scales);
   return result;
 }
 

@@ -122,6 +122,15 @@ class Checkpoints(InFolder):
             again = nfloat.quantize_blockwise(weights, double_quantization=True)
             self.assertEqual(tensor.codes.tobytes(), again.codes.tobytes())
             self.assertEqual(nfloat.PackedMatrix.pack(tensor).shape, weights.shape)
+        for scale in ("search", "signed"):
+            nfloat.quantize_checkpoint(TINY, self.path / scale, scale=scale, double_quantization=True)
+            again = nfloat.quantize_blockwise(weights, scale=scale, double_quantization=True)
+            with nfloat.Checkpoint(self.path / scale) as checkpoint:
+                stored = checkpoint.quantized(name).to_state_dict()
+                for key, values in again.to_state_dict().items():
+                    if "quant_state" not in key:
+                        self.assertEqual(values.tobytes(), stored[key].tobytes(), (scale, key))
+                del stored
         plain = nfloat.dequantize_checkpoint(self.path / "nf4", self.path / "plain", "float32")
         self.assertEqual(nfloat.Checkpoint(self.path / "plain")[name].dtype, "F32")
         self.assertGreater(plain.bytes_after, plain.bytes_before)

@@ -131,6 +131,43 @@ TEST(CApi, GoldenBytesIntoTheCallersMemoryAndBack) {
   EXPECT_GT(cases, 0u);
 }
 
+TEST(CApi, DoubleQuantizedIntoTheCallersMemoryIsTheOwnTensorsForEveryScale) {
+  constexpr size_t kElements = 64 * 300;
+  std::vector<float> weights(kElements);
+  for (size_t i = 0; i < kElements; ++i)
+    weights[i] = std::sin(0.7f * static_cast<float>(i)) * static_cast<float>(i % 997);
+  const nfloat_tensor from = tensor_of({DType::kF32, {300, 64}, std::as_bytes(std::span(weights))});
+  nfloat_error* error = nullptr;
+  nfloat_codebook* codebook = nullptr;
+  ASSERT_EQ(nfloat_make_codebook("nf4", 0, &codebook, &error), NFLOAT_OK) << taken(error);
+  for (const nfloat_scale_method scale : {NFLOAT_SCALE_ABSMAX, NFLOAT_SCALE_SEARCH, NFLOAT_SCALE_SIGNED}) {
+    nfloat_quantize_options options = {};
+    options.struct_size = sizeof options;
+    options.scale = scale;
+    options.double_quantization = 1;
+    nfloat_quantized_tensor* tensor = nullptr;
+    ASSERT_EQ(nfloat_quantize_blockwise(&from, codebook, &options, &tensor, &error), NFLOAT_OK)
+        << taken(error);
+    nfloat_quantized_view view = {};
+    view.struct_size = sizeof view;
+    ASSERT_EQ(nfloat_quantized_tensor_view(tensor, &view, &error), NFLOAT_OK) << taken(error);
+    std::vector<uint8_t> codes(kElements / 2), nested_codes(300);
+    std::vector<float> absmax(2);
+    float offset = 0;
+    ASSERT_EQ(nfloat_quantize_blockwise_into(&from, codebook, &options, codes.data(), codes.size(), nullptr,
+                                             0, nested_codes.data(), nested_codes.size(), absmax.data(),
+                                             absmax.size(), &offset, &error),
+              NFLOAT_OK)
+        << taken(error);
+    EXPECT_EQ(std::memcmp(codes.data(), view.codes, codes.size()), 0) << scale;
+    EXPECT_EQ(std::memcmp(nested_codes.data(), view.nested_codes, nested_codes.size()), 0) << scale;
+    EXPECT_EQ(std::memcmp(absmax.data(), view.nested_absmax, sizeof(float) * absmax.size()), 0) << scale;
+    EXPECT_EQ(offset, view.nested_offset) << scale;
+    nfloat_quantized_tensor_free(tensor);
+  }
+  nfloat_codebook_free(codebook);
+}
+
 TEST(CApi, ProductsAreSumsOfTheRowsThatThePackedMatrixGives) {
   constexpr int64_t kOut = 17, kIn = 128, kRows = 3;
   std::vector<float> weights(kOut * kIn), x(kRows * kIn), y(kRows * kOut), row(kIn);
