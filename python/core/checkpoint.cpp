@@ -4,7 +4,6 @@
 
 #include "base/fail.h"
 #include "checkpoint/quant_state.h"
-#include "checkpoint/safetensors_writer.h"
 #include "core.h"
 #include "options.h"
 
@@ -21,12 +20,8 @@ Ref open_checkpoint(Args& args) {
   if (!is_quantizable(options.decoded))
     fail(ErrorCode::kInvalidArgument, "decoded is {}: float32, float16 or bfloat16",
          dtype_torch_name(options.decoded));
-  std::shared_ptr<const Checkpoint> checkpoint;
-  {
-    const WithoutGil without;
-    checkpoint = std::make_shared<const Checkpoint>(nfloat::resolve_model_path(path), options);
-  }
-  return make_handle(std::move(checkpoint));
+  return make_handle(unlocked(
+      [&] { return std::make_shared<const Checkpoint>(nfloat::resolve_model_path(path), options); }));
 }
 // path, files, is_folder, is_gguf
 Ref checkpoint_info(Args& args) {
@@ -141,19 +136,13 @@ Ref save_tensors(Args& args) {
       said.size() != names.size())
     raise(PyExc_TypeError, "as many names as arrays and dtypes are needed");
   std::vector<Array> arrays;
-  std::vector<SafetensorsWriter::Declared> declared;
+  std::vector<NamedTensor> tensors;
   arrays.reserve(names.size());
   for (size_t i = 0; i < names.size(); ++i) {
     arrays.push_back(Array::of(PyList_GetItem(objects, static_cast<Py_ssize_t>(i)), said[i]));
-    declared.push_back({names[i], arrays.back().view().dtype, arrays.back().view().shape});
+    tensors.push_back({names[i], arrays.back().view()});
   }
-  const WithoutGil without;
-  const Existing existing = overwrite ? Existing::kReplace : Existing::kKeep;
-  SafetensorsWriter writer(path, declared, {});
-  for (size_t i = 0; i < arrays.size(); ++i) writer.write(i, 0, arrays[i].view().bytes);
-  writer.finish();
-  writer.sync();
-  writer.commit(existing);
+  unlocked([&] { nfloat::save_tensors(path, tensors, overwrite); });
   return none();
 }
 
@@ -175,7 +164,7 @@ std::vector<PyMethodDef> checkpoint_methods() {
           method<python::resolve_model_path>("resolve_model_path"),
           method<python::format_quant_state>("format_quant_state"),
           method<python::parse_quant_state>("parse_quant_state"),
-          method<save_tensors>("save_tensors")};
+          method<python::save_tensors>("save_tensors")};
 }
 
 }  // namespace nfloat::python

@@ -41,12 +41,7 @@ Ref compare_formats(Args& args) {
 // The document: one HTML page.
 Ref comparison_page(Args& args) {
   const std::string document = args.text();
-  std::string page;
-  {
-    const WithoutGil without;
-    page = nfloat::comparison_page(document);
-  }
-  return text(page);
+  return text(unlocked([&] { return nfloat::comparison_page(document); }));
 }
 
 }  // namespace

@@ -60,12 +60,7 @@ Ref json_text(const Json& json) {
 Ref plan_quantization(Args& args) {
   const std::shared_ptr<const Checkpoint> input = args.handle<const Checkpoint>();
   const QuantizeCheckpointOptions options = quantize_options(args);
-  Json json;
-  {
-    const WithoutGil without;
-    json = plan_json(nfloat::plan_quantization(*input, options));
-  }
-  return json_text(json);
+  return json_text(unlocked([&] { return plan_json(nfloat::plan_quantization(*input, options)); }));
 }
 
 // The last arguments of a conversion: overwrite, threads, progress, control.

@@ -22,9 +22,6 @@ namespace nfloat::python {
 
 namespace {
 
-constexpr std::array<const char*, 11> kCodes = {
-    "invalid_argument", "not_found",     "already_exists", "io",       "malformed_file", "unsupported",
-    "not_finite",       "out_of_memory", "interrupted",    "internal", nullptr};
 // By the numbers of ErrorCode, then "internal". Set once by the package.
 std::array<PyObject*, 10> error_types{};
 
@@ -199,11 +196,10 @@ void Watch::run(PyObject* progress, const std::function<void()>& work) {
   Ref type, value, trace;
   bool raised = false;
   for (bool over = false; !over;) {
-    {
-      const WithoutGil without;
+    over = unlocked([&] {
       std::unique_lock lock(mutex);
-      over = changed.wait_for(lock, 50ms, [&] { return finished; });
-    }
+      return changed.wait_for(lock, 50ms, [&] { return finished; });
+    });
     if (over && (failure != nullptr || raised)) break;
     if (raised || (PyErr_CheckSignals() == 0 && report())) continue;
     PyObject *a = nullptr, *b = nullptr, *c = nullptr;
@@ -211,10 +207,7 @@ void Watch::run(PyObject* progress, const std::function<void()>& work) {
     type = Ref(a), value = Ref(b), trace = Ref(c);
     raised = stop_ = true;
   }
-  {
-    const WithoutGil without;
-    worker.join();
-  }
+  unlocked([&] { worker.join(); });
   if (raised) {
     PyErr_Restore(type.release(), value.release(), trace.release());
     throw PythonError{};
@@ -235,7 +228,7 @@ namespace {
 Ref nothing(Args&) {
   return none();
 }
-// A list of the classes of errors, in the order of error_codes().
+// A list of the classes of errors, by the numbers of ErrorCode, then that of errors inside.
 Ref set_errors(Args& args) {
   PyObject* types = args.object();
   if (PyList_Check(types) == 0 || PyList_Size(types) != static_cast<Py_ssize_t>(error_types.size()))
@@ -247,9 +240,6 @@ Ref set_errors(Args& args) {
     Py_XDECREF(old);
   }
   return none();
-}
-Ref error_codes(Args&) {
-  return list(std::span(kCodes).first(10), [](const char* code) { return text(code); });
 }
 Ref version(Args&) {
   return text(NFLOAT_VERSION_STRING);
@@ -322,7 +312,6 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT,
 std::vector<PyMethodDef> base_methods() {
   return {method<nothing>("nothing"),
           method<set_errors>("set_errors"),
-          method<error_codes>("error_codes"),
           method<version>("version"),
           method<target>("target"),
           method<processor>("processor"),

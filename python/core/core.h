@@ -69,19 +69,26 @@ PyObject* guard(const Body& body) noexcept {
   }
 }
 
-// While it lives, other Python threads run. Nothing of Python may be touched.
-class WithoutGil {
- public:
-  explicit WithoutGil(bool really = true) noexcept : state_(really ? PyEval_SaveThread() : nullptr) {}
-  ~WithoutGil() {
-    if (state_ != nullptr) PyEval_RestoreThread(state_);
-  }
-  WithoutGil(const WithoutGil&) = delete;
-  WithoutGil& operator=(const WithoutGil&) = delete;
-
- private:
-  PyThreadState* state_;
-};
+// What body() returns; meanwhile other Python threads run, if `really`. Nothing of Python may be touched in
+// it, the count of None included.
+template <typename Body>
+decltype(auto) unlocked(bool really, const Body& body) {
+  struct Lock {
+    explicit Lock(bool away) noexcept : state(away ? PyEval_SaveThread() : nullptr) {}
+    ~Lock() {
+      if (state != nullptr) PyEval_RestoreThread(state);
+    }
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+    PyThreadState* state;
+  };
+  const Lock lock(really);
+  return body();
+}
+template <typename Body>
+decltype(auto) unlocked(const Body& body) {
+  return unlocked(true, body);
+}
 // Bytes from which giving the lock away costs less than the work.
 inline constexpr size_t kGilBytes = size_t{64} << 10;
 

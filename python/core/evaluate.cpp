@@ -126,8 +126,7 @@ Ref round_trip(Args& args) {
   if (rows < 0 || columns < 0 || (columns != 0 && rows != static_cast<int64_t>(values.size()) / columns))
     fail(ErrorCode::kInvalidArgument, "{} weights are no matrix of {} rows and {} columns", values.size(),
          rows, columns);
-  const WithoutGil without(weights.bytes() >= kGilBytes);
-  format->round_trip(values, rows, columns, threads);
+  unlocked(weights.bytes() >= kGilBytes, [&] { format->round_trip(values, rows, columns, threads); });
   return none();
 }
 Ref format_list(Args&) {
@@ -155,11 +154,7 @@ Ref analyze_weights(Args& args) {
   options.block_size = args.integer();
   if (weights.view().dtype == DType::kU16)
     raise(PyExc_TypeError, "weights are uint16: say dtype=\"bfloat16\" where these are the bits of bfloat16");
-  WeightStatistics s;
-  {
-    const WithoutGil without;
-    s = nfloat::analyze_weights(weights.view(), options);
-  }
+  const WeightStatistics s = unlocked([&] { return nfloat::analyze_weights(weights.view(), options); });
   const auto distribution = [](const DistributionStatistics& d) {
     return Json{{"normal_distance", d.normal_distance},
                 {"normal_accepted", d.normal_accepted()},
@@ -188,11 +183,7 @@ Ref analyze_weights(Args& args) {
 Ref measure_machine(Args& args) {
   MachineOptions options;
   options.threads = thread_argument(args.integer());
-  MachineLimits limits;
-  {
-    const WithoutGil without;
-    limits = nfloat::measure_machine(options);
-  }
+  const MachineLimits limits = unlocked([&] { return nfloat::measure_machine(options); });
   const Json json{{"threads", limits.threads},
                   {"read", limits.read},
                   {"write", limits.write},

@@ -171,8 +171,7 @@ Ref generation_next(Args& args) {
     GenerationState* held = state.get();
     state->generation->cancel_when([held] { return held->control->cancelled || held->cancelled; });
   } else {
-    const WithoutGil without;
-    piece = state->generation->next();
+    piece = unlocked([&] { return state->generation->next(); });
   }
   if (!piece) return none();
   // A token was chosen by what the session has: it reads the token with the next step.

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packed matrices and products with them.
 #include <algorithm>
-#include <cstring>
 
 #include "base/fail.h"
 #include "core.h"
-#include "linear/state.h"
 #include "linear/transposed.h"
 #include "options.h"
-#include "tensor/block_scales.h"
 
 namespace nfloat::python {
 
@@ -43,12 +40,9 @@ Ref pack(Args& args) {
   source.nested_offset = static_cast<float>(args.real());
   source.nested_block_size = args.integer();
   const int threads = thread_argument(args.integer());
-  std::shared_ptr<const PackedMatrix> matrix;
-  {
-    const WithoutGil without(source.codes.size() >= kGilBytes);
-    matrix = std::make_shared<const PackedMatrix>(PackedMatrix::pack(source, threads));
-  }
-  return make_handle(std::move(matrix));
+  return make_handle(unlocked(source.codes.size() >= kGilBytes, [&] {
+    return std::make_shared<const PackedMatrix>(PackedMatrix::pack(source, threads));
+  }));
 }
 Ref matrix_shape(Args& args) {
   const PackedMatrix& matrix = *args.handle<const PackedMatrix>();
@@ -67,41 +61,18 @@ Ref dequantize_row(Args& args) {
   return none();
 }
 
-// The codes in the order of the tensor that was packed: byte k % 4 of a row's four in an octet of columns has
-// the column k in its low nibble and k + 4 in its high one.
+// The codes in the order of the tensor that was packed.
 Ref unpack(Args& args) {
   const std::shared_ptr<const PackedMatrix> matrix = args.handle<const PackedMatrix>();
   const Array output = args.array("", true);
   const auto to = output.items<uint8_t>("codes");
-  const PackedMatrix::State& s = matrix->state();
-  const auto* from = reinterpret_cast<const uint8_t*>(s.codes.data());
-  if (to.size() != static_cast<size_t>((s.rows * s.cols + 1) / 2))
-    fail(ErrorCode::kInvalidArgument, "codes has {} bytes, {} are needed", to.size(),
-         (s.rows * s.cols + 1) / 2);
-  const WithoutGil without(to.size() >= kGilBytes);
-  if (s.group == 0) {
-    if (!to.empty()) std::memcpy(to.data(), from, to.size());
-    return none();
-  }
-  uint8_t* at = to.data();
-  for (int64_t row = 0; row < s.rows; ++row) {
-    const int64_t panel = row / kernels::kPanelRows, lane = row % kernels::kPanelRows;
-    const uint8_t* octet = from + panel * s.octets * kernels::kPackedOctetBytes + 4 * lane;
-    for (int64_t o = 0; o < s.octets; ++o, octet += kernels::kPackedOctetBytes) {
-      for (int high = 0; high < 2; ++high) {
-        const int shift = 4 * high;
-        for (int k = 0; k < 4; k += 2)
-          *at++ = static_cast<uint8_t>(((octet[k] >> shift & 15) << 4) | (octet[k + 1] >> shift & 15));
-      }
-    }
-  }
+  unlocked(to.size() >= kGilBytes, [&] { matrix->unpack(to); });
   return none();
 }
 
-// Rows of x in float32, its own where it has them.
+// Rows of x, which must outlive them.
 struct Rows {
-  Rows(const Array& x, int64_t columns) {
-    const TensorView& view = x.view();
+  Rows(const Array& x, int64_t columns) : view(x.view()) {
     if (view.dtype == DType::kU16)
       raise(PyExc_TypeError, "x is uint16: say x_dtype=\"bfloat16\" where these are the bits of bfloat16");
     if (view.shape.rank() == 0 || !is_quantizable(view.dtype))
@@ -112,16 +83,24 @@ struct Rows {
       fail(ErrorCode::kInvalidArgument, "x is {}: its last dimension is {}, the matrix wants {}",
            view.shape.to_string(), k, columns);
     count = k == 0 ? 0 : view.elements() / k;
-    data = static_cast<const float*>(view.data());
-    if (view.dtype == DType::kF32 && reinterpret_cast<uintptr_t>(data) % sizeof(float) == 0) return;
+  }
+  // In float32, x's own where it has them. Needs nothing of Python.
+  const float* floats() {
+    const auto* data = static_cast<const float*>(view.data());
+    if (view.dtype == DType::kF32 && reinterpret_cast<uintptr_t>(data) % sizeof(float) == 0) return data;
     converted = Buffer(static_cast<size_t>(view.elements()) * sizeof(float));
     convert_elements(view, DType::kF32, converted.span());
-    data = reinterpret_cast<const float*>(converted.data());
+    return reinterpret_cast<const float*>(converted.data());
   }
+  const TensorView& view;
   Buffer converted;
-  const float* data;
   int64_t count;
 };
+
+// Whether a product takes longer than giving the lock away.
+bool is_large(const Rows& rows, const PackedMatrix& matrix) {
+  return rows.count * matrix.rows() * matrix.cols() >= 1 << 17;
+}
 
 template <typename Product>
 void write_product(const Array& output, DType dtype, int64_t elements, const Product& product) {
@@ -155,13 +134,13 @@ Ref linear(Args& args) {
            matrix->rows());
     options.bias = biases.data();
   }
-  const Rows rows(x, matrix->cols());
-  const bool large = rows.count * matrix->rows() * matrix->cols() >= 1 << 17;
-  const WithoutGil without(large);
-  write_product(y, dtype, rows.count * matrix->rows(), [&](float* to) {
-    thread_local Activations activations;
-    activations.assign(rows.data, matrix->cols(), rows.count, matrix->cols());
-    nfloat::linear(*matrix, activations, to, options);
+  Rows rows(x, matrix->cols());
+  unlocked(is_large(rows, *matrix), [&] {
+    write_product(y, dtype, rows.count * matrix->rows(), [&](float* to) {
+      thread_local Activations activations;
+      activations.assign(rows.floats(), matrix->cols(), rows.count, matrix->cols());
+      nfloat::linear(*matrix, activations, to, options);
+    });
   });
   return none();
 }
@@ -175,13 +154,14 @@ Ref linear_transposed(Args& args) {
   const DType dtype = dtype_argument(args.text());
   const Array y = args.array("", true);
   const int threads = thread_argument(args.integer());
-  const Rows rows(x, matrix->rows());
-  const WithoutGil without(rows.count * matrix->rows() * matrix->cols() >= 1 << 17);
-  write_product(y, dtype, rows.count * matrix->cols(), [&](float* to) {
-    PackedGradients packed;
-    packed.assign(rows.data, matrix->rows(), rows.count, matrix->rows(), precision != Precision::kF32,
-                  threads);
-    multiply_transposed(*matrix, packed, 0, to, matrix->cols(), false, threads);
+  Rows rows(x, matrix->rows());
+  unlocked(is_large(rows, *matrix), [&] {
+    write_product(y, dtype, rows.count * matrix->cols(), [&](float* to) {
+      PackedGradients packed;
+      packed.assign(rows.floats(), matrix->rows(), rows.count, matrix->rows(), precision != Precision::kF32,
+                    threads);
+      multiply_transposed(*matrix, packed, 0, to, matrix->cols(), false, threads);
+    });
   });
   return none();
 }

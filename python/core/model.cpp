@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "core.h"
 #include "handles.h"
+#include "nfloat/results.h"
 #include "nfloat/synthetic.h"
 
 namespace nfloat::python {
@@ -28,9 +29,6 @@ HeadFormat head_argument(const std::string& name) {
   if (name == "int8") return HeadFormat::kInt8;
   if (name == "nf4") return HeadFormat::kNf4;
   fail(ErrorCode::kInvalidArgument, "head '{}': keep, int8 or nf4", name);
-}
-const char* name_of(Precision precision) {
-  return precision == Precision::kF32 ? "f32" : precision == Precision::kBF16 ? "bf16" : "int8";
 }
 
 // path, codebook or None, block_size, double_quantization, head, precision, threads, progress, control
@@ -58,12 +56,8 @@ Ref synthetic_model(Args& args) {
   options.seed = static_cast<uint64_t>(args.integer());
   options.model.precision = precision_argument(args.text());
   options.model.threads = thread_argument(args.integer());
-  std::shared_ptr<const Model> model;
-  {
-    const WithoutGil without;
-    model = std::make_shared<const Model>(nfloat::synthetic_model(config, options));
-  }
-  return make_handle(std::move(model));
+  return make_handle(
+      unlocked([&] { return std::make_shared<const Model>(nfloat::synthetic_model(config, options)); }));
 }
 
 // JSON of the shape, of the memory and of the options.
@@ -92,7 +86,7 @@ Ref model_info(Args& args) {
                     {"embedding_bytes", m.embedding_bytes},
                     {"other_bytes", m.other_bytes},
                     {"read_per_token_bytes", m.read_per_token_bytes}};
-  return tuple(text(config.dump()), text(memory.dump()), text(name_of(model.options().precision)),
+  return tuple(text(config.dump()), text(memory.dump()), text(precision_name(model.options().precision)),
                integer(model.options().threads));
 }
 
@@ -168,8 +162,7 @@ Ref prefill(Args& args) {
   if (all.size() > kPiece) {
     watch.run(Py_None, work);
   } else {
-    const WithoutGil without;
-    work();
+    unlocked(work);
   }
   return logits_of(sequence.session());
 }
@@ -184,13 +177,10 @@ Ref rewind(Args& args) {
 Ref fork(Args& args) {
   const std::shared_ptr<SessionState> state = args.handle<SessionState>();
   const Alone alone(state->busy, "the session");
-  std::shared_ptr<SessionState> copy;
-  {
-    const WithoutGil without;
-    copy = std::make_shared<SessionState>(
+  return make_handle(unlocked([&] {
+    return std::make_shared<SessionState>(
         TokenSequence(state->sequence.session().fork(), state->sequence.tokens()));
-  }
-  return make_handle(std::move(copy));
+  }));
 }
 
 // List of sessions, list of arrays of tokens: a list of logits, one array [tokens, vocabulary] an entry.
@@ -212,8 +202,7 @@ Ref forward_batch(Args& args) {
     batch.push_back({&states.back()->sequence.session(), arrays.back().items<int32_t>("tokens")});
     rows.push_back(std::make_shared<std::vector<float>>());
   }
-  {
-    const WithoutGil without;
+  unlocked([&] {
     nfloat::forward_batch(batch, [&](size_t entry, int64_t, std::span<const float> logits) {
       rows[entry]->insert(rows[entry]->end(), logits.begin(), logits.end());
     });
@@ -223,7 +212,7 @@ Ref forward_batch(Args& args) {
       read.insert(read.end(), batch[i].tokens.begin(), batch[i].tokens.end());
       sequence = TokenSequence(std::move(sequence.session()), std::move(read));
     }
-  }
+  });
   return list(rows, [](const auto& values) {
     return make_memory(values, values->data(), values->size() * sizeof(float), true);
   });

@@ -12,12 +12,8 @@ namespace {
 
 Ref load_tokenizer(Args& args) {
   const std::string path = args.text();
-  std::shared_ptr<const Tokenizer> tokenizer;
-  {
-    const WithoutGil without;
-    tokenizer = std::make_shared<const Tokenizer>(Tokenizer::load(resolve_model_path(path)));
-  }
-  return make_handle(std::move(tokenizer));
+  return make_handle(
+      unlocked([&] { return std::make_shared<const Tokenizer>(Tokenizer::load(resolve_model_path(path))); }));
 }
 Ref maybe_id(std::optional<int32_t> id) {
   return id && *id >= 0 ? integer(*id) : none();
@@ -34,12 +30,8 @@ Ref encode(Args& args) {
   EncodeOptions options;
   options.add_special_tokens = args.flag();
   options.parse_special_tokens = args.flag();
-  std::vector<int32_t> ids;
-  {
-    const WithoutGil without(given.size() >= 256);
-    ids = tokenizer->encode(given, options);
-  }
-  return copied_memory<int32_t>(ids);
+  return copied_memory<int32_t>(
+      unlocked(given.size() >= 256, [&] { return tokenizer->encode(given, options); }));
 }
 Ref decode(Args& args) {
   const Tokenizer& tokenizer = *args.handle<const Tokenizer>();

@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "base/fail.h"
-#include "base/parallel.h"
 #include "core.h"
 #include "nfloat/codebook_errors.h"
 #include "nfloat/quantize.h"
@@ -29,7 +28,7 @@ Ref codebook_handle(Codebook codebook) {
 Ref make_codebook(Args& args) {
   const std::string name = args.text();
   const int64_t block_size = args.integer();
-  return codebook_handle(nfloat::make_codebook(name, block_size));
+  return codebook_handle(unlocked([&] { return nfloat::make_codebook(name, block_size); }));
 }
 Ref make_normal_float(Args& args) {
   const int64_t bits = args.integer();
@@ -44,7 +43,8 @@ Ref codebook_from_levels(Args& args) {
   return codebook_handle(nfloat::codebook_from_levels(name, {items.begin(), items.end()}));
 }
 Ref load_codebook(Args& args) {
-  return codebook_handle(nfloat::load_codebook(args.text()));
+  const std::string path = args.text();
+  return codebook_handle(unlocked([&] { return nfloat::load_codebook(path); }));
 }
 Ref dynamic_codebook(Args&) {
   return codebook_handle(nfloat::dynamic_codebook());
@@ -82,19 +82,20 @@ Ref normal_quantile(Args& args) {
 Ref codebook_errors(Args& args) {
   const std::shared_ptr<const Codebook> book = args.handle<const Codebook>();
   const int64_t block_size = args.integer();
-  const CodebookErrors errors =
-      nfloat::codebook_errors(*book, block_size, parse_source_distribution(args.text()));
+  const SourceDistribution source = parse_source_distribution(args.text());
+  const CodebookErrors errors = unlocked([&] { return nfloat::codebook_errors(*book, block_size, source); });
   return tuple(real(errors.mse), real(errors.mae), real(errors.entropy));
 }
 Ref code_frequencies(Args& args) {
   const std::shared_ptr<const Codebook> book = args.handle<const Codebook>();
   const int64_t block_size = args.integer();
-  return copied_memory<double>(
-      nfloat::code_frequencies(*book, block_size, parse_source_distribution(args.text())));
+  const SourceDistribution source = parse_source_distribution(args.text());
+  return copied_memory<double>(unlocked([&] { return nfloat::code_frequencies(*book, block_size, source); }));
 }
 Ref expected_block_maximum(Args& args) {
   const int64_t block_size = args.integer();
-  return real(nfloat::expected_block_maximum(block_size, parse_source_distribution(args.text())));
+  const SourceDistribution source = parse_source_distribution(args.text());
+  return real(unlocked([&] { return nfloat::expected_block_maximum(block_size, source); }));
 }
 
 void check_count(size_t given, size_t wanted, const char* name) {
@@ -125,25 +126,23 @@ Ref quantize(Args& args) {
     raise(PyExc_TypeError, "weights are uint16: say dtype=\"bfloat16\" where these are the bits of bfloat16");
   if (reinterpret_cast<uintptr_t>(view.data()) % dtype_bytes(view.dtype) != 0)
     raise(PyExc_BufferError, "weights are not aligned");
-  float offset = 0;
-  {
-    const WithoutGil without(weights.bytes() >= kGilBytes);
+  const float offset = unlocked(weights.bytes() >= kGilBytes, [&] {
     if (!options.double_quantization) {
       quantize_blockwise(view, *book, options, code_bytes, scale_floats);
-    } else {
-      if (options.block_size < kMinBlockSize)
-        fail(ErrorCode::kInvalidArgument, "block_size is {}: at least {}", options.block_size, kMinBlockSize);
-      const auto elements = static_cast<size_t>(view.elements()),
-                 block = static_cast<size_t>(options.block_size);
-      const size_t blocks = elements / block + (elements % block != 0 ? 1 : 0);
-      check_count(scale_codes.size(), blocks, "nested.codes");
-      check_count(absmax.size(), (blocks + 255) / 256, "nested.absmax");
-      const NestedScales nested = quantize_blockwise(view, *book, options, code_bytes);
-      std::copy(nested.codes.begin(), nested.codes.end(), scale_codes.begin());
-      std::copy(nested.absmax.begin(), nested.absmax.end(), absmax.begin());
-      offset = nested.offset;
+      return 0.0f;
     }
-  }
+    if (options.block_size < kMinBlockSize)
+      fail(ErrorCode::kInvalidArgument, "block_size is {}: at least {}", options.block_size, kMinBlockSize);
+    const auto elements = static_cast<size_t>(view.elements()),
+               block = static_cast<size_t>(options.block_size);
+    const size_t blocks = elements / block + (elements % block != 0 ? 1 : 0);
+    check_count(scale_codes.size(), blocks, "nested.codes");
+    check_count(absmax.size(), (blocks + 255) / 256, "nested.absmax");
+    const NestedScales nested = quantize_blockwise(view, *book, options, code_bytes);
+    std::copy(nested.codes.begin(), nested.codes.end(), scale_codes.begin());
+    std::copy(nested.absmax.begin(), nested.absmax.end(), absmax.begin());
+    return nested.offset;
+  });
   return real(static_cast<double>(offset));
 }
 
@@ -163,23 +162,17 @@ Ref dequantize(Args& args) {
     fail(ErrorCode::kInvalidArgument, "{} elements in blocks of {}", elements, block_size);
   if (table_levels.empty() || table_levels.size() > 16)
     fail(ErrorCode::kInvalidArgument, "{} levels, 1 to 16 are needed", table_levels.size());
-  check_count(code_bytes.size(), static_cast<size_t>((elements + 1) / 2), "codes");
-  check_count(floats.size(), static_cast<size_t>((elements + block_size - 1) / block_size), "scales");
+  check_count(code_bytes.size(), static_cast<size_t>(elements / 2 + elements % 2), "codes");
+  check_count(floats.size(),
+              static_cast<size_t>(elements / block_size + (elements % block_size != 0 ? 1 : 0)), "scales");
   check_count(output.bytes(), static_cast<size_t>(elements) * dtype_bytes(dtype), "bytes of the output");
   // Decoding looks at the levels alone.
   kernels::CodeTable table{};
   std::copy(table_levels.begin(), table_levels.end(), table.levels);
-  const bool stream = output.bytes() >= size_t{8} << 20;
-  const int64_t grain = std::max<int64_t>(2, 16384 / block_size / 2 * 2);
-  {
-    const WithoutGil without(output.bytes() >= kGilBytes);
-    parallel_for(static_cast<int64_t>(floats.size()), grain, threads, [&](int64_t begin, int64_t end) {
-      const int64_t first = begin * block_size;
-      decode_blocks(code_bytes.data() + first / 2, floats.data() + begin, table,
-                    std::min(elements, end * block_size) - first, block_size, dtype,
-                    output.data() + static_cast<size_t>(first) * dtype_bytes(dtype), stream);
-    });
-  }
+  unlocked(output.bytes() >= kGilBytes, [&] {
+    decode_tensor(code_bytes.data(), floats.data(), table, elements, block_size, dtype, output.data(),
+                  threads);
+  });
   return none();
 }
 
@@ -191,7 +184,8 @@ Ref quantize_scales(Args& args) {
   const auto to_codes = codes.items<uint8_t>("codes");
   check_count(to_codes.size(), floats.size(), "codes");
   check_count(to_absmax.size(), (floats.size() + 255) / 256, "absmax");
-  const NestedScales nested = nfloat::quantize_scales(floats, threads);
+  const NestedScales nested =
+      unlocked(scales.bytes() >= kGilBytes, [&] { return nfloat::quantize_scales(floats, threads); });
   std::copy(nested.codes.begin(), nested.codes.end(), to_codes.begin());
   std::copy(nested.absmax.begin(), nested.absmax.end(), to_absmax.begin());
   return real(static_cast<double>(nested.offset));
@@ -211,10 +205,12 @@ Ref dequantize_scales(Args& args) {
   check_count(values.size(), 256, "the map of the scales");
   check_count(seconds.size(), from.size() / size + (from.size() % size != 0 ? 1 : 0), "nested.absmax");
   check_count(to.size(), from.size(), "output");
-  for (size_t i = 0; i < from.size(); ++i) {
-    const float product = values[from[i]] * seconds[i / size];
-    to[i] = product + offset;
-  }
+  unlocked(output.bytes() >= kGilBytes, [&] {
+    for (size_t i = 0; i < from.size(); ++i) {
+      const float product = values[from[i]] * seconds[i / size];
+      to[i] = product + offset;
+    }
+  });
   return none();
 }
 
@@ -227,8 +223,9 @@ Ref convert_elements(Args& args) {
   if (values.view().dtype == DType::kU16)
     raise(PyExc_TypeError,
           "values are uint16: say source_dtype=\"bfloat16\" where these are the bits of bfloat16");
-  const WithoutGil without(values.bytes() >= kGilBytes);
-  nfloat::convert_elements(values.view(), dtype, {output.data(), output.bytes()});
+  unlocked(values.bytes() >= kGilBytes, [&] {
+    nfloat::convert_elements(values.view(), dtype, {output.data(), output.bytes()});
+  });
   return none();
 }
 

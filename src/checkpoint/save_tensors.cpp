@@ -25,6 +25,7 @@ void save_tensors(const std::string& path, std::span<const NamedTensor> tensors,
   for (size_t i = 0; i < tensors.size(); ++i)
     if (!tensors[i].view.bytes.empty()) writer.write(i, 0, tensors[i].view.bytes);
   writer.finish();
+  writer.sync();
   writer.commit(overwrite ? Existing::kReplace : Existing::kKeep);
 }
 

@@ -2,6 +2,7 @@
 #ifndef NFLOAT_QUANTIZE_BLOCKS_H_
 #define NFLOAT_QUANTIZE_BLOCKS_H_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/quantize.h"
@@ -39,6 +40,11 @@ void encode_blocks(const BlockRange& range, const kernels::CodeTable& table, con
 void decode_blocks(const uint8_t* codes, const float* scales, const kernels::CodeTable& table,
                    int64_t elements, int64_t block_size, DType dtype, void* output,
                    bool stream = false) noexcept;
+
+// The same of a whole tensor, in `threads` threads (0: the default): (elements + 1) / 2 bytes of codes, a
+// scale for each block of block_size >= 1.
+void decode_tensor(const uint8_t* codes, const float* scales, const kernels::CodeTable& table,
+                   int64_t elements, int64_t block_size, DType dtype, std::byte* output, int threads);
 
 }  // namespace nfloat
 

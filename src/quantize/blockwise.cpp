@@ -149,20 +149,25 @@ void dequantize_blockwise(const QuantizedTensor& tensor, DType dtype, std::span<
   }
   const std::vector<float> nested = dequantize_scales(tensor.nested);
   const std::vector<float>& scales = tensor.double_quantized() ? nested : tensor.scales;
-  const int64_t block_size = std::min(tensor.block_size, std::max<int64_t>(1, elements) + 1);
+  const int64_t block_size = fitting_block(tensor.block_size, elements);
   if (block_size < 1 || tensor.codes.size() != static_cast<size_t>((elements + 1) / 2) ||
       scales.size() != static_cast<size_t>((elements + block_size - 1) / block_size)) {
     fail(ErrorCode::kInvalidArgument, "{} bytes of codes and {} scales for {} elements in blocks of {}",
          tensor.codes.size(), scales.size(), elements, tensor.block_size);
   }
-  const kernels::CodeTable table = make_code_table(tensor.codebook);
-  const bool stream = output.size() >= kStreamBytes;
-  const int64_t blocks = static_cast<int64_t>(scales.size());
+  decode_tensor(tensor.codes.data(), scales.data(), make_code_table(tensor.codebook), elements, block_size,
+                dtype, output.data(), threads);
+}
+
+void decode_tensor(const uint8_t* codes, const float* scales, const kernels::CodeTable& table,
+                   int64_t elements, int64_t block_size, DType dtype, std::byte* output, int threads) {
+  block_size = fitting_block(block_size, elements);
+  const int64_t blocks = (elements + block_size - 1) / block_size;
+  const bool stream = static_cast<size_t>(elements) * dtype_bytes(dtype) >= kStreamBytes;
   parallel_for(blocks, blocks_per_grain(block_size), threads, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * block_size;
-    decode_blocks(tensor.codes.data() + first / 2, scales.data() + begin, table,
-                  std::min(elements, end * block_size) - first, block_size, dtype,
-                  output.data() + static_cast<size_t>(first) * dtype_bytes(dtype), stream);
+    decode_blocks(codes + first / 2, scales + begin, table, std::min(elements, end * block_size) - first,
+                  block_size, dtype, output + static_cast<size_t>(first) * dtype_bytes(dtype), stream);
   });
 }
 
