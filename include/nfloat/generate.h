@@ -127,6 +127,10 @@ class NFLOAT_API TokenSequence {
   void read(std::span<const int32_t> tokens);
   // The same, with the logits of each of them behind one another in `rows`.
   void append(std::span<const int32_t> tokens, std::vector<float>& rows);
+  // For one whose session reads tokens by other ways (forward_batch): room for `more` of them first, and
+  // which they were when it has read them, which does not throw then.
+  void reserve(size_t more);
+  void took(std::span<const int32_t> tokens) { tokens_.insert(tokens_.end(), tokens.begin(), tokens.end()); }
   // Forgets every token from `length` on. Throws kInvalidArgument when it is beyond the present one.
   void truncate(int64_t length);
 

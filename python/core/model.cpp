@@ -141,28 +141,30 @@ Ref prefill(Args& args) {
          vocabulary);
   const int64_t start = sequence.session().position();
   const auto work = [&] {
-    try {
-      std::vector<float> some;
-      for (size_t begin = 0; begin < all.size(); begin += kPiece) {
-        watch.show(begin, all.size());
-        const auto piece = all.subspan(begin, std::min(kPiece, all.size() - begin));
-        if (!wanted.given()) {
-          sequence.append(piece);
-          continue;
-        }
+    std::vector<float> some;
+    for (size_t begin = 0; begin < all.size(); begin += kPiece) {
+      watch.show(begin, all.size());
+      const auto piece = all.subspan(begin, std::min(kPiece, all.size() - begin));
+      if (wanted.given()) {
         sequence.append(piece, some);
         std::copy(some.begin(), some.end(), rows.begin() + static_cast<std::ptrdiff_t>(begin * vocabulary));
+      } else if (begin + piece.size() < all.size()) {
+        sequence.read(piece);
+      } else {
+        sequence.append(piece);
       }
-      watch.count(all.size(), all.size());
-    } catch (...) {
-      if (sequence.session().position() != start) sequence.truncate(start);
-      throw;
     }
+    watch.count(all.size(), all.size());
   };
-  if (all.size() > kPiece) {
-    watch.run(Py_None, work);
-  } else {
-    unlocked(work);
+  try {
+    if (all.size() > kPiece)
+      watch.run(Py_None, work);
+    else
+      unlocked(work);
+  } catch (...) {
+    // An exception of a signal too, which may come when all is read.
+    if (sequence.session().position() != start) sequence.truncate(start);
+    throw;
   }
   return logits_of(sequence.session());
 }
@@ -200,18 +202,14 @@ Ref forward_batch(Args& args) {
     alone.push_back(std::make_unique<Alone>(states.back()->busy, "a session"));
     arrays.push_back(Array::of(PyList_GetItem(tokens, i)));
     batch.push_back({&states.back()->sequence.session(), arrays.back().items<int32_t>("tokens")});
+    states.back()->sequence.reserve(batch.back().tokens.size());
     rows.push_back(std::make_shared<std::vector<float>>());
   }
   unlocked([&] {
     nfloat::forward_batch(batch, [&](size_t entry, int64_t, std::span<const float> logits) {
       rows[entry]->insert(rows[entry]->end(), logits.begin(), logits.end());
     });
-    for (size_t i = 0; i < states.size(); ++i) {
-      TokenSequence& sequence = states[i]->sequence;
-      std::vector<int32_t> read = sequence.tokens();
-      read.insert(read.end(), batch[i].tokens.begin(), batch[i].tokens.end());
-      sequence = TokenSequence(std::move(sequence.session()), std::move(read));
-    }
+    for (size_t i = 0; i < states.size(); ++i) states[i]->sequence.took(batch[i].tokens);
   });
   return list(rows, [](const auto& values) {
     return make_memory(values, values->data(), values->size() * sizeof(float), true);

@@ -49,30 +49,35 @@ int64_t TokenSequence::keep(std::span<const int32_t> tokens) {
   return kept;
 }
 
+void TokenSequence::reserve(size_t more) {
+  const size_t wanted = tokens_.size() + more;
+  if (wanted > tokens_.capacity()) tokens_.reserve(std::max(wanted, 2 * tokens_.capacity()));
+}
+
 std::span<const float> TokenSequence::append(std::span<const int32_t> tokens) {
-  tokens_.reserve(tokens_.size() + tokens.size());
+  reserve(tokens.size());
   const std::span<const float> logits = session_.prefill(tokens);
-  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  took(tokens);
   return logits;
 }
 
 void TokenSequence::append(std::span<const int32_t> tokens, std::vector<float>& rows) {
   const auto vocabulary = static_cast<size_t>(session_.model().config().vocabulary);
   rows.resize(tokens.size() * vocabulary);
-  tokens_.reserve(tokens_.size() + tokens.size());
+  reserve(tokens.size());
   const BatchEntry entry{&session_, tokens};
   forward_batch({&entry, 1}, [&](size_t, int64_t index, std::span<const float> logits) {
     std::copy(logits.begin(), logits.end(),
               rows.begin() + static_cast<std::ptrdiff_t>(static_cast<size_t>(index) * vocabulary));
   });
-  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  took(tokens);
 }
 
 void TokenSequence::read(std::span<const int32_t> tokens) {
-  tokens_.reserve(tokens_.size() + tokens.size());
+  reserve(tokens.size());
   const BatchEntry entry{&session_, tokens, WantedLogits::kNone};
   forward_batch({&entry, 1});
-  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  took(tokens);
 }
 
 void TokenSequence::truncate(int64_t length) {
