@@ -45,6 +45,8 @@ struct PerplexityOptions {
   // Called after each window with tokens scored, tokens to score in all, and the perplexity so far; may throw
   // to cancel.
   std::function<void(int64_t, int64_t, double)> progress = nullptr;
+  // Looked at before each layer, so inside of a window; true ends the call with kInterrupted.
+  std::function<bool()> cancelled = nullptr;
 };
 
 struct PerplexityResult {
@@ -62,7 +64,7 @@ struct PerplexityResult {
 NFLOAT_API PerplexityResult perplexity(const Model& model, std::span<const int32_t> tokens,
                                        const PerplexityOptions& options = {});
 
-// Of separate sequences, each token after the first of its own. `options`: kv_cache and progress only.
+// Of separate sequences, each token after the first of its own. `options`: kv_cache, progress, cancelled.
 NFLOAT_API PerplexityResult perplexity_of_sequences(const Model& model,
                                                     std::span<const std::vector<int32_t>> sequences,
                                                     const PerplexityOptions& options = {});

@@ -95,6 +95,9 @@ struct SessionOptions {
   // Low-rank adapters that this sequence is computed with (nfloat/adapter.h), besides the model's own; null:
   // none. Sequences of one batch may have different ones.
   std::shared_ptr<LinearObserver> adapters = nullptr;
+  // Looked at before each layer by what runs whole sequences (forward_sequences); true ends it with
+  // kInterrupted. A Session does not look at it.
+  std::function<bool()> cancelled = nullptr;
 };
 
 // Bytes of keys and values for `context` positions; `type` is not kAuto.
@@ -150,13 +153,14 @@ using LogitsVisitor = std::function<void(size_t entry, int64_t index, std::span<
 
 // Reads the tokens of several different sessions of one model together: each weight is read once for all
 // of them. Every session's logits() are then its last token's. With a visitor, the logits of every token are
-// visited, for scoring. Throws as Session::prefill does; the sessions are then at the positions where
-// they were.
-NFLOAT_API void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& visitor = nullptr);
+// visited, for scoring. `cancelled` is looked at before each layer; true ends the call with kInterrupted.
+// Throws as Session::prefill does; the sessions are then at the positions where they were.
+NFLOAT_API void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& visitor = nullptr,
+                              const std::function<bool()>& cancelled = nullptr);
 
 // Visits the logits of every token of independent sequences, each from an empty past; `entry` is the
 // sequence's number. Nothing remains: keys and values exist for one layer at a time. Of `options`, precision,
-// kv_cache, threads and expect_finite count. Throws kInvalidArgument as Session::prefill does.
+// kv_cache, threads, expect_finite and cancelled count. Throws kInvalidArgument as Session::prefill does.
 NFLOAT_API void forward_sequences(const Model& model, std::span<const std::span<const int32_t>> sequences,
                                   const SessionOptions& options, const LogitsVisitor& visitor);
 

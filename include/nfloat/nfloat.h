@@ -580,7 +580,7 @@ typedef struct nfloat_perplexity_result {
   double standard_error;  // of mean_loss
   double perplexity;
 } nfloat_perplexity_result;
-// Progress in tokens.
+// Progress in tokens; cancelled between layers.
 NFLOAT_API nfloat_status nfloat_perplexity(const nfloat_model* model, const int32_t* tokens, size_t count,
                                            const nfloat_perplexity_options* options, nfloat_control* control,
                                            nfloat_perplexity_result* result, nfloat_error** error);

@@ -51,6 +51,8 @@ struct TaskOptions {
   std::optional<Precision> precision = std::nullopt;
   // Called with questions done and in all; may throw to cancel.
   std::function<void(int64_t, int64_t)> progress = nullptr;
+  // Looked at before each layer; true ends the call with kInterrupted.
+  std::function<bool()> cancelled = nullptr;
 };
 
 struct TaskResult {

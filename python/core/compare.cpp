@@ -32,6 +32,7 @@ Ref compare_formats(Args& args) {
     current = format;
     watch.show(begun - 1, total);
   };
+  options.measure.scoring.cancelled = [&] { return watch.stopped(); };
   watch.run(progress, [&] {
     document = comparison_json(nfloat::compare_formats(path, ids, options));
     watch.count(total, total);

@@ -36,6 +36,7 @@ struct Scoring {
     options.progress = [this](int64_t done, int64_t total, double) {
       watch->show(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
     };
+    options.cancelled = [this] { return watch->stopped(); };
   }
   Scoring(const Scoring&) = delete;
   PerplexityOptions options;
@@ -93,6 +94,7 @@ Ref evaluate_task(Args& args) {
   options.progress = [&](int64_t done, int64_t total) {
     watch.show(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
   };
+  options.cancelled = [&] { return watch.stopped(); };
   TaskResult result;
   watch.run(progress, [&] {
     const Task task = load_task(name, path, limit);

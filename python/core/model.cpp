@@ -122,6 +122,19 @@ Ref session_logits(Args& args) {
 
 constexpr size_t kPiece = 64;  // tokens between two looks at signals
 
+// Runs what reads `tokens` tokens: a thread for it pays where they take long.
+void read(Watch& watch, size_t tokens, const std::function<void()>& work) {
+  if (tokens > kPiece)
+    watch.run(Py_None, work);
+  else
+    unlocked(work);
+}
+
+// What was read from `start` on, after an exception: one of a signal may come when all is read.
+void forget(TokenSequence& sequence, int64_t start) {
+  if (sequence.session().position() != start) sequence.truncate(start);
+}
+
 // session, tokens, every token's logits wanted or None, control: logits of the last token.
 Ref prefill(Args& args) {
   const std::shared_ptr<SessionState> state = args.handle<SessionState>();
@@ -157,13 +170,9 @@ Ref prefill(Args& args) {
     watch.count(all.size(), all.size());
   };
   try {
-    if (all.size() > kPiece)
-      watch.run(Py_None, work);
-    else
-      unlocked(work);
+    read(watch, all.size(), work);
   } catch (...) {
-    // An exception of a signal too, which may come when all is read.
-    if (sequence.session().position() != start) sequence.truncate(start);
+    forget(sequence, start);
     throw;
   }
   return logits_of(sequence.session());
@@ -197,20 +206,33 @@ Ref forward_batch(Args& args) {
   std::vector<Array> arrays;
   std::vector<BatchEntry> batch;
   std::vector<std::shared_ptr<std::vector<float>>> rows;
+  std::vector<int64_t> starts;
+  size_t total = 0;
   for (Py_ssize_t i = 0; i < PyList_Size(sessions); ++i) {
     states.push_back(handle<SessionState>(PyList_GetItem(sessions, i)));
     alone.push_back(std::make_unique<Alone>(states.back()->busy, "a session"));
     arrays.push_back(Array::of(PyList_GetItem(tokens, i)));
     batch.push_back({&states.back()->sequence.session(), arrays.back().items<int32_t>("tokens")});
     states.back()->sequence.reserve(batch.back().tokens.size());
+    starts.push_back(states.back()->sequence.session().position());
+    total += batch.back().tokens.size();
     rows.push_back(std::make_shared<std::vector<float>>());
   }
-  unlocked([&] {
-    nfloat::forward_batch(batch, [&](size_t entry, int64_t, std::span<const float> logits) {
-      rows[entry]->insert(rows[entry]->end(), logits.begin(), logits.end());
+  Watch watch(std::make_shared<Control>());
+  try {
+    read(watch, total, [&] {
+      nfloat::forward_batch(
+          batch,
+          [&](size_t entry, int64_t, std::span<const float> logits) {
+            rows[entry]->insert(rows[entry]->end(), logits.begin(), logits.end());
+          },
+          [&] { return watch.stopped(); });
+      for (size_t i = 0; i < states.size(); ++i) states[i]->sequence.took(batch[i].tokens);
     });
-    for (size_t i = 0; i < states.size(); ++i) states[i]->sequence.took(batch[i].tokens);
-  });
+  } catch (...) {
+    for (size_t i = 0; i < states.size(); ++i) forget(states[i]->sequence, starts[i]);
+    throw;
+  }
   return list(rows, [](const auto& values) {
     return make_memory(values, values->data(), values->size() * sizeof(float), true);
   });

@@ -313,7 +313,7 @@ def log_probability(logits: npt.NDArray[np.float32], token: int) -> float:
 
 def forward_batch(sessions: Sequence[Session], tokens: Sequence[Tokens]) -> list[npt.NDArray[np.float32]]:
     """Different sessions of one model read their tokens together, each weight once for all of them. Logits of every
-    token, [tokens, vocabulary] a session."""
+    token, [tokens, vocabulary] a session. Ctrl-C ends it between layers, and leaves the sessions as before."""
     memories = _core.forward_batch([session._handle for session in sessions], [token_array(t) for t in tokens])
     return [
         array_of(memory, np.float32, (-1, session.model.vocabulary)) for session, memory in zip(sessions, memories)

@@ -37,10 +37,12 @@ PerplexityOptions perplexity_options_of(const nfloat_perplexity_options* given, 
   options.kv_cache = kv_cache_of(from.kv_cache);
   options.precision = precision_of(from.precision);
   begin_progress(control, 0);
-  if (control != nullptr)
+  if (control != nullptr) {
     options.progress = [control](int64_t done, int64_t total, double) {
       show_progress(control, static_cast<uint64_t>(done), static_cast<uint64_t>(total));
     };
+    options.cancelled = [control] { return control->cancelled.load(); };
+  }
   return options;
 }
 

@@ -78,7 +78,8 @@ TaskResult evaluate_task(const Model& model, const Tokenizer& tokenizer, const T
     for (const TaskOption& option : question.options)
       windows.push_back(window_of(tokenizer, option, model.config(), options));
   std::vector<Score> scores(windows.size());
-  SequenceRunner runner(model, {.precision = options.precision, .expect_finite = true});
+  SequenceRunner runner(
+      model, {.precision = options.precision, .expect_finite = true, .cancelled = options.cancelled});
   size_t done = 0, question = 0, of_question = 0;
   over_batches(model, windows, [&](std::span<const Window> batch) {
     visit_windows(runner, batch, [&](size_t entry, int64_t index, std::span<const float> logits) {

@@ -57,7 +57,10 @@ int64_t tokens_to_score(std::span<const Window> windows) noexcept {
 }
 
 SessionOptions session_options(const PerplexityOptions& options) {
-  return {.kv_cache = options.kv_cache, .precision = options.precision, .expect_finite = true};
+  return {.kv_cache = options.kv_cache,
+          .precision = options.precision,
+          .expect_finite = true,
+          .cancelled = options.cancelled};
 }
 
 void visit_windows(SequenceRunner& runner, std::span<const Window> windows, const LogitsVisitor& visitor) {

@@ -149,13 +149,15 @@ void forward(std::span<const BatchEntry> entries, Workspace& workspace, const Ru
 
 }  // namespace
 
-void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& visitor) {
+void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& visitor,
+                   const std::function<bool()>& cancelled) {
   if (entries.empty()) return;
   Session::State& first = entries[0].session->state();
   forward(entries, first.workspace,
           {.precision = *first.options.precision,
            .threads = first.options.threads,
-           .expect_finite = first.options.expect_finite},
+           .expect_finite = first.options.expect_finite,
+           .cancelled = cancelled ? &cancelled : nullptr},
           visitor);
 }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/fail.h"
 #include "base/parallel.h"
 #include "model/experts.h"
 #include "model/finite.h"
@@ -320,6 +321,7 @@ LayerExecutor::LayerExecutor(const Model::State& model, Workspace& workspace,
 
 void LayerExecutor::layer(int64_t layer, const LayerWeights& weights, std::span<const Segment> segments,
                           float* x, int64_t cache_layer) {
+  expect_wanted();
   Pass(*this, layer, weights, segments, x, cache_layer).run();
 }
 
@@ -356,6 +358,7 @@ void LayerExecutor::select(const float* x, int64_t slot) noexcept {
 }
 
 void LayerExecutor::head(int64_t count, float* logits) {
+  expect_wanted();
   workspace_.activations.assign(workspace_.normed, config_.hidden, count, config_.hidden);
   if (config_.embedding_size > 0) {
     model_.project_out.apply(workspace_.activations, workspace_.embedded, config_.embedding_size,
@@ -369,6 +372,11 @@ void LayerExecutor::head(int64_t count, float* logits) {
   if (config_.logit_softcap > 0)
     kernels_.softcap(logits, static_cast<float>(config_.logit_softcap), count * config_.vocabulary);
   expect_finite(config_.layers, logits, count * config_.vocabulary, "a logit");
+}
+
+void LayerExecutor::expect_wanted() const {
+  if (options_.cancelled != nullptr && (*options_.cancelled)())
+    fail(ErrorCode::kInterrupted, "cancelled by the caller");
 }
 
 void LayerExecutor::expect_finite(int64_t layer, const float* values, int64_t count, const char* what) const {

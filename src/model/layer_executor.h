@@ -3,6 +3,7 @@
 #define NFLOAT_MODEL_LAYER_EXECUTOR_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 
@@ -42,6 +43,8 @@ struct RunOptions {
   // no more than the inputs. The experts of a mixture are not stopped at.
   std::optional<LinearRole> until = std::nullopt;
   LinearObserver* beside = nullptr;  // the model's, set by the executor
+  // Looked at before each layer and before logits: true throws kInterrupted. Outlives the executor.
+  const std::function<bool()>* cancelled = nullptr;
 };
 
 // y[row][0..outputs) = W x[row] + bias for all rows of `x`, which `activations` have been assigned, shown to
@@ -72,6 +75,7 @@ class LayerExecutor {
  private:
   struct Pass;  // one call of layer()
 
+  void expect_wanted() const;  // throws where the caller cancelled
   void expect_finite(int64_t layer, const float* values, int64_t count, const char* what) const;
 
   const Model::State& model_;

@@ -87,17 +87,20 @@ std::shared_ptr<PagePool> one_layer_pages(const ModelConfig& config, KvCacheType
 
 namespace {
 
-RunOptions run_options(const Model& model, const SessionOptions& options) {
+RunOptions run_options(const Model& model, const SessionOptions& options,
+                       const std::function<bool()>& cancelled) {
   return {.precision = options.precision.value_or(model.options().precision),
           .threads = thread_count(options.threads != 0 ? options.threads : model.options().threads),
-          .expect_finite = options.expect_finite};
+          .expect_finite = options.expect_finite,
+          .cancelled = cancelled ? &cancelled : nullptr};
 }
 
 }  // namespace
 
 SequenceRunner::SequenceRunner(const Model& model, const SessionOptions& options)
     : model_(model),
-      options_(run_options(model, options)),
+      cancelled_(options.cancelled),
+      options_(run_options(model, options, cancelled_)),
       type_(resolved_cache(options.kv_cache, options_.precision)),
       pool_(one_layer_pages(model.config(), type_)) {}
 

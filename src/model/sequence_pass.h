@@ -3,6 +3,7 @@
 #define NFLOAT_MODEL_SEQUENCE_PASS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -54,12 +55,15 @@ std::shared_ptr<PagePool> one_layer_pages(const ModelConfig& config, KvCacheType
 // forward_sequences() again and again: buffers and pages are kept for the next call.
 class SequenceRunner {
  public:
-  // Of `options`, precision, kv_cache, threads and expect_finite count.
+  // Of `options`, precision, kv_cache, threads, expect_finite and cancelled count.
   SequenceRunner(const Model& model, const SessionOptions& options);
+  SequenceRunner(const SequenceRunner&) = delete;
+  SequenceRunner& operator=(const SequenceRunner&) = delete;
   void run(std::span<const std::span<const int32_t>> sequences, const LogitsVisitor& visitor);
 
  private:
   const Model model_;
+  const std::function<bool()> cancelled_;
   const RunOptions options_;
   const KvCacheType type_;
   const std::shared_ptr<PagePool> pool_;

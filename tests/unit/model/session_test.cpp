@@ -119,6 +119,45 @@ TEST_P(Sessions, AFailedBatchLeavesThemAsTheyWere) {
   EXPECT_EQ(copy(second.decode(7)), copy(alone.decode(7)));
 }
 
+TEST_P(Sessions, ACancelledBatchLeavesThemAsTheyWere) {
+  Session session(model_, {.context = 200, .kv_cache = GetParam()});
+  session.prefill(std::span(tokens_).first(20));
+  const std::vector<float> before = copy(session.logits());
+  const std::vector<int32_t> more(tokens_.begin() + 20, tokens_.end());
+  const BatchEntry entry{&session, more};
+  // Every look of a whole call may be the one that ends it.
+  int looks = 0;
+  Session whole = session.fork();
+  const BatchEntry other{&whole, more};
+  forward_batch({&other, 1}, nullptr, [&] { return ++looks < 0; });
+  EXPECT_GT(looks, model_.config().layers);
+  for (int last = 1; last <= looks; ++last) {
+    int look = 0;
+    error_text(
+        [&] {
+          forward_batch({&entry, 1}, nullptr, [&] { return ++look == last; });
+        },
+        ErrorCode::kInterrupted);
+    EXPECT_EQ(look, last);
+    EXPECT_EQ(session.position(), 20);
+  }
+  EXPECT_EQ(copy(session.logits()), before);
+  EXPECT_EQ(copy(session.prefill(more)), copy(whole.logits()));
+}
+
+TEST_P(Sessions, SequencesAreCancelledBetweenLayers) {
+  const std::span<const int32_t> sequence = tokens_;
+  int looks = 0;
+  SessionOptions options{.kv_cache = GetParam()};
+  options.cancelled = [&] { return ++looks == 2; };
+  error_text(
+      [&] {
+        forward_sequences(model_, {&sequence, 1}, options, [](auto...) {});
+      },
+      ErrorCode::kInterrupted);
+  EXPECT_EQ(looks, 2);
+}
+
 INSTANTIATE_TEST_SUITE_P(Caches, Sessions,
                          ::testing::Values(KvCacheType::kF32, KvCacheType::kF16, KvCacheType::kInt8));
 
