@@ -172,6 +172,15 @@ void Watch::run(PyObject* progress, const std::function<void()>& work) {
   std::mutex mutex;
   std::condition_variable changed;
   bool finished = false;
+  const auto report = [&] {
+    if (progress == Py_None) return true;
+    const Ref done(PyLong_FromUnsignedLongLong(control_->done));
+    const Ref total(PyLong_FromUnsignedLongLong(control_->total));
+    const Ref answer(done && total ? PyObject_CallFunctionObjArgs(progress, done.get(), total.get(), nullptr)
+                                   : nullptr);
+    return static_cast<bool>(answer);
+  };
+  if (PyErr_CheckSignals() != 0 || !report()) throw PythonError{};
   std::thread worker([&] {
     std::exception_ptr caught;
     try {
@@ -185,14 +194,6 @@ void Watch::run(PyObject* progress, const std::function<void()>& work) {
     finished = true;
     changed.notify_one();
   });
-  const auto report = [&] {
-    if (progress == Py_None) return true;
-    const Ref done(PyLong_FromUnsignedLongLong(control_->done));
-    const Ref total(PyLong_FromUnsignedLongLong(control_->total));
-    const Ref answer(done && total ? PyObject_CallFunctionObjArgs(progress, done.get(), total.get(), nullptr)
-                                   : nullptr);
-    return static_cast<bool>(answer);
-  };
   Ref type, value, trace;
   bool raised = false;
   for (bool over = false; !over;) {

@@ -249,7 +249,8 @@ class Watch {
   void count(uint64_t done, uint64_t total) noexcept;
 
   // Runs `work` in a thread of its own; meanwhile the caller handles signals and calls progress(done, total),
-  // which may be None, 20 times a second at most. An exception of either ends the work and is raised.
+  // which may be None, 20 times a second at most; once before the work begins and once after it. An exception
+  // of either ends the work, or keeps it from beginning, and is raised.
   void run(PyObject* progress, const std::function<void()>& work);
 
  private:

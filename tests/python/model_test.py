@@ -147,8 +147,10 @@ class Checkpoints(InFolder):
         def progress(_):
             raise Enough
 
+        # The first report comes before the work begins.
         with self.assertRaises(Enough):
             nfloat.quantize_checkpoint(TINY, self.path / "out", progress=progress)
+        self.assertEqual(list(self.path.iterdir()), [])
         control = nfloat.Control()
         control.cancel()
         with self.assertRaises(nfloat.CancelledError):
@@ -315,30 +317,63 @@ class Interrupted(InFolder):
         self.model = nfloat.Model.load(TINY, threads=1)
         self.text = self.model.tokenizer.encode("Once upon a time there was a king. " * 6000)
 
+    def once_at_work(self, control, act):
+        """A thread that acts as soon as a part of a call is done."""
+
+        def watch():
+            late = time.monotonic() + 60
+            while control.progress.done == 0 and time.monotonic() < late:
+                time.sleep(0.001)
+            act()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        self.addCleanup(thread.join)
+
+    def interrupt(self):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
     def test_control_c(self):
-        main = threading.main_thread().ident
-        for call in (
-            lambda: nfloat.perplexity(self.model, self.text),
-            lambda: self.model.session(precision="f32", threads=1).prefill(self.text[: self.model.context]),
-        ):
-            timer = threading.Timer(0.06, lambda: signal.pthread_kill(main, signal.SIGINT))
-            timer.start()
-            begin = time.monotonic()
-            try:
-                with self.assertRaises(KeyboardInterrupt):
-                    call()
-                    time.sleep(0.2)  # a machine that was faster than the signal
-            finally:
-                timer.join()
-            self.assertLess(time.monotonic() - begin, 5)
+        control = nfloat.Control()
+        self.once_at_work(control, self.interrupt)
+        with self.assertRaises(KeyboardInterrupt):
+            nfloat.perplexity(self.model, self.text, control=control)
+        self.assertLess(control.progress.done, control.progress.total)
         self.model.session(context=8).decode(1)
+
+    def test_control_c_leaves_a_session_as_before(self):
+        session = self.model.session(precision="f32", threads=1)
+        session.prefill(self.text[:5])
+        control = nfloat.Control()
+        self.once_at_work(control, self.interrupt)
+        with self.assertRaises(KeyboardInterrupt):
+            session.prefill(self.text[5 : self.model.context], control=control)
+        self.assertEqual((session.position, list(session.tokens)), (5, self.text[:5]))
+
+    def test_control_c_in_a_batch(self):
+        whole = self.text[: self.model.context]
+        sessions = [self.model.session(precision="f32", threads=1) for _ in range(4)]
+        begin = time.monotonic()
+        nfloat.forward_batch(sessions, [whole] * 4)
+        seconds = time.monotonic() - begin
+        for session in sessions:
+            session.rewind(0)
+        timer = threading.Timer(min(0.05, seconds / 4), self.interrupt)
+        timer.start()
+        begin = time.monotonic()
+        with self.assertRaises(KeyboardInterrupt):
+            nfloat.forward_batch(sessions, [whole] * 4)
+        self.assertLess(time.monotonic() - begin, 0.2 + 0.7 * seconds)
+        timer.join()
+        self.assertEqual([(s.position, len(s.tokens)) for s in sessions], [(0, 0)] * 4)
+        self.assertEqual(sessions[0].prefill([1]).tobytes(), self.model.session(precision="f32", threads=1).decode(1).tobytes())
 
     def test_cancelled_from_another_thread(self):
         control = nfloat.Control()
-        threading.Timer(0.1, control.cancel).start()
+        self.once_at_work(control, control.cancel)
         with self.assertRaises(nfloat.CancelledError):
-            while True:
-                nfloat.perplexity(self.model, self.text, control=control)
+            nfloat.perplexity(self.model, self.text, control=control)
+        self.assertLess(control.progress.done, control.progress.total)
 
     def test_one_thread_at_a_time(self):
         session = self.model.session(threads=1)
