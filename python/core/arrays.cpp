@@ -98,26 +98,27 @@ Array::~Array() {
   if (buffered_) PyBuffer_Release(&buffer_);
 }
 
-void Array::take_buffer(std::string_view said) {
+void Array::take_buffer() {
   const std::string_view format = buffer_.format == nullptr ? "B" : buffer_.format;
   const std::optional<DType> own = dtype_of_format(format, buffer_.itemsize);
-  std::vector<int64_t> dims(buffer_.shape, buffer_.shape + buffer_.ndim);
   if (!own) raise(PyExc_TypeError, "arrays of the type '" + std::string(format) + "' are not taken");
   view_.dtype = *own;
-  if (!said.empty()) {
-    const DType wanted = dtype_argument(std::string(said));
-    const size_t width = dtype_bytes(wanted);
-    const bool bits = *own == DType::kU16 || *own == DType::kI16 || *own == wanted;
-    if (*own == DType::kU8 && dims.size() == 1 && buffer_.len % static_cast<Py_ssize_t>(width) == 0) {
-      dims[0] = buffer_.len / static_cast<Py_ssize_t>(width);
-    } else if (!bits || width != static_cast<size_t>(buffer_.itemsize)) {
-      raise(PyExc_TypeError, "an array of " + std::string(dtype_torch_name(*own)) +
-                                 " does not hold the bits of " + std::string(dtype_torch_name(wanted)));
-    }
-    view_.dtype = wanted;
-  }
-  view_.shape = Shape(std::move(dims));
+  view_.shape = Shape(std::vector<int64_t>(buffer_.shape, buffer_.shape + buffer_.ndim));
   view_.bytes = {static_cast<const std::byte*>(buffer_.buf), static_cast<size_t>(buffer_.len)};
+}
+
+void Array::say(std::string_view said) {
+  if (said.empty()) return;
+  const DType own = view_.dtype, wanted = dtype_argument(std::string(said));
+  const size_t width = dtype_bytes(wanted);
+  const bool bits = own == DType::kU16 || own == DType::kI16 || own == wanted;
+  if (own == DType::kU8 && view_.shape.rank() == 1 && bytes() % width == 0) {
+    view_.shape = Shape({static_cast<int64_t>(bytes() / width)});
+  } else if (!bits || width != dtype_bytes(own)) {
+    raise(PyExc_TypeError, "an array of " + std::string(dtype_torch_name(own)) +
+                               " does not hold the bits of " + std::string(dtype_torch_name(wanted)));
+  }
+  view_.dtype = wanted;
 }
 
 bool Array::take_dlpack(PyObject* object, bool writable) {
@@ -165,11 +166,12 @@ Array Array::of(PyObject* object, std::string_view said, bool writable) {
       throw PythonError{};
     }
     array.buffered_ = true;
-    array.take_buffer(said);
-    return array;
+    array.take_buffer();
+  } else if (!array.take_dlpack(object, writable)) {
+    raise(PyExc_TypeError, type_name(object) + " is no array: it has neither the buffer protocol nor DLPack");
   }
-  if (array.take_dlpack(object, writable)) return array;
-  raise(PyExc_TypeError, type_name(object) + " is no array: it has neither the buffer protocol nor DLPack");
+  array.say(said);
+  return array;
 }
 
 std::byte* Array::check(DType dtype, const char* name) const {

@@ -137,8 +137,9 @@ class Array {
   std::span<T> items(const char* name) const;
 
  private:
-  void take_buffer(std::string_view said);
+  void take_buffer();
   bool take_dlpack(PyObject* object, bool writable);
+  void say(std::string_view said);  // that the elements are of this type; nothing for ""
   std::byte* check(DType dtype, const char* name) const;
 
   bool given_ = false, buffered_ = false;

@@ -24,6 +24,13 @@ def address(values):
     return values.__array_interface__["data"][0]
 
 
+class Shown:
+    """An array without the buffer protocol."""
+
+    def __init__(self, values):
+        self.__dlpack__, self.__dlpack_device__ = values.__dlpack__, values.__dlpack_device__
+
+
 class Arrays(unittest.TestCase):
     def test_docstrings(self):
         for module in pkgutil.iter_modules(nfloat.__path__, "nfloat."):
@@ -85,6 +92,11 @@ class Arrays(unittest.TestCase):
             nfloat.quantize_blockwise(bits)
         tensor = nfloat.quantize_blockwise(bits, dtype="bf16")
         self.assertEqual(tensor.dtype, "bfloat16")
+        # Memory that is shown by DLPack alone, as by the buffer protocol.
+        self.assertEqual(nfloat.quantize_blockwise(Shown(bits), dtype="bf16").codes.tobytes(), tensor.codes.tobytes())
+        for given in (values, Shown(values)):
+            with self.assertRaisesRegex(TypeError, "float32 does not hold the bits of bfloat16"):
+                nfloat.quantize_blockwise(given, dtype="bf16")
         self.assertEqual(nfloat.dequantize_blockwise(tensor).dtype, np.uint16)
 
     def test_refused(self):
