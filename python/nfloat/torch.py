@@ -210,7 +210,7 @@ class Linear4bit(torch.nn.Module):
         self.register_parameter("weight", None)
         self.register_parameter("bias", None)
         self._matrix: PackedMatrix | None = None
-        self._packed_of: tuple[int, int] | None = None
+        self._packed_of: tuple[torch.Tensor, torch.Tensor, int] | None = None  # weight, its memory, its version
         self._state: QuantizedTensor | None = None
 
     def _quantize_options(self, quant_type: str, double: bool, block_size: int, scale: ScaleMethod) -> None:
@@ -309,10 +309,13 @@ class Linear4bit(torch.nn.Module):
         if not self.keep_codes:
             assert self._matrix is not None
             return self._matrix
-        now = (id(self.weight), self.weight._version)
-        if self._matrix is None or self._packed_of != now:
+        # Objects that are kept cannot come again as others at the same address.
+        weight, of = self.weight, self._packed_of
+        same = of is not None and of[0] is weight and of[1].data_ptr() == weight.data_ptr() and of[2] == weight._version
+        if self._matrix is None or not same:
+            version = weight._version
             self._matrix = PackedMatrix.pack(self.quantized, threads=self.threads)
-            self._packed_of = now
+            self._packed_of = (weight, weight.detach(), version)
         return self._matrix
 
     def dequantize(self, dtype: torch.dtype | None = None) -> torch.Tensor:

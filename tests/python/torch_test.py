@@ -160,6 +160,14 @@ class Layers(unittest.TestCase):
             layer.weight.fill_(0x77)
         self.assertEqual(float(layer(torch.ones(1, 128)).abs().max()), 0)
         self.assertGreater(float(before.abs().max()), 0)
+        # Other memory under the same parameter, and other parameters, of the same version.
+        zeros, ones = torch.full_like(layer.weight, 0x77), torch.full_like(layer.weight, 0xFF)
+        for codes, zero in ((ones, False), (zeros, True), (ones.clone(), False)):
+            layer.weight.data = codes
+            self.assertEqual(float(layer(torch.ones(1, 128)).abs().max()) == 0, zero)
+        for turn in range(6):
+            layer.weight = torch.nn.Parameter((zeros if turn % 2 else ones).clone(), requires_grad=False)
+            self.assertEqual(float(layer(torch.ones(1, 128)).abs().max()) == 0, turn % 2 == 1)
 
     def test_other_types_leave_the_weight_alone(self):
         layer, _ = self.layer()
