@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "c_api/c_api.h"
+#include "generate/generation_defaults.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/convert.h"
 #include "nfloat/evaluate.h"
@@ -50,39 +51,6 @@ struct nfloat_tokenizer {
 
 namespace nfloat::c_api {
 
-// What generation_config.json beside a model says; read when it is first asked for.
-class GenerationDefaults {
- public:
-  GenerationDefaults(std::string path, const ModelConfig& config)
-      : path_(std::move(path)), config_(config), ends_(config.eos_tokens) {}
-  // Throws as sampler_options(). The seed is 0.
-  const SamplerOptions& options() const {
-    read();
-    return options_;
-  }
-  const std::vector<int32_t>& end_tokens() const {
-    read();
-    return ends_;
-  }
-  const std::string& path() const noexcept { return path_; }
-
- private:
-  void read() const {
-    const std::lock_guard lock(mutex_);
-    if (read_) return;
-    SamplingSettings settings;
-    settings.seed = 0;
-    options_ = sampler_options(settings, path_, config_, &ends_);
-    read_ = true;
-  }
-  std::string path_;
-  ModelConfig config_;
-  mutable std::mutex mutex_;
-  mutable bool read_ = false;
-  mutable SamplerOptions options_;
-  mutable std::vector<int32_t> ends_;
-};
-
 std::string_view text_of(const char* text, size_t bytes, const char* name);
 std::span<const int32_t> tokens_of(const int32_t* tokens, size_t count);
 std::vector<std::string> texts_of(const char* const* texts, size_t count, const char* name);
@@ -97,12 +65,12 @@ PerplexityOptions perplexity_options_of(const nfloat_perplexity_options* options
 
 struct nfloat_model {
   nfloat::Model value;
-  std::shared_ptr<const nfloat::c_api::GenerationDefaults> defaults;
+  std::shared_ptr<const nfloat::GenerationDefaults> defaults;
 };
 
 struct nfloat_session {
   nfloat::Session value;
-  std::shared_ptr<const nfloat::c_api::GenerationDefaults> defaults;
+  std::shared_ptr<const nfloat::GenerationDefaults> defaults;
 };
 
 #endif  // NFLOAT_C_API_HANDLES_H_

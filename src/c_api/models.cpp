@@ -158,7 +158,7 @@ nfloat_status nfloat_model_load(const char* path, const nfloat_model_options* gi
       options.progress = [control](uint64_t done, uint64_t total) { show_progress(control, done, total); };
     const std::string folder = nfloat::resolve_model_path(needed(path, "path"));
     nfloat::Model loaded = nfloat::Model::load(folder, options);
-    auto defaults = std::make_shared<const GenerationDefaults>(folder, loaded.config());
+    auto defaults = std::make_shared<const nfloat::GenerationDefaults>(folder, loaded.config());
     *model = new nfloat_model{std::move(loaded), std::move(defaults)};
   });
 }

@@ -1,10 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <chrono>
 
+#include "generate/generation_defaults.h"
 #include "nfloat/checkpoint.h"
-#include "nfloat/generate.h"
 
 namespace nfloat {
+
+SamplerOptions settings_over(const SamplingSettings& settings, SamplerOptions defaults) {
+  SamplerOptions result = std::move(defaults);
+  if (settings.temperature) result.temperature = *settings.temperature;
+  if (settings.top_k) result.top_k = *settings.top_k;
+  if (settings.top_p) result.top_p = *settings.top_p;
+  if (settings.min_p) result.min_p = *settings.min_p;
+  if (settings.repetition_penalty) result.repetition_penalty = *settings.repetition_penalty;
+  result.seed = settings.seed.value_or(
+      static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()));
+  return result;
+}
+
+void GenerationDefaults::read() const {
+  const std::lock_guard lock(mutex_);
+  if (read_) return;
+  SamplingSettings settings;
+  settings.seed = 0;
+  options_ = sampler_options(settings, path_, config_, &ends_);
+  read_ = true;
+}
 
 SamplerOptions sampler_options(const SamplingSettings& settings, const std::string& path,
                                const ModelConfig& config, std::vector<int32_t>* end_tokens,
@@ -15,14 +36,7 @@ SamplerOptions sampler_options(const SamplingSettings& settings, const std::stri
                                                   source, config, end_tokens, &names);
   if (not_obeyed != nullptr)
     for (const std::string& name : names) not_obeyed->push_back(source + ": " + name);
-  if (settings.temperature) result.temperature = *settings.temperature;
-  if (settings.top_k) result.top_k = *settings.top_k;
-  if (settings.top_p) result.top_p = *settings.top_p;
-  if (settings.min_p) result.min_p = *settings.min_p;
-  if (settings.repetition_penalty) result.repetition_penalty = *settings.repetition_penalty;
-  result.seed = settings.seed.value_or(
-      static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()));
-  return result;
+  return settings_over(settings, std::move(result));
 }
 
 }  // namespace nfloat

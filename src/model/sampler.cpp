@@ -41,9 +41,15 @@ void check(const SamplerOptions& options) {
 }
 
 float largest_of(std::span<const float> logits) noexcept {
-  float largest = -INFINITY;
-  for (float logit : logits) largest = std::max(largest, logit);
-  return largest;
+  // Several at a time: the compiler keeps the order of comparisons, which one maximum would wait for.
+  constexpr size_t kLanes = 16;
+  float most[kLanes];
+  std::fill(most, most + kLanes, -INFINITY);
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes)
+    for (size_t j = 0; j < kLanes; ++j) most[j] = std::max(most[j], logits[i + j]);
+  for (; i < logits.size(); ++i) most[0] = std::max(most[0], logits[i]);
+  return *std::max_element(most, most + kLanes);
 }
 
 double log_of_sum(std::span<const float> logits, float largest) noexcept {
@@ -204,6 +210,7 @@ int32_t most_likely(std::span<const float> logits) noexcept {
 }
 
 std::vector<TokenProbability> most_likely(std::span<const float> logits, size_t count) {
+  if (count == 0) return {};
   std::vector<Candidate> list(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) list[i] = {logits[i], static_cast<int32_t>(i)};
   count = std::min(count, list.size());
