@@ -24,6 +24,9 @@ struct MeasureOptions {
       Precision::kF32;  // kF32 keeps the decoded weights in float32, others in the file's dtype
   int threads = 0;
   int64_t generate_tokens = 64;  // decoded to time the kernels; 0: not measured
+  // Called with every model that is loaded, before it is run: attaches what is beside the weights. May be
+  // empty.
+  std::function<void(const Model&)> loaded = nullptr;
   // Matrices that were quantized before (calibrate), by name; null for those that the format codes. May be
   // empty.
   std::function<const QuantizedTensor*(const std::string& name)> prepared = nullptr;

@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "nfloat/adapter.h"
 #include "nfloat/api.h"
 #include "nfloat/compare.h"
 
@@ -32,6 +33,7 @@ struct Comparison {
   std::string model;        // as given
   std::string text_name;    // "stories.txt (embedded)"
   std::string calibration;  // path of the text that formats were calibrated on; empty: the general one
+  std::vector<AdapterChoice> adapters;  // beside the model and every format of it
   std::string protocol;
   int64_t context = 0;
   std::string precision;
@@ -74,6 +76,9 @@ struct CompareOptions {
   MeasureOptions measure;
   ChoiceOptions limits;
   Reader reader = Reader::kNfloat;
+  // Beside the plain model, whose distributions are then those of the adapted model, and beside each format
+  // of it; as attach_adapters takes them. Sizes do not count them.
+  std::vector<AdapterChoice> adapters = {};
   // Makes a format from its name; none: make_format.
   std::function<std::unique_ptr<Format>(const std::string& name)> make = nullptr;
   // Called before a format is measured; may set measure.prepared.
@@ -93,7 +98,7 @@ struct CompareOptions {
 // Measures every format on the model at `path` (plain, a folder) with the tokens of a text, and judges. The
 // plain model's distributions take 2 bytes for each token that counts and each entry of the vocabulary, in a
 // temporary file (TMPDIR) unless reference_path names one. measure.tasks is called for each format. Throws
-// what make_format, require_plain and measure_format throw.
+// what make_format, require_plain, attach_adapters and measure_format throw.
 NFLOAT_API Comparison compare_formats(const std::string& path, std::span<const int32_t> tokens,
                                       const CompareOptions& options = {});
 

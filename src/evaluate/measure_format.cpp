@@ -69,6 +69,7 @@ double generation_speed(const std::string& path, const PackedFormat& packed, con
   own.quantize_double = packed.double_quantization;
   own.threads = options.threads;
   const Model model = Model::load(path, own);
+  if (options.loaded) options.loaded(model);
   const int64_t room = std::min(options.generate_tokens, model.config().context - 8);
   if (room < 1) return 0;
   Session session(model, {.context = room + 8});
@@ -140,6 +141,7 @@ FormatMeasurement measure_format(const std::string& path, const Format& format,
       result.refused = "the weights are already quantized";
       return result;
     }
+    if (options.loaded) options.loaded(*model);
     result.model_bytes = plain_bytes + result.bytes;
     for (const TensorError& tensor : result.tensors)
       result.model_bytes -= checkpoint.find(tensor.name)->bytes;

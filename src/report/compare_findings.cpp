@@ -45,6 +45,16 @@ void judge(Comparison& c) {
 
 std::vector<std::string> comparison_findings(const Comparison& c) {
   std::vector<std::string> lines;
+  if (!c.adapters.empty()) {
+    std::string adapters;
+    for (const AdapterChoice& adapter : c.adapters)
+      adapters += (adapters.empty() ? "" : " and ") + adapter.folder +
+                  (adapter.weight == 1 ? "" : fmt::format(" times {:g}", adapter.weight));
+    lines.push_back(
+        fmt::format("With {} beside the base: the formats are of the base, the plain model that they are "
+                    "compared with has the same beside it, sizes are without.",
+                    adapters));
+  }
   const Choice& choice = c.choice;
   std::string limits;
   if (c.limits.budget_bytes > 0)

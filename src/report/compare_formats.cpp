@@ -105,8 +105,15 @@ Comparison compare_formats(const std::string& path, std::span<const int32_t> tok
   load.precision = measure.precision;
   load.threads = measure.threads;
   std::optional<Model> plain = Model::load(folder, load);
+  if (!options.adapters.empty())
+    measure.loaded = [&options, before = options.measure.loaded](const Model& model) {
+      if (before) before(model);
+      attach_adapters(model, options.adapters);
+    };
+  if (measure.loaded) measure.loaded(*plain);
   complete(scoring, *plain, folder);
   result.model = path;
+  result.adapters = options.adapters;
   result.protocol = protocol_name(scoring.protocol);
   result.context = scoring.context;
   result.precision = precision_name(measure.precision);

@@ -25,8 +25,11 @@ Json comparison_document(const Comparison& c) {
                {"plain_bytes", c.plain_bytes},
                {"plain", perplexity_document(c.reference)},
                {"seconds", c.seconds},
+               {"adapters", Json::array()},
                {"plain_tasks", Json::array()},
                {"formats", Json::array()}};
+  for (const AdapterChoice& adapter : c.adapters)
+    json["adapters"].push_back({{"adapter", adapter.folder}, {"weight", adapter.weight}});
   for (const TaskResult& task : c.plain_tasks) json["plain_tasks"].push_back(task_document(task));
   for (size_t i = 0; i < c.measurements.size(); ++i) {
     Json format = measurement_document(c.measurements[i]);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <cmath>
 #include <cstdlib>
 
 #include "base/json.h"
@@ -159,6 +160,57 @@ TEST_F(Compare, TasksAreScoredWithEveryFormat) {
   EXPECT_EQ(again["plain_tasks"], json["plain_tasks"]);
 }
 
+TEST_F(Compare, AdaptersAreBesideTheModelAndEveryFormat) {
+  write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 1200));
+  write_file(path("rows.jsonl"), "{\"text\": \"Tom had a red ball. He lost it.\"}\n");
+  for (const char* seed : {"1", "2"}) {
+    const Result trained =
+        nfloat({"train", model(), path("rows.jsonl"), "--out", path("adapter") + seed, "--steps", "6", "--lr",
+                "2e-3", "--schedule", "constant", "--rank", "4", "--seed", seed});
+    ASSERT_TRUE(trained.ok()) << trained;
+  }
+  const std::string one = path("adapter1"), two = path("adapter2") + ":-0.5";
+  const auto compared = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command{"compare",  model(),  "--text",  path("text"), "--formats",
+                                     "nf4,q8_0", "--work", path("w"), "--json",     "-"};
+    command.insert(command.end(), more.begin(), more.end());
+    const Result result = nfloat(command);
+    EXPECT_TRUE(result.ok()) << result;
+    return result.ok() ? Json::parse(result.out) : Json();
+  };
+  const auto scored = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command{"perplexity", model(), "--text", path("text"),  "--protocol", "bos",
+                                     "--context",  "256",   "--json", "--precision", "f32"};
+    command.insert(command.end(), more.begin(), more.end());
+    const Result result = nfloat(command);
+    EXPECT_TRUE(result.ok()) << result;
+    return result.ok() ? Json::parse(result.out)["perplexity"].get<double>() : 0.0;
+  };
+  const Json alone = compared({}), with = compared({"--lora", one}),
+             both = compared({"--lora", one, "--lora", two, "--report", path("report.html")});
+  const auto plain = [](const Json& json) { return json["plain"]["perplexity"].get<double>(); };
+  const auto nf4 = [](const Json& json) {
+    return json["formats"][0]["perplexity"]["perplexity"].get<double>();
+  };
+  EXPECT_GT(std::fabs(plain(with) / plain(alone) - 1), 1e-3);
+  EXPECT_NEAR(plain(with) / scored({"--lora", one}), 1, 1e-5);
+  EXPECT_NEAR(plain(both) / scored({"--lora", one, "--lora", two}), 1, 1e-5);
+  EXPECT_NEAR(nf4(with) / scored({"--lora", one, "--quantize", "nf4:64"}), 1, 1e-5);
+  EXPECT_NEAR(nf4(both) / scored({"--lora", one, "--lora", two, "--quantize", "nf4:64"}), 1, 1e-5);
+  // Against the adapted original, the base's format is as near as against the original without.
+  const auto kl = [](const Json& json) { return json["formats"][0]["divergence"]["mean_kl"].get<double>(); };
+  EXPECT_LT(kl(with), 2 * kl(alone));
+  EXPECT_EQ(with["formats"][0]["model_bytes"], alone["formats"][0]["model_bytes"]);
+  EXPECT_TRUE(alone["adapters"].empty());
+  ASSERT_EQ(both["adapters"].size(), 2u);
+  EXPECT_EQ(both["adapters"][1]["adapter"], path("adapter2"));
+  EXPECT_EQ(both["adapters"][1]["weight"], -0.5);
+  EXPECT_NE(both["findings"][0].get<std::string>().find("adapter2 times -0.5 beside"), std::string::npos);
+  EXPECT_NE(read_file(path("report.html")).find("adapter2 times -0.5 beside"), std::string::npos);
+  expect_complaint(nfloat({"compare", model(), "--formats", "nf4", "--lora", path("absent")}), {"absent"});
+  EXPECT_EQ(nfloat({"compare", model(), "--formats", "nf4", "--lora", one + ":1e9"}).exit_code, 2);
+}
+
 TEST_F(Compare, AnalyzeDescribesEveryTensor) {
   const Result result = nfloat({"analyze", model(), "--json", "--only", "layers.0", "--codes", "nf4,int4"});
   ASSERT_TRUE(result.ok()) << result;
@@ -218,6 +270,14 @@ TEST_F(Compare, EvaluateScoresTasks) {
   EXPECT_EQ(task["accuracy"], 1.0);
   EXPECT_EQ(task["normalised_accuracy"], 1.0);
   EXPECT_EQ(task["chance"], 0.5);
+  write_file(path("rows.jsonl"), "{\"text\": \"of of of of of\"}\n");
+  ASSERT_TRUE(nfloat({"train", model(), path("rows.jsonl"), "--out", path("adapter"), "--steps", "20", "--lr",
+                      "1e-2", "--schedule", "constant", "--rank", "4"})
+                  .ok());
+  const Result adapted = nfloat({"evaluate", model(), "--task", "arc-easy", "--data", path("arc"), "--json",
+                                 "--lora", path("adapter") + ":1.0"});
+  ASSERT_TRUE(adapted.ok()) << adapted;
+  EXPECT_EQ(Json::parse(adapted.out)["tasks"][0]["accuracy"], 0.0);
   write_file(path("bad"), "{\"text\": \"two words\"}\n{\"text\": 3}\n");
   expect_complaint(nfloat({"evaluate", model(), "--task", "lambada", "--data", path("bad")}),
                    {"bad", "line 2", "text"});

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <set>
@@ -38,6 +39,7 @@ struct Options {
   std::string model, text, reader = "nfloat", protocol = "bos", precision = "f32", budget, json, report,
                            figure, work;
   std::vector<std::string> formats, tasks;  // tasks: NAME=PATH
+  std::vector<std::string> lora;            // DIR or DIR:WEIGHT
   int64_t task_limit = 0;
   std::vector<int64_t> block_sizes = {64};
   double max_divergence = 0;
@@ -57,6 +59,18 @@ void expect_writable(const std::string& path) {
   if (!path.empty() && path != "-") expect_writable_file(path);
 }
 
+// Changes when the adapter does.
+std::string adapter_identity(const AdapterChoice& adapter) {
+  std::string identity = fmt::format(" {}:{}", adapter.folder, adapter.weight);
+  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
+    const auto file = std::filesystem::path(adapter.folder) / name;
+    std::error_code absent;
+    identity += fmt::format(" {}.{}", std::filesystem::file_size(file, absent),
+                            std::filesystem::last_write_time(file, absent).time_since_epoch().count());
+  }
+  return identity;
+}
+
 class Job {
  public:
   explicit Job(const Options& options) : options_(options) {
@@ -68,6 +82,7 @@ class Job {
       compare_.limits.budget_bytes = static_cast<double>(parse_bytes(options.budget, "--budget"));
     compare_.limits.max_divergence = options.max_divergence;
     compare_.reader = parse_reader(options.reader);
+    for (const std::string& adapter : options.lora) compare_.adapters.push_back(parse_adapter(adapter));
     std::set<std::string> names;
     for (const std::string& name :
          options.formats.empty() ? default_formats(options.block_sizes) : options.formats)
@@ -101,6 +116,11 @@ class Job {
         fmt::format("{} {} {}{}{}", options_.protocol, measure.scoring.context, options_.precision,
                     task_identity(),
                     options_.calibrate.empty() ? "" : " " + read_text(options_.calibrate, kMaxTextBytes)));
+    if (!compare_.adapters.empty()) {
+      std::string adapters = compare_.identity;
+      for (const AdapterChoice& adapter : compare_.adapters) adapters += adapter_identity(adapter);
+      compare_.identity = scoring_identity(folder, text, adapters);
+    }
     const bool own_work = options_.work.empty();
     CompareWork work(take_folder(compare_.identity), compare_.identity);
     if (options_.fresh) work.clear();
@@ -359,6 +379,11 @@ void add_compare_command(const Command& app) {
   command.add_option("--calibrate", options->calibrate,
                      "Text for calibrated formats, as quantize --calibrate takes it; without it, the general "
                      "one that comes with nfloat");
+  command
+      .add_option("--lora", options->lora,
+                  "Adapter folder beside the model and every format of it; DIR:0.5 counts half; may be "
+                  "repeated")
+      .one_at_a_time();
   command.add_option("--text", options->text, "Text to score; without it, stories.txt of the embedded model");
   command.add_option("--protocol", options->protocol, "paper, llama.cpp or bos (nfloat perplexity --help)")
       .one_of({"paper", "llama.cpp", "bos"})

@@ -143,7 +143,7 @@ function figure(f) {
 
 // ---- the page
 document.getElementById('subtitle').textContent =
-  `${data.model}: ${run.length} formats on ${data.tokens.toLocaleString('en')} tokens of ${data.text}; protocol ${data.protocol}, windows of ${data.context} tokens, ${data.precision} arithmetic.`;
+  `${data.model}: ${run.length} formats on ${data.tokens.toLocaleString('en')} tokens of ${data.text}; protocol ${data.protocol}, windows of ${data.context} tokens, ${data.precision} arithmetic${(data.adapters ?? []).map(a => `; with ${a.adapter}${a.weight === 1 ? '' : ' times ' + a.weight} beside the weights`).join('')}.`;
 document.getElementById('made').textContent =
   `Made by nfloat compare in ${Math.round(data.seconds)} s. This file holds all its data and loads nothing.`;
 for (const text of data.findings) document.getElementById('answer').append(make('p', {}, text));
