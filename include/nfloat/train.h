@@ -25,7 +25,16 @@ enum class TrainSchedule : uint8_t { kLinear, kCosine, kConstant };
 // of the layers. The results are the same bits.
 enum class Recompute : uint8_t { kNone, kCheap, kFull };
 
+// What is made small: -log p of the rows' tokens; or, of pairs of answers to one prompt, of which one is
+// preferred, the losses of DPO (Rafailov et al. 2023; the reference is the model without its adapter) and
+// ORPO (Hong et al. 2024).
+enum class TrainObjective : uint8_t { kTokens, kDpo, kOrpo };
+
 struct TrainOptions {
+  TrainObjective objective = TrainObjective::kTokens;
+  double beta = 0.1;  // DPO: how much the reference holds; ORPO: the weight of the odds ratio, its lambda
+  double label_smoothing = 0;  // DPO: the share of pairs that are taken to be the wrong way round
+
   // The adapter: y = W x + scale * B A x, scale = alpha / rank, or alpha / sqrt(rank) rank-stabilized.
   int64_t rank = 16;
   double alpha = 32;
@@ -72,14 +81,26 @@ struct TrainRow {
   std::vector<int32_t> tokens, labels;
 };
 
+// Means over pairs.
+struct TrainPreference {
+  int64_t pairs = 0;
+  double loss = 0;
+  // Reward of the chosen answer over that of the rejected one: DPO: beta times the difference of
+  // log p - log p of the reference; ORPO: beta times the difference of mean log p.
+  double margin = 0;
+  double accuracy = 0;              // share of pairs whose margin is above 0
+  double chosen = 0, rejected = 0;  // log p of the answers; with ORPO a token
+};
+
 struct TrainStep {
   int64_t step = 0;      // from 1
-  double loss = 0;       // nats a target, over the whole step
+  double loss = 0;       // nats a target, over the whole step; of pairs the mean over them
   double grad_norm = 0;  // before clipping
   double learning_rate = 0;
   int64_t tokens = 0;  // targets of the step
   int64_t rows = 0;    // tokens that went through the model
   double seconds = 0;
+  std::optional<TrainPreference> preference = std::nullopt;  // of pairs
 };
 
 struct TrainLoss {
@@ -110,8 +131,10 @@ NFLOAT_API std::vector<TrainMemory> plan_train_memory(const ModelConfig& config,
 // resumed gives the same bits as one that was not.
 class NFLOAT_API Trainer {
  public:
-  // `model`: of any family whose layers are linear, 4-bit or plain. Throws kUnsupported (mixtures, int8
-  // heads), kInvalidArgument (options, tokens out of range, rows without a target).
+  // `model`: of any family whose layers are linear, 4-bit or plain. With DPO and ORPO rows 2 k and 2 k + 1
+  // are a pair, the chosen and the rejected answer to the same prompt, each a whole row whose labels are the
+  // answer; batches and steps count pairs. Throws kUnsupported (mixtures, int8 heads), kInvalidArgument
+  // (options, tokens out of range, rows without a target).
   Trainer(const Model& model, std::vector<TrainRow> rows, const TrainOptions& options);
   Trainer(Trainer&&) noexcept;
   Trainer& operator=(Trainer&&) noexcept;
@@ -138,8 +161,14 @@ class NFLOAT_API Trainer {
   // adapter is then as before the step. Throws kInvalidArgument after the last step.
   TrainStep step();
 
-  // Of rows that are not trained on; the adapter may be left out.
+  // Of rows that are not trained on, -log p of their labels; the adapter may be left out.
   TrainLoss evaluate(std::span<const TrainRow> rows, bool with_adapter = true);
+  // Of pairs that are not trained on. Throws kInvalidArgument where the run is not one of pairs.
+  TrainPreference evaluate_pairs(std::span<const TrainRow> rows, bool with_adapter = true);
+  // DPO: the reference's log-probabilities of all rows, which the first step computes otherwise; nothing
+  // where they are known or not needed. They are kept with checkpoints. `progress`: called with pairs done
+  // and pairs in all, may throw to cancel.
+  void compute_reference(const std::function<void(int64_t, int64_t)>& progress = nullptr);
 
   // The gradients of the first batches that a step takes, to `path`: safetensors, names and shapes of the
   // adapter's tensors. Returns what step() would say of them. Nothing is changed.

@@ -19,6 +19,7 @@ struct TrainReport {
     std::string name;                                 // "held-out rows"
     std::vector<std::pair<int64_t, double>> values;   // after how many steps, nats a token
     std::optional<double> of_adapter = std::nullopt;  // with the one that is kept; unset: the last value
+    bool pairs = false;                               // of pairs of answers, else of tokens
   };
   struct Sample {
     std::string prompt, before, after;  // the model's own text behind the prompt, and with the adapter
@@ -30,8 +31,9 @@ struct TrainReport {
   std::vector<Sample> samples;
 };
 
-// One HTML file that loads nothing: curves of the loss, the norm of the gradients, the learning rate and the
-// speed, the losses of other texts before and after, samples. Throws kInvalidArgument without a finite step.
+// One HTML file that loads nothing: curves of the loss, of pairs also of reward margin, accuracy and
+// log-probabilities, of the norm of the gradients, the learning rate and the speed, the losses of other texts
+// before and after, samples. Throws kInvalidArgument without a finite step.
 NFLOAT_API std::string train_page(const TrainReport& report);
 
 }  // namespace nfloat

@@ -38,13 +38,38 @@ PlotSeries curve(const TrainReport& report, std::string name,
   return series;
 }
 
+// What steps on pairs of answers say of them.
+std::string pair_curves(const TrainReport& report) {
+  const auto plot = [](const char* title, const char* description, const char* label,
+                       std::vector<PlotSeries> series) {
+    return picture({.title = title,
+                    .description = description,
+                    .x_label = "step",
+                    .y_label = label,
+                    .series = std::move(series)});
+  };
+  return plot("Reward margin", "Reward of the chosen answer over that of the rejected one, by step.",
+              "reward", {curve(report, "", [](const TrainStep& s) { return s.preference->margin; })}) +
+         plot("Accuracy", "Share of pairs whose chosen answer has the higher reward, by step.",
+              "share of pairs",
+              {curve(report, "", [](const TrainStep& s) { return s.preference->accuracy; })}) +
+         plot("Log-probability of the answers",
+              "Mean log-probability of chosen and rejected answers, by step.", "nats",
+              {curve(report, "chosen", [](const TrainStep& s) { return s.preference->chosen; }),
+               curve(report, "rejected", [](const TrainStep& s) { return s.preference->rejected; })});
+}
+
 std::string curves(const TrainReport& report) {
+  const bool pairs = std::all_of(report.steps.begin(), report.steps.end(),
+                                 [](const auto& s) { return s.preference.has_value(); });
+  const char* unit = pairs ? "a pair" : "nats a token";
   Plot loss{.title = "Loss",
-            .description = "Loss in nats a token, by step.",
+            .description = fmt::format("Loss, {}, by step.", unit),
             .x_label = "step",
-            .y_label = "nats a token",
+            .y_label = unit,
             .series = {curve(report, "training", [](const TrainStep& s) { return s.loss; })}};
   for (const TrainReport::Losses& other : report.losses) {
+    if (other.pairs != pairs) continue;  // another unit
     PlotSeries series;
     series.name = other.name;
     for (const auto& [step, value] : other.values) {
@@ -62,7 +87,7 @@ std::string curves(const TrainReport& report) {
                     .series = {curve(report, "", value)},
                     .y_from_zero = true});
   };
-  return picture(loss) +
+  return picture(loss) + (pairs ? pair_curves(report) : "") +
          one("Norm of the gradients before clipping", "norm",
              [](const TrainStep& s) { return s.grad_norm; }) +
          one("Learning rate", "rate", [](const TrainStep& s) { return s.learning_rate; }) +
@@ -76,8 +101,11 @@ std::string losses_table(const TrainReport& report) {
     if (other.values.empty()) continue;
     const double before = other.values.front().second,
                  after = other.of_adapter.value_or(other.values.back().second);
-    rows += fmt::format("<tr><td>{}</td><td>{:.4f}</td><td>{:.4f}</td><td>{:.2f}</td><td>{:.2f}</td></tr>\n",
-                        svg_escaped(other.name), before, after, std::exp(before), std::exp(after));
+    const auto perplexity = [&](double mean) {
+      return other.pairs ? std::string() : fmt::format("{:.2f}", std::exp(mean));
+    };
+    rows += fmt::format("<tr><td>{}</td><td>{:.4f}</td><td>{:.4f}</td><td>{}</td><td>{}</td></tr>\n",
+                        svg_escaped(other.name), before, after, perplexity(before), perplexity(after));
   }
   if (rows.empty()) return "";
   return "<figure class=\"wide\"><h2>Texts that are not trained on</h2><table><tr><th>text</th><th>loss "

@@ -36,7 +36,10 @@ class Reader {
     path_ = path;
     std::ifstream file(path, std::ios::binary);
     if (!file) fail(ErrorCode::kNotFound, "{}: cannot be opened", path);
-    if (fs::path(path).extension() == ".txt")
+    const bool text = fs::path(path).extension() == ".txt";
+    if (text && options_.pairs)
+      fail(ErrorCode::kInvalidArgument, "{}: a text has no pairs of chosen and rejected answers", path);
+    if (text)
       read_text(file);
     else
       read_lines(file);
@@ -95,7 +98,10 @@ class Reader {
         malformed("{}", error.what());
       }
       if (!json.is_object()) malformed("not a JSON object");
-      add(row_of(json));
+      if (options_.pairs)
+        add_pair(json);
+      else
+        add(row_of(json));
     }
     if (line_ == 0) fail(ErrorCode::kMalformedFile, "{}: empty", path_);
   }
@@ -112,6 +118,10 @@ class Reader {
   }
 
   TrainRow row_of(const Json& json) {
+    if (json.contains("chosen"))
+      malformed(
+          "a pair of answers, which the losses dpo and orpo are of; expected \"prompt\" and "
+          "\"completion\", \"messages\" or another row to learn as it is");
     if (json.contains("input_ids")) return token_row(json);
     if (json.contains("messages")) {
       expect_keys(json, {"messages", "tools"});
@@ -157,7 +167,8 @@ class Reader {
 
   TrainRow completion(const std::string& prompt, const std::string& answer) {
     MarkedText marked{.text = prompt + answer, .answers = true};
-    marked.trained.emplace_back(options_.train_on == TrainOn::kAll ? 0 : prompt.size(), marked.text.size());
+    const bool all = options_.train_on == TrainOn::kAll && !options_.pairs;
+    marked.trained.emplace_back(all ? 0 : prompt.size(), marked.text.size());
     return with_end(tokenized(marked), true);
   }
 
@@ -233,7 +244,117 @@ class Reader {
     return text.size() > kShown ? fmt::format("...{}", text.substr(text.size() - kShown)) : text;
   }
 
-  // A token is trained if all its bytes are.
+  // ---- pairs of answers
+
+  void add_pair(const Json& json) {
+    for (const char* key : {"chosen", "rejected"})
+      if (!json.contains(key))
+        malformed("expected a pair of answers, \"prompt\", \"chosen\" and \"rejected\": \"{}\" is missing",
+                  key);
+    const bool messages = json["chosen"].is_array();
+    expect_keys(json, messages
+                          ? std::initializer_list<std::string_view>{"prompt", "chosen", "rejected", "tools"}
+                          : std::initializer_list<std::string_view>{"prompt", "chosen", "rejected"});
+    const Json prompt = messages && !json.contains("prompt")
+                            ? common_messages(json["chosen"], json["rejected"])
+                            : json["prompt"];
+    TrainRow rows[2];
+    for (int side = 0; side < 2; ++side) {
+      const char* key = side == 0 ? "chosen" : "rejected";
+      rows[side] = messages ? message_answer(json, prompt, key) : text_answer(json, key);
+      if (answer_begin(rows[side]) == rows[side].tokens.size())
+        malformed("\"{}\" has no token of its own", key);
+    }
+    if (rows[0].tokens == rows[1].tokens) data_.same.push_back(line_);
+    cut_pair(rows[0], rows[1]);
+    add(std::move(rows[0]));
+    add(std::move(rows[1]));
+  }
+
+  TrainRow text_answer(const Json& json, const char* key) {
+    const std::string answer = text_at(json, key);
+    if (answer.empty()) malformed("\"{}\" is empty", key);
+    return completion(text_at(json, "prompt"), answer);
+  }
+
+  Json common_messages(const Json& chosen, const Json& rejected) const {
+    Json common = Json::array();
+    for (size_t i = 0; i < chosen.size() && rejected.is_array() && i < rejected.size(); ++i) {
+      if (!(chosen[i] == rejected[i])) break;
+      common.push_back(chosen[i]);
+    }
+    // Two answers that are the same have a prompt too.
+    if (common.size() > 0 && common.size() == chosen.size() && common.size() == rejected.size()) {
+      Json without = Json::array();
+      for (size_t i = 0; i + 1 < common.size(); ++i) without.push_back(common[i]);
+      return without;
+    }
+    return common;
+  }
+
+  // Trained is all that follows the rendering of the prompt with the head of an answer.
+  TrainRow message_answer(const Json& json, const Json& prompt, const char* key) {
+    if (chat() == nullptr) malformed("the model has no chat template to render messages with");
+    if (!prompt.is_array() || prompt.empty()) malformed("\"prompt\" is not a list of messages");
+    const Json& answer = json[key];
+    const bool whole = !json.contains("prompt");
+    const size_t first = whole ? prompt.size() : 0;
+    if (!answer.is_array() || answer.size() <= first) malformed("\"{}\" has no message of its own", key);
+    Json messages = prompt;
+    for (size_t i = first; i < answer.size(); ++i) messages.push_back(answer[i]);
+    const Json& last = messages[messages.size() - 1];
+    if (!last.is_object() || !last.contains("role") || !(last["role"] == "assistant"))
+      malformed("\"{}\" does not end with what the assistant says", key);
+    if (last.contains("content") && last["content"] == "" && !last.contains("tool_calls"))
+      malformed("\"{}\" is empty", key);
+    const Json* tools = json.contains("tools") ? &json["tools"] : nullptr;
+    const std::string begin = render(prompt, tools, true);
+    MarkedText marked{.text = render(messages, tools, false), .special_tokens = false, .answers = true};
+    if (!marked.text.starts_with(begin))
+      malformed(
+          "the template renders the prompt otherwise than the beginning of the whole, so that \"{}\" cannot "
+          "be told apart: '{}' and '{}'",
+          key, tail(begin), tail(marked.text.substr(0, begin.size())));
+    marked.trained.emplace_back(begin.size(), marked.text.size());
+    return tokenized(marked);
+  }
+
+  // Tokens before the first that is trained and can be predicted.
+  static size_t answer_begin(const TrainRow& row) noexcept {
+    size_t begin = 1;
+    while (begin < row.labels.size() && row.labels[begin] == kIgnoredLabel) ++begin;
+    return std::min(begin, row.labels.size());
+  }
+
+  void cut_pair(TrainRow& chosen, TrainRow& rejected) {
+    const auto length = static_cast<size_t>(options_.length);
+    if (std::max(chosen.tokens.size(), rejected.tokens.size()) <= length) return;
+    data_.cut.push_back(line_);
+    data_.longest =
+        std::max(data_.longest, static_cast<int64_t>(std::max(chosen.tokens.size(), rejected.tokens.size())));
+    const size_t answer = std::max(chosen.tokens.size() - answer_begin(chosen),
+                                   rejected.tokens.size() - answer_begin(rejected));
+    for (TrainRow* row : {&chosen, &rejected}) {
+      const size_t begin = answer_begin(*row);
+      const bool bos = begin > 1 && tokenizer().bos_id() == std::optional<int32_t>(row->tokens[0]);
+      const size_t fixed = bos ? 1 : 0;
+      // Of the prompt; one token at least, which predicts the answer's first.
+      const size_t kept = std::min(length - 1, std::max(fixed + 1, length - std::min(length, answer)));
+      if (begin > kept) {
+        const auto from = static_cast<std::ptrdiff_t>(fixed),
+                   to = static_cast<std::ptrdiff_t>(fixed + begin - kept);
+        row->tokens.erase(row->tokens.begin() + from, row->tokens.begin() + to);
+        row->labels.erase(row->labels.begin() + from, row->labels.begin() + to);
+      }
+      if (row->tokens.size() > length) {
+        row->tokens.resize(length);
+        row->labels.resize(length);
+      }
+    }
+  }
+
+  // A token is trained if all its bytes are. Of pairs the token over the border between prompt and answer is
+  // the answer's: it may be all that tells two answers apart.
   TrainRow tokenized(const MarkedText& marked) {
     TrainRow row;
     row.tokens = tokenizer().encode(marked.text, marked.special_tokens);
@@ -253,7 +374,8 @@ class Reader {
       for (size_t i = 0; i < row.tokens.size(); ++i) {
         const size_t begin = i == 0 ? 0 : ends[i - 1];
         for (const auto& [first, last] : marked.trained)
-          if (begin >= first + (first == 0 ? 0 : shift) && ends[i] <= last + shift && ends[i] > begin)
+          if ((options_.pairs ? ends[i] > first + shift : begin >= first + (first == 0 ? 0 : shift)) &&
+              ends[i] <= last + shift && ends[i] > begin)
             row.labels[i] = row.tokens[i];
       }
       return row;

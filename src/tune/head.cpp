@@ -11,7 +11,7 @@
 namespace nfloat {
 
 // Cross-entropy over the rows that are targets, a slice at a time: nothing of the size rows x vocabulary is
-// made. With gradients, gradient_ becomes weight times that of the last layer's output.
+// made. With gradients, gradient_ becomes that of the last layer's output, weight times each target's own.
 double Pass::head(const Batch& batch, double weight, bool gradients) {
   if (gradients) std::memset(gradient_, 0, static_cast<size_t>(rows_ * config_.hidden) * sizeof(float));
   losses_.assign(targets_.size(), 0.0);
@@ -60,7 +60,6 @@ void Pass::head_slice(int64_t first, int64_t count, double weight, bool gradient
 
   const auto scale = static_cast<float>(config_.logit_scale);
   const auto cap = static_cast<float>(config_.logit_softcap);
-  const auto share = static_cast<float>(weight);
   over([&](int64_t i) {
     float* logits = logits_ + i * vocabulary;
     const Target& target = targets_[static_cast<size_t>(first + i)];
@@ -74,7 +73,7 @@ void Pass::head_slice(int64_t first, int64_t count, double weight, bool gradient
     if (!gradients) return;
     const float log_sum = most + static_cast<float>(std::log(total));
     const float at_target = logits[target.token];
-    const float factor = share * scale;
+    const float factor = static_cast<float>(weight * target.weight) * scale;
     if (cap > 0) {
       for (int64_t j = 0; j < vocabulary; ++j) {
         const float x = logits[j], p = std::exp(x - log_sum) - (j == target.token ? 1.0f : 0.0f);

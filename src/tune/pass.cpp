@@ -155,13 +155,15 @@ void Pass::begin(const Batch& batch) {
   documents_.assign(batch.documents.begin(), batch.documents.end());
   positions_.assign(static_cast<size_t>(rows_), 0);
   targets_.clear();
-  for (const Document& document : batch.documents)
+  for (size_t number = 0; number < documents_.size(); ++number) {
+    const Document& document = documents_[number];
     for (int64_t t = 0; t < document.length; ++t) {
       positions_[static_cast<size_t>(document.begin + t)] = t;
       if (t + 1 == document.length) continue;
       const int32_t label = batch.labels[static_cast<size_t>(document.begin + t + 1)];
-      if (label != kIgnoredLabel) targets_.push_back({document.begin + t, label});
+      if (label != kIgnoredLabel) targets_.push_back({document.begin + t, label, number});
     }
+  }
 }
 
 void Pass::embed(const Batch& batch) {
@@ -321,6 +323,36 @@ double Pass::loss_and_gradients(const Batch& batch, double weight, const Dropout
   embed(batch);
   forward_layers(true);
   const double sum = head(batch, weight, true);
+  backward_layers();
+  return sum;
+}
+
+std::vector<double> Pass::losses_by_document() const {
+  std::vector<double> sums(documents_.size(), 0.0);
+  for (size_t i = 0; i < targets_.size(); ++i) sums[targets_[i].document] += losses_[i];
+  return sums;
+}
+
+std::vector<double> Pass::document_losses(const Batch& batch, bool with_adapter) {
+  loss(batch, with_adapter);
+  return losses_by_document();
+}
+
+// The head runs twice: what the gradients weigh is known when all of its losses are.
+void Pass::document_gradients(const Batch& batch, const Weigh& weigh, const DropoutKey& dropout) {
+  products_.set_dropout(dropout);
+  begin(batch);
+  embed(batch);
+  forward_layers(true);
+  head(batch, 0, false);
+  std::vector<double> weights(documents_.size(), 0.0);
+  weigh(losses_by_document(), weights);
+  for (Target& target : targets_) target.weight = weights[target.document];
+  head(batch, 1, true);
+  backward_layers();
+}
+
+void Pass::backward_layers() {
   for (int64_t layer = config_.layers - 1; layer >= adapter_.lowest_layer; --layer) {
     Tape& tape = tapes_[tapes_.size() > 1 ? static_cast<size_t>(layer) : 0];
     tape.input = inputs_[static_cast<size_t>(layer)];
@@ -331,7 +363,6 @@ double Pass::loss_and_gradients(const Batch& batch, double weight, const Dropout
     }
     backward_layer(layer, tape);
   }
-  return sum;
 }
 
 }  // namespace nfloat

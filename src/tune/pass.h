@@ -3,7 +3,9 @@
 #define NFLOAT_TUNE_PASS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "model/model_state.h"
@@ -44,6 +46,13 @@ class Pass {
   // The same, and adds `weight` times its gradient to the adapter's gradients.
   double loss_and_gradients(const Batch& batch, double weight, const DropoutKey& dropout);
 
+  // Sum of -log p of each document's targets.
+  std::vector<double> document_losses(const Batch& batch, bool with_adapter);
+  // From those sums, `weigh` says the weight of each document's gradient, zeros before; these are added.
+  using Weigh = std::function<void(std::span<const double> losses, std::span<double> weights)>;
+  void document_gradients(const Batch& batch, const Weigh& weigh, const DropoutKey& dropout);
+
+  int64_t capacity() const noexcept { return capacity_; }
   uint64_t bytes() const noexcept { return bytes_; }
   Recompute recompute() const noexcept { return options_.recompute; }
 
@@ -59,10 +68,12 @@ class Pass {
   void attention_block(int64_t layer, Tape& tape);
   void mlp_block(int64_t layer, Tape& tape, float* output);
   void recompute_cheap(int64_t layer, Tape& tape);
+  void backward_layers();
   void backward_layer(int64_t layer, Tape& tape);
   void backward_mlp(int64_t layer, Tape& tape);
   void backward_attention(int64_t layer, Tape& tape);
   double head(const Batch& batch, double weight, bool gradients);
+  std::vector<double> losses_by_document() const;
   void head_slice(int64_t first, int64_t count, double weight, bool gradients);
 
   std::span<LoraModule> modules(int64_t layer, Place place) noexcept;
@@ -111,6 +122,8 @@ class Pass {
   struct Target {
     int64_t row;
     int32_t token;
+    size_t document;
+    double weight = 1;  // of its gradient, times that of the batch
   };
   std::vector<Target> targets_;
 

@@ -111,7 +111,7 @@ double TrainPlan::epoch(int64_t steps) {
          static_cast<double>(steps - first_step_) / static_cast<double>(steps_.size());
 }
 
-Batch make_batch(const std::vector<TrainRow>& rows, const BatchRows& chosen, int64_t length) {
+Batch make_batch(std::span<const TrainRow> rows, const BatchRows& chosen, int64_t length) {
   Batch batch;
   for (const size_t index : chosen) {
     const TrainRow& row = rows[index];

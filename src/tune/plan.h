@@ -3,6 +3,7 @@
 #define NFLOAT_TUNE_PLAN_H_
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "nfloat/train.h"
@@ -38,7 +39,7 @@ class TrainPlan {
   std::vector<StepBatches> steps_;
 };
 
-Batch make_batch(const std::vector<TrainRow>& rows, const BatchRows& chosen, int64_t length);
+Batch make_batch(std::span<const TrainRow> rows, const BatchRows& chosen, int64_t length);
 
 }  // namespace nfloat
 

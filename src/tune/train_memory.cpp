@@ -95,6 +95,7 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
   common.rows = length * (options.rows_per_batch > 0 ? options.rows_per_batch
                           : options.packing          ? 1
                                                      : kDefaultRows);
+  if (options.objective != TrainObjective::kTokens) common.rows *= 2;
   const auto octets = [](int64_t columns) { return (columns + kOctet - 1) / kOctet * kOctet; };
   const int64_t widest_input = std::max({config.hidden, config.query_size(), config.intermediate});
   int64_t floats = common.rows * octets(widest_input) + common.rows * places(config, modules, true).widest +

@@ -18,6 +18,7 @@
 #include "tune/optimizer.h"
 #include "tune/pass.h"
 #include "tune/plan.h"
+#include "tune/preference.h"
 #include "tune/random.h"
 
 namespace nfloat {
@@ -38,6 +39,8 @@ void check_options(const TrainOptions& o) {
   if (!(o.learning_rate >= 0) || !std::isfinite(o.learning_rate)) refuse("the learning rate is negative");
   if (!(o.lora_plus > 0) || !std::isfinite(o.lora_plus)) refuse("the ratio of rates is not positive");
   if (!(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1)) refuse("betas are not in [0, 1)");
+  if (o.objective == TrainObjective::kTokens && o.label_smoothing != 0)
+    refuse("label smoothing is DPO's alone");
   if (!(o.epsilon > 0) || !(o.weight_decay >= 0) || !(o.clip >= 0))
     refuse("epsilon, weight decay or clip is negative");
 }
@@ -78,27 +81,32 @@ uint64_t fingerprint(std::span<const TrainRow> rows) noexcept {
 
 // What must be the same for a run to go on as if it had not stopped.
 Json run_identity(const TrainOptions& o, int64_t total, uint64_t data) {
-  return {{"data", fmt::format("{:016x}", data)},
-          {"steps", total},
-          {"length", o.length},
-          {"packing", o.packing},
-          {"shuffle", o.shuffle},
-          {"rows_per_batch", o.rows_per_batch},
-          {"accumulate", o.accumulate},
-          {"tokens_per_step", o.tokens_per_step},
-          {"learning_rate", o.learning_rate},
-          {"lora_plus", o.lora_plus},
-          {"schedule", static_cast<int>(o.schedule)},
-          {"warmup_steps", o.warmup_steps},
-          {"warmup_share", o.warmup_share},
-          {"betas", std::vector<double>{o.beta1, o.beta2}},
-          {"epsilon", o.epsilon},
-          {"weight_decay", o.weight_decay},
-          {"clip", o.clip},
-          {"dropout", o.dropout},
-          {"dora", o.dora},
-          {"seed", o.seed},
-          {"bf16", o.bf16}};
+  Json run = {{"data", fmt::format("{:016x}", data)},
+              {"steps", total},
+              {"length", o.length},
+              {"packing", o.packing},
+              {"shuffle", o.shuffle},
+              {"rows_per_batch", o.rows_per_batch},
+              {"accumulate", o.accumulate},
+              {"tokens_per_step", o.tokens_per_step},
+              {"learning_rate", o.learning_rate},
+              {"lora_plus", o.lora_plus},
+              {"schedule", static_cast<int>(o.schedule)},
+              {"warmup_steps", o.warmup_steps},
+              {"warmup_share", o.warmup_share},
+              {"betas", std::vector<double>{o.beta1, o.beta2}},
+              {"epsilon", o.epsilon},
+              {"weight_decay", o.weight_decay},
+              {"clip", o.clip},
+              {"dropout", o.dropout},
+              {"dora", o.dora},
+              {"seed", o.seed},
+              {"bf16", o.bf16}};
+  if (o.objective == TrainObjective::kTokens) return run;
+  run["loss"] = o.objective == TrainObjective::kDpo ? "dpo" : "orpo";
+  run["beta"] = o.beta;
+  run["label_smoothing"] = o.label_smoothing;
+  return run;
 }
 
 }  // namespace
@@ -115,7 +123,12 @@ struct Trainer::State {
     if (rows.empty()) fail(ErrorCode::kInvalidArgument, "there are no rows to train on");
     check_rows(rows, model.config().vocabulary);
     adapter = make_adapter(model.state(), options);
-    plan.emplace(lengths_of(rows, options.length), options);
+    if (options.objective != TrainObjective::kTokens) {
+      preferences.emplace(rows, options);
+      plan.emplace(Preferences::lengths(rows, options.length), Preferences::plan_options(options));
+    } else {
+      plan.emplace(lengths_of(rows, options.length), options);
+    }
     warmup = options.warmup_steps >= 0
                  ? options.warmup_steps
                  : static_cast<int64_t>(
@@ -123,14 +136,15 @@ struct Trainer::State {
     optimizer.emplace(adapter);
   }
 
-  // Made when the adapter is final.
-  Pass& passes() {
-    if (!pass) choose_pass();
+  // Made when the adapter is final; for at least so many tokens.
+  Pass& passes(int64_t tokens = 0) {
+    tokens = std::max(tokens, plan->most_batch_tokens());
+    if (!pass || pass->capacity() < tokens) choose_pass(tokens);
     return *pass;
   }
 
   // Memory is taken where it is first written to: what does not fit is given back untouched.
-  void choose_pass() {
+  void choose_pass(int64_t tokens) {
     PassOptions own{.bf16 = options.bf16,
                     .precision = options.bf16 ? Precision::kBF16 : Precision::kF32,
                     .dropout = options.dropout,
@@ -141,7 +155,7 @@ struct Trainer::State {
       if (options.recompute && *options.recompute != level) continue;
       own.recompute = level;
       pass.reset();
-      pass = std::make_unique<Pass>(model, adapter, own, plan->most_batch_tokens(), options.length);
+      pass = std::make_unique<Pass>(model, adapter, own, tokens, options.length);
       // A tenth for what other programs take meanwhile.
       if (available == 0 || pass->bytes() + pass->bytes() / 10 < available) return;
     }
@@ -150,12 +164,39 @@ struct Trainer::State {
     fail(ErrorCode::kOutOfMemory,
          "batches of {} tokens take {} MiB of memory and {} MiB are available; fewer rows a batch, or "
          "shorter ones, take less",
-         plan->most_batch_tokens(), needed >> 20, available >> 20);
+         tokens, needed >> 20, available >> 20);
   }
 
   // Gradients of step `index`, from 0 on; the norm is of all of them.
   TrainStep gradients(int64_t index) {
-    TrainStep result{.step = index + 1};
+    TrainStep result = preferences ? pair_gradients(index) : token_gradients(index);
+    result.step = index + 1;
+    result.grad_norm = gradient_norm(adapter);
+    if (!std::isfinite(result.grad_norm))
+      fail(ErrorCode::kNotFinite, "step {}: the gradient is not finite, the loss is {}", index + 1,
+           result.loss);
+    result.learning_rate =
+        options.learning_rate * schedule_factor(options.schedule, index, warmup, plan->total_steps());
+    return result;
+  }
+
+  TrainStep pair_gradients(int64_t index) {
+    if (preferences->needs_reference()) preferences->make_reference(passes(), plan->most_batch_tokens());
+    TrainStep result;
+    const StepBatches& chosen = plan->step(index);
+    for (LoraModule& module : adapter.modules) module.clear_gradients();
+    try {
+      result.preference = preferences->gradients(passes(), chosen, static_cast<uint64_t>(index), result);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kNotFinite) throw;
+      fail(ErrorCode::kNotFinite, "step {}: {}", index + 1, error.what());
+    }
+    result.loss = result.preference->loss;
+    return result;
+  }
+
+  TrainStep token_gradients(int64_t index) {
+    TrainStep result;
     const StepBatches& chosen = plan->step(index);
     std::vector<Batch> batches;
     for (const BatchRows& batch : chosen) {
@@ -175,12 +216,6 @@ struct Trainer::State {
       }
     }
     result.loss = result.tokens > 0 ? sum / static_cast<double>(result.tokens) : 0;
-    result.grad_norm = gradient_norm(adapter);
-    if (!std::isfinite(result.grad_norm))
-      fail(ErrorCode::kNotFinite, "step {}: the gradient is not finite, the loss is {}", index + 1,
-           result.loss);
-    result.learning_rate =
-        options.learning_rate * schedule_factor(options.schedule, index, warmup, plan->total_steps());
     return result;
   }
 
@@ -188,6 +223,7 @@ struct Trainer::State {
   std::vector<TrainRow> rows;
   TrainOptions options;
   Adapter adapter;
+  std::optional<Preferences> preferences;  // of a run on pairs
   std::optional<TrainPlan> plan;
   std::optional<AdamW> optimizer;
   std::unique_ptr<Pass> pass;
@@ -278,6 +314,22 @@ TrainLoss Trainer::evaluate(std::span<const TrainRow> rows, bool with_adapter) {
   return total;
 }
 
+TrainPreference Trainer::evaluate_pairs(std::span<const TrainRow> rows, bool with_adapter) {
+  State& s = *state_;
+  if (!s.preferences) fail(ErrorCode::kInvalidArgument, "the run is not one of pairs");
+  check_rows(rows, s.model.config().vocabulary);
+  int64_t most = 0;
+  for (const int64_t length : Preferences::lengths(rows, s.options.length)) most = std::max(most, length);
+  most = std::max(most, s.plan->most_batch_tokens());
+  return s.preferences->evaluate(s.passes(most), rows, with_adapter, most);
+}
+
+void Trainer::compute_reference(const std::function<void(int64_t, int64_t)>& progress) {
+  State& s = *state_;
+  if (s.preferences && s.preferences->needs_reference())
+    s.preferences->make_reference(s.passes(), s.plan->most_batch_tokens(), progress);
+}
+
 TrainStep Trainer::dump_gradients(const std::string& path) {
   State& s = *state_;
   const TrainStep result = s.gradients(s.finished);
@@ -325,9 +377,10 @@ void Trainer::save_checkpoint(const std::string& folder, const std::string& base
     tensors.push_back({magnitude_name(module) + ".v", Shape({module.at().out}), own.magnitude.v});
   }
   write_floats((fs::path(whole.path()) / kOptimizerFile).string(), tensors);
-  const Json state = {{"step", s.finished},
-                      {"note", note},
-                      {"run", run_identity(s.options, s.plan->total_steps(), fingerprint(s.rows))}};
+  Json state = {{"step", s.finished},
+                {"note", note},
+                {"run", run_identity(s.options, s.plan->total_steps(), fingerprint(s.rows))}};
+  if (s.preferences && !s.preferences->reference().empty()) state["reference"] = s.preferences->reference();
   write_file_atomically((fs::path(whole.path()) / kStateFile).string(), state.dump(2) + "\n");
   whole.commit(Existing::kReplace, [](const std::string& path) {
     if (!fs::exists(fs::path(path) / kStateFile))
@@ -345,6 +398,9 @@ std::string Trainer::resume(const std::string& folder) {
   const Json json = parse_json_object(text, path);
   const Json now = run_identity(s.options, s.plan->total_steps(), fingerprint(s.rows));
   const Json& then = json.at("run");
+  if (then.contains("loss") && !now.contains("loss"))
+    fail(ErrorCode::kInvalidArgument, "{}: was saved by a run on pairs of answers, with the loss {}", path,
+         then["loss"].dump());
   for (const auto& [key, value] : now.items())
     if (!(then[key] == value))
       fail(ErrorCode::kInvalidArgument, "{}: \"{}\" was {} when the run was saved and is {} now", path, key,
@@ -368,6 +424,8 @@ std::string Trainer::resume(const std::string& folder) {
   if (s.finished < 0 || s.finished > s.plan->total_steps())
     fail(ErrorCode::kMalformedFile, "{}: step {} of {}", path, s.finished, s.plan->total_steps());
   s.optimizer->set_steps(s.finished);
+  if (s.preferences && json.contains("reference"))
+    s.preferences->set_reference(json["reference"].get<std::vector<double>>());
   return json.contains("note") ? json["note"].get<std::string>() : std::string();
 }
 

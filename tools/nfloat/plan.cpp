@@ -18,7 +18,7 @@ namespace nfloat::cli {
 namespace {
 
 struct Options {
-  std::string path, memory;
+  std::string path, memory, loss = "sft";
   int64_t context = 0;
   bool json = false, train = false;
   TrainOptions training;
@@ -30,7 +30,9 @@ const char* level_name(Recompute level) noexcept {
 }
 
 // What `nfloat train` will need with the same options.
-void plan_training(const Options& options) {
+void plan_training(Options& options) {
+  if (options.loss != "sft")
+    options.training.objective = options.loss == "dpo" ? TrainObjective::kDpo : TrainObjective::kOrpo;
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   std::string path = resolve_model_path(options.path);
   if (std::filesystem::is_directory(path)) path = (std::filesystem::path(path) / "config.json").string();
@@ -65,7 +67,7 @@ void plan_training(const Options& options) {
   fmt::print("{}", table.to_string());
 }
 
-void run(const Options& options) {
+void run(Options& options) {
   if (options.train) return plan_training(options);
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   const ModelSize model = measure_model(resolve_model_path(options.path));
@@ -150,6 +152,9 @@ void add_plan_command(const Command& app) {
   command.add_option("--context", options->context, "Tokens of context (default: the model's, at most 4096)")
       .between(int64_t{1}, int64_t{1} << 30);
   command.add_flag("--train", options->train, "What `nfloat train` needs, for each level of --recompute");
+  command.add_option("--loss", options->loss, "With --train: dpo and orpo take two answers a pair")
+      .one_of({"sft", "dpo", "orpo"})
+      .show_default();
   command.add_option("--rank", options->training.rank, "With --train: of the adapter")
       .between(1, 65536)
       .show_default();

@@ -11,12 +11,14 @@
 
 namespace nfloat::cli {
 
-TrainLog::TrainLog(const std::string& path, bool append) : path_(path), csv_(path.ends_with(".csv")) {
+TrainLog::TrainLog(const std::string& path, bool append, bool pairs)
+    : path_(path), csv_(path.ends_with(".csv")) {
   if (path.empty()) return;
   file_ = std::fopen(path.c_str(), append ? "ab" : "wb");
   if (file_ == nullptr) throw Error(ErrorCode::kIo, fmt::format("{}: {}", path, std::strerror(errno)));
   if (csv_ && !append)
-    std::fputs("step,loss,grad_norm,learning_rate,tokens,rows,seconds,held_out_loss\n", file_);
+    fmt::print(file_, "step,loss,grad_norm,learning_rate,tokens,rows,seconds,held_out_loss{}\n",
+               pairs ? ",pairs,reward_margin,accuracy,logp_chosen,logp_rejected" : "");
 }
 
 TrainLog::~TrainLog() {
@@ -30,11 +32,21 @@ void TrainLog::add(const TrainStep& step, const std::optional<double>& held_out)
     line = fmt::format("{},{:.12g},{:.12g},{:.12g},{},{},{:.6g},", step.step, step.loss, step.grad_norm,
                        step.learning_rate, step.tokens, step.rows, step.seconds);
     if (held_out) line += fmt::format("{:.12g}", *held_out);
+    if (const auto& own = step.preference)
+      line += fmt::format(",{},{:.12g},{:.12g},{:.12g},{:.12g}", own->pairs, own->margin, own->accuracy,
+                          own->chosen, own->rejected);
   } else {
     Json json = {{"step", step.step},           {"loss", step.loss},
                  {"grad_norm", step.grad_norm}, {"learning_rate", step.learning_rate},
                  {"tokens", step.tokens},       {"rows", step.rows},
                  {"seconds", step.seconds}};
+    if (const auto& own = step.preference) {
+      json["pairs"] = own->pairs;
+      json["reward_margin"] = own->margin;
+      json["accuracy"] = own->accuracy;
+      json["logp_chosen"] = own->chosen;
+      json["logp_rejected"] = own->rejected;
+    }
     if (held_out) json["held_out_loss"] = *held_out;
     line = json.dump();
   }

@@ -13,8 +13,9 @@ namespace nfloat::cli {
 // A line for each step, in JSON or, of a .csv file, in columns; on the disk when the next step begins.
 class TrainLog {
  public:
-  // An empty path: nowhere. `append`: behind what the file holds. Throws kIo naming the file.
-  TrainLog(const std::string& path, bool append);
+  // An empty path: nowhere. `append`: behind what the file holds. `pairs`: of a run on pairs of answers.
+  // Throws kIo naming the file.
+  TrainLog(const std::string& path, bool append, bool pairs);
   TrainLog(const TrainLog&) = delete;
   TrainLog& operator=(const TrainLog&) = delete;
   ~TrainLog();

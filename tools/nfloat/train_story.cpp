@@ -12,6 +12,11 @@
 
 namespace nfloat::cli {
 
+double held_out_loss(Trainer& trainer, const std::vector<TrainRow>& rows, bool pairs, bool with_adapter) {
+  return pairs ? trainer.evaluate_pairs(rows, with_adapter).loss
+               : trainer.evaluate(rows, with_adapter).mean();
+}
+
 TrainStory::TrainStory(const Options& options, const Model& model, const std::string& folder, int64_t length)
     : options_(options), model_(model) {
   if (!options_.report.empty()) expect_writable_file(options_.report);
@@ -33,14 +38,15 @@ void TrainStory::before(Trainer& trainer, const std::vector<TrainRow>& held_out)
   const int64_t step = trainer.finished_steps();
   if (!held_out.empty()) {
     held_out_at_ = report_.losses.size();
-    const TrainLoss loss = trainer.evaluate(held_out, false);
-    report_.losses.push_back({"held-out rows", {{step, loss.mean()}}});
-    note("before    loss {:.4f} on the held-out rows, perplexity {:.2f}\n", loss.mean(),
-         std::exp(loss.mean()));
+    const double loss = held_out_loss(trainer, held_out, options_.pairs, false);
+    report_.losses.push_back({.name = "held-out rows", .values = {{step, loss}}, .pairs = options_.pairs});
+    note("before    loss {:.4f} on the held-out rows{}\n", loss,
+         options_.pairs ? "" : fmt::format(", perplexity {:.2f}", std::exp(loss)));
   }
   if (!also_.empty()) {
     also_at_ = report_.losses.size();
-    report_.losses.push_back({options_.also, {{step, trainer.evaluate(also_, false).mean()}}});
+    report_.losses.push_back(
+        {.name = options_.also, .values = {{step, trainer.evaluate(also_, false).mean()}}});
   }
 }
 

@@ -14,6 +14,10 @@
 
 namespace nfloat::cli {
 
+// Mean loss of rows that are held out: nats a token, or, of pairs of answers, of a pair.
+double held_out_loss(Trainer& trainer, const std::vector<TrainRow>& rows, bool pairs,
+                     bool with_adapter = true);
+
 // Gathers what a run shows of itself besides its adapter: a report page, samples, the loss of a second text.
 class TrainStory {
  public:
@@ -22,6 +26,7 @@ class TrainStory {
     std::vector<std::string> samples;  // texts to be continued before and after
     std::string also;                  // a text that is not trained on: what is forgotten
     int64_t sample_tokens = 60;
+    bool pairs = false;  // the held-out rows are pairs of answers
   };
   // `folder`: of the tokenizer. Throws as read_train_data for `also`, kIo for a report that cannot be
   // written, kInvalidArgument for a sample that the context has no room for.
