@@ -173,6 +173,15 @@ TEST_F(Train, NothingThatIsThereIsLost) {
   EXPECT_FALSE(std::filesystem::exists(path("new")));
 }
 
+TEST_F(Train, TextsAreCutWhereTheContextEnds) {
+  std::string text;
+  for (int i = 0; i < 3; ++i) text += read_file(model() + "/stories.txt").substr(0, 3000);
+  write_file(path("long.txt"), text);
+  const Result result = nfloat({"train", model(), path("long.txt"), "--dry-run"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.err.find("the longest 512 tokens"), std::string::npos) << result;
+}
+
 TEST_F(Train, ComparesRates) {
   const Result result = train({"--lr", "1e-4,1e-3", "--steps", "2"});
   ASSERT_TRUE(result.ok()) << result;

@@ -6,11 +6,13 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <limits>
 #include <optional>
 
 #include "best_loss.h"
 #include "commands.h"
 #include "model_options.h"
+#include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
 #include "nfloat/text.h"
 #include "nfloat/train.h"
@@ -73,6 +75,14 @@ std::string listed(const std::vector<int64_t>& lines) {
   return lines.size() > kShown ? text + ", ..." : text;
 }
 
+// Tokens that a row can have.
+int64_t context_of(const std::string& folder) {
+  const Checkpoint checkpoint(folder);
+  const std::string text = checkpoint.text_file("config.json");
+  return text.empty() ? std::numeric_limits<int64_t>::max()
+                      : parse_model_config(text, folder + "/config.json").context;
+}
+
 class Job {
  public:
   explicit Job(Options& options)
@@ -87,6 +97,7 @@ class Job {
                               checkpoint()));
     std::optional<OutputFolder> out;
     if (!options_.out.empty() && !options_.dry_run) out.emplace(options_);
+    train_.length = std::max<int64_t>(2, std::min(train_.length, context_of(folder)));
     const TrainDataOptions how{.train_on = options_.train_on == "all"    ? TrainOn::kAll
                                            : options_.train_on == "last" ? TrainOn::kLast
                                                                          : TrainOn::kAnswers,
