@@ -210,8 +210,11 @@ size_t write_adapter_gguf(const std::string& folder, const Checkpoint& base, con
   if (fs::exists(place)) expect_gguf_adapter(place, output);
   const Base model(base);
   std::vector<LowRankPair> pairs = read_folder(folder);
-  // llama.cpp multiplies by alpha / rank of each pair.
-  const double alpha = pairs[0].scale * static_cast<double>(pairs[0].rank);
+  // llama.cpp multiplies by alpha / rank of each pair. The largest alpha keeps every factor of B within 1.
+  double alpha = 0;
+  for (const LowRankPair& pair : pairs)
+    alpha = std::max(alpha, std::abs(pair.scale * static_cast<double>(pair.rank)));
+  if (static_cast<float>(alpha) == 0) alpha = 1;  // in the file 0 would say that pairs count as they are
   std::vector<GgufWriter::Declared> declared;
   for (LowRankPair& pair : pairs) {
     const std::string stored = model.find(pair.name + ".weight");

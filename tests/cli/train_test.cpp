@@ -329,6 +329,21 @@ TEST_F(Train, AdaptersGoToGgufAndBack) {
   EXPECT_TRUE(temporaries(folder_).empty());
   expect_complaint(nfloat({"generate", model(), "-p", "The", "--lora", path("adapter.gguf")}),
                    {"adapter.gguf", "--adapter-of"});
+  // Pairs that count for nothing, the first of them or all.
+  const auto with = [&](const char* name, const std::function<void(Json&)>& change) {
+    std::filesystem::copy(path("adapter"), path(name));
+    const std::string file = path(name) + "/adapter_config.json";
+    Json config = Json::parse(read_file(file));
+    change(config);
+    write_file(file, config.dump());
+    const std::string folder = name;
+    EXPECT_TRUE(convert(name, (folder + ".gguf").c_str(), false).ok());
+    EXPECT_TRUE(convert((folder + ".gguf").c_str(), (folder + "-back").c_str(), false).ok());
+    EXPECT_NEAR(1, score(name) / score((folder + "-back").c_str()), 1e-5) << name;
+  };
+  with("part", [](Json& config) { config["alpha_pattern"]["model.layers.0.mlp.down_proj"] = 0; });
+  with("silent", [](Json& config) { config["lora_alpha"] = 0; });
+
   ASSERT_TRUE(train({"--out", path("dora"), "--steps", "1", "--rank", "2", "--dora"}).ok());
   const Result dora = nfloat({"convert", path("dora"), path("dora.gguf"), "--adapter-of", model()});
   EXPECT_FALSE(dora.ok());
