@@ -62,6 +62,8 @@ class NFLOAT_API Sampler {
   const SamplerOptions& options() const noexcept;
   // One that will draw what this one will.
   Sampler fork() const;
+  // From now on draws what `other`, which has the same options, will.
+  void draw_as(const Sampler& other) noexcept;
 
   // `history`: the tokens so far, prompt included (penalties and what may not be repeated look at it). Of
   // equal logits the lowest token counts as the most likely. Throws kNotFinite when no logit of an allowed

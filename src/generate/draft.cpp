@@ -24,7 +24,7 @@ void check_same_tokens(const Tokenizer& draft, const Tokenizer& tokenizer) {
 
 void draft(std::span<DraftTask> tasks, int64_t most_read) {
   std::vector<BatchEntry> entries;
-  std::vector<std::pair<DraftTask*, Sampler>> guessing;
+  std::vector<DraftTask*> guessing;
   for (DraftTask& task : tasks) {
     DraftSequence& own = *task.sequence;
     const int64_t vocabulary = own.session_.model().config().vocabulary;
@@ -46,22 +46,29 @@ void draft(std::span<DraftTask> tasks, int64_t most_read) {
     if (!behind && most <= 0) continue;
     entries.push_back({&own.session_, missing, behind ? WantedLogits::kNone : WantedLogits::kLast});
     own.tokens_.insert(own.tokens_.end(), missing.begin(), missing.end());
-    if (!behind) {
-      task.most = most;
-      guessing.emplace_back(&task, task.sampler->fork());
-    }
+    task.read = std::ssize(missing);
+    if (behind) continue;
+    task.most = most;
+    if (own.sampler_)
+      own.sampler_->draw_as(*task.sampler);
+    else
+      own.sampler_.emplace(task.sampler->fork());
+    guessing.push_back(&task);
   }
-  std::vector<int32_t> text;
   for (int64_t round = 0; !entries.empty(); ++round) {
     forward_batch(entries);
     entries.clear();
-    for (auto& [task, sampler] : guessing) {
+    for (DraftTask* task : guessing) {
       if (std::ssize(task->guess) != round || round >= task->most) continue;
       DraftSequence& own = *task->sequence;
-      text.assign(task->tokens.begin(), task->tokens.end());
-      text.insert(text.end(), task->guess.begin(), task->guess.end());
-      const int32_t token =
-          sampler.sample(own.session_.logits(), text, {.prompt_tokens = task->prompt_tokens, .allowed = {}});
+      int32_t token = 0;
+      try {
+        token = own.sampler_->sample(own.session_.logits(), own.tokens_,
+                                     {.prompt_tokens = task->prompt_tokens, .allowed = {}});
+      } catch (const Error&) {
+        task->most = round;
+        continue;
+      }
       task->guess.push_back(token);
       if (round + 1 >= task->most) continue;
       own.tokens_.push_back(token);

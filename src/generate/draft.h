@@ -27,22 +27,32 @@ class DraftSequence {
   friend void draft(std::span<struct DraftTask> tasks, int64_t most_read);
   Session session_;
   std::vector<int32_t> tokens_;  // that the session holds
+  std::optional<Sampler> sampler_;
 };
 
 struct DraftTask {
   DraftSequence* sequence = nullptr;
-  std::span<const int32_t> tokens;   // the text
-  int64_t prompt_tokens = 0;         // of it
-  const Sampler* sampler = nullptr;  // that will choose: the draft draws with the same random numbers
+  std::span<const int32_t> tokens;  // the text
+  int64_t prompt_tokens = 0;        // of it
+  // That will choose, one and the same for all tasks of a sequence: the draft draws with its random numbers.
+  const Sampler* sampler = nullptr;
   int64_t most = 0;
-  std::vector<int32_t> guess = {};  // the result
+  // The results: the guess, and how many tokens of the text were read for it.
+  std::vector<int32_t> guess = {};
+  int64_t read = 0;
 };
+
+// Nothing was read but what every guess has to: the token chosen last, and a guess before it that was right.
+inline bool is_up_to_date(const DraftTask& task) noexcept {
+  return task.read <= 2;
+}
 
 // Throws kInvalidArgument: the model has fewer tokens than the tokenizer.
 void check_draft(const Model& draft, const Tokenizer& tokenizer);
 
 // Guesses for several sequences of one draft model together. A sequence that is more than `most_read` tokens
-// behind its text reads so many and guesses nothing.
+// behind its text reads so many and guesses nothing; one whose sampler finds nothing to choose ends its
+// guess.
 void draft(std::span<DraftTask> tasks, int64_t most_read);
 
 }  // namespace nfloat

@@ -46,13 +46,16 @@ struct Engine::State {
   std::vector<Part> plan();
   // Pages for all parts, by letting go of what can be; parts of streams that had to wait are gone then.
   void make_room(std::vector<Part>& parts);
+  // Those that need pages of their own.
+  void drop_guesses(std::span<Part> parts) const;
   void preempt(EngineStream& stream);
   int64_t pages_wanted(std::span<const Part> parts) const;
   uint64_t used_bytes() const noexcept { return pool->used_bytes(); }
 
   // How many tokens of a stream may be guessed when `decoding` streams go on.
   int64_t most_guesses(const EngineStream& stream, int64_t decoding) const;
-  // Guesses at most what the parts have room for.
+  static std::vector<int32_t> forced(EngineStream& stream, int64_t most);
+  // Guesses at most what the parts have room for. What fails here guesses nothing.
   void guess(std::span<Part> parts, int64_t decoding);
   void forward(std::span<Part> parts);
   void score(const Part& part, int64_t index, std::span<const float> logits);

@@ -175,9 +175,23 @@ void Engine::State::preempt(EngineStream& stream) {
   ++statistics.preempted;
 }
 
+void Engine::State::drop_guesses(std::span<Part> parts) const {
+  for (Part& part : parts) {
+    const int64_t without = part.count - part.guesses;
+    if (pages_for(part.begin + part.count, page_positions) == pages_for(part.begin + without, page_positions))
+      continue;
+    part.count = without;
+    part.guesses = 0;
+  }
+}
+
 void Engine::State::make_room(std::vector<Part>& parts) {
   const auto page_bytes = static_cast<uint64_t>(pool->page_bytes());
-  while (used_bytes() + static_cast<uint64_t>(pages_wanted(parts)) * page_bytes > options.kv_bytes) {
+  const auto too_much = [&] {
+    return used_bytes() + static_cast<uint64_t>(pages_wanted(parts)) * page_bytes > options.kv_bytes;
+  };
+  if (too_much()) drop_guesses(parts);
+  while (too_much()) {
     if (prefixes.drop_one()) continue;
     if (active.size() <= 1) return;
     const auto newest =
@@ -208,6 +222,15 @@ int64_t Engine::State::most_guesses(const EngineStream& stream, int64_t decoding
   return std::clamp<int64_t>(kGuessRows / decoding - 1, 0, std::max<int64_t>(left, 0));
 }
 
+// None where the automaton fails: the choice of the next token says so.
+std::vector<int32_t> Engine::State::forced(EngineStream& stream, int64_t most) {
+  try {
+    return stream.matcher->forced(static_cast<size_t>(most));
+  } catch (const std::exception&) {
+    return {};
+  }
+}
+
 void Engine::State::guess(std::span<Part> parts, int64_t decoding) {
   using Guesser = EngineStream::Guesser;
   std::vector<DraftTask> tasks;
@@ -226,9 +249,7 @@ void Engine::State::guess(std::span<Part> parts, int64_t decoding) {
       stream.pass.insert(stream.pass.end(), found.begin(), found.end());
       return !found.empty();
     };
-    if (stream.matcher && take(Guesser::kGrammar, [&](int64_t most) {
-          return stream.matcher->forced(static_cast<size_t>(most));
-        }))
+    if (stream.matcher && take(Guesser::kGrammar, [&](int64_t most) { return forced(stream, most); }))
       continue;
     const int64_t look_up_most = stream.job->request.generation.look_up;
     if (look_up_most > 0 && take(Guesser::kLookUp, [&](int64_t most) {
@@ -249,7 +270,12 @@ void Engine::State::guess(std::span<Part> parts, int64_t decoding) {
                      .most = most});
   }
   const double begun = options.clock();
-  draft(tasks, kDraftRead);
+  try {
+    draft(tasks, kDraftRead);
+  } catch (const std::exception&) {
+    for (DraftTask& task : tasks) task.guess.clear();
+    for (EngineStream* stream : drafting) stream->draft.reset();
+  }
   const int64_t vocabulary = root.model().config().vocabulary;
   int64_t drafted = 0;
   for (size_t i = 0; i < tasks.size(); ++i)
@@ -258,7 +284,7 @@ void Engine::State::guess(std::span<Part> parts, int64_t decoding) {
       drafting[i]->pass.push_back(token);
       ++drafted;
     }
-  if (drafted > 0) {
+  if (drafted > 0 && std::all_of(tasks.begin(), tasks.end(), is_up_to_date)) {
     const double each = (options.clock() - begun) / static_cast<double>(drafted);
     draft_seconds = draft_seconds > 0 ? 0.75 * draft_seconds + 0.25 * each : each;
   }

@@ -87,7 +87,7 @@ void TokenSequence::truncate(int64_t length) {
 
 // Of the pass at work.
 struct Generation::Guesses {
-  int64_t look_up = 0;
+  int64_t look_up = 0, max_tokens = 0;
   const Tokenizer* tokenizer = nullptr;
   const Sampler* sampler = nullptr;
   std::optional<DraftSequence> draft;
@@ -130,8 +130,7 @@ struct Generation::Guesses {
         std::find_if(task.guess.begin(), task.guess.end(), [&](int32_t id) { return id >= vocabulary; });
     task.guess.erase(foreign, task.guess.end());
     drafted = !task.guess.empty();
-    // The first time it reads the prompt.
-    if (drafted && std::exchange(read, true))
+    if (drafted && is_up_to_date(task))
       draft_seconds = 0.75 * draft_seconds + 0.25 * seconds / static_cast<double>(task.guess.size());
     return std::move(task.guess);
   }
@@ -140,7 +139,6 @@ struct Generation::Guesses {
         .checked(static_cast<int64_t>(count), static_cast<int64_t>(right));
     count = 0;
   }
-  bool read = false;
 };
 
 Generation::Generation(TokenSequence& sequence, const Tokenizer& tokenizer, Sampler& sampler,
@@ -150,6 +148,7 @@ Generation::Generation(TokenSequence& sequence, const Tokenizer& tokenizer, Samp
       continuation_(tokenizer, sampler, prompt_, options),
       guesses_(std::make_shared<Guesses>()) {
   guesses_->look_up = options.look_up;
+  guesses_->max_tokens = options.max_tokens;
   guesses_->tokenizer = &tokenizer;
   guesses_->sampler = &sampler;
 }
@@ -214,9 +213,10 @@ std::span<const float> Generation::next_logits() {
   }
   if (confirmed_ < held.size()) sequence_->truncate(static_cast<int64_t>(confirmed_));
   guesses_->checked();
-  const std::vector<int32_t> guess =
-      guesses_->next(continuation_, std::clamp<int64_t>(sequence_->room() - 1, 0, kMostGuesses),
-                     static_cast<int64_t>(vocabulary));
+  // A token is chosen behind the last guess.
+  const int64_t left = std::min(sequence_->room(), guesses_->max_tokens - continuation_.generated()) - 1;
+  const std::vector<int32_t> guess = guesses_->next(continuation_, std::clamp<int64_t>(left, 0, kMostGuesses),
+                                                    static_cast<int64_t>(vocabulary));
   guessed_ += std::ssize(guess);
   ++confirmed_;
   double seconds = 0;

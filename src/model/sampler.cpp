@@ -154,6 +154,10 @@ Sampler Sampler::fork() const {
   return result;
 }
 
+void Sampler::draw_as(const Sampler& other) noexcept {
+  state_->generator = other.state_->generator;
+}
+
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history,
                         const SamplerInput& input) {
   const SamplerOptions& options = state_->options;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <thread>
@@ -300,6 +301,52 @@ TEST_F(Engines, GuessesChangeNoToken) {
       }
     }
   }
+}
+
+TEST_F(Engines, WhatCannotGuessGuessesNothing) {
+  const Model broken =
+      Model::load(folder(), {.transform = [](const std::string&, std::span<float> weights, int64_t,
+                                             int64_t) { std::ranges::fill(weights, std::nanf("")); },
+                             .precision = Precision::kF32,
+                             .threads = 1});
+  EngineOptions given = options();
+  given.draft = broken;
+  Engine engine(model(), tokenizer(), given);
+  EngineRequest bound = request(kPrompts[0], 60);
+  // The automaton fails behind a text that is sure.
+  bound.grammar = Grammar::from_regex("once upon a time there was a little old man((a?){200}){200}");
+  const uint64_t bad = engine.submit(bound).value(), free = engine.submit(request(kPrompts[2], 30)).value();
+  while (engine.step()) {
+  }
+  EXPECT_GT(outcomes_[bad].choices[0].text.size(), 30u);
+  EXPECT_NE(outcomes_[bad].error, "");
+  EXPECT_EQ(outcomes_[free].error, "");
+  EXPECT_EQ(outcomes_[free].choices[0].tokens.size(), 30u);
+  EXPECT_EQ(engine.statistics().failed, 1u);
+}
+
+TEST_F(Engines, GuessesDriveNoOneOut) {
+  EngineRequest wanted = request(kPrompts[0], 200), other = request(kPrompts[1], 200);
+  // The text ends shortly before a page does.
+  const std::vector<int32_t> whole = alone(wanted).choices[0].tokens;
+  const auto begin = static_cast<size_t>(126 - std::ssize(wanted.prompt));
+  size_t last = begin;
+  while (std::find(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(last), whole[last]) !=
+         whole.begin() + static_cast<std::ptrdiff_t>(last))
+    --last;
+  wanted.generation.end_tokens = {whole[last]};
+  SCOPED_TRACE(std::to_string(begin - last));
+  EngineOptions tight{.streams = 2, .context = 256};
+  tight.kv_bytes = kv_cache_bytes(model().config(), KvCacheType::kF16, 512);
+  tight.draft = Model::load(folder(), {.precision = Precision::kF32, .threads = 1});
+  Engine engine(model(), tokenizer(), options(tight));
+  other.generation.max_tokens = 100;
+  engine.submit(wanted);
+  engine.submit(other);
+  while (engine.step()) {
+  }
+  EXPECT_GT(engine.statistics().guessed_right, 0u);
+  EXPECT_EQ(engine.statistics().preempted, 0u);
 }
 
 TEST_F(Engines, DraftsDoNotChangeTheDistribution) {

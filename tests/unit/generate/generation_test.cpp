@@ -181,6 +181,23 @@ TEST_F(Generations, LookingUpChangesNoToken) {
   }
 }
 
+TEST_F(Generations, NothingIsGuessedBeyondTheLimit) {
+  // A text of one token over and over, which is found every time.
+  std::vector<int32_t> text = prompt("The keeper lit the lamp");
+  const int32_t token = text.back();
+  text.insert(text.end(), 8, token);
+  for (const int64_t limit : {3, 4, 5}) {
+    TokenSequence own = sequence();
+    Sampler sampler({.temperature = 0, .bias = {{token, 1e4F}}});
+    Generation generation(own, tokenizer(), sampler, text, {.max_tokens = limit, .look_up = 7});
+    while (generation.next()) {
+    }
+    // Two tokens come without guesses, and one behind them.
+    EXPECT_LE(generation.guessed(), limit - 3);
+    EXPECT_TRUE(limit == 3 || generation.guessed() > 0);
+  }
+}
+
 TEST_F(Generations, PromptsThatCannotBeAreRefused) {
   TokenSequence own = sequence(8);
   Sampler sampler = greedy();
