@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "c_api/handles.h"
+#include "evaluate/scoring.h"
+#include "evaluate/windows.h"
 #include "nfloat/comparison.h"
 #include "nfloat/memory_plan.h"
 #include "nfloat/results.h"
@@ -14,11 +16,17 @@ using namespace nfloat::c_api;
 
 namespace {
 
-void copy_floats(const std::vector<float>& from, float* to, size_t capacity, const char* name) {
-  if (to == nullptr) return;
-  if (from.size() > capacity)
-    fail(ErrorCode::kInvalidArgument, "{} has room for {} tokens, {} count", name, capacity, from.size());
-  std::memcpy(to, from.data(), from.size() * sizeof(float));
+// Throws kInvalidArgument unless each token of `text` that counts has its place.
+void expect_room(const nfloat::Model& model, std::span<const int32_t> text,
+                 const nfloat::PerplexityOptions& options, size_t capacity, const char* name) {
+  const auto windows = nfloat::cut_windows(text, nfloat::resolved(model, options));
+  const auto tokens = static_cast<size_t>(nfloat::tokens_to_score(windows));
+  if (tokens > capacity)
+    fail(ErrorCode::kInvalidArgument, "{} has room for {} tokens, {} count", name, capacity, tokens);
+}
+
+void copy_floats(const std::vector<float>& from, float* to) {
+  if (to != nullptr) std::memcpy(to, from.data(), from.size() * sizeof(float));
 }
 
 }  // namespace
@@ -40,10 +48,13 @@ nfloat_status nfloat_divergence(const nfloat_model* reference, const nfloat_mode
     needed(reference, "reference");
     needed(model, "model");
     const nfloat::PerplexityOptions options = perplexity_options_of(given, control);
-    const nfloat::DivergenceResult made =
-        nfloat::divergence(reference->value, model->value, tokens_of(tokens, count), options);
-    copy_floats(made.token_kl, token_kl, token_capacity, "token_kl");
-    copy_floats(made.token_loss, token_loss, token_capacity, "token_loss");
+    const std::span<const int32_t> text = tokens_of(tokens, count);
+    if (token_kl != nullptr || token_loss != nullptr)
+      expect_room(model->value, text, options, token_capacity,
+                  token_kl != nullptr ? "token_kl" : "token_loss");
+    const nfloat::DivergenceResult made = nfloat::divergence(reference->value, model->value, text, options);
+    copy_floats(made.token_kl, token_kl);
+    copy_floats(made.token_loss, token_loss);
     const auto precision = [&](const nfloat_model* of) {
       return nfloat::precision_name(options.precision.value_or(of->value.options().precision));
     };

@@ -14,7 +14,9 @@ using namespace nfloat::c_api;
 
 namespace {
 
-constexpr size_t kPiece = 64;  // tokens of the prompt between two looks at the control
+// Tokens of the prompt that are read at a time: between two looks at the control, and without one. Of the
+// same bits, for both are multiples of 64.
+constexpr size_t kPiece = 64, kWholePiece = 512;
 
 class Stopwatch {
  public:
@@ -79,10 +81,14 @@ struct nfloat_generator {
     const std::span<const int32_t> all(record.prompt);
     const int64_t start = session->position();
     begin_progress(control, all.size());
+    const size_t most = control == nullptr ? kWholePiece : kPiece;
     try {
-      for (size_t at = 0; at < all.size(); at += kPiece) {
+      for (size_t at = 0; at < all.size(); at += most) {
         show_progress(control, at, all.size());
-        session->prefill(all.subspan(at, std::min(kPiece, all.size() - at)));
+        const nfloat::BatchEntry piece{
+            session, all.subspan(at, std::min(most, all.size() - at)),
+            all.size() - at > most ? nfloat::WantedLogits::kNone : nfloat::WantedLogits::kLast};
+        nfloat::forward_batch({&piece, 1});
       }
       report_progress(control, all.size(), all.size());
     } catch (...) {

@@ -74,6 +74,10 @@ TEST_F(CEvaluation, DivergenceIsThatOfEachToken) {
             NFLOAT_INVALID_ARGUMENT);
   nfloat_control_cancel(control);
   EXPECT_EQ(nfloat_divergence(model_, quantized, tokens_.data(), tokens_.size(), &scoring_, control, nullptr,
+                              loss.data(), tokens_.size() - 1, &json, nullptr),
+            NFLOAT_INVALID_ARGUMENT)
+      << "before anything is computed";
+  EXPECT_EQ(nfloat_divergence(model_, quantized, tokens_.data(), tokens_.size(), &scoring_, control, nullptr,
                               nullptr, 0, &json, nullptr),
             NFLOAT_INTERRUPTED);
   EXPECT_EQ(json, nullptr);
