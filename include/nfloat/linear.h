@@ -21,6 +21,9 @@ enum class Precision : uint8_t {
   kInt8,  // activations int8 by blocks of at most 64, levels rounded to int8 once
 };
 
+// "f32", "bf16", "int8".
+NFLOAT_API const char* precision_name(Precision precision) noexcept;
+
 // The faster one of kBF16 and kInt8 here: kBF16 where the processor (or NFLOAT_TARGET) multiplies pairs of
 // bf16, which costs less accuracy; kInt8, about twice as fast, elsewhere.
 NFLOAT_API Precision fast_precision() noexcept;

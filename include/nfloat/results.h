@@ -111,8 +111,6 @@ struct DivergenceNames {
   std::string precision, reference, reference_precision;
 };
 NFLOAT_API std::string divergence_json(const DivergenceResult& result, const DivergenceNames& names);
-// "f32", "bf16", "int8".
-NFLOAT_API const char* precision_name(Precision precision) noexcept;
 
 // A model that is loaded: its size, precision, memory, and config.json of the folder `path`.
 NFLOAT_API std::string model_json(const Model& model, const std::string& path);

@@ -286,6 +286,10 @@ void empty_sum(const Job& job) noexcept {
 
 }  // namespace
 
+const char* precision_name(Precision precision) noexcept {
+  return precision == Precision::kF32 ? "f32" : precision == Precision::kBF16 ? "bf16" : "int8";
+}
+
 Precision fast_precision() noexcept {
   return kernels::table().gemm.multiplies_bf16 ? Precision::kBF16 : Precision::kInt8;
 }

@@ -6,10 +6,6 @@
 
 namespace nfloat {
 
-const char* precision_name(Precision precision) noexcept {
-  return precision == Precision::kF32 ? "f32" : precision == Precision::kBF16 ? "bf16" : "int8";
-}
-
 std::string evaluation_json(const std::string& model, const std::vector<TaskResult>& results,
                             double seconds) {
   Json json = {{"model", model}, {"seconds", seconds}, {"tasks", Json::array()}};

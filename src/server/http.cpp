@@ -301,12 +301,9 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
   void next() {
     if (keep_alive_ && stream_.secure() && watching_) return wait_for_next();
     if (keep_alive_) return read_header(server_.limits.idle_seconds);
-    if (stream_.secure()) return say_goodbye();
-    // The client may still be sending: a closed socket would answer with a reset, and the answer be lost.
-    beast::error_code ignored;
-    stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
     stream_.layer().expires_after(seconds(2));
-    drain();
+    if (stream_.secure()) return say_goodbye();
+    stop_sending();
   }
   // The next request comes to read_ahead().
   void wait_for_next() {
@@ -317,17 +314,27 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
       if (!error && self && self->phase_ == Phase::kReading && self->watching_) self->shut();
     });
   }
+  // Fails where the client sends anything else than its own goodbye.
   void say_goodbye() {
-    stream_.layer().expires_after(seconds(2));
-    stream_.async_close([self = shared_from_this()](beast::error_code) { self->shut(); });
+    stream_.async_close([self = shared_from_this()](beast::error_code) {
+      if (self->watching_) return self->shut();
+      self->stop_sending();
+    });
   }
+  // The client may still be sending: a closed socket would answer with a reset, and the answer be lost.
+  void stop_sending() {
+    beast::error_code ignored;
+    stream_.socket().shutdown(tcp::socket::shutdown_send, ignored);
+    drain();
+  }
+  // Beneath TLS, which has ended.
   void drain() {
-    stream_.async_read_some(net::buffer(dropped_),
-                            [self = shared_from_this()](beast::error_code error, size_t count) {
-                              self->drained_ += count;
-                              if (error || self->drained_ > kMostDrained) return self->shut();
-                              self->drain();
-                            });
+    stream_.layer().async_read_some(net::buffer(dropped_),
+                                    [self = shared_from_this()](beast::error_code error, size_t count) {
+                                      self->drained_ += count;
+                                      if (error || self->drained_ > kMostDrained) return self->shut();
+                                      self->drain();
+                                    });
   }
 
   HttpServer::State& server_;

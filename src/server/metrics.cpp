@@ -8,10 +8,6 @@
 namespace nfloat {
 namespace {
 
-const char* precision_name(Precision precision) noexcept {
-  return precision == Precision::kF32 ? "f32" : precision == Precision::kBF16 ? "bf16" : "int8";
-}
-
 uint64_t resident_bytes() noexcept {
   std::FILE* file = std::fopen("/proc/self/statm", "r");
   if (file == nullptr) return 0;

@@ -20,11 +20,12 @@ const cpuSeconds = () => {
 const metric = async name => Number(new RegExp(`\nnfloat:${name} (\\S+)`).exec(await (await fetch(root + '/metrics')).text())?.[1]);
 const post = body => fetch(root + '/v1/completions', {method: 'POST', headers: {'content-type': 'application/json'}, body: JSON.stringify(body)});
 
-// What comes back for these bytes, or for what `act` does with the socket.
+// What comes back for these bytes, or for what `act` does with the socket, until the server closes it; '(timed out)' when it does
+// not.
 const raw = (bytes, {wait = 5000, act = socket => socket.write(bytes)} = {}) => new Promise(done => {
   const socket = net.connect(port, '127.0.0.1');
   let got = '';
-  const timer = setTimeout(() => socket.destroy(), wait);
+  const timer = setTimeout(() => { done('(timed out)'); socket.destroy(); }, wait);
   socket.on('data', data => { got += data; });
   socket.on('error', () => {});
   socket.on('close', () => { clearTimeout(timer); done(got); });
@@ -33,7 +34,7 @@ const raw = (bytes, {wait = 5000, act = socket => socket.write(bytes)} = {}) => 
 const head = 'POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n';
 const whole = body => `${head}Content-Length: ${JSON.stringify(body).length}\r\n\r\n${JSON.stringify(body)}`;
 const endless = {prompt: 'The sea is', max_tokens: 300, ignore_eos: true, stream: true};
-const status = answer => answer.split('\r\n')[0].split(' ')[1] ?? '(closed)';
+const status = answer => answer === '(timed out)' ? answer : answer.split('\r\n')[0].split(' ')[1] ?? '(closed)';
 const answers = answer => (answer.match(/HTTP\/1\.1 \d/g) ?? []).length;
 
 for (const [what, bytes] of Object.entries({

@@ -130,6 +130,14 @@ TEST(Tls, CarriesAnswersStreamsAndTheEndOfAClient) {
     client.send(post(R"({"prompt": "The sea", "max_tokens": 400, "ignore_eos": true, "stream": true})"));
     client.receive("data:");
   }
+  {
+    // An error is heard while the request is still being sent.
+    TlsClient client(port, certificate);
+    client.send("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n");
+    for (int i = 0; i < 16; ++i) client.send(std::string(16384, 'x'));
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    EXPECT_NE(client.receive("\x01never").find("400 Bad Request"), std::string::npos);
+  }
   TlsClient watcher(port, certificate);
   bool idle = false;
   for (int i = 0; i < 100 && !idle; ++i) {
