@@ -41,6 +41,8 @@ struct CalibrationOptions {
   int level = 1;
   bool fast = false;  // no new coding of whole blocks: most of the gain in less time
   int threads = 0;
+  // Asked many times a second, from any thread; true ends the work with kInterrupted. Must not throw.
+  std::function<bool()> cancelled = nullptr;
   // Called once before the work; may throw to cancel.
   std::function<void(const CalibrationEstimate&)> estimated = nullptr;
   // Called before each layer, with the layer's number and their count; may throw to cancel.
@@ -73,27 +75,31 @@ struct Calibration {
 // every tenth is held back. Layers are read from the checkpoint one at a time; the hidden states of all
 // windows, float32, stay in memory (twice for level 2). The same result for every number of threads on one
 // kind of processor. Throws kUnsupported (the model does not run), kInvalidArgument (fewer than two windows),
-// kNotFinite naming the layer, kMalformedFile (`earlier` is of another model), and as Model::load.
+// kNotFinite naming the layer, kMalformedFile (`earlier` is of another model), kInterrupted, and as
+// Model::load.
 NFLOAT_API Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
                                  std::span<const std::vector<int32_t>> windows,
                                  const QuantizeCheckpointOptions& quantize,
                                  const CalibrationOptions& options = {});
 
 // The finished layers of a calibration in a file, so that a run that was cut short goes on: a record a layer,
-// on the disk when append() returns. What a killed run wrote half is passed over.
+// on the disk when append() returns. What a killed run wrote half is passed over. The file belongs to one
+// object, of all processes, at a time.
 class NFLOAT_API CalibrationFile {
  public:
   // Opens `path` or makes it. `key` says what is calibrated, in any words: throws kAlreadyExists when the
-  // file has another, kMalformedFile when it is not such a file, kIo.
+  // file has another or belongs to another object, kMalformedFile when it is not such a file, kIo.
   CalibrationFile(const std::string& path, const std::string& key, const QuantizeCheckpointOptions& quantize);
   const std::vector<CalibratedLayer>& layers() const noexcept { return layers_; }
   void append(const CalibratedLayer& layer);
   void remove() noexcept;
-  // Removes `path` where it is there. Throws kMalformedFile for what is not the state of a calibration, kIo.
+  // Removes `path` where it is there. Throws kMalformedFile for what is not the state of a calibration,
+  // kAlreadyExists for what belongs to an object, kIo.
   static void discard(const std::string& path);
 
  private:
   const std::string path_;
+  std::shared_ptr<const int> file_;  // its descriptor, locked
   std::vector<CalibratedLayer> layers_;
 };
 

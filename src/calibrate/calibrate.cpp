@@ -7,6 +7,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "calibrate/cancel.h"
 #include "calibrate/estimate.h"
 #include "calibrate/inputs.h"
 #include "calibrate/matrix.h"
@@ -36,14 +37,16 @@ class Stream {
 
   // Takes the states through a layer.
   void advance(int64_t layer, const LayerWeights& weights, LinearObserver* observer = nullptr) {
-    LayerExecutor executor = make({.observer = observer});
+    CancelObserver asking(observer);
+    LayerExecutor executor = make({.observer = &asking});
     pass_.layer(executor, layer, weights, x_.data());
   }
   // Shows what a product of the layer would see.
   void look(int64_t layer, const LayerWeights& weights, LinearObserver& observer,
             std::optional<LinearRole> until) {
     copy_ = x_;
-    LayerExecutor executor = make({.observer = &observer, .until = until});
+    CancelObserver asking(&observer);
+    LayerExecutor executor = make({.observer = &asking, .until = until});
     pass_.layer(executor, layer, weights, copy_.data());
   }
   std::vector<float> logits() {
@@ -369,6 +372,7 @@ Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, const ModelC
                       const QuantizeCheckpointOptions& quantize, const CalibrationOptions& options) {
   if (options.level < 1 || options.level > 2)
     fail(ErrorCode::kInvalidArgument, "calibration level {}: 1 or 2 expected", options.level);
+  const CancelScope cancel(options.cancelled);
   return Calibrator(std::move(checkpoint), config, windows, quantize, options).run();
 }
 

@@ -2,6 +2,8 @@
 // A line that says what is calibrated, then a record a layer: a line of JSON, behind it codes, scales and
 // second-level scales of its tensors.
 #include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -10,7 +12,6 @@
 #include <filesystem>
 #include <type_traits>
 
-#include "base/atomic_file.h"
 #include "base/fail.h"
 #include "base/fnv.h"
 #include "base/json.h"
@@ -39,30 +40,22 @@ auto parts_of(Tensor& tensor) noexcept {
   return std::array{bytes(tensor.codes), bytes(tensor.nested.codes), bytes(tensor.nested.absmax)};
 }
 
-// Appends to a file that is there.
+// Appends to the file behind a descriptor.
 class Appender {
  public:
-  explicit Appender(const std::string& path)
-      : path_(path), fd_(::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC)) {
-    if (fd_ < 0) give_up();
-  }
-  Appender(const Appender&) = delete;
-  Appender& operator=(const Appender&) = delete;
-  ~Appender() {
-    if (fd_ >= 0) ::close(fd_);
-  }
+  Appender(int descriptor, const std::string& path) noexcept : descriptor_(descriptor), path_(path) {}
 
   // Throw kIo.
   void write(std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
-      const ssize_t written = ::write(fd_, bytes.data(), bytes.size());
+      const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
       if (written < 0 && errno == EINTR) continue;
       if (written <= 0) give_up();
       bytes = bytes.subspan(static_cast<size_t>(written));
     }
   }
   void sync() {
-    if (::fdatasync(fd_) != 0) give_up();
+    if (::fdatasync(descriptor_) != 0) give_up();
   }
 
  private:
@@ -70,8 +63,8 @@ class Appender {
     fail(ErrorCode::kIo, "{}: cannot write: {}", path_, std::strerror(errno));
   }
 
+  const int descriptor_;
   const std::string& path_;
-  const int fd_;
 };
 
 // Makes room for what a tensor of this shape has; false: no tensor has it.
@@ -130,36 +123,65 @@ bool take_layer(std::span<const std::byte>& bytes, const std::string& path,
   return fmt::format("{:016x}", hash) == expected;
 }
 
+// The file, opened for reading and appending by this object alone until the last copy goes; null where there
+// is none and none is to be made.
+std::shared_ptr<const int> open_alone(const std::string& path, bool make) {
+  // Whoever had it may remove it between two of these steps.
+  constexpr int kTries = 20;
+  for (int i = 0; i < kTries; ++i) {
+    const int fd = ::open(path.c_str(), O_RDWR | O_APPEND | O_CLOEXEC | (make ? O_CREAT : 0), 0666);
+    if (fd < 0 && errno == ENOENT && !make) return nullptr;
+    if (fd < 0) fail(ErrorCode::kIo, "{}: cannot write: {}", path, std::strerror(errno));
+    std::shared_ptr<const int> file(new int(fd), [](const int* owned) {
+      ::close(*owned);
+      delete owned;
+    });
+    struct stat ours {
+    }, named{};
+    if (::fstat(fd, &ours) != 0 || !S_ISREG(ours.st_mode))
+      fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration", path);
+    if (::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+      fail(ErrorCode::kAlreadyExists,
+           "{}: another calibration to the same output is at work with this file: wait for its end, or name "
+           "another output",
+           path);
+    if (::stat(path.c_str(), &named) == 0 && ours.st_ino == named.st_ino && ours.st_dev == named.st_dev)
+      return file;
+  }
+  fail(ErrorCode::kIo, "{}: other programs make and remove it again and again", path);
+}
+
 }  // namespace
 
 CalibrationFile::CalibrationFile(const std::string& path, const std::string& key,
                                  const QuantizeCheckpointOptions& quantize)
-    : path_(path) {
+    : path_(path), file_(open_alone(path, true)) {
   const std::string first = fmt::format("{}{}\n", kFirstLine, key);
-  if (!std::filesystem::exists(path)) {
-    write_file_atomically(path, first);
-    return;
-  }
-  uint64_t whole = first.size();
-  {
+  uint64_t whole = 0;
+  if (std::filesystem::file_size(path) > 0) {
     const MappedFile file(path);
     std::span<const std::byte> bytes = file.bytes();
     const std::string_view line = take_line(bytes);
-    if (!line.starts_with(kFirstLine))
+    const bool torn = line.empty() && first.starts_with(text_of(bytes));
+    if (!torn && !line.starts_with(kFirstLine))
       fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration", path);
-    if (line.substr(kFirstLine.size()) != key)
+    if (!torn && line.substr(kFirstLine.size()) != key)
       fail(ErrorCode::kAlreadyExists,
            "{}: is the state of another calibration ({}, this one is {}): finish that one, or begin afresh",
            path, line.substr(kFirstLine.size()), key);
+    if (!torn) whole = first.size();
     const Codebook codebook = make_codebook(quantize.format);
     for (CalibratedLayer layer; take_layer(bytes, path, quantize, codebook, layer); layer = {}) {
       layers_.push_back(std::move(layer));
       whole = file.bytes().size() - bytes.size();
     }
   }
-  std::error_code error;
-  std::filesystem::resize_file(path, whole, error);
-  if (error) fail(ErrorCode::kIo, "{}: cannot write: {}", path, error.message());
+  if (::ftruncate(*file_, static_cast<off_t>(whole)) != 0)
+    fail(ErrorCode::kIo, "{}: cannot write: {}", path, std::strerror(errno));
+  if (whole > 0) return;
+  Appender file(*file_, path);
+  file.write(std::as_bytes(std::span(first)));
+  file.sync();
 }
 
 void CalibrationFile::append(const CalibratedLayer& layer) {
@@ -178,7 +200,7 @@ void CalibrationFile::append(const CalibratedLayer& layer) {
     for (const std::span<const std::byte> part : parts_of(tensor)) hash = fnv(part, hash);
   }
   record["hash"] = fmt::format("{:016x}", hash);
-  Appender file(path_);
+  Appender file(*file_, path_);
   const std::string line = record.dump() + "\n";
   file.write(std::as_bytes(std::span(line)));
   for (const auto& [name, tensor] : layer.tensors)
@@ -196,6 +218,7 @@ void CalibrationFile::discard(const std::string& path) {
   }
   if (!own)
     fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration, and is not removed", path);
+  const std::shared_ptr<const int> alone = open_alone(path, false);
   std::error_code error;
   std::filesystem::remove(path, error);
   if (error) fail(ErrorCode::kIo, "{}: cannot remove: {}", path, error.message());

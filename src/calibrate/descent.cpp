@@ -3,6 +3,7 @@
 
 #include "base/parallel.h"
 #include "calibrate/block_work.h"
+#include "calibrate/cancel.h"
 #include "kernels/dispatch.h"
 
 namespace nfloat {
@@ -53,7 +54,8 @@ RangeInverse inverse_of(const SquareMatrix& h, int64_t columns, const Range& ran
 }
 
 // Of every range of columns that a block of the coding covers.
-RangeInverses inverses_of(const HessianFactor& factor, int threads, const Coding& coding) {
+RangeInverses inverses_of(const HessianFactor& factor, int threads, const Coding& coding,
+                          const Cancel& cancel) {
   RangeInverses ranges;
   std::vector<BlockPart> parts;
   std::vector<Range> wanted;
@@ -66,11 +68,12 @@ RangeInverses inverses_of(const HessianFactor& factor, int threads, const Coding
     }
   }
   parallel_for(std::ssize(wanted), 1, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
+    for (int64_t i = begin; i < end && !cancel.asked(); ++i) {
       const Range& range = wanted[static_cast<size_t>(i)];
       ranges.at(range) = inverse_of(factor.damped, coding.columns, range);
     }
   });
+  cancel.expect_none();
   return ranges;
 }
 
@@ -89,7 +92,7 @@ class Descent {
         columns_(coding.columns),
         inverse_diagonal_(inverse_diagonal(factor.damped, columns_)) {}
 
-  void run(const UnitBatch& batch) {
+  void run(const UnitBatch& batch, const Cancel& cancel) {
     batch_ = batch;
     const int64_t begin = batch.first_row * columns_;
     const int64_t count = std::min(batch.count * batch.unit_rows, coding_.rows - batch.first_row) * columns_;
@@ -99,7 +102,7 @@ class Descent {
       const float scale = this->scale(static_cast<int64_t>(at) / coding_.block_size);
       error_[static_cast<size_t>(i)] = scale * levels_.level[coding_.places[at]] - weights_[at];
     }
-    for (int64_t block = 0; block < batch.unit_blocks; ++block) {
+    for (int64_t block = 0; block < batch.unit_blocks && !cancel.asked(); ++block) {
       take(block);
       move_scales(block);
       if (whole_) recode(block);
@@ -371,11 +374,13 @@ class Descent {
 
 void descend(std::span<const float> weights, const HessianFactor& factor, const Levels& levels,
              const StoredScales& scales, bool whole, int threads, Coding& coding) {
-  const RangeInverses ranges = whole ? inverses_of(factor, threads, coding) : RangeInverses{};
+  const Cancel cancel;
+  const RangeInverses ranges = whole ? inverses_of(factor, threads, coding, cancel) : RangeInverses{};
   parallel_for(coding.units(), 1, threads, [&](int64_t begin, int64_t end) {
     Descent descent(weights, factor, ranges, levels, scales, whole, coding);
-    for (const UnitBatch& batch : batches_of(coding, begin, end)) descent.run(batch);
+    for (const UnitBatch& batch : batches_of(coding, begin, end)) descent.run(batch, cancel);
   });
+  cancel.expect_none();
 }
 
 }  // namespace nfloat

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/parallel.h"
 #include "calibrate/block_work.h"
+#include "calibrate/cancel.h"
 #include "kernels/dispatch.h"
 
 namespace nfloat {
@@ -33,12 +34,12 @@ class Feedback {
         columns_(coding.columns),
         inverse_diagonal_(inverse_diagonal(factor.upper, columns_)) {}
 
-  void run(const UnitBatch& batch) {
+  void run(const UnitBatch& batch, const Cancel& cancel) {
     batch_ = batch;
     const int64_t begin = batch.first_row * columns_;
     const int64_t count = std::min(batch.count * batch.unit_rows, coding_.rows - batch.first_row) * columns_;
     target_.assign(weights_.begin() + begin, weights_.begin() + begin + count);
-    for (int64_t block = 0; block < batch.unit_blocks; ++block) code(block);
+    for (int64_t block = 0; block < batch.unit_blocks && !cancel.asked(); ++block) code(block);
   }
 
  private:
@@ -247,10 +248,12 @@ class Feedback {
 
 void feed_back(std::span<const float> weights, const HessianFactor& factor, const Levels& levels,
                const StoredScales& scales, int finalists, int threads, Coding& coding) {
+  const Cancel cancel;
   parallel_for(coding.units(), 1, threads, [&](int64_t begin, int64_t end) {
     Feedback feedback(weights, factor, levels, scales, finalists, coding);
-    for (const UnitBatch& batch : batches_of(coding, begin, end)) feedback.run(batch);
+    for (const UnitBatch& batch : batches_of(coding, begin, end)) feedback.run(batch, cancel);
   });
+  cancel.expect_none();
 }
 
 }  // namespace nfloat

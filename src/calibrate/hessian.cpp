@@ -4,6 +4,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "calibrate/cancel.h"
 #include "calibrate/matrix.h"
 #include "calibrate/products.h"
 #include "kernels/dispatch.h"
@@ -56,7 +57,9 @@ void subtract_panel(std::vector<double>& a, int64_t n, int64_t k, int64_t end, i
 // The lower triangular L with L L^T = a, in place of a's lower triangle; false when there is none.
 bool cholesky(std::vector<double>& a, int64_t n, int threads) {
   const auto row = [&](int64_t i) { return a.data() + i * n; };
+  const Cancel cancel;
   for (int64_t k = 0; k < n; k += kPanel) {
+    cancel.expect_none();
     const int64_t end = std::min(n, k + kPanel);
     for (int64_t j = k; j < end; ++j) {
       double diagonal = row(j)[j];
@@ -88,6 +91,7 @@ void invert_upper(const std::vector<double>& u, int64_t n, std::vector<float>& i
   const kernels::TrainKernels& kernels = kernels::table().train;
   inverse.assign(static_cast<size_t>(n * n), 0.0f);
   const std::vector<float> rounded(u.begin(), u.end());
+  const Cancel cancel;
   const int64_t chunks = (n + kPanel - 1) / kPanel;
   parallel_for(chunks, 1, threads, [&](int64_t begin, int64_t end) {
     std::vector<double> sums(kPanel * kPanel);
@@ -95,7 +99,7 @@ void invert_upper(const std::vector<double>& u, int64_t n, std::vector<float>& i
     for (int64_t chunk = begin; chunk < end; ++chunk) {
       // The last columns take longest and begin first.
       const int64_t column = (chunks - 1 - chunk) * kPanel, width = std::min(kPanel, n - column);
-      for (int64_t first = column; first >= 0; first -= kPanel) {
+      for (int64_t first = column; first >= 0 && !cancel.asked(); first -= kPanel) {
         const int64_t last = std::min(n, first + kPanel);
         std::fill(sums.begin(), sums.end(), 0.0);
         for (int64_t k = last; k < column + width; k += kStepRows) {
@@ -128,6 +132,7 @@ void invert_upper(const std::vector<double>& u, int64_t n, std::vector<float>& i
       }
     }
   });
+  cancel.expect_none();
 }
 
 }  // namespace
@@ -138,7 +143,9 @@ void product_with_transpose(std::span<const float> a, int64_t m, std::span<const
   const DenseMatrix packed = DenseMatrix::pack(view, DenseMatrix::Storage::kF32, threads);
   constexpr int64_t kRows = 512;
   Activations activations;
+  const Cancel cancel;
   for (int64_t row = 0; row < m; row += kRows) {
+    cancel.expect_none();
     const int64_t rows = std::min(kRows, m - row);
     activations.assign(a.data() + row * k, k, rows, k);
     LinearOptions options;

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/parallel.h"
+#include "calibrate/cancel.h"
 #include "kernels/dispatch.h"
 
 namespace nfloat {
@@ -53,10 +54,11 @@ void ProductSums::flush() {
   parallel_for(groups, 4, threads_, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) pack(a_, i * group, group, packed_.data() + i * pending_ * group);
   });
+  const Cancel cancel;
   parallel_for(panels, 1, threads_, [&](int64_t begin, int64_t end) {
     std::vector<float> own(static_cast<size_t>(pending_ * panel)),
         portion(static_cast<size_t>(group * panel));
-    for (int64_t i = begin; i < end; ++i) {
+    for (int64_t i = begin; i < end && !cancel.asked(); ++i) {
       // The later a panel of a triangle, the longer it takes: the longest begin first.
       const int64_t column = (panels - 1 - i) * panel, columns = std::min(panel, width_ - column);
       pack(two_ ? b_ : a_, column, panel, own.data());
@@ -82,6 +84,7 @@ void ProductSums::flush() {
       }
     }
   });
+  cancel.expect_none();
   a_.clear();
   b_.clear();
   pending_ = 0;

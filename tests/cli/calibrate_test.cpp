@@ -8,6 +8,7 @@
 
 #include "base/json.h"
 #include "cli/process.h"
+#include "nfloat/calibrate.h"
 #include "support/sanitizer.h"
 
 namespace nfloat::cli_test {
@@ -132,6 +133,15 @@ TEST_F(Calibrate, RefusesTextsThatAreNotUsable) {
   expect_refusal(quick(model(), "out", path("bytes.txt")), {"bytes.txt"});
   EXPECT_FALSE(fs::exists(path("out")));
   EXPECT_FALSE(fs::exists(path("out.calibration")));
+}
+
+TEST_F(Calibrate, OneOutputIsOneRunsAtATime) {
+  const CalibrationFile other(path("out.calibration"), "another run", {});
+  for (const std::vector<std::string>& more : {std::vector<std::string>{}, {"--fresh"}})
+    expect_refusal(quick(model(), "out", stories(), more),
+                   {"out.calibration", "another calibration to the same output"});
+  EXPECT_TRUE(fs::exists(path("out.calibration")));
+  EXPECT_FALSE(fs::exists(path("out")));
 }
 
 TEST_F(Calibrate, FreshRemovesNothingOfOthers) {

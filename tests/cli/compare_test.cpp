@@ -49,6 +49,20 @@ TEST_F(Compare, MeasuresRecommendsAndGoesOn) {
   EXPECT_EQ(Json::parse(read_file(path("json")))["formats"][0]["perplexity"], nf4["perplexity"]);
 }
 
+TEST_F(Compare, TheTimeOfACalibrationCounts) {
+  const std::string stories = read_file(model() + "/stories.txt");
+  write_file(path("text"), stories.substr(0, 1500));
+  write_file(path("other.txt"), stories.substr(1500, 6000));
+  for (const bool calibrates : {true, false}) {
+    const Result result =
+        nfloat({"compare", model(), "--text", path("text"), "--calibrate", path("other.txt"), "--formats",
+                calibrates ? "nf4:64:signed:dq:calibrated1" : "nf4", "--json", "-", "--work",
+                path(calibrates ? "a" : "b")});
+    ASSERT_TRUE(result.ok()) << result;
+    EXPECT_EQ(result.err.find(" for calibration\n") != std::string::npos, calibrates) << result;
+  }
+}
+
 TEST_F(Compare, LimitsDecide) {
   write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 1500));
   const auto recommended = [&](const std::vector<std::string>& more) {

@@ -123,16 +123,20 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
     note("calibrating at level {} on {}: about {} and {} of memory; {} keeps what is finished\n",
          request.level, name, in_words(estimate.seconds), format_bytes(estimate.memory_bytes), path);
   };
+  own.cancelled = interrupted;
   own.progress = [&](int64_t layer, int64_t layers) {
-    if (interrupted())
-      throw Error(ErrorCode::kInterrupted,
-                  fmt::format("interrupted while calibrating; the same command goes on with {}", path));
     bar.update(static_cast<uint64_t>(layer - std::min(first, layer)), static_cast<uint64_t>(layers - first),
                fmt::format("{}/{} layers", layer, layers));
   };
   Calibration calibration;
   try {
     calibration = calibrate(checkpoint, config, windows, settings, own);
+  } catch (const Error& error) {
+    if (!kept) file->remove();
+    if (error.code() != ErrorCode::kInterrupted) throw;
+    throw Error(error.code(),
+                kept ? fmt::format("interrupted while calibrating; the same command goes on with {}", path)
+                     : std::string("interrupted while calibrating, before a layer was finished"));
   } catch (...) {
     if (!kept) file->remove();
     throw;

@@ -133,7 +133,7 @@ class Job {
     compare_.finished = [&work](const FormatMeasurement& found) { work.add(found); };
     std::vector<TaskResult> plain_tasks;
     compare_.begin = [&](const Model& plain, const PerplexityOptions& scoring) {
-      announce(plain, scoring, tokenizer, work);
+      announce(plain, scoring, tokenizer, folder, work);
       plain_tasks = find_plain_tasks(plain, work);
     };
     compare_.make = make_compared_format;
@@ -251,11 +251,17 @@ class Job {
 
   // How long it will take.
   void announce(const Model& plain, const PerplexityOptions& scoring, const Tokenizer& tokenizer,
-                const CompareWork& work) const {
+                const std::string& folder, const CompareWork& work) const {
     FormatMeasurement done;
-    const auto left = static_cast<size_t>(std::count_if(
-        compare_.formats.begin(), compare_.formats.end(),
-        [&](const std::string& name) { return !work.find(make_compared_format(name)->name(), done); }));
+    size_t left = 0;
+    double calibrating = 0;
+    for (const std::string& name : compare_.formats) {
+      const std::unique_ptr<Format> format = make_compared_format(name);
+      if (work.find(format->name(), done)) continue;
+      ++left;
+      if (const auto* own = dynamic_cast<const CalibratedFormat*>(format.get()))
+        calibrating += own->seconds(folder, options_.calibrate, options_.threads);
+    }
     // A short piece of the text gives the time that all of it takes.
     const auto piece = std::span<const int32_t>(tokens_).first(
         std::min(tokens_.size(), static_cast<size_t>(2 * scoring.context)));
@@ -273,12 +279,16 @@ class Job {
           found += tokenizer.encode(option.context + option.continuation, false).size();
       tokens += static_cast<double>(found * task.questions.size()) / static_cast<double>(few);
     }
-    const double seconds = seconds_since(start) / static_cast<double>(piece.size()) * tokens *
-                           static_cast<double>(left == 0 ? 0 : left + 1);
-    note("{} on {} tokens of {}, protocol {} with windows of {}: about {:.0f} {}{}\n",
+    const double seconds = calibrating + seconds_since(start) / static_cast<double>(piece.size()) * tokens *
+                                             static_cast<double>(left == 0 ? 0 : left + 1);
+    const auto in_words = [](double time) {
+      return time < 90 ? count_of(static_cast<int64_t>(std::ceil(time)), "second")
+                       : count_of(static_cast<int64_t>(std::ceil(time / 60)), "minute");
+    };
+    note("{} on {} tokens of {}, protocol {} with windows of {}: about {}{}{}\n",
          count_of(static_cast<int64_t>(compare_.formats.size()), "format"), tokens_.size(), text_name_,
-         options_.protocol, scoring.context, seconds < 90 ? std::ceil(seconds) : std::ceil(seconds / 60),
-         seconds < 90 ? "seconds" : "minutes",
+         options_.protocol, scoring.context, in_words(seconds),
+         calibrating > 0 ? fmt::format(", of them {} for calibration", in_words(calibrating)) : "",
          left < compare_.formats.size() ? fmt::format(", {} are done already", compare_.formats.size() - left)
                                         : "");
   }

@@ -20,9 +20,8 @@ CalibratedFormat::CalibratedFormat(std::unique_ptr<Format> base, int level)
       base_(std::move(base)),
       level_(level) {}
 
-std::map<std::string, QuantizedTensor> CalibratedFormat::quantize(const std::string& folder,
-                                                                  const std::string& text,
-                                                                  int threads) const {
+Calibration CalibratedFormat::run(const std::string& folder, const std::string& text,
+                                  const CalibrationOptions& options) const {
   const auto checkpoint = std::make_shared<const Checkpoint>(folder);
   const ModelConfig config = parse_model_config(checkpoint->text_file("config.json"), folder);
   std::string hash;
@@ -32,13 +31,34 @@ std::map<std::string, QuantizedTensor> CalibratedFormat::quantize(const std::str
   settings.quantize.block_size = block_size();
   settings.quantize.double_quantization = true;
   settings.quantize.scale = ScaleMethod::kSigned;
+  return calibrate(checkpoint, config, windows, settings, options);
+}
+
+std::map<std::string, QuantizedTensor> CalibratedFormat::quantize(const std::string& folder,
+                                                                  const std::string& text,
+                                                                  int threads) const {
   CalibrationOptions options;
   options.level = level_;
   options.threads = threads;
-  options.progress = [](int64_t, int64_t) {
-    if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while calibrating");
+  options.cancelled = interrupted;
+  return run(folder, text, options).tensors;
+}
+
+double CalibratedFormat::seconds(const std::string& folder, const std::string& text, int threads) const {
+  std::optional<double> result;
+  CalibrationOptions options;
+  options.level = level_;
+  options.threads = threads;
+  options.estimated = [&](const CalibrationEstimate& estimate) {
+    result = estimate.seconds;
+    throw Error(ErrorCode::kInterrupted, "only the estimate was wanted");
   };
-  return calibrate(checkpoint, config, windows, settings, options).tensors;
+  try {
+    run(folder, text, options);
+  } catch (const Error&) {
+    if (!result) throw;
+  }
+  return result.value_or(0);
 }
 
 std::unique_ptr<Format> make_compared_format(const std::string& name) {

@@ -19,6 +19,8 @@ class CalibratedFormat : public Format {
   // The model's matrices in it. `text`: a file, or empty for the general text. Throws as calibrate().
   std::map<std::string, QuantizedTensor> quantize(const std::string& folder, const std::string& text,
                                                   int threads) const;
+  // About how many seconds that takes on this machine. Throws likewise.
+  double seconds(const std::string& folder, const std::string& text, int threads) const;
 
   // What calibration does not take.
   StoredWeights round_trip(std::span<float> weights, int64_t rows, int64_t cols, int threads) const override {
@@ -30,6 +32,9 @@ class CalibratedFormat : public Format {
   std::optional<PackedFormat> packed() const override { return base_->packed(); }
 
  private:
+  Calibration run(const std::string& folder, const std::string& text,
+                  const CalibrationOptions& options) const;
+
   const std::unique_ptr<Format> base_;
   const int level_;
 };

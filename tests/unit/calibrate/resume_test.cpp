@@ -2,7 +2,9 @@
 // A calibration that is cut short and goes on, and the file that its layers stand in.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
+#include <functional>
 #include <random>
 
 #include "nfloat/calibrate.h"
@@ -129,6 +131,67 @@ TEST_F(Resume, PassesOverWhatIsHalfWritten) {
   other[bytes.size() - 5] = static_cast<char>(other[bytes.size() - 5] ^ 1);
   testing::write_file(path_, other);
   EXPECT_EQ(CalibrationFile(path_, "key", quantize_).layers().size(), 1u);
+}
+
+TEST_F(Resume, EndsSoonWhenAskedTo) {
+  for (const int level : {1, 2}) {
+    SCOPED_TRACE(level);
+    CalibrationOptions options = of_level(level);
+    options.threads = 2;
+    std::atomic<int64_t> asked = 0;
+    options.cancelled = [&] {
+      ++asked;
+      return false;
+    };
+    const Calibration whole = run(options);
+    const int64_t all = asked;
+    EXPECT_GT(all, 100 * config_.layers);
+    for (const int64_t share : {1, 57}) {
+      asked = 0;
+      // True once, and false to whoever asks then.
+      options.cancelled = [&] { return ++asked == all * share / 100; };
+      try {
+        run(options);
+        ADD_FAILURE() << share;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kInterrupted) << error.what();
+      }
+      EXPECT_LT(asked, all * share / 100 + 200);
+    }
+    asked = 0;
+    options.cancelled = nullptr;
+    expect_equal(run(options), whole);
+    EXPECT_EQ(asked, 0);
+  }
+}
+
+TEST_F(Resume, BelongsToOneAtATime) {
+  const auto refused = [&](const std::function<void()>& act) {
+    try {
+      act();
+      return false;
+    } catch (const Error& error) {
+      return error.code() == ErrorCode::kAlreadyExists &&
+             std::string(error.what()).find("another calibration to the same output") != std::string::npos;
+    }
+  };
+  {
+    CalibrationFile file(path_, "key", quantize_);
+    const std::string bytes = testing::read_file(path_);
+    EXPECT_TRUE(refused([&] { CalibrationFile(path_, "key", quantize_); }));
+    EXPECT_TRUE(refused([&] { CalibrationFile::discard(path_); }));
+    EXPECT_EQ(testing::read_file(path_), bytes);
+    file.remove();
+    const CalibrationFile next(path_, "other", quantize_);  // of a name that is free again
+  }
+  CalibrationFile::discard(path_);
+  CalibrationFile::discard(path_);
+  // What a run left that was killed at its start.
+  for (const char* torn : {"", "nfloat", "nfloat calibration 1: k"}) {
+    testing::write_file(path_, torn);
+    EXPECT_TRUE(CalibrationFile(path_, "key", quantize_).layers().empty());
+    EXPECT_EQ(testing::read_file(path_), "nfloat calibration 1: key\n");
+  }
 }
 
 TEST_F(Resume, RefusesWhatIsNotItsOwn) {
