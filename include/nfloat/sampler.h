@@ -89,8 +89,9 @@ NFLOAT_API double log_probability(std::span<const float> logits, int32_t token) 
 // do_sample false or no setting of sampling. `end_tokens` gets its eos_token_id, of which -1 is none.
 // suppress_tokens, begin_suppress_tokens, bad_words_ids (an end token alone is no bad word), stop_strings and
 // no_repeat_ngram_size become options. `not_obeyed`, where given, gets the names
-// of the settings that would change the text and are not supported. An empty text changes nothing. Throws
-// kMalformedFile.
+// of the settings that would change the text and are not supported, and of those that are not known, in the
+// order of the file. Limits of length do not count: the caller gives them. An empty text changes nothing.
+// Throws kMalformedFile.
 NFLOAT_API SamplerOptions parse_generation_config(std::string_view json, const std::string& source,
                                                   const ModelConfig& config, std::vector<int32_t>* end_tokens,
                                                   std::vector<std::string>* not_obeyed = nullptr);

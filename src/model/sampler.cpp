@@ -267,42 +267,81 @@ void add_stops(const JsonReader& reader, std::vector<std::string>& stops) {
   }
 }
 
-// Settings of Transformers and of its relatives that change the text, and the number that leaves it alone.
+// What parse_generation_config() obeys.
+constexpr std::string_view kObeyed[] = {
+    "bad_words_ids",   "begin_suppress_tokens", "do_sample",    "eos_token_id",
+    "min_p",           "no_repeat_ngram_size",  "stop_strings", "repetition_penalty",
+    "suppress_tokens", "temperature",           "top_k",        "top_p"};
+
+// What leaves the tokens alone: how fast they come, what is returned beside them, what beams alone heed
+// (their number is a setting below), and limits, which the caller gives.
+constexpr std::string_view kHarmless[] = {"_commit_hash",
+                                          "_from_model_config",
+                                          "assistant_confidence_threshold",
+                                          "assistant_early_exit",
+                                          "assistant_lookbehind",
+                                          "bos_token_id",
+                                          "cache_config",
+                                          "cache_implementation",
+                                          "compile_config",
+                                          "continuous_batching_config",
+                                          "decoder_start_token_id",
+                                          "disable_compile",
+                                          "early_stopping",
+                                          "is_assistant",
+                                          "length_penalty",
+                                          "low_memory",
+                                          "max_length",
+                                          "max_matching_ngram_size",
+                                          "max_new_tokens",
+                                          "num_assistant_tokens",
+                                          "num_assistant_tokens_schedule",
+                                          "output_attentions",
+                                          "output_hidden_states",
+                                          "output_logits",
+                                          "output_scores",
+                                          "pad_token_id",
+                                          "prefill_chunk_size",
+                                          "prompt_lookup_num_tokens",
+                                          "remove_invalid_values",
+                                          "renormalize_logits",
+                                          "return_dict_in_generate",
+                                          "return_legacy_cache",
+                                          "target_lookbehind",
+                                          "transformers_version",
+                                          "trust_remote_code",
+                                          "use_cache"};
+
+// Settings of Transformers and of its relatives that change the text, and the number that leaves it alone. Of
+// those that are not here no number but 0 is known to.
+struct Setting {
+  std::string_view name;
+  double neutral;
+  bool of_sampling = false;
+};
+constexpr Setting kSettings[] = {
+    {"encoder_repetition_penalty", 1}, {"num_beams", 1},       {"num_beam_groups", 1},
+    {"num_return_sequences", 1},       {"guidance_scale", 1},  {"forced_bos_token_id", -1},
+    {"forced_eos_token_id", -1},       {"typical_p", 1, true}, {"epsilon_cutoff", 0, true},
+    {"eta_cutoff", 0, true},           {"top_h", 0, true}};
+
+// Everything else that is there and switches something on, known or not.
 void name_unknown(const Json& json, bool samples, std::vector<std::string>& names) {
-  struct Setting {
-    const char* name;
-    double neutral;
-    bool of_sampling = false;
+  const auto has = [](std::span<const std::string_view> list, std::string_view name) {
+    return std::find(list.begin(), list.end(), name) != list.end();
   };
-  static constexpr Setting kSettings[] = {{"encoder_no_repeat_ngram_size", 0},
-                                          {"encoder_repetition_penalty", 1},
-                                          {"num_beams", 1},
-                                          {"penalty_alpha", 0},
-                                          {"diversity_penalty", 0},
-                                          {"frequency_penalty", 0},
-                                          {"presence_penalty", 0},
-                                          {"guidance_scale", 1},
-                                          {"min_length", 0},
-                                          {"min_new_tokens", 0},
-                                          {"forced_bos_token_id", -1},
-                                          {"forced_eos_token_id", -1},
-                                          {"forced_decoder_ids", 0},
-                                          {"sequence_bias", 0},
-                                          {"exponential_decay_length_penalty", 0},
-                                          {"watermarking_config", 0},
-                                          {"dola_layers", 0},
-                                          {"typical_p", 1, true},
-                                          {"epsilon_cutoff", 0, true},
-                                          {"eta_cutoff", 0, true},
-                                          {"top_h", 0, true}};
-  for (const Setting& setting : kSettings) {
-    const Json* value = json.find(setting.name);
-    if (value == nullptr || value->is_null() || (setting.of_sampling && !samples)) continue;
-    const double difference = value->is_number() ? value->get<double>() - setting.neutral : 0;
-    if (value->is_number()    ? difference < 0 || difference > 0
-        : value->is_boolean() ? value->get<bool>()
-                              : !value->empty())
-      names.emplace_back(setting.name);
+  for (const auto& [name, value] : json.items()) {
+    if (value.is_null() || has(kObeyed, name) || has(kHarmless, name)) continue;
+    const auto* setting = std::find_if(std::begin(kSettings), std::end(kSettings),
+                                       [&, &key = name](const Setting& one) { return one.name == key; });
+    const bool known = setting != std::end(kSettings);
+    if (known && setting->of_sampling && !samples) continue;
+    const double difference = value.is_number() ? value.get<double>() - (known ? setting->neutral : 0) : 0;
+    if (value.is_number()    ? difference < 0 || difference > 0
+        : value.is_boolean() ? value.get<bool>()
+        : value.is_string()  ? !value.text().empty()
+                             : !value.empty())
+      names.push_back(name);
   }
 }
 

@@ -14,11 +14,13 @@ TEST_F(Serve, SaysWhereItIsAndEndsWhenAskedTo) {
   Limits limits;
   limits.signal = SIGTERM;
   limits.after = std::chrono::seconds(3);
-  const Result result = nfloat({"serve", model(), "--port", "0", "--streams", "2"}, limits);
+  std::filesystem::copy(model(), path("model"), std::filesystem::copy_options::recursive);
+  write_file(path("model/generation_config.json"), R"({"penalty_alpha": 0.6, "top_k": 4})");
+  const Result result = nfloat({"serve", path("model"), "--port", "0", "--streams", "2"}, limits);
   EXPECT_TRUE(result.ok()) << result;
-  for (const char* words :
-       {"Listening at http://127.0.0.1:", "Memory: weights", "2 streams of up to 512 tokens",
-        "Ready: API at http://127.0.0.1:", "every answer was given"})
+  for (const char* words : {"Listening at http://127.0.0.1:", "Memory: weights",
+                            "2 streams of up to 512 tokens", "Ready: API at http://127.0.0.1:",
+                            "generation_config.json: penalty_alpha is not obeyed", "every answer was given"})
     EXPECT_NE(result.err.find(words), std::string::npos) << words << result;
   EXPECT_EQ(result.out, "");
 }

@@ -15,6 +15,7 @@
 #include "nfloat/error.h"
 #include "nfloat/serve.h"
 #include "progress.h"
+#include "sampling_options.h"
 #include "signals.h"
 
 namespace nfloat::cli {
@@ -57,6 +58,8 @@ void open(const Options& options, Server& server, const std::string& folder) {
   if (!options.draft.empty()) draft = load_draft(options.model, options.draft, Tokenizer::load(folder));
   server.open(model, folder, draft);
   const ModelConfig& config = model.config();
+  std::vector<int32_t> ends;
+  if (!options.quiet) named_sampler_options({}, folder, config, &ends);
   const int64_t context = options.serve.context > 0 ? options.serve.context : config.context;
   const KvCacheType type = options.serve.kv_cache != KvCacheType::kAuto   ? options.serve.kv_cache
                            : model.options().precision == Precision::kF32 ? KvCacheType::kF32

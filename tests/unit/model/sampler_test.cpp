@@ -155,6 +155,28 @@ TEST(GenerationConfig, ReadsWhatIsThere) {
   EXPECT_THROW(parse_generation_config("[", "g.json", config, nullptr), Error);
 }
 
+TEST(GenerationConfig, NamesWhatIsNotObeyedOrNotKnown) {
+  ModelConfig config;
+  config.vocabulary = 10;
+  const auto names = [&](const char* text) {
+    std::vector<std::string> found;
+    parse_generation_config(text, "g.json", config, nullptr, &found);
+    return found;
+  };
+  EXPECT_EQ(names(R"({"penalty_alpha": 0.6, "do_sample": true, "typical_p": 0.9, "top_h": 0.3, "num_beams": 4,
+                      "max_time": 2.5, "token_healing": true, "constraints": [[1]], "forced_eos_token_id": 3,
+                      "sequence_bias": {"a": 1}, "a_setting_of_next_year": "on", "num_return_sequences": 2})"),
+            (std::vector<std::string>{"penalty_alpha", "typical_p", "top_h", "num_beams", "max_time",
+                                      "token_healing", "constraints", "forced_eos_token_id", "sequence_bias",
+                                      "a_setting_of_next_year", "num_return_sequences"}));
+  EXPECT_EQ(names(R"({"penalty_alpha": null, "typical_p": 0.9, "num_beams": 1, "token_healing": false,
+                      "constraints": [], "forced_eos_token_id": -1, "a_setting_of_next_year": "",
+                      "another": 0, "max_new_tokens": 20, "max_length": 4096, "use_cache": true, "bos_token_id": 1,
+                      "pad_token_id": 0, "transformers_version": "4.57.0", "_from_model_config": true,
+                      "length_penalty": 0.5, "min_p": 0.1, "guidance_scale": 1.0})"),
+            std::vector<std::string>{});
+}
+
 TEST(GenerationConfig, ObeysOrNamesWhatChangesTheText) {
   ModelConfig config;
   config.vocabulary = 10;
