@@ -30,7 +30,7 @@ struct ConvertControl {
   std::function<void(const ConvertProgress&)> progress;
   std::function<bool()> cancelled;
   int threads = 0;         // 0: the default (nfloat/threads.h)
-  bool overwrite = false;  // a folder is replaced only if it looks like a checkpoint
+  bool overwrite = false;  // only what is of the output's kind is replaced, or an empty file
 };
 
 struct QuantizeCheckpointOptions {
@@ -117,8 +117,9 @@ struct Finding {
   std::string text;
 };
 
-// Companions complete and consistent, quant_map the one that loaders use, scales finite, config.json in
-// agreement, a tokenizer that opens; of a GGUF file its configuration and chat template too.
+// Companions complete and consistent, quant_map the one that loaders use, scales and plain tensors without
+// NaN and infinity, config.json in agreement, a tokenizer that opens; of a GGUF file its configuration and
+// chat template too. Reads what it looks at once, in pieces, by all threads. Throws kIo, kInterrupted.
 NFLOAT_API std::vector<Finding> check_checkpoint(const Checkpoint& checkpoint,
                                                  const ConvertControl& control = {});
 

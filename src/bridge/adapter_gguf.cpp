@@ -13,6 +13,7 @@
 #include "checkpoint/safetensors_writer.h"
 #include "convert/adapter_config.h"
 #include "convert/adapter_names.h"
+#include "convert/output.h"
 #include "gguf/writer.h"
 #include "llama_cpp/architectures.h"
 #include "model/finite.h"
@@ -159,17 +160,6 @@ void expect_adapter_alone(const std::string& folder, const std::string& name) {
   if (files > 0 && !config) refuse("it holds no adapter_config.json");
 }
 
-// Throws for a file that is no adapter in GGUF.
-void expect_gguf_adapter(const std::string& path, const std::string& name) {
-  bool adapter = false;
-  try {
-    adapter = fs::is_regular_file(path) && GgufFile(path).text_or("general.type", "") == "adapter";
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kMalformedFile && error.code() != ErrorCode::kUnsupported) throw;
-  }
-  if (!adapter) fail(ErrorCode::kAlreadyExists, "{}: is not replaced: it is not a GGUF adapter", name);
-}
-
 // The place that `output` leads to, where it may be written: it is neither what is read nor around it, and
 // nothing is there without `overwrite`.
 std::string adapter_place(const std::string& input, const Checkpoint& base, const std::string& output,
@@ -193,6 +183,26 @@ std::string adapter_place(const std::string& input, const Checkpoint& base, cons
   return to.string();
 }
 
+// What the metadata says of the adapter is known, and leaves the weights to its pairs.
+void expect_understood(const GgufFile& file, const std::string& path) {
+  // The last two are words for whoever runs it.
+  static constexpr std::string_view kKnown[] = {"adapter.type", "adapter.lora.alpha",
+                                                "adapter.lora.task_name", "adapter.lora.prompt_prefix"};
+  for (const GgufValue& value : file.metadata()) {
+    const std::string_view key = value.key;
+    if (!key.starts_with("adapter.") ||
+        std::find(std::begin(kKnown), std::end(kKnown), key) != std::end(kKnown))
+      continue;
+    if (key.starts_with("adapter.alora."))
+      fail(ErrorCode::kUnsupported,
+           "{}: metadata \"{}\": an activated LoRA (aLoRA) acts on some tokens only, which no weight can",
+           path, key);
+    fail(ErrorCode::kUnsupported,
+         "{}: metadata \"{}\" is {}: what that does to the weights is not understood", path, key,
+         value.to_string());
+  }
+}
+
 Existing existing(bool overwrite) {
   return overwrite ? Existing::kReplace : Existing::kKeep;
 }
@@ -207,7 +217,7 @@ std::string without_weight(const std::string& name) {
 size_t write_adapter_gguf(const std::string& folder, const Checkpoint& base, const std::string& output,
                           bool overwrite) {
   const std::string place = adapter_place(folder, base, output, overwrite);
-  if (fs::exists(place)) expect_gguf_adapter(place, output);
+  if (fs::exists(place)) expect_replaceable(place, OutputKind::kGgufAdapter, output);
   const Base model(base);
   std::vector<LowRankPair> pairs = read_folder(folder);
   // llama.cpp multiplies by alpha / rank of each pair. The largest alpha keeps every factor of B within 1.
@@ -246,7 +256,7 @@ size_t write_adapter_gguf(const std::string& folder, const Checkpoint& base, con
     writer.write(2 * i + 1, 0, std::as_bytes(std::span(pairs[i].b)));
   }
   writer.sync();
-  if (overwrite && fs::exists(place)) expect_gguf_adapter(place, output);
+  if (overwrite && fs::exists(place)) expect_replaceable(place, OutputKind::kGgufAdapter, output);
   writer.commit(existing(overwrite));
   return pairs.size();
 }
@@ -264,7 +274,10 @@ size_t write_adapter_folder(const std::string& path, const Checkpoint& base, con
   expect("general.type", "adapter");
   expect("adapter.type", "lora");
   expect("general.architecture", model.architecture().gguf);
+  expect_understood(file, path);
   const double alpha = file.number_or("adapter.lora.alpha", 0);
+  if (!std::isfinite(alpha))
+    fail(ErrorCode::kMalformedFile, "{}: metadata \"adapter.lora.alpha\" is {}", path, alpha);
 
   std::map<std::string, std::pair<const GgufTensor*, const GgufTensor*>> tensors;
   for (const GgufTensor& tensor : file.tensors()) {

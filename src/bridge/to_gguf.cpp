@@ -314,14 +314,17 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
     result.bytes_after += tensor.bytes;
     result.tensors.push_back(std::move(tensor));
   }
-  const std::string path = check_output(input, output, false, control.overwrite,
+  const std::string path = check_output(input, output, OutputKind::kGguf, control.overwrite,
                                         result.bytes_after + plan.metadata.bytes().size());
   remove_stale_temporaries(path);
   std::vector<Part> parts = make_parts(path, plan, options.part_bytes);
-  for (const Part& part : parts)
-    if (!control.overwrite && std::filesystem::exists(part.path))
-      fail(ErrorCode::kAlreadyExists,
-           "{}: exists already (--overwrite replaces it when the new one is whole)", part.path);
+  const auto expect_place = [&](const std::string& place) {
+    if (!std::filesystem::exists(place)) return;
+    if (control.overwrite) return expect_replaceable(place, OutputKind::kGguf, place);
+    fail(ErrorCode::kAlreadyExists, "{}: exists already (--overwrite replaces it when the new one is whole)",
+         place);
+  };
+  for (const Part& part : parts) expect_place(part.path);
   std::vector<std::pair<GgufWriter*, size_t>> places;
   for (Part& part : parts)
     for (size_t i = 0; i < part.targets.size(); ++i) places.emplace_back(part.writer.get(), i);
@@ -341,6 +344,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   result.sync_seconds = seconds_since(sync_start);
   if (control.cancelled && control.cancelled())
     fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
+  for (const Part& part : parts) expect_place(part.path);
   // The first part last: without it nothing opens the others.
   try {
     for (size_t i = parts.size(); i-- > 0;) {

@@ -16,38 +16,36 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// How the adapter was trained, where it comes from, or what the names of its tensors say by themselves. The
-// settings of a start (eva_config and so on) count only with that start, qalora_group_size with use_qalora.
-constexpr std::string_view kHarmless[] = {"auto_mapping",
-                                          "base_model_name_or_path",
-                                          "corda_config",
-
-                                          "eva_config",
-                                          "exclude_modules",
-                                          "inference_mode",
-                                          "layers_pattern",
-                                          "layers_to_transform",
-                                          "loftq_config",
-                                          "lora_dropout",
-                                          "lora_dtype",
-                                          "lora_ga_config",
-                                          "lorap_emb_lr",
-                                          "lorap_lr_ratio",
-                                          "megatron_core",
-                                          "peft_version",
-                                          "qalora_group_size",
-                                          "r",
-                                          "rank_pattern",
-                                          "revision",
-                                          "runtime_config",
-                                          "target_modules",
+// How the adapter was trained, or where it comes from. The settings of a start (eva_config and so on) count
+// only with that start, qalora_group_size with use_qalora.
+constexpr std::string_view kHarmless[] = {"auto_mapping",   "base_model_name_or_path",
+                                          "corda_config",   "eva_config",
+                                          "inference_mode", "loftq_config",
+                                          "lora_dropout",   "lora_dtype",
+                                          "lora_ga_config", "lorap_emb_lr",
+                                          "lorap_lr_ratio", "megatron_core",
+                                          "peft_version",   "qalora_group_size",
+                                          "revision",       "runtime_config",
                                           "task_type"};
 
 // Read below.
-constexpr std::string_view kRead[] = {
-    "alpha_pattern",     "bias",       "ensure_weight_tying", "fan_in_fan_out",
-    "init_lora_weights", "lora_alpha", "lora_bias",           "modules_to_save",
-    "peft_type",         "use_dora",   "use_rslora"};
+constexpr std::string_view kRead[] = {"alpha_pattern",
+                                      "bias",
+                                      "ensure_weight_tying",
+                                      "exclude_modules",
+                                      "fan_in_fan_out",
+                                      "init_lora_weights",
+                                      "layers_pattern",
+                                      "layers_to_transform",
+                                      "lora_alpha",
+                                      "lora_bias",
+                                      "modules_to_save",
+                                      "peft_type",
+                                      "r",
+                                      "rank_pattern",
+                                      "target_modules",
+                                      "use_dora",
+                                      "use_rslora"};
 
 struct Refusal {
   std::string_view key, reason;
@@ -119,6 +117,30 @@ void check_start(const Json& start, const std::string& source) {
        shown(start));
 }
 
+// The entries of an object whose names are modules or expressions for them.
+std::vector<std::pair<std::string, const Json*>> pattern_of(const Json& json, const char* key,
+                                                            const std::string& source) {
+  std::vector<std::pair<std::string, const Json*>> result;
+  const Json* pattern = json.find(key);
+  if (pattern == nullptr || is_off(*pattern)) return result;
+  if (!pattern->is_object()) fail(ErrorCode::kMalformedFile, "{}: \"{}\" is not an object", source, key);
+  for (const auto& [module, value] : pattern->items()) result.emplace_back(module, &value);
+  return result;
+}
+
+// Matches a module's whole name, or the part of it that begins behind a dot.
+Regex module_expression(const std::string& module, const std::string& source, const char* key) {
+  return Regex(fmt::format("^(.*\\.)?({})$", module), fmt::format("{}: \"{}\"", source, key));
+}
+
+// The value of the first entry that matches.
+template <typename T>
+T first_match(const std::vector<std::pair<Regex, T>>& entries, const std::string& module, T otherwise) {
+  for (const auto& [expression, value] : entries)
+    if (Match match{}; expression.find(module, 0, &match) && match.begin == 0) return value;
+  return otherwise;
+}
+
 }  // namespace
 
 AdapterConfig::AdapterConfig(const std::string& folder)
@@ -177,24 +199,33 @@ AdapterConfig::AdapterConfig(const std::string& folder)
       whole_modules_.push_back(module.text());
     }
   }
-  const Json& alphas = json["alpha_pattern"];
-  if (is_off(alphas)) return;
-  if (!alphas.is_object()) malformed("\"alpha_pattern\" is not an object");
-  for (const auto& [module, alpha] : alphas.items()) {
-    if (!alpha.is_number()) malformed(fmt::format("\"alpha_pattern\" of '{}' is not a number", module));
-    alphas_.emplace_back(Regex(fmt::format("^(.*\\.)?({})$", module), source_ + ": \"alpha_pattern\""),
-                         alpha_of(alpha, fmt::format("\"alpha_pattern\" of '{}'", module)));
+  for (const auto& [module, alpha] : pattern_of(json, "alpha_pattern", source_)) {
+    if (!alpha->is_number()) malformed(fmt::format("\"alpha_pattern\" of '{}' is not a number", module));
+    alphas_.emplace_back(module_expression(module, source_, "alpha_pattern"),
+                         alpha_of(*alpha, fmt::format("\"alpha_pattern\" of '{}'", module)));
   }
+  const auto rank_of = [&](const Json& value, const std::string& what) {
+    constexpr int64_t kMostRank = int64_t{1} << 31;
+    if (!value.is_number_integer() || value.get<double>() < 1 ||
+        value.get<double>() > static_cast<double>(kMostRank))
+      malformed(fmt::format("{} is {}, expected a rank of 1 or more", what, shown(value)));
+    return value.get<int64_t>();
+  };
+  if (!json["r"].is_null()) rank_ = rank_of(json["r"], "\"r\"");
+  for (const auto& [module, rank] : pattern_of(json, "rank_pattern", source_))
+    ranks_.emplace_back(module_expression(module, source_, "rank_pattern"),
+                        rank_of(*rank, fmt::format("\"rank_pattern\" of '{}'", module)));
+  targets_ = AdapterTargets(json, source_);
 }
 
 double AdapterConfig::scale(const std::string& module, int64_t rank) const {
-  double alpha = alpha_;
-  for (const auto& [expression, value] : alphas_) {
-    Match match{};
-    if (!expression.find(module, 0, &match) || match.begin != 0) continue;
-    alpha = value;
-    break;
-  }
+  if (const std::string reason = targets_.refusal(module); !reason.empty())
+    fail(ErrorCode::kMalformedFile, "{}: {}, but the adapter has a pair for '{}'", source_, reason, module);
+  if (const int64_t expected = first_match(ranks_, module, rank_); expected > 0 && expected != rank)
+    fail(ErrorCode::kMalformedFile,
+         "{}: the rank of '{}' is {} by \"r\" and \"rank_pattern\", its tensors have {}", source_, module,
+         expected, rank);
+  const double alpha = first_match(alphas_, module, alpha_);
   return alpha / (by_root_ ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank));
 }
 

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "convert/adapter_targets.h"
 #include "tokenizer/regex.h"
 
 namespace nfloat {
@@ -18,9 +19,10 @@ class AdapterConfig {
   // Throws kNotFound, kMalformedFile, kUnsupported naming file and key.
   explicit AdapterConfig(const std::string& folder);
 
-  // What B A is multiplied by: alpha / rank, or rank-stabilized alpha / sqrt(rank). alpha is that of the
-  // first entry of alpha_pattern, in the order of the file, whose expression matches the module's whole name
-  // or the part of it that begins behind a dot; else lora_alpha.
+  // What B A of a module's pair is multiplied by: alpha / rank, or rank-stabilized alpha / sqrt(rank). alpha
+  // is that of the first entry of alpha_pattern, in the order of the file, whose expression matches the
+  // module's whole name or the part of it that begins behind a dot; else lora_alpha. Throws kMalformedFile
+  // where the configuration gives the module another rank (r, rank_pattern) or no pair (AdapterTargets).
   double scale(const std::string& module, int64_t rank) const;
 
   bool dora() const noexcept { return dora_; }
@@ -34,7 +36,10 @@ class AdapterConfig {
   std::string source_;
   double alpha_ = 0;
   bool by_root_ = false, dora_ = false, bias_of_up_ = false, fan_in_fan_out_ = false, ties_weights_ = false;
+  int64_t rank_ = 0;  // r; 0: not said
   std::vector<std::pair<Regex, double>> alphas_;
+  std::vector<std::pair<Regex, int64_t>> ranks_;
+  AdapterTargets targets_;
   std::vector<std::string> whole_modules_;  // modules_to_save
 };
 

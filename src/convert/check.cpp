@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "checkpoint/quant_state.h"
 #include "convert/check_files.h"
+#include "convert/check_finite.h"
 #include "convert/check_skip_list.h"
 #include "convert/output.h"
 #include "convert/weights.h"
@@ -24,13 +25,19 @@ class Checker {
     const std::vector<std::string> names = checkpoint_.weight_names();
     progress.tensors_total = names.size();
     for (const std::string& name : names) progress.input_bytes_total += checkpoint_.stored_bytes(name);
+    std::vector<std::string> plain;
     for (const std::string& name : names) {
       if (control.cancelled && control.cancelled()) fail(ErrorCode::kInterrupted, "interrupted");
       check_weight(name);
+      if (!checkpoint_.is_quantized(name)) {
+        plain.push_back(name);
+        continue;
+      }
       ++progress.tensors_done;
       progress.input_bytes_done += checkpoint_.stored_bytes(name);
       if (control.progress) control.progress(progress);
     }
+    check_finite(checkpoint_, plain, progress, control, &findings_);
     if (checkpoint_.is_folder()) check_config();
     check_files(checkpoint_, &findings_);
     return std::move(findings_);

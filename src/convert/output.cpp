@@ -67,12 +67,30 @@ bool looks_like_checkpoint(const fs::path& folder) {
   return has_weights;
 }
 
-void expect_replaceable(const fs::path& folder, const std::string& name) {
-  if (fs::is_directory(folder) && looks_like_checkpoint(folder)) return;
-  fail(ErrorCode::kAlreadyExists,
-       "{}: is not replaced: it is not a checkpoint folder (files, safetensors among them, and no weights in "
-       "sub-folders)",
-       name);
+// By how the file begins: one that was cut short is of its kind too.
+bool begins_as_safetensors(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  unsigned char begin[9] = {};
+  file.read(reinterpret_cast<char*>(begin), sizeof begin);
+  // The length of a header below 4 GiB, and the header.
+  return file.gcount() == sizeof begin && begin[4] == 0 && begin[5] == 0 && begin[6] == 0 && begin[7] == 0 &&
+         begin[8] == '{';
+}
+
+bool begins_as_gguf(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  char begin[4] = {};
+  file.read(begin, sizeof begin);
+  return file.gcount() == sizeof begin && std::string_view(begin, sizeof begin) == "GGUF";
+}
+
+bool is_gguf_adapter(const std::string& path) {
+  try {
+    return begins_as_gguf(path) && GgufFile(path).text_or("general.type", "") == "adapter";
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kMalformedFile && error.code() != ErrorCode::kUnsupported) throw;
+    return false;
+  }
 }
 
 fs::path normal_path(const std::string& path) {
@@ -149,8 +167,26 @@ void copy_following_links(const fs::path& from, const fs::path& to) {
 
 }  // namespace
 
-std::string check_output(const Checkpoint& input, const std::string& output, bool output_is_folder,
-                         bool overwrite, uint64_t needed_bytes) {
+void expect_replaceable(const std::string& path, OutputKind kind, const std::string& name) {
+  const auto expect = [&](bool good, const char* what) {
+    if (!good) fail(ErrorCode::kAlreadyExists, "{}: is not replaced: it is not {}", name, what);
+  };
+  if (kind == OutputKind::kFolder)
+    return expect(fs::is_directory(path) && looks_like_checkpoint(path),
+                  "a checkpoint folder (files, safetensors among them, and no weights in sub-folders)");
+  const bool file = fs::is_regular_file(path);
+  if (file && fs::file_size(path) == 0) return;
+  if (kind == OutputKind::kSafetensors)
+    expect(file && begins_as_safetensors(path), "a safetensors file");
+  else if (kind == OutputKind::kGguf)
+    expect(file && begins_as_gguf(path) && !is_gguf_adapter(path), "a GGUF model");
+  else
+    expect(file && is_gguf_adapter(path), "a GGUF adapter");
+}
+
+std::string check_output(const Checkpoint& input, const std::string& output, OutputKind kind, bool overwrite,
+                         uint64_t needed_bytes) {
+  const bool output_is_folder = kind == OutputKind::kFolder;
   if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
   expect_no_lone_companions(input);
   const fs::path from = normal_path(input.path()), to = normal_path(output_place(output).path);
@@ -175,7 +211,7 @@ std::string check_output(const Checkpoint& input, const std::string& output, boo
     if (!overwrite)
       fail(ErrorCode::kAlreadyExists, "{}: exists already (overwrite replaces it when the new one is whole)",
            output);
-    if (fs::is_directory(to)) expect_replaceable(to, output);
+    expect_replaceable(to.string(), kind, output);
   }
   const fs::path parent = to.parent_path();
   if (!fs::is_directory(parent))
@@ -266,7 +302,8 @@ void write_checkpoint(const Checkpoint& input, const std::string& output,
     progress.input_bytes_total += unit.input->bytes;
     needed += unit.bytes;
   }
-  const fs::path target = check_output(input, output, input.is_folder(), control.overwrite, needed);
+  const OutputKind kind = input.is_folder() ? OutputKind::kFolder : OutputKind::kSafetensors;
+  const fs::path target = check_output(input, output, kind, control.overwrite, needed);
   remove_stale_temporaries(target.string());
 
   std::unique_ptr<AtomicFolder> folder;
@@ -322,8 +359,10 @@ void write_checkpoint(const Checkpoint& input, const std::string& output,
   if (control.cancelled && control.cancelled())
     fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
   const Existing existing = control.overwrite ? Existing::kReplace : Existing::kKeep;
+  if (!folder && control.overwrite && fs::exists(target)) expect_replaceable(target.string(), kind, output);
   for (Shard& shard : shards) shard.writer->commit(existing);
-  if (folder) folder->commit(existing, [&](const std::string& old) { expect_replaceable(old, output); });
+  if (folder)
+    folder->commit(existing, [&](const std::string& old) { expect_replaceable(old, kind, output); });
 }
 
 }  // namespace nfloat

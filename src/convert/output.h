@@ -36,10 +36,20 @@ std::vector<std::string> other_files(const Checkpoint& input);
 // What the weights take in the files, in blocks or not.
 uint64_t stored_bytes(const Checkpoint& input);
 
-// Checks that `output`, a folder or a file, may be written, and gives its path without a trailing slash.
-// Throws kInvalidArgument, kAlreadyExists, kNotFound, kIo when the disk is too full.
-std::string check_output(const Checkpoint& input, const std::string& output, bool output_is_folder,
-                         bool overwrite, uint64_t needed_bytes);
+enum class OutputKind {
+  kFolder,  // of a checkpoint
+  kSafetensors,
+  kGguf,  // of a model
+  kGgufAdapter,
+};
+// Throws kAlreadyExists unless `path` is of the kind of what is to replace it; an empty file is of any.
+// `name` is what the caller calls it.
+void expect_replaceable(const std::string& path, OutputKind kind, const std::string& name);
+
+// Checks that `output` may be written, and gives its path without a trailing slash. Throws kInvalidArgument,
+// kAlreadyExists, kNotFound, kIo when the disk is too full.
+std::string check_output(const Checkpoint& input, const std::string& output, OutputKind kind, bool overwrite,
+                         uint64_t needed_bytes);
 
 // What one weight of the input becomes: tensors declared together, in one shard.
 struct OutputUnit {

@@ -69,7 +69,8 @@ ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& ou
 }
 
 void expect_quantize_output(const Checkpoint& input, const std::string& output, bool overwrite) {
-  check_output(input, output, input.is_folder(), overwrite, 0);
+  check_output(input, output, input.is_folder() ? OutputKind::kFolder : OutputKind::kSafetensors, overwrite,
+               0);
 }
 
 }  // namespace nfloat

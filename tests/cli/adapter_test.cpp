@@ -163,6 +163,47 @@ TEST_F(Adapter, SettingsThatLeaveTheSumAloneAreTaken) {
   }
 }
 
+// What PEFT makes of the names: nobody's pair may be there that it would not have made.
+TEST_F(Adapter, SettingsThatContradictTheTensorsAreNamed) {
+  const std::string folder = base(up_, llama_);
+  const std::pair<Json, const char*> wrong[] = {
+      {Json{{"r", 8}}, "\"r\""},
+      {Json{{"r", 2}, {"rank_pattern", Json{{"down_proj", kRank}}}}, "\"r\""},
+      {Json{{"rank_pattern", Json{{"up_proj", 2}, {"mlp.up_proj", kRank}}}}, "rank_pattern"},
+      {Json{{"target_modules", Json::array({"q_proj", "proj", "p_proj"})}}, "target_modules"},
+      {Json{{"target_modules", "up_proj"}}, "target_modules"},
+      {Json{{"target_modules", ".*\\.1\\.mlp\\.up_proj"}}, "target_modules"},
+      {Json{{"exclude_modules", Json::array({"up_proj"})}, {"target_modules", Json::array({"up_proj"})}},
+       "exclude_modules"},
+      {Json{{"exclude_modules", ".*mlp.*"}}, "exclude_modules"},
+      {Json{{"layers_to_transform", 1}}, "layers_to_transform"},
+      {Json{{"layers_to_transform", Json::array({1, 2})}, {"layers_pattern", "layers"}},
+       "layers_to_transform"},
+      {Json{{"layers_to_transform", Json::array({0})}, {"layers_pattern", Json::array({"h", "blocks"})}},
+       "layers_to_transform"}};
+  for (const auto& [settings, key] : wrong) {
+    const std::string lora = adapter(pair(up_), settings);
+    expect_complaint(nfloat({"convert", folder, path("out"), "--lora", lora}),
+                     {"adapter_config.json", key, up_});
+    EXPECT_FALSE(std::filesystem::exists(path("out")));
+  }
+  for (const Json& settings :
+       {Json{{"r", 0}}, Json{{"r", "four"}}, Json{{"rank_pattern", Json{{"up_proj", 2.5}}}},
+        Json{{"target_modules", Json::array({3})}}, Json{{"layers_to_transform", "first"}}})
+    expect_complaint(nfloat({"convert", folder, path("out"), "--lora", adapter(pair(up_), settings)}),
+                     {"adapter_config.json", settings.items().begin()->first});
+
+  for (const Json& settings :
+       {Json{{"r", 1}, {"rank_pattern", Json{{"up_proj", kRank}}}, {"target_modules", "all-linear"}},
+        Json{{"r", 1}, {"rank_pattern", Json{{"^model\\.layers\\.0\\.mlp\\.up_proj", kRank}}}},
+        Json{{"r", nullptr}, {"target_modules", nullptr}, {"exclude_modules", Json::array({"proj"})}},
+        Json{{"target_modules", Json::array({"q_proj", "up_proj"})}, {"layers_to_transform", 0}},
+        Json{{"target_modules", ".*(up|down)_proj"}, {"exclude_modules", "up_proj"}},
+        Json{{"target_modules", Json::array({up_})}, {"layers_to_transform", Json::array({7})}},
+        Json{{"layers_to_transform", Json::array({2, 0})}, {"layers_pattern", Json::array({"h", "layers"})}}})
+    expect_added(merged(folder, adapter(pair(up_), settings)), up_ + ".weight", 8.0 / kRank);
+}
+
 TEST_F(Adapter, AConv1DOfAFamilyThatIsNotKnownIsNotGuessed) {
   const std::string folder = base(attn_, Json{{"model_type", "a_gpt_of_next_year"}});
   expect_complaint(

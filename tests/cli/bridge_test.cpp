@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "cli/process.h"
 #include "nfloat/checkpoint.h"
+#include "nfloat/gguf.h"
 
 namespace nfloat::cli_test {
 namespace {
@@ -81,6 +82,38 @@ TEST_F(Cli, CheckOpensTheTokenizerToo) {
   const Result broken = nfloat({"inspect", folder, "--check"});
   EXPECT_EQ(broken.exit_code, 1) << broken;
   EXPECT_NE(broken.out.find("Unheard"), std::string::npos) << broken;
+}
+
+TEST_F(Cli, CheckFindsWhatIsNotFinite) {
+  const std::string folder = path("copy"), file = path("copy.gguf"), weights = folder + "/model.safetensors";
+  std::filesystem::copy(model(), folder);
+  ASSERT_TRUE(nfloat({"convert", folder, file, "--type", "q8_0"}).ok());
+  std::string bytes = read_file(file);
+  const GgufFile opened(file);
+  const GgufTensor& tensor = *opened.find("blk.1.ffn_up.weight");
+  const auto* place = opened.bytes(tensor).data();
+  const size_t at = bytes.find(std::string_view(reinterpret_cast<const char*>(place), 34 * 4));
+  ASSERT_NE(at, std::string::npos);
+  bytes.replace(at + 34, 2, "\xff\x7f");  // the scale of the second block
+  write_file(file, bytes);
+  const Result packed = nfloat({"inspect", file, "--check"});
+  EXPECT_EQ(packed.exit_code, 1) << packed;
+  EXPECT_NE(packed.out.find("ERROR: model.layers.1.mlp.up_proj.weight: 32 of "), std::string::npos) << packed;
+  EXPECT_NE(packed.out.find("the first is element 32\n"), std::string::npos) << packed;
+  const Checkpoint plain(folder);
+  const TensorView norm = plain.view("model.norm.weight");
+  bytes = read_file(weights);
+  const size_t begin =
+      bytes.find(std::string_view(reinterpret_cast<const char*>(norm.bytes.data()), norm.bytes.size()));
+  ASSERT_NE(begin, std::string::npos);
+  for (size_t i = 0; i < dtype_bytes(norm.dtype); ++i)
+    bytes[begin + 5 * dtype_bytes(norm.dtype) + i] = '\x7f';
+  bytes[begin + 6 * dtype_bytes(norm.dtype) - 2] = '\xff';
+  write_file(weights, bytes);
+  const Result result = nfloat({"inspect", folder, "--check"});
+  EXPECT_EQ(result.exit_code, 1) << result;
+  EXPECT_NE(result.out.find("ERROR: model.norm.weight: 1 of "), std::string::npos) << result;
+  EXPECT_NE(result.out.find("the first is element 5\n"), std::string::npos) << result;
 }
 
 TEST_F(Cli, ConvertsNf4ToTheNumbersThatItStandsFor) {
@@ -185,7 +218,15 @@ TEST_F(Cli, ConvertReplacesOnlyWhenAskedTo) {
   const Result refused = nfloat({"convert", model(), file});
   EXPECT_FALSE(refused.ok());
   EXPECT_NE(refused.err.find("tiny.gguf"), std::string::npos) << refused;
+  // What is replaced was written by such a command, or is empty.
+  expect_complaint(nfloat({"convert", model(), file, "--overwrite"}), {"tiny.gguf", "not a GGUF model"});
   EXPECT_EQ(read_file(file), "mine");
+  for (const std::string& old : {std::string(), read_file(model() + "/config.json")}) {
+    write_file(file, old);
+    EXPECT_EQ(nfloat({"convert", model(), file, "--overwrite"}).ok(), old.empty());
+  }
+  fs::remove(file);
+  ASSERT_TRUE(nfloat({"convert", model(), file, "--type", "q8_0"}).ok());
   EXPECT_TRUE(nfloat({"convert", model(), file, "--overwrite"}).ok());
   EXPECT_EQ(greedy(file), greedy(model()));
   size_t entries = 0;

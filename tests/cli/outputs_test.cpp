@@ -105,6 +105,34 @@ TEST_F(Outputs, ACheckpointIsNotWrittenIntoAPipe) {
   EXPECT_TRUE(fs::is_fifo(path("pipe")));
 }
 
+// In every command, a file only by one of its kind.
+TEST_F(Outputs, OverwriteReplacesFilesOfItsKind) {
+  write_file(path("in.safetensors"), plain_file(16, 64));
+  ASSERT_TRUE(nfloat({"quantize", path("in.safetensors"), path("q.safetensors")}).ok());
+  ASSERT_TRUE(nfloat({"convert", model(), path("model.gguf"), "--type", "q8_0"}).ok());
+  const std::vector<std::string> commands[] = {
+      {"quantize", path("in.safetensors"), path("out"), "--overwrite"},
+      {"dequantize", path("q.safetensors"), path("out"), "--overwrite"}};
+  for (const std::vector<std::string>& command : commands) {
+    for (const std::string& other : {std::string("notes"), read_file(path("model.gguf"))}) {
+      write_file(path("out"), other);
+      expect_complaint(nfloat(command), {"out", "not a safetensors file"});
+      EXPECT_EQ(read_file(path("out")), other);
+    }
+    // A file that was cut short is one all the same.
+    const std::string whole = read_file(path("q.safetensors"));
+    for (const size_t length : {size_t{0}, size_t{40}, whole.size()}) {
+      write_file(path("out"), whole.substr(0, length));
+      const Result result = nfloat(command);
+      EXPECT_TRUE(result.ok()) << result;
+    }
+  }
+  fs::copy_file(path("q.safetensors"), path("other.gguf"));
+  expect_complaint(nfloat({"convert", model(), path("other.gguf"), "--overwrite"}), {"not a GGUF model"});
+  EXPECT_EQ(read_file(path("other.gguf")), read_file(path("q.safetensors")));
+  EXPECT_TRUE(temporaries(folder_).empty());
+}
+
 TEST_F(Outputs, PartsOfAWeightThatIsNotThereAreNoWeights) {
   const std::string plain = entry("a.weight", "F32", {8, 8}, 0, 256);
   struct Case {

@@ -323,12 +323,39 @@ TEST_F(Train, AdaptersGoToGgufAndBack) {
   std::filesystem::copy_file(path("adapter.gguf"), path("mine.gguf"),
                              std::filesystem::copy_options::overwrite_existing);
   EXPECT_TRUE(convert("adapter", "mine.gguf", true).ok());
+  expect_complaint(nfloat({"convert", model(), path("mine.gguf"), "--overwrite"}), {"not a GGUF model"});
   EXPECT_EQ(read_file(path("adapter.gguf")), read_file(path("mine.gguf")));
   std::filesystem::rename(path("mine.gguf"), path("back/mine.gguf"));
   expect_complaint(convert("back/mine.gguf", "back", true), {"lies around it"});
   EXPECT_TRUE(temporaries(folder_).empty());
   expect_complaint(nfloat({"generate", model(), "-p", "The", "--lora", path("adapter.gguf")}),
                    {"adapter.gguf", "--adapter-of"});
+  // Every command that reads an adapter says what contradicts its tensors.
+  std::filesystem::copy(path("adapter"), path("wrong"));
+  Json wrong = Json::parse(read_file(path("wrong/adapter_config.json")));
+  wrong["rank_pattern"] = Json::object();
+  write_file(path("wrong/adapter_config.json"), wrong.dump());
+  for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+           {"convert", path("wrong"), path("w.gguf"), "--adapter-of", model()},
+           {"convert", model(), path("w"), "--lora", path("wrong")},
+           {"generate", model(), "-p", "The", "--lora", path("wrong")},
+           {"perplexity", model(), "--text", stories(), "--lora", path("wrong")},
+           {"train", model(), stories(), "--out", path("w"), "--init", path("wrong"), "--quiet"}})
+    expect_complaint(nfloat(command), {"adapter_config.json", "rank_pattern", "k_proj"});
+  // So does what a GGUF adapter says.
+  const std::string sound = read_file(path("adapter.gguf")), key = "adapter.lora.alpha";
+  const auto changed = [&](const std::string& name) {
+    std::string bytes = sound;
+    bytes.replace(bytes.find(key), key.size(), name);
+    write_file(path("odd.gguf"), bytes);
+    return convert("odd.gguf", "odd", false);
+  };
+  expect_complaint(changed("adapter.lora.omega"), {"odd.gguf", "adapter.lora.omega", "not understood"});
+  expect_complaint(changed("adapter.alora.omeg"), {"odd.gguf", "adapter.alora.omeg", "some tokens only"});
+  std::string bytes = sound;
+  bytes.replace(bytes.find(key) + key.size() + 4, 4, std::string("\0\0\xc0\x7f", 4));
+  write_file(path("odd.gguf"), bytes);
+  expect_complaint(convert("odd.gguf", "odd", false), {"odd.gguf", "adapter.lora.alpha"});
   // Pairs that count for nothing, the first of them or all.
   const auto with = [&](const char* name, const std::function<void(Json&)>& change) {
     std::filesystem::copy(path("adapter"), path(name));

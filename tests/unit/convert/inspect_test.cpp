@@ -84,6 +84,33 @@ TEST_F(Inspect, DamageIsFound) {
   EXPECT_TRUE(has(check(tensors), true, "which is not there"));
 }
 
+// Every type that can hold one, whatever it is for; in the middle of large tensors too.
+TEST_F(Inspect, WhatIsNotFiniteIsFound) {
+  struct Case {
+    const char* type;
+    size_t bytes;
+    uint64_t finite, bad;
+  };
+  for (const Case& one :
+       {Case{"F64", 8, 0x7fefffffffffffffu, 0x7ff0000000000001u}, Case{"F32", 4, 0xff7fffffu, 0xff800000u},
+        Case{"F16", 2, 0x7bffu, 0xfe00u}, Case{"BF16", 2, 0xff7fu, 0x7f80u}, Case{"F8_E4M3", 1, 0xfe, 0xff},
+        Case{"F8_E5M2", 1, 0x7b, 0xfc}}) {
+    for (const size_t at : {size_t{0}, size_t{300001}, size_t{999999}}) {
+      std::string bytes;
+      for (size_t i = 0; i < 1000000; ++i)
+        bytes.append(reinterpret_cast<const char*>(i == at || i == 999999 ? &one.bad : &one.finite),
+                     one.bytes);
+      const auto findings = check({{"model.norm.weight", one.type, {1000, 1000}, bytes}});
+      ASSERT_EQ(findings.size(), 1u) << one.type;
+      EXPECT_EQ(findings[0].tensor, "model.norm.weight");
+      EXPECT_TRUE(has(findings, true, "the first is element " + std::to_string(at))) << findings[0].text;
+      EXPECT_TRUE(has(findings, true, at == 999999 ? "1 of 1000000 values is" : "2 of 1000000 values are"));
+    }
+  }
+  EXPECT_TRUE(check({{"steps", "I16", {3}, std::string(6, '\xff')}}).empty());
+  EXPECT_TRUE(check({{"none", "F32", {0}, ""}}).empty());
+}
+
 TEST_F(Inspect, ConfigurationAndTensorsMustAgree) {
   const auto folder = path("m");
   std::filesystem::create_directories(folder);
