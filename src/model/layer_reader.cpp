@@ -192,8 +192,22 @@ std::vector<std::string> LayerReader::tensors_of(const LinearId& id) const {
   return names;
 }
 
+std::vector<LayerReader::NormTensor> LayerReader::norms_of(int64_t layer) const {
+  std::vector<NormTensor> norms;
+  const auto add = [&](NormWeights LayerWeights::*norm, const char* pattern) {
+    if (pattern != nullptr) norms.push_back({norm, names_(layer_tensor(pattern, layer))});
+  };
+  add(&LayerWeights::attention_norm, tensors_.attention_norm);
+  add(&LayerWeights::attention_post_norm, tensors_.attention_post_norm);
+  add(&LayerWeights::query_norm, tensors_.query_norm);
+  add(&LayerWeights::key_norm, tensors_.key_norm);
+  add(&LayerWeights::mlp_norm, tensors_.mlp_norm);
+  add(&LayerWeights::mlp_post_norm, tensors_.mlp_post_norm);
+  return norms;
+}
+
 NormWeights LayerReader::final_norm() const {
-  return config_.final_norm ? read_norm(names_(tensors_.final_norm)) : NormWeights{};
+  return config_.final_norm ? read_norm(final_norm_name()) : NormWeights{};
 }
 
 Embedding LayerReader::embedding() const {

@@ -31,6 +31,13 @@ class LayerReader {
   LinearGroup project_out() const;
   LayerWeights layer(int64_t layer) const;
   NormWeights final_norm() const;  // empty: none
+  // The tensors of the norms' factors, each once for every norm that has it.
+  struct NormTensor {
+    NormWeights LayerWeights::*norm;
+    std::string name;
+  };
+  std::vector<NormTensor> norms_of(int64_t layer) const;
+  std::string final_norm_name() const { return names_(tensors_.final_norm); }
   // The tensors that a product is made of, in the order of its outputs; empty where experts lie in one
   // tensor.
   std::vector<std::string> tensors_of(const LinearId& id) const;

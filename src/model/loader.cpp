@@ -12,10 +12,9 @@
 #include "model/model_state.h"
 
 namespace nfloat {
-namespace {
 
-std::shared_ptr<const Model::State> load_state(std::shared_ptr<const Checkpoint> checkpoint,
-                                               const ModelConfig& config, const ModelOptions& options) {
+std::shared_ptr<Model::State> load_state(std::shared_ptr<const Checkpoint> checkpoint,
+                                         const ModelConfig& config, const ModelOptions& options) {
   auto state = std::make_shared<Model::State>();
   state->checkpoint = checkpoint;
   state->config = config;
@@ -43,8 +42,6 @@ std::shared_ptr<const Model::State> load_state(std::shared_ptr<const Checkpoint>
   count_memory(*state);
   return state;
 }
-
-}  // namespace
 
 std::shared_ptr<const LayerWeights> Model::State::layer(int64_t index) const {
   if (reader) return std::make_shared<const LayerWeights>(reader->layer(index));

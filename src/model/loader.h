@@ -33,6 +33,10 @@ class TensorNames {
 // one of the model's layers that the configuration has no use for.
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config);
 
+// Reads a model whose tensors have been checked.
+std::shared_ptr<Model::State> load_state(std::shared_ptr<const Checkpoint> checkpoint,
+                                         const ModelConfig& config, const ModelOptions& options);
+
 // Fills `state.memory` from the weights.
 void count_memory(Model::State& state) noexcept;
 

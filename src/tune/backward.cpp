@@ -6,12 +6,19 @@
 
 namespace nfloat {
 
+void Pass::product_backward(const LinearGroup& group, int64_t layer, Place place, ConstRows x, Rows dy,
+                            ConstRows y, std::span<float* const> z, Rows dx) {
+  products_.backward(group, modules(layer, place), x, rows_, dy, y, z, dx);
+  if (observer_ != nullptr) observer_->product(layer, place, x, {dy.data, dy.stride}, rows_);
+}
+
 void Pass::normalize_backward(const NormWeights& norm, const float* x, const float* dy, float* dx,
                               bool accumulate) {
   const kernels::TrainKernels& train = kernels::table().train;
   const auto back = config_.norm == NormKind::kLayer ? train.layer_norm_backward : train.rms_norm_backward;
   const auto epsilon = static_cast<float>(config_.norm_epsilon);
   const int64_t width = config_.hidden;
+  if (observer_ != nullptr) observer_->norm(norm, {x, width}, {dy, width}, rows_);
   over_rows([&](int64_t row) {
     back(x + row * width, norm.weight.data(), epsilon, width, dy + row * width, dx + row * width, accumulate);
   });
@@ -44,8 +51,8 @@ void Pass::backward_mlp(int64_t layer, Tape& tape) {
   const int64_t hidden = config_.hidden, width = config_.intermediate;
   const int64_t stride = (config_.gated ? 2 : 1) * width;
   split_gradient(weights.mlp_norm, weights.mlp_post_norm, tape.mlp_added, tape.mlp_sum);
-  products_.backward(weights.down, modules(layer, Place::kDown), {tape.activated, width}, rows_,
-                     {d_added_, hidden}, {tape.mlp_added, hidden}, tape.z[3], {d_activated_, width});
+  product_backward(weights.down, layer, Place::kDown, {tape.activated, width}, {d_added_, hidden},
+                   {tape.mlp_added, hidden}, tape.z[3], {d_activated_, width});
   over_rows([&](int64_t row) {
     const float* gate = tape.gate_up + row * stride;
     float* d_gate = d_gate_up_ + row * stride;
@@ -55,8 +62,8 @@ void Pass::backward_mlp(int64_t layer, Tape& tape) {
   });
   const float* stream = config_.parallel_blocks ? tape.input : tape.middle;
   const float* input = norm_before() ? tape.mlp_normed : stream;
-  products_.backward(weights.gate_up, modules(layer, Place::kGateUp), {input, hidden}, rows_,
-                     {d_gate_up_, stride}, {tape.gate_up, stride}, tape.z[2], {d_input_, hidden});
+  product_backward(weights.gate_up, layer, Place::kGateUp, {input, hidden}, {d_gate_up_, stride},
+                   {tape.gate_up, stride}, tape.z[2], {d_input_, hidden});
   // With parallel blocks the attention's part of the gradient is the one that came in: kept apart in added_.
   if (config_.parallel_blocks)
     over_rows([&](int64_t row) {
@@ -80,16 +87,16 @@ void Pass::backward_attention(int64_t layer, Tape& tape) {
     split_gradient(weights.attention_norm, weights.attention_post_norm, tape.attention_added,
                    tape.attention_sum);
   }
-  products_.backward(weights.output, modules(layer, Place::kOutput), {tape.attended, query}, rows_,
-                     {d_added_, hidden}, {tape.attention_added, hidden}, tape.z[1], {d_attended_, query});
+  product_backward(weights.output, layer, Place::kOutput, {tape.attended, query}, {d_added_, hidden},
+                   {tape.attention_added, hidden}, tape.z[1], {d_attended_, query});
   rotate_heads(layer, tape.projected);
   attend_backward(attention_layer(layer), rotated_, tape.attended, tape.log_sums, d_attended_, d_rotated_);
   rotate_back(layer, tape.projected);
-  const bool last = layer == adapter_.lowest_layer;  // nothing below is trained
+  const bool last = observer_ == nullptr && layer == adapter_.lowest_layer;  // nothing below is trained
   const float* input = norm_before() ? tape.attention_normed : tape.input;
-  products_.backward(weights.query_key_value, modules(layer, Place::kQueryKeyValue), {input, hidden}, rows_,
-                     {d_rotated_, places_.row()}, {tape.projected, places_.row()}, tape.z[0],
-                     {last ? nullptr : d_input_, hidden});
+  product_backward(weights.query_key_value, layer, Place::kQueryKeyValue, {input, hidden},
+                   {d_rotated_, places_.row()}, {tape.projected, places_.row()}, tape.z[0],
+                   {last ? nullptr : d_input_, hidden});
   if (last) return;
   if (norm_before()) return normalize_backward(weights.attention_norm, tape.input, d_input_, gradient_, true);
   over_rows([&](int64_t row) {
@@ -152,7 +159,6 @@ void Pass::rotate_back(int64_t layer, const float* projected) {
   const auto epsilon = static_cast<float>(config_.norm_epsilon);
   over_rows([&](int64_t row) {
     float* d = d_rotated_ + row * places_.row();
-    const float* x = projected + row * places_.row();
     const auto rotate = [&](float* at, float factor) {
       if (rotary > 0)
         kernels::table().transformer.rotate(at, table.data() + positions_[static_cast<size_t>(row)] * rotary,
@@ -162,19 +168,26 @@ void Pass::rotate_back(int64_t layer, const float* projected) {
     };
     for (int64_t head = 0; head < config_.heads; ++head) rotate(d + places_.query(head), scale);
     for (int64_t head = 0; head < config_.kv_heads; ++head) rotate(d + places_.key(head), 1.0f);
-    const auto back = [&](const NormWeights& norm, int64_t at, int64_t count) {
-      norm_back(x + at, norm.weight.data(), epsilon, count, d + at, d + at, false);
-    };
-    if (config_.query_norm == QueryNorm::kWhole) {
-      back(weights.query_norm, 0, config_.query_size());
-      back(weights.key_norm, config_.query_size(), config_.kv_size());
-    } else if (config_.query_norm == QueryNorm::kHead) {
-      for (int64_t head = 0; head < config_.heads; ++head)
-        back(weights.query_norm, places_.query(head), head_dim);
-      for (int64_t head = 0; head < config_.kv_heads; ++head)
-        back(weights.key_norm, places_.key(head), head_dim);
-    }
   });
+  const auto back = [&](const NormWeights& norm, int64_t at, int64_t count) {
+    const int64_t stride = places_.row();
+    const float* x = projected + at;
+    float* d = d_rotated_ + at;
+    if (observer_ != nullptr) observer_->norm(norm, {x, stride}, {d, stride}, rows_);
+    over_rows([&](int64_t row) {
+      norm_back(x + row * stride, norm.weight.data(), epsilon, count, d + row * stride, d + row * stride,
+                false);
+    });
+  };
+  if (config_.query_norm == QueryNorm::kWhole) {
+    back(weights.query_norm, 0, config_.query_size());
+    back(weights.key_norm, config_.query_size(), config_.kv_size());
+  } else if (config_.query_norm == QueryNorm::kHead) {
+    for (int64_t head = 0; head < config_.heads; ++head)
+      back(weights.query_norm, places_.query(head), head_dim);
+    for (int64_t head = 0; head < config_.kv_heads; ++head)
+      back(weights.key_norm, places_.key(head), head_dim);
+  }
 }
 
 }  // namespace nfloat

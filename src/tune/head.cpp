@@ -24,40 +24,48 @@ double Pass::head(const Batch& batch, double weight, bool gradients) {
   return sum;
 }
 
-void Pass::head_slice(int64_t first, int64_t count, double weight, bool gradients) {
-  const kernels::KernelTable& table = kernels::table();
-  const int64_t hidden = config_.hidden, vocabulary = config_.vocabulary, embedding = config_.embedding_size;
-  const auto epsilon = static_cast<float>(config_.norm_epsilon);
-  const bool layer_norm = config_.norm == NormKind::kLayer;
-  const NormWeights& norm = state_.final_norm;
-  const auto over = [&](auto&& body) {
-    parallel_for(count, 1, options_.threads, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) body(i);
-    });
-  };
-  const auto stream = [&](int64_t i) {
-    return inputs_.back() + targets_[static_cast<size_t>(first + i)].row * hidden;
-  };
-  over([&](int64_t i) {
-    float* to = head_normed_ + i * hidden;
-    if (!config_.final_norm)
-      std::copy(stream(i), stream(i) + hidden, to);
-    else if (layer_norm)
-      table.transformer.layer_norm(stream(i), norm.weight.data(), norm.bias.data(), epsilon, hidden, to);
-    else
-      table.transformer.rms_norm(stream(i), norm.weight.data(), epsilon, hidden, to);
-  });
-  const float* features = head_normed_;
+void Pass::product_head(const float* features, int64_t count, float* logits) {
+  const int64_t hidden = config_.hidden, embedding = config_.embedding_size;
   const int64_t width = embedding > 0 ? embedding : hidden;
   if (embedding > 0) {
-    head_activations_.assign(head_normed_, hidden, count, hidden);
+    head_activations_.assign(features, hidden, count, hidden);
     state_.project_out.apply(head_activations_, head_projected_, embedding, options_.precision,
                              options_.threads);
     features = head_projected_;
   }
   head_activations_.assign(features, width, count, width);
-  state_.head.apply(head_activations_, logits_, vocabulary, options_.precision, options_.threads);
+  state_.head.apply(head_activations_, logits, config_.vocabulary, options_.precision, options_.threads);
+}
 
+void Pass::head_logits(int64_t first, int64_t count) {
+  const kernels::TransformerKernels& kernels = kernels::table().transformer;
+  const int64_t hidden = config_.hidden;
+  const auto epsilon = static_cast<float>(config_.norm_epsilon);
+  const NormWeights& norm = state_.final_norm;
+  parallel_for(count, 1, options_.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const float* from = inputs_.back() + targets_[static_cast<size_t>(first + i)].row * hidden;
+      float* to = head_normed_ + i * hidden;
+      if (!config_.final_norm)
+        std::copy(from, from + hidden, to);
+      else if (config_.norm == NormKind::kLayer)
+        kernels.layer_norm(from, norm.weight.data(), norm.bias.data(), epsilon, hidden, to);
+      else
+        kernels.rms_norm(from, norm.weight.data(), epsilon, hidden, to);
+    }
+  });
+  product_head(head_normed_, count, logits_);
+}
+
+void Pass::head_slice(int64_t first, int64_t count, double weight, bool gradients) {
+  const kernels::KernelTable& table = kernels::table();
+  const int64_t vocabulary = config_.vocabulary;
+  const auto over = [&](auto&& body) {
+    parallel_for(count, 1, options_.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) body(i);
+    });
+  };
+  head_logits(first, count);
   const auto scale = static_cast<float>(config_.logit_scale);
   const auto cap = static_cast<float>(config_.logit_softcap);
   over([&](int64_t i) {
@@ -85,22 +93,37 @@ void Pass::head_slice(int64_t first, int64_t count, double weight, bool gradient
     logits[target.token] = std::expm1(at_target - log_sum);
     for (int64_t j = 0; j < vocabulary; ++j) logits[j] *= factor;
   });
-  if (!gradients) return;
+  if (gradients) head_backward(first, count);
+}
 
+// From the gradients in logits_.
+void Pass::head_backward(int64_t first, int64_t count) {
+  const kernels::TrainKernels& train = kernels::table().train;
+  const int64_t hidden = config_.hidden, vocabulary = config_.vocabulary, embedding = config_.embedding_size;
+  const auto epsilon = static_cast<float>(config_.norm_epsilon);
+  const NormWeights& norm = state_.final_norm;
   head_packed_.assign(logits_, vocabulary, count, vocabulary, options_.bf16, options_.threads);
   float* d_features = embedding > 0 ? d_projected_ : d_normed_;
-  state_.head.apply_transposed(head_packed_, 0, d_features, width, false, options_.threads);
+  state_.head.apply_transposed(head_packed_, 0, d_features, embedding > 0 ? embedding : hidden, false,
+                               options_.threads);
   if (embedding > 0) {
     head_packed_.assign(d_projected_, embedding, count, embedding, options_.bf16, options_.threads);
     state_.project_out.apply_transposed(head_packed_, 0, d_normed_, hidden, false, options_.threads);
   }
-  const auto back = layer_norm ? table.train.layer_norm_backward : table.train.rms_norm_backward;
-  over([&](int64_t i) {
-    float* to = gradient_ + targets_[static_cast<size_t>(first + i)].row * hidden;
-    if (config_.final_norm)
-      back(stream(i), norm.weight.data(), epsilon, hidden, d_normed_ + i * hidden, to, false);
-    else
-      std::copy(d_normed_ + i * hidden, d_normed_ + (i + 1) * hidden, to);
+  // The rows of a divergence follow one another.
+  if (observer_ != nullptr && config_.final_norm)
+    observer_->norm(norm, {inputs_.back() + targets_[static_cast<size_t>(first)].row * hidden, hidden},
+                    {d_normed_, hidden}, count);
+  const auto back = config_.norm == NormKind::kLayer ? train.layer_norm_backward : train.rms_norm_backward;
+  parallel_for(count, 1, options_.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t at = targets_[static_cast<size_t>(first + i)].row * hidden;
+      if (config_.final_norm)
+        back(inputs_.back() + at, norm.weight.data(), epsilon, hidden, d_normed_ + i * hidden, gradient_ + at,
+             false);
+      else
+        std::copy(d_normed_ + i * hidden, d_normed_ + (i + 1) * hidden, gradient_ + at);
+    }
   });
 }
 

@@ -353,7 +353,8 @@ void Pass::document_gradients(const Batch& batch, const Weigh& weigh, const Drop
 }
 
 void Pass::backward_layers() {
-  for (int64_t layer = config_.layers - 1; layer >= adapter_.lowest_layer; --layer) {
+  const int64_t lowest = observer_ != nullptr ? 0 : adapter_.lowest_layer;
+  for (int64_t layer = config_.layers - 1; layer >= lowest; --layer) {
     Tape& tape = tapes_[tapes_.size() > 1 ? static_cast<size_t>(layer) : 0];
     tape.input = inputs_[static_cast<size_t>(layer)];
     if (options_.recompute == Recompute::kCheap) recompute_cheap(layer, tape);

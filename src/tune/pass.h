@@ -12,6 +12,7 @@
 #include "tune/adapter.h"
 #include "tune/attention.h"
 #include "tune/batch.h"
+#include "tune/gradient_observer.h"
 #include "tune/low_rank.h"
 #include "tune/memory.h"
 
@@ -46,6 +47,16 @@ class Pass {
   // The same, and adds `weight` times its gradient to the adapter's gradients.
   double loss_and_gradients(const Batch& batch, double weight, const DropoutKey& dropout);
 
+  // What the head reads of each row, [rows][hidden]: to compare other weights with, which the same model is
+  // given in the meantime.
+  void features(const Batch& batch, float* to);
+  // Sum of D(expected || own) over all rows, in nats, `expected` having been given by features(). Labels do
+  // not count.
+  double divergence(const Batch& batch, const float* expected);
+  // The same, and shows `weight` times its gradient to the observer.
+  double divergence_and_gradients(const Batch& batch, const float* expected, double weight,
+                                  GradientObserver& observer);
+
   // Sum of -log p of each document's targets.
   std::vector<double> document_losses(const Batch& batch, bool with_adapter);
   // From those sums, `weigh` says the weight of each document's gradient, zeros before; these are added.
@@ -75,12 +86,20 @@ class Pass {
   double head(const Batch& batch, double weight, bool gradients);
   std::vector<double> losses_by_document() const;
   void head_slice(int64_t first, int64_t count, double weight, bool gradients);
+  // Logits of features, without scale and cap; of the targets' rows; and from their gradients to gradient_.
+  void product_head(const float* features, int64_t count, float* logits);
+  void head_logits(int64_t first, int64_t count);
+  void head_backward(int64_t first, int64_t count);
+  double divergence_head(const Batch& batch, const float* expected, double weight, bool gradients);
+  void compare_logits(int64_t first, int64_t count, double weight, bool gradients);
 
   std::span<LoraModule> modules(int64_t layer, Place place) noexcept;
   AttentionLayer attention_layer(int64_t layer) const;
   void normalize_rows(const NormWeights& norm, const float* from, float* to);
   void normalize_backward(const NormWeights& norm, const float* x, const float* dy, float* dx,
                           bool accumulate);
+  void product_backward(const LinearGroup& group, int64_t layer, Place place, ConstRows x, Rows dy,
+                        ConstRows y, std::span<float* const> z, Rows dx);
   void add_block(const NormWeights& norm, const NormWeights& post_norm, const float* from, float* added,
                  float* kept_added, float* sum, float* to);
   // Gradient of what a block added, into d_added_; gradient_ becomes that of the stream beside it.
@@ -141,6 +160,8 @@ class Pass {
   int64_t slice_ = 64;  // rows of logits that exist at once
   float *head_normed_ = nullptr, *head_projected_ = nullptr, *logits_ = nullptr, *d_projected_ = nullptr,
         *d_normed_ = nullptr;
+  float* expected_logits_ = nullptr;  // of divergences, made for the first
+  GradientObserver* observer_ = nullptr;
   std::vector<double> losses_;
   Activations head_activations_;
   PackedGradients head_packed_;

@@ -1,8 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
+#include <map>
+#include <memory>
+#include <random>
 
+#include "model/layer_reader.h"
+#include "model/loader.h"
 #include "nfloat/error.h"
 #include "tune/optimizer.h"
 #include "tune/pass.h"
@@ -231,6 +237,155 @@ TEST_P(TrainedFamilies, SameBitsWhateverIsRecomputedAndForAnyThreads) {
       ASSERT_EQ(0, std::memcmp(first.data(), found.data(), found.size() * sizeof(float)))
           << threads << " threads, level " << static_cast<int>(level);
     }
+}
+
+// Other weights for a model: of each tensor what is added to its values in float32.
+using Changes = std::map<std::string, std::vector<double>>;
+
+std::shared_ptr<Model::State> changed_state(const RandomModel& random, const Changes& changes, double by) {
+  const auto checkpoint = std::make_shared<const Checkpoint>(random.folder.path());
+  const auto change = [&](const std::string& name, std::span<float> values) {
+    const auto own = changes.find(name);
+    if (own == changes.end()) return;  // a projection of embeddings
+    for (size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<float>(static_cast<double>(values[i]) + by * own->second[i]);
+  };
+  ModelOptions options{.precision = Precision::kF32, .threads = 2};
+  options.transform = [&](const std::string& name, std::span<float> values, int64_t, int64_t) {
+    change(name, values);
+  };
+  const auto state = load_state(checkpoint, random.config, options);
+  const LayerReader reader(checkpoint, random.config, state->options);
+  for (int64_t layer = 0; layer < random.config.layers; ++layer)
+    for (const auto& [norm, name] : reader.norms_of(layer))
+      change(name, (state->layers[static_cast<size_t>(layer)].*norm).weight);
+  if (random.config.final_norm) change(reader.final_norm_name(), state->final_norm.weight);
+  return state;
+}
+
+// Makes the gradients of all tensors from what a pass shows, in double precision.
+class AllGradients : public GradientObserver {
+ public:
+  AllGradients(const RandomModel& random, const Model::State& state)
+      : config_(random.config),
+        state_(state),
+        reader_(std::make_shared<const Checkpoint>(random.folder.path()), config_, state.options) {
+    for (int64_t layer = 0; layer < config_.layers; ++layer) {
+      const LayerWeights& weights = state.layers[static_cast<size_t>(layer)];
+      for (const auto& [norm, name] : reader_.norms_of(layer)) add_norm(weights.*norm, name);
+      for (const Place place : {Place::kQueryKeyValue, Place::kOutput, Place::kGateUp, Place::kDown}) {
+        const LinearGroup& group = group_at(weights, place);
+        size_t part = 0;
+        for (const std::string& name : names(layer, place))
+          of[name].resize(static_cast<size_t>(group.outputs(part++) * group.inputs()));
+      }
+    }
+    if (config_.final_norm) add_norm(state.final_norm, reader_.final_norm_name());
+  }
+
+  void product(int64_t layer, Place place, ConstRows x, ConstRows dy, int64_t rows) override {
+    const LinearGroup& group = group_at(state_.layers[static_cast<size_t>(layer)], place);
+    int64_t first = 0;
+    size_t part = 0;
+    for (const std::string& name : names(layer, place)) {
+      std::vector<double>& own = of.at(name);
+      const int64_t in = group.inputs(), out = group.outputs(part++);
+      for (int64_t row = 0; row < rows; ++row)
+        for (int64_t o = 0; o < out; ++o)
+          for (int64_t i = 0; i < in; ++i)
+            own[static_cast<size_t>(o * in + i)] +=
+                static_cast<double>(dy.data[row * dy.stride + first + o]) *
+                static_cast<double>(x.data[row * x.stride + i]);
+      first += out;
+    }
+  }
+
+  void norm(const NormWeights& norm, ConstRows x, ConstRows dy, int64_t rows) override {
+    std::vector<double>& own = of.at(norms_.at(norm.weight.data()));
+    const size_t width = norm.weight.size();
+    for (int64_t row = 0; row < rows; ++row) {
+      const float *from = x.data + row * x.stride, *gradient = dy.data + row * dy.stride;
+      double mean = 0, squares = 0;
+      if (config_.norm == NormKind::kLayer)
+        for (size_t i = 0; i < width; ++i) mean += static_cast<double>(from[i]) / static_cast<double>(width);
+      for (size_t i = 0; i < width; ++i) squares += std::pow(static_cast<double>(from[i]) - mean, 2);
+      const double length = std::sqrt(squares / static_cast<double>(width) + config_.norm_epsilon);
+      for (size_t i = 0; i < width; ++i)
+        own[i] += (static_cast<double>(from[i]) - mean) / length * static_cast<double>(gradient[i]);
+    }
+  }
+
+  Changes of;
+
+ private:
+  std::vector<std::string> names(int64_t layer, Place place) const {
+    constexpr LinearRole kRoles[] = {LinearRole::kQueryKeyValue, LinearRole::kOutput, LinearRole::kGateUp,
+                                     LinearRole::kDown};
+    return reader_.tensors_of({layer, kRoles[static_cast<size_t>(place)]});
+  }
+  void add_norm(const NormWeights& norm, const std::string& name) {
+    norms_[norm.weight.data()] = name;
+    of[name].resize(norm.weight.size());
+  }
+
+  const ModelConfig& config_;
+  const Model::State& state_;
+  const LayerReader reader_;
+  std::map<const float*, std::string> norms_;
+};
+
+double divergence_of(std::shared_ptr<Model::State> state, const Batch& batch,
+                     const std::vector<float>& expected) {
+  Adapter none;
+  none.index(state->config.layers);
+  return Pass(Model(std::move(state)), none, {.threads = 2}, batch.rows(), kPositions)
+      .divergence(batch, expected.data());
+}
+
+// The divergence from the model as it was, of a model whose matrices and norms are all others.
+TEST_P(TrainedFamilies, GradientsOfTheDivergenceAreCentralDifferences) {
+  Adapter none;
+  none.index(model_.config().layers);
+  Pass original(model_, none, {.threads = 2}, batch_.rows(), kPositions);
+  std::vector<float> expected(static_cast<size_t>(batch_.rows() * model_.config().hidden));
+  original.features(batch_, expected.data());
+  EXPECT_NEAR(0, original.divergence(batch_, expected.data()), 1e-5);
+
+  AllGradients sizes(random_, model_.state());
+  std::mt19937 generator(5);
+  std::normal_distribution<double> normal;
+  Changes start = sizes.of;
+  for (auto& [name, values] : start)
+    for (double& value : values) value = 0.05 * normal(generator);
+  for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
+    const auto state = changed_state(random_, start, 1);
+    AllGradients gradients(random_, *state);
+    Pass pass(Model(state), none, {.recompute = level, .threads = 2}, batch_.rows(), kPositions);
+    const double found = pass.divergence_and_gradients(batch_, expected.data(), 1, gradients);
+    EXPECT_GT(found, 0.01);
+    EXPECT_NEAR(1, pass.divergence(batch_, expected.data()) / found, 1e-6);
+    // Of matrices and of norms apart: each along its gradient.
+    for (const bool norms : {false, true}) {
+      double squares = 0;
+      Changes direction = gradients.of;
+      for (auto& [name, values] : direction)
+        for (double& value : values) {
+          if ((name.find("norm") != std::string::npos || name.find("ln_") != std::string::npos) != norms)
+            value = 0;
+          squares += value * value;
+        }
+      const double step = 2e-3 / std::sqrt(squares);
+      Changes above = start, below = start;
+      for (const auto& [name, values] : direction)
+        for (size_t i = 0; i < values.size(); ++i) {
+          above[name][i] += step * values[i];
+          below[name][i] -= step * values[i];
+        }
+      const double difference = divergence_of(changed_state(random_, above, 1), batch_, expected) -
+                                divergence_of(changed_state(random_, below, 1), batch_, expected);
+      EXPECT_NEAR(1, difference / (2 * step) / squares, 5e-3) << norms << static_cast<int>(level);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Every, TrainedFamilies, ::testing::ValuesIn(kCases),
