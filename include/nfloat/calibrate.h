@@ -37,7 +37,9 @@ struct CalibratedLayer {
 
 struct CalibrationOptions {
   // 1: each product by the inputs of the original model, errors fed back within a row. 2: also corrected for
-  // what the layers before it, already quantized, changed; about four times the work.
+  // what the layers before it, already quantized, changed; about four times the work. 3: then codes, scales
+  // and gains of norms follow the gradient of the KL from the original, for models whose training fits the
+  // memory; its start sees the first 65,536 tokens.
   int level = 1;
   bool fast = false;  // no new coding of whole blocks: most of the gain in less time
   int threads = 0;
@@ -47,6 +49,9 @@ struct CalibrationOptions {
   std::function<void(const CalibrationEstimate&)> estimated = nullptr;
   // Called before each layer, with the layer's number and their count; may throw to cancel.
   std::function<void(int64_t, int64_t)> progress = nullptr;
+  // Of level 3: called before each step, with its number, their count and the mean KL on the held-back part
+  // measured last; may throw to cancel.
+  std::function<void(int64_t, int64_t, double)> distilling = nullptr;
   // Called after each layer but the earlier ones; with what it was given then as `earlier`, in order, a later
   // run with the same input, windows and options begins behind those layers and ends with the same result.
   std::function<void(const CalibratedLayer&)> finished = nullptr;
@@ -55,18 +60,24 @@ struct CalibrationOptions {
 
 // How far the predictions on the held-back part of the text are from the original's: mean KL in nats.
 struct CalibrationReport {
-  int64_t tokens = 0;       // calibrated on
-  int64_t held_tokens = 0;  // held back
-  double plain_kl = 0;      // of signed scales with the least squared error
-  double kl = 0;            // of the result
-  int64_t tensors = 0;      // calibrated
-  int64_t kept_plain = 0;   // of them, whose loss was not below that of the signed scales, which they keep
-  double loss = 0;          // sums over all tensors of tr(R H R^T)
-  double plain_loss = 0;    // the same for signed scales
+  int64_t tokens = 0;         // calibrated on
+  int64_t held_tokens = 0;    // held back
+  double plain_kl = 0;        // of signed scales with the least squared error
+  double kl = 0;              // of the result
+  int64_t tensors = 0;        // calibrated
+  int64_t kept_plain = 0;     // of them, whose loss was not below that of the signed scales, which they keep
+  double loss = 0;            // sums over all tensors of tr(R H R^T)
+  double plain_loss = 0;      // the same for signed scales
+  int64_t steps = 0;          // of level 3 behind which the result was taken; 0: its start was not worse
+  double start_kl = 0;        // before them, of level 2
+  int64_t changed_codes = 0;  // by them
 };
 
 struct Calibration {
   std::map<std::string, QuantizedTensor> tensors;  // of all layers
+  // Level 3: gains of norms, by name, of the checkpoint's types and shapes:
+  // QuantizeCheckpointOptions::replaced takes them.
+  std::map<std::string, Tensor> norms;
   CalibrationReport report;
 };
 
@@ -74,9 +85,9 @@ struct Calibration {
 // else: QuantizeCheckpointOptions::prepared takes them. `windows`: token ids, each window from an empty past;
 // every tenth is held back. Layers are read from the checkpoint one at a time; the hidden states of all
 // windows, float32, stay in memory (twice for level 2). The same result for every number of threads on one
-// kind of processor. Throws kUnsupported (the model does not run), kInvalidArgument (fewer than two windows),
-// kNotFinite naming the layer, kMalformedFile (`earlier` is of another model), kInterrupted, and as
-// Model::load.
+// kind of processor. Throws kUnsupported (the model does not run, level 3 of a mixture), kOutOfMemory with
+// the numbers, kInvalidArgument (fewer than two windows), kNotFinite naming the layer, kMalformedFile
+// (`earlier` is of another model), kInterrupted, and as Model::load.
 NFLOAT_API Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
                                  std::span<const std::vector<int32_t>> windows,
                                  const QuantizeCheckpointOptions& quantize,

@@ -42,6 +42,9 @@ struct QuantizeCheckpointOptions {
   // Weights that were quantized before (calibrate): stored as they are, by name; null for all others. Same
   // code, block size and double quantization as above, [out, in]. May be empty.
   std::function<const QuantizedTensor*(const std::string& name)> prepared = nullptr;
+  // Plain tensors with other values, by name: of the input's type and shape; null for all others. May be
+  // empty.
+  std::function<const Tensor*(const std::string& name)> replaced = nullptr;
   bool quantize_experts = false;         // 3-D expert weights, companions on the parameter's own name
   std::string card = {};                 // Markdown added to README.md of a folder
   uint64_t shard_bytes = 5'000'000'000;  // a shard grows to this size at most, if no single weight is larger

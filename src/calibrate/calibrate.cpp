@@ -8,27 +8,28 @@
 #include "base/fail.h"
 #include "base/parallel.h"
 #include "calibrate/cancel.h"
+#include "calibrate/distill.h"
 #include "calibrate/estimate.h"
 #include "calibrate/inputs.h"
 #include "calibrate/matrix.h"
 #include "evaluate/distribution.h"
 #include "model/layer_reader.h"
+#include "model/loader.h"
 #include "model/sequence_pass.h"
 #include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
 
-using Sequences = std::vector<std::span<const int32_t>>;
-
 constexpr int64_t kHeldShare = 10;                     // every tenth window
 constexpr size_t kMostHeldLogits = size_t{256} << 20;  // bytes of logits of the held-back windows
+constexpr int64_t kStartTokens = 65536;                // that levels 1 and 2 see before level 3
 constexpr float kCorrection = .75f;                    // alpha of corrected_target
 
 // The hidden states of some sequences between two layers of one version of the model.
 class Stream {
  public:
-  Stream(const Model& model, const Sequences& sequences, Workspace& workspace, int threads)
+  Stream(const Model& model, const TokenSequences& sequences, Workspace& workspace, int threads)
       : model_(model), pass_(model, sequences, KvCacheType::kF32), workspace_(workspace), threads_(threads) {
     x_.resize(static_cast<size_t>(pass_.rows() * model.config().hidden));
     LayerExecutor executor = make({});
@@ -118,20 +119,41 @@ class Calibrator {
       fail(ErrorCode::kInvalidArgument,
            "the text gives {} windows: at least two are needed, one of them to judge the result",
            windows.size());
+    int64_t tokens = 0;
+    for (const auto& window : trained_) {
+      if (options_.level >= 3 && tokens >= kStartTokens) break;
+      started_.push_back(window);
+      tokens += std::ssize(window);
+    }
+    if (options_.level < 3) return;
+    double weights = 0;
+    for (const auto& [name, dtype] : wanted_)
+      weights += static_cast<double>(checkpoint_->find(name)->shape.elements());
+    distillation_ = plan_distillation(config, weights, trained_, held_);
+    check_available_memory(distillation_.memory_bytes, "calibration at level 3 of this model");
   }
 
   Calibration run() {
+    quantize_layers();
+    for (const auto& window : trained_) result_.report.tokens += std::ssize(window);
+    if (options_.level >= 3) follow_gradients();
+    return std::move(result_);
+  }
+
+ private:
+  using Transform = decltype(ModelOptions::transform);
+
+  void quantize_layers() {
     const int64_t layers = model_.config().layers;
     if (std::ssize(options_.earlier) > layers)
       fail(ErrorCode::kMalformedFile, "{} layers were calibrated before, the model has {}",
            options_.earlier.size(), layers);
     if (options_.estimated) options_.estimated(estimate());
-    Stream original(model_, trained_, workspace_, threads_);
+    Stream original(model_, started_, workspace_, threads_);
     std::optional<Stream> quantized;
-    if (options_.level >= 2) quantized.emplace(model_, trained_, workspace_, threads_);
+    if (options_.level >= 2) quantized.emplace(model_, started_, workspace_, threads_);
     Stream held(model_, held_, workspace_, threads_), held_result(model_, held_, workspace_, threads_),
         held_plain(model_, held_, workspace_, threads_);
-    result_.report.tokens = original.rows();
     result_.report.held_tokens = held.rows();
     for (int64_t layer = 0; layer < layers; ++layer) {
       if (options_.progress) options_.progress(layer, layers);
@@ -159,19 +181,34 @@ class Calibrator {
     const std::vector<float> expected = held.logits();
     result_.report.kl = mean_divergence(expected, held_result.logits());
     result_.report.plain_kl = mean_divergence(expected, held_plain.logits());
-    return std::move(result_);
   }
 
- private:
-  using Transform = decltype(ModelOptions::transform);
+  void follow_gradients() {
+    CalibrationReport& report = result_.report;
+    Distilled distilled = distill({.checkpoint = checkpoint_,
+                                   .config = model_.config(),
+                                   .start = result_.tensors,
+                                   .trained = trained_,
+                                   .held = held_,
+                                   .threads = threads_},
+                                  distillation_, options_.distilling);
+    report.start_kl = report.kl;
+    if (distilled.steps == 0) return;
+    report.kl = distilled.kl;
+    report.steps = distilled.steps;
+    report.changed_codes = distilled.changed_codes;
+    result_.tensors = std::move(distilled.tensors);
+    result_.norms = std::move(distilled.norms);
+  }
 
   CalibrationEstimate estimate() const {
     CalibrationWork work{.level = options_.level,
                          .layers = model_.config().layers - std::ssize(options_.earlier),
+                         .all_layers = model_.config().layers,
                          .hidden = model_.config().hidden,
                          .attention = model_.config().heads * model_.config().head_dim,
                          .vocabulary = model_.config().vocabulary};
-    for (const auto& window : trained_) work.add_window(std::ssize(window), false);
+    for (const auto& window : started_) work.add_window(std::ssize(window), false);
     for (const auto& window : held_) work.add_window(std::ssize(window), true);
     // The first layer stands for all.
     for (const LinearRole role :
@@ -181,6 +218,8 @@ class Calibrator {
           const bool other_way = reader_.stored_transposed();
           work.add_product(role, info->shape[other_way ? 1 : 0], info->shape[other_way ? 0 : 1]);
         }
+    work.distilled_tokens = distillation_.tokens;
+    work.distilled_bytes = distillation_.memory_bytes;
     return estimate_calibration(work, threads_);
   }
 
@@ -358,8 +397,9 @@ class Calibrator {
   const Model model_;
   const LayerReader reader_, calibrated_, plain_;
   CalibratedOptions matrix_;
+  DistillPlan distillation_;  // of level 3
   std::map<std::string, DType> wanted_;
-  Sequences trained_, held_;
+  TokenSequences trained_, started_, held_;  // started_: of level 3, what its start sees
   Workspace workspace_;
   CalibratedLayer layer_;  // at work
   Calibration result_;
@@ -370,8 +410,8 @@ class Calibrator {
 Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
                       std::span<const std::vector<int32_t>> windows,
                       const QuantizeCheckpointOptions& quantize, const CalibrationOptions& options) {
-  if (options.level < 1 || options.level > 2)
-    fail(ErrorCode::kInvalidArgument, "calibration level {}: 1 or 2 expected", options.level);
+  if (options.level < 1 || options.level > 3)
+    fail(ErrorCode::kInvalidArgument, "calibration level {}: 1, 2 or 3 expected", options.level);
   const CancelScope cancel(options.cancelled);
   return Calibrator(std::move(checkpoint), config, windows, quantize, options).run();
 }

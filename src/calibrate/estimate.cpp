@@ -53,6 +53,10 @@ CalibrationEstimate estimate_calibration(const CalibrationWork& work, int thread
   result.operations =
       static_cast<double>(work.layers) * (passes * forward + 3 * held_forward + sums * hessians + codings) +
       6 * held * static_cast<double>(work.hidden) * static_cast<double>(work.vocabulary);
+  // A forward pass of the original, one of the quantized model and its backward pass with all gradients.
+  result.operations += 8 * static_cast<double>(work.distilled_tokens) *
+                       (weights * static_cast<double>(work.all_layers) +
+                        static_cast<double>(work.hidden) * static_cast<double>(work.vocabulary));
   result.seconds = kBesideProducts * result.operations / operations_a_second(threads);
   const auto wide = static_cast<double>(widest), hidden = static_cast<double>(work.hidden);
   const double states = (work.level >= 2 ? 3 * tokens : tokens) * hidden + 3 * held * hidden;
@@ -62,6 +66,7 @@ CalibrationEstimate estimate_calibration(const CalibrationWork& work, int thread
   const double layer = 3 * weights;
   result.memory_bytes = static_cast<uint64_t>(4 * (states + kept + squares + logits + layer) +
                                               .52 * weights * static_cast<double>(work.layers) + 64e6);
+  result.memory_bytes = std::max(result.memory_bytes, work.distilled_bytes);
   return result;
 }
 

@@ -13,8 +13,11 @@ namespace nfloat {
 // What a calibration has to go through: tokens, and the products of one layer.
 struct CalibrationWork {
   int level = 1;
-  int64_t layers = 0, hidden = 0, attention = 0, vocabulary = 0;
+  int64_t layers = 0, all_layers = 0;  // that are left, and all of the model
+  int64_t hidden = 0, attention = 0, vocabulary = 0;
   int64_t tokens = 0, held_tokens = 0;  // calibrated on, held back
+  int64_t distilled_tokens = 0;         // in all steps of level 3
+  uint64_t distilled_bytes = 0;         // of memory for them
   double pairs = 0, held_pairs = 0;     // of tokens that attend to each other
 
   struct Product {

@@ -61,7 +61,7 @@ ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& ou
   const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,
                                 std::function<void(std::string)> write_late) {
     return plans[i].quantize ? make_quantize_job(setup, plans[i], writer, first, std::move(write_late))
-                             : make_copy_job(input, {&plans[i].input}, writer, first);
+                             : make_plain_job(setup, plans[i], writer, first);
   };
   write_checkpoint(input, output, units, make_job, config, options.shard_bytes, control, &result,
                    options.card);

@@ -198,6 +198,31 @@ class PreparedJob : public StreamJob {
   int stage_ = 0;
 };
 
+// A tensor that has other bytes than the input.
+class ReplacedJob : public StreamJob {
+ public:
+  ReplacedJob(const TensorInfo& info, const Tensor& tensor, SafetensorsWriter& writer, size_t index)
+      : info_(info), tensor_(tensor), writer_(writer), index_(index) {
+    if (tensor.dtype() != info.dtype || tensor.shape() != info.shape)
+      fail(ErrorCode::kInvalidArgument, "tensor '{}': replaced by {} {}, expected {} {}", info.name,
+           dtype_name(tensor.dtype()), tensor.shape().to_string(), dtype_name(info.dtype),
+           info.shape.to_string());
+  }
+
+  int64_t next_stage() override { return stage_++ == 0 ? 1 : 0; }
+  uint64_t run(int64_t, Scratch&) override {
+    writer_.write(index_, 0, tensor_.bytes());
+    return info_.bytes;
+  }
+
+ private:
+  const TensorInfo& info_;
+  const Tensor& tensor_;
+  SafetensorsWriter& writer_;
+  const size_t index_;
+  int stage_ = 0;
+};
+
 // A stage a tensor.
 class CopyJob : public StreamJob {
  public:
@@ -287,6 +312,13 @@ std::unique_ptr<StreamJob> make_quantize_job(const QuantizeSetup& setup, const T
   if (prepared != nullptr)
     return std::make_unique<PreparedJob>(setup, plan, *prepared, writer, first_index, std::move(write_state));
   return std::make_unique<QuantizeJob>(setup, plan, writer, first_index, std::move(write_state), delta);
+}
+
+std::unique_ptr<StreamJob> make_plain_job(const QuantizeSetup& setup, const TensorPlan& plan,
+                                          SafetensorsWriter& writer, size_t first_index) {
+  const Tensor* replaced = setup.options.replaced ? setup.options.replaced(plan.input.name) : nullptr;
+  if (replaced != nullptr) return std::make_unique<ReplacedJob>(plan.input, *replaced, writer, first_index);
+  return make_copy_job(setup.input, {&plan.input}, writer, first_index);
 }
 
 std::unique_ptr<StreamJob> make_copy_job(const Checkpoint& input, std::vector<const TensorInfo*> tensors,

@@ -39,6 +39,10 @@ std::unique_ptr<StreamJob> make_quantize_job(const QuantizeSetup& setup, const T
                                              std::function<void(std::string)> write_state,
                                              const LoraDelta* delta = nullptr);
 
+// Writes a tensor that stays plain, as it is or as the options replace it.
+std::unique_ptr<StreamJob> make_plain_job(const QuantizeSetup& setup, const TensorPlan& plan,
+                                          SafetensorsWriter& writer, size_t first_index);
+
 // Copies the bytes of tensors as they are, to writer indices first_index and on.
 std::unique_ptr<StreamJob> make_copy_job(const Checkpoint& input, std::vector<const TensorInfo*> tensors,
                                          SafetensorsWriter& writer, size_t first_index);

@@ -33,17 +33,23 @@ Json plan_document(const QuantizationPlan& plan) {
 
 Json calibration_document(const CalibrationRecord& record) {
   const CalibrationReport& report = record.report;
-  return {{"text", record.text},
-          {"text_fnv1a", record.text_hash},
-          {"level", record.level},
-          {"tokens", report.tokens},
-          {"held_back_tokens", report.held_tokens},
-          {"tensors", report.tensors},
-          {"kept_plain", report.kept_plain},
-          {"proxy_loss", report.loss},
-          {"proxy_loss_of_best", report.plain_loss},
-          {"mean_kl", report.kl},
-          {"mean_kl_of_best", report.plain_kl}};
+  Json json = {{"text", record.text},
+               {"text_fnv1a", record.text_hash},
+               {"level", record.level},
+               {"tokens", report.tokens},
+               {"held_back_tokens", report.held_tokens},
+               {"tensors", report.tensors},
+               {"kept_plain", report.kept_plain},
+               {"proxy_loss", report.loss},
+               {"proxy_loss_of_best", report.plain_loss},
+               {"mean_kl", report.kl},
+               {"mean_kl_of_best", report.plain_kl}};
+  if (record.level >= 3) {
+    json["mean_kl_of_level_2"] = report.start_kl;
+    json["steps"] = report.steps;
+    json["changed_codes"] = report.changed_codes;
+  }
+  return json;
 }
 
 }  // namespace

@@ -62,6 +62,23 @@ TEST_F(Calibrate, BothLevelsWriteSoundFilesWithLessDivergence) {
   EXPECT_NE(against.out.find("larger by design"), std::string::npos) << against;
 }
 
+TEST_F(Calibrate, TheThirdLevelWritesTheSameLayoutWithItsOwnNorms) {
+  if (testing::kSanitized) GTEST_SKIP() << "takes minutes";
+  const Result result = quick(model(), "out", stories(), {"--level", "3"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.out.find("Calibrated at level 3"), std::string::npos) << result;
+  EXPECT_NE(result.out.find("distillation"), std::string::npos) << result;
+  EXPECT_NE(read_file(path("out/README.md")).find("| distillation |"), std::string::npos);
+  const Result check = nfloat({"inspect", path("out"), "--check"});
+  EXPECT_TRUE(check.ok()) << check;
+  const Result best = nfloat({"quantize", model(), path("best"), "--preset", "best"});
+  ASSERT_TRUE(best.ok()) << best;
+  const auto size = [&](const std::string& folder) {
+    return static_cast<int64_t>(fs::file_size(path(folder + "/model.safetensors")));
+  };
+  EXPECT_LT(std::abs(size("out") - size("best")), 2048);
+}
+
 TEST_F(Calibrate, TakesTheGeneralTextWithoutOneOfItsOwn) {
   const Result result = nfloat({"quantize", model(), path("out"), "--preset", "calibrated", "--fast",
                                 "--calibration-tokens", "1500", "--json"});

@@ -39,17 +39,31 @@ std::string state_path(const std::string& output) {
 
 std::string CalibratedModel::sentence() const {
   const CalibrationReport& report = record.report;
+  std::string third;
+  if (record.level >= 3)
+    third = report.steps > 0
+                ? fmt::format("; {:.6f} before {} of distillation, which changed {}", report.start_kl,
+                              count_of(report.steps, "step"), count_of(report.changed_codes, "code"))
+                : "; distillation made nothing better on them, so that level 2 was kept";
   return fmt::format(
       "Calibrated at level {} on {} tokens of {}. On {} tokens held back: mean KL {:.6f} nats from the "
-      "original, {:.0f} % of the {:.6f} of --preset best{}",
+      "original, {:.0f} % of the {:.6f} of --preset best{}{}",
       record.level, report.tokens, printable(record.text), report.held_tokens, report.kl,
-      share_of_best(report), report.plain_kl,
+      share_of_best(report), report.plain_kl, third,
       report.kept_plain > 0 ? fmt::format("; {} kept its coding", count_of(report.kept_plain, "tensor"))
                             : "");
 }
 
 std::string CalibratedModel::card() const {
   const CalibrationReport& report = record.report;
+  std::string third;
+  if (record.level >= 3)
+    third = report.steps > 0
+                ? fmt::format(
+                      "| the same at level 2, before distillation | {:.6f} nats |\n"
+                      "| distillation | {}, {} changed; the gains of the norms are not the original's |\n",
+                      report.start_kl, count_of(report.steps, "step"), count_of(report.changed_codes, "code"))
+                : "| distillation | made nothing better: level 2 was kept |\n";
   return fmt::format(
       "## Quantization\n\n"
       "4-bit weights in the bitsandbytes layout, chosen by nfloat {} with a calibration at level {}{}.\n\n"
@@ -57,13 +71,13 @@ std::string CalibratedModel::card() const {
       "| text | {}, FNV-1a {} |\n"
       "| tokens | {} calibrated on, {} held back |\n"
       "| mean KL divergence from the original, held-back tokens | {:.6f} nats |\n"
-      "| the same without calibration (`--preset best`) | {:.6f} nats |\n\n"
+      "| the same without calibration (`--preset best`) | {:.6f} nats |\n{}\n"
       "The squared error of the weights is larger than without calibration, by design: what is small is the "
       "error of what they compute. An adapter that was trained on other 4-bit weights of this model sees "
       "other "
       "errors here.\n",
       version(), record.level, fast ? " (fast)" : "", record.text, record.text_hash, report.tokens,
-      report.held_tokens, report.kl, report.plain_kl);
+      report.held_tokens, report.kl, report.plain_kl, third);
 }
 
 CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeCheckpointOptions& settings,
@@ -128,6 +142,19 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
     bar.update(static_cast<uint64_t>(layer - std::min(first, layer)), static_cast<uint64_t>(layers - first),
                fmt::format("{}/{} layers", layer, layers));
   };
+  std::optional<ProgressBar> second;
+  own.distilling = [&](int64_t step, int64_t steps, double kl) {
+    if (interrupted())
+      throw Error(ErrorCode::kInterrupted,
+                  fmt::format("interrupted while distilling; the same command begins it again behind the "
+                              "layers that {} holds",
+                              path));
+    if (!second) {
+      bar.finish();
+      second.emplace("distill", "steps");
+    }
+    second->update(static_cast<uint64_t>(step), static_cast<uint64_t>(steps), fmt::format("KL {:.6f}", kl));
+  };
   Calibration calibration;
   try {
     calibration = calibrate(checkpoint, config, windows, settings, own);
@@ -141,8 +168,9 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
     if (!kept) file->remove();
     throw;
   }
-  bar.finish();
+  (second ? *second : bar).finish();
   result.tensors = std::move(calibration.tensors);
+  result.norms = std::move(calibration.norms);
   record.report = calibration.report;
   const CalibrationReport& report = record.report;
   if (!(report.kl <= report.plain_kl)) {

@@ -18,6 +18,8 @@
 namespace nfloat::cli {
 namespace {
 
+constexpr int64_t kCalibrationTokens = 65536, kDistillationTokens = 153600;
+
 struct Options {
   std::string input, output;
   std::string format = "nf4", scale = "absmax", preset, storage = "uint8", shard_size = "5GB";
@@ -27,8 +29,8 @@ struct Options {
   bool quantize_experts = false, allow_nonfinite = false, overwrite = false, dry_run = false, json = false;
   int threads = 0;
   std::string calibrate;
-  int64_t calibration_tokens = 65536;
-  int level = 0;  // 0: 1, of --preset calibrated 2
+  int64_t calibration_tokens = 0;  // 0: by level
+  int level = 0;                   // 0: 1, of --preset calibrated 2
   bool fast = false, fresh = false;
 
   bool calibrates() const { return !calibrate.empty() || preset == "calibrated" || level > 0 || fast; }
@@ -114,8 +116,10 @@ CalibrateRequest request(const Options& options, const std::string& folder) {
   result.folder = folder;
   result.output = options.output;
   result.text = options.calibrate;
-  result.tokens = options.calibration_tokens;
   result.level = options.level > 0 ? options.level : options.preset == "calibrated" ? 2 : 1;
+  result.tokens = options.calibration_tokens > 0 ? options.calibration_tokens
+                  : result.level == 3            ? kDistillationTokens
+                                                 : kCalibrationTokens;
   result.fast = options.fast;
   result.fresh = options.fresh;
   result.threads = options.threads;
@@ -155,6 +159,10 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
     settings.prepared = [&calibrated](const std::string& name) {
       const auto found = calibrated->tensors.find(name);
       return found == calibrated->tensors.end() ? nullptr : &found->second;
+    };
+    settings.replaced = [&calibrated](const std::string& name) {
+      const auto found = calibrated->norms.find(name);
+      return found == calibrated->norms.end() ? nullptr : &found->second;
     };
   }
   const auto bar = std::make_shared<ProgressBar>("quantize", "GB");
@@ -230,14 +238,16 @@ void add_quantize_command(const Command& app) {
       "or \"messages\"; .json with \"token_ids\"): half the divergence in the same file");
   const Option tokens =
       command
-          .add_option("--calibration-tokens", options->calibration_tokens, "Tokens of the text that are used")
-          .between(int64_t{256}, int64_t{1} << 30)
-          .show_default();
+          .add_option("--calibration-tokens", options->calibration_tokens,
+                      fmt::format("Tokens of the text that are used; {}, at level 3 {}, unless given",
+                                  kCalibrationTokens, kDistillationTokens))
+          .between(int64_t{256}, int64_t{1} << 30);
   command
       .add_option("--level", options->level,
                   "1: each product by the original's inputs; 2: corrected for the layers before it, about "
-                  "four times the work")
-      .between(1, 2);
+                  "four times the work; 3: then codes, scales and norms trained to predict what the original "
+                  "predicts, for models of which 20 bytes a weight fit the memory")
+      .between(1, 3);
   command.add_flag("--fast", options->fast, "Calibrate with less searching: most of the gain in less time");
   command.add_flag("--fresh", options->fresh,
                    "Discard the layers that a calibration cut short has left in OUT.calibration");
