@@ -85,6 +85,33 @@ std::string type_name(PyObject* object) {
   return spelled == nullptr ? "an object" : spelled;
 }
 
+// Why an object with the buffer protocol did not give its memory; an exception of its own is set.
+[[noreturn]] void refuse_buffer(PyObject* object, bool writable) {
+  // Objects disagree about the class: numpy says ValueError, bytes and memoryview say BufferError.
+  if (PyErr_ExceptionMatches(PyExc_ValueError) == 0 && PyErr_ExceptionMatches(PyExc_BufferError) == 0)
+    throw PythonError{};
+  PyErr_Clear();
+  const auto gives = [&](int flags, auto&& looks) {
+    Py_buffer buffer{};
+    if (PyObject_GetBuffer(object, &buffer, flags) != 0) {
+      PyErr_Clear();
+      return false;
+    }
+    const bool result = looks(buffer);
+    PyBuffer_Release(&buffer);
+    return result;
+  };
+  const auto anything = [](const Py_buffer&) { return true; };
+  if (!gives(PyBUF_STRIDED_RO, anything))
+    fail(ErrorCode::kInvalidArgument, "{} does not show its memory: it is closed, or in use",
+         type_name(object));
+  if (!gives(PyBUF_STRIDED_RO | PyBUF_FORMAT, anything))
+    raise(PyExc_TypeError, type_name(object) + " has elements of a type that is not taken");
+  if (writable && !gives(PyBUF_STRIDED, anything))
+    fail(ErrorCode::kInvalidArgument, "the array is read-only");
+  fail(ErrorCode::kInvalidArgument, "the array is not contiguous");
+}
+
 }  // namespace
 
 Array::Array(Array&& other) noexcept
@@ -141,7 +168,7 @@ bool Array::take_dlpack(PyObject* object, bool writable) {
   for (int32_t i = tensor.rank; i-- > 0;) {
     if (tensor.strides != nullptr && tensor.shape[i] > 1 && view_.shape.elements() > 0 &&
         tensor.strides[i] != step)
-      raise(PyExc_BufferError, "the array is not contiguous");
+      fail(ErrorCode::kInvalidArgument, "the array is not contiguous");
     step *= tensor.shape[i];
   }
   (void)writable;  // DLPack 0.x has no read-only memory
@@ -152,19 +179,11 @@ bool Array::take_dlpack(PyObject* object, bool writable) {
 
 Array Array::of(PyObject* object, std::string_view said, bool writable) {
   Array array;
-  if (object == Py_None) return array;
+  if (object == Py_None) raise(PyExc_TypeError, "None is no array");
   array.given_ = true;
   if (PyObject_CheckBuffer(object) != 0) {
     const int flags = PyBUF_FORMAT | PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0);
-    if (PyObject_GetBuffer(object, &array.buffer_, flags) != 0) {
-      // numpy says ValueError where memory is not contiguous.
-      if (PyErr_ExceptionMatches(PyExc_ValueError) != 0) {
-        PyErr_Clear();
-        raise(PyExc_BufferError,
-              writable ? "the array is not contiguous, or read-only" : "the array is not contiguous");
-      }
-      throw PythonError{};
-    }
+    if (PyObject_GetBuffer(object, &array.buffer_, flags) != 0) refuse_buffer(object, writable);
     array.buffered_ = true;
     array.take_buffer();
   } else if (!array.take_dlpack(object, writable)) {
@@ -181,7 +200,7 @@ std::byte* Array::check(DType dtype, const char* name) const {
                                std::string(dtype_torch_name(view_.dtype)) + ", " +
                                std::string(dtype_torch_name(dtype)) + " is needed");
   if (reinterpret_cast<uintptr_t>(data()) % dtype_bytes(dtype) != 0)
-    raise(PyExc_BufferError, std::string(name) + " is not aligned");
+    fail(ErrorCode::kInvalidArgument, "{} is not aligned to its elements", name);
   return data();
 }
 template <>

@@ -25,7 +25,7 @@ QuantizeCheckpointOptions quantize_options(Args& args) {
   options.only = args.texts();
   options.quantize_experts = args.flag();
   options.quantize.allow_nonfinite = args.flag();
-  options.shard_bytes = static_cast<uint64_t>(args.integer());
+  options.shard_bytes = args.natural();
   return options;
 }
 
@@ -102,7 +102,7 @@ Ref dequantize_checkpoint(Args& args) {
   const std::shared_ptr<const Checkpoint> input = args.handle<const Checkpoint>();
   const std::string output = args.text();
   const DType dtype = dtype_argument(args.text());
-  const auto shard_bytes = static_cast<uint64_t>(args.integer());
+  const uint64_t shard_bytes = args.natural();
   return Job(args).run([&](const ConvertControl& control) {
     return result_json(nfloat::dequantize_checkpoint(*input, output, dtype, shard_bytes, control));
   });
@@ -140,7 +140,7 @@ Ref bridge(Args& args) {
   options.lora = args.maybe_text().value_or("");
   options.keep_packed = args.flag();
   options.scale = scale_argument(args.text());
-  options.part_bytes = static_cast<uint64_t>(args.integer());
+  options.part_bytes = args.natural();
   options.check = args.flag();
   return Job(args).run([&](const ConvertControl& control) {
     return bridge_json(kGguf ? write_gguf(*input, output, options, control)
@@ -175,7 +175,7 @@ Ref compare_checkpoints(Args& args) {
 // path, memory_bytes, context
 Ref plan_memory(Args& args) {
   const std::string path = args.text();
-  const auto memory = static_cast<uint64_t>(args.integer());
+  const uint64_t memory = args.natural();
   const int64_t context = args.integer();
   const ModelSize model = measure_model(path);
   Json rows = Json::array();

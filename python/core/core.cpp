@@ -57,24 +57,58 @@ void raise(PyObject* type, const std::string& message) {
   throw PythonError{};
 }
 
+bool clear_if(PyObject* kind) noexcept {
+  if (PyErr_ExceptionMatches(kind) == 0) return false;
+  PyErr_Clear();
+  return true;
+}
+
 PyObject* Args::object() {
   if (at_ == count_) raise(PyExc_TypeError, std::string(function_) + " takes more arguments");
   return values_[at_++];
 }
 int64_t Args::integer() {
   const int64_t value = PyLong_AsLongLong(object());
-  if (value == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
+  if (value == -1 && PyErr_Occurred() != nullptr) {
+    if (clear_if(PyExc_OverflowError))
+      fail(ErrorCode::kInvalidArgument, "{}: an integer that does not fit into 64 bits", function_);
+    throw PythonError{};
+  }
+  return value;
+}
+uint64_t Args::natural() {
+  const Ref index = checked(PyNumber_Index(object()));
+  const uint64_t value = PyLong_AsUnsignedLongLong(index.get());
+  if (value == static_cast<uint64_t>(-1) && PyErr_Occurred() != nullptr) {
+    if (clear_if(PyExc_OverflowError))
+      fail(ErrorCode::kInvalidArgument, "{}: an integer that is negative, or does not fit into 64 bits",
+           function_);
+    throw PythonError{};
+  }
   return value;
 }
 double Args::real() {
   const double value = PyFloat_AsDouble(object());
-  if (value == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
+  if (value == -1 && PyErr_Occurred() != nullptr) {
+    if (clear_if(PyExc_OverflowError))
+      fail(ErrorCode::kInvalidArgument, "{}: an integer that is too large for a float", function_);
+    // An array of texts says ValueError.
+    if (clear_if(PyExc_ValueError)) raise(PyExc_TypeError, std::string(function_) + ": a number is needed");
+    throw PythonError{};
+  }
   return value;
 }
 bool Args::flag() {
   const int value = PyObject_IsTrue(object());
-  if (value < 0) throw PythonError{};
-  return value != 0;
+  if (value >= 0) return value != 0;
+  // An array of several elements says ValueError.
+  if (clear_if(PyExc_ValueError))
+    raise(PyExc_TypeError, std::string(function_) + ": True or False is needed");
+  throw PythonError{};
+}
+Array Args::maybe_array(bool writable) {
+  PyObject* given = object();
+  return given == Py_None ? Array() : Array::of(given, "", writable);
 }
 
 namespace {
@@ -86,7 +120,12 @@ std::string string_of(PyObject* object, const char* function) {
     if (data != nullptr) return {data, static_cast<size_t>(size)};
     // Bytes of file names and texts that are no UTF-8 come as surrogates.
     PyErr_Clear();
-    const Ref encoded = checked(PyUnicode_AsEncodedString(object, "utf-8", "surrogateescape"));
+    const Ref encoded(PyUnicode_AsEncodedString(object, "utf-8", "surrogateescape"));
+    if (!encoded) {
+      if (clear_if(PyExc_UnicodeError))
+        fail(ErrorCode::kInvalidArgument, "{}: a text with surrogates that stand for no character", function);
+      throw PythonError{};
+    }
     char* place = nullptr;
     if (PyBytes_AsStringAndSize(encoded.get(), &place, &size) != 0) throw PythonError{};
     return {place, static_cast<size_t>(size)};

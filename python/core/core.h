@@ -55,6 +55,8 @@ inline Ref checked(PyObject* owned) {
   return Ref(owned);
 }
 [[noreturn]] void raise(PyObject* type, const std::string& message);
+// Clears the exception that is set where it is of `kind`.
+bool clear_if(PyObject* kind) noexcept;
 
 // Sets the Python exception that fits the C++ one at work.
 void set_exception() noexcept;
@@ -110,13 +112,13 @@ std::shared_ptr<T>& handle(PyObject* object) {
   void* pointer =
       PyCapsule_IsValid(object, kTypeName<T>) != 0 ? PyCapsule_GetPointer(object, kTypeName<T>) : nullptr;
   if (pointer == nullptr) {
-    if (object == Py_None) raise(PyExc_ValueError, std::string(kTypeName<T>) + " is closed");
+    if (object == Py_None) throw Error(ErrorCode::kInvalidArgument, std::string(kTypeName<T>) + " is closed");
     raise(PyExc_TypeError, std::string("not a handle of ") + kTypeName<T>);
   }
   return *static_cast<std::shared_ptr<T>*>(pointer);
 }
 
-// Memory of a Python object (buffer protocol or DLPack on the CPU), or nothing for None.
+// Memory of a Python object (buffer protocol or DLPack on the CPU), or nothing.
 class Array {
  public:
   Array() noexcept = default;
@@ -125,14 +127,16 @@ class Array {
   ~Array();
 
   // `said`: the dtype where the object's own type cannot say it (bf16 as uint16, raw bytes); "" otherwise.
-  // Throws TypeError for what is no array, BufferError for one that is not contiguous.
+  // Throws TypeError for what is no array, None included, and for elements that are not numbers;
+  // kInvalidArgument for memory that is not contiguous, or read-only where it is to be written.
   static Array of(PyObject* object, std::string_view said = "", bool writable = false);
 
   bool given() const noexcept { return given_; }
   const TensorView& view() const noexcept { return view_; }
   size_t bytes() const noexcept { return view_.bytes.size(); }
   std::byte* data() const noexcept { return const_cast<std::byte*>(view_.bytes.data()); }
-  // Elements of exactly this type; throws TypeError naming `name`. Nothing for None.
+  // Elements of exactly this type; throws TypeError naming `name`, kInvalidArgument where they are not
+  // aligned. Nothing where nothing was given.
   template <typename T>
   std::span<T> items(const char* name) const;
 
@@ -156,13 +160,15 @@ std::span<int32_t> Array::items<int32_t>(const char* name) const;
 template <>
 std::span<double> Array::items<double>(const char* name) const;
 
-// The arguments of a call, one after the other.
+// The arguments of a call, one after the other. What is of a wrong type is a TypeError, a value that cannot
+// be is kInvalidArgument.
 class Args {
  public:
   Args(const char* function, PyObject* const* values, Py_ssize_t count) noexcept
       : function_(function), values_(values), count_(count) {}
   PyObject* object();
   int64_t integer();
+  uint64_t natural();  // 0 to 2^64 - 1
   double real();
   bool flag();
   std::string text();                       // a str, or bytes as they are
@@ -171,6 +177,7 @@ class Args {
   Array array(std::string_view said = "", bool writable = false) {
     return Array::of(object(), said, writable);
   }
+  Array maybe_array(bool writable = false);  // nothing for None
   template <typename T>
   std::shared_ptr<T>& handle() {
     return python::handle<T>(object());

@@ -31,8 +31,8 @@ Ref pack(Args& args) {
   source.rows = args.integer();
   source.cols = args.integer();
   source.block_size = args.integer();
-  const Array scales = args.array(), nested_codes = args.array(), nested_absmax = args.array(),
-              map = args.array();
+  const Array scales = args.maybe_array(), nested_codes = args.maybe_array(),
+              nested_absmax = args.maybe_array(), map = args.maybe_array();
   source.scales = scales.items<float>("scales");
   source.nested_codes = nested_codes.items<uint8_t>("nested.codes");
   source.nested_absmax = nested_absmax.items<float>("nested.absmax");
@@ -121,7 +121,7 @@ Ref linear(Args& args) {
   const std::shared_ptr<const PackedMatrix> matrix = args.handle<const PackedMatrix>();
   PyObject* given = args.object();
   const Array x = Array::of(given, args.maybe_text().value_or(""));
-  const Array bias = args.array();
+  const Array bias = args.maybe_array();
   LinearOptions options;
   options.precision = precision_argument(args.text());
   const DType dtype = dtype_argument(args.text());

@@ -22,6 +22,14 @@ KvCacheType kv_cache_argument(const std::string& name) {
   fail(ErrorCode::kInvalidArgument, "kv_cache '{}': auto, f32, f16 or int8", name);
 }
 
+void SessionState::refuse() {
+  fail(ErrorCode::kInvalidArgument, "{} is closed", kTypeName<SessionState>);
+}
+InSession::InSession(SessionState& state) : state_(state) {
+  if (state.closed_) SessionState::refuse();
+  if (state.busy_.exchange(true)) raise(PyExc_RuntimeError, "the session is in use by another thread");
+}
+
 namespace {
 
 HeadFormat head_argument(const std::string& name) {
@@ -53,7 +61,7 @@ Ref load_model(Args& args) {
 Ref synthetic_model(Args& args) {
   const ModelConfig config = synthetic_config(args.text());
   SyntheticOptions options;
-  options.seed = static_cast<uint64_t>(args.integer());
+  options.seed = args.natural();
   options.model.precision = precision_argument(args.text());
   options.model.threads = thread_argument(args.integer());
   return make_handle(
@@ -100,24 +108,26 @@ Ref make_session(Args& args) {
   options.threads = thread_argument(args.integer());
   return make_handle(std::make_shared<SessionState>(TokenSequence(Session(*model, options))));
 }
+Ref close_session(Args& args) {
+  const std::shared_ptr<SessionState> state = args.handle<SessionState>();
+  state->close();
+  return none();
+}
 // context, position
 Ref session_info(Args& args) {
-  SessionState& state = *args.handle<SessionState>();
-  const Alone alone(state.busy, "the session");
-  return tuple(integer(state.sequence.session().context()), integer(state.sequence.session().position()));
+  const InSession in(*args.handle<SessionState>());
+  return tuple(integer(in.session().context()), integer(in.session().position()));
 }
 Ref session_tokens(Args& args) {
-  SessionState& state = *args.handle<SessionState>();
-  const Alone alone(state.busy, "the session");
-  return copied_memory<int32_t>(state.sequence.tokens());
+  const InSession in(*args.handle<SessionState>());
+  return copied_memory<int32_t>(in.sequence().tokens());
 }
 Ref logits_of(Session& session) {
   return session.logits().empty() ? none() : copied_memory<float>(session.logits());
 }
 Ref session_logits(Args& args) {
-  SessionState& state = *args.handle<SessionState>();
-  const Alone alone(state.busy, "the session");
-  return logits_of(state.sequence.session());
+  const InSession in(*args.handle<SessionState>());
+  return logits_of(in.session());
 }
 
 constexpr size_t kPiece = 64;  // tokens between two looks at signals
@@ -138,12 +148,12 @@ void forget(TokenSequence& sequence, int64_t start) {
 // session, tokens, every token's logits wanted or None, control: logits of the last token.
 Ref prefill(Args& args) {
   const std::shared_ptr<SessionState> state = args.handle<SessionState>();
-  const Array tokens = args.array(), wanted = args.array("", true);
+  const Array tokens = args.array(), wanted = args.maybe_array(true);
   Watch watch(control_of(args.object()));
   const std::span<const int32_t> all = tokens.items<int32_t>("tokens");
   const std::span<float> rows = wanted.items<float>("out");
-  const Alone alone(state->busy, "the session");
-  TokenSequence& sequence = state->sequence;
+  const InSession in(*state);
+  TokenSequence& sequence = in.sequence();
   if (all.empty()) fail(ErrorCode::kInvalidArgument, "no tokens: at least one is needed");
   if (static_cast<uint64_t>(sequence.room()) < all.size())
     fail(ErrorCode::kInvalidArgument, "{} tokens at position {} of a context of {}", all.size(),
@@ -157,6 +167,7 @@ Ref prefill(Args& args) {
     std::vector<float> some;
     for (size_t begin = 0; begin < all.size(); begin += kPiece) {
       watch.show(begin, all.size());
+      if (state->closed()) SessionState::refuse();
       const auto piece = all.subspan(begin, std::min(kPiece, all.size() - begin));
       if (wanted.given()) {
         sequence.append(piece, some);
@@ -178,19 +189,18 @@ Ref prefill(Args& args) {
   return logits_of(sequence.session());
 }
 Ref rewind(Args& args) {
-  SessionState& state = *args.handle<SessionState>();
+  const std::shared_ptr<SessionState> state = args.handle<SessionState>();
   const int64_t position = args.integer();
-  const Alone alone(state.busy, "the session");
+  const InSession in(*state);
   if (position < 0) fail(ErrorCode::kInvalidArgument, "position {} of a session", position);
-  state.sequence.truncate(position);
+  in.sequence().truncate(position);
   return none();
 }
 Ref fork(Args& args) {
   const std::shared_ptr<SessionState> state = args.handle<SessionState>();
-  const Alone alone(state->busy, "the session");
+  const InSession in(*state);
   return make_handle(unlocked([&] {
-    return std::make_shared<SessionState>(
-        TokenSequence(state->sequence.session().fork(), state->sequence.tokens()));
+    return std::make_shared<SessionState>(TokenSequence(in.session().fork(), in.sequence().tokens()));
   }));
 }
 
@@ -200,25 +210,31 @@ Ref forward_batch(Args& args) {
   PyObject* tokens = args.object();
   if (PyList_Check(sessions) == 0 || PyList_Check(tokens) == 0 ||
       PyList_Size(sessions) != PyList_Size(tokens))
-    raise(PyExc_TypeError, "as many sessions as lists of tokens are needed");
+    fail(ErrorCode::kInvalidArgument, "as many sessions as lists of tokens are needed");
   std::vector<std::shared_ptr<SessionState>> states;
-  std::vector<std::unique_ptr<Alone>> alone;
+  std::vector<std::unique_ptr<InSession>> in;
   std::vector<Array> arrays;
   std::vector<BatchEntry> batch;
   std::vector<std::shared_ptr<std::vector<float>>> rows;
   std::vector<int64_t> starts;
   size_t total = 0;
   for (Py_ssize_t i = 0; i < PyList_Size(sessions); ++i) {
-    states.push_back(handle<SessionState>(PyList_GetItem(sessions, i)));
-    alone.push_back(std::make_unique<Alone>(states.back()->busy, "a session"));
+    std::shared_ptr<SessionState> state = handle<SessionState>(PyList_GetItem(sessions, i));
+    if (std::find(states.begin(), states.end(), state) != states.end())
+      fail(ErrorCode::kInvalidArgument, "session {} stands twice in the batch", i);
+    in.push_back(std::make_unique<InSession>(*state));
+    states.push_back(std::move(state));
     arrays.push_back(Array::of(PyList_GetItem(tokens, i)));
-    batch.push_back({&states.back()->sequence.session(), arrays.back().items<int32_t>("tokens")});
-    states.back()->sequence.reserve(batch.back().tokens.size());
-    starts.push_back(states.back()->sequence.session().position());
+    batch.push_back({&in.back()->session(), arrays.back().items<int32_t>("tokens")});
+    in.back()->sequence().reserve(batch.back().tokens.size());
+    starts.push_back(in.back()->session().position());
     total += batch.back().tokens.size();
     rows.push_back(std::make_shared<std::vector<float>>());
   }
   Watch watch(std::make_shared<Control>());
+  const auto closed = [&] {
+    return std::any_of(states.begin(), states.end(), [](const auto& state) { return state->closed(); });
+  };
   try {
     read(watch, total, [&] {
       nfloat::forward_batch(
@@ -226,11 +242,15 @@ Ref forward_batch(Args& args) {
           [&](size_t entry, int64_t, std::span<const float> logits) {
             rows[entry]->insert(rows[entry]->end(), logits.begin(), logits.end());
           },
-          [&] { return watch.stopped(); });
-      for (size_t i = 0; i < states.size(); ++i) states[i]->sequence.took(batch[i].tokens);
+          [&] { return watch.stopped() || closed(); });
+      for (size_t i = 0; i < in.size(); ++i) in[i]->sequence().took(batch[i].tokens);
     });
+  } catch (const std::exception&) {
+    for (size_t i = 0; i < in.size(); ++i) forget(in[i]->sequence(), starts[i]);
+    if (closed()) SessionState::refuse();
+    throw;
   } catch (...) {
-    for (size_t i = 0; i < states.size(); ++i) forget(states[i]->sequence, starts[i]);
+    for (size_t i = 0; i < in.size(); ++i) forget(in[i]->sequence(), starts[i]);
     throw;
   }
   return list(rows, [](const auto& values) {
@@ -246,7 +266,7 @@ Ref make_sampler(Args& args) {
   options.top_p = static_cast<float>(args.real());
   options.min_p = static_cast<float>(args.real());
   options.repetition_penalty = static_cast<float>(args.real());
-  options.seed = static_cast<uint64_t>(args.integer());
+  options.seed = args.natural();
   return make_handle(std::make_shared<Sampler>(options));
 }
 Ref sample(Args& args) {
@@ -282,6 +302,7 @@ std::vector<PyMethodDef> model_methods() {
                                       method<python::synthetic_model>("synthetic_model"),
                                       method<model_info>("model_info"),
                                       method<make_session>("make_session"),
+                                      method<close_session>("close_session"),
                                       method<session_info>("session_info"),
                                       method<session_tokens>("session_tokens"),
                                       method<session_logits>("session_logits"),

@@ -70,13 +70,14 @@ Ref parse_chat_template(Args& args) {
 }
 // folder, name: None where the folder has none.
 Ref load_chat_template(Args& args) {
-  const std::string folder = resolve_model_path(args.text());
-  return maybe_template(ChatTemplate::load(folder, args.text()));
+  const std::string folder = resolve_model_path(args.text()), name = args.text();
+  return maybe_template(unlocked([&] { return ChatTemplate::load(folder, name); }));
 }
 // folder, tokenizer: the folder's, else ChatML where the vocabulary has its tokens.
 Ref chat_template_of(Args& args) {
   const std::string folder = resolve_model_path(args.text());
-  return maybe_template(nfloat::chat_template_of(folder, *args.handle<const Tokenizer>()));
+  const std::shared_ptr<const Tokenizer> tokenizer = args.handle<const Tokenizer>();
+  return maybe_template(unlocked([&] { return nfloat::chat_template_of(folder, *tokenizer); }));
 }
 // variables as JSON.
 Ref render(Args& args) {

@@ -115,8 +115,8 @@ Ref quantize(Args& args) {
   options.double_quantization = args.flag();
   options.allow_nonfinite = args.flag();
   options.threads = thread_argument(args.integer());
-  const Array codes = args.array("", true), scales = args.array("", true),
-              nested_codes = args.array("", true), nested_absmax = args.array("", true);
+  const Array codes = args.array("", true), scales = args.maybe_array(true),
+              nested_codes = args.maybe_array(true), nested_absmax = args.maybe_array(true);
   const auto code_bytes = codes.items<uint8_t>("codes");
   const auto scale_floats = scales.items<float>("scales"),
              absmax = nested_absmax.items<float>("nested.absmax");
@@ -125,7 +125,7 @@ Ref quantize(Args& args) {
   if (view.dtype == DType::kU16)
     raise(PyExc_TypeError, "weights are uint16: say dtype=\"bfloat16\" where these are the bits of bfloat16");
   if (reinterpret_cast<uintptr_t>(view.data()) % dtype_bytes(view.dtype) != 0)
-    raise(PyExc_BufferError, "weights are not aligned");
+    fail(ErrorCode::kInvalidArgument, "weights are not aligned to their elements");
   const float offset = unlocked(weights.bytes() >= kGilBytes, [&] {
     if (!options.double_quantization) {
       quantize_blockwise(view, *book, options, code_bytes, scale_floats);

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from . import _core
 from ._errors import InvalidArgumentError, NotFoundError
 from ._quantize import NestedScales, QuantizedTensor, _codebook_of
-from ._types import Array, DType, Path, array_in, array_of, dtype_name, numpy_type, path_text
+from ._types import Array, DType, Path, array_in, array_of, dtype_name, instance, numpy_type, path_text
 
 
 @dataclass(frozen=True)
@@ -139,12 +139,12 @@ class Checkpoint(Mapping[str, TensorInfo]):
         return {"path": self.path, "files": self.files, "parameters": parameters, "bytes": total, "weights": weights}
 
     def close(self) -> None:
-        """Unmaps the files. Raises BufferError while arrays over them live."""
+        """Unmaps the files. Raises BufferError while arrays over them live, or a call of another thread reads them."""
         if self._handle is None:
             return
         views = _core.checkpoint_users(self._handle) - 1
         if views > 0:
-            raise BufferError(f"{views} arrays over {self.path} are in use: delete them first")
+            raise BufferError(f"{views} arrays over {self.path}, or calls that read it, are in use: end them first")
         self._handle = None
 
     def __enter__(self) -> Checkpoint:
@@ -176,7 +176,7 @@ def resolve_model_path(path: Path) -> str:
 def save_tensors(path: Path, tensors: Mapping[str, Array], *, overwrite: bool = False) -> None:
     """Writes one .safetensors file, which appears whole or not at all. uint16 stays uint16: bfloat16 comes from torch
     or ml_dtypes. Raises AlreadyExistsError unless `overwrite`, IoError."""
-    for name, values in tensors.items():
+    for name, values in instance(tensors, Mapping, "tensors").items():
         if name in ("", "__metadata__"):
             raise InvalidArgumentError(f"no tensor can have the name '{name}'")
         if values is None:

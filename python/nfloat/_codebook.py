@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import inf, log10
+from operator import index
 from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._types import Path, array_of, path_text
+from ._types import Path, array_of, float_array, instance, path_text
 
 NORMAL_FLOAT_OFFSET: float = 929 / 960
 
@@ -100,13 +101,17 @@ def _restore(name: str, levels: npt.NDArray[np.float32], exact: npt.NDArray[np.f
     return codebook_from_levels(name, exact if np.array_equal(exact.astype(np.float32), levels) else levels)
 
 
-@lru_cache(maxsize=64)
 def make_codebook(name: str, block_size: int = 64) -> Codebook:
     """A code by name: "nf4", "nf3", "fp4", "int4", "af4", "sf4", "bof4", "bof4-s", ... (`codebook_names`).
 
     `block_size` (2 to 2**30) matters only to codes that are fitted to it, which takes 0.1 s. "nf4" and "fp4" are
     bitsandbytes' float32 tables bit for bit. Raises NotFoundError listing all codes, InvalidArgumentError.
     """
+    return _made(instance(name, str, "name"), index(block_size))
+
+
+@lru_cache(maxsize=64)
+def _made(name: str, block_size: int) -> Codebook:
     return Codebook(_core.make_codebook(name, block_size))
 
 
@@ -125,7 +130,7 @@ def codebook_from_levels(name: str, levels: Sequence[float] | npt.NDArray[np.flo
     >>> codebook_from_levels("ternary", [-1, 0, 1]).thresholds.tolist()
     [-0.5, 0.5]
     """
-    return Codebook(_core.codebook_from_levels(name, np.ascontiguousarray(levels, np.float64)))
+    return Codebook(_core.codebook_from_levels(name, float_array(levels, np.float64, "levels", 1)))
 
 
 def load_codebook(path: Path) -> Codebook:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Literal
 
 from . import _core
+from ._errors import InvalidArgumentError
+from ._types import instance
 
 Unit = Literal["bytes", "tokens", "questions", "formats"]
 
@@ -66,7 +69,7 @@ def control_handle(control: Control | None, unit: Unit) -> Any:
     """What the core takes for `control=`."""
     if control is None:
         return None
-    control._unit = unit
+    instance(control, Control, "control")._unit = unit
     return control._handle
 
 
@@ -74,6 +77,8 @@ def progress_function(progress: ProgressFunction | None, unit: Unit) -> Any:
     """What the core takes for `progress=`: called in the caller's own thread, 20 times a second at most."""
     if progress is None:
         return None
+    if not callable(progress):
+        raise TypeError(f"progress is of type {type(progress).__name__}, a function is needed")
     function = progress
     return lambda done, total: function(Progress(done, total, unit))
 
@@ -111,11 +116,12 @@ def set_threads(threads: int) -> None:
     >>> set_threads(0)
     """
     global _chosen_threads
+    threads = index(threads)
     if not 0 <= threads <= 4096:
-        raise ValueError(f"threads is {threads}: 1 to 4096, or 0 for the default")
+        raise InvalidArgumentError(f"threads is {threads}: 1 to 4096, or 0 for the default")
     _chosen_threads = threads
 
 
 def thread_count(threads: int) -> int:
     """What the core gets for an option `threads`."""
-    return threads or _chosen_threads
+    return index(threads) or _chosen_threads

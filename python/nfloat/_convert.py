@@ -7,12 +7,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, log10
+from operator import index
 from typing import Any, Literal, Union
 
 from . import _core
 from ._checkpoint import Checkpoint, checkpoint_of
 from ._control import Control, ProgressFunction, control_handle, progress_function, thread_count
-from ._types import DType, Path, Record, ScaleMethod, dtype_name, path_text, text_list
+from ._types import DType, Path, Record, ScaleMethod, dtype_name, instance, path_text, text_list
 
 Format = Literal["nf4", "fp4"]
 Storage = Literal["uint8", "bfloat16", "float16", "float32"]
@@ -223,7 +224,7 @@ def _bridge(
     # What is lost is measured against the values that blocks decode to in float32.
     source = input if isinstance(input, Checkpoint) else Checkpoint(input, decoded="float32")
     text = write(
-        source._handle, path_text(output), None if type is None else _GGUF_NAMES.get(type, type),
+        source._handle, path_text(output), None if type is None else _GGUF_NAMES.get(instance(type, str, "type"), type),
         None if lora is None else path_text(lora), keep_packed, scale, part_bytes, check,
         *_last(overwrite, threads, progress, control),
     )  # fmt: skip
@@ -261,5 +262,5 @@ def compare_checkpoints(
 def plan_memory(path: Path, *, memory_bytes: int = 0, context: int = 0) -> list[dict[str, Any]]:
     """The memory that a model needs, one row a format: from its config.json alone. `context`: tokens; 0: 4096.
     `memory_bytes`: what there is, for "largest_context"; 0: no limit."""
-    rows: list[dict[str, Any]] = json.loads(_core.plan_memory(path_text(path), memory_bytes, context or 4096))
+    rows: list[dict[str, Any]] = json.loads(_core.plan_memory(path_text(path), memory_bytes, index(context) or 4096))
     return rows

@@ -25,7 +25,9 @@ from ._types import (
     array_in,
     array_of,
     dtype_name,
+    instance,
     path_text,
+    sequence,
     token_array,
 )
 
@@ -86,6 +88,7 @@ class TaskResult(Record):
 
 
 def _tokens(model: Model, text: str | Tokens) -> npt.NDArray[np.int32]:
+    instance(model, Model, "model")
     return model.tokenizer.encode_array(text, add_special_tokens=False) if isinstance(text, str) else token_array(text)
 
 
@@ -128,7 +131,8 @@ def divergence(
     control: Control | None = None,
 ) -> DivergenceResult:
     """Of `model` from `reference` on a text, over the tokens that the protocol counts."""
-    ids = _tokens(reference, text)
+    ids = _tokens(instance(reference, Model, "reference"), text)
+    instance(model, Model, "model")
     text_json, kl, loss = _core.divergence(
         reference._handle, model._handle, ids, protocol, context, "auto", None,
         progress_function(progress, "tokens"), control_handle(control, "tokens"),
@@ -161,6 +165,7 @@ def evaluate_task(
 ) -> TaskResult:
     """Scores answers by likelihood as EleutherAI's harness does. `data`: a file with one JSON object a line. `limit`:
     the first so many questions; 0: all. Progress in questions."""
+    instance(model, Model, "model")
     text = _core.evaluate_task(
         model._handle, model.tokenizer._handle, task, path_text(data), limit, add_bos,
         progress_function(progress, "questions"), control_handle(control, "questions"),
@@ -232,7 +237,7 @@ def format_list() -> list[tuple[str, str]]:
 
 def default_formats(block_sizes: Sequence[int] = (64,)) -> list[str]:
     """What `nfloat compare` compares."""
-    return list(_core.default_formats(list(block_sizes)))
+    return list(_core.default_formats(sequence(block_sizes, "block_sizes")))
 
 
 def analyze_weights(weights: Array, *, block_size: int = 64, dtype: DType | None = None) -> dict[str, Any]:

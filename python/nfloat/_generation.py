@@ -71,7 +71,7 @@ class Generation(Iterator[Token]):
         self,
         session: Session,
         tokenizer: Tokenizer,
-        path: str,
+        defaults: Any,
         prompt: npt.NDArray[np.int32],
         max_tokens: int,
         sampling: tuple[Any, ...],
@@ -87,7 +87,7 @@ class Generation(Iterator[Token]):
         self._cancelled = False
         # Log-probabilities of the chosen tokens are always there.
         self._handle: Any = _core.make_generation(
-            path, session._handle, tokenizer._handle, prompt, max_tokens, *sampling, stop, ignore_end, top_logprobs,
+            defaults, session._handle, tokenizer._handle, prompt, max_tokens, *sampling, stop, ignore_end, top_logprobs,
             control_handle(control, "tokens"),
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from . import _core
 from ._control import thread_count
 from ._errors import InvalidArgumentError
 from ._quantize import QuantizedTensor
-from ._types import Array, DType, Precision, array_in, dtype_name, numpy_type
+from ._types import Array, DType, Precision, array_in, dtype_name, instance, numpy_type
 
 
 class PackedMatrix:
@@ -33,7 +33,7 @@ class PackedMatrix:
     @classmethod
     def pack(cls, tensor: QuantizedTensor, *, threads: int = 0) -> PackedMatrix:
         """A copy of a tensor of shape [out, in]. Raises InvalidArgumentError for other ranks."""
-        if len(tensor.shape) != 2:
+        if len(instance(tensor, QuantizedTensor, "tensor").shape) != 2:
             raise InvalidArgumentError(f"a matrix has the shape [out, in], not {list(tensor.shape)}")
         nested = tensor._nested
         return cls(
@@ -86,8 +86,13 @@ def _result(leading: tuple[int, ...], width: int, dtype: DType | None, out: Arra
     name = "float32" if dtype is None else dtype_name(dtype)
     if out is None:
         return np.empty((*leading, width), numpy_type(name)), name
+    kind, shape = _core.describe_array(out, None)
     if dtype is None:
-        name = str(_core.describe_array(out, None)[0])
+        name = str(kind)
+    elif kind != name and (kind, name) != ("uint16", "bfloat16"):
+        raise InvalidArgumentError(f"out is {kind}, not {name}")
+    if shape != (*leading, width):
+        raise InvalidArgumentError(f"out has the shape {list(shape)}, not {[*leading, width]}")
     return out, name
 
 
@@ -112,6 +117,7 @@ def linear(
     >>> linear(matrix, np.arange(64, dtype=np.float32))[:4].tolist()
     [0.0, 1.0, 2.0, 3.0]
     """
+    instance(matrix, PackedMatrix, "matrix")
     given, said = array_in(x)
     shape = given.shape if isinstance(given, np.ndarray) else _core.describe_array(given, said)[1]
     y, name = _result(tuple(shape[:-1]), matrix._rows, dtype, out)
@@ -136,6 +142,7 @@ def linear_transposed(
     >>> linear_transposed(matrix, np.ones((2, 64), np.float32)).sum()
     128.0
     """
+    instance(matrix, PackedMatrix, "matrix")
     given, said = array_in(x)
     shape = given.shape if isinstance(given, np.ndarray) else _core.describe_array(given, said)[1]
     y, name = _result(tuple(shape[:-1]), matrix._cols, dtype, out)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import index
 from types import TracebackType
 from typing import Any, cast
 
@@ -15,10 +16,23 @@ from . import _core
 from ._checkpoint import resolve_model_path
 from ._codebook import CodebookLike, codebook_of
 from ._control import Control, ProgressFunction, control_handle, progress_function, thread_count
-from ._errors import UnsupportedError
+from ._errors import InvalidArgumentError, UnsupportedError
 from ._generation import Generation, SamplerOptions, TokenProbability
 from ._text import ChatTemplate, Tokenizer
-from ._types import HeadFormat, KvCacheType, Message, Path, Precision, Tokens, array_of, text_list, token_array
+from ._types import (
+    HeadFormat,
+    KvCacheType,
+    Message,
+    Path,
+    Precision,
+    Tokens,
+    array_of,
+    float_array,
+    instance,
+    sequence,
+    text_list,
+    token_array,
+)
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,10 @@ class Model:
         self._config: dict[str, Any] = json.loads(config)
         self._memory = ModelMemory(**json.loads(memory))
         self._precision = cast(Precision, precision)
+        self._defaults: Any = _core.make_defaults(path, handle) if path else None
         self._tokenizer: Tokenizer | None = None
+        self._chat_template: ChatTemplate | None = None
+        self._chat_template_read = False
 
     @classmethod
     def load(
@@ -114,18 +131,18 @@ class Model:
 
     @property
     def chat_template(self) -> ChatTemplate | None:
-        """The template beside the weights, else ChatML where the vocabulary has its tokens, else None."""
-        if not self._path:
-            return None
-        handle = _core.chat_template_of(self._path, self.tokenizer._handle)
-        return None if handle is None else ChatTemplate(handle)
+        """The template beside the weights, loaded at first use, else ChatML where the vocabulary has its tokens, else
+        None."""
+        if self._path and not self._chat_template_read:
+            handle = _core.chat_template_of(self._path, self.tokenizer._handle)
+            self._chat_template = None if handle is None else ChatTemplate(handle)
+            self._chat_template_read = True
+        return self._chat_template
 
     @property
     def sampler_options(self) -> SamplerOptions:
         """Sampling as the generation_config.json beside the model asks for; the most likely token where it does not."""
-        if not self._path:
-            return SamplerOptions()
-        return SamplerOptions(*_core.sampler_defaults(self._path, self._handle))
+        return SamplerOptions(*_core.sampler_defaults(self._defaults)) if self._path else SamplerOptions()
 
     def session(
         self,
@@ -144,6 +161,8 @@ class Model:
     ) -> npt.NDArray[np.float32]:
         """Logits of every token, [tokens, vocabulary] in float32; `out`: where to write them."""
         ids = token_array(tokens)
+        if ids.size == 0:
+            raise InvalidArgumentError("no tokens: at least one is needed")
         result = np.empty((len(ids), self.vocabulary), np.float32) if out is None else out
         session = _core.make_session(self._handle, len(ids), "auto", precision, thread_count(0))
         _core.prefill(session, ids, result, None)
@@ -174,18 +193,22 @@ class Model:
         """
         stops = text_list(stop, "stop")
         ids = self._prompt(prompt)
-        if session is None:
-            held = len(ids)
-            session = self.session(context=max(1, min(self.context, held + max_tokens)))
+        if self._handle is None:
+            raise InvalidArgumentError("nfloat.Model is closed")
+        if session is not None:
+            if instance(session, Session, "session").model is not self:
+                raise InvalidArgumentError("the session runs on another model")
+        else:
+            session = self.session(context=max(1, min(self.context, len(ids) + index(max_tokens))))
         sampling = (temperature, top_k, top_p, min_p, repetition_penalty, seed)
         return Generation(
-            session, self.tokenizer, self._path, ids, max_tokens, sampling, stops, ignore_end, top_logprobs, control
+            session, self.tokenizer, self._defaults, ids, max_tokens, sampling, stops, ignore_end, top_logprobs, control
         )
 
     def _prompt(self, prompt: str | Tokens | Sequence[Message]) -> npt.NDArray[np.int32]:
         if isinstance(prompt, str):
             return self.tokenizer.encode_array(prompt)
-        if len(prompt) > 0 and isinstance(prompt[0], dict):
+        if isinstance(prompt, (list, tuple)) and len(prompt) > 0 and isinstance(prompt[0], Mapping):
             template = self.chat_template
             if template is None:
                 raise UnsupportedError("the model has no chat template: give a text")
@@ -194,7 +217,8 @@ class Model:
         return token_array(cast(Tokens, prompt))
 
     def close(self) -> None:
-        """Frees the weights as soon as no session uses them. Later use raises ValueError."""
+        """Gives the weights up: they are freed when the sessions, and calls of other threads, that use them end. Later use
+        raises ValueError."""
         self._handle = None
 
     def __enter__(self) -> Model:
@@ -265,8 +289,11 @@ class Session:
         return Session(self._model, _core.fork(self._handle))
 
     def close(self) -> None:
-        """Frees keys and values. Later use raises ValueError."""
-        self._handle = None
+        """Frees keys and values. Later use raises ValueError, and so does the next step of a generation on it. A call that
+        another thread has at work ends between two pieces, with that error."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            _core.close_session(handle)
 
     def __enter__(self) -> Session:
         return self
@@ -284,13 +311,18 @@ class Sampler:
     """Chooses tokens. The same options and logits give the same tokens; `seed` None counts as 0."""
 
     def __init__(self, options: SamplerOptions = SamplerOptions()) -> None:
+        instance(options, SamplerOptions, "options")
         self._handle: Any = _core.make_sampler(
             options.temperature, options.top_k, options.top_p, options.min_p, options.repetition_penalty, options.seed or 0
         )
 
     def sample(self, logits: npt.NDArray[np.float32], history: Tokens = ()) -> int:
         """The next token; `history`: the tokens so far, for the penalty."""
-        return int(_core.sample(self._handle, np.ascontiguousarray(logits, np.float32), token_array(history)))
+        return int(_core.sample(self._handle, _logits(logits), token_array(history)))
+
+
+def _logits(logits: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+    return float_array(logits, np.float32, "logits", 1)
 
 
 def most_likely(logits: npt.NDArray[np.float32], count: int = 1) -> list[TokenProbability]:
@@ -302,22 +334,22 @@ def most_likely(logits: npt.NDArray[np.float32], count: int = 1) -> list[TokenPr
     """
     return [
         TokenProbability(token, b"", value)
-        for token, value in _core.most_likely(np.ascontiguousarray(logits, np.float32), count)
+        for token, value in _core.most_likely(_logits(logits), count)
     ]
 
 
 def log_probability(logits: npt.NDArray[np.float32], token: int) -> float:
     """Natural logarithm of softmax(logits)[token]."""
-    return float(_core.log_probability(np.ascontiguousarray(logits, np.float32), token))
+    return float(_core.log_probability(_logits(logits), token))
 
 
 def forward_batch(sessions: Sequence[Session], tokens: Sequence[Tokens]) -> list[npt.NDArray[np.float32]]:
     """Different sessions of one model read their tokens together, each weight once for all of them. Logits of every
     token, [tokens, vocabulary] a session. Ctrl-C ends it between layers, and leaves the sessions as before."""
-    memories = _core.forward_batch([session._handle for session in sessions], [token_array(t) for t in tokens])
-    return [
-        array_of(memory, np.float32, (-1, session.model.vocabulary)) for session, memory in zip(sessions, memories)
-    ]
+    batch = [instance(session, Session, "a session") for session in sequence(sessions, "sessions")]
+    ids = [token_array(some) for some in sequence(tokens, "tokens")]
+    memories = _core.forward_batch([session._handle for session in batch], ids)
+    return [array_of(memory, np.float32, (-1, session.model.vocabulary)) for session, memory in zip(batch, memories)]
 
 
 def synthetic_model(

@@ -14,7 +14,7 @@ from . import _core
 from ._codebook import Codebook, CodebookLike, codebook_from_levels, codebook_of, dynamic_codebook, make_codebook
 from ._control import thread_count
 from ._errors import InvalidArgumentError, MalformedFileError, NotFiniteError, UnsupportedError
-from ._types import Array, DType, ScaleMethod, array_in, array_type, dtype_name, frozen, numpy_type
+from ._types import Array, DType, ScaleMethod, array_in, array_type, dtype_name, float_array, frozen, instance, numpy_type, truth
 
 WeightType = Literal["float32", "float16", "bfloat16"]
 _NESTED_BLOCK = 256
@@ -149,6 +149,7 @@ class QuantizedTensor:
         """The tensors that bitsandbytes stores for a weight of this name, byte for byte and in its order: `name`
         ([bytes, 1], uint8), `.absmax`, `.quant_map`, `.nested_absmax`, `.nested_quant_map`, `.quant_state...`.
         Arrays share memory with this tensor. Raises UnsupportedError for codes that bitsandbytes does not have."""
+        instance(name, str, "name")
         kind = self._codebook.name
         if kind not in ("nf4", "fp4"):
             raise UnsupportedError(f"bitsandbytes has no code '{kind}': nf4 and fp4")
@@ -179,8 +180,8 @@ class QuantizedTensor:
     def from_state_dict(cls, state: Mapping[str, Array], name: str = "weight") -> QuantizedTensor:
         """The reverse: takes what bitsandbytes stores, sharing memory. Raises MalformedFileError naming the key that
         is missing or contradicts the others."""
-        prefix = f"{name}.quant_state.bitsandbytes__"
-        keys = [key for key in state if key.startswith(prefix)]
+        prefix = f"{instance(name, str, 'name')}.quant_state.bitsandbytes__"
+        keys = [key for key in instance(state, Mapping, "state") if str(key).startswith(prefix)]
         if len(keys) != 1:
             raise MalformedFileError(f"'{prefix}...': {len(keys)} keys of this kind, one expected")
         text = _bytes_of(state, keys[0]).tobytes()
@@ -301,6 +302,7 @@ def quantize_blockwise(
     """
     given, said = array_in(weights, None if dtype is None else dtype_name(dtype))
     book = codebook_of(codebook, block_size)
+    double_quantization = truth(double_quantization, "double_quantization")
     if isinstance(given, np.ndarray) and said is None:
         # numpy knows: no second look at the memory.
         kind, shape = array_type(given), given.shape
@@ -309,6 +311,7 @@ def quantize_blockwise(
     if out is None:
         out = _empty(shape, kind, book, block_size, double_quantization)
     else:
+        instance(out, QuantizedTensor, "out")
         same = out._shape == shape and out._block == block_size and out.double_quantized == double_quantization
         if not same:
             raise InvalidArgumentError(f"out is {out!r}: another shape, block size or kind of scales than the result")
@@ -357,6 +360,7 @@ def dequantize_blockwise(
     >>> dequantize_blockwise(quantize_blockwise(np.float32([0, 0.5, 1, -1]))).tolist()
     [0.0, 0.44070982933044434, 1.0, -1.0]
     """
+    instance(tensor, QuantizedTensor, "tensor")
     name = tensor.dtype if dtype is None else dtype_name(dtype)
     if out is not None:
         memory: Any = out
@@ -374,7 +378,7 @@ def dequantize_blockwise(
 
 def quantize_scales(scales: npt.NDArray[np.float32], *, threads: int = 0) -> NestedScales:
     """Scales in 8 bits, bitsandbytes' second level: blocks of 256, offset by their mean. Raises NotFiniteError."""
-    given = np.ascontiguousarray(scales, np.float32).reshape(-1)
+    given = float_array(scales, np.float32, "scales").reshape(-1)
     finite = np.isfinite(given)
     if not finite.all():
         raise NotFiniteError(f"the scale at index {int(np.argmin(finite))} is NaN or infinite")
@@ -386,7 +390,7 @@ def quantize_scales(scales: npt.NDArray[np.float32], *, threads: int = 0) -> Nes
 
 def dequantize_scales(nested: NestedScales) -> npt.NDArray[np.float32]:
     """The scales in float32 again."""
-    output = np.empty(len(nested.codes), np.float32)
+    output = np.empty(len(instance(nested, NestedScales, "nested").codes), np.float32)
     levels = dynamic_codebook().levels
     _core.dequantize_scales(nested.codes, levels, nested.absmax, nested.offset, _NESTED_BLOCK, output)
     return output

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._types import Message, Path, Tokens, array_of, path_text, token_array
+from ._types import Message, Path, Tokens, array_of, path_text, sequence, token_array
 
 
 class Tokenizer:
@@ -111,5 +111,5 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = True, **variables: Any) -> str:
         """The text that the model reads. `variables`: others that the template knows, as tools. Raises
         InvalidArgumentError with the template's line."""
-        given = {"messages": list(messages), "add_generation_prompt": add_generation_prompt, **variables}
+        given = {"messages": sequence(messages, "messages"), "add_generation_prompt": add_generation_prompt, **variables}
         return str(_core.render(self._handle, json.dumps(given)))

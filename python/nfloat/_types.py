@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, Protocol, Union, cast
+from typing import Any, Literal, Protocol, TypeVar, Union, cast
 
 import numpy as np
 import numpy.typing as npt
+
+from ._errors import InvalidArgumentError
 
 
 class SupportsDLPack(Protocol):
@@ -58,7 +60,7 @@ def array_type(values: npt.NDArray[Any]) -> str:
 
 def dtype_name(dtype: str) -> str:
     """The long name of one of the three types of weights; others as they are."""
-    return _LONG.get(dtype, dtype)
+    return _LONG.get(instance(dtype, str, "dtype"), dtype)
 
 
 def numpy_type(dtype: str) -> type[np.generic]:
@@ -80,8 +82,12 @@ def array_in(values: Any, dtype: str | None = None) -> tuple[Any, str | None]:
     contiguous = getattr(values, "is_contiguous", None)
     if contiguous is not None and not contiguous():
         values = values.contiguous()
-    elif isinstance(values, memoryview) and not values.c_contiguous:
-        values = np.ascontiguousarray(values)
+    elif isinstance(values, memoryview):
+        try:
+            if not values.c_contiguous:
+                values = np.ascontiguousarray(values)
+        except ValueError as error:  # it was released
+            raise InvalidArgumentError(str(error)) from None
     return values, dtype
 
 
@@ -101,23 +107,52 @@ def frozen(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return view
 
 
+_T = TypeVar("_T")
+
+
+def instance(value: _T, kind: type[Any], name: str) -> _T:
+    """The value of an argument that must be of one of the package's classes, or TypeError."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is of type {type(value).__name__}, {kind.__name__} is needed")
+    return cast(_T, value)
+
+
+def float_array(values: Any, dtype: type[np.generic], name: str, rank: int | None = None) -> npt.NDArray[Any]:
+    """Real numbers as a contiguous array of `dtype`; TypeError for what is none, strings and None included."""
+    given = _numbers(values, name)
+    if given.size and given.dtype.kind not in "fiu":
+        raise TypeError(f"{name}: an array of real numbers is needed, not of {given.dtype}")
+    if rank is not None and given.ndim != rank:
+        raise InvalidArgumentError(f"{name} has {given.ndim} dimensions, {rank} expected")
+    return np.asarray(given, dtype, order="C")
+
+
 def token_array(tokens: Tokens) -> npt.NDArray[np.int32]:
     """Token ids as contiguous int32; ids that do not fit are refused."""
-    given = np.asarray(tokens)
-    if given.size == 0:
+    given = _numbers(tokens, "tokens")
+    if given.ndim == 1 and given.size == 0:
         return np.empty(0, np.int32)
+    if given.dtype == object and all(isinstance(token, int) for token in given.reshape(-1)):
+        raise InvalidArgumentError("a token does not fit into 32 bits")
     if given.ndim != 1 or given.dtype.kind not in "iu":
         raise TypeError("tokens are a sequence of integers")
-    if given.dtype.itemsize > 4 and (given.min() < -(2**31) or given.max() >= 2**31):
-        raise ValueError("a token does not fit into 32 bits")
+    if given.dtype.itemsize >= 4 and given.dtype != np.int32 and (given.min() < -(2**31) or given.max() >= 2**31):
+        raise InvalidArgumentError("a token does not fit into 32 bits")
     return np.ascontiguousarray(given, np.int32)
+
+
+def _numbers(values: Any, name: str) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InvalidArgumentError(f"{name}: {error}") from None
 
 
 def path_text(path: Path) -> str:
     """A path as the core takes it."""
     text = os.fspath(path)
     if "\0" in os.fsdecode(text):
-        raise ValueError(f"a path holds no null character: {text!r}")
+        raise InvalidArgumentError(f"a path holds no null character: {text!r}")
     return text
 
 
@@ -125,4 +160,19 @@ def text_list(values: Iterable[str], name: str) -> list[str]:
     """Texts as the core takes them; one text alone is refused, as its letters would be meant."""
     if isinstance(values, (str, bytes)):
         raise TypeError(f"{name} is a sequence of texts: [{values!r}]")
+    return sequence(values, name)
+
+
+def sequence(values: Iterable[_T], name: str) -> list[_T]:
+    """The items of an argument that holds several; memory is none of these."""
+    if isinstance(values, (str, bytes, bytearray, memoryview)):
+        raise TypeError(f"{name} is a sequence, not {type(values).__name__}")
     return list(values)
+
+
+def truth(value: object, name: str) -> bool:
+    """True or False of an argument, or TypeError for an array."""
+    try:
+        return bool(value)
+    except ValueError:
+        raise TypeError(f"{name} is True or False, not an array") from None

@@ -18,7 +18,7 @@ from ._errors import InvalidArgumentError, UnsupportedError
 from ._linear import PackedMatrix
 from ._quantize import QuantizedTensor, dequantize_into
 from ._quantize import quantize_blockwise as _quantize
-from ._types import DType, Path, Precision, ScaleMethod, text_list
+from ._types import DType, Path, Precision, ScaleMethod, instance, text_list
 
 _TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
@@ -31,6 +31,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    instance(tensor, torch.Tensor, "a tensor")
     if tensor.device.type != "cpu":
         raise UnsupportedError(f"a tensor on {tensor.device}: nfloat works on the CPU; bitsandbytes loads the state dict there")
     return tensor.detach().contiguous()
@@ -71,6 +72,9 @@ def dequantize_blockwise(
     tensor: QuantizedTensor, dtype: torch.dtype | None = None, *, out: torch.Tensor | None = None, threads: int = 0
 ) -> torch.Tensor:
     """level * scale in float32, rounded once to `dtype` (None: the type of the weights, or of `out`)."""
+    instance(tensor, QuantizedTensor, "tensor")
+    if out is not None:
+        instance(out, torch.Tensor, "out")
     if out is None:
         out = torch.empty(tensor.shape, dtype=_TYPES[tensor.dtype] if dtype is None else dtype)
     elif dtype is not None and out.dtype != dtype:
@@ -78,21 +82,23 @@ def dequantize_blockwise(
     elif out.shape != tensor.shape:
         raise InvalidArgumentError(f"out has the shape {list(out.shape)}, not {list(tensor.shape)}")
     elif not out.is_contiguous():
-        raise ValueError("out is not contiguous")
+        raise InvalidArgumentError("out is not contiguous")
     dequantize_into(tensor, _name(out.dtype), _bits(out.detach()), threads)
     return out
 
 
 def to_state_dict(tensor: QuantizedTensor, name: str = "weight") -> dict[str, torch.Tensor]:
     """`QuantizedTensor.to_state_dict` in torch tensors, copies."""
-    return {key: torch.from_numpy(values.copy()) for key, values in tensor.to_state_dict(name).items()}
+    state = instance(tensor, QuantizedTensor, "tensor").to_state_dict(name)
+    return {key: torch.from_numpy(values.copy()) for key, values in state.items()}
 
 
 def from_state_dict(state: Mapping[str, torch.Tensor], name: str = "weight") -> QuantizedTensor:
     """`QuantizedTensor.from_state_dict` of what bitsandbytes or `to_state_dict` stored, sharing memory."""
     parts = {
-        key: _bits(_on_cpu(value)) if value.dtype in (torch.uint8, torch.float32) else _bits(_on_cpu(value)).view(np.uint8)
-        for key, value in state.items()
+        key: _bits(_on_cpu(value)) if instance(value, torch.Tensor, f"'{key}'").dtype in (torch.uint8, torch.float32)
+        else _bits(_on_cpu(value)).view(np.uint8)
+        for key, value in instance(state, Mapping, "state").items()
         if key == name or key.startswith(name + ".")
     }
     return QuantizedTensor.from_state_dict(parts, name)
@@ -107,6 +113,10 @@ def linear(
     threads: int = 0,
 ) -> torch.Tensor:
     """y[..., out] = x[..., in] times the matrix transposed (+ bias), in x's type. Differentiable in x and bias."""
+    instance(x, torch.Tensor, "x")
+    instance(matrix, PackedMatrix, "matrix")
+    if bias is not None:
+        instance(bias, torch.Tensor, "bias")
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return cast(torch.Tensor, _Product.apply(x, matrix, bias, precision, threads))
     return _product(x, matrix, bias, precision, threads)
@@ -263,6 +273,7 @@ class Linear4bit(torch.nn.Module):
         threads: int = 0,
     ) -> Linear4bit:
         """Of a plain layer, sharing nothing with it. The bias keeps its type."""
+        instance(linear, torch.nn.Linear, "linear")
         layer = cls._empty(linear.out_features, linear.in_features, precision, keep_codes, threads)
         layer._quantize_options(quant_type, compress_statistics, block_size, scale)
         if linear.bias is not None:
@@ -281,11 +292,12 @@ class Linear4bit(torch.nn.Module):
         threads: int = 0,
     ) -> Linear4bit:
         """Of a 4-bit weight of shape [out, in], as `Checkpoint.quantized` gives one."""
-        if len(tensor.shape) != 2:
+        if len(instance(tensor, QuantizedTensor, "tensor").shape) != 2:
             raise InvalidArgumentError(f"a weight has the shape [out, in], not {list(tensor.shape)}")
         layer = cls._empty(tensor.shape[0], tensor.shape[1], precision, keep_codes, threads)
         layer._quantize_options(tensor.codebook.name, tensor.double_quantized, tensor.block_size, "absmax")
         if bias is not None:
+            instance(bias, torch.Tensor, "bias")
             layer.bias = torch.nn.Parameter(bias.detach().clone())
         layer._set(tensor)
         return layer
@@ -324,7 +336,7 @@ class Linear4bit(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """y[..., out] of x[..., in], in x's type."""
-        given = x.dtype
+        given = instance(x, torch.Tensor, "x").dtype
         if self.compute_dtype is not None and given != self.compute_dtype:
             x = x.to(self.compute_dtype)
         y = linear(x, self.matrix, self.bias, precision=self.precision, threads=self.threads)
@@ -435,7 +447,7 @@ def replace_linear(
     made: dict[int, Linear4bit] = {}
     names: list[str] = []
     endings = text_list(skip, "skip")
-    for parent_name, parent in list(model.named_modules(remove_duplicate=False)):
+    for parent_name, parent in list(instance(model, torch.nn.Module, "model").named_modules(remove_duplicate=False)):
         # named_children() leaves out the second place of a shared layer.
         for child_name, child in list(parent._modules.items()):
             name = f"{parent_name}.{child_name}" if parent_name else child_name
@@ -454,6 +466,7 @@ def replace_linear(
 def load_checkpoint(model: torch.nn.Module, path: Path, *, strict: bool = True) -> Any:
     """Fills a torch model, with `Linear4bit` layers or without, from a plain or 4-bit checkpoint, read from the mapped
     file. Returns what `load_state_dict` returns; raises as it does."""
+    instance(model, torch.nn.Module, "model")
     checkpoint = Checkpoint(path)
     state: dict[str, torch.Tensor] = {}
     for name, info in checkpoint.items():
