@@ -11,8 +11,6 @@
 namespace nfloat {
 namespace {
 
-constexpr int64_t kQueries = 64;  // rows of scores that exist at once, for each thread
-
 int64_t padded(int64_t positions) noexcept {
   return (positions + 15) / 16 * 16;
 }

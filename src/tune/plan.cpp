@@ -10,8 +10,7 @@
 namespace nfloat {
 namespace {
 
-constexpr int64_t kDefaultRows = 8;  // of a batch without packing
-constexpr size_t kOpenPacks = 16;    // that the next row may still go to
+constexpr size_t kOpenPacks = 16;  // that the next row may still go to
 
 }  // namespace
 

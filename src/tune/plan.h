@@ -11,6 +11,8 @@
 
 namespace nfloat {
 
+inline constexpr int64_t kDefaultRows = 8;  // of a batch without packing
+
 using BatchRows = std::vector<size_t>;       // rows of the data that go through the model together
 using StepBatches = std::vector<BatchRows>;  // whose gradients one step sums
 

@@ -5,6 +5,8 @@
 
 #include "base/parallel.h"
 #include "tune/adapter.h"
+#include "tune/attention.h"
+#include "tune/plan.h"
 
 namespace nfloat {
 namespace {
@@ -90,7 +92,6 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
   common.model_bytes = static_cast<uint64_t>(static_cast<double>(linear) * weight_bits / 8) +
                        static_cast<uint64_t>(2 * 2 * config.vocabulary * width);
 
-  constexpr int64_t kDefaultRows = 8;
   const int64_t length = std::min(options.length, config.context);
   common.rows = length * (options.rows_per_batch > 0 ? options.rows_per_batch
                           : options.packing          ? 1
@@ -104,7 +105,6 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
     floats += common.rows * std::max((config.gated ? 2 : 1) * config.intermediate,
                                      config.query_size() + 2 * config.kv_size());
   if (options.dropout > 0) floats += 2 * common.rows * widest_input;
-  constexpr int64_t kQueries = 64;
   const int threads = thread_count(options.threads);
   floats += threads * (2 * config.head_dim + 3 * kQueries) * (length + 32);
   common.working_bytes = static_cast<uint64_t>(floats) * sizeof(float) + kProgramBytes;
