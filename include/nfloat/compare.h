@@ -27,6 +27,9 @@ struct MeasureOptions {
   // Called with every model that is loaded, before it is run: attaches what is beside the weights. May be
   // empty.
   std::function<void(const Model&)> loaded = nullptr;
+  // Of the hidden states of formats that are measured together (nfloat/comparison.h); more go to a file in
+  // TMPDIR.
+  uint64_t state_memory_bytes = uint64_t{512} << 20;
   // Matrices that were quantized before (calibrate), by name; null for those that the format codes. May be
   // empty.
   std::function<const QuantizedTensor*(const std::string& name)> prepared = nullptr;

@@ -71,6 +71,24 @@ NFLOAT_API FormatMeasurement parse_measurement(std::string_view json);
 // lost already.
 NFLOAT_API void require_plain(const Checkpoint& checkpoint);
 
+// How the formats of a comparison are measured.
+struct ComparePlan {
+  // Formats that go through the model together, one layer after the other: each layer is read once, and of
+  // each format no more than the layer at work is in memory.
+  size_t together = 0;
+  uint64_t peak_bytes = 0;      // of memory in that pass, about
+  uint64_t state_bytes = 0;     // of the text's hidden states
+  bool states_in_file = false;  // in TMPDIR, where they would take too much memory
+  // The others, each on the whole model with its round trip: "NAME: why".
+  std::vector<std::string> alone;
+};
+
+struct CompareProgress {
+  std::string format;     // at work; "plain": the model as it is
+  double share = 0;       // of all work that is done, 0 to 1
+  double perplexity = 0;  // with this format so far; 0: not known yet
+};
+
 struct CompareOptions {
   std::vector<std::string> formats = {};  // none: default_formats({64})
   MeasureOptions measure;
@@ -81,22 +99,30 @@ struct CompareOptions {
   std::vector<AdapterChoice> adapters = {};
   // Makes a format from its name; none: make_format.
   std::function<std::unique_ptr<Format>(const std::string& name)> make = nullptr;
-  // Called before a format is measured; may set measure.prepared.
+  // Called before a format is measured that is not Format::separable(); may set measure.prepared.
   std::function<void(const Format& format, MeasureOptions& measure)> prepare = nullptr;
-  // Called with a format ("plain": the model as it is), the tokens scored with it and the perplexity so far:
-  // when it begins and after each window. May throw to cancel.
-  std::function<void(const std::string& format, int64_t tokens, double perplexity)> progress = nullptr;
-  // Called once with the plain model and how the text is scored, before the work begins.
+  // Called for each batch of windows and layer of a format. May throw to cancel.
+  std::function<void(const CompareProgress& progress)> progress = nullptr;
+  // Called once with the plain model and how the text is scored, before the work begins. The layers of the
+  // model are streamed unless measure.tasks or measure.loaded asks for it.
   std::function<void(const Model& plain, const PerplexityOptions& scoring)> begin = nullptr;
+  // Called after that.
+  std::function<void(const ComparePlan& plan)> planned = nullptr;
   // A run that goes on where an earlier one was stopped: the file of the plain model's distributions, used
   // where it has this identity, else written; what is known of a format, and what was found.
   std::string reference_path = {}, identity = {};
+  // The file of what the formats that are measured together have of the layers done so far, written when
+  // `progress` throws kInterrupted and every few minutes, removed at the end. Empty: a run that is stopped
+  // before its last layer begins anew.
+  std::string kept_path = {};
   std::function<bool(const std::string& format, FormatMeasurement& measurement)> find = nullptr;
   std::function<void(const FormatMeasurement& measurement)> finished = nullptr;
 };
 
-// Measures every format on the model at `path` (plain, a folder) with the tokens of a text, and judges. The
-// plain model's distributions take 2 bytes for each token that counts and each entry of the vocabulary, in a
+// Measures every format on the model at `path` (plain, a folder) with the tokens of a text, and judges: in
+// one pass over the layers, but with measure.tasks, with adapters, of a GGUF file, or where the embeddings
+// are projected one format after the other, each on the whole model. The numbers are the same. The plain
+// model's distributions take 2 bytes for each token that counts and each entry of the vocabulary, in a
 // temporary file (TMPDIR) unless reference_path names one. measure.tasks is called for each format. Throws
 // what make_format, require_plain, attach_adapters and measure_format throw.
 NFLOAT_API Comparison compare_formats(const std::string& path, std::span<const int32_t> tokens,

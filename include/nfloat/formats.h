@@ -54,6 +54,8 @@ class NFLOAT_API Format {
   virtual int64_t block_size() const noexcept = 0;
   // The codebook of the format, where all blocks share one: its levels, and statistics of its codes.
   virtual const Codebook* codebook() const noexcept { return nullptr; }
+  // Whether a round trip depends on the matrix alone; false: on the model, prepared before it is measured.
+  virtual bool separable() const noexcept { return true; }
   // The form that kernels run directly; empty where weights are decoded first.
   virtual std::optional<PackedFormat> packed() const { return std::nullopt; }
 

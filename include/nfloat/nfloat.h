@@ -609,8 +609,8 @@ typedef struct nfloat_compare_options {
   int32_t threads;
   int32_t reserved;  // 0
 } nfloat_compare_options;
-// Of a plain model. Progress in formats, the plain model being one; cancelled between windows of the text.
-// JSON: as `nfloat compare --json`.
+// Of a plain model. Progress in formats, the plain model being one, as shares of the work: they go through
+// the model together. Cancelled between windows of the text. JSON: as `nfloat compare --json`.
 NFLOAT_API nfloat_status nfloat_compare_formats(const char* model_path, const int32_t* tokens, size_t count,
                                                 const nfloat_compare_options* options,
                                                 nfloat_control* control, nfloat_buffer** json,

@@ -25,12 +25,9 @@ Ref compare_formats(Args& args) {
   if (options.formats.empty()) options.formats = default_formats(std::vector<int64_t>{64});
   // The plain model counts as a format.
   const uint64_t total = 1 + options.formats.size();
-  uint64_t begun = 0;
-  std::string current, document;
-  options.progress = [&](const std::string& format, int64_t, double) {
-    if (format != current) ++begun;
-    current = format;
-    watch.show(begun - 1, total);
+  std::string document;
+  options.progress = [&](const CompareProgress& now) {
+    watch.show(static_cast<uint64_t>(now.share * static_cast<double>(total)), total);
   };
   options.measure.scoring.cancelled = [&] { return watch.stopped(); };
   watch.run(progress, [&] {

@@ -111,12 +111,8 @@ nfloat_status nfloat_compare_formats(const char* model_path, const int32_t* toke
         1 + (options.formats.empty() ? nfloat::default_formats(std::vector<int64_t>{64}).size()
                                      : options.formats.size());
     begin_progress(control, total);
-    uint64_t begun = 0;
-    std::string current;
-    options.progress = [&](const std::string& format, int64_t, double) {
-      if (format != current) ++begun;
-      current = format;
-      show_progress(control, begun - 1, total);
+    options.progress = [&](const nfloat::CompareProgress& progress) {
+      show_progress(control, static_cast<uint64_t>(progress.share * static_cast<double>(total)), total);
     };
     const nfloat::Comparison result =
         nfloat::compare_formats(needed(model_path, "model_path"), tokens_of(tokens, count), options);

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "evaluate/scoring.h"
@@ -33,10 +35,27 @@ struct TokenRows {
   }
 };
 
-// Runs `model`, by `runner`, over the windows and hands the rows on in portions of bounded size.
-// `done(tokens)` after each batch.
-void visit_rows(const Model& model, SequenceRunner& runner, std::span<const Window> windows,
-                const std::function<void(TokenRows&)>& visit, const std::function<void(int64_t)>& done);
+using VisitRows = std::function<void(TokenRows&)>;
+using TokensDone = std::function<void(int64_t tokens)>;
+
+// Visits the rows of all windows in portions of bounded size; done(tokens) after each batch of windows.
+using RowSource = std::function<void(const VisitRows& visit, const TokensDone& done)>;
+
+// The rows of what `run` visits: the logits of every input of a batch, its windows counted from its first.
+using RunBatch = std::function<void(const WindowBatch& batch, const LogitsVisitor& visitor)>;
+void collect_rows(std::span<const WindowBatch> batches, const RunBatch& run, const VisitRows& visit,
+                  const TokensDone& done);
+
+// The rows of `model`, run by `runner`, over the windows. All must outlive the result.
+RowSource rows_of(const Model& model, SequenceRunner& runner, std::span<const Window> windows);
+
+// As ReferenceDistributions::write and divergence() of a model whose rows these are. `options` are resolved.
+void write_reference(const std::string& path, std::string_view identity, int64_t vocabulary,
+                     std::span<const Window> windows, const RowSource& rows,
+                     const PerplexityOptions& options);
+DivergenceResult divergence(const ReferenceDistributions& reference, int64_t vocabulary,
+                            std::span<const Window> windows, const RowSource& rows,
+                            const PerplexityOptions& options);
 
 // A hash of what is scored: the windows' inputs and targets.
 uint64_t windows_hash(std::span<const Window> windows) noexcept;

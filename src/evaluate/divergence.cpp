@@ -116,8 +116,8 @@ double kl_divergence(std::span<const float> p, std::span<const float> q) noexcep
   return std::max(0.0, weighted / p_sum - std::log(p_sum) + std::log(q_sum));
 }
 
-void visit_rows(const Model& model, SequenceRunner& runner, std::span<const Window> windows,
-                const std::function<void(TokenRows&)>& visit, const std::function<void(int64_t)>& done) {
+void collect_rows(std::span<const WindowBatch> batches, const RunBatch& run, const VisitRows& visit,
+                  const TokensDone& done) {
   constexpr size_t kPortionBytes = size_t{32} << 20;
   TokenRows rows;
   int64_t seen = 0;
@@ -128,8 +128,8 @@ void visit_rows(const Model& model, SequenceRunner& runner, std::span<const Wind
     rows.logits.clear();
     rows.targets.clear();
   };
-  over_batches(model, windows, [&](std::span<const Window> batch) {
-    visit_windows(runner, batch, [&](size_t entry, int64_t index, std::span<const float> logits) {
+  for (const WindowBatch& batch : batches) {
+    run(batch, [&](size_t entry, int64_t index, std::span<const float> logits) {
       const Window& window = batch[entry];
       if (index < window.first) return;
       rows.logits.insert(rows.logits.end(), logits.begin(), logits.end());
@@ -139,7 +139,18 @@ void visit_rows(const Model& model, SequenceRunner& runner, std::span<const Wind
     });
     flush();
     done(seen);
-  });
+  }
+}
+
+RowSource rows_of(const Model& model, SequenceRunner& runner, std::span<const Window> windows) {
+  return [&, windows](const VisitRows& visit, const TokensDone& done) {
+    collect_rows(
+        cut_batches(model, windows),
+        [&](const WindowBatch& batch, const LogitsVisitor& visitor) {
+          visit_windows(runner, batch, visitor);
+        },
+        visit, done);
+  };
 }
 
 uint64_t windows_hash(std::span<const Window> windows) noexcept {
@@ -174,8 +185,7 @@ DivergenceResult divergence(const Model& reference, const Model& model, std::spa
     visit_windows(reference_runner, one, [&](size_t, int64_t index, std::span<const float> logits) {
       if (index >= one[0].first) kept.insert(kept.end(), logits.begin(), logits.end());
     });
-    visit_rows(
-        model, runner, one,
+    rows_of(model, runner, one)(
         [&](TokenRows& rows) {
           parallel_for(static_cast<int64_t>(rows.targets.size()), 4, 0, [&](int64_t begin, int64_t end) {
             for (auto i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
@@ -197,20 +207,25 @@ DivergenceResult divergence(const Model& reference, const Model& model, std::spa
 
 DivergenceResult divergence(const ReferenceDistributions& reference, const Model& model,
                             std::span<const int32_t> tokens, const PerplexityOptions& options) {
-  const ReferenceDistributions::State& file = reference.state();
-  if (file.vocabulary != model.config().vocabulary)
-    fail(ErrorCode::kInvalidArgument, "vocabularies of {} and {} tokens have no common distribution",
-         file.vocabulary, model.config().vocabulary);
   const PerplexityOptions own = resolved(model, options);
   const std::vector<Window> windows = cut_windows(tokens, own);
+  SequenceRunner runner(model, session_options(own));
+  return divergence(reference, model.config().vocabulary, windows, rows_of(model, runner, windows), own);
+}
+
+DivergenceResult divergence(const ReferenceDistributions& reference, int64_t vocabulary,
+                            std::span<const Window> windows, const RowSource& rows_of_model,
+                            const PerplexityOptions& options) {
+  const ReferenceDistributions::State& file = reference.state();
+  if (file.vocabulary != vocabulary)
+    fail(ErrorCode::kInvalidArgument, "vocabularies of {} and {} tokens have no common distribution",
+         file.vocabulary, vocabulary);
   const int64_t total = tokens_to_score(windows);
   if (total != file.tokens || windows_hash(windows) != file.windows_hash)
     fail(ErrorCode::kInvalidArgument, "{}: made for another text, tokenizer, protocol or context",
          file.file.path());
   Comparison comparison(total);
-  SequenceRunner runner(model, session_options(own));
-  visit_rows(
-      model, runner, windows,
+  rows_of_model(
       [&](TokenRows& rows) {
         parallel_for(static_cast<int64_t>(rows.targets.size()), 4, 0, [&](int64_t begin, int64_t end) {
           std::vector<float> expected(static_cast<size_t>(file.vocabulary));
@@ -223,7 +238,7 @@ DivergenceResult divergence(const ReferenceDistributions& reference, const Model
         });
       },
       [&](int64_t count) {
-        if (own.progress && count > 0) own.progress(count, total, comparison.perplexity(count));
+        if (options.progress && count > 0) options.progress(count, total, comparison.perplexity(count));
       });
   return comparison.result(windows.size());
 }

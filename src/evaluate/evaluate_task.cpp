@@ -81,7 +81,7 @@ TaskResult evaluate_task(const Model& model, const Tokenizer& tokenizer, const T
   SequenceRunner runner(
       model, {.precision = options.precision, .expect_finite = true, .cancelled = options.cancelled});
   size_t done = 0, question = 0, of_question = 0;
-  over_batches(model, windows, [&](std::span<const Window> batch) {
+  for (const WindowBatch& batch : cut_batches(model, windows)) {
     visit_windows(runner, batch, [&](size_t entry, int64_t index, std::span<const float> logits) {
       const Window& window = batch[entry];
       if (index < window.first) return;
@@ -97,7 +97,7 @@ TaskResult evaluate_task(const Model& model, const Tokenizer& tokenizer, const T
       of_question += task.questions[question++].options.size();
     if (options.progress)
       options.progress(static_cast<int64_t>(question), static_cast<int64_t>(task.questions.size()));
-  });
+  }
 
   TaskResult result;
   result.name = task.name;

@@ -11,14 +11,14 @@ PerplexityResult score(const Model& model, std::span<const Window> windows,
   const int64_t total = tokens_to_score(windows);
   LossMean mean;
   SequenceRunner runner(model, session_options(options));
-  over_batches(model, windows, [&](std::span<const Window> batch) {
+  for (const WindowBatch& batch : cut_batches(model, windows)) {
     visit_windows(runner, batch, [&](size_t entry, int64_t index, std::span<const float> logits) {
       const Window& window = batch[entry];
       if (index >= window.first)
         mean.add(-log_probability(logits, window.targets[static_cast<size_t>(index)]));
     });
     if (options.progress) options.progress(mean.count(), total, mean.perplexity());
-  });
+  }
   return mean.result(windows.size());
 }
 
@@ -70,23 +70,24 @@ void visit_windows(SequenceRunner& runner, std::span<const Window> windows, cons
   runner.run(inputs, visitor);
 }
 
-void over_batches(const Model& model, std::span<const Window> windows,
-                  const std::function<void(std::span<const Window>)>& body) {
-  constexpr size_t kBatchTokens = 512;
-  constexpr size_t kStreamedBytes = size_t{128} << 20;  // of hidden states
-  const size_t limit =
-      model.options().stream_layers
-          ? std::max(kBatchTokens,
-                     kStreamedBytes / (sizeof(float) * static_cast<size_t>(model.config().hidden)))
-          : kBatchTokens;
+std::vector<WindowBatch> cut_batches(std::span<const Window> windows, size_t limit) {
+  std::vector<WindowBatch> batches;
   size_t begin = 0;
   while (begin < windows.size()) {
     size_t end = begin, tokens = 0;
     do tokens += windows[end++].input.size();
     while (end < windows.size() && tokens + windows[end].input.size() <= limit);
-    body(windows.subspan(begin, end - begin));
+    batches.push_back(windows.subspan(begin, end - begin));
     begin = end;
   }
+  return batches;
+}
+
+std::vector<WindowBatch> cut_batches(const Model& model, std::span<const Window> windows) {
+  constexpr size_t kStreamedBytes = size_t{128} << 20;  // of hidden states
+  if (!model.options().stream_layers) return cut_batches(windows);
+  const size_t room = kStreamedBytes / (sizeof(float) * static_cast<size_t>(model.config().hidden));
+  return cut_batches(windows, std::max(kBatchTokens, room));
 }
 
 PerplexityProtocol parse_perplexity_protocol(std::string_view name) {

@@ -79,8 +79,14 @@ void ReferenceDistributions::write(const std::string& path, std::string_view ide
                                    std::span<const int32_t> tokens, const PerplexityOptions& options) {
   const PerplexityOptions own = resolved(model, options);
   const std::vector<Window> windows = cut_windows(tokens, own);
+  SequenceRunner runner(model, session_options(own));
+  write_reference(path, identity, model.config().vocabulary, windows, rows_of(model, runner, windows), own);
+}
+
+void write_reference(const std::string& path, std::string_view identity, int64_t vocabulary,
+                     std::span<const Window> windows, const RowSource& rows_of_model,
+                     const PerplexityOptions& options) {
   const int64_t total = tokens_to_score(windows);
-  const int64_t vocabulary = model.config().vocabulary;
   Header header{{}, windows_hash(windows), total, vocabulary, identity.size()};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
   AtomicFile file(path);
@@ -91,9 +97,7 @@ void ReferenceDistributions::write(const std::string& path, std::string_view ide
   const uint64_t bytes = record_bytes(vocabulary);
   std::vector<std::byte> block;
   LossMean mean;
-  SequenceRunner runner(model, session_options(own));
-  visit_rows(
-      model, runner, windows,
+  rows_of_model(
       [&](TokenRows& rows) {
         block.assign(rows.targets.size() * bytes, std::byte{0});
         parallel_for(static_cast<int64_t>(rows.targets.size()), 4, 0, [&](int64_t begin, int64_t end) {
@@ -108,7 +112,7 @@ void ReferenceDistributions::write(const std::string& path, std::string_view ide
         file.append(block);
       },
       [&](int64_t) {
-        if (own.progress && mean.count() > 0) own.progress(mean.count(), total, mean.perplexity());
+        if (options.progress && mean.count() > 0) options.progress(mean.count(), total, mean.perplexity());
       });
   file.commit();
 }

@@ -43,10 +43,16 @@ SessionOptions session_options(const PerplexityOptions& options);
 // Visits the logits of every input of `windows`; `entry` counts from the first of them.
 void visit_windows(SequenceRunner& runner, std::span<const Window> windows, const LogitsVisitor& visitor);
 
-// Calls body(batch of windows) until all are done. Windows that go through the model together hold about 512
-// tokens; where layers are streamed, as many as their hidden states have room for.
-void over_batches(const Model& model, std::span<const Window> windows,
-                  const std::function<void(std::span<const Window>)>& body);
+// Windows that go through a model together.
+using WindowBatch = std::span<const Window>;
+
+inline constexpr size_t kBatchTokens = 512;
+
+// In order; each of at most `tokens` inputs, or of one window.
+std::vector<WindowBatch> cut_batches(std::span<const Window> windows, size_t tokens = kBatchTokens);
+
+// Of kBatchTokens; where layers are streamed, as large as there is room for their hidden states.
+std::vector<WindowBatch> cut_batches(const Model& model, std::span<const Window> windows);
 
 }  // namespace nfloat
 

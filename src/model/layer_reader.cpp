@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "base/fail.h"
+#include "base/parallel.h"
 #include "model/expert_slices.h"
 #include "nfloat/quantize.h"
 #include "tensor/transpose.h"
@@ -17,6 +18,20 @@ std::vector<float> read_floats(const Checkpoint& checkpoint, const std::string& 
   std::vector<float> values(static_cast<size_t>(view.elements()));
   convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
   return values;
+}
+
+// A matrix in float32. It is of a floating-point type, as all that is not quantized.
+Buffer decoded(const TensorView& view, int threads) {
+  const int64_t cols = view.shape[1];
+  Buffer memory(static_cast<size_t>(view.elements()) * sizeof(float));
+  const size_t from = static_cast<size_t>(cols) * dtype_bytes(view.dtype);
+  const size_t to = static_cast<size_t>(cols) * sizeof(float);
+  parallel_for(view.shape[0], 16, threads, [&](int64_t begin, int64_t end) {
+    const auto first = static_cast<size_t>(begin), count = static_cast<size_t>(end - begin);
+    convert_elements({view.dtype, {end - begin, cols}, view.bytes.subspan(first * from, count * from)},
+                     DType::kF32, {memory.data() + first * to, count * to});
+  });
+  return memory;
 }
 
 Tensor transposed(const TensorView& view) {
@@ -256,10 +271,11 @@ void LayerReader::add_plain(LinearGroup& group, const std::string& name, const T
 void LayerReader::add_transformed(LinearGroup& group, const std::string& name, const TensorView& view,
                                   const std::vector<float>& bias) const {
   const ModelOptions& options = options_;
-  std::vector<float> values(static_cast<size_t>(view.elements()));
-  convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
+  Buffer memory = decoded(view, options.threads);
+  const std::span<float> values(reinterpret_cast<float*>(memory.data()),
+                                static_cast<size_t>(view.elements()));
   options.transform(name, values, view.shape[0], view.shape[1]);
-  const TensorView exact{DType::kF32, view.shape, std::as_bytes(std::span(values))};
+  const TensorView exact{DType::kF32, view.shape, std::as_bytes(values)};
   if (options.precision == Precision::kF32) return group.add(exact, bias, options.threads);
   Tensor rounded(view.dtype, view.shape);
   convert_elements(exact, view.dtype, rounded.bytes());

@@ -13,8 +13,12 @@
 
 namespace nfloat {
 
-std::shared_ptr<Model::State> load_state(std::shared_ptr<const Checkpoint> checkpoint,
-                                         const ModelConfig& config, const ModelOptions& options) {
+namespace {
+
+// With the first `layers` layers.
+std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> checkpoint,
+                                         const ModelConfig& config, const ModelOptions& options,
+                                         int64_t layers) {
   auto state = std::make_shared<Model::State>();
   state->checkpoint = checkpoint;
   state->config = config;
@@ -36,16 +40,23 @@ std::shared_ptr<Model::State> load_state(std::shared_ptr<const Checkpoint> check
   if (options.stream_layers)
     state->reader = std::make_shared<const LayerReader>(checkpoint, config, state->options);
   else
-    for (int64_t layer = 0; layer < config.layers; ++layer) state->layers.push_back(reader.layer(layer));
+    for (int64_t layer = 0; layer < layers; ++layer) state->layers.push_back(reader.layer(layer));
   state->final_norm = reader.final_norm();
   state->head = reader.head();
   count_memory(*state);
   return state;
 }
 
+}  // namespace
+
+std::shared_ptr<Model::State> load_state(std::shared_ptr<const Checkpoint> checkpoint,
+                                         const ModelConfig& config, const ModelOptions& options) {
+  return read_state(std::move(checkpoint), config, options, config.layers);
+}
+
 std::shared_ptr<const LayerWeights> Model::State::layer(int64_t index) const {
   if (reader) return std::make_shared<const LayerWeights>(reader->layer(index));
-  return {std::shared_ptr<const void>(), &layers[static_cast<size_t>(index)]};
+  return {std::shared_ptr<const void>(), &layers[static_cast<size_t>(index) % layers.size()]};
 }
 
 void count_memory(Model::State& state) noexcept {
@@ -96,9 +107,8 @@ uint64_t available_memory_bytes() noexcept {
   return uint64_t{kib} * 1024;
 }
 
-// What the packed weights will take, to a few percent: the table of embeddings stays in the mapped file.
-static uint64_t estimated_bytes(const Checkpoint& checkpoint, const ModelConfig& config,
-                                const ModelOptions& options) {
+uint64_t estimated_bytes(const Checkpoint& checkpoint, const ModelConfig& config,
+                         const ModelOptions& options) {
   uint64_t total = 0;
   const TensorNames names(checkpoint, *find_family(config.family));
   for (const ExpectedTensor& expected : expected_tensors(config, names.experts())) {
@@ -127,7 +137,14 @@ Model Model::load(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfi
   return Model(load_state(std::move(checkpoint), config, options));
 }
 
-Model Model::load(const std::string& path, const ModelOptions& options) {
+namespace {
+
+struct Opened {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  ModelConfig config;
+};
+
+Opened open_model(const std::string& path, const ModelOptions& options) {
   auto checkpoint = std::make_shared<const Checkpoint>(
       resolve_model_path(path),
       CheckpointOptions{.decoded = options.precision == Precision::kF32 ? DType::kF32 : DType::kBF16,
@@ -136,8 +153,26 @@ Model Model::load(const std::string& path, const ModelOptions& options) {
   const std::string text = checkpoint->text_file("config.json");
   if (text.empty())
     fail(ErrorCode::kNotFound, "{}: no config.json; a model is a folder with its configuration", path);
-  const ModelConfig config = parse_model_config(text, checkpoint->path() + "/config.json");
-  return load(std::move(checkpoint), config, options);
+  ModelConfig config = parse_model_config(text, checkpoint->path() + "/config.json");
+  return {std::move(checkpoint), std::move(config)};
+}
+
+}  // namespace
+
+Model Model::load(const std::string& path, const ModelOptions& options) {
+  Opened opened = open_model(path, options);
+  return load(std::move(opened.checkpoint), opened.config, options);
+}
+
+Model load_repeating(const std::string& path, const ModelOptions& options, int64_t layers) {
+  Opened opened = open_model(path, options);
+  const ModelConfig& config = opened.config;
+  for (int64_t layer = 1; layer < config.layers; ++layer)
+    if (config.layer(layer).experts != config.layer(0).experts) layers = config.layers;
+  if (layers >= config.layers) return Model::load(std::move(opened.checkpoint), config, options);
+  expect_readable(*opened.checkpoint);
+  check_tensors(*opened.checkpoint, config);
+  return Model(read_state(std::move(opened.checkpoint), config, options, layers));
 }
 
 const ModelConfig& Model::config() const noexcept {

@@ -40,6 +40,14 @@ std::shared_ptr<Model::State> load_state(std::shared_ptr<const Checkpoint> check
 // Fills `state.memory` from the weights.
 void count_memory(Model::State& state) noexcept;
 
+// A stand-in for a model, to measure its speed with: its first `layers` layers, which repeat up to its number
+// of layers; the model itself where they are not alike. Throws as Model::load.
+Model load_repeating(const std::string& path, const ModelOptions& options, int64_t layers);
+
+// What the packed weights will take, to a few percent: the table of embeddings stays in the mapped file.
+uint64_t estimated_bytes(const Checkpoint& checkpoint, const ModelConfig& config,
+                         const ModelOptions& options);
+
 // Throws kOutOfMemory, with the numbers, when `what` needs more than there is.
 void check_available_memory(uint64_t needed, const std::string& what);
 

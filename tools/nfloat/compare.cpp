@@ -127,6 +127,7 @@ class Job {
     if (!tasks_.empty())
       measure.tasks = [this, &tokenizer](const Model& model) { return run_tasks(model, tokenizer); };
     compare_.reference_path = work.reference_path();
+    compare_.kept_path = work.layers_path();
     compare_.find = [&work](const std::string& name, FormatMeasurement& found) {
       return work.find(name, found);
     };
@@ -140,9 +141,8 @@ class Job {
     compare_.prepare = [&](const Format& format, MeasureOptions& own) {
       calibrate_first(format, folder, own);
     };
-    compare_.progress = [this](const std::string& name, int64_t done, double perplexity) {
-      show(name, done, perplexity);
-    };
+    compare_.planned = [this](const ComparePlan& plan) { announce(plan); };
+    compare_.progress = [this](const CompareProgress& progress) { show(progress); };
     Comparison result = compare(folder);
     bar_.finish();
     result.model = options_.model;
@@ -223,7 +223,7 @@ class Job {
       own.precision = compare_.measure.precision;
       own.progress = [&](int64_t done, int64_t total) {
         stop_if_interrupted();
-        bar_.update(static_cast<uint64_t>(base_ + total_),
+        bar_.update(static_cast<uint64_t>(base_),
                     static_cast<uint64_t>(total_) * (compare_.formats.size() + 1),
                     fmt::format("{}, {} {}/{}", current_, task.name, done, total));
       };
@@ -249,7 +249,7 @@ class Job {
       throw Error(ErrorCode::kInterrupted, "interrupted; the same command goes on from the formats done");
   }
 
-  // How long it will take.
+  // What will be done, and how long it will take.
   void announce(const Model& plain, const PerplexityOptions& scoring, const Tokenizer& tokenizer,
                 const std::string& folder, const CompareWork& work) const {
     FormatMeasurement done;
@@ -262,6 +262,40 @@ class Job {
       if (const auto* own = dynamic_cast<const CalibratedFormat*>(format.get()))
         calibrating += own->seconds(folder, options_.calibrate, options_.threads);
     }
+    // Layer by layer, the first layers tell the time.
+    const double scoring_seconds =
+        plain.options().stream_layers ? 0 : expected_seconds(plain, scoring, tokenizer, left);
+    std::string time;
+    if (scoring_seconds > 0) time = ": about " + time_text(scoring_seconds + calibrating);
+    if (calibrating > 0)
+      time += fmt::format("{} {} for calibration", time.empty() ? ": about" : ", of them",
+                          time_text(calibrating));
+    note("{} on {} tokens of {}, protocol {} with windows of {}{}{}\n",
+         count_of(static_cast<int64_t>(compare_.formats.size()), "format"), tokens_.size(), text_name_,
+         options_.protocol, scoring.context, time,
+         left < compare_.formats.size() ? fmt::format(", {} are done already", compare_.formats.size() - left)
+                                        : "");
+  }
+
+  void announce(const ComparePlan& plan) {
+    if (plan.peak_bytes > 0)
+      note("{} layer by layer, in about {} MiB of memory{}\n",
+           count_of(static_cast<int64_t>(plan.together), "format"), plan.peak_bytes >> 20,
+           plan.states_in_file
+               ? fmt::format(", {} MiB of hidden states in a temporary file", plan.state_bytes >> 20)
+               : "");
+    for (const std::string& why : plan.alone) note("on a copy of the whole model, {}\n", why);
+    time_told_ = plan.peak_bytes == 0;
+    start_ = Clock::now();
+  }
+
+  static std::string time_text(double seconds) {
+    return seconds < 90 ? count_of(static_cast<int64_t>(std::ceil(seconds)), "second")
+                        : count_of(static_cast<int64_t>(std::ceil(seconds / 60)), "minute");
+  }
+
+  double expected_seconds(const Model& plain, const PerplexityOptions& scoring, const Tokenizer& tokenizer,
+                          size_t left) const {
     // A short piece of the text gives the time that all of it takes.
     const auto piece = std::span<const int32_t>(tokens_).first(
         std::min(tokens_.size(), static_cast<size_t>(2 * scoring.context)));
@@ -279,27 +313,24 @@ class Job {
           found += tokenizer.encode(option.context + option.continuation, false).size();
       tokens += static_cast<double>(found * task.questions.size()) / static_cast<double>(few);
     }
-    const double seconds = calibrating + seconds_since(start) / static_cast<double>(piece.size()) * tokens *
-                                             static_cast<double>(left == 0 ? 0 : left + 1);
-    const auto in_words = [](double time) {
-      return time < 90 ? count_of(static_cast<int64_t>(std::ceil(time)), "second")
-                       : count_of(static_cast<int64_t>(std::ceil(time / 60)), "minute");
-    };
-    note("{} on {} tokens of {}, protocol {} with windows of {}: about {}{}{}\n",
-         count_of(static_cast<int64_t>(compare_.formats.size()), "format"), tokens_.size(), text_name_,
-         options_.protocol, scoring.context, in_words(seconds),
-         calibrating > 0 ? fmt::format(", of them {} for calibration", in_words(calibrating)) : "",
-         left < compare_.formats.size() ? fmt::format(", {} are done already", compare_.formats.size() - left)
-                                        : "");
+    return seconds_since(start) / static_cast<double>(piece.size()) * tokens *
+           static_cast<double>(left == 0 ? 0 : left + 1);
   }
 
-  void show(const std::string& name, int64_t done, double perplexity) {
+  void show(const CompareProgress& progress) {
     stop_if_interrupted();
-    if (name != current_ && name != "plain") base_ += total_;
-    current_ = name;
-    bar_.update(static_cast<uint64_t>(base_ + done),
-                static_cast<uint64_t>(total_) * (compare_.formats.size() + 1),
-                fmt::format("{}, perplexity {:.3f}", name, perplexity));
+    current_ = progress.format;
+    constexpr double kToldAt = 0.1;
+    const double all = static_cast<double>(total_) * static_cast<double>(compare_.formats.size() + 1);
+    if (!time_told_ && progress.share >= kToldAt) {
+      time_told_ = true;
+      const double spent = seconds_since(start_);
+      note("about {} left\n", time_text(spent / progress.share * (1 - progress.share)));
+    }
+    base_ = progress.share * all;
+    bar_.update(static_cast<uint64_t>(base_), static_cast<uint64_t>(all),
+                progress.perplexity > 0 ? fmt::format("{}, perplexity {:.3f}", current_, progress.perplexity)
+                                        : current_);
   }
 
   Comparison compare(const std::string& folder) const {
@@ -323,7 +354,10 @@ class Job {
   std::optional<CompareWork> finished_;
   ProgressBar bar_{"compare", "tokens"};
   std::string current_;
-  int64_t base_ = 0, total_ = 0;
+  int64_t total_ = 0;
+  double base_ = 0;  // tokens done, of all formats
+  bool time_told_ = true;
+  Clock::time_point start_;
 };
 
 void print(const Comparison& result) {

@@ -29,6 +29,7 @@ class CalibratedFormat : public Format {
   double bits_per_weight() const noexcept override { return base_->bits_per_weight(); }
   int64_t block_size() const noexcept override { return base_->block_size(); }
   const Codebook* codebook() const noexcept override { return base_->codebook(); }
+  bool separable() const noexcept override { return false; }
   std::optional<PackedFormat> packed() const override { return base_->packed(); }
 
  private:

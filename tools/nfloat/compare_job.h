@@ -27,6 +27,8 @@ class CompareWork {
   CompareWork(LockedFolder folder, const std::string& identity);
 
   std::string reference_path() const { return folder_.path() + "/reference.nfloat"; }
+  // Of formats that were stopped between two layers.
+  std::string layers_path() const { return folder_.path() + "/layers.nfloat"; }
   // The finished measurement of a format, or false.
   bool find(const std::string& name, FormatMeasurement& measurement) const;
   void add(const FormatMeasurement& measurement);

@@ -72,6 +72,7 @@ void CompareWork::add(const FormatMeasurement& measurement) {
 void CompareWork::clear() noexcept {
   ::unlink(results_path().c_str());
   ::unlink(reference_path().c_str());
+  ::unlink(layers_path().c_str());
   done_.clear();
 }
 
