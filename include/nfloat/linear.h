@@ -28,6 +28,25 @@ NFLOAT_API const char* precision_name(Precision precision) noexcept;
 // bf16, which costs less accuracy; kInt8, about twice as fast, elsewhere.
 NFLOAT_API Precision fast_precision() noexcept;
 
+// One precision for products of one row (generation), one for those of more (prompts).
+struct PrecisionChoice {
+  Precision one_row = Precision::kBF16, many_rows = Precision::kBF16;
+  bool operator==(const PrecisionChoice&) const = default;
+};
+
+// Products of 4-bit weights with one and with 64 rows as this machine does them now, 10^9 multiply-adds a
+// second.
+struct PrecisionRates {
+  double one_row_bf16 = 0, one_row_int8 = 0, many_rows_bf16 = 0, many_rows_int8 = 0;
+};
+
+// Measures them with NF4 in blocks of 64, 32 MiB of codes, by turns: about a quarter of a second (more where
+// a round of all four takes longer). Threads 0: the default (nfloat/threads.h). Throws kOutOfMemory.
+NFLOAT_API PrecisionRates measure_precisions(int threads = 0);
+// The faster one for either number of rows; kBF16, which costs less accuracy, where it loses no more than 3
+// %.
+NFLOAT_API PrecisionChoice faster_precisions(const PrecisionRates& rates) noexcept;
+
 // A 4-bit matrix [rows, cols] as a bitsandbytes file holds it: element i = row * cols + column has its code
 // in the high (i even) or low nibble of codes[i / 2] and belongs to block i / block_size, which may cross
 // rows. Borrowed while pack() runs.

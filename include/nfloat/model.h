@@ -40,7 +40,10 @@ struct ModelOptions {
   // all of them; generation reads the whole model for every token.
   bool stream_layers = false;
   Precision precision = Precision::kBF16;  // the default of sessions
-  int threads = 0;                         // 0: the default (nfloat/threads.h); for loading, and of sessions
+  // The same for products of more than one row; unset: `precision`. With another one a token's logits depend
+  // on how many tokens were read with it.
+  std::optional<Precision> many_rows_precision = std::nullopt;
+  int threads = 0;  // 0: the default (nfloat/threads.h); for loading, and of sessions
   // Called from the loading thread after each tensor with bytes read so far and in all; may throw to cancel.
   std::function<void(uint64_t, uint64_t)> progress = nullptr;
 };
@@ -87,8 +90,10 @@ enum class KvCacheType : uint8_t { kAuto, kF32, kF16, kInt8 };
 struct SessionOptions {
   int64_t context = 0;  // positions to keep room for; 0: the model's own context
   KvCacheType kv_cache = KvCacheType::kAuto;
-  // Unset or 0: the model's. A batch uses those of its first session.
+  // Unset or 0: the model's. A batch uses those of its first session. With `precision` set,
+  // `many_rows_precision` unset is the same one.
   std::optional<Precision> precision = std::nullopt;
+  std::optional<Precision> many_rows_precision = std::nullopt;
   int threads = 0;
   // A hidden state or a logit that is NaN or infinite throws kNotFinite naming the layer and the tensor.
   bool expect_finite = false;

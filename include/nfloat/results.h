@@ -67,6 +67,7 @@ struct GenerationRecord {
   std::vector<int32_t> prompt, tokens;
   std::optional<FinishReason> reason;  // unset: it goes on
   double prefill_seconds = 0, decode_seconds = 0;
+  std::string precision;                          // that would give it again, as "int8"; empty: left out
   std::vector<GeneratedToken> log_probabilities;  // of each token; empty: not asked for
 };
 // "end of text", "stop", "length", "interrupted".

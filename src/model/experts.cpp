@@ -88,6 +88,7 @@ void mix_experts(const ModelConfig& config, int64_t layer, const LayerWeights& w
   // A choice between experts that are nearly alike should not hang on rounding.
   RunOptions exact = options;
   exact.precision = Precision::kF32;
+  exact.many_rows_precision = std::nullopt;
   apply_linear(weights.router, {layer, LinearRole::kRouter}, workspace.activations,
                {workspace.normed, hidden, rows, hidden}, logits, experts.count, exact);
   int32_t* numbers = workspace.chosen.data();

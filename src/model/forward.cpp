@@ -155,6 +155,7 @@ void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& vis
   Session::State& first = entries[0].session->state();
   forward(entries, first.workspace,
           {.precision = *first.options.precision,
+           .many_rows_precision = first.options.many_rows_precision,
            .threads = first.options.threads,
            .expect_finite = first.options.expect_finite,
            .cancelled = cancelled ? &cancelled : nullptr},

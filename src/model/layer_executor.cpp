@@ -27,7 +27,7 @@ void normalize_row(const ModelConfig& config, const NormWeights& norm, const flo
 void apply_linear(const LinearGroup& group, const LinearId& id, Activations& activations,
                   const ActivationRows& x, float* y, int64_t y_stride, const RunOptions& options) {
   if (options.observer != nullptr) options.observer->input(id, x);
-  group.apply(activations, y, y_stride, options.precision, options.threads);
+  group.apply(activations, y, y_stride, options.of_rows(x.rows), options.threads);
   if (options.beside != nullptr) options.beside->output(id, x, y, y_stride);
   if (options.observer != nullptr) options.observer->output(id, x, y, y_stride);
 }
@@ -333,7 +333,8 @@ void LayerExecutor::embed(std::span<const TokenRun> runs, float* x) {
     for (const int32_t token : run.tokens) model_.embedding.row(token, embedded + rows++ * width);
   if (config_.embedding_size > 0) {
     workspace_.activations.assign(embedded, width, rows, width);
-    model_.project_in.apply(workspace_.activations, x, config_.hidden, options_.precision, options_.threads);
+    model_.project_in.apply(workspace_.activations, x, config_.hidden, options_.of_rows(rows),
+                            options_.threads);
   }
   if (config_.embedding_scale != 1)
     for (int64_t i = 0; i < rows * config_.hidden; ++i) x[i] *= static_cast<float>(config_.embedding_scale);
@@ -362,10 +363,11 @@ void LayerExecutor::head(int64_t count, float* logits) {
   workspace_.activations.assign(workspace_.normed, config_.hidden, count, config_.hidden);
   if (config_.embedding_size > 0) {
     model_.project_out.apply(workspace_.activations, workspace_.embedded, config_.embedding_size,
-                             options_.precision, options_.threads);
+                             options_.of_rows(count), options_.threads);
     workspace_.activations.assign(workspace_.embedded, config_.embedding_size, count, config_.embedding_size);
   }
-  model_.head.apply(workspace_.activations, logits, config_.vocabulary, options_.precision, options_.threads);
+  model_.head.apply(workspace_.activations, logits, config_.vocabulary, options_.of_rows(count),
+                    options_.threads);
   const auto scale = static_cast<float>(config_.logit_scale);
   if (scale != 1.0f)
     for (int64_t i = 0; i < count * config_.vocabulary; ++i) logits[i] *= scale;

@@ -36,6 +36,7 @@ struct TokenRun {
 
 struct RunOptions {
   Precision precision = Precision::kBF16;
+  std::optional<Precision> many_rows_precision = std::nullopt;  // of products of more than one row
   int threads = 0;
   bool expect_finite = false;  // a hidden state or logit that is not finite throws kNotFinite
   LinearObserver* observer = nullptr;
@@ -45,6 +46,10 @@ struct RunOptions {
   LinearObserver* beside = nullptr;  // the model's, set by the executor
   // Looked at before each layer and before logits: true throws kInterrupted. Outlives the executor.
   const std::function<bool()>* cancelled = nullptr;
+
+  Precision of_rows(int64_t rows) const noexcept {
+    return rows > 1 ? many_rows_precision.value_or(precision) : precision;
+  }
 };
 
 // y[row][0..outputs) = W x[row] + bias for all rows of `x`, which `activations` have been assigned, shown to

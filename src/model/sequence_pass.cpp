@@ -90,6 +90,8 @@ namespace {
 RunOptions run_options(const Model& model, const SessionOptions& options,
                        const std::function<bool()>& cancelled) {
   return {.precision = options.precision.value_or(model.options().precision),
+          .many_rows_precision =
+              options.precision ? options.many_rows_precision : model.options().many_rows_precision,
           .threads = thread_count(options.threads != 0 ? options.threads : model.options().threads),
           .expect_finite = options.expect_finite,
           .cancelled = cancelled ? &cancelled : nullptr};

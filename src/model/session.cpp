@@ -16,7 +16,10 @@ SessionOptions resolved(const Model& model, SessionOptions options) {
   if (options.context < 1 || options.context > largest_context(config))
     fail(ErrorCode::kInvalidArgument, "a context of {} tokens: this model allows 1 to {}", options.context,
          largest_context(config));
-  if (!options.precision) options.precision = model.options().precision;
+  if (!options.precision) {
+    options.precision = model.options().precision;
+    options.many_rows_precision = model.options().many_rows_precision;
+  }
   options.kv_cache = resolved_cache(options.kv_cache, *options.precision);
   if (options.threads == 0) options.threads = model.options().threads;
   // Pages come as they are needed; who names a length is told at once that it cannot be reached.

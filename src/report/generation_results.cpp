@@ -41,6 +41,7 @@ std::string generation_json(const GenerationRecord& record, const Tokenizer* tok
             {"finish_reason", record.reason ? Json(finish_reason_name(*record.reason)) : Json()},
             {"prefill_seconds", record.prefill_seconds},
             {"decode_seconds", record.decode_seconds}};
+  if (!record.precision.empty()) json["precision"] = record.precision;
   for (const GeneratedToken& token : record.log_probabilities) {
     Json entry = probability_document(tokenizer, token.token, token.log_probability);
     entry["top"] = Json::array();

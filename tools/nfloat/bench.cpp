@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "automatic_precision.h"
 #include "base/json.h"
 #include "commands.h"
 #include "model_options.h"
@@ -79,16 +80,17 @@ double time_once(Session& session, const std::vector<int32_t>& tokens, int64_t d
 }
 
 Result measure(const Options& options, const Model& model, int64_t count, bool prefill, int threads,
-               Precision precision) {
+               const PrecisionChoice& precision) {
   const int64_t room = options.depth + count;
   Session session(model, {.context = room,
                           .kv_cache = parse_kv_cache(options.model.kv_cache),
-                          .precision = precision,
+                          .precision = precision.one_row,
+                          .many_rows_precision = precision.many_rows,
                           .threads = threads});
   const std::vector<int32_t> tokens = some_tokens(model, room);
   Result result{fmt::format("{} {}", prefill ? "prefill" : "generate", count),
                 prefill,
-                precision_name(precision),
+                precision_text(precision),
                 threads,
                 {},
                 0};
@@ -186,13 +188,12 @@ void run(const Options& options) {
   const Model model = make_model(options);
   Costs costs{seconds_since(start), 0};
   if (threads.empty()) threads.push_back(model.options().threads);
-  std::vector<Precision> precisions;
-  for (const std::string& name : options.precisions) precisions.push_back(parse_precision(name));
-  if (precisions.empty()) precisions.push_back(model.options().precision);
+  std::vector<PrecisionChoice> choices;
+  for (const std::string& name : options.precisions) choices.push_back(*parse_precisions(name));
+  if (choices.empty()) choices.push_back(precisions(model.options()));
   ProgressBar bar("bench", "tests");
-  const size_t tests =
-      precisions.size() * threads.size() * (options.prefill.size() + options.generate.size());
-  for (const Precision precision : precisions)
+  const size_t tests = choices.size() * threads.size() * (options.prefill.size() + options.generate.size());
+  for (const PrecisionChoice& precision : choices)
     for (const int count : threads)
       for (const bool prefill : {true, false})
         for (const int64_t length : prefill ? options.prefill : options.generate) {
@@ -242,7 +243,7 @@ void add_bench_command(const Command& app) {
       .between(1, 1024);
   command.add_option("--precision-list", options->precisions, "Several precisions")
       .delimiter(',')
-      .one_of({"f32", "bf16", "int8"});
+      .one_of({"f32", "bf16", "int8", "bf16+int8", "int8+bf16"});
   command.add_option("--repetitions", options->repetitions, "Runs of each test; the median is reported")
       .between(1, 1000)
       .show_default();

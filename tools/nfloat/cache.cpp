@@ -36,7 +36,7 @@ struct Entry {
 };
 
 bool is_ours(const std::string& name) {
-  return name.starts_with("reference-") || name.starts_with("compare-") ||
+  return name.starts_with("reference-") || name.starts_with("compare-") || name == "precisions.json" ||
          name.find(".nfloat-") != std::string::npos;
 }
 
@@ -212,8 +212,8 @@ void add_cache_command(const Command& app) {
       "  nfloat cache --limit 5GB        remove the oldest until 5 GB are left\n"
       "  nfloat cache --clear            remove all that no run is using\n"
       "perplexity --reference keeps the original's log-probabilities there, compare what an unfinished run "
-      "has "
-      "done.\n"
+      "has done,\n"
+      "commands that generate what they measured for --precision auto.\n"
       "The folder is $XDG_CACHE_HOME/nfloat, or ~/.cache/nfloat.");
   command.add_option("--limit", options->limit,
                      "Remove the oldest files until at most this size is left, as 5GB");

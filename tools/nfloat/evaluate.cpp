@@ -97,7 +97,7 @@ void add_evaluate_command(const Command& app) {
       "The likeliest answer counts (by length: of log-likelihoods over the answer's characters), as "
       "EleutherAI's\n"
       "lm-evaluation-harness scores it.");
-  options->model.scoring = true;
+  options->model.scoring = options->model.one_precision = true;
   add_model_options(command, options->model);
   add_stream_option(command, options->model);
   command.add_option("--task", options->tasks, "Which test; can be given several times")

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "automatic_precision.h"
 #include "commands.h"
 #include "model_options.h"
 #include "nfloat/error.h"
@@ -84,7 +85,10 @@ void run(const Options& options) {
   catch_interrupts();
   const std::string folder = model_folder(options.model.model);
   const Tokenizer tokenizer = Tokenizer::load(folder);
-  const Model model = load_model(options.model);
+  ModelArguments arguments = options.model;
+  // Guesses are checked several at a time and must be what one at a time would be.
+  arguments.one_precision = options.look_up > 0 || !options.draft.empty();
+  const Model model = load_model(arguments);
   std::vector<int32_t> ends = model.config().eos_tokens;
   Sampler sampler(named_sampler_options(options.sampling, folder, model.config(), &ends));
   std::vector<int32_t> prompt = tokenizer.encode(prompt_text);
@@ -100,10 +104,11 @@ void run(const Options& options) {
                           .kv_cache = parse_kv_cache(options.model.kv_cache),
                           .expect_finite = true});
   std::optional<Session> draft;
-  if (!options.draft.empty()) draft.emplace(load_draft(options.model, options.draft, tokenizer));
+  if (!options.draft.empty()) draft.emplace(load_draft(arguments, options.draft, tokenizer));
   if (options.echo) show(options, tokenizer.decode(prompt, true));
-  const GenerationRecord result =
+  GenerationRecord result =
       generate(options, std::move(session), std::move(draft), tokenizer, sampler, ends, prompt);
+  result.precision = precision_text(precisions(model.options()));
   if (options.json)
     fmt::print("{}\n", generation_json(result, &tokenizer));
   else

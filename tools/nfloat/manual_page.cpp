@@ -76,6 +76,9 @@ constexpr const char* kEnding = R"(.SH ENVIRONMENT
 \fBNFLOAT_TARGET\fR
 The instruction set to use instead of the best that the processor has; \fBnfloat version\fR lists them.
 .TP
+\fBNFLOAT_PRECISION\fR
+What \fB\-\-precision auto\fR of a command that generates takes instead of what it measured, as int8 or bf16+int8.
+.TP
 \fBOMP_NUM_THREADS\fR
 The number of threads where \fB\-\-threads\fR does not say one; else the processors that the process may use.
 .TP

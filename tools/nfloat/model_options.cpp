@@ -10,12 +10,15 @@
 #include <cstring>
 #include <filesystem>
 
+#include "automatic_precision.h"
 #include "commands.h"
 #include "nfloat/adapter.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
 #include "nfloat/generate.h"
 #include "nfloat/gguf.h"
+#include "nfloat/targets.h"
+#include "nfloat/threads.h"
 #include "notes.h"
 #include "progress.h"
 
@@ -82,10 +85,13 @@ void add_model_options(const Command& command, ModelArguments& arguments, bool m
       .add_option(
           "--precision", arguments.precision,
           "Arithmetic of the matrix products; sums are float32 in all. f32: levels and activations as they "
-          "are; bf16: "
-          "both rounded to bf16; int8: activations in 8 bits by blocks of 64, the fastest; auto: bf16")
-      .one_of({"auto", "f32", "bf16", "int8"})
+          "are; bf16: both rounded to bf16; int8: activations in 8 bits by blocks of 64; bf16+int8: bf16 for "
+          "one row (generation), int8 for more (prompts), int8+bf16 the reverse; auto: what is faster here, "
+          "measured once, of commands that generate; bf16 of those that score")
+      .one_of({"auto", "f32", "bf16", "int8", "bf16+int8", "int8+bf16"})
       .show_default();
+  command.add_flag("--verbose", arguments.verbose,
+                   "Say on standard error which instruction set, threads and precision are used, and why");
   command
       .add_option("--kv-cache", arguments.kv_cache,
                   "Keys and values: f32, f16, int8; auto: f32 with --precision f32, else f16")
@@ -111,6 +117,34 @@ KvCacheType parse_kv_cache(const std::string& name) {
                           : KvCacheType::kAuto;
 }
 
+static void choose_precision(const ModelArguments& arguments, ModelOptions& options) {
+  PrecisionChoice choice{options.precision, options.precision};
+  std::string reason;
+  if (arguments.precision != "auto") {
+    choice = *parse_precisions(arguments.precision);
+    reason = "as --precision says";
+    if (arguments.one_precision && choice.one_row != choice.many_rows)
+      throw UsageError(fmt::format("--precision {}: two precisions, one expected here", arguments.precision));
+  } else if (arguments.scoring) {
+    reason = "the same on every machine, because this command scores";
+  } else {
+    const AutomaticPrecision automatic = automatic_precision(arguments.threads);
+    choice = automatic.choice;
+    reason = automatic.reason;
+    if (arguments.one_precision) choice.one_row = choice.many_rows;
+  }
+  options.precision = choice.one_row;
+  if (choice.many_rows != choice.one_row) options.many_rows_precision = choice.many_rows;
+  if (arguments.verbose)
+    say(fmt::format("nfloat: target {}, {} threads, --precision {}, {}\n", active_target(),
+                    arguments.threads == 0 ? default_threads() : arguments.threads, precision_text(choice),
+                    reason));
+}
+
+PrecisionChoice precisions(const ModelOptions& options) noexcept {
+  return {options.precision, options.many_rows_precision.value_or(options.precision)};
+}
+
 Precision parse_precision(const std::string& name) {
   return name == "f32" ? Precision::kF32 : name == "bf16" ? Precision::kBF16 : Precision::kInt8;
 }
@@ -122,11 +156,7 @@ ModelOptions library_options(const ModelArguments& arguments) {
     throw UsageError("--double-quantization goes with --quantize");
   options.quantize_double = arguments.double_quantization;
   options.head = parse_head(arguments.head);
-  if (arguments.precision != "auto") {
-    options.precision = parse_precision(arguments.precision);
-  } else if (!arguments.scoring) {
-    options.precision = fast_precision();
-  }
+  choose_precision(arguments, options);
   options.threads = arguments.threads;
   options.stream_layers = arguments.stream_layers;
   return options;

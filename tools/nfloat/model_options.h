@@ -19,8 +19,10 @@ struct ModelArguments {
   bool double_quantization = false;
   std::string head = "keep";
   std::string precision = "auto";
-  bool scoring =
-      false;  // auto: the model's default precision, the same on every machine; otherwise the fast one
+  // auto: the model's default precision, the same on every machine; otherwise what is faster here.
+  bool scoring = false;
+  bool one_precision = false;  // for every number of rows: auto takes that of many, two are refused
+  bool verbose = false;
   std::string kv_cache = "auto";
   int threads = 0;
   bool stream_layers = false;
@@ -34,6 +36,7 @@ void add_model_options(const Command& command, ModelArguments& arguments, bool m
 ModelOptions library_options(const ModelArguments& arguments);
 KvCacheType parse_kv_cache(const std::string& name);
 Precision parse_precision(const std::string& name);
+PrecisionChoice precisions(const ModelOptions& options) noexcept;
 
 // --stream-layers, of commands that run many tokens in one pass.
 void add_stream_option(const Command& command, ModelArguments& arguments);

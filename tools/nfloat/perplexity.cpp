@@ -271,7 +271,7 @@ void add_perplexity_command(const Command& app) {
       "  bos        windows of --context tokens, each after a BOS, all of them count, the short last one "
       "too\n"
       "Perplexities of different protocols, contexts or tokenizers cannot be compared.");
-  options->model.scoring = true;
+  options->model.scoring = options->model.one_precision = true;
   add_model_options(command, options->model);
   add_stream_option(command, options->model);
   command.add_option("--text", options->text, "Text file, or - for standard input");

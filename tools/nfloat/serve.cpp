@@ -89,7 +89,9 @@ void run(Options& options) {
       throw UsageError(fmt::format("--adapter {}: expected NAME=FOLDER", adapter));
     options.serve.adapters.push_back({adapter.substr(0, equal), parse_adapter(adapter.substr(equal + 1))});
   }
+  // A row in int8 is the same alone and among others.
   if (options.model.precision == "auto") options.model.precision = "int8";
+  options.model.one_precision = true;
   const std::string folder = model_folder(options.model.model);
   if (options.serve.model_name.empty()) {
     const size_t slash = options.model.model.find_last_not_of('/');

@@ -416,5 +416,19 @@ TEST_F(LinearTest, RejectsWhatDoesNotFit) {
   EXPECT_THROW(linear(matrix, x, y.data()), Error);
 }
 
+TEST(Precisions, TheFasterOneUnlessItIsHardlyFaster) {
+  using enum Precision;
+  EXPECT_EQ(faster_precisions({10, 10.2, 10, 17}), (PrecisionChoice{kBF16, kInt8}));
+  EXPECT_EQ(faster_precisions({10, 20, 30, 10}), (PrecisionChoice{kInt8, kBF16}));
+  EXPECT_EQ(faster_precisions({}), (PrecisionChoice{kBF16, kBF16}));
+}
+
+TEST(Precisions, AreMeasured) {
+  const PrecisionRates rates = measure_precisions(1);
+  for (const double rate :
+       {rates.one_row_bf16, rates.one_row_int8, rates.many_rows_bf16, rates.many_rows_int8})
+    EXPECT_TRUE(rate > 0 && rate < 1e6) << rate;
+}
+
 }  // namespace
 }  // namespace nfloat

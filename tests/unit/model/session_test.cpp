@@ -243,6 +243,40 @@ TEST(Batch, LastLogitsOfSeveral) {
   EXPECT_EQ(a.position(), 3);
 }
 
+TEST(Session, PrecisionFollowsTheNumberOfRows) {
+  const RandomModel random(kConfig);
+  ModelOptions options;
+  options.quantize = make_codebook("nf4");  // plain float32 weights would be multiplied in float32
+  options.precision = Precision::kF32;
+  options.many_rows_precision = Precision::kInt8;
+  const Model model = Model::load(random.folder.path(), options);
+  const std::vector<int32_t> tokens = random.tokens(9);
+  Session mixed(model), one(model, {.precision = Precision::kF32}),
+      many(model, {.kv_cache = KvCacheType::kF32, .precision = Precision::kInt8});
+  // A single token is a product of one row each.
+  EXPECT_EQ(copy(mixed.decode(3)), copy(one.decode(3)));
+  mixed.rewind(0);
+  // Of many, all that comes before the head, whose row is one.
+  mixed.prefill(tokens);
+  many.prefill(tokens);
+  one.rewind(0);
+  one.prefill(tokens);
+  Session same(model, {.precision = Precision::kF32, .many_rows_precision = Precision::kInt8});
+  same.prefill(tokens);
+  EXPECT_EQ(copy(same.logits()), copy(mixed.logits()));
+  EXPECT_NE(copy(mixed.logits()), copy(one.logits()));
+  const auto all = [&](Session& session) {
+    session.rewind(0);
+    std::vector<float> logits;
+    const BatchEntry entry{&session, tokens};
+    forward_batch({&entry, 1}, [&](size_t, int64_t, std::span<const float> row) {
+      logits.insert(logits.end(), row.begin(), row.end());
+    });
+    return logits;
+  };
+  EXPECT_EQ(all(mixed), all(many));
+}
+
 TEST(Session, RefusesWhatCannotBe) {
   const RandomModel random(kConfig);
   const Model model = Model::load(random.folder.path(), exact());
