@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/simd/elements.h"
 
@@ -45,6 +46,32 @@ static inline void stream_fence() noexcept {
 }
 static inline F32x16 splat16(float value) noexcept {
   return {_mm256_set1_ps(value), _mm256_set1_ps(value)};
+}
+static inline F32x16 splat_pairs16(const float* from) noexcept {
+  double pair;
+  std::memcpy(&pair, from, sizeof pair);
+  const __m256 x = _mm256_castpd_ps(_mm256_set1_pd(pair));
+  return {x, x};
+}
+static inline I32x16 splat_pairs16(const int32_t* from) noexcept {
+  int64_t pair;
+  std::memcpy(&pair, from, sizeof pair);
+  return {_mm256_set1_epi64x(pair), _mm256_set1_epi64x(pair)};
+}
+static inline __m256 change_above(__m256 x, __m256 y, __m256 t, __m256i change) noexcept {
+  return _mm256_xor_ps(x, _mm256_and_ps(_mm256_cmp_ps(y, t, _CMP_GT_OQ), _mm256_castsi256_ps(change)));
+}
+static inline F32x16 change_above(F32x16 x, F32x16 y, F32x16 t, I32x16 change) noexcept {
+  return {change_above(x.a, y.a, t.a, change.a), change_above(x.b, y.b, t.b, change.b)};
+}
+static inline float sum16(F32x16 x) noexcept {
+  const __m256 eight = _mm256_add_ps(x.a, x.b);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+static inline F32x16 smaller(F32x16 x, F32x16 y) noexcept {
+  return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)};
 }
 static inline I32x16 splat16(int32_t value) noexcept {
   return {_mm256_set1_epi32(value), _mm256_set1_epi32(value)};

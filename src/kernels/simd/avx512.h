@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/simd/elements.h"
 
@@ -40,6 +41,30 @@ static inline void stream_fence() noexcept {
 }
 static inline F32x16 splat16(float value) noexcept {
   return {_mm512_set1_ps(value)};
+}
+static inline F32x16 splat_pairs16(const float* from) noexcept {
+  double pair;
+  std::memcpy(&pair, from, sizeof pair);
+  return {_mm512_castpd_ps(_mm512_set1_pd(pair))};
+}
+static inline I32x16 splat_pairs16(const int32_t* from) noexcept {
+  int64_t pair;
+  std::memcpy(&pair, from, sizeof pair);
+  return {_mm512_set1_epi64(pair)};
+}
+static inline F32x16 change_above(F32x16 x, F32x16 y, F32x16 t, I32x16 change) noexcept {
+  const __m512i bits = _mm512_castps_si512(x.v);
+  return {_mm512_castsi512_ps(
+      _mm512_mask_xor_epi32(bits, _mm512_cmp_ps_mask(y.v, t.v, _CMP_GT_OQ), bits, change.v))};
+}
+static inline F32x16 smaller(F32x16 x, F32x16 y) noexcept {
+  return {_mm512_min_ps(x.v, y.v)};
+}
+static inline float sum16(F32x16 x) noexcept {
+  const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(x.v), _mm512_extractf32x8_ps(x.v, 1));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 static inline I32x16 splat16(int32_t value) noexcept {
   return {_mm512_set1_epi32(value)};

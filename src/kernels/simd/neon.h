@@ -54,6 +54,32 @@ static inline F32x16 splat16(float value) noexcept {
   const float32x4_t x = vdupq_n_f32(value);
   return {{x, x, x, x}};
 }
+static inline F32x16 splat_pairs16(const float* from) noexcept {
+  const float32x2_t pair = vld1_f32(from);
+  const float32x4_t x = vcombine_f32(pair, pair);
+  return {{x, x, x, x}};
+}
+static inline I32x16 splat_pairs16(const int32_t* from) noexcept {
+  const int32x2_t pair = vld1_s32(from);
+  const int32x4_t x = vcombine_s32(pair, pair);
+  return {{x, x, x, x}};
+}
+static inline F32x16 change_above(F32x16 x, const F32x16& y, const F32x16& t, const I32x16& change) noexcept {
+  NFLOAT_EACH_PART {
+    const uint32x4_t turned = vandq_u32(vcgtq_f32(y.v[i], t.v[i]), vreinterpretq_u32_s32(change.v[i]));
+    x.v[i] = vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(x.v[i]), turned));
+  }
+  return x;
+}
+static inline F32x16 smaller(F32x16 x, const F32x16& y) noexcept {
+  NFLOAT_EACH_PART x.v[i] = vminq_f32(x.v[i], y.v[i]);
+  return x;
+}
+static inline float sum16(const F32x16& x) noexcept {
+  const float32x4_t four = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
+  const float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+  return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
 static inline I32x16 splat16(int32_t value) noexcept {
   const int32x4_t x = vdupq_n_s32(value);
   return {{x, x, x, x}};

@@ -40,6 +40,32 @@ static inline F32x16 splat16(float value) noexcept {
   NFLOAT_EACH_LANE x.v[i] = value;
   return x;
 }
+static inline F32x16 splat_pairs16(const float* from) noexcept {
+  F32x16 x;
+  NFLOAT_EACH_LANE x.v[i] = from[i % 2];
+  return x;
+}
+static inline I32x16 splat_pairs16(const int32_t* from) noexcept {
+  I32x16 x;
+  NFLOAT_EACH_LANE x.v[i] = from[i % 2];
+  return x;
+}
+static inline F32x16 change_above(F32x16 x, const F32x16& y, const F32x16& t, const I32x16& change) noexcept {
+  int32_t bits[16];
+  std::memcpy(bits, x.v, sizeof bits);
+  NFLOAT_EACH_LANE bits[i] ^= y.v[i] > t.v[i] ? change.v[i] : 0;
+  std::memcpy(x.v, bits, sizeof bits);
+  return x;
+}
+static inline F32x16 smaller(F32x16 x, const F32x16& y) noexcept {
+  NFLOAT_EACH_LANE x.v[i] = y.v[i] < x.v[i] ? y.v[i] : x.v[i];
+  return x;
+}
+static inline float sum16(F32x16 x) noexcept {
+  for (int width = 8; width > 0; width /= 2)
+    for (int i = 0; i < width; ++i) x.v[i] += x.v[i + width];
+  return x.v[0];
+}
 static inline I32x16 splat16(int32_t value) noexcept {
   I32x16 x;
   NFLOAT_EACH_LANE x.v[i] = value;
