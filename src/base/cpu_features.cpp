@@ -11,6 +11,8 @@
 #elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace nfloat {
@@ -55,9 +57,24 @@ CpuFeatures detect() noexcept {
   CpuFeatures features;
   const unsigned long hwcap = getauxval(AT_HWCAP);
   const unsigned long hwcap2 = getauxval(AT_HWCAP2);
+  features.neon = (hwcap & HWCAP_ASIMD) != 0;
   features.neon_dotprod = (hwcap & HWCAP_ASIMDDP) != 0;
   features.neon_bf16 = (hwcap2 & HWCAP2_BF16) != 0;
   features.neon_i8mm = (hwcap2 & HWCAP2_I8MM) != 0;
+  return features;
+}
+#elif defined(__aarch64__) && defined(__APPLE__)
+bool has(const char* name) noexcept {
+  int value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(name, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+CpuFeatures detect() noexcept {
+  CpuFeatures features;
+  features.neon = true;
+  features.neon_dotprod = has("hw.optional.arm.FEAT_DotProd");
+  features.neon_bf16 = has("hw.optional.arm.FEAT_BF16");
+  features.neon_i8mm = has("hw.optional.arm.FEAT_I8MM");
   return features;
 }
 #else
@@ -88,11 +105,22 @@ bool request_tiles() noexcept {
 
 std::string cpu_name() {
   std::ifstream info("/proc/cpuinfo");
+  std::string implementer, part;  // what Arm processors have instead of a name
   for (std::string line; std::getline(info, line);) {
-    if (line.rfind("model name", 0) != 0) continue;
     const size_t colon = line.find(':');
-    if (colon != std::string::npos && colon + 2 <= line.size()) return line.substr(colon + 2);
+    if (colon == std::string::npos || colon + 2 > line.size()) continue;
+    const std::string value = line.substr(colon + 2);
+    if (line.rfind("model name", 0) == 0) return value;
+    if (line.rfind("CPU implementer", 0) == 0) implementer = value;
+    if (line.rfind("CPU part", 0) == 0) part = value;
   }
+#if defined(__aarch64__) && defined(__APPLE__)
+  char brand[128] = {};
+  size_t size = sizeof brand - 1;
+  if (sysctlbyname("machdep.cpu.brand_string", brand, &size, nullptr, 0) == 0 && brand[0] != '\0')
+    return brand;
+#endif
+  if (!part.empty()) return "aarch64, implementer " + implementer + ", part " + part;
 #if defined(__x86_64__)
   return "x86-64";
 #elif defined(__aarch64__)

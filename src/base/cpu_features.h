@@ -16,6 +16,7 @@ struct CpuFeatures {
   bool avx512_bf16 = false;
   bool amx_int8 = false;  // only said, the permission to use the tiles is asked for elsewhere
   bool amx_bf16 = false;
+  bool neon = false;
   bool neon_dotprod = false;
   bool neon_bf16 = false;
   bool neon_i8mm = false;

@@ -35,7 +35,9 @@ struct Choice {
     add(bf16 && cpu.amx_bf16 && cpu.amx_int8 && !other && request_tiles(), kAmxTable);
 #elif defined(__aarch64__)
     const CpuFeatures& cpu = cpu_features();
-    add(cpu.neon_dotprod && cpu.neon_bf16 && cpu.neon_i8mm, kNeonTable);
+    add(cpu.neon, kNeonTable);
+    add(cpu.neon_dotprod, kNeonDotTable);
+    add(cpu.neon_dotprod && cpu.neon_bf16 && cpu.neon_i8mm, kNeonI8mmTable);
 #endif
     chosen = runnable[count - 1];
     if (wanted == nullptr || *wanted == '\0') return;

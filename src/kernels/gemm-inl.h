@@ -18,6 +18,7 @@ inline constexpr int kScalePrefetchBytes = 2048;  // as far as 16 KiB of codes i
 // Where the weights of a tile come from: decoded on the fly, or expanded before.
 struct Packed {
   static constexpr bool kNested = true;
+  static constexpr bool kOwn = false;
   static constexpr int kRows = kTileRows;
   static constexpr int kInt8Bytes = kPackedOctetBytes;
   static constexpr int kBf16Bytes = kPackedOctetBytes;
@@ -47,6 +48,7 @@ struct Packed {
 
 struct Dense {
   static constexpr bool kNested = false;
+  static constexpr bool kOwn = false;
   static constexpr int kRows = kDenseRows;
   static constexpr int kInt8Bytes = kInt8OctetBytes;
   static constexpr int kBf16Bytes = kHalfOctetBytes;
@@ -70,6 +72,14 @@ struct Dense {
     return load16(reinterpret_cast<const float*>(w) + 16 * kColumn);
   }
 };
+
+}  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
+
+#include "kernels/steps-inl.h"
+
+#include "kernels/own-inl.h"
+
+namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 
 // The scales of one group after the other, 8-bit ones decoded kMapGroups groups at a time.
 template <typename Source>
@@ -139,82 +149,6 @@ static inline void store_tile(const PanelArgs& a, int64_t row,
   }
 }
 
-// Of int8_tile: adds one octet's products, in bytes or in words.
-template <typename Source>
-struct ByteStep {
-  using Element = int8_t;
-  static constexpr int kBytes = Source::kInt8Bytes;
-  // The sums before a block's first octet.
-  template <int kPanels, int kRows>
-  static inline void begin(const PanelArgs&, int64_t, const int32_t* x_offsets,
-                           I32x16 (&sums)[kPanels][kRows]) noexcept {
-    NFLOAT_UNROLL
-    for (int m = 0; m < kRows; ++m) {
-      const I32x16 offset = splat16(kSignedBytes ? int32_t{0} : x_offsets[m]);
-      NFLOAT_UNROLL
-      for (int p = 0; p < kPanels; ++p) sums[p][m] = offset;
-    }
-  }
-  template <int kHalf, int kPanels, int kRows>
-  static inline void part(const Source& source, const uint8_t* w, size_t stride, const int8_t* x,
-                          I32x16 (&sums)[kPanels][kRows]) noexcept {
-    Bytes64 weights[kPanels];
-    NFLOAT_UNROLL
-    for (int p = 0; p < kPanels; ++p)
-      weights[p] = source.template byte_weights<kHalf>(w + static_cast<size_t>(p) * stride);
-    NFLOAT_UNROLL
-    for (int m = 0; m < kRows; ++m) NFLOAT_UNROLL
-    for (int p = 0; p < kPanels; ++p) sums[p][m] = dot4(sums[p][m], weights[p], x + m * kOctet + 4 * kHalf);
-  }
-  template <int kPanels, int kRows>
-  static inline void octet(const Source& source, const uint8_t* w, size_t stride, const int8_t* x,
-                           I32x16 (&a)[kPanels][kRows], I32x16 (&b)[kPanels][kRows]) noexcept {
-    part<0>(source, w, stride, x, a);
-    part<1>(source, w, stride, x, b);
-  }
-};
-
-#if defined(NFLOAT_WORD_PRODUCTS)
-// Winograd's inner product: w0 x0 + w1 x1 = (w0 + x1) (w1 + x0) - w0 w1 - x0 x1. It trades half of the
-// multiplications for additions, which run on more ports. What is taken away is one number a block, of the
-// weights (gemm.h) and of the activations (x_offsets).
-template <typename Source>
-struct WordStep {
-  using Element = int16_t;
-  static constexpr int kBytes = kHalfOctetBytes;
-  template <int kPanels, int kRows>
-  static inline void begin(const PanelArgs& a, int64_t block, const int32_t* x_offsets,
-                           I32x16 (&sums)[kPanels][kRows]) noexcept {
-    NFLOAT_UNROLL
-    for (int p = 0; p < kPanels; ++p) {
-      const uint8_t* of_panel = a.weights + static_cast<size_t>(p) * a.weights_stride;
-      const I32x16 of_weights =
-          load_integers(of_panel + a.octets * kHalfOctetBytes + block * kCorrectionBytes);
-      NFLOAT_UNROLL
-      for (int m = 0; m < kRows; ++m) sums[p][m] = add(of_weights, splat16(x_offsets[m]));
-    }
-  }
-  template <int kPanels, int kRows>
-  static inline void octet(const Source&, const uint8_t* w, size_t stride, const int16_t* x,
-                           I32x16 (&sums)[kPanels][kRows], I32x16 (&)[kPanels][kRows]) noexcept {
-    NFLOAT_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      NFLOAT_UNROLL
-      for (int p = 0; p < kPanels; ++p) {
-        const uint8_t* from = w + static_cast<size_t>(p) * stride + 128 * half;
-        const Pairs16 even = load_pairs(from), odd = load_pairs(from + 64);
-        NFLOAT_UNROLL
-        for (int m = 0; m < kRows; ++m) {
-          const int16_t* four = x + m * kOctet + 4 * half;
-          sums[p][m] =
-              dot2(sums[p][m], add(even, broadcast_words(four + 2)), add(odd, broadcast_words(four)));
-        }
-      }
-    }
-  }
-};
-#endif
-
 inline constexpr int kBlockOctets = 8;  // of most blocks
 
 template <typename Source, typename Step, int kPanels, int kRows>
@@ -255,10 +189,12 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       const F32x16 scale = scales.of(group, p);
+      if constexpr (kTwoSets) NFLOAT_UNROLL
+      for (int m = 0; m < kRows; ++m) sums[p][m] = add(sums[p][m], others[p][m]);
+      Step::settle(sums[p]);
       NFLOAT_UNROLL
       for (int m = 0; m < kRows; ++m)
-        tile[p][m] = fma16(to_float16(kTwoSets ? add(sums[p][m], others[p][m]) : sums[p][m]),
-                           multiply(scale, splat16(x_scales[m])), tile[p][m]);
+        tile[p][m] = fma16(to_float16(sums[p][m]), multiply(scale, splat16(x_scales[m])), tile[p][m]);
     }
     x_scales += a.m;
     x_offsets += a.m;
@@ -269,64 +205,6 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
   }
   store_tile(a, row, tile);
 }
-
-// bf16 and float32 share their loops: Step adds one octet's products.
-template <typename Source>
-struct Bf16Step {
-  using Element = uint16_t;
-  static constexpr int kBytes = Source::kBf16Bytes;
-  template <int kPair, int kPanels, int kRows>
-  static inline void part(const Source& source, const uint8_t* w, size_t stride, const uint16_t* x,
-                          F32x16 (&sums)[kPanels][kRows]) noexcept {
-    Pairs16 weights[kPanels];
-    NFLOAT_UNROLL
-    for (int p = 0; p < kPanels; ++p)
-      weights[p] = source.template pair_weights<kPair>(w + static_cast<size_t>(p) * stride);
-    NFLOAT_UNROLL
-    for (int m = 0; m < kRows; ++m) NFLOAT_UNROLL
-    for (int p = 0; p < kPanels; ++p) sums[p][m] = dot2(sums[p][m], weights[p], x + m * kOctet + 2 * kPair);
-  }
-  template <int kPanels, int kRows>
-  static inline void octet(const Source& source, const uint8_t* w, size_t stride, const uint16_t* x,
-                           F32x16 (&a)[kPanels][kRows], F32x16 (&b)[kPanels][kRows]) noexcept {
-    part<0>(source, w, stride, x, a);
-    part<1>(source, w, stride, x, b);
-    part<2>(source, w, stride, x, a);
-    part<3>(source, w, stride, x, b);
-  }
-};
-
-template <typename Source>
-struct F32Step {
-  using Element = float;
-  static constexpr int kBytes = Source::kF32Bytes;
-  template <int kColumn, int kPanels, int kRows>
-  static inline void part(const Source& source, const uint8_t* w, size_t stride, const float* x,
-                          F32x16 (&sums)[kPanels][kRows]) noexcept {
-    F32x16 weights[kPanels];
-    NFLOAT_UNROLL
-    for (int p = 0; p < kPanels; ++p)
-      weights[p] = source.template float_weights<kColumn>(w + static_cast<size_t>(p) * stride);
-    NFLOAT_UNROLL
-    for (int m = 0; m < kRows; ++m) {
-      const F32x16 all = splat16(x[m * kOctet + kColumn]);
-      NFLOAT_UNROLL
-      for (int p = 0; p < kPanels; ++p) sums[p][m] = fma16(weights[p], all, sums[p][m]);
-    }
-  }
-  template <int kPanels, int kRows>
-  static inline void octet(const Source& source, const uint8_t* w, size_t stride, const float* x,
-                           F32x16 (&a)[kPanels][kRows], F32x16 (&b)[kPanels][kRows]) noexcept {
-    part<0>(source, w, stride, x, a);
-    part<1>(source, w, stride, x, b);
-    part<2>(source, w, stride, x, a);
-    part<3>(source, w, stride, x, b);
-    part<4>(source, w, stride, x, a);
-    part<5>(source, w, stride, x, b);
-    part<6>(source, w, stride, x, a);
-    part<7>(source, w, stride, x, b);
-  }
-};
 
 template <typename Source, typename Step, int kPanels, int kRows>
 static void float_tile(const PanelArgs& a, int64_t row) noexcept {
@@ -358,9 +236,11 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p) {
       const F32x16 scale = scales.of(group, p);
+      if constexpr (kTwoSets) NFLOAT_UNROLL
+      for (int m = 0; m < kRows; ++m) sums[p][m] = add(sums[p][m], others[p][m]);
+      Step::settle(sums[p]);
       NFLOAT_UNROLL
-      for (int m = 0; m < kRows; ++m)
-        tile[p][m] = fma16(kTwoSets ? add(sums[p][m], others[p][m]) : sums[p][m], scale, tile[p][m]);
+      for (int m = 0; m < kRows; ++m) tile[p][m] = fma16(sums[p][m], scale, tile[p][m]);
     }
   }
   store_tile(a, row, tile);
@@ -369,6 +249,14 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
 struct Int8Tiles {
   template <typename Source, int kPanels, int kRows>
   static void run(const PanelArgs& a, int64_t row) noexcept {
+#if defined(NFLOAT_PAIR_PRODUCTS)
+    if constexpr (kRows % 2 == 0 && kPanels == 1) {
+      return int8_tile<Source, PairByteStep<Source>, kPanels, kRows>(a, row);
+    } else if constexpr (kRows > 2 && kPanels == 1) {
+      run<Source, kPanels, kRows - 1>(a, row);
+      return run<Source, kPanels, 1>(a, row + kRows - 1);
+    }
+#endif
     int8_tile<Source, ByteStep<Source>, kPanels, kRows>(a, row);
   }
 };
@@ -383,6 +271,14 @@ struct WordTiles {
 struct Bf16Tiles {
   template <typename Source, int kPanels, int kRows>
   static void run(const PanelArgs& a, int64_t row) noexcept {
+#if defined(NFLOAT_PAIR_PRODUCTS)
+    if constexpr (kRows % 2 == 0 && kPanels == 1) {
+      return float_tile<Source, PairBf16Step<Source>, kPanels, kRows>(a, row);
+    } else if constexpr (kRows > 2 && kPanels == 1) {
+      run<Source, kPanels, kRows - 1>(a, row);
+      return run<Source, kPanels, 1>(a, row + kRows - 1);
+    }
+#endif
     float_tile<Source, Bf16Step<Source>, kPanels, kRows>(a, row);
   }
 };
@@ -429,6 +325,15 @@ static void dense_panels(const PanelArgs& a, int panels) noexcept {
   all_rows<Tiles, Dense, kPanels>(a, 0);
 }
 
+#if defined(NFLOAT_OWN_ORDER)
+template <typename Tiles>
+static void own_panels(const PanelArgs& a, int panels) noexcept {
+  static_assert(kTilePanels == 1);
+  static_cast<void>(panels);
+  all_rows<Tiles, Own, 1>(a, 0);
+}
+#endif
+
 inline constexpr GemmKernels kGemmKernels = {
     .tiles = nullptr,
     .exact_tiles = nullptr,
@@ -446,6 +351,20 @@ inline constexpr GemmKernels kGemmKernels = {
     .words_dense = dense_panels<WordTiles>,
 #else
     .words_dense = nullptr,
+#endif
+#if defined(NFLOAT_OWN_ORDER)
+    .own_int8_dense = own_panels<Int8Tiles>,
+    .expand_own_int8 = expand_own_int8,
+#else
+    .own_int8_dense = nullptr,
+    .expand_own_int8 = nullptr,
+#endif
+#if defined(NFLOAT_PAIR_PRODUCTS)
+    .own_bf16_dense = own_panels<Bf16Tiles>,
+    .expand_own_bf16 = expand_own_bf16,
+#else
+    .own_bf16_dense = nullptr,
+    .expand_own_bf16 = nullptr,
 #endif
     .expand_f32 = expand_f32,
     .expand_bf16 = expand_bf16,

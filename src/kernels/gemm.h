@@ -13,6 +13,7 @@
 //           octets 64 bytes a block of activations: of each row, minus the sum of the products of columns
 //           2 i and 2 i + 1, in 32 bits
 //   bf16    256 bytes: pairs of columns (0,2) (4,6) (1,3) (5,7), as shifts of the packed words give them
+//   own     as many bytes as int8 or bf16, in an order that only the target's own kernels know
 //   f32, f16  512, 256 bytes: column by column
 // Activations lie in blocks of 8 rows (the last one has what is left), [octet][row][8]; those for bf16 and
 // for words have the columns of an octet in the order of the pairs.
@@ -112,6 +113,14 @@ struct GemmKernels {
   // The products of int8, of weights expanded to words. Null where bytes are as fast, with expand_words and
   // x_words.
   void (*words_dense)(const PanelArgs&, int panels) noexcept;
+  // The products of int8 and bf16, of weights expanded to the own order. Null where the orders above are as
+  // fast, with their expand_own_*.
+  void (*own_int8_dense)(const PanelArgs&, int panels) noexcept;
+  void (*expand_own_int8)(const uint8_t* packed, int64_t octets, const LevelTables&,
+                          uint8_t* output) noexcept;
+  void (*own_bf16_dense)(const PanelArgs&, int panels) noexcept;
+  void (*expand_own_bf16)(const uint8_t* packed, int64_t octets, const LevelTables&,
+                          uint8_t* output) noexcept;
   // Packed octets to expanded ones, scales left out.
   void (*expand_f32)(const uint8_t* packed, int64_t octets, const LevelTables&, uint8_t* output) noexcept;
   void (*expand_bf16)(const uint8_t* packed, int64_t octets, const LevelTables&, uint8_t* output) noexcept;

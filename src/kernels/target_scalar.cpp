@@ -2,6 +2,7 @@
 #include "kernels/targets.h"
 
 #define NFLOAT_TARGET_NAMESPACE scalar
+#define NFLOAT_PLAIN_VOCABULARY
 #include "kernels/attention-inl.h"
 #include "kernels/calibrate-inl.h"
 #include "kernels/dequantize-inl.h"

@@ -19,6 +19,8 @@ extern const TileKernels kAmxExactTiles;
 extern const ByteTileKernels kAmxByteTiles;
 #elif defined(__aarch64__)
 extern const KernelTable kNeonTable;
+extern const KernelTable kNeonDotTable;   // with dotprod
+extern const KernelTable kNeonI8mmTable;  // with dotprod, i8mm and bf16
 #endif
 
 }  // namespace nfloat::kernels

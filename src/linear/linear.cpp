@@ -108,6 +108,23 @@ DenseKernel dense_kernel(const GemmKernels& kernel, Precision precision) noexcep
                                          : kernel.int8_dense;
 }
 
+// How weights that are expanded for one call lie, and what multiplies them.
+struct Expanded {
+  void (*expand)(const uint8_t*, int64_t, const kernels::LevelTables&, uint8_t*) noexcept;
+  DenseKernel run;
+};
+
+Expanded expanded_order(const GemmKernels& kernel, Precision precision) noexcept {
+  if (precision == Precision::kInt8 && kernel.own_int8_dense != nullptr)
+    return {kernel.expand_own_int8, kernel.own_int8_dense};
+  if (precision == Precision::kBF16 && kernel.own_bf16_dense != nullptr)
+    return {kernel.expand_own_bf16, kernel.own_bf16_dense};
+  return {precision == Precision::kF32    ? kernel.expand_f32
+          : precision == Precision::kBF16 ? kernel.expand_bf16
+                                          : kernel.expand_int8,
+          dense_kernel(kernel, precision)};
+}
+
 void packed_directly(const PackedMatrix::State& s, const Job& job, int64_t begin, int64_t end) {
   const GemmKernels& kernel = kernels::table().gemm;
   const auto run = job.format.precision == Precision::kF32    ? kernel.f32_packed
@@ -149,10 +166,8 @@ void packed_expanded(const PackedMatrix::State& s, const Job& job, int64_t begin
   const GemmKernels& kernel = kernels::table().gemm;
   const Precision precision = job.format.precision;
   const bool words = precision == Precision::kInt8 && kernel.words_dense != nullptr;
-  const auto expand = precision == Precision::kF32    ? kernel.expand_f32
-                      : precision == Precision::kBF16 ? kernel.expand_bf16
-                                                      : kernel.expand_int8;
-  const DenseKernel run = words ? kernel.words_dense : dense_kernel(kernel, precision);
+  const Expanded expanded_as = expanded_order(kernel, precision);
+  const DenseKernel run = words ? kernel.words_dense : expanded_as.run;
   const int64_t octets = packed_run_octets(s, job.format);
   const int64_t octet_bytes = kOctet * kPanelRows * job.format.element_bytes;
   const int64_t group_octets = s.group / kOctet;
@@ -177,7 +192,7 @@ void packed_expanded(const PackedMatrix::State& s, const Job& job, int64_t begin
         if (words) {
           kernel.expand_words(codes, count, block_octets, s.levels, to);
         } else {
-          expand(codes, count, s.levels, to);
+          expanded_as.expand(codes, count, s.levels, to);
         }
         if (s.nested()) s.panel_scales(panel + p, group, group_count, nested + p * groups * kPanelRows);
       }

@@ -14,7 +14,19 @@
 //   turn_sign(bytes): weights as gemm.h stores them (128 added) to those of dot4, and back
 //   dot4(sum, w, x): sum + w . x[0..3], exact for x of -127..127
 //   dot2(sum, w, x): sum + w . x[0..1] on bf16 pairs
-//   NFLOAT_WORD_PRODUCTS, where words are multiplied faster than bytes; with it
+//   NFLOAT_LANE_PRODUCTS, where an activation is taken out of a register that holds more of its row; with it
+//   dot4_of, dot2_of (below)
+//   NFLOAT_OWN_ORDER, where expanded weights have an order of the target's own; with it
+//   own_octet<half>(from): 64 bytes for dot4 of an octet in that order
+//   store_own_octet(to, low, high): the octet's bytes in that order from those in the order of gemm.h
+//   NFLOAT_PAIR_PRODUCTS, where two rows of weights are multiplied by two of activations (own orders then);
+//   with it RowPairs: rows 2 i and 2 i + 1 of a panel, eight columns in bytes or four in bf16 zip_pairs(low,
+//   high): RowPairs from two halves of 4 columns in bytes, or of 2 in bf16; load_row_pairs(from),
+//   store_row_pairs(to, pairs)
+//   pair_offsets(even, odd, x, y): sums before a block's first octet, x of one row of activations and y of
+//   the other pair_dot8(even, odd, w, x): adds the products of the rows at x and x + 8; of bf16 <half>:
+//   pair_dot4, of columns 4 half on settle_pairs(even, odd): sums of two rows in the order of the instruction
+//   to those of each row NFLOAT_WORD_PRODUCTS, where words are multiplied faster than bytes; with it
 //   even_words(bytes), odd_words(bytes): one of each two signed bytes, widened
 //   broadcast_words(x): x[0] x[1] in every 32 bits; add(x, y) of words; dot2(sum, x, y): sum + x . y of each
 //   two words, exact
@@ -35,10 +47,26 @@
 #include "kernels/simd/dot_avx512.h"
 #elif defined(__AVX2__)
 #include "kernels/simd/dot_avx2.h"
-#elif defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
+#elif defined(__aarch64__) && !defined(NFLOAT_PLAIN_VOCABULARY)
 #include "kernels/simd/dot_neon.h"
 #else
 #include "kernels/simd/dot_scalar.h"
 #endif
+
+namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
+
+#if !defined(NFLOAT_LANE_PRODUCTS)
+// dot4 with columns 4 half to 4 half + 3 of the octet at x, dot2 with pair number `pair` of it.
+template <int kHalf>
+static inline I32x16 dot4_of(const I32x16& sum, const Bytes64& w, const int8_t* x) noexcept {
+  return dot4(sum, w, x + 4 * kHalf);
+}
+template <int kPair>
+static inline F32x16 dot2_of(const F32x16& sum, const Pairs16& w, const uint16_t* x) noexcept {
+  return dot2(sum, w, x + 2 * kPair);
+}
+#endif
+
+}  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
 
 #endif  // NFLOAT_KERNELS_SIMD_DOT_H_

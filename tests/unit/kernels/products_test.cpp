@@ -198,6 +198,14 @@ TEST(Products, PackedAndExpandedOnEveryTarget) {
         prepared.args.weights = expanded.data();
         const std::vector<float> of_expanded = prepared.run([&](const PanelArgs& a) { dense(a, 1); });
         expect_close(of_expanded, o);
+        const auto expand_own = kind == Kind::kBf16   ? kernel.expand_own_bf16
+                                : kind == Kind::kInt8 ? kernel.expand_own_int8
+                                                      : nullptr;
+        if (expand_own != nullptr) {
+          const auto own = kind == Kind::kBf16 ? kernel.own_bf16_dense : kernel.own_int8_dense;
+          expand_own(p.packed.data(), p.octets, p.levels, expanded.data());
+          EXPECT_EQ(prepared.run([&](const PanelArgs& a) { own(a, 1); }), of_expanded);
+        }
         if (kind != Kind::kInt8) continue;
         EXPECT_EQ(of_expanded, y);
         if (kernel.words_dense == nullptr) continue;
