@@ -85,6 +85,17 @@ class Team {
   }
   void give_back() noexcept { taken_.store(false, std::memory_order_release); }
 
+  // Ends and joins the threads of a team that is taken; it is never given back.
+  void stop() noexcept {
+    stopping_.store(true, std::memory_order_seq_cst);
+    for (const auto& helper : helpers_) {
+      helper->asleep.store(0, std::memory_order_seq_cst);
+      helper->asleep.notify_one();
+      helper->thread.join();
+    }
+    helpers_.clear();
+  }
+
   void run(int threads, int shares, void (*body)(void*, int), void* context) noexcept {
     limit_.store(crowded(threads) ? std::chrono::microseconds(0) : kAwake, std::memory_order_relaxed);
     busy_threads.fetch_add(threads, std::memory_order_relaxed);
@@ -98,6 +109,7 @@ class Team {
   struct alignas(64) Helper {
     uint64_t number = 1;  // the caller is 0
     std::atomic<int> asleep{0};
+    std::thread thread;
   };
 
   void share_out(int threads, int shares, void (*body)(void*, int), void* context) noexcept {
@@ -145,7 +157,7 @@ class Team {
         Helper* helper = helpers_.back().get();
         helper->number = helpers_.size();
         try {
-          std::thread([this, helper] { help(*helper); }).detach();
+          helper->thread = std::thread([this, helper] { help(*helper); });
           return true;
         } catch (...) {
           helpers_.pop_back();
@@ -176,12 +188,13 @@ class Team {
   }
 
   bool idle(uint64_t thread) const noexcept {
-    return !has_work(state_.load(std::memory_order_seq_cst), thread);
+    return !has_work(state_.load(std::memory_order_seq_cst), thread) &&
+           !stopping_.load(std::memory_order_seq_cst);
   }
 
   void help(Helper& helper) noexcept {
     inside = true;
-    for (;;) {
+    while (!stopping_.load(std::memory_order_relaxed)) {
       while (work(helper.number)) {
       }
       if (spin(limit_.load(std::memory_order_relaxed), [&] { return !idle(helper.number); })) continue;
@@ -196,6 +209,7 @@ class Team {
   static constexpr uint64_t kThreadMask = (uint64_t{1} << kThreadBits) - 1;
 
   std::atomic<bool> taken_{true};  // by the call that makes it
+  std::atomic<bool> stopping_{false};
   std::vector<std::unique_ptr<Helper>> helpers_;
   Clock::time_point refused_until_;  // the epoch: nothing was refused
   std::atomic<std::chrono::microseconds> limit_{kAwake};
@@ -218,6 +232,18 @@ void forget_teams() noexcept {
 
 // When the program is loaded: a child can be forked during the first call.
 const bool registered = ::pthread_atfork(nullptr, nullptr, forget_teams) == 0;
+
+// At the end of the process, and when the library is unloaded: threads that do not work end before their code
+// and their memory do. A team in use by another thread is left to it, and the teams themselves stay, as
+// threads remember them.
+struct StopTeams {
+  ~StopTeams() {
+    if (inside) return;  // a share of a loop ends the process
+    for (Team* team = teams.load(std::memory_order_acquire); team != nullptr; team = team->next)
+      if (team->take()) team->stop();
+  }
+};
+const StopTeams stop_teams;
 
 // A new team, taken; null where there are kMostTeams or no memory.
 Team* make_team() noexcept {

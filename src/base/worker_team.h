@@ -14,7 +14,8 @@ namespace nfloat {
 // Helpers belong to teams. A call takes the team that its thread had last, or another idle one, or makes one;
 // it gives the team back when it returns. So calls from several threads run at the same time and never wait
 // for each other. A call from inside a body, and a call that finds 64 teams at work, runs all its shares
-// itself. There are at most 4096 helpers; they live until the process ends.
+// itself. There are at most 4096 helpers; those that do not work end with the process, or when the library is
+// unloaded.
 //
 // Helpers wait for the next call awake for a moment (a token asks a hundred times), then sleep. They sleep at
 // once where more threads are in loops than there are processors.
