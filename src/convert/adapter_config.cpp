@@ -129,15 +129,16 @@ std::vector<std::pair<std::string, const Json*>> pattern_of(const Json& json, co
 }
 
 // Matches a module's whole name, or the part of it that begins behind a dot.
-Regex module_expression(const std::string& module, const std::string& source, const char* key) {
-  return Regex(fmt::format("^(.*\\.)?({})$", module), fmt::format("{}: \"{}\"", source, key));
+ModuleExpression behind_a_dot(const std::string& module, const std::string& source, const char* key) {
+  return {fmt::format("(?:.*\\.)?(?:{})$", module), source, key};
 }
 
 // The value of the first entry that matches.
 template <typename T>
-T first_match(const std::vector<std::pair<Regex, T>>& entries, const std::string& module, T otherwise) {
+T first_match(const std::vector<std::pair<ModuleExpression, T>>& entries, const std::string& module,
+              T otherwise) {
   for (const auto& [expression, value] : entries)
-    if (Match match{}; expression.find(module, 0, &match) && match.begin == 0) return value;
+    if (expression.match(module)) return value;
   return otherwise;
 }
 
@@ -201,7 +202,7 @@ AdapterConfig::AdapterConfig(const std::string& folder)
   }
   for (const auto& [module, alpha] : pattern_of(json, "alpha_pattern", source_)) {
     if (!alpha->is_number()) malformed(fmt::format("\"alpha_pattern\" of '{}' is not a number", module));
-    alphas_.emplace_back(module_expression(module, source_, "alpha_pattern"),
+    alphas_.emplace_back(behind_a_dot(module, source_, "alpha_pattern"),
                          alpha_of(*alpha, fmt::format("\"alpha_pattern\" of '{}'", module)));
   }
   const auto rank_of = [&](const Json& value, const std::string& what) {
@@ -213,7 +214,7 @@ AdapterConfig::AdapterConfig(const std::string& folder)
   };
   if (!json["r"].is_null()) rank_ = rank_of(json["r"], "\"r\"");
   for (const auto& [module, rank] : pattern_of(json, "rank_pattern", source_))
-    ranks_.emplace_back(module_expression(module, source_, "rank_pattern"),
+    ranks_.emplace_back(behind_a_dot(module, source_, "rank_pattern"),
                         rank_of(*rank, fmt::format("\"rank_pattern\" of '{}'", module)));
   targets_ = AdapterTargets(json, source_);
 }

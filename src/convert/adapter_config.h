@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "convert/adapter_targets.h"
-#include "tokenizer/regex.h"
 
 namespace nfloat {
 
@@ -37,8 +36,8 @@ class AdapterConfig {
   double alpha_ = 0;
   bool by_root_ = false, dora_ = false, bias_of_up_ = false, fan_in_fan_out_ = false, ties_weights_ = false;
   int64_t rank_ = 0;  // r; 0: not said
-  std::vector<std::pair<Regex, double>> alphas_;
-  std::vector<std::pair<Regex, int64_t>> ranks_;
+  std::vector<std::pair<ModuleExpression, double>> alphas_;
+  std::vector<std::pair<ModuleExpression, int64_t>> ranks_;
   AdapterTargets targets_;
   std::vector<std::string> whole_modules_;  // modules_to_save
 };

@@ -36,6 +36,15 @@ bool is_all_linear(const Json& value) {
   });
 }
 
+Expression compiled(const std::string& expression, const std::string& where) {
+  try {
+    return {expression, Expression::Text::kBytes};
+  } catch (const ExpressionError& error) {
+    fail(ErrorCode::kUnsupported, "{}: the expression does not compile: {} of {}", where, error.what(),
+         expression.substr(0, 200));
+  }
+}
+
 // The number that ends, with the dot behind it, where the match does.
 int64_t number_before(std::string_view module, size_t end) {
   size_t begin = end - 1;
@@ -47,10 +56,25 @@ int64_t number_before(std::string_view module, size_t end) {
 
 }  // namespace
 
+ModuleExpression::ModuleExpression(const std::string& expression, const std::string& source,
+                                   const std::string& key)
+    : where_(fmt::format("{}: \"{}\"", source, key)),
+      expression_(compiled(fmt::format("\\A(?:{})", expression), where_)) {}
+
+std::optional<Match> ModuleExpression::match(std::string_view module) const {
+  try {
+    Match match{};
+    return expression_.find(module, 0, &match) ? std::optional(match) : std::nullopt;
+  } catch (const ExpressionError& error) {
+    fail(ErrorCode::kUnsupported, "{}: matching the expression to '{}' failed: {}", where_, module,
+         error.what());
+  }
+}
+
 ModuleChoice::ModuleChoice(const Json& value, const std::string& source, const std::string& key) {
   const std::string where = fmt::format("{}: \"{}\"", source, key);
   if (value.is_string()) {
-    expression_.emplace(fmt::format("\\A(?:{})\\z", value.text()), where);
+    expression_.emplace(fmt::format("(?:{})\\z", value.text()), source, key);
     return;
   }
   if (!value.is_array())
@@ -62,10 +86,7 @@ ModuleChoice::ModuleChoice(const Json& value, const std::string& source, const s
 }
 
 bool ModuleChoice::contains(std::string_view module) const {
-  if (expression_) {
-    Match match{};
-    return expression_->find(module, 0, &match);
-  }
+  if (expression_) return expression_->match(module).has_value();
   return names_whole(module) || std::any_of(names_.begin(), names_.end(), [&](const std::string& name) {
            return module.ends_with(name) && module.size() > name.size() &&
                   module[module.size() - name.size() - 1] == '.';
@@ -91,14 +112,13 @@ AdapterTargets::AdapterTargets(const Json& config, const std::string& source) {
   }
   const Json* patterns = config.find(kPattern);
   if (is_absent(patterns)) {
-    numbered_.emplace_back("\\A.*\\.[^.]*\\.\\d+\\.", fmt::format("{}: \"{}\"", source, kPattern));
+    numbered_.emplace_back(".*\\.[^.]*\\.\\d+\\.", source, kPattern);
     return;
   }
   for (const Json* pattern : listed(*patterns)) {
     if (!pattern->is_string())
       fail(ErrorCode::kMalformedFile, "{}: \"{}\" is neither a name nor a list of names", source, kPattern);
-    numbered_.emplace_back(fmt::format("\\A.*\\.(?:{})\\.\\d+\\.", pattern->text()),
-                           fmt::format("{}: \"{}\"", source, kPattern));
+    numbered_.emplace_back(fmt::format(".*\\.(?:{})\\.\\d+\\.", pattern->text()), source, kPattern);
   }
 }
 
@@ -109,10 +129,10 @@ std::string AdapterTargets::refusal(const std::string& module) const {
   if (!targets_.empty() && !targets_.contains(module) && !targets_.contains(whole))
     return fmt::format("\"{}\" does not name it", kTargets);
   if (layers_.empty() || targets_.names_whole(module)) return "";
-  for (const Regex& expression : numbered_) {
-    Match match{};
-    if (!expression.find(module, 0, &match)) continue;
-    const int64_t layer = number_before(module, match.end);
+  for (const ModuleExpression& expression : numbered_) {
+    const std::optional<Match> match = expression.match(module);
+    if (!match) continue;
+    const int64_t layer = number_before(module, match->end);
     if (std::find(layers_.begin(), layers_.end(), layer) != layers_.end()) return "";
     return fmt::format("\"{}\" does not have layer {}", kLayers, layer);
   }

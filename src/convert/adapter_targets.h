@@ -8,10 +8,24 @@
 #include <string_view>
 #include <vector>
 
+#include "base/expression.h"
 #include "base/json.h"
-#include "tokenizer/regex.h"
 
 namespace nfloat {
+
+// An expression of adapter_config.json for the names of modules. PEFT matches it with Python's re.match, at
+// the beginning of a name.
+class ModuleExpression {
+ public:
+  // Throws kUnsupported naming `source` and `key` when the expression does not compile.
+  ModuleExpression(const std::string& expression, const std::string& source, const std::string& key);
+  // Throws kUnsupported when the match takes more than a bounded number of steps.
+  std::optional<Match> match(std::string_view module) const;
+
+ private:
+  std::string where_;
+  Expression expression_;
+};
 
 // Modules by their names: one expression that matches the whole of a name, or a list of names and of their
 // ends behind a dot.
@@ -27,7 +41,7 @@ class ModuleChoice {
   bool names_whole(std::string_view module) const;
 
  private:
-  std::optional<Regex> expression_;
+  std::optional<ModuleExpression> expression_;
   std::vector<std::string> names_;
 };
 
@@ -45,8 +59,8 @@ class AdapterTargets {
 
  private:
   ModuleChoice targets_, excluded_;
-  std::vector<int64_t> layers_;  // empty: all
-  std::vector<Regex> numbered_;  // whose match ends behind a layer's number and a dot
+  std::vector<int64_t> layers_;             // empty: all
+  std::vector<ModuleExpression> numbered_;  // whose match ends behind a layer's number and a dot
 };
 
 }  // namespace nfloat

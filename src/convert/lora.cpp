@@ -75,9 +75,8 @@ class Reader {
     if (modules_.empty() && deltas_.empty())
       fail(ErrorCode::kMalformedFile, "{}: no LoRA matrices", file_->path());
     for (const std::string& module : config_.whole_modules())
-      if (std::none_of(wholes_.begin(), wholes_.end(), [&](const std::string& whole) {
-            return fmt::format(".{}", whole).find(fmt::format(".{}.", module)) != std::string::npos;
-          }))
+      if (is_of_base(module) && std::none_of(wholes_.begin(), wholes_.end(),
+                                             [&](const std::string& whole) { return is_of(whole, module); }))
         fail(ErrorCode::kMalformedFile, "{}: \"modules_to_save\" names '{}', {} has no tensor of it",
              config_.source(), module, file_->path());
     for (const auto& [name, module] : modules_) add(name, module);
@@ -323,10 +322,17 @@ class Reader {
   }
 
   bool is_saved_module(const std::string& tensor) const {
-    return std::any_of(
-        config_.whole_modules().begin(), config_.whole_modules().end(), [&](const std::string& module) {
-          return fmt::format(".{}", tensor).find(fmt::format(".{}.", module)) != std::string::npos;
-        });
+    return std::any_of(config_.whole_modules().begin(), config_.whole_modules().end(),
+                       [&](const std::string& module) { return is_of(tensor, module); });
+  }
+  // PEFT lists every name that a classifier may have; a model has one of them.
+  bool is_of_base(const std::string& module) const {
+    const std::vector<std::string> names = base_.weight_names();
+    return is_of(head_, module) || std::any_of(names.begin(), names.end(),
+                                               [&](const std::string& name) { return is_of(name, module); });
+  }
+  static bool is_of(const std::string& tensor, const std::string& module) {
+    return fmt::format(".{}", tensor).find(fmt::format(".{}.", module)) != std::string::npos;
   }
 
   // Whether both make the same of one matrix, but for rounding.

@@ -199,6 +199,7 @@ TEST_F(Adapter, SettingsThatContradictTheTensorsAreNamed) {
         Json{{"r", nullptr}, {"target_modules", nullptr}, {"exclude_modules", Json::array({"proj"})}},
         Json{{"target_modules", Json::array({"q_proj", "up_proj"})}, {"layers_to_transform", 0}},
         Json{{"target_modules", ".*(up|down)_proj"}, {"exclude_modules", "up_proj"}},
+        Json{{"target_modules", R"((?i)(?P<layer>[^\W\d]+\.){2}\d{1,2}+[[.]mlp\.UP_proj\Z)"}},
         Json{{"target_modules", Json::array({up_})}, {"layers_to_transform", Json::array({7})}},
         Json{{"layers_to_transform", Json::array({2, 0})}, {"layers_pattern", Json::array({"h", "layers"})}}})
     expect_added(merged(folder, adapter(pair(up_), settings)), up_ + ".weight", 8.0 / kRank);
@@ -297,7 +298,8 @@ TEST_F(Adapter, BiasesWholeModulesAndEmbeddingsGoAlong) {
   tensors["base_model.model.transformer.ln_f.weight"] = norm;
   tensors["base_model.model.transformer.wte.lora_embedding_A"] = a;
   tensors["base_model.model.transformer.wte.lora_embedding_B"] = b;
-  const Json settings{{"bias", "lora_only"}, {"modules_to_save", Json::array({"score", "ln_f"})}};
+  const Json settings{{"bias", "lora_only"},
+                      {"modules_to_save", Json::array({"classifier", "score", "ln_f"})}};
   result = merged(folder, adapter(tensors, settings));
   expect_added(result, attn_ + ".weight", 2, true);
   EXPECT_EQ(result[attn_ + ".bias"].at, bias.at);
@@ -313,7 +315,7 @@ TEST_F(Adapter, BiasesWholeModulesAndEmbeddingsGoAlong) {
   const auto refused = [&](const Json& more, const std::vector<std::string>& words) {
     expect_complaint(nfloat({"convert", folder, path("x"), "--lora", adapter(tensors, more)}), words);
   };
-  refused(Json{{"modules_to_save", Json::array({"classifier"})}}, {"modules_to_save", "classifier"});
+  refused(Json{{"modules_to_save", Json::array({"wte"})}}, {"modules_to_save", "wte"});
   tensors["base_model.model.lm_head.weight"] = random_values({20, 8}, 10);
   refused(settings, {"lm_head"});
   tensors.erase("base_model.model.lm_head.weight");
