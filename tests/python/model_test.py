@@ -353,17 +353,17 @@ class Interrupted(InFolder):
     def test_control_c_in_a_batch(self):
         whole = self.text[: self.model.context]
         sessions = [self.model.session(precision="f32", threads=1) for _ in range(4)]
-        begin = time.monotonic()
+        begin = time.process_time()  # the processor's, whatever else the machine does
         nfloat.forward_batch(sessions, [whole] * 4)
-        seconds = time.monotonic() - begin
+        seconds = time.process_time() - begin
         for session in sessions:
             session.rewind(0)
         timer = threading.Timer(min(0.05, seconds / 4), self.interrupt)
         timer.start()
-        begin = time.monotonic()
+        begin = time.process_time()
         with self.assertRaises(KeyboardInterrupt):
             nfloat.forward_batch(sessions, [whole] * 4)
-        self.assertLess(time.monotonic() - begin, 0.2 + 0.7 * seconds)
+        self.assertLess(time.process_time() - begin, 0.2 + 0.7 * seconds)
         timer.join()
         self.assertEqual([(s.position, len(s.tokens)) for s in sessions], [(0, 0)] * 4)
         self.assertEqual(sessions[0].prefill([1]).tobytes(), self.model.session(precision="f32", threads=1).decode(1).tobytes())
