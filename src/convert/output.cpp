@@ -14,6 +14,7 @@
 #include "base/output_place.h"
 #include "checkpoint/foreign.h"
 #include "checkpoint/quant_state.h"
+#include "gguf/parse.h"
 #include "nfloat/gguf.h"
 
 namespace nfloat {
@@ -67,21 +68,23 @@ bool looks_like_checkpoint(const fs::path& folder) {
   return has_weights;
 }
 
+std::string beginning_of(const fs::path& path, size_t bytes) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text(bytes, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(bytes));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
+
 // By how the file begins: one that was cut short is of its kind too.
 bool begins_as_safetensors(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  unsigned char begin[9] = {};
-  file.read(reinterpret_cast<char*>(begin), sizeof begin);
   // The length of a header below 4 GiB, and the header.
-  return file.gcount() == sizeof begin && begin[4] == 0 && begin[5] == 0 && begin[6] == 0 && begin[7] == 0 &&
-         begin[8] == '{';
+  constexpr std::string_view kBehindLowBytes("\0\0\0\0{", 5);
+  return beginning_of(path, 9).find(kBehindLowBytes) == 4;
 }
 
 bool begins_as_gguf(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  char begin[4] = {};
-  file.read(begin, sizeof begin);
-  return file.gcount() == sizeof begin && std::string_view(begin, sizeof begin) == "GGUF";
+  return beginning_of(path, kGgufMagic.size()) == kGgufMagic;
 }
 
 bool is_gguf_adapter(const std::string& path) {

@@ -138,7 +138,9 @@ void write_adapter(const std::string& folder, const Model::State& model, const A
 Adapter read_adapter(const std::string& folder, const Model::State& model, TrainOptions& options) {
   const AdapterConfig config(folder);
   const auto refuse = [&](const char* what) {
-    fail(ErrorCode::kUnsupported, "{}: {}: plain low-rank pairs of the layers' matrices are trained further",
+    fail(ErrorCode::kUnsupported,
+         "{}: {}: low-rank pairs of the layers' matrices go beside a model, and can be trained further; "
+         "nfloat convert --lora merges the rest too",
          config.source(), what);
   };
   if (config.bias_of_up()) refuse("\"lora_bias\" is true");
