@@ -29,17 +29,17 @@ class Unit {
         keys_(scratch),
         values_(keys_ + places_.head_dim * stride_),
         scores_(values_ + places_.head_dim * stride_),
-        gradients_(scores_ + kQueries * stride_) {}
+        gradients_(scores_ + kScoreRows * stride_) {}
 
   static size_t scratch_floats(int64_t head_dim, int64_t length) noexcept {
-    return static_cast<size_t>((2 * head_dim + 3 * kQueries) * (padded(length) + 16));
+    return static_cast<size_t>((2 * head_dim + 3 * kScoreRows) * (padded(length) + 16));
   }
 
   void forward(float* attended, float* log_sums) noexcept {
     transpose(places_.key(kv_head_), keys_);
     const int64_t group = places_.heads / places_.kv_heads, width = places_.heads * places_.head_dim;
     for (int64_t head = kv_head_ * group; head < (kv_head_ + 1) * group; ++head)
-      for (int64_t first = 0; first < document_.length; first += kQueries) {
+      for (int64_t first = 0; first < document_.length; first += kScoreRows) {
         set_block(first);
         score(head);
         for (int64_t i = 0; i < rows_; ++i)
@@ -68,7 +68,7 @@ class Unit {
                     static_cast<size_t>(places_.head_dim) * sizeof(float));
     const int64_t group = places_.heads / places_.kv_heads, width = places_.heads * places_.head_dim;
     for (int64_t head = kv_head_ * group; head < (kv_head_ + 1) * group; ++head)
-      for (int64_t first = 0; first < document_.length; first += kQueries) {
+      for (int64_t first = 0; first < document_.length; first += kScoreRows) {
         set_block(first);
         score(head);
         const float* d_out = d_attended + (document_.begin + first) * width + head * places_.head_dim;
@@ -115,7 +115,7 @@ class Unit {
 
   void set_block(int64_t first) noexcept {
     first_ = first;
-    rows_ = std::min(kQueries, document_.length - first);
+    rows_ = std::min(kScoreRows, document_.length - first);
     low_ = begin_of(0);
     high_ = first + rows_;
   }
@@ -161,7 +161,7 @@ class Unit {
   void back_row(int64_t i, float log_sum, float along) noexcept {
     float* row = scores_ + i * stride_;
     float* d = gradients_ + i * stride_;
-    float* slopes = gradients_ + kQueries * stride_ + i * stride_;
+    float* slopes = gradients_ + kScoreRows * stride_ + i * stride_;
     const int64_t begin = begin_of(i) - low_, end = first_ + i + 1 - low_;
     const float cap = layer_.softcap;
     if (cap > 0) {
@@ -200,7 +200,7 @@ class Unit {
   const float* projected_;  // of the document
   int64_t stride_;
   float *keys_, *values_;       // [head_dim][stride]
-  float *scores_, *gradients_;  // [kQueries][stride]; behind the gradients as many slopes
+  float *scores_, *gradients_;  // [kScoreRows][stride]; behind the gradients as many slopes
   int64_t first_ = 0, rows_ = 0, low_ = 0, high_ = 0;
 };
 

@@ -12,7 +12,7 @@
 
 namespace nfloat {
 
-inline constexpr int64_t kQueries = 64;  // rows of scores that exist at once, for each thread
+inline constexpr int64_t kScoreRows = 64;  // rows of scores that exist at once, for each thread
 
 // Where queries, keys and values lie in a row of what the projections gave.
 struct HeadPlaces {

@@ -10,9 +10,15 @@
 namespace nfloat {
 namespace {
 
-constexpr size_t kOpenPacks = 16;  // that the next row may still go to
+constexpr int64_t kUnpackedRows = 8;  // of a batch without packing
+constexpr size_t kOpenPacks = 16;     // that the next row may still go to
 
 }  // namespace
+
+int64_t rows_per_batch(const TrainOptions& options) noexcept {
+  if (options.rows_per_batch > 0) return options.rows_per_batch;
+  return options.packing ? 1 : kUnpackedRows;
+}
 
 TrainPlan::TrainPlan(std::vector<int64_t> lengths, const TrainOptions& options)
     : lengths_(std::move(lengths)),
@@ -20,9 +26,7 @@ TrainPlan::TrainPlan(std::vector<int64_t> lengths, const TrainOptions& options)
       packing_(options.packing),
       seed_(options.seed),
       length_(options.length),
-      rows_per_batch_(options.rows_per_batch > 0 ? options.rows_per_batch
-                      : options.packing          ? 1
-                                                 : kDefaultRows),
+      rows_per_batch_(rows_per_batch(options)),
       accumulate_(options.accumulate) {
   const int64_t tokens = std::accumulate(lengths_.begin(), lengths_.end(), int64_t{0});
   if (packing_) {
@@ -55,13 +59,8 @@ TrainPlan::TrainPlan(std::vector<int64_t> lengths, const TrainOptions& options)
 }
 
 std::vector<StepBatches> TrainPlan::steps_of(int64_t epoch) const {
-  std::vector<size_t> order(lengths_.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  if (shuffle_)
-    for (size_t i = order.size(); i > 1; --i) {
-      const uint64_t bits = random_bits(seed_, RandomUse::kOrder, static_cast<uint64_t>(epoch), i);
-      std::swap(order[i - 1], order[bits % i]);
-    }
+  const std::vector<size_t> order =
+      shuffle_ ? shuffled(lengths_.size(), seed_, static_cast<uint64_t>(epoch)) : in_order(lengths_.size());
   // Packs of whole rows that together are at most `length_` tokens.
   std::vector<BatchRows> packs;
   if (packing_) {

@@ -11,7 +11,8 @@
 
 namespace nfloat {
 
-inline constexpr int64_t kDefaultRows = 8;  // of a batch without packing
+// Rows of a batch: what the options say, or what follows from the others.
+int64_t rows_per_batch(const TrainOptions& options) noexcept;
 
 using BatchRows = std::vector<size_t>;       // rows of the data that go through the model together
 using StepBatches = std::vector<BatchRows>;  // whose gradients one step sums

@@ -93,9 +93,7 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
                        static_cast<uint64_t>(2 * 2 * config.vocabulary * width);
 
   const int64_t length = std::min(options.length, config.context);
-  common.rows = length * (options.rows_per_batch > 0 ? options.rows_per_batch
-                          : options.packing          ? 1
-                                                     : kDefaultRows);
+  common.rows = length * rows_per_batch(options);
   if (options.objective != TrainObjective::kTokens) common.rows *= 2;
   const auto octets = [](int64_t columns) { return (columns + kOctet - 1) / kOctet * kOctet; };
   const int64_t widest_input = std::max({config.hidden, config.query_size(), config.intermediate});
@@ -106,7 +104,7 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
                                      config.query_size() + 2 * config.kv_size());
   if (options.dropout > 0) floats += 2 * common.rows * widest_input;
   const int threads = thread_count(options.threads);
-  floats += threads * (2 * config.head_dim + 3 * kQueries) * (length + 32);
+  floats += threads * (2 * config.head_dim + 3 * kScoreRows) * (length + 32);
   common.working_bytes = static_cast<uint64_t>(floats) * sizeof(float) + kProgramBytes;
 
   std::vector<TrainMemory> result;
