@@ -3,16 +3,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
-#include <numeric>
 #include <optional>
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "calibrate/cancel.h"
 #include "calibrate/soft_coding.h"
 #include "kernels/dispatch.h"
 #include "model/layer_reader.h"
 #include "model/loader.h"
+#include "tune/optimizer.h"
 #include "tune/pass.h"
 #include "tune/random.h"
 #include "tune/train_memory.h"
@@ -128,10 +128,7 @@ class Distiller : private GradientObserver {
     for (int64_t step = 0; step < plan_.steps; ++step) {
       if (progress) progress(step, plan_.steps, last_kl);
       if (at == order.size()) {
-        std::iota(order.begin(), order.end(), size_t{0});
-        for (size_t i = order.size(); i > 1; --i)
-          std::swap(order[i - 1], order[random_bits(0, RandomUse::kOrder, turn, i) % i]);
-        ++turn;
+        order = shuffled(order.size(), 0, turn++);
         at = 0;
       }
       const Batch batch = next_batch(input_.trained, order, at, plan_.rows);
@@ -186,7 +183,9 @@ class Distiller : private GradientObserver {
 
   // The way of the pass that keeps most and fits.
   void make_pass() {
-    PassOptions own{.precision = Precision::kF32, .threads = input_.threads};
+    PassOptions own{.precision = Precision::kF32, .threads = input_.threads, .cancelled = [this] {
+                      return cancel_.asked();
+                    }};
     const uint64_t available = available_memory_bytes();
     for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
       own.recompute = level;
@@ -200,7 +199,10 @@ class Distiller : private GradientObserver {
   // The quantized layers as they are now, into layers_.
   void read_student() {
     layers_.clear();
-    for (int64_t layer = 0; layer < config_.layers; ++layer) layers_.push_back(student_.layer(layer));
+    for (int64_t layer = 0; layer < config_.layers; ++layer) {
+      cancel_.expect_none();
+      layers_.push_back(student_.layer(layer));
+    }
     if (config_.final_norm) final_norm_ = student_.final_norm();
     norm_at_.clear();
     const float offset = config_.norm_plus_one ? 1.0f : 0.0f;
@@ -226,9 +228,7 @@ class Distiller : private GradientObserver {
   void set_step(int64_t step) noexcept {
     const auto done = static_cast<double>(step + 1);
     const double warm = std::min(1.0, done / kWarmupSteps);
-    const double share =
-        warm * .5 *
-        (1 + std::cos(std::numbers::pi * static_cast<double>(step) / static_cast<double>(plan_.steps)));
+    const double share = warm * schedule_factor(TrainSchedule::kCosine, step, 0, plan_.steps);
     const double rate = share * std::min(kMostRate, kWay / static_cast<double>(plan_.steps));
     step_ = {.rate = static_cast<float>(rate),
              .rate_of_rest = static_cast<float>(kShareOfRest * rate),
@@ -240,6 +240,7 @@ class Distiller : private GradientObserver {
     int64_t first = 0;
     const int64_t in = group_at(state_->layers[static_cast<size_t>(layer)], place).inputs();
     for (const std::string& name : reader_.tensors_of({layer, role_of(place)})) {
+      cancel_.expect_none();
       const TensorInfo& info = *input_.checkpoint->find(name);
       const int64_t out = info.shape.elements() / in;
       const auto found = codings_.find(name);
@@ -306,8 +307,7 @@ class Distiller : private GradientObserver {
   }
 
   void prepare_held() {
-    std::vector<size_t> order(input_.held.size());
-    std::iota(order.begin(), order.end(), size_t{0});
+    const std::vector<size_t> order = in_order(input_.held.size());
     for (size_t at = 0; at < order.size();) {
       held_.push_back(next_batch(input_.held, order, at, plan_.rows));
       std::vector<float>& features =
@@ -332,6 +332,7 @@ class Distiller : private GradientObserver {
   const DistillInput& input_;
   const DistillPlan plan_;
   const ModelConfig& config_;
+  const Cancel cancel_;
   const std::shared_ptr<Model::State> state_;
   const LayerReader reader_, student_;
   std::map<std::string, SoftCoding> codings_;

@@ -48,7 +48,8 @@ DistillPlan plan_distillation(const ModelConfig& config, double weights, const T
                               const TokenSequences& held);
 
 // `progress`: before each step, with its number, the number of steps and the divergence on `held` measured
-// last; may throw to cancel. The same result for every number of threads. Throws kOutOfMemory, kNotFinite.
+// last; may throw to cancel; CancelScope's question is asked too. The same result for every number of
+// threads. Throws kOutOfMemory, kNotFinite.
 Distilled distill(const DistillInput& input, const DistillPlan& plan,
                   const std::function<void(int64_t, int64_t, double)>& progress);
 

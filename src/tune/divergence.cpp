@@ -55,6 +55,7 @@ double Pass::divergence_head(const Batch& batch, const float* expected, double w
     expected_logits_ = memory_.back().data();
   }
   for (int64_t first = 0; first < rows_; first += slice_) {
+    expect_wanted();
     const int64_t count = std::min(slice_, rows_ - first);
     product_head(expected + first * config_.hidden, count, expected_logits_);
     head_logits(first, count);

@@ -16,8 +16,10 @@ double Pass::head(const Batch& batch, double weight, bool gradients) {
   if (gradients) std::memset(gradient_, 0, static_cast<size_t>(rows_ * config_.hidden) * sizeof(float));
   losses_.assign(targets_.size(), 0.0);
   const auto count = static_cast<int64_t>(targets_.size());
-  for (int64_t first = 0; first < count; first += slice_)
+  for (int64_t first = 0; first < count; first += slice_) {
+    expect_wanted();
     head_slice(first, std::min(slice_, count - first), weight, gradients);
+  }
   double sum = 0;
   for (const double loss : losses_) sum += loss;
   if (!std::isfinite(sum)) fail_not_finite(batch);

@@ -3,6 +3,7 @@
 #define NFLOAT_TUNE_LOW_RANK_H_
 
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include "linear/transposed.h"
@@ -20,6 +21,9 @@ struct PassOptions {
   double dropout = 0;
   uint64_t seed = 0;
   int threads = 1;
+  // Asked before each layer, forward and backward, and each slice of the head; true ends the pass with
+  // kInterrupted.
+  std::function<bool()> cancelled = nullptr;
 };
 
 // Which dropout mask: everything that it depends on but the module, the row and the column.

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "base/fail.h"
 #include "base/parallel.h"
 #include "kernels/dispatch.h"
 #include "model/experts.h"
@@ -187,8 +188,13 @@ void Pass::embed(const Batch& batch) {
   });
 }
 
+void Pass::expect_wanted() const {
+  if (options_.cancelled && options_.cancelled()) fail(ErrorCode::kInterrupted, "cancelled by the caller");
+}
+
 void Pass::forward_layers(bool keep) {
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
+    expect_wanted();
     Tape& tape = tapes_[tapes_.size() > 1 ? static_cast<size_t>(layer) : 0];
     // Nothing is kept: two streams take turns.
     tape.input = keep ? inputs_[static_cast<size_t>(layer)] : inputs_[static_cast<size_t>(layer % 2)];
@@ -355,6 +361,7 @@ void Pass::document_gradients(const Batch& batch, const Weigh& weigh, const Drop
 void Pass::backward_layers() {
   const int64_t lowest = observer_ != nullptr ? 0 : adapter_.lowest_layer;
   for (int64_t layer = config_.layers - 1; layer >= lowest; --layer) {
+    expect_wanted();
     Tape& tape = tapes_[tapes_.size() > 1 ? static_cast<size_t>(layer) : 0];
     tape.input = inputs_[static_cast<size_t>(layer)];
     if (options_.recompute == Recompute::kCheap) recompute_cheap(layer, tape);

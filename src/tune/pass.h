@@ -80,6 +80,7 @@ class Pass {
   void mlp_block(int64_t layer, Tape& tape, float* output);
   void recompute_cheap(int64_t layer, Tape& tape);
   void backward_layers();
+  void expect_wanted() const;  // throws where the caller cancelled
   void backward_layer(int64_t layer, Tape& tape);
   void backward_mlp(int64_t layer, Tape& tape);
   void backward_attention(int64_t layer, Tape& tape);

@@ -144,11 +144,6 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
   };
   std::optional<ProgressBar> second;
   own.distilling = [&](int64_t step, int64_t steps, double kl) {
-    if (interrupted())
-      throw Error(ErrorCode::kInterrupted,
-                  fmt::format("interrupted while distilling; the same command begins it again behind the "
-                              "layers that {} holds",
-                              path));
     if (!second) {
       bar.finish();
       second.emplace("distill", "steps");

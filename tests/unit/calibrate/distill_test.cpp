@@ -2,6 +2,7 @@
 // Level 3: distillation of codes, scales and norms.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <random>
 
 #include "calibrate/distill.h"
@@ -22,8 +23,8 @@ constexpr const char* kConfig = R"({"model_type": "qwen3", "hidden_size": 64, "i
 
 class Distillation : public ::testing::Test {
  protected:
-  Calibration run(int level, int threads,
-                  std::function<void(int64_t, int64_t, double)> distilling = nullptr) {
+  Calibration run(int level, int threads, std::function<void(int64_t, int64_t, double)> distilling = nullptr,
+                  std::function<bool()> cancelled = nullptr) {
     const auto checkpoint = std::make_shared<const Checkpoint>(random_.folder.path());
     std::mt19937 generator(3);
     std::vector<std::vector<int32_t>> windows(static_cast<size_t>(windows_));
@@ -38,6 +39,7 @@ class Distillation : public ::testing::Test {
     options.fast = true;
     options.threads = threads;
     options.distilling = std::move(distilling);
+    options.cancelled = std::move(cancelled);
     return calibrate(checkpoint, random_.config, windows, quantize, options);
   }
 
@@ -88,6 +90,38 @@ TEST_F(Distillation, IsCancelledBetweenSteps) {
                    }),
                Stop);
   EXPECT_EQ(steps, 2);
+}
+
+// Asked in every layer of a step; true once, and false to whoever asks then.
+TEST_F(Distillation, IsCancelledWithinAStep) {
+  std::atomic<int64_t> asked = 0, last_step = 0, stop_at = -1;
+  const auto count = [&](int64_t step, int64_t, double) {
+    last_step = step;
+    if (step == 1) asked = 0;
+  };
+  const auto cancelled = [&] { return ++asked == stop_at && last_step == 1; };
+  int64_t of_a_step = 0;
+  run(
+      3, 2,
+      [&](int64_t step, int64_t steps, double kl) {
+        if (step == 2) of_a_step = asked;
+        count(step, steps, kl);
+      },
+      cancelled);
+  // Two forward passes and one backward pass of two layers, and the weights of both.
+  EXPECT_GT(of_a_step, 4 * 2);
+  for (const int64_t at : {int64_t{1}, of_a_step / 2, of_a_step}) {
+    stop_at = at;
+    last_step = 0;
+    try {
+      run(3, 2, count, cancelled);
+      ADD_FAILURE() << at;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInterrupted) << error.what();
+    }
+    EXPECT_EQ(last_step, 1);
+    EXPECT_LE(asked, at + 1);
+  }
 }
 
 // Of 7 B: known before anything is read. A mixture is refused.
