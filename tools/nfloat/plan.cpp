@@ -13,6 +13,7 @@
 #include "nfloat/train.h"
 #include "notes.h"
 #include "table.h"
+#include "train_options.h"
 
 namespace nfloat::cli {
 namespace {
@@ -30,15 +31,15 @@ const char* level_name(Recompute level) noexcept {
 }
 
 // What `nfloat train` will need with the same options.
-void plan_training(Options& options) {
-  if (options.loss != "sft")
-    options.training.objective = options.loss == "dpo" ? TrainObjective::kDpo : TrainObjective::kOrpo;
+void plan_training(const Options& options) {
+  TrainOptions training = options.training;
+  training.objective = train_objective(options.loss);
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   std::string path = resolve_model_path(options.path);
   if (std::filesystem::is_directory(path)) path = (std::filesystem::path(path) / "config.json").string();
   const std::string text = read_text(path, size_t{16} << 20);
   const std::vector<TrainMemory> levels =
-      plan_train_memory(parse_model_config(text, path), options.training, options.weight_bits);
+      plan_train_memory(parse_model_config(text, path), training, options.weight_bits);
   if (options.json) {
     Json json = {{"trained_parameters", levels[0].parameters}, {"tokens", levels[0].rows}};
     for (const TrainMemory& level : levels)
@@ -67,7 +68,7 @@ void plan_training(Options& options) {
   fmt::print("{}", table.to_string());
 }
 
-void run(Options& options) {
+void run(const Options& options) {
   if (options.train) return plan_training(options);
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   const ModelSize model = measure_model(resolve_model_path(options.path));

@@ -99,11 +99,15 @@ std::vector<double> learning_rates(const TrainArguments& options) {
   return rates;
 }
 
+TrainObjective train_objective(const std::string& loss) noexcept {
+  return loss == "dpo"    ? TrainObjective::kDpo
+         : loss == "orpo" ? TrainObjective::kOrpo
+                          : TrainObjective::kTokens;
+}
+
 TrainOptions train_options(const TrainArguments& options) {
   TrainOptions result = options.train;
-  result.objective = options.loss == "dpo"    ? TrainObjective::kDpo
-                     : options.loss == "orpo" ? TrainObjective::kOrpo
-                                              : TrainObjective::kTokens;
+  result.objective = train_objective(options.loss);
   if (options.beta > 0) result.beta = options.beta;
   result.targets = options.targets;
   result.layers = options.layers;
