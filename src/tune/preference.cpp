@@ -49,7 +49,12 @@ Batch pair_batch(std::span<const TrainRow> rows, const BatchRows& pairs, int64_t
   return batch;
 }
 
-// Sums of what Pairs came to, in their order.
+// What is shown of an answer: the sum of its log p, or with ORPO their mean.
+double shown(const AnswerScore& answer, TrainObjective objective) noexcept {
+  return objective == TrainObjective::kDpo ? answer.log_p : answer.log_p / static_cast<double>(answer.tokens);
+}
+
+// Adds what one pair came to.
 void add(TrainPreference& sums, const PairLoss& pair, double chosen, double rejected) noexcept {
   ++sums.pairs;
   sums.loss += pair.loss;
@@ -59,13 +64,15 @@ void add(TrainPreference& sums, const PairLoss& pair, double chosen, double reje
   sums.rejected += rejected;
 }
 
+// Makes means of sums.
 void divide(TrainPreference& sums) noexcept {
   const auto count = static_cast<double>(std::max<int64_t>(1, sums.pairs));
   for (double* value : {&sums.loss, &sums.margin, &sums.accuracy, &sums.chosen, &sums.rejected})
     *value /= count;
 }
 
-// Runs of rows 2 k, 2 k + 1, ... of at most `most` tokens together: first and number of pairs.
+// Calls body with the pairs of one batch after another, in their order: of at most `most` tokens together,
+// one pair at least.
 template <typename Body>
 void in_batches(std::span<const TrainRow> rows, int64_t length, int64_t most, Body&& body) {
   const size_t count = rows.size() / 2;
@@ -117,8 +124,6 @@ Preferences::Preferences(std::span<const TrainRow> rows, const TrainOptions& opt
     fail(ErrorCode::kInvalidArgument, "training: beta is not positive");
   if (!(options.label_smoothing >= 0 && options.label_smoothing < 0.5))
     fail(ErrorCode::kInvalidArgument, "training: label smoothing is not in [0, 0.5)");
-  if (options.label_smoothing > 0 && options.objective != TrainObjective::kDpo)
-    fail(ErrorCode::kInvalidArgument, "training: label smoothing is DPO's alone");
   check_pairs(rows, options.length);
 }
 
@@ -139,11 +144,6 @@ PairLoss Preferences::loss(const AnswerScore& chosen, const AnswerScore& rejecte
   return options_.objective == TrainObjective::kDpo
              ? dpo_loss(chosen, rejected, options_.beta, options_.label_smoothing)
              : orpo_loss(chosen, rejected, options_.beta);
-}
-
-// What is shown of an answer: the sum of its log p, or with ORPO their mean.
-static double shown(const AnswerScore& answer, TrainObjective objective) noexcept {
-  return objective == TrainObjective::kDpo ? answer.log_p : answer.log_p / static_cast<double>(answer.tokens);
 }
 
 TrainPreference Preferences::gradients(Pass& pass, const StepBatches& batches, uint64_t step,

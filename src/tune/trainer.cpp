@@ -39,8 +39,7 @@ void check_options(const TrainOptions& o) {
   if (!(o.learning_rate >= 0) || !std::isfinite(o.learning_rate)) refuse("the learning rate is negative");
   if (!(o.lora_plus > 0) || !std::isfinite(o.lora_plus)) refuse("the ratio of rates is not positive");
   if (!(o.beta1 >= 0 && o.beta1 < 1 && o.beta2 >= 0 && o.beta2 < 1)) refuse("betas are not in [0, 1)");
-  if (o.objective == TrainObjective::kTokens && o.label_smoothing != 0)
-    refuse("label smoothing is DPO's alone");
+  if (o.objective != TrainObjective::kDpo && o.label_smoothing != 0) refuse("label smoothing is DPO's alone");
   if (!(o.epsilon > 0) || !(o.weight_decay >= 0) || !(o.clip >= 0))
     refuse("epsilon, weight decay or clip is negative");
 }
