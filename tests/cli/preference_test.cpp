@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <sstream>
 
 #include "base/json.h"
 #include "cli/process.h"
@@ -28,12 +27,6 @@ class Preference : public Cli {
       lines += Json{{"prompt", prompt}, {"chosen", chosen}, {"rejected", rejected}}.dump() + "\n";
     write_file(file, lines);
     return file;
-  }
-  static std::vector<std::string> lines_of(const std::string& file) {
-    std::vector<std::string> lines;
-    std::istringstream text(read_file(file));
-    for (std::string line; std::getline(text, line);) lines.push_back(line);
-    return lines;
   }
   Result train(const std::string& loss, std::vector<std::string> more) const {
     std::vector<std::string> arguments{"train",  model(),      pairs(),    "--quantize", "nf4",
@@ -59,7 +52,7 @@ TEST_F(Preference, DpoPrefersAndSaysSo) {
   EXPECT_NE(result.out.find("of the pairs right"), std::string::npos) << result;
   EXPECT_NE(result.out.find("also.txt: loss"), std::string::npos) << result;
   EXPECT_EQ(result.out.find("perplexity"), std::string::npos) << result;
-  const std::vector<std::string> log = lines_of(path("log.jsonl"));
+  const std::vector<std::string> log = read_lines(path("log.jsonl"));
   ASSERT_EQ(12u, log.size());
   const Json first = Json::parse(log.front()), last = Json::parse(log.back());
   EXPECT_NEAR(first.at("loss").get<double>(), std::log(2.0), 1e-6);
@@ -88,7 +81,7 @@ TEST_F(Preference, RunsGoOnWhereTheyWereStopped) {
       return train(loss, all);
     };
     ASSERT_TRUE(run("straight", {"--log", out("log.csv")}).ok());
-    const std::vector<std::string> log = lines_of(out("log.csv"));
+    const std::vector<std::string> log = read_lines(out("log.csv"));
     ASSERT_EQ(7u, log.size());
     EXPECT_TRUE(log[0].ends_with("held_out_loss,pairs,reward_margin,accuracy,logp_chosen,logp_rejected"));
     EXPECT_EQ(std::count(log[0].begin(), log[0].end(), ','), std::count(log[1].begin(), log[1].end(), ','));

@@ -44,6 +44,7 @@ Result nfloat(const std::vector<std::string>& arguments, const Limits& limits = 
 std::ostream& operator<<(std::ostream& out, const Result& result);
 
 std::string read_file(const std::filesystem::path& path);
+std::vector<std::string> read_lines(const std::filesystem::path& path);
 void write_file(const std::filesystem::path& path, const std::string& bytes);
 
 // Every file under `folder` (or `folder` itself) with its bytes.

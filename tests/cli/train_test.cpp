@@ -26,8 +26,7 @@ class Train : public Cli {
   }
   static std::vector<Json> log_lines(const std::string& file) {
     std::vector<Json> lines;
-    std::istringstream text(read_file(file));
-    for (std::string line; std::getline(text, line);) lines.push_back(Json::parse(line));
+    for (const std::string& line : read_lines(file)) lines.push_back(Json::parse(line));
     return lines;
   }
   Result train(std::vector<std::string> more) const {

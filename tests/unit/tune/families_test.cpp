@@ -13,7 +13,7 @@
 #include "tune/optimizer.h"
 #include "tune/pass.h"
 #include "tune/train_memory.h"
-#include "unit/model/random_model.h"
+#include "unit/tune/adapters.h"
 
 namespace nfloat {
 namespace {
@@ -100,20 +100,6 @@ Batch make_test_batch(const RandomModel& random) {
   return batch;
 }
 
-Adapter make_test_adapter(const Model& model) {
-  TrainOptions options;
-  options.rank = 3;
-  options.alpha = 4;
-  Adapter adapter = make_adapter(model.state(), options);
-  std::mt19937 generator(11);
-  std::normal_distribution<float> normal;
-  for (LoraModule& module : adapter.modules) {
-    for (float& value : module.b) value = 0.1f * normal(generator);
-    module.refresh();
-  }
-  return adapter;
-}
-
 double session_loss(const Model& model, const Batch& batch) {
   double sum = 0;
   for (const Document& document : batch.documents) {
@@ -164,7 +150,7 @@ class TrainedFamilies : public ::testing::TestWithParam<Case> {
 
 // Memory of a pass is known before it is made.
 TEST_P(TrainedFamilies, MemoryIsPredicted) {
-  Adapter adapter = make_test_adapter(model_);
+  Adapter adapter = testing::random_adapter(model_);
   std::vector<PlannedModule> modules;
   for (const LoraModule& module : adapter.modules) {
     const LinearModule& at = module.at();
@@ -180,7 +166,7 @@ TEST_P(TrainedFamilies, MemoryIsPredicted) {
 }
 
 TEST_P(TrainedFamilies, TheLossIsThatOfTheModel) {
-  Adapter adapter = make_test_adapter(model_);
+  Adapter adapter = testing::random_adapter(model_);
   Pass pass(model_, adapter, {.threads = 2}, batch_.rows(), kPositions);
   const double expected = session_loss(model_, batch_);
   EXPECT_NEAR(1, pass.loss(batch_, false) / expected, 3e-6);
@@ -193,7 +179,7 @@ TEST_P(TrainedFamilies, TheLossIsThatOfTheModel) {
 }
 
 TEST_P(TrainedFamilies, GradientsAreCentralDifferences) {
-  Adapter adapter = make_test_adapter(model_);
+  Adapter adapter = testing::random_adapter(model_);
   Pass pass(model_, adapter, {.threads = 2}, batch_.rows(), kPositions);
   const double weight = 1.0 / static_cast<double>(batch_.targets());
   pass.loss_and_gradients(batch_, weight, {});
@@ -228,7 +214,7 @@ TEST_P(TrainedFamilies, SameBitsWhateverIsRecomputedAndForAnyThreads) {
   std::vector<float> first;
   for (const int threads : {1, 2, 7})
     for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
-      Adapter adapter = make_test_adapter(model_);
+      Adapter adapter = testing::random_adapter(model_);
       Pass pass(model_, adapter, {.recompute = level, .dropout = 0.2, .seed = 5, .threads = threads},
                 batch_.rows(), kPositions);
       pass.loss_and_gradients(batch_, 0.01, {.active = true, .step = 3, .batch = 1});

@@ -6,15 +6,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 
 #include "nfloat/error.h"
 #include "tune/optimizer.h"
-#include "unit/model/random_model.h"
+#include "unit/tune/adapters.h"
 
 namespace nfloat {
 namespace {
 
+using testing::bytes_of;
 using testing::RandomModel;
 using testing::TemporaryFolder;
 
@@ -22,11 +22,6 @@ constexpr const char* kConfig = R"({"model_type": "llama", "hidden_size": 32, "i
   "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 41,
   "max_position_embeddings": 100, "tie_word_embeddings": true})";
 constexpr int64_t kLength = 40;
-
-std::string bytes_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
 
 class PreferenceTest : public ::testing::Test {
  protected:
@@ -61,16 +56,6 @@ class PreferenceTest : public ::testing::Test {
     o.seed = 4;
     o.threads = 2;
     return o;
-  }
-  Adapter adapter() const {
-    Adapter result = make_adapter(model_.state(), options(TrainObjective::kDpo));
-    std::mt19937 generator(11);
-    std::normal_distribution<float> normal;
-    for (LoraModule& module : result.modules) {
-      for (float& value : module.b) value = 0.1f * normal(generator);
-      module.refresh();
-    }
-    return result;
   }
 
   const RandomModel random_{kConfig};
@@ -150,7 +135,7 @@ TEST_P(Losses, LossAndGradientAreThoseOfDoublePrecision) {
   own.beta = std::get<1>(GetParam());
   own.label_smoothing = std::get<2>(GetParam());
   const std::vector<TrainRow> rows = pairs(5);
-  Adapter trained = adapter();
+  Adapter trained = testing::random_adapter(model_);
   Preferences preferences(rows, own);
   Pass pass(model_, trained, {.threads = 2}, 200, kLength);
   EXPECT_EQ(preferences.needs_reference(), own.objective == TrainObjective::kDpo);

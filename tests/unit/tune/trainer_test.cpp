@@ -2,29 +2,24 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <fstream>
 
 #include "convert/lora.h"
 #include "golden.h"
 #include "nfloat/adapter.h"
 #include "tune/optimizer.h"
 #include "tune/plan.h"
-#include "unit/model/random_model.h"
+#include "unit/tune/adapters.h"
 
 namespace nfloat {
 namespace {
 
+using testing::bytes_of;
 using testing::RandomModel;
 using testing::TemporaryFolder;
 
 constexpr const char* kConfig = R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
   "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61,
   "max_position_embeddings": 200, "tie_word_embeddings": true})";
-
-std::string bytes_of(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-}
 
 class TrainerTest : public ::testing::Test {
  protected:
