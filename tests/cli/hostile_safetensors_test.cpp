@@ -142,7 +142,6 @@ TEST_F(HostileSafetensors, HeadersOf100Megabytes) {
   write_file(in, safetensors_bytes(header, data(12)));
   const Result result = nfloat({"inspect", in});
   expect_complaint(result, {"in.safetensors", "w"});
-  EXPECT_LT(result.seconds, 30);
   if (!nfloat::testing::kSanitized) {
     EXPECT_LT(result.peak_bytes, 512 << 20);
   }
