@@ -49,8 +49,8 @@ static inline void add_candidates(const float* y, int64_t count, const F32x16& f
 struct NearTables {
   static constexpr int kRow = 16 + kMostSteps;
   static constexpr int kStep = 2 * (kRow + 1);  // to the pair one rank further
-  float thresholds[kRow * kRow][2], levels[kRow * kRow][2];
-  int32_t changes[kRow * kRow][2];  // bits in which a level differs from the next
+  float thresholds[2 * kRow * kRow], levels[2 * kRow * kRow];
+  int32_t changes[2 * kRow * kRow];  // bits in which a level differs from the next
   int steps[2];  // the most ranks that candidates of a weight are apart, in short and in long blocks
 };
 
@@ -92,10 +92,10 @@ static inline void fill_near_tables(const CodeTable& table, bool negative, NearT
   for (int i = 0; i < kRow; ++i) thresholds[i] = i < 15 ? table.thresholds[i] : __builtin_inff();
   for (int i = 0; i < kRow; ++i)
     for (int j = 0; j < kRow; ++j) {
-      const int pair = i * kRow + j;
-      near->thresholds[pair][0] = thresholds[i], near->thresholds[pair][1] = thresholds[j];
-      near->levels[pair][0] = levels[i], near->levels[pair][1] = levels[j];
-      near->changes[pair][0] = bits[i] ^ bits[i + 1], near->changes[pair][1] = bits[j] ^ bits[j + 1];
+      const int pair = 2 * (i * kRow + j);
+      near->thresholds[pair] = thresholds[i], near->thresholds[pair + 1] = thresholds[j];
+      near->levels[pair] = levels[i], near->levels[pair + 1] = levels[j];
+      near->changes[pair] = bits[i] ^ bits[i + 1], near->changes[pair + 1] = bits[j] ^ bits[j + 1];
     }
   for (int size = 0; size < 2; ++size) {
     const float* ratios = size == 0 ? kShortRatios : kLongRatios;
@@ -118,11 +118,11 @@ static void add_near_candidates(const float* y, int64_t count, const F32x16& fac
                                 const NearTables& near, Sums* sums) noexcept {
   F32x16 product = sums->product, square = sums->square;
   for (int64_t i = 0; i < count; ++i) {
-    const float* thresholds = near.thresholds[pairs[i]];
-    const int32_t* changes = near.changes[pairs[i]];
+    const float* thresholds = near.thresholds + 2 * pairs[i];
+    const int32_t* changes = near.changes + 2 * pairs[i];
     const F32x16 weight = splat16(y[i]);
     const F32x16 x = multiply(weight, factors);
-    F32x16 level = splat_pairs16(near.levels[pairs[i]]);
+    F32x16 level = splat_pairs16(near.levels + 2 * pairs[i]);
     NFLOAT_UNROLL
     for (int k = 0; k < kSteps; ++k)
       level = change_above(level, x, splat_pairs16(thresholds + k * NearTables::kStep),

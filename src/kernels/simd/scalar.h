@@ -18,6 +18,7 @@ struct I32x16 {
   int32_t v[16];
 };
 
+// Arguments are read and never written: GCC 12 for Arm stores into the wrong one of inlined copies at -O3.
 #define NFLOAT_EACH_LANE for (int i = 0; i < 16; ++i)
 
 template <typename Element>
@@ -50,18 +51,22 @@ static inline I32x16 splat_pairs16(const int32_t* from) noexcept {
   NFLOAT_EACH_LANE x.v[i] = from[i % 2];
   return x;
 }
-static inline F32x16 change_above(F32x16 x, const F32x16& y, const F32x16& t, const I32x16& change) noexcept {
+static inline F32x16 change_above(const F32x16& x, const F32x16& y, const F32x16& t,
+                                  const I32x16& change) noexcept {
   int32_t bits[16];
   std::memcpy(bits, x.v, sizeof bits);
   NFLOAT_EACH_LANE bits[i] ^= y.v[i] > t.v[i] ? change.v[i] : 0;
-  std::memcpy(x.v, bits, sizeof bits);
+  F32x16 changed;
+  std::memcpy(changed.v, bits, sizeof bits);
+  return changed;
+}
+static inline F32x16 smaller(const F32x16& a, const F32x16& b) noexcept {
+  F32x16 x;
+  NFLOAT_EACH_LANE x.v[i] = b.v[i] < a.v[i] ? b.v[i] : a.v[i];
   return x;
 }
-static inline F32x16 smaller(F32x16 x, const F32x16& y) noexcept {
-  NFLOAT_EACH_LANE x.v[i] = y.v[i] < x.v[i] ? y.v[i] : x.v[i];
-  return x;
-}
-static inline float sum16(F32x16 x) noexcept {
+static inline float sum16(const F32x16& from) noexcept {
+  F32x16 x = from;
   for (int width = 8; width > 0; width /= 2)
     for (int i = 0; i < width; ++i) x.v[i] += x.v[i + width];
   return x.v[0];
@@ -71,21 +76,25 @@ static inline I32x16 splat16(int32_t value) noexcept {
   NFLOAT_EACH_LANE x.v[i] = value;
   return x;
 }
-static inline I32x16 add(I32x16 x, const I32x16& y) noexcept {
-  NFLOAT_EACH_LANE x.v[i] += y.v[i];
+static inline I32x16 add(const I32x16& a, const I32x16& b) noexcept {
+  I32x16 x;
+  NFLOAT_EACH_LANE x.v[i] = a.v[i] + b.v[i];
   return x;
 }
-static inline F32x16 add(F32x16 a, F32x16 b) noexcept {
-  NFLOAT_EACH_LANE a.v[i] += b.v[i];
-  return a;
+static inline F32x16 add(const F32x16& a, const F32x16& b) noexcept {
+  F32x16 x;
+  NFLOAT_EACH_LANE x.v[i] = a.v[i] + b.v[i];
+  return x;
 }
-static inline F32x16 multiply(F32x16 a, F32x16 b) noexcept {
-  NFLOAT_EACH_LANE a.v[i] *= b.v[i];
-  return a;
+static inline F32x16 multiply(const F32x16& a, const F32x16& b) noexcept {
+  F32x16 x;
+  NFLOAT_EACH_LANE x.v[i] = a.v[i] * b.v[i];
+  return x;
 }
-static inline F32x16 divide(F32x16 a, F32x16 b) noexcept {
-  NFLOAT_EACH_LANE a.v[i] /= b.v[i];
-  return a;
+static inline F32x16 divide(const F32x16& a, const F32x16& b) noexcept {
+  F32x16 x;
+  NFLOAT_EACH_LANE x.v[i] = a.v[i] / b.v[i];
+  return x;
 }
 static inline I32x16 bits_of(F32x16 x) noexcept {
   I32x16 bits;
@@ -97,18 +106,20 @@ static inline I32x16 magnitude_bits(F32x16 x) noexcept {
   NFLOAT_EACH_LANE bits.v[i] &= 0x7fffffff;
   return bits;
 }
-static inline I32x16 larger(I32x16 a, I32x16 b) noexcept {
-  NFLOAT_EACH_LANE a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
-  return a;
+static inline I32x16 larger(const I32x16& a, const I32x16& b) noexcept {
+  I32x16 x;
+  NFLOAT_EACH_LANE x.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+  return x;
 }
 static inline int32_t largest16(I32x16 x) noexcept {
   int32_t largest = x.v[0];
   NFLOAT_EACH_LANE largest = x.v[i] > largest ? x.v[i] : largest;
   return largest;
 }
-static inline I32x16 descend(I32x16 n, F32x16 y, F32x16 t) noexcept {
-  NFLOAT_EACH_LANE n.v[i] = 2 * n.v[i] + (y.v[i] > t.v[i] ? 1 : 0);
-  return n;
+static inline I32x16 descend(const I32x16& n, const F32x16& y, const F32x16& t) noexcept {
+  I32x16 x;
+  NFLOAT_EACH_LANE x.v[i] = 2 * n.v[i] + (y.v[i] > t.v[i] ? 1 : 0);
+  return x;
 }
 static inline F32x16 lookup8(const F32x16& table, I32x16 index) noexcept {
   F32x16 x;
