@@ -31,29 +31,30 @@ class Stream {
  public:
   Stream(const Model& model, const TokenSequences& sequences, Workspace& workspace, int threads)
       : model_(model), pass_(model, sequences, KvCacheType::kF32), workspace_(workspace), threads_(threads) {
-    x_.resize(static_cast<size_t>(pass_.rows() * model.config().hidden));
     LayerExecutor executor = make({});
-    pass_.embed(executor, x_.data());
+    x_ = states();
+    pass_.embed(executor, x_.all());
   }
 
   // Takes the states through a layer.
   void advance(int64_t layer, const LayerWeights& weights, LinearObserver* observer = nullptr) {
     CancelObserver asking(observer);
     LayerExecutor executor = make({.observer = &asking});
-    pass_.layer(executor, layer, weights, x_.data());
+    pass_.layer(executor, layer, weights, x_.all());
   }
   // Shows what a product of the layer would see.
   void look(int64_t layer, const LayerWeights& weights, LinearObserver& observer,
             std::optional<LinearRole> until) {
-    copy_ = x_;
     CancelObserver asking(&observer);
     LayerExecutor executor = make({.observer = &asking, .until = until});
-    pass_.layer(executor, layer, weights, copy_.data());
+    if (copy_.count() == 0) copy_ = states();
+    workspace_.engine->copy(x_.all(), copy_.all(), pass_.rows(), model_.config().hidden);
+    pass_.layer(executor, layer, weights, copy_.all());
   }
   std::vector<float> logits() {
     std::vector<float> all;
     LayerExecutor executor = make({});
-    pass_.logits(executor, x_.data(), [&](size_t, int64_t, std::span<const float> row) {
+    pass_.logits(executor, x_.all(), [&](size_t, int64_t, std::span<const float> row) {
       all.insert(all.end(), row.begin(), row.end());
     });
     return all;
@@ -65,15 +66,16 @@ class Stream {
     options.precision = Precision::kF32;
     options.threads = threads_;
     options.expect_finite = !options.until;
-    workspace_.reserve(model_.config(), std::min(pass_.rows(), kMaxRows), threads_);
+    workspace_.reserve(model_.state(), std::min(pass_.rows(), kMaxRows));
     return LayerExecutor(model_.state(), workspace_, options);
   }
+  OwnedRows states() { return {workspace_.engine, pass_.rows(), model_.config().hidden}; }
 
   const Model& model_;
   const SequencePass pass_;
   Workspace& workspace_;
   const int threads_;
-  std::vector<float> x_, copy_;
+  OwnedRows x_, copy_;
 };
 
 class Calibrator {

@@ -6,7 +6,7 @@
 #include <functional>
 
 #include "base/fail.h"
-#include "model/linear_id.h"
+#include "engine/linear_id.h"
 
 namespace nfloat {
 

@@ -213,7 +213,8 @@ class Distiller : private GradientObserver {
       for (float& value : values) value += offset;
       for (const TrainedNorm::User& user : norm.users) {
         NormWeights& to = user.layer < 0 ? final_norm_ : layers_[static_cast<size_t>(user.layer)].*user.norm;
-        to.weight = values;
+        to.weight = Constant(values);
+        state_->device->place(to.weight);
         norm_at_[to.weight.data()] = &norm;
       }
     }

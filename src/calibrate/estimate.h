@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <map>
 
-#include "model/linear_id.h"
+#include "engine/linear_id.h"
 #include "nfloat/calibrate.h"
 
 namespace nfloat {

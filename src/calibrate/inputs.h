@@ -6,7 +6,7 @@
 #include <map>
 #include <vector>
 
-#include "model/linear_id.h"
+#include "engine/linear_id.h"
 
 namespace nfloat {
 

@@ -31,7 +31,7 @@ LayerSweep::LayerSweep(const Model& model, std::span<const Window> windows, cons
       cancelled_(options.cancelled),
       options_(run_options(model, options)),
       type_(resolved_cache(options.kv_cache, options_.precision)),
-      pool_(one_layer_pages(model.config(), type_)),
+      pool_(one_layer_pages(model, type_)),
       versions_(versions),
       tokens_(inputs_of(windows)),
       states_(versions, tokens_, model.config().hidden, memory_bytes) {}
@@ -42,19 +42,37 @@ void LayerSweep::over(int64_t version, const WindowBatch& batch, int64_t first, 
   inputs.reserve(batch.size());
   for (const Window& window : batch) inputs.emplace_back(window.input);
   const SequencePass pass(model_, inputs, type_, pool_);
-  workspace_.reserve(model_.config(), std::min(pass.rows(), kMaxRows), options_.threads);
+  workspace_.reserve(model_.state(), std::min(pass.rows(), kMaxRows));
   LayerExecutor executor(model_.state(), workspace_, options_);
-  work(pass, executor, states_.open(version, first, pass.rows()));
+  if (x_.count() < pass.rows()) {
+    x_ = OwnedRows();
+    x_ = OwnedRows(workspace_.engine, pass.rows(), model_.config().hidden);
+  }
+  work(pass, executor, x_.all(), states_.open(version, first, pass.rows()));
+}
+
+void LayerSweep::load(const float* kept, const BufferRows& x, int64_t rows) {
+  const int64_t width = model_.config().hidden;
+  std::copy(kept, kept + rows * width, workspace_.engine->host(x, rows, width));
+  workspace_.engine->write(x, rows, width);
+}
+
+void LayerSweep::store(const BufferRows& x, float* kept, int64_t rows) {
+  const int64_t width = model_.config().hidden;
+  const float* from = workspace_.engine->read(x, rows, width);
+  std::copy(from, from + rows * width, kept);
 }
 
 void LayerSweep::embed() {
   int64_t first = 0;
   for (const WindowBatch& batch : batches_) {
     std::vector<float> embedded;
-    over(0, batch, first, [&](const SequencePass& pass, LayerExecutor& executor, float* x) {
-      pass.embed(executor, x);
-      embedded.assign(x, x + pass.rows() * model_.config().hidden);
-    });
+    over(0, batch, first,
+         [&](const SequencePass& pass, LayerExecutor& executor, const BufferRows& x, float* kept) {
+           pass.embed(executor, x);
+           store(x, kept, pass.rows());
+           embedded.assign(kept, kept + pass.rows() * model_.config().hidden);
+         });
     states_.keep();
     for (int64_t version = 1; version < versions_; ++version) {
       std::copy(embedded.begin(), embedded.end(), states_.open(version, first, inputs_of(batch)));
@@ -72,9 +90,12 @@ void LayerSweep::layer(int64_t version, int64_t layer, const LayerWeights& weigh
       first += inputs_of(batch);
       continue;
     }
-    over(version, batch, first, [&](const SequencePass& pass, LayerExecutor& executor, float* x) {
-      pass.layer(executor, layer, weights, x);
-    });
+    over(version, batch, first,
+         [&](const SequencePass& pass, LayerExecutor& executor, const BufferRows& x, float* kept) {
+           load(kept, x, pass.rows());
+           pass.layer(executor, layer, weights, x);
+           store(x, kept, pass.rows());
+         });
     states_.keep();
     first += inputs_of(batch);
     done(first);
@@ -87,9 +108,11 @@ RowSource LayerSweep::rows(int64_t version) {
     collect_rows(
         batches_,
         [&](const WindowBatch& batch, const LogitsVisitor& visitor) {
-          over(version, batch, first, [&](const SequencePass& pass, LayerExecutor& executor, float* x) {
-            pass.logits(executor, x, visitor);
-          });
+          over(version, batch, first,
+               [&](const SequencePass& pass, LayerExecutor& executor, const BufferRows& x, float* kept) {
+                 load(kept, x, pass.rows());
+                 pass.logits(executor, x, visitor);
+               });
           first += inputs_of(batch);
         },
         visit, done);

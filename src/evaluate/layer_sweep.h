@@ -37,8 +37,12 @@ class LayerSweep {
   RowSource rows(int64_t version);
 
  private:
-  using Work = std::function<void(const SequencePass& pass, LayerExecutor& executor, float* x)>;
+  // x: rows of the engine; kept: the same rows between layers.
+  using Work = std::function<void(const SequencePass& pass, LayerExecutor& executor, const BufferRows& x,
+                                  float* kept)>;
   void over(int64_t version, const WindowBatch& batch, int64_t first, const Work& work);
+  void load(const float* kept, const BufferRows& x, int64_t rows);
+  void store(const BufferRows& x, float* kept, int64_t rows);
 
   const Model model_;
   const std::vector<WindowBatch> batches_;
@@ -48,6 +52,7 @@ class LayerSweep {
   const std::shared_ptr<PagePool> pool_;
   const int64_t versions_, tokens_;
   Workspace workspace_;
+  OwnedRows x_;
   HiddenStates states_;
 };
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "checkpoint/quantized_view.h"
+#include "model/add_weights.h"
 
 namespace nfloat {
 namespace {
@@ -38,11 +39,11 @@ Tensor decoded_slice(const QuantizedView& fused, int64_t expert) {
   return result;
 }
 
-void add_quantized_slice(LinearGroup& group, const QuantizedView& fused, int64_t expert,
+void add_quantized_slice(LinearGroup& group, Device& device, const QuantizedView& fused, int64_t expert,
                          const std::vector<float>& bias, int threads) {
   const int64_t elements = fused.shape[1] * fused.shape[2];
   if (elements % fused.block_size != 0 || elements % 2 != 0)
-    return group.add(decoded_slice(fused, expert).view(), bias, threads);
+    return add_weights(group, device, decoded_slice(fused, expert).view(), bias, threads);
   const int64_t blocks = elements / fused.block_size, first = expert * blocks;
   QuantizedView slice = fused;
   slice.shape = {fused.shape[1], fused.shape[2]};
@@ -60,11 +61,11 @@ void add_quantized_slice(LinearGroup& group, const QuantizedView& fused, int64_t
       slice.nested_absmax = part_of(fused.nested_absmax, first / fused.nested_block_size,
                                     (blocks + fused.nested_block_size - 1) / fused.nested_block_size);
   }
-  group.add(slice, bias, threads, nullptr);
+  add_weights(group, device, slice, bias, threads);
 }
 
-void add_mxfp4_slice(LinearGroup& group, const TensorView& blocks, const TensorView& scales, int64_t expert,
-                     const std::vector<float>& bias, int threads) {
+void add_mxfp4_slice(LinearGroup& group, Device& device, const TensorView& blocks, const TensorView& scales,
+                     int64_t expert, const std::vector<float>& bias, int threads) {
   constexpr int64_t kBlock = 32;
   constexpr float kLevels[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6};
   const int64_t rows = scales.shape[1], count = rows * scales.shape[2];
@@ -86,7 +87,7 @@ void add_mxfp4_slice(LinearGroup& group, const TensorView& blocks, const TensorV
   source.cols = scales.shape[2] * kBlock;
   source.block_size = kBlock;
   source.scales = factors;
-  group.add(source, bias, threads);
+  group.add(device, source, bias, threads);
 }
 
 }  // namespace nfloat

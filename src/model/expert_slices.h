@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/linear_group.h"
+#include "engine/linear_group.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/tensor.h"
 
@@ -16,7 +16,7 @@ TensorView slice_of(const TensorView& fused, int64_t expert);
 
 // With its own scales: of a double-quantized tensor they are decoded where an expert begins inside of a
 // second-level block. An expert that shares a block of weights with its neighbour is decoded whole.
-void add_quantized_slice(LinearGroup& group, const QuantizedView& fused, int64_t expert,
+void add_quantized_slice(LinearGroup& group, Device& device, const QuantizedView& fused, int64_t expert,
                          const std::vector<float>& bias, int threads);
 
 // Decoded to float32.
@@ -24,8 +24,8 @@ Tensor decoded_slice(const QuantizedView& fused, int64_t expert);
 
 // `blocks`: U8 [experts, rows, cols / 32, 16], the first of two codes in the low nibble; `scales`: U8
 // [experts, rows, cols / 32], powers of two with a bias of 127.
-void add_mxfp4_slice(LinearGroup& group, const TensorView& blocks, const TensorView& scales, int64_t expert,
-                     const std::vector<float>& bias, int threads);
+void add_mxfp4_slice(LinearGroup& group, Device& device, const TensorView& blocks, const TensorView& scales,
+                     int64_t expert, const std::vector<float>& bias, int threads);
 
 }  // namespace nfloat
 

@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "base/fail.h"
-#include "base/parallel.h"
 #include "model/pass.h"
 #include "model/session_state.h"
 
@@ -109,21 +108,19 @@ void forward(std::span<const BatchEntry> entries, Workspace& workspace, const Ru
   const ModelConfig& config = model.config;
   int64_t total = 0;
   for (const BatchEntry& entry : entries) total += static_cast<int64_t>(entry.tokens.size());
-  workspace.reserve(config, std::min(total, kMaxRows), thread_count(options.threads));
+  workspace.reserve(model, std::min(total, kMaxRows));
 
   Unfinished unfinished(entries);
   LayerExecutor executor(model, workspace, options);
-  std::vector<float> logits;
-  const auto finish = [&](const Chunk& chunk, const float* x) {
-    visit_logits(executor, config, chunk, x, logits,
-                 [&](size_t segment, int64_t row, std::span<const float> values) {
-                   const SegmentSource& source = chunk.sources[segment];
-                   if (visitor) visitor(source.entry, source.token + row, values);
-                   if (!source.last || row + 1 != chunk.segments[segment].rows) return;
-                   Session::State& session = entries[source.entry].session->state();
-                   std::copy(values.begin(), values.end(), session.logits.begin());
-                   session.has_logits = true;
-                 });
+  const auto finish = [&](const Chunk& chunk, const BufferRows& x) {
+    visit_logits(executor, config, chunk, x, [&](size_t segment, int64_t row, std::span<const float> values) {
+      const SegmentSource& source = chunk.sources[segment];
+      if (visitor) visitor(source.entry, source.token + row, values);
+      if (!source.last || row + 1 != chunk.segments[segment].rows) return;
+      Session::State& session = entries[source.entry].session->state();
+      std::copy(values.begin(), values.end(), session.logits.begin());
+      session.has_logits = true;
+    });
   };
   size_t entry = 0;
   int64_t taken = 0;  // tokens of `entry` already done
@@ -131,19 +128,20 @@ void forward(std::span<const BatchEntry> entries, Workspace& workspace, const Ru
   while (entry < entries.size()) {
     chunks.push_back(next_chunk(entries, static_cast<bool>(visitor), entry, taken));
     if (model.streamed()) continue;  // all of them wait for a layer
-    run_layers(model, executor, chunks, workspace.x, false);
-    finish(chunks.front(), workspace.x);
+    run_layers(model, executor, chunks, workspace.x.all(), false);
+    finish(chunks.front(), workspace.x.all());
     chunks.clear();
   }
   if (model.streamed()) {
-    Buffer hidden(static_cast<size_t>(total * config.hidden) * sizeof(float));
-    auto* x = reinterpret_cast<float*>(hidden.data());
-    run_layers(model, executor, chunks, x, false);
+    const OwnedRows hidden(workspace.engine, total, config.hidden);
+    run_layers(model, executor, chunks, hidden.all(), false);
+    BufferRows x = hidden.all();
     for (const Chunk& chunk : chunks) {
       finish(chunk, x);
-      x += chunk.rows * config.hidden;
+      x = x.from(chunk.rows);
     }
   }
+  workspace.trim();
   unfinished.finished();
 }
 

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/kv_cache.h"
 
-#include <cstring>
 #include <utility>
 
 namespace nfloat {
@@ -28,8 +27,8 @@ kernels::KvType kernel_type(KvCacheType type) noexcept {
   return kernels::KvType::kF16;
 }
 
-int64_t kv_page_bytes(const ModelConfig& config, kernels::KvType type) noexcept {
-  return config.layers * config.kv_heads * kernels::kv_head_bytes(type, config.head_dim);
+CacheShape cache_shape(const ModelConfig& config, kernels::KvType type) noexcept {
+  return {config.layers, config.kv_heads, config.head_dim, type};
 }
 
 uint64_t kv_cache_bytes(const ModelConfig& config, KvCacheType type, int64_t context) noexcept {
@@ -43,11 +42,8 @@ uint64_t kv_cache_bytes(const ModelConfig& config, KvCacheType type, int64_t con
   return bytes;
 }
 
-KvCache::KvCache(const ModelConfig& config, KvCacheType type, std::shared_ptr<PagePool> pool)
-    : type_(kernel_type(type)),
-      kv_heads_(config.kv_heads),
-      head_dim_(config.head_dim),
-      pool_(std::move(pool)) {}
+KvCache::KvCache(KvCacheType type, std::shared_ptr<PagePool> pool)
+    : type_(kernel_type(type)), pool_(std::move(pool)) {}
 
 void KvCache::reserve(int64_t begin, int64_t end) {
   pages_.reserve(pages_for(end));
@@ -60,7 +56,7 @@ void KvCache::reserve(int64_t begin, int64_t end) {
       pages_.push_back(std::move(page));
       continue;
     }
-    std::memcpy(page.get(), pages_[i].get(), pool_->page_bytes());
+    pool_->copy(page, pages_[i]);
     at_[i] = page.get();
     pages_[i] = std::move(page);
   }
@@ -70,11 +66,6 @@ void KvCache::truncate(int64_t positions) noexcept {
   if (pages_.size() <= pages_for(positions)) return;
   pages_.resize(pages_for(positions));
   at_.resize(pages_.size());
-}
-
-kernels::KvHead KvCache::head(int64_t layer, int64_t kv_head) const noexcept {
-  return {type_, head_dim_, at_.data(),
-          (layer * kv_heads_ + kv_head) * kernels::kv_head_bytes(type_, head_dim_)};
 }
 
 }  // namespace nfloat

@@ -1,45 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/layer_executor.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "base/fail.h"
 #include "base/parallel.h"
-#include "model/experts.h"
 #include "model/finite.h"
 
 namespace nfloat {
-namespace {
 
-void normalize_row(const ModelConfig& config, const NormWeights& norm, const float* input, int64_t width,
-                   float* output) noexcept {
-  const kernels::TransformerKernels& kernels = kernels::table().transformer;
-  const auto epsilon = static_cast<float>(config.norm_epsilon);
-  if (config.norm == NormKind::kLayer)
-    kernels.layer_norm(input, norm.weight.data(), norm.bias.data(), epsilon, width, output);
-  else
-    kernels.rms_norm(input, norm.weight.data(), epsilon, width, output);
-}
-
-}  // namespace
-
-void apply_linear(const LinearGroup& group, const LinearId& id, Activations& activations,
-                  const ActivationRows& x, float* y, int64_t y_stride, const RunOptions& options) {
-  if (options.observer != nullptr) options.observer->input(id, x);
-  group.apply(activations, y, y_stride, options.of_rows(x.rows), options.threads);
-  if (options.beside != nullptr) options.beside->output(id, x, y, y_stride);
-  if (options.observer != nullptr) options.observer->output(id, x, y, y_stride);
-}
-
-struct LayerExecutor::Pass {
+class LayerExecutor::Pass {
+ public:
   Pass(LayerExecutor& executor, int64_t layer, const LayerWeights& weights, std::span<const Segment> segments,
-       float* x, int64_t cache_layer)
+       const BufferRows& x, int64_t cache_layer)
       : executor_(executor),
+        engine_(executor.engine_),
         config_(executor.config_),
         workspace_(executor.workspace_),
-        kernels_(executor.kernels_),
         options_(executor.options_),
+        watch_{options_.observer, executor.model_.beside.get()},
         layer_(layer),
         kind_(executor.config_.layer(layer)),
         cache_layer_(cache_layer),
@@ -50,59 +29,55 @@ struct LayerExecutor::Pass {
 
   void run() {
     begin_block(weights_.attention_norm);
-    if (ends_with(LinearRole::kQueryKeyValue, input_, config_.hidden)) return;
-    multiply(LinearRole::kQueryKeyValue, weights_.query_key_value, input_, config_.hidden, config_.hidden,
-             workspace_.projected, projected_size());
+    if (ends_with(LinearRole::kQueryKeyValue, normed(), config_.hidden)) return;
+    multiply(LinearRole::kQueryKeyValue, weights_.query_key_value, normed(), config_.hidden, projected());
     // The attention's largest score may pass over what is not a number.
-    executor_.expect_finite(layer_, workspace_.projected, rows_ * projected_size(), "a query, key or value");
+    executor_.expect_finite(layer_, projected(), rows_, heads_.row(), "a query, key or value");
     normalize_heads();
     attend();
-    if (ends_with(LinearRole::kOutput, workspace_.attended, config_.query_size())) return;
-    multiply(LinearRole::kOutput, weights_.output, workspace_.attended, config_.query_size(),
-             config_.query_size(), workspace_.added, config_.hidden);
+    if (ends_with(LinearRole::kOutput, attended(), config_.query_size())) return;
+    multiply(LinearRole::kOutput, weights_.output, attended(), config_.query_size(), added());
     if (config_.parallel_blocks) begin_block(weights_.mlp_norm);
     end_block(weights_.attention_norm, weights_.attention_post_norm);
-    executor_.expect_finite(layer_, x_, rows_ * config_.hidden, "the hidden state after the attention");
+    executor_.expect_finite(layer_, x_, rows_, config_.hidden, "the hidden state after the attention");
     if (!config_.parallel_blocks) begin_block(weights_.mlp_norm);
-    if (!weights_.experts.empty()) {
-      mix_experts(config_, layer_, weights_, workspace_, rows_, options_);
-    } else if (ends_with(LinearRole::kGateUp, input_, config_.hidden) || feed_forward()) {
+    if (!weights_.experts.empty())
+      mix();
+    else if (ends_with(LinearRole::kGateUp, normed(), config_.hidden) || feed_forward())
       return;
-    }
     end_block(weights_.mlp_norm, weights_.mlp_post_norm);
-    executor_.expect_finite(layer_, x_, rows_ * config_.hidden, "the hidden state after the MLP");
+    executor_.expect_finite(layer_, x_, rows_, config_.hidden, "the hidden state after the MLP");
   }
 
  private:
-  // Shows the input of the product with which the pass ends.
-  bool ends_with(LinearRole role, const float* x, int64_t width) {
-    return ends_with(role, {x, width, rows_, width});
+  const BufferRows& normed() const noexcept { return workspace_.normed.all(); }
+  const BufferRows& projected() const noexcept { return workspace_.projected.all(); }
+  const BufferRows& attended() const noexcept { return workspace_.attended.all(); }
+  const BufferRows& added() const noexcept { return workspace_.added.all(); }
+  BufferRows gate_up() const noexcept {
+    return {workspace_.gate_up.all().buffer, 0, (config_.gated ? 2 : 1) * config_.intermediate};
   }
-  bool ends_with(LinearRole role, const ActivationRows& x) {
+
+  ActivationRows in_host(const BufferRows& rows, int64_t count, int64_t width) {
+    return {engine_.read(rows, count, width), rows.stride, count, width};
+  }
+
+  // Shows the input of the product with which the pass ends.
+  bool ends_with(LinearRole role, const BufferRows& x, int64_t width) {
     if (options_.until != role) return false;
-    options_.observer->input({layer_, role}, x);
+    options_.observer->input({layer_, role}, in_host(x, rows_, width));
     return true;
   }
 
-  int64_t projected_size() const noexcept { return config_.query_size() + 2 * config_.kv_size(); }
-
-  // Where in a row of `projected` a head's query and key begin, and how far behind its key its value is.
-  int64_t query_at(int64_t head) const noexcept {
-    return head * config_.head_dim * (config_.interleaved_heads ? 3 : 1);
-  }
-  int64_t key_at(int64_t kv_head) const noexcept {
-    return config_.interleaved_heads ? (3 * kv_head + 1) * config_.head_dim
-                                     : config_.query_size() + kv_head * config_.head_dim;
-  }
-  int64_t value_after_key() const noexcept {
-    return config_.interleaved_heads ? config_.head_dim : config_.kv_size();
-  }
-
-  void multiply(LinearRole role, const LinearGroup& group, const float* x, int64_t x_stride, int64_t width,
-                float* y, int64_t y_stride) {
-    workspace_.activations.assign(x, x_stride, rows_, width);
-    apply_linear(group, {layer_, role}, workspace_.activations, {x, x_stride, rows_, width}, y, y_stride,
-                 options_);
+  void multiply(LinearRole role, const LinearGroup& group, const BufferRows& x, int64_t width,
+                const BufferRows& y) {
+    const LinearId id{layer_, role};
+    if (watch_.any()) watch_.input(id, in_host(x, rows_, width));
+    engine_.multiply(group, x, y, rows_, options_.of_rows(rows_));
+    if (watch_.any()) {
+      watch_.output(id, in_host(x, rows_, width), engine_.read(y, rows_, group.outputs()), y.stride);
+      engine_.write(y, rows_, group.outputs());
+    }
     for (size_t first = 0; first < segments_.size();) {  // neighbours with the same adapters go together
       LinearObserver* const beside = segments_[first].beside;
       int64_t rows = 0;
@@ -110,202 +85,111 @@ struct LayerExecutor::Pass {
       for (; last < segments_.size() && segments_[last].beside == beside; ++last)
         rows += segments_[last].rows;
       const int64_t row = segments_[first].row;
-      if (beside != nullptr)
-        beside->output({layer_, role}, {x + row * x_stride, x_stride, rows, width}, y + row * y_stride,
-                       y_stride);
+      if (beside != nullptr) {
+        const BufferRows own = y.from(row);
+        beside->output(id, in_host(x.from(row), rows, width), engine_.read(own, rows, group.outputs()),
+                       own.stride);
+        engine_.write(own, rows, group.outputs());
+      }
       first = last;
     }
   }
 
-  // A single row is not worth a parallel region.
-  template <typename Body>
-  void over_rows(Body&& body) noexcept {
-    if (rows_ == 1) return body(0, 1);
-    parallel_for(rows_, 1, options_.threads, body);
-  }
-
-  // body(row of workspace.x, its row of `other`) for all rows.
-  template <typename Body>
-  void over_hidden(float* other, Body&& body) noexcept {
-    over_rows([&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row)
-        body(x_ + row * config_.hidden, other + row * config_.hidden);
-    });
-  }
-
-  // Sets input_, what the block reads.
-  void begin_block(const NormWeights& norm) noexcept {
-    input_ = workspace_.normed;
-    if (config_.norm_place == NormPlace::kAfter || config_.norm_place == NormPlace::kAfterResidual) {
-      // The matrices read it where it is; the mixture reads `normed`.
-      over_hidden(workspace_.normed, [&](float* x, float* copy) { std::copy(x, x + config_.hidden, copy); });
-      return;
-    }
-    over_hidden(workspace_.normed,
-                [&](float* x, float* normed) { normalize_row(config_, norm, x, config_.hidden, normed); });
+  // Makes `normed` what the block reads.
+  void begin_block(const NormWeights& norm) {
+    if (config_.norm_place == NormPlace::kAfter || config_.norm_place == NormPlace::kAfterResidual)
+      engine_.copy(x_, normed(), rows_, config_.hidden);
+    else
+      engine_.norm(executor_.norm_step(norm), x_, normed(), rows_);
   }
 
   // Adds to the residual stream what the block gave.
-  void end_block(const NormWeights& norm, const NormWeights& post_norm) noexcept {
-    const auto scale = static_cast<float>(config_.residual_scale);
-    over_hidden(workspace_.added, [&](float* x, float* added) {
-      if (!post_norm.weight.empty()) normalize_row(config_, post_norm, added, config_.hidden, added);
-      if (scale == 1.0f)
-        for (int64_t i = 0; i < config_.hidden; ++i) x[i] += added[i];
-      else
-        for (int64_t i = 0; i < config_.hidden; ++i) x[i] += scale * added[i];
-      if (config_.norm_place == NormPlace::kAfterResidual) normalize_row(config_, norm, x, config_.hidden, x);
-    });
+  void end_block(const NormWeights& norm, const NormWeights& post_norm) {
+    const bool after = config_.norm_place == NormPlace::kAfterResidual;
+    engine_.add(executor_.norm_step(post_norm), static_cast<float>(config_.residual_scale),
+                after ? executor_.norm_step(norm) : NormStep{}, added(), x_, rows_, config_.hidden);
   }
 
   // True: the pass has ended.
   bool feed_forward() {
-    const int64_t stride = (config_.gated ? 2 : 1) * config_.intermediate;
-    multiply(LinearRole::kGateUp, weights_.gate_up, input_, config_.hidden, config_.hidden,
-             workspace_.gate_up, stride);
-    activate_rows(config_, false, workspace_.gate_up, stride, config_.intermediate, rows_, options_.threads);
-    if (ends_with(LinearRole::kDown, {workspace_.gate_up, stride, rows_, config_.intermediate})) return true;
-    multiply(LinearRole::kDown, weights_.down, workspace_.gate_up, stride, config_.intermediate,
-             workspace_.added, config_.hidden);
+    multiply(LinearRole::kGateUp, weights_.gate_up, normed(), config_.hidden, gate_up());
+    engine_.activate(activation(config_.intermediate, 0), gate_up(), rows_);
+    if (ends_with(LinearRole::kDown, gate_up(), config_.intermediate)) return true;
+    multiply(LinearRole::kDown, weights_.down, gate_up(), config_.intermediate, added());
     return false;
   }
 
-  void normalize_heads() noexcept {
+  ActivationStep activation(int64_t width, double limit) const noexcept {
+    return {config_.activation, config_.gated, static_cast<float>(limit), width};
+  }
+
+  void mix() {
+    const ExpertsConfig& experts = config_.experts;
+    engine_.mix({.layer = layer_,
+                 .router = &weights_.router,
+                 .experts = weights_.experts,
+                 .chosen = experts.chosen,
+                 .normalize = experts.normalize,
+                 .activation = activation(experts.intermediate, experts.limit),
+                 .precision = options_.precision,
+                 .many_rows_precision = options_.of_rows(2),
+                 .watch = watch_},
+                normed(), added(), rows_);
+  }
+
+  void normalize_heads() {
     if (config_.query_norm == QueryNorm::kNone) return;
-    const bool whole = config_.query_norm == QueryNorm::kWhole;
-    over_rows([&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        float* projected = workspace_.projected + row * projected_size();
-        const auto normalize = [&](const NormWeights& norm, float* at, int64_t width) {
-          normalize_row(config_, norm, at, width, at);
-        };
-        if (whole) {
-          normalize(weights_.query_norm, projected, config_.query_size());
-          normalize(weights_.key_norm, projected + config_.query_size(), config_.kv_size());
-          continue;
-        }
-        for (int64_t head = 0; head < config_.heads; ++head)
-          normalize(weights_.query_norm, projected + query_at(head), config_.head_dim);
-        for (int64_t head = 0; head < config_.kv_heads; ++head)
-          normalize(weights_.key_norm, projected + key_at(head), config_.head_dim);
-      }
-    });
+    const auto normalize = [&](const NormWeights& norm, int64_t at, int64_t heads, int64_t stride) {
+      NormStep step = executor_.norm_step(norm);
+      const bool whole = config_.query_norm == QueryNorm::kWhole;
+      step.width = whole ? heads * config_.head_dim : config_.head_dim;
+      step.parts = whole ? 1 : heads;
+      step.part_stride = stride;
+      const BufferRows part{projected().buffer, at, projected().stride};
+      engine_.norm(step, part, part, rows_);
+    };
+    normalize(weights_.query_norm, 0, heads_.heads, heads_.query_stride());
+    normalize(weights_.key_norm, heads_.key_at(), heads_.kv_heads, heads_.key_stride());
   }
 
-  // Rotates the first dimensions of a head as the layer does; output = rotated * scale, in place allowed.
-  void rotate(const Segment& segment, int64_t position, const float* input, float scale,
-              float* output) noexcept {
-    int64_t rotated = 0;
-    if (kind_.rope != LayerRope::kNone) {
-      const RopeTable& table = kind_.rope == LayerRope::kLocal ? *segment.local_rope : *segment.rope;
-      rotated = config_.rotary_dim > 0 ? config_.rotary_dim : config_.head_dim;
-      kernels_.rotate(input, table.at(position), scale, rotated, output);
-    }
-    for (int64_t d = rotated; d < config_.head_dim; ++d) output[d] = input[d] * scale;
-  }
-
-  // Stores a row's key, rotated, and its value.
-  void store(const Segment& segment, int64_t row, int64_t kv_head, float* scratch) noexcept {
-    const int64_t position = segment.position + row - segment.row;
-    const float* key = workspace_.projected + row * projected_size() + key_at(kv_head);
-    rotate(segment, position, key, 1.0f, scratch);
-    kernels_.store(segment.cache->head(cache_layer_, kv_head), position, scratch, key + value_after_key());
-  }
-
-  // Attention of the rows [begin, end) of a segment for the query heads of one key-value head.
-  void attend_unit(const Segment& segment, int64_t begin, int64_t end, int64_t kv_head,
-                   float* scratch) noexcept {
-    const int64_t group = config_.heads / config_.kv_heads;
+  void attend() {
+    std::vector<SequenceRows>& sequences = workspace_.sequences;
+    sequences.clear();
+    for (const Segment& segment : segments_)
+      sequences.push_back(
+          {.cache = segment.cache->view(),
+           .angles = segment.rope != nullptr ? segment.rope->angles() : Angles{},
+           .local_angles = segment.local_rope != nullptr ? segment.local_rope->angles() : Angles{},
+           .row = segment.row,
+           .rows = segment.rows,
+           .position = segment.position});
     const float scale = config_.attention_scale > 0 ? static_cast<float>(config_.attention_scale)
                                                     : 1.0f / std::sqrt(static_cast<float>(config_.head_dim));
-    const std::vector<float>& sinks = weights_.sinks;
-    float own_sinks[kAttentionRows * kAttentionHeads];
-    const float* queries[kAttentionRows * kAttentionHeads];
-    float* outputs[kAttentionRows * kAttentionHeads];
-    int64_t begins[kAttentionRows * kAttentionHeads], ends[kAttentionRows * kAttentionHeads];
-    for (int64_t first = 0; first < group; first += kAttentionHeads) {
-      const int64_t heads = std::min(group - first, kAttentionHeads);
-      int64_t count = 0;
-      for (int64_t row = begin; row < end; ++row)
-        for (int64_t g = 0; g < heads; ++g, ++count) {
-          const int64_t position = segment.position + row - segment.row;
-          const int64_t head = kv_head * group + first + g;
-          float* query = workspace_.projected + row * projected_size() + query_at(head);
-          rotate(segment, position, query, scale, query);
-          queries[count] = query;
-          outputs[count] = workspace_.attended + row * config_.query_size() + head * config_.head_dim;
-          begins[count] = kind_.window > 0 ? std::max<int64_t>(0, position + 1 - kind_.window) : 0;
-          ends[count] = position + 1;
-          if (!sinks.empty()) own_sinks[count] = sinks[static_cast<size_t>(head)];
-        }
-      kernels_.attend({.cache = segment.cache->head(cache_layer_, kv_head),
-                       .queries = count,
-                       .query = queries,
-                       .output = outputs,
-                       .begins = begins,
-                       .ends = ends,
-                       .scratch = scratch,
-                       .softcap = static_cast<float>(config_.attention_softcap),
-                       .sinks = sinks.empty() ? nullptr : own_sinks});
-    }
-  }
-
-  // body(thread, begin, end) over [0, units): the thread's number chooses its scratch.
-  template <typename Body>
-  void over_units(int64_t units, Body&& body) noexcept {
-    const int64_t team = std::min<int64_t>(options_.threads, units);
-    parallel_for(team, 1, options_.threads, [&](int64_t first, int64_t last) {
-      for (int64_t t = first; t < last; ++t)
-        body(workspace_.scratch + t * workspace_.scratch_floats, units * t / team, units * (t + 1) / team);
-    });
-  }
-
-  void attend() noexcept {
-    const int64_t kv_heads = config_.kv_heads;
-    const auto count = static_cast<int64_t>(segments_.size());
-    if (count == rows_) {  // one token each: a unit stores its key and value and attends
-      over_units(count * kv_heads, [&](float* scratch, int64_t begin, int64_t end) {
-        for (int64_t unit = begin; unit < end; ++unit) {
-          const Segment& segment = segments_[static_cast<size_t>(unit / kv_heads)];
-          store(segment, segment.row, unit % kv_heads, scratch);
-          attend_unit(segment, segment.row, segment.row + 1, unit % kv_heads, scratch);
-        }
-      });
-      return;
-    }
-    over_units(count * kv_heads, [&](float* scratch, int64_t begin, int64_t end) {
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const Segment& segment = segments_[static_cast<size_t>(unit / kv_heads)];
-        for (int64_t row = segment.row; row < segment.row + segment.rows; ++row)
-          store(segment, row, unit % kv_heads, scratch);
-      }
-    });
-    // Pairs of one early and one late tile cost about the same, so that an even split is a fair one.
-    for (const Segment& segment : segments_) {
-      const int64_t tiles = (segment.rows + kAttentionRows - 1) / kAttentionRows;
-      over_units(tiles * kv_heads, [&](float* scratch, int64_t begin, int64_t end) {
-        for (int64_t unit = begin; unit < end; ++unit) {
-          const int64_t first = segment.row + unit % tiles * kAttentionRows;
-          const int64_t last = std::min(first + kAttentionRows, segment.row + segment.rows);
-          attend_unit(segment, first, last, unit / tiles, scratch);
-        }
-      });
-    }
+    engine_.attend({.heads = heads_,
+                    .sequences = sequences,
+                    .cache_layer = cache_layer_,
+                    .rope = kind_.rope,
+                    .scale = scale,
+                    .softcap = static_cast<float>(config_.attention_softcap),
+                    .window = kind_.window,
+                    .sinks = &weights_.sinks},
+                   projected(), attended());
   }
 
   LayerExecutor& executor_;
+  LayerEngine& engine_;
   const ModelConfig& config_;
   Workspace& workspace_;
-  const kernels::TransformerKernels& kernels_;
   const RunOptions& options_;
+  const Watch watch_;
   const int64_t layer_;
   const LayerConfig kind_;
   const int64_t cache_layer_;
   const LayerWeights& weights_;
   const std::span<const Segment> segments_;
   const int64_t rows_;
-  float* const x_;                // [rows][hidden]: the residual stream
-  const float* input_ = nullptr;  // of the block at work
+  const BufferRows x_;  // [rows][hidden]: the residual stream
+  const HeadLayout heads_{config_.heads, config_.kv_heads, config_.head_dim, config_.interleaved_heads};
 };
 
 LayerExecutor::LayerExecutor(const Model::State& model, Workspace& workspace,
@@ -313,67 +197,69 @@ LayerExecutor::LayerExecutor(const Model::State& model, Workspace& workspace,
     : model_(model),
       config_(model.config),
       workspace_(workspace),
-      kernels_(kernels::table().transformer),
+      engine_(*workspace.engine),
       options_(options) {
-  options_.threads = thread_count(options.threads);
-  options_.beside = model.beside.get();
+  engine_.use_threads(thread_count(options.threads));
 }
 
 void LayerExecutor::layer(int64_t layer, const LayerWeights& weights, std::span<const Segment> segments,
-                          float* x, int64_t cache_layer) {
+                          const BufferRows& x, int64_t cache_layer) {
   expect_wanted();
   Pass(*this, layer, weights, segments, x, cache_layer).run();
 }
 
-void LayerExecutor::embed(std::span<const TokenRun> runs, float* x) {
+void LayerExecutor::embed(std::span<const TokenRun> runs, const BufferRows& x) {
   const int64_t width = config_.embedding_size > 0 ? config_.embedding_size : config_.hidden;
-  float* const embedded = config_.embedding_size > 0 ? workspace_.embedded : x;
+  const BufferRows& embedded = config_.embedding_size > 0 ? workspace_.embedded.all() : x;
   int64_t rows = 0;
+  workspace_.runs.clear();
+  for (const TokenRun& run : runs) {
+    const auto count = static_cast<int64_t>(run.tokens.size());
+    workspace_.runs.push_back({count, run.position + model_.position_offset});
+    rows += count;
+  }
+  float* row = engine_.host(embedded, rows, width);
   for (const TokenRun& run : runs)
-    for (const int32_t token : run.tokens) model_.embedding.row(token, embedded + rows++ * width);
-  if (config_.embedding_size > 0) {
-    workspace_.activations.assign(embedded, width, rows, width);
-    model_.project_in.apply(workspace_.activations, x, config_.hidden, options_.of_rows(rows),
-                            options_.threads);
-  }
-  if (config_.embedding_scale != 1)
-    for (int64_t i = 0; i < rows * config_.hidden; ++i) x[i] *= static_cast<float>(config_.embedding_scale);
-  float* row = x;
-  if (!model_.positions.empty())
-    for (const TokenRun& run : runs)
-      for (size_t i = 0; i < run.tokens.size(); ++i, row += config_.hidden) {
-        const float* learned =
-            model_.positions.data() +
-            (run.position + static_cast<int64_t>(i) + model_.position_offset) * config_.hidden;
-        for (int64_t d = 0; d < config_.hidden; ++d) row[d] += learned[d];
-      }
-  expect_finite(-1, x, rows * config_.hidden, "the embedding");
+    for (const int32_t token : run.tokens) {
+      model_.embedding.row(token, row);
+      row += embedded.stride;
+    }
+  engine_.write(embedded, rows, width);
+  if (config_.embedding_size > 0)
+    engine_.multiply(model_.project_in, embedded, x, rows, options_.of_rows(rows));
+  const bool positions = !model_.positions.empty();
+  if (config_.embedding_scale != 1 || positions)
+    engine_.embed({.width = config_.hidden,
+                   .scale = static_cast<float>(config_.embedding_scale),
+                   .positions = positions ? &model_.positions : nullptr,
+                   .runs = workspace_.runs},
+                  x);
+  expect_finite(-1, x, rows, config_.hidden, "the embedding");
 }
 
-void LayerExecutor::select(const float* x, int64_t slot) noexcept {
-  float* to = workspace_.normed + slot * config_.hidden;
+void LayerExecutor::select(const BufferRows& x, int64_t slot) {
+  const BufferRows to = workspace_.normed.all().from(slot);
   if (config_.final_norm)
-    normalize_row(config_, model_.final_norm, x, config_.hidden, to);
+    engine_.norm(norm_step(model_.final_norm), x, to, 1);
   else
-    std::copy(x, x + config_.hidden, to);
+    engine_.copy(x, to, 1, config_.hidden);
 }
 
-void LayerExecutor::head(int64_t count, float* logits) {
+const float* LayerExecutor::head(int64_t count) {
   expect_wanted();
-  workspace_.activations.assign(workspace_.normed, config_.hidden, count, config_.hidden);
+  workspace_.reserve_logits(model_, count);
+  const BufferRows& logits = workspace_.logits.all();
+  BufferRows states = workspace_.normed.all();
   if (config_.embedding_size > 0) {
-    model_.project_out.apply(workspace_.activations, workspace_.embedded, config_.embedding_size,
-                             options_.of_rows(count), options_.threads);
-    workspace_.activations.assign(workspace_.embedded, config_.embedding_size, count, config_.embedding_size);
+    engine_.multiply(model_.project_out, states, workspace_.embedded.all(), count, options_.of_rows(count));
+    states = workspace_.embedded.all();
   }
-  model_.head.apply(workspace_.activations, logits, config_.vocabulary, options_.of_rows(count),
-                    options_.threads);
+  engine_.multiply(model_.head, states, logits, count, options_.of_rows(count));
   const auto scale = static_cast<float>(config_.logit_scale);
-  if (scale != 1.0f)
-    for (int64_t i = 0; i < count * config_.vocabulary; ++i) logits[i] *= scale;
-  if (config_.logit_softcap > 0)
-    kernels_.softcap(logits, static_cast<float>(config_.logit_softcap), count * config_.vocabulary);
-  expect_finite(config_.layers, logits, count * config_.vocabulary, "a logit");
+  const auto softcap = static_cast<float>(config_.logit_softcap);
+  if (scale != 1.0f || softcap > 0) engine_.finish(scale, softcap, logits, count, config_.vocabulary);
+  expect_finite(config_.layers, logits, count, config_.vocabulary, "a logit");
+  return engine_.read(logits, count, config_.vocabulary);
 }
 
 void LayerExecutor::expect_wanted() const {
@@ -381,9 +267,16 @@ void LayerExecutor::expect_wanted() const {
     fail(ErrorCode::kInterrupted, "cancelled by the caller");
 }
 
-void LayerExecutor::expect_finite(int64_t layer, const float* values, int64_t count, const char* what) const {
-  if (options_.expect_finite && first_not_finite({values, static_cast<size_t>(count)}) >= 0)
-    fail_not_finite(model_, layer, what);
+NormStep LayerExecutor::norm_step(const NormWeights& weights) const noexcept {
+  return {.weights = &weights,
+          .kind = config_.norm,
+          .epsilon = static_cast<float>(config_.norm_epsilon),
+          .width = config_.hidden};
+}
+
+void LayerExecutor::expect_finite(int64_t layer, const BufferRows& rows, int64_t count, int64_t width,
+                                  const char* what) const {
+  if (options_.expect_finite && !engine_.finite(rows, count, width)) fail_not_finite(model_, layer, what);
 }
 
 }  // namespace nfloat

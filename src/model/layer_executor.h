@@ -7,9 +7,8 @@
 #include <optional>
 #include <span>
 
-#include "kernels/dispatch.h"
+#include "engine/layer_engine.h"
 #include "model/kv_cache.h"
-#include "model/linear_id.h"
 #include "model/model_state.h"
 #include "model/rope.h"
 #include "model/workspace.h"
@@ -43,7 +42,6 @@ struct RunOptions {
   // A layer ends once its observer has seen the input of this product, x being left in between: for who needs
   // no more than the inputs. The experts of a mixture are not stopped at.
   std::optional<LinearRole> until = std::nullopt;
-  LinearObserver* beside = nullptr;  // the model's, set by the executor
   // Looked at before each layer and before logits: true throws kInterrupted. Outlives the executor.
   const std::function<bool()>* cancelled = nullptr;
 
@@ -52,41 +50,39 @@ struct RunOptions {
   }
 };
 
-// y[row][0..outputs) = W x[row] + bias for all rows of `x`, which `activations` have been assigned, shown to
-// the observer before and after.
-void apply_linear(const LinearGroup& group, const LinearId& id, Activations& activations,
-                  const ActivationRows& x, float* y, int64_t y_stride, const RunOptions& options);
-
-// Runs the parts of a model on rows of float32 hidden states: at most as many rows and threads as the
-// workspace is reserved for. `x` is [rows][hidden] and may be workspace.x.
+// Runs the parts of a model on rows of hidden states by the steps of the workspace's engine: what is computed
+// is said here, how by the engine. At most as many rows as the workspace is reserved for. `x` names rows
+// [rows][hidden] of the engine and may be workspace.x.
 class LayerExecutor {
  public:
   LayerExecutor(const Model::State& model, Workspace& workspace, const RunOptions& options) noexcept;
 
   // x = what the first layer reads: embeddings, and learned positions where the family has them.
-  void embed(std::span<const TokenRun> runs, float* x);
+  void embed(std::span<const TokenRun> runs, const BufferRows& x);
 
   // Replaces x by what layer number `layer`, with these weights, makes of it. Its keys and values go to place
   // `cache_layer` of the segments' caches: the layer's number in a cache of the whole model.
-  void layer(int64_t layer, const LayerWeights& weights, std::span<const Segment> segments, float* x,
-             int64_t cache_layer);
+  void layer(int64_t layer, const LayerWeights& weights, std::span<const Segment> segments,
+             const BufferRows& x, int64_t cache_layer);
 
-  // Makes the hidden state of one token, `x` [hidden], row `slot` of the next call of head(). Overwrites the
-  // workspace's `normed`.
-  void select(const float* x, int64_t slot) noexcept;
-  // Logits [count][vocabulary] of the rows selected into [0, count).
-  void head(int64_t count, float* logits);
+  // Makes the hidden state of one token, the first row of x, row `slot` of the next call of head().
+  // Overwrites the workspace's `normed`.
+  void select(const BufferRows& x, int64_t slot);
+  // Logits [count][vocabulary] of the rows selected into [0, count); valid until the next step.
+  const float* head(int64_t count);
 
  private:
-  struct Pass;  // one call of layer()
+  class Pass;  // one call of layer()
 
   void expect_wanted() const;  // throws where the caller cancelled
-  void expect_finite(int64_t layer, const float* values, int64_t count, const char* what) const;
+  NormStep norm_step(const NormWeights& weights) const noexcept;
+  void expect_finite(int64_t layer, const BufferRows& rows, int64_t count, int64_t width,
+                     const char* what) const;
 
   const Model::State& model_;
   const ModelConfig& config_;
   Workspace& workspace_;
-  const kernels::TransformerKernels& kernels_;
+  LayerEngine& engine_;
   RunOptions options_;
 };
 

@@ -6,6 +6,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "model/add_weights.h"
 #include "model/expert_slices.h"
 #include "nfloat/quantize.h"
 #include "tensor/transpose.h"
@@ -43,20 +44,30 @@ Tensor transposed(const TensorView& view) {
 }  // namespace
 
 LayerReader::LayerReader(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
-                         const ModelOptions& options, std::function<void(uint64_t)> on_read)
+                         const ModelOptions& options, std::function<void(uint64_t)> on_read,
+                         std::shared_ptr<Device> device)
     : checkpoint_(std::move(checkpoint)),
       config_(config),
       options_(options),
       on_read_(std::move(on_read)),
+      device_(std::move(device)),
       family_(*find_family(config.family)),
       tensors_(family_.tensors),
       names_(*checkpoint_, family_) {}
 
+Constant LayerReader::placed(std::vector<float> values) const {
+  Constant constant(std::move(values));
+  device_->place(constant);
+  return constant;
+}
+
 NormWeights LayerReader::read_norm(const std::string& name) const {
-  NormWeights norm{read_floats(*checkpoint_, name), {}};
-  if (config_.norm == NormKind::kLayer) norm.bias = read_floats(*checkpoint_, bias_name(name));
+  NormWeights norm;
+  std::vector<float> factors = read_floats(*checkpoint_, name);
   if (config_.norm_plus_one)
-    for (float& weight : norm.weight) weight += 1;
+    for (float& factor : factors) factor += 1;
+  norm.weight = placed(std::move(factors));
+  if (config_.norm == NormKind::kLayer) norm.bias = placed(read_floats(*checkpoint_, bias_name(name)));
   return norm;
 }
 
@@ -73,7 +84,7 @@ LayerWeights LayerReader::layer(int64_t layer) const {
     if (pattern != nullptr) add(weights.query_key_value, name(pattern), config.attention_bias);
   weights.query_norm = norm(tensors_.query_norm);
   weights.key_norm = norm(tensors_.key_norm);
-  if (tensors_.sinks != nullptr) weights.sinks = read_floats(*checkpoint_, name(tensors_.sinks));
+  if (tensors_.sinks != nullptr) weights.sinks = placed(read_floats(*checkpoint_, name(tensors_.sinks)));
   add(weights.output, name(tensors_.output), config.output_bias);
   weights.mlp_norm = norm(tensors_.mlp_norm);
   weights.mlp_post_norm = norm(tensors_.mlp_post_norm);
@@ -94,9 +105,9 @@ void LayerReader::read_experts(LayerWeights& weights, int64_t layer) const {
       experts.bias ? read_floats(*checkpoint_, bias_name(router)) : std::vector<float>();
   // nfloat leaves routers plain; others may not.
   if (checkpoint_->is_quantized(router))
-    weights.router.add(checkpoint_->quantized(router), bias, options_.threads, nullptr);
+    add_weights(weights.router, *device_, checkpoint_->quantized(router), bias, options_.threads);
   else
-    weights.router.add(checkpoint_->view(router), bias, options_.threads);
+    add_weights(weights.router, *device_, checkpoint_->view(router), bias, options_.threads);
   weights.experts.resize(static_cast<size_t>(experts.count));
   if (names_.experts() == ExpertLayout::kSingle && tensors_.expert_up != nullptr) {
     for (int64_t e = 0; e < experts.count; ++e) {
@@ -129,8 +140,8 @@ void LayerReader::add_slice(LinearGroup& group, const std::string& name, int64_t
                             const std::vector<float>& bias) const {
   const int threads = options_.threads;
   if (names_.experts() == ExpertLayout::kMxfp4) {
-    add_mxfp4_slice(group, checkpoint_->view(name + "_blocks"), checkpoint_->view(name + "_scales"), expert,
-                    bias, threads);
+    add_mxfp4_slice(group, *device_, checkpoint_->view(name + "_blocks"), checkpoint_->view(name + "_scales"),
+                    expert, bias, threads);
   } else if (!checkpoint_->is_quantized(name)) {
     const TensorView view = slice_of(checkpoint_->view(name), expert);
     if (family_.experts_transposed)
@@ -140,9 +151,9 @@ void LayerReader::add_slice(LinearGroup& group, const std::string& name, int64_t
     finish(view);
   } else if (family_.experts_transposed) {
     const Tensor plain = decoded_slice(checkpoint_->quantized(name), expert);
-    group.add(transposed(plain.view()).view(), bias, threads);
+    add_weights(group, *device_, transposed(plain.view()).view(), bias, threads);
   } else {
-    add_quantized_slice(group, checkpoint_->quantized(name), expert, bias, threads);
+    add_quantized_slice(group, *device_, checkpoint_->quantized(name), expert, bias, threads);
   }
 }
 
@@ -155,11 +166,11 @@ LinearGroup LayerReader::head() const {
   }
   const TensorView view = checkpoint_->view(name);
   if (options_.head == HeadFormat::kKeep)
-    head.add(view, {}, options_.threads, release());
+    add_weights(head, *device_, view, {}, options_.threads, release());
   else if (options_.head == HeadFormat::kInt8)
-    head.add_int8(view, options_.threads, release());
+    head.add(*device_, view, DenseMatrix::Storage::kInt8, {}, options_.threads, release());
   else
-    head.add(quantize(view, make_codebook("nf4"), name), {}, options_.threads);
+    add_weights(head, *device_, quantize(view, make_codebook("nf4"), name), {}, options_.threads);
   finish(view);
   return head;
 }
@@ -232,9 +243,9 @@ Embedding LayerReader::embedding() const {
   return Embedding(checkpoint_->view(name), checkpoint_);
 }
 
-std::vector<float> LayerReader::positions() const {
-  return config_.position_rows > 0 ? read_floats(*checkpoint_, names_(tensors_.positions))
-                                   : std::vector<float>();
+Constant LayerReader::positions() const {
+  return config_.position_rows > 0 ? placed(read_floats(*checkpoint_, names_(tensors_.positions)))
+                                   : Constant();
 }
 
 void LayerReader::add(LinearGroup& group, const std::string& name, bool with_bias) const {
@@ -243,7 +254,7 @@ void LayerReader::add(LinearGroup& group, const std::string& name, bool with_bia
   if (with_bias) bias = read_floats(*checkpoint_, bias_name(name));
   if (checkpoint_->is_quantized(name)) {
     const QuantizedView view = checkpoint_->quantized(name);
-    group.add(view, bias, options.threads, release());
+    add_weights(group, *device_, view, bias, options.threads, release());
     finish(view.codes);
     finish(view.absmax);
     return;
@@ -263,9 +274,9 @@ void LayerReader::add_plain(LinearGroup& group, const std::string& name, const T
   if (options.transform)
     add_transformed(group, name, view, bias);
   else if (options.quantize)
-    group.add(quantize(view, *options.quantize, name), bias, options.threads);
+    add_weights(group, *device_, quantize(view, *options.quantize, name), bias, options.threads);
   else
-    group.add(view, bias, options.threads, release);
+    add_weights(group, *device_, view, bias, options.threads, release);
 }
 
 void LayerReader::add_transformed(LinearGroup& group, const std::string& name, const TensorView& view,
@@ -276,10 +287,10 @@ void LayerReader::add_transformed(LinearGroup& group, const std::string& name, c
                                 static_cast<size_t>(view.elements()));
   options.transform(name, values, view.shape[0], view.shape[1]);
   const TensorView exact{DType::kF32, view.shape, std::as_bytes(values)};
-  if (options.precision == Precision::kF32) return group.add(exact, bias, options.threads);
+  if (options.precision == Precision::kF32) return add_weights(group, *device_, exact, bias, options.threads);
   Tensor rounded(view.dtype, view.shape);
   convert_elements(exact, view.dtype, rounded.bytes());
-  group.add(rounded.view(), bias, options.threads);
+  add_weights(group, *device_, rounded.view(), bias, options.threads);
 }
 
 // Drops pages that have been read while the rest of a matrix is packed.

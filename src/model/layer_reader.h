@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "architecture/families.h"
-#include "model/linear_id.h"
+#include "engine/device.h"
+#include "engine/linear_id.h"
 #include "model/loader.h"
 #include "model/model_state.h"
+#include "nfloat/quantize.h"
 
 namespace nfloat {
 
@@ -22,10 +24,11 @@ class LayerReader {
   // The tensors have been checked. options.threads is resolved. on_read(bytes) is called after each tensor of
   // matrices; may be null, may throw.
   LayerReader(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
-              const ModelOptions& options, std::function<void(uint64_t)> on_read = nullptr);
+              const ModelOptions& options, std::function<void(uint64_t)> on_read = nullptr,
+              std::shared_ptr<Device> device = default_device());
 
   Embedding embedding() const;
-  std::vector<float> positions() const;  // empty: none are learned
+  Constant positions() const;  // empty: none are learned
   int64_t position_offset() const noexcept { return family_.position_offset; }
   LinearGroup project_in() const;  // of models whose embeddings have a size of their own
   LinearGroup project_out() const;
@@ -45,6 +48,7 @@ class LayerReader {
   LinearGroup head() const;
 
  private:
+  Constant placed(std::vector<float> values) const;
   NormWeights read_norm(const std::string& name) const;
   void read_experts(LayerWeights& weights, int64_t layer) const;
   void read_fused(LayerWeights& weights, LinearGroup ExpertWeights::*group, const std::string& name) const;
@@ -63,6 +67,7 @@ class LayerReader {
   const ModelConfig config_;
   const ModelOptions options_;
   const std::function<void(uint64_t)> on_read_;
+  const std::shared_ptr<Device> device_;
   const Family& family_;
   const FamilyTensors& tensors_;
   const TensorNames names_;

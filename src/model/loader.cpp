@@ -26,10 +26,13 @@ std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> check
   state->options.threads = thread_count(options.threads);
   uint64_t done = 0, total = 0;
   for (const TensorInfo& info : checkpoint->tensors()) total += info.bytes;
-  const LayerReader reader(checkpoint, config, state->options, [&](uint64_t bytes) {
-    done += bytes;
-    if (options.progress) options.progress(done, total);
-  });
+  const LayerReader reader(
+      checkpoint, config, state->options,
+      [&](uint64_t bytes) {
+        done += bytes;
+        if (options.progress) options.progress(done, total);
+      },
+      state->device);
   state->embedding = reader.embedding();
   state->positions = reader.positions();
   if (config.position_rows > 0) state->position_offset = reader.position_offset();
@@ -38,7 +41,8 @@ std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> check
     state->project_out = reader.project_out();
   }
   if (options.stream_layers)
-    state->reader = std::make_shared<const LayerReader>(checkpoint, config, state->options);
+    state->reader =
+        std::make_shared<const LayerReader>(checkpoint, config, state->options, nullptr, state->device);
   else
     for (int64_t layer = 0; layer < layers; ++layer) state->layers.push_back(reader.layer(layer));
   state->final_norm = reader.final_norm();

@@ -5,30 +5,19 @@
 #include <memory>
 #include <vector>
 
+#include "engine/layer_engine.h"
 #include "model/embedding.h"
-#include "model/linear_group.h"
-#include "model/linear_id.h"
 #include "model/sequence_tables.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/model.h"
 
 namespace nfloat {
 
-// Factor and, of a LayerNorm, offset; both empty where there is no norm.
-struct NormWeights {
-  std::vector<float> weight, bias;
-};
-
-struct ExpertWeights {
-  LinearGroup gate_up;
-  LinearGroup down;
-};
-
 struct LayerWeights {
   NormWeights attention_norm, attention_post_norm;
   LinearGroup query_key_value;
   NormWeights query_norm, key_norm;
-  std::vector<float> sinks;  // one a head, or none
+  Constant sinks;  // one a head, or none
   LinearGroup output;
   NormWeights mlp_norm, mlp_post_norm;
   LinearGroup gate_up;  // gate, then up; up alone where nothing is gated
@@ -43,16 +32,17 @@ struct Model::State {
   std::shared_ptr<const Checkpoint> checkpoint;  // what it was loaded from; null where it was made
   ModelConfig config;
   ModelOptions options;
+  std::shared_ptr<Device> device = default_device();  // where the weights are
   ModelMemory memory;
   Embedding embedding;
-  std::vector<float> positions;  // [rows][hidden], learned ones only
-  int64_t position_offset = 0;   // rows of them before that of position 0
+  Constant positions;           // [rows][hidden], learned ones only
+  int64_t position_offset = 0;  // rows of them before that of position 0
   LinearGroup project_in, project_out;
   std::vector<LayerWeights> layers;           // none when they are streamed
   std::shared_ptr<const LayerReader> reader;  // of streamed layers, else null
   NormWeights final_norm;
   LinearGroup head;
-  std::unique_ptr<SequenceTables> tables = std::make_unique<SequenceTables>();
+  std::unique_ptr<SequenceTables> tables = std::make_unique<SequenceTables>(device);
 
   // Sees every product before RunOptions' observer: adapters (nfloat/adapter.h), or null.
   mutable std::shared_ptr<LinearObserver> beside;

@@ -16,7 +16,7 @@ constexpr uint64_t kCheckEveryBytes = uint64_t{64}
 }  // namespace
 
 PagePool::Page PagePool::take() {
-  Buffer page;
+  Page page;
   {
     const std::scoped_lock lock(mutex_);
     const uint64_t wanted = (used_ + 1) * page_bytes_;
@@ -32,23 +32,23 @@ PagePool::Page PagePool::take() {
     idle_.reserve(idle_.size() + static_cast<size_t>(used_) + 1);  // giving back must not fail
     ++used_;
   }
-  std::shared_ptr<Buffer> owner;
+  std::shared_ptr<Page> owner;
   try {
-    if (page.size() == 0) page = Buffer(page_bytes_);
-    owner = std::make_shared<Buffer>(std::move(page));
+    if (!page) page = device_->page(page_bytes_);
+    owner = std::make_shared<Page>(std::move(page));
   } catch (...) {
     const std::scoped_lock lock(mutex_);
     --used_;
     throw;
   }
-  std::byte* data = owner->data();  // where this fails, the page is given back
+  std::byte* data = owner->get();  // where this fails, the page is given back
   return {data,
           [pool = shared_from_this(), owner](std::byte*) noexcept { pool->give_back(std::move(*owner)); }};
 }
 
-void PagePool::give_back(Buffer page) noexcept {
+void PagePool::give_back(Page memory) noexcept {
   const std::scoped_lock lock(mutex_);
-  idle_.push_back(std::move(page));
+  idle_.push_back(std::move(memory));
   --used_;
 }
 

@@ -5,9 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
-#include "nfloat/tensor.h"
+#include "engine/device.h"
 
 namespace nfloat {
 
@@ -19,22 +20,25 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
   using Page = std::shared_ptr<std::byte>;
 
   // `budget_bytes`: 0 for what the machine has.
-  PagePool(size_t page_bytes, uint64_t budget_bytes) noexcept
-      : page_bytes_(page_bytes), budget_bytes_(budget_bytes) {}
+  PagePool(size_t page_bytes, uint64_t budget_bytes,
+           std::shared_ptr<Device> device = default_device()) noexcept
+      : page_bytes_(page_bytes), budget_bytes_(budget_bytes), device_(std::move(device)) {}
 
   // What is in it is not specified. Throws kOutOfMemory with the numbers.
   Page take();
+  void copy(const Page& to, const Page& from) { device_->copy_page(to.get(), from.get(), page_bytes_); }
 
   size_t page_bytes() const noexcept { return page_bytes_; }
   uint64_t used_bytes() const noexcept;  // of pages that have an owner
 
  private:
-  void give_back(Buffer page) noexcept;
+  void give_back(Page memory) noexcept;
 
   const size_t page_bytes_;
   const uint64_t budget_bytes_;
+  const std::shared_ptr<Device> device_;
   mutable std::mutex mutex_;
-  std::vector<Buffer> idle_;
+  std::vector<Page> idle_;
   uint64_t used_ = 0;  // pages
 };
 

@@ -3,26 +3,25 @@
 
 namespace nfloat {
 
-void run_layers(const Model::State& model, LayerExecutor& executor, std::span<const Chunk> chunks, float* x,
-                bool one_layer) {
-  const int64_t hidden = model.config.hidden;
-  float* rows = x;
+void run_layers(const Model::State& model, LayerExecutor& executor, std::span<const Chunk> chunks,
+                const BufferRows& x, bool one_layer) {
+  BufferRows rows = x;
   for (const Chunk& chunk : chunks) {
     executor.embed(chunk.runs, rows);
-    rows += chunk.rows * hidden;
+    rows = rows.from(chunk.rows);
   }
   for (int64_t layer = 0; layer < model.config.layers; ++layer) {
     const std::shared_ptr<const LayerWeights> weights = model.layer(layer);
     rows = x;
     for (const Chunk& chunk : chunks) {
       executor.layer(layer, *weights, chunk.segments, rows, one_layer ? 0 : layer);
-      rows += chunk.rows * hidden;
+      rows = rows.from(chunk.rows);
     }
   }
 }
 
-void visit_logits(LayerExecutor& executor, const ModelConfig& config, const Chunk& chunk, const float* x,
-                  std::vector<float>& logits, const TakeLogits& take) {
+void visit_logits(LayerExecutor& executor, const ModelConfig& config, const Chunk& chunk, const BufferRows& x,
+                  const TakeLogits& take) {
   struct Wanted {
     size_t segment;
     int64_t row;  // of the segment
@@ -40,17 +39,14 @@ void visit_logits(LayerExecutor& executor, const ModelConfig& config, const Chun
   const int64_t vocabulary = config.vocabulary;
   for (int64_t first = 0; first < total; first += kMaxLogitRows) {
     const int64_t count = std::min(kMaxLogitRows, total - first);
-    logits.resize(static_cast<size_t>(count * vocabulary));
     for (int64_t i = 0; i < count; ++i) {
       const Wanted& one = wanted[static_cast<size_t>(first + i)];
-      executor.select(x + (chunk.segments[one.segment].row + one.row) * config.hidden, i);
+      executor.select(x.from(chunk.segments[one.segment].row + one.row), i);
     }
-    executor.head(count, logits.data());
+    const float* const logits = executor.head(count);
     for (int64_t i = 0; i < count; ++i) {
       const Wanted& one = wanted[static_cast<size_t>(first + i)];
-      take(one.segment, one.row,
-           std::span<const float>(logits).subspan(static_cast<size_t>(i * vocabulary),
-                                                  static_cast<size_t>(vocabulary)));
+      take(one.segment, one.row, {logits + i * vocabulary, static_cast<size_t>(vocabulary)});
     }
   }
 }

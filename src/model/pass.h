@@ -39,14 +39,14 @@ struct Chunk {
 
 // Takes the embeddings of all chunks through all layers: x [rows of all chunks][hidden]. Each layer's weights
 // are asked for once. `one_layer`: the caches hold one layer at a time.
-void run_layers(const Model::State& model, LayerExecutor& executor, std::span<const Chunk> chunks, float* x,
-                bool one_layer);
+void run_layers(const Model::State& model, LayerExecutor& executor, std::span<const Chunk> chunks,
+                const BufferRows& x, bool one_layer);
 
 // Calls take(segment's index in the chunk, row of the segment, logits) for the rows of a finished chunk whose
 // logits are wanted, in ascending order. x: the chunk's rows.
 using TakeLogits = std::function<void(size_t segment, int64_t row, std::span<const float> logits)>;
-void visit_logits(LayerExecutor& executor, const ModelConfig& config, const Chunk& chunk, const float* x,
-                  std::vector<float>& logits, const TakeLogits& take);
+void visit_logits(LayerExecutor& executor, const ModelConfig& config, const Chunk& chunk, const BufferRows& x,
+                  const TakeLogits& take);
 
 }  // namespace nfloat
 

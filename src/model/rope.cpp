@@ -56,11 +56,13 @@ std::vector<double> rope_frequencies(const RopeConfig& rope, int64_t rotary_dim,
   return frequencies;
 }
 
-RopeTable::RopeTable(const RopeConfig& rope, int64_t rotary_dim, int64_t length)
+RopeTable::RopeTable(const RopeConfig& rope, int64_t rotary_dim, int64_t length,
+                     std::shared_ptr<Device> device)
     : rotary_dim_(rotary_dim),
       length_(length),
       factor_(rope.attention_factor),
       frequencies_(rope_frequencies(rope, rotary_dim, length)),
+      device_(std::move(device)),
       chunks_(static_cast<size_t>((length + kChunk - 1) / kChunk)) {}
 
 void RopeTable::reserve(int64_t positions) {
@@ -77,7 +79,9 @@ void RopeTable::reserve(int64_t positions) {
         row[half + pair] = static_cast<float>(factor_ * std::sin(angle));
       }
     }
-    chunks_[filled_] = std::move(chunk);
+    Constant placed(std::move(chunk));
+    device_->place(placed);
+    chunks_[filled_] = std::move(placed);
   }
 }
 

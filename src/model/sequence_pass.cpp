@@ -31,7 +31,7 @@ SequencePass::SequencePass(const Model& model, std::span<const std::span<const i
     : model_(model) {
   const ModelConfig& config = model.config();
   check(config, sequences);
-  if (!pool) pool = one_layer_pages(config, type);
+  if (!pool) pool = one_layer_pages(model, type);
   int64_t longest = 1;
   for (const auto& tokens : sequences) longest = std::max(longest, static_cast<int64_t>(tokens.size()));
   SequenceTables& tables = *model.state().tables;
@@ -43,7 +43,7 @@ SequencePass::SequencePass(const Model& model, std::span<const std::span<const i
   for (size_t s = 0; s < sequences.size(); ++s) {
     const std::span<const int32_t> tokens = sequences[s];
     const auto count = static_cast<int64_t>(tokens.size());
-    caches_.emplace_back(config, type, pool);
+    caches_.emplace_back(type, pool);
     caches_.back().reserve(0, count);
     if (chunks_.empty() || chunks_.back().rows + count > kMaxRows) chunks_.emplace_back();
     for (int64_t at = 0; at < count; at += kMaxRows) {
@@ -58,20 +58,20 @@ SequencePass::SequencePass(const Model& model, std::span<const std::span<const i
   }
 }
 
-void SequencePass::embed(LayerExecutor& executor, float* x) const {
-  over_chunks(x, [&](const Chunk& chunk, float* rows) { executor.embed(chunk.runs, rows); });
+void SequencePass::embed(LayerExecutor& executor, const BufferRows& x) const {
+  over_chunks(x, [&](const Chunk& chunk, const BufferRows& rows) { executor.embed(chunk.runs, rows); });
 }
 
 void SequencePass::layer(LayerExecutor& executor, int64_t layer, const LayerWeights& weights,
-                         float* x) const {
-  over_chunks(
-      x, [&](const Chunk& chunk, float* rows) { executor.layer(layer, weights, chunk.segments, rows, 0); });
+                         const BufferRows& x) const {
+  over_chunks(x, [&](const Chunk& chunk, const BufferRows& rows) {
+    executor.layer(layer, weights, chunk.segments, rows, 0);
+  });
 }
 
-void SequencePass::logits(LayerExecutor& executor, float* x, const LogitsVisitor& visitor) const {
-  std::vector<float> logits;
-  over_chunks(x, [&](const Chunk& chunk, float* rows) {
-    visit_logits(executor, model_.config(), chunk, rows, logits,
+void SequencePass::logits(LayerExecutor& executor, const BufferRows& x, const LogitsVisitor& visitor) const {
+  over_chunks(x, [&](const Chunk& chunk, const BufferRows& rows) {
+    visit_logits(executor, model_.config(), chunk, rows,
                  [&](size_t segment, int64_t row, std::span<const float> values) {
                    const SegmentSource& source = chunk.sources[segment];
                    visitor(source.entry, source.token + row, values);
@@ -79,10 +79,11 @@ void SequencePass::logits(LayerExecutor& executor, float* x, const LogitsVisitor
   });
 }
 
-std::shared_ptr<PagePool> one_layer_pages(const ModelConfig& config, KvCacheType type) {
-  ModelConfig one = config;
+std::shared_ptr<PagePool> one_layer_pages(const Model& model, KvCacheType type) {
+  const std::shared_ptr<Device>& device = model.state().device;
+  CacheShape one = cache_shape(model.config(), kernel_type(type));
   one.layers = 1;
-  return std::make_shared<PagePool>(static_cast<size_t>(kv_page_bytes(one, kernel_type(type))), 0);
+  return std::make_shared<PagePool>(static_cast<size_t>(device->page_bytes(one)), 0, device);
 }
 
 namespace {
@@ -104,17 +105,19 @@ SequenceRunner::SequenceRunner(const Model& model, const SessionOptions& options
       cancelled_(options.cancelled),
       options_(run_options(model, options, cancelled_)),
       type_(resolved_cache(options.kv_cache, options_.precision)),
-      pool_(one_layer_pages(model.config(), type_)) {}
+      pool_(one_layer_pages(model, type_)) {}
 
 void SequenceRunner::run(std::span<const std::span<const int32_t>> sequences, const LogitsVisitor& visitor) {
   if (sequences.empty()) return;
   const SequencePass pass(model_, sequences, type_, pool_);
   const ModelConfig& config = model_.config();
-  workspace_.reserve(config, std::min(pass.rows(), kMaxRows), options_.threads);
+  workspace_.reserve(model_.state(), std::min(pass.rows(), kMaxRows));
   LayerExecutor executor(model_.state(), workspace_, options_);
-  const size_t bytes = static_cast<size_t>(pass.rows() * config.hidden) * sizeof(float);
-  if (hidden_.size() < bytes) hidden_ = Buffer(bytes);
-  auto* x = reinterpret_cast<float*>(hidden_.data());
+  if (hidden_.count() < pass.rows()) {
+    hidden_ = OwnedRows();
+    hidden_ = OwnedRows(workspace_.engine, pass.rows(), config.hidden);
+  }
+  const BufferRows& x = hidden_.all();
   pass.embed(executor, x);
   for (int64_t layer = 0; layer < config.layers; ++layer)
     pass.layer(executor, layer, *model_.state().layer(layer), x);

@@ -27,19 +27,19 @@ class SequencePass {
   int64_t rows() const noexcept { return rows_; }
 
   // x [rows()][hidden] = the embeddings.
-  void embed(LayerExecutor& executor, float* x) const;
+  void embed(LayerExecutor& executor, const BufferRows& x) const;
   // Replaces x by what a layer with these weights makes of it. Rows go together as the chunks were cut, at
   // most kMaxRows: whole sequences, or pieces of a longer one.
-  void layer(LayerExecutor& executor, int64_t layer, const LayerWeights& weights, float* x) const;
+  void layer(LayerExecutor& executor, int64_t layer, const LayerWeights& weights, const BufferRows& x) const;
   // Visits the logits of every token, in order.
-  void logits(LayerExecutor& executor, float* x, const LogitsVisitor& visitor) const;
+  void logits(LayerExecutor& executor, const BufferRows& x, const LogitsVisitor& visitor) const;
 
  private:
   template <typename Body>
-  void over_chunks(float* x, Body&& body) const {
+  void over_chunks(BufferRows x, Body&& body) const {
     for (const Chunk& chunk : chunks_) {
       body(chunk, x);
-      x += chunk.rows * model_.config().hidden;
+      x = x.from(chunk.rows);
     }
   }
 
@@ -50,7 +50,7 @@ class SequencePass {
   int64_t rows_ = 0;
 };
 
-std::shared_ptr<PagePool> one_layer_pages(const ModelConfig& config, KvCacheType type);
+std::shared_ptr<PagePool> one_layer_pages(const Model& model, KvCacheType type);
 
 // forward_sequences() again and again: buffers and pages are kept for the next call.
 class SequenceRunner {
@@ -68,7 +68,7 @@ class SequenceRunner {
   const KvCacheType type_;
   const std::shared_ptr<PagePool> pool_;
   Workspace workspace_;
-  Buffer hidden_;
+  OwnedRows hidden_;
 };
 
 }  // namespace nfloat

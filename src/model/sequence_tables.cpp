@@ -29,8 +29,8 @@ std::shared_ptr<RopeTable> SequenceTables::rope(const ModelConfig& config, Layer
   const std::scoped_lock lock(mutex_);
   std::shared_ptr<RopeTable>& table = ropes_[{which, own}];
   if (!table)
-    table =
-        std::make_shared<RopeTable>(rope, config.rotary_dim > 0 ? config.rotary_dim : config.head_dim, own);
+    table = std::make_shared<RopeTable>(rope, config.rotary_dim > 0 ? config.rotary_dim : config.head_dim,
+                                        own, device_);
   return table;
 }
 
@@ -38,7 +38,8 @@ std::shared_ptr<PagePool> SequenceTables::pages(const ModelConfig& config, kerne
   const std::scoped_lock lock(mutex_);
   std::shared_ptr<PagePool>& pool = pages_[type];
   if (!pool)
-    pool = std::make_shared<PagePool>(static_cast<size_t>(kv_page_bytes(config, type)), budget_bytes_);
+    pool = std::make_shared<PagePool>(static_cast<size_t>(device_->page_bytes(cache_shape(config, type))),
+                                      budget_bytes_, device_);
   return pool;
 }
 

@@ -20,13 +20,15 @@ namespace nfloat {
 class SequenceTables {
  public:
   // `budget_bytes`: of keys and values in one type; 0 for what the machine has.
-  explicit SequenceTables(uint64_t budget_bytes = 0) noexcept : budget_bytes_(budget_bytes) {}
+  explicit SequenceTables(std::shared_ptr<Device> device, uint64_t budget_bytes = 0) noexcept
+      : device_(std::move(device)), budget_bytes_(budget_bytes) {}
 
   // The angles for sequences of at most `length` positions. Null when no layer has that embedding.
   std::shared_ptr<RopeTable> rope(const ModelConfig& config, LayerRope which, int64_t length);
   std::shared_ptr<PagePool> pages(const ModelConfig& config, kernels::KvType type);
 
  private:
+  const std::shared_ptr<Device> device_;
   const uint64_t budget_bytes_;
   std::mutex mutex_;
   std::map<std::pair<LayerRope, int64_t>, std::shared_ptr<RopeTable>> ropes_;

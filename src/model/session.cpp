@@ -51,7 +51,7 @@ Session::Session(const Model& model, const SessionOptions& options) {
             .position = 0,
             .rope = tables.rope(config, LayerRope::kMain, own.context),
             .local_rope = tables.rope(config, LayerRope::kLocal, own.context),
-            .cache = KvCache(config, own.kv_cache, tables.pages(config, kernel_type(own.kv_cache))),
+            .cache = KvCache(own.kv_cache, tables.pages(config, kernel_type(own.kv_cache))),
             .workspace = {},
             .logits = std::vector<float>(static_cast<size_t>(config.vocabulary)),
             .has_logits = false});

@@ -6,6 +6,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "model/add_weights.h"
 #include "model/loader.h"
 #include "model/model_state.h"
 #include "nfloat/quantize.h"
@@ -60,32 +61,42 @@ class Builder {
     const std::vector<float> ones(static_cast<size_t>(config.hidden), 1.0f);
     for (int64_t layer = 0; layer < config.layers; ++layer) {
       LayerWeights weights;
-      weights.attention_norm.weight = weights.mlp_norm.weight = ones;
+      weights.attention_norm.weight = placed(ones);
+      weights.mlp_norm.weight = placed(ones);
       for (int64_t outputs : {config.query_size(), config.kv_size(), config.kv_size()})
-        weights.query_key_value.add(matrix(outputs, config.hidden), {}, threads);
-      weights.output.add(matrix(config.hidden, config.query_size()), {}, threads);
+        add(weights.query_key_value, matrix(outputs, config.hidden));
+      add(weights.output, matrix(config.hidden, config.query_size()));
       if (!config.layer(layer).experts) {
         feed_forward(weights.gate_up, weights.down, config.intermediate);
       } else {
-        weights.router.add(plain_matrix(config.experts.count, config.hidden).view(), {}, threads);
+        add_weights(weights.router, *state_->device, plain_matrix(config.experts.count, config.hidden).view(),
+                    {}, threads);
         weights.experts.resize(static_cast<size_t>(config.experts.count));
         for (ExpertWeights& expert : weights.experts)
           feed_forward(expert.gate_up, expert.down, config.experts.intermediate);
       }
       state_->layers.push_back(std::move(weights));
     }
-    state_->final_norm.weight = ones;
-    state_->head.add(config.tied_head ? *table : matrix(config.vocabulary, config.hidden), {}, threads);
+    state_->final_norm.weight = placed(ones);
+    add(state_->head, config.tied_head ? *table : matrix(config.vocabulary, config.hidden));
     count_memory(*state_);
     return std::move(state_);
   }
 
  private:
+  void add(LinearGroup& group, const QuantizedTensor& matrix) {
+    add_weights(group, *state_->device, matrix, {}, state_->options.threads);
+  }
+  Constant placed(std::vector<float> values) {
+    Constant constant(std::move(values));
+    state_->device->place(constant);
+    return constant;
+  }
+
   void feed_forward(LinearGroup& gate_up, LinearGroup& down, int64_t width) {
     const int64_t hidden = state_->config.hidden;
-    const int threads = state_->options.threads;
-    for (int i = 0; i < 2; ++i) gate_up.add(matrix(width, hidden), {}, threads);
-    down.add(matrix(hidden, width), {}, threads);
+    for (int i = 0; i < 2; ++i) add(gate_up, matrix(width, hidden));
+    add(down, matrix(hidden, width));
   }
 
   // Uniform and of unit size after the product: routers.

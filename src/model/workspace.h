@@ -3,47 +3,60 @@
 #define NFLOAT_MODEL_WORKSPACE_H_
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
-#include "nfloat/linear.h"
-#include "nfloat/model_config.h"
-#include "nfloat/tensor.h"
+#include "engine/layer_engine.h"
+#include "nfloat/model.h"
 
 namespace nfloat {
 
-inline constexpr int64_t kMaxRows = 512;        // tokens that go through the layers together
-inline constexpr int64_t kMaxLogitRows = 64;    // rows of logits that exist at once when all are wanted
-inline constexpr int64_t kAttentionRows = 16;   // tokens of one attention unit in prefill
-inline constexpr int64_t kAttentionHeads = 16;  // query heads of one key-value head taken together
+inline constexpr int64_t kMaxRows = 512;      // tokens that go through the layers together
+inline constexpr int64_t kMaxLogitRows = 64;  // rows of logits that exist at once when all are wanted
 
-// The buffers of one forward pass, grown to the largest number of rows seen and kept.
+// Rows in a buffer of an engine, given back at the end.
+class OwnedRows {
+ public:
+  OwnedRows() = default;
+  OwnedRows(std::shared_ptr<LayerEngine> engine, int64_t rows, int64_t width);
+  OwnedRows(OwnedRows&& other) noexcept;
+  OwnedRows& operator=(OwnedRows&& other) noexcept;
+  ~OwnedRows();
+
+  const BufferRows& all() const noexcept { return rows_; }
+  int64_t count() const noexcept { return count_; }
+
+ private:
+  std::shared_ptr<LayerEngine> engine_;
+  BufferRows rows_;
+  int64_t count_ = 0;
+};
+
+// An engine and the buffers of one forward pass, grown to the largest number of rows seen and kept. Of one
+// model.
 struct Workspace {
-  void reserve(const ModelConfig& config, int64_t rows, int threads);
+  void reserve(const Model::State& model, int64_t rows);
+  // Room for so many rows of logits.
+  void reserve_logits(const Model::State& model, int64_t rows);
+  // Gives back logits of more rows than a few.
+  void trim() noexcept;
 
-  float* x = nullptr;          // [rows][hidden]: the residual stream
-  float* normed = nullptr;     // [rows][hidden]
-  float* projected = nullptr;  // [rows][query + 2 * kv]
-  float* attended = nullptr;   // [rows][query]
-  float* gate_up = nullptr;    // [rows][2 * intermediate], of the layers or of an expert
-  float* added = nullptr;      // [rows][hidden]: what a block adds to x
-  float* scratch = nullptr;    // [threads][scratch_floats]
-  int64_t scratch_floats = 0;
-  Activations activations;  // of the matrix products
+  std::shared_ptr<LayerEngine> engine;
+  OwnedRows x;          // [rows][hidden]: the residual stream
+  OwnedRows normed;     // [rows][hidden]
+  OwnedRows projected;  // [rows][query + 2 * kv]
+  OwnedRows attended;   // [rows][query]
+  OwnedRows gate_up;    // [rows][2 * intermediate]
+  OwnedRows added;      // [rows][hidden]: what a block adds to x
+  OwnedRows embedded;   // [rows][embedding_size]: before and after the projections to `hidden`
+  OwnedRows logits;     // [rows][vocabulary]
 
-  float* embedded = nullptr;  // [rows][embedding_size]: before and after the projections to `hidden`
-
-  float* router_logits = nullptr;  // [rows][experts]
-  float* expert_input = nullptr;   // [rows][hidden]
-  float* expert_output = nullptr;  // [rows][hidden]
-  std::vector<int32_t> chosen;     // [rows][experts of a token]
-  std::vector<float> expert_shares;
-  std::vector<int64_t> expert_rows;
-  Activations inner_activations;  // of the second product of an expert
+  // Of the step at work, kept so that none allocates.
+  std::vector<SequenceRows> sequences;
+  std::vector<EmbeddingStep::Run> runs;
 
  private:
   int64_t rows_ = 0;
-  int threads_ = 0;
-  Buffer buffer_;
 };
 
 }  // namespace nfloat

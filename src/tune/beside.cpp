@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/fail.h"
-#include "model/linear_id.h"
+#include "engine/linear_id.h"
 #include "nfloat/adapter.h"
 #include "tune/adapter_file.h"
 #include "tune/low_rank.h"

@@ -6,8 +6,8 @@
 #include <functional>
 #include <span>
 
+#include "engine/linear_group.h"
 #include "linear/transposed.h"
-#include "model/linear_group.h"
 #include "tune/adapter.h"
 #include "tune/memory.h"
 

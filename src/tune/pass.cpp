@@ -8,7 +8,6 @@
 #include "base/fail.h"
 #include "base/parallel.h"
 #include "kernels/dispatch.h"
-#include "model/experts.h"
 #include "tune/pass-inl.h"
 #include "tune/train_memory.h"
 
@@ -212,7 +211,7 @@ void Pass::forward_layer(int64_t layer, Tape& tape, float* output) {
 }
 
 AttentionLayer Pass::attention_layer(int64_t layer) const {
-  const std::vector<float>& sinks = state_.layers[static_cast<size_t>(layer)].sinks;
+  const Constant& sinks = state_.layers[static_cast<size_t>(layer)].sinks;
   return {.places = places_,
           .window = config_.layer(layer).window,
           .softcap = static_cast<float>(config_.attention_softcap),

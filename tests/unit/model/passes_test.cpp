@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "kernels/dispatch.h"
 #include "model/sequence_pass.h"
 #include "nfloat/error.h"
 #include "random_model.h"
@@ -45,14 +46,15 @@ std::vector<float> run(const Model& model, std::span<const std::span<const int32
                        LinearObserver* observer) {
   const SequencePass pass(model, sequences, KvCacheType::kF32);
   Workspace workspace;
-  workspace.reserve(model.config(), std::min(pass.rows(), kMaxRows), 2);
+  workspace.reserve(model.state(), std::min(pass.rows(), kMaxRows));
   LayerExecutor executor(model.state(), workspace,
                          {.precision = Precision::kF32, .threads = 2, .observer = observer});
-  std::vector<float> x(static_cast<size_t>(pass.rows() * model.config().hidden)), all;
-  pass.embed(executor, x.data());
+  const OwnedRows x(workspace.engine, pass.rows(), model.config().hidden);
+  std::vector<float> all;
+  pass.embed(executor, x.all());
   for (int64_t layer = 0; layer < model.config().layers; ++layer)
-    pass.layer(executor, layer, *model.state().layer(layer), x.data());
-  pass.logits(executor, x.data(), [&](size_t, int64_t, std::span<const float> logits) {
+    pass.layer(executor, layer, *model.state().layer(layer), x.all());
+  pass.logits(executor, x.all(), [&](size_t, int64_t, std::span<const float> logits) {
     all.insert(all.end(), logits.begin(), logits.end());
   });
   return all;

@@ -242,10 +242,15 @@ std::shared_ptr<Model::State> changed_state(const RandomModel& random, const Cha
   };
   const auto state = load_state(checkpoint, random.config, options);
   const LayerReader reader(checkpoint, random.config, state->options);
+  const auto change_norm = [&](const std::string& name, NormWeights& norm) {
+    std::vector<float> values(norm.weight.data(), norm.weight.data() + norm.weight.size());
+    change(name, values);
+    norm.weight = Constant(std::move(values));
+  };
   for (int64_t layer = 0; layer < random.config.layers; ++layer)
     for (const auto& [norm, name] : reader.norms_of(layer))
-      change(name, (state->layers[static_cast<size_t>(layer)].*norm).weight);
-  if (random.config.final_norm) change(reader.final_norm_name(), state->final_norm.weight);
+      change_norm(name, state->layers[static_cast<size_t>(layer)].*norm);
+  if (random.config.final_norm) change_norm(reader.final_norm_name(), state->final_norm);
   return state;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_MODEL_LINEAR_ID_H_
-#define NFLOAT_MODEL_LINEAR_ID_H_
+#ifndef NFLOAT_ENGINE_LINEAR_ID_H_
+#define NFLOAT_ENGINE_LINEAR_ID_H_
 
 #include <compare>
 #include <cstdint>
@@ -41,6 +41,21 @@ class LinearObserver {
   }
 };
 
+// Who sees the products of a pass: `beside` changes the outputs first.
+struct Watch {
+  LinearObserver* observer = nullptr;
+  LinearObserver* beside = nullptr;
+
+  bool any() const noexcept { return observer != nullptr || beside != nullptr; }
+  void input(const LinearId& id, const ActivationRows& x) const {
+    if (observer != nullptr) observer->input(id, x);
+  }
+  void output(const LinearId& id, const ActivationRows& x, float* y, int64_t y_stride) const {
+    if (beside != nullptr) beside->output(id, x, y, y_stride);
+    if (observer != nullptr) observer->output(id, x, y, y_stride);
+  }
+};
+
 }  // namespace nfloat
 
-#endif  // NFLOAT_MODEL_LINEAR_ID_H_
+#endif  // NFLOAT_ENGINE_LINEAR_ID_H_

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_ENGINE_DEVICE_H_
+#define NFLOAT_ENGINE_DEVICE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "engine/constant.h"
+#include "kernels/attention.h"
+#include "nfloat/linear.h"
+#include "nfloat/tensor.h"
+
+namespace nfloat {
+
+class CpuMatrix;
+class LayerEngine;
+
+// A matrix [rows, cols] in the memory and the layout of the device that made it. Never changes.
+class DeviceMatrix {
+ public:
+  virtual ~DeviceMatrix() = default;
+  virtual int64_t rows() const noexcept = 0;
+  virtual int64_t cols() const noexcept = 0;
+  virtual uint64_t bytes() const noexcept = 0;  // of the device's memory
+  // The matrix as the CPU's products read it; null on another device.
+  virtual const CpuMatrix* on_cpu() const noexcept { return nullptr; }
+};
+
+// What decides the size of a page of keys and values: kernels::kAttentionBlock positions of all layers.
+struct CacheShape {
+  int64_t layers = 0;
+  int64_t kv_heads = 0;
+  int64_t head_dim = 0;
+  kernels::KvType type = kernels::KvType::kF16;
+};
+
+// Where weights, keys and values live, shared by all that compute there. For use by any number of threads.
+class Device {
+ public:
+  // Called with a range of the source that will not be read again (PackSource::release).
+  using Release = std::function<void(std::span<const uint8_t>)>;
+
+  virtual ~Device() = default;
+  virtual std::string_view name() const noexcept = 0;  // "cpu"
+
+  // Weights, borrowed while the call runs. Throw what PackedMatrix::pack() and DenseMatrix::pack() throw, and
+  // kOutOfMemory.
+  virtual std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int threads) = 0;
+  virtual std::unique_ptr<const DeviceMatrix> matrix(const TensorView& weights, DenseMatrix::Storage storage,
+                                                     int threads, const Release& release) = 0;
+  // Makes constants readable by the steps of this device's engines.
+  virtual void place(Constant& constant) = 0;
+
+  // Bytes of a page; the order inside is the device's own.
+  virtual int64_t page_bytes(const CacheShape& shape) const noexcept = 0;
+  // Memory of a page, given back with its last owner; its address means something to the device alone. Throws
+  // kOutOfMemory or std::bad_alloc.
+  virtual std::shared_ptr<std::byte> page(size_t bytes) = 0;
+  // Whole pages. Done before the next step of any engine reads either.
+  virtual void copy_page(std::byte* to, const std::byte* from, size_t bytes) = 0;
+
+  // Buffers and a queue of steps of their own: one for each pass that runs at a time.
+  virtual std::unique_ptr<LayerEngine> engine() = 0;
+};
+
+// This machine's processor; always there, the same one each time.
+std::shared_ptr<Device> cpu_device();
+
+// Every device that can compute here, the CPU first.
+std::vector<std::shared_ptr<Device>> devices();
+
+// Where models are loaded: the CPU, or the one of devices() that NFLOAT_DEVICE names. Throws kInvalidArgument
+// for a name that is not among them.
+std::shared_ptr<Device> default_device();
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_ENGINE_DEVICE_H_

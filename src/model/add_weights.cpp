@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "model/add_weights.h"
+
+#include <cstring>
+
+namespace nfloat {
+namespace {
+
+// Tensors of a mapped file need not be aligned; these are small.
+std::vector<float> floats_of(const TensorView& view) {
+  std::vector<float> values(static_cast<size_t>(view.elements()));
+  std::memcpy(values.data(), view.data(), values.size() * sizeof(float));
+  return values;
+}
+
+std::span<const uint8_t> bytes_of(const TensorView& view) {
+  return {static_cast<const uint8_t*>(view.data()), view.bytes.size()};
+}
+
+DenseMatrix::Storage storage_of(DType dtype) noexcept {
+  return dtype == DType::kF32   ? DenseMatrix::Storage::kF32
+         : dtype == DType::kF16 ? DenseMatrix::Storage::kF16
+                                : DenseMatrix::Storage::kBF16;
+}
+
+}  // namespace
+
+void add_weights(LinearGroup& group, Device& device, const TensorView& weight, const std::vector<float>& bias,
+                 int threads, const LinearGroup::Release& release) {
+  group.add(device, weight, storage_of(weight.dtype), bias, threads, release);
+}
+
+void add_weights(LinearGroup& group, Device& device, const QuantizedView& weight,
+                 const std::vector<float>& bias, int threads, const LinearGroup::Release& release) {
+  const int64_t elements = weight.shape.elements();
+  const std::vector<float> levels = floats_of(weight.quant_map);
+  std::vector<float> scales, nested_absmax, nested_map;
+  PackSource source;
+  source.codes = bytes_of(weight.codes).first(static_cast<size_t>((elements + 1) / 2));
+  source.levels = levels;
+  source.rows = weight.shape[0];
+  source.cols = weight.shape[1];
+  source.block_size = weight.block_size;
+  source.release = release;
+  if (weight.nested) {
+    nested_absmax = floats_of(weight.nested_absmax);
+    nested_map = floats_of(weight.nested_quant_map);
+    source.nested_codes = bytes_of(weight.absmax);
+    source.nested_absmax = nested_absmax;
+    source.nested_map = nested_map;
+    source.nested_offset = weight.nested_offset;
+    source.nested_block_size = weight.nested_block_size;
+  } else {
+    scales = floats_of(weight.absmax);
+    source.scales = scales;
+  }
+  group.add(device, source, bias, threads);
+}
+
+void add_weights(LinearGroup& group, Device& device, const QuantizedTensor& weight,
+                 const std::vector<float>& bias, int threads) {
+  PackSource source;
+  source.codes = weight.codes;
+  source.levels = weight.codebook.levels;
+  source.rows = weight.shape[0];
+  source.cols = weight.shape[1];
+  source.block_size = weight.block_size;
+  if (weight.double_quantized()) {
+    source.nested_codes = weight.nested.codes;
+    source.nested_absmax = weight.nested.absmax;
+    source.nested_map = dynamic_codebook().levels;
+    source.nested_offset = weight.nested.offset;
+    source.nested_block_size = kNestedBlockSize;
+  } else {
+    source.scales = weight.scales;
+  }
+  group.add(device, source, bias, threads);
+}
+
+}  // namespace nfloat
