@@ -22,8 +22,9 @@ namespace nfloat {
 NFLOAT_API std::optional<ChatTemplate> chat_template_of(const std::string& path, const Tokenizer& tokenizer);
 
 struct ConversationOptions {
-  std::string system = {};              // instruction that the conversation begins with; empty: none
-  int64_t max_tokens = 1024;            // of one answer
+  std::string system = {};  // instruction that the conversation begins with; empty: none
+  // Of one answer; unset: what generation_config.json says, else 1024.
+  std::optional<int64_t> max_tokens = {};
   int64_t context = 4096;               // tokens of the conversation, at most the model's own
   std::vector<std::string> stops = {};  // an answer ends before one of these texts
   KvCacheType kv_cache = KvCacheType::kAuto;

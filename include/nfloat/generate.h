@@ -217,6 +217,11 @@ NFLOAT_API SamplerOptions sampler_options(const SamplingSettings& settings, cons
                                           const ModelConfig& config, std::vector<int32_t>* end_tokens,
                                           std::vector<std::string>* not_obeyed = nullptr);
 
+// Most tokens to generate after a prompt of so many, where the caller gives no limit: max_new_tokens of the
+// options; else `otherwise`, within max_length for prompt and text together. Throws kInvalidArgument where
+// the prompt alone reaches max_length.
+NFLOAT_API int64_t answer_limit(const SamplerOptions& options, int64_t prompt_tokens, int64_t otherwise);
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_GENERATE_H_

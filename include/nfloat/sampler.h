@@ -34,6 +34,8 @@ struct SamplerOptions {
   int64_t no_repeat_ngram = 0;  // no run of so many tokens comes twice, prompt included; 0: they may
   // Texts that end what is generated. The sampler knows no texts: Continuation obeys them beside its own.
   std::vector<std::string> stops = {};
+  // Limits of a generation_config.json, which answer_limit() obeys; 0: none.
+  int64_t max_new_tokens = 0, max_length = 0;
 };
 
 // The other inputs of a choice.
@@ -90,8 +92,8 @@ NFLOAT_API double log_probability(std::span<const float> logits, int32_t token) 
 // suppress_tokens, begin_suppress_tokens, bad_words_ids (an end token alone is no bad word), stop_strings and
 // no_repeat_ngram_size become options. `not_obeyed`, where given, gets the names
 // of the settings that would change the text and are not supported, and of those that are not known, in the
-// order of the file. Limits of length do not count: the caller gives them. An empty text changes nothing.
-// Throws kMalformedFile.
+// order of the file. max_new_tokens and max_length become limits (answer_limit()). An empty text changes
+// nothing. Throws kMalformedFile.
 NFLOAT_API SamplerOptions parse_generation_config(std::string_view json, const std::string& source,
                                                   const ModelConfig& config, std::vector<int32_t>* end_tokens,
                                                   std::vector<std::string>* not_obeyed = nullptr);

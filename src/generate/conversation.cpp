@@ -192,9 +192,12 @@ Answer Conversation::State::generate(std::vector<int32_t> tokens,
                                      const std::function<void(const std::string&)>& show,
                                      const std::function<bool()>& stop) {
   cached_text.clear();
+  constexpr int64_t kMostTokens = 1024;  // where neither the user nor the model says
+  const int64_t most = options.max_tokens ? *options.max_tokens
+                                          : answer_limit(sampler.options(), std::ssize(tokens), kMostTokens);
   Generation generation(
       sequence, tokenizer, sampler, std::move(tokens),
-      {.max_tokens = options.max_tokens, .stops = options.stops, .end_tokens = ends, .channels = channels});
+      {.max_tokens = most, .stops = options.stops, .end_tokens = ends, .channels = channels});
   generation.cancel_when(stop);
   generation.read_in_pieces_of(kPiece);
   generation.take_in_last();

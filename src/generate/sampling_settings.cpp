@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <chrono>
 
+#include "base/fail.h"
 #include "generate/generation_defaults.h"
 #include "nfloat/checkpoint.h"
 
@@ -16,6 +18,17 @@ SamplerOptions settings_over(const SamplingSettings& settings, SamplerOptions de
   result.seed = settings.seed.value_or(
       static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()));
   return result;
+}
+
+int64_t answer_limit(const SamplerOptions& options, int64_t prompt_tokens, int64_t otherwise) {
+  if (options.max_new_tokens > 0) return options.max_new_tokens;
+  if (options.max_length == 0) return otherwise;
+  if (prompt_tokens >= options.max_length)
+    fail(ErrorCode::kInvalidArgument,
+         "the prompt has {} tokens, \"max_length\" of generation_config.json allows {} of prompt and text "
+         "together: give a limit of tokens to generate",
+         prompt_tokens, options.max_length);
+  return std::min(otherwise, options.max_length - prompt_tokens);
 }
 
 void GenerationDefaults::read() const {

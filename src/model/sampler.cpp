@@ -164,10 +164,17 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
   std::vector<Candidate>& list = state_->candidates;
   list.clear();
   collect(logits, input.allowed, list);
+  if (list.empty() &&
+      std::all_of(input.allowed.begin(), input.allowed.end(), [](uint64_t w) { return w == 0; }) &&
+      !input.allowed.empty())
+    fail(ErrorCode::kUnsupported, "no token of the vocabulary goes on as the grammar asks");
   if (list.empty()) fail(ErrorCode::kNotFinite, "none of the {} logits is a number", logits.size());
   if (const std::vector<int32_t> out = excluded(options, history, input.prompt_tokens); !out.empty()) {
-    std::erase_if(
-        list, [&](const Candidate& one) { return std::binary_search(out.begin(), out.end(), one.token); });
+    const auto is_out = [&](const Candidate& one) {
+      return std::binary_search(out.begin(), out.end(), one.token);
+    };
+    // What a grammar leaves no choice about comes all the same.
+    if (input.allowed.empty() || !std::all_of(list.begin(), list.end(), is_out)) std::erase_if(list, is_out);
     if (list.empty())
       fail(ErrorCode::kInvalidArgument,
            "every token is suppressed, or would repeat a run of tokens that may not come twice");
@@ -268,13 +275,16 @@ void add_stops(const JsonReader& reader, std::vector<std::string>& stops) {
 }
 
 // What parse_generation_config() obeys.
-constexpr std::string_view kObeyed[] = {
-    "bad_words_ids",   "begin_suppress_tokens", "do_sample",    "eos_token_id",
-    "min_p",           "no_repeat_ngram_size",  "stop_strings", "repetition_penalty",
-    "suppress_tokens", "temperature",           "top_k",        "top_p"};
+constexpr std::string_view kObeyed[] = {"bad_words_ids",   "begin_suppress_tokens",
+                                        "do_sample",       "eos_token_id",
+                                        "max_length",      "max_new_tokens",
+                                        "min_p",           "no_repeat_ngram_size",
+                                        "stop_strings",    "repetition_penalty",
+                                        "suppress_tokens", "temperature",
+                                        "top_k",           "top_p"};
 
 // What leaves the tokens alone: how fast they come, what is returned beside them, what beams alone heed
-// (their number is a setting below), and limits, which the caller gives.
+// (their number is a setting below).
 constexpr std::string_view kHarmless[] = {"_commit_hash",
                                           "_from_model_config",
                                           "assistant_confidence_threshold",
@@ -291,9 +301,7 @@ constexpr std::string_view kHarmless[] = {"_commit_hash",
                                           "is_assistant",
                                           "length_penalty",
                                           "low_memory",
-                                          "max_length",
                                           "max_matching_ngram_size",
-                                          "max_new_tokens",
                                           "num_assistant_tokens",
                                           "num_assistant_tokens_schedule",
                                           "output_attentions",
@@ -388,6 +396,8 @@ SamplerOptions parse_generation_config(std::string_view text, const std::string&
   add_tokens(reader, "begin_suppress_tokens", config.vocabulary, options.begin_suppressed);
   add_stops(reader, options.stops);
   options.no_repeat_ngram = reader.integer_or("no_repeat_ngram_size", 0, INT32_MAX, 0);
+  options.max_new_tokens = reader.integer_or("max_new_tokens", 0, INT32_MAX, 0);
+  options.max_length = reader.integer_or("max_length", 0, INT32_MAX, 0);
   if (not_obeyed != nullptr) name_unknown(json, samples, *not_obeyed);
   return options;
 }

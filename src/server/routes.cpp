@@ -145,7 +145,15 @@ EngineRequest engine_request(const ServedModel& served, const ServeOptions& opti
     result.sampler.seed = serial.fetch_add(0x9e3779b97f4a7c15u);
   }
   const int64_t most = options.max_tokens > 0 ? options.max_tokens : served.engine.context();
-  result.generation.max_tokens = request.max_tokens.value_or(most);
+  if (request.max_tokens) {
+    result.generation.max_tokens = *request.max_tokens;
+  } else {
+    try {
+      result.generation.max_tokens = std::min(most, answer_limit(result.sampler, std::ssize(prompt), most));
+    } catch (const Error& error) {
+      throw ApiError{400, error.what(), "max_tokens", "context_length_exceeded"};
+    }
+  }
   result.generation.stops = request.stops;
   result.generation.log_probabilities = request.log_probabilities;
   result.generation.look_up = options.look_up;

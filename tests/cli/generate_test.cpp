@@ -47,6 +47,30 @@ TEST_F(Generate, StopsBeforeAStopText) {
   EXPECT_EQ(json["text"].get<std::string>().find(" the"), std::string::npos);
 }
 
+TEST_F(Generate, LimitsOfTheModelHoldWhereTheUserGivesNone) {
+  const std::string folder = path("m");
+  std::filesystem::copy(model(), folder, std::filesystem::copy_options::recursive);
+  std::filesystem::permissions(folder, std::filesystem::perms::owner_all);
+  const std::string config = folder + "/generation_config.json";
+  const auto tokens = [&](const char* text, std::vector<std::string> more = {}) {
+    std::filesystem::remove(config);
+    write_file(config, text);
+    std::vector<std::string> command{"generate", folder,        "-p", "On the farthest end",
+                                     "--json",   "--ignore-eos"};
+    command.insert(command.end(), more.begin(), more.end());
+    const Result result = nfloat(command);
+    EXPECT_TRUE(result.ok()) << result;
+    return Json::parse(result.out)["tokens"].size();
+  };
+  EXPECT_EQ(tokens(R"({"max_new_tokens": 3})"), 3u);
+  EXPECT_EQ(tokens(R"({"max_new_tokens": 3})", {"-n", "5"}), 5u);
+  EXPECT_EQ(tokens("{}"), 128u);
+  write_file(config, R"({"max_length": 2})");
+  const Result refused = nfloat({"generate", folder, "-p", "On the farthest end"});
+  EXPECT_EQ(refused.exit_code, 1) << refused;
+  EXPECT_NE(refused.err.find("max_length"), std::string::npos) << refused;
+}
+
 TEST_F(Generate, QuantizesWithLevelsFromAFile) {
   const Result code = nfloat({"codebook", "nf4", "--json"});
   ASSERT_TRUE(code.ok()) << code;

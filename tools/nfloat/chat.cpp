@@ -231,6 +231,7 @@ void print_prompt(const Options& options, const std::string& folder) {
 }
 
 void run(Options& options) {
+  check_stops(options.conversation.stops);
   const std::string folder = model_folder(options.model.model);
   options.variables = template_variables(options.set);
   options.conversation.variables = options.variables.dump(-1, Json::Invalid::kReplace);
@@ -265,9 +266,10 @@ void add_chat_command(const Command& app) {
       "Print the exact prompt for this JSON file (messages, tools, add_generation_prompt) and end");
   ConversationOptions& conversation = options->conversation;
   command.add_option("--system", conversation.system, "Instruction that the conversation begins with");
-  command.add_option("-n,--max-tokens", conversation.max_tokens, "Most tokens of one answer")
-      .between(int64_t{1}, int64_t{1} << 27)
-      .show_default();
+  command
+      .add_option("-n,--max-tokens", conversation.max_tokens,
+                  "Most tokens of one answer; none: what generation_config.json says, else 1024")
+      .between(int64_t{1}, int64_t{1} << 27);
   command.add_option("--context", conversation.context, "Most tokens of the conversation")
       .between(int64_t{1}, int64_t{1} << 27)
       .show_default();

@@ -5,6 +5,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -131,6 +134,14 @@ Option Option::above_zero() const {
   return *this;
 }
 
+// What the parser would turn into some other number: one below 0, or above the largest.
+std::string not_unsigned(const std::string& text) {
+  errno = 0;
+  if (text.find('-') == std::string::npos && (std::strtoull(text.c_str(), nullptr, 0), errno != ERANGE))
+    return {};
+  return fmt::format("must be 0 to {}, not {}", std::numeric_limits<uint64_t>::max(), text);
+}
+
 Option Option::between_integers(int64_t from, int64_t to) const {
   option_->check(numbers<int64_t>(fmt::format("{} to {}", from, to),
                                   [=](int64_t number) { return number >= from && number <= to; }));
@@ -152,7 +163,15 @@ Command Command::add_subcommand(const std::string& name, const std::string& desc
 }
 
 Option Command::add_value(const std::string& names, OptionTarget target, const std::string& help) const {
-  return std::visit([&](auto* value) { return Option(*app_->add_option(names, *value, help)); }, target);
+  return std::visit(
+      [&](auto* value) {
+        CLI::Option* option = app_->add_option(names, *value, help);
+        using T = std::remove_pointer_t<decltype(value)>;
+        if constexpr (std::is_same_v<T, uint64_t> || std::is_same_v<T, std::optional<uint64_t>>)
+          option->check(CLI::Validator(not_unsigned, ""));
+        return Option(*option);
+      },
+      target);
 }
 
 Option Command::add_flag(const std::string& names, bool& target, const std::string& help) const {

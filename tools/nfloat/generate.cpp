@@ -21,11 +21,13 @@ namespace nfloat::cli {
 namespace {
 
 constexpr size_t kMaxPromptBytes = size_t{256} << 20;
+constexpr int64_t kMostTokens = 128;  // where neither the user nor the model says
 
 struct Options {
   ModelArguments model;
   std::optional<std::string> prompt;
-  int64_t max_tokens = 128, context = 0;
+  int64_t context = 0;
+  std::optional<int64_t> max_tokens;
   SamplingSettings sampling;
   std::string file, draft;
   std::vector<std::string> stop;
@@ -38,13 +40,18 @@ void show(const Options& options, const std::string& text) {
   write_answer(text);
 }
 
+int64_t most_tokens(const Options& options, const Sampler& sampler, const std::vector<int32_t>& prompt) {
+  return options.max_tokens ? *options.max_tokens
+                            : answer_limit(sampler.options(), std::ssize(prompt), kMostTokens);
+}
+
 GenerationRecord generate(const Options& options, Session session, std::optional<Session> draft,
                           const Tokenizer& tokenizer, Sampler& sampler, const std::vector<int32_t>& ends,
                           const std::vector<int32_t>& prompt) {
   TokenSequence sequence(std::move(session));
   const int64_t room = sequence.room() - static_cast<int64_t>(prompt.size());
   Generation generation(sequence, tokenizer, sampler, prompt,
-                        {.max_tokens = std::min(options.max_tokens, room),
+                        {.max_tokens = std::min(most_tokens(options, sampler, prompt), room),
                          .stops = options.stop,
                          .end_tokens = options.ignore_eos ? std::vector<int32_t>() : ends,
                          .log_probabilities = options.logprobs,
@@ -75,6 +82,7 @@ void print_speed(const GenerationRecord& result) {
 }
 
 void run(const Options& options) {
+  check_stops(options.stop);
   if (options.logprobs >= 0 && !options.json) throw UsageError("--logprobs goes with --json");
   if (options.prompt && !options.file.empty()) throw UsageError("give --prompt or --file, not both");
   if (!options.prompt && options.file.empty() && ::isatty(STDIN_FILENO) == 1)
@@ -100,7 +108,7 @@ void run(const Options& options) {
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("the prompt has {} tokens, more than the context of {}", length, most));
   // Room for what can come: the whole context of a large model would take gigabytes.
-  Session session(model, {.context = std::min(most, length + options.max_tokens),
+  Session session(model, {.context = std::min(most, length + most_tokens(options, sampler, prompt)),
                           .kv_cache = parse_kv_cache(options.model.kv_cache),
                           .expect_finite = true});
   std::optional<Session> draft;
@@ -135,9 +143,10 @@ void add_generate_command(const Command& app) {
   add_model_options(command, options->model);
   command.add_option("-p,--prompt", options->prompt, "Text to continue; - or none: standard input");
   command.add_option("--file", options->file, "Continue the text of this file, to its last byte");
-  command.add_option("-n,--max-tokens", options->max_tokens, "Most tokens to generate")
-      .between(int64_t{1}, int64_t{1} << 27)
-      .show_default();
+  command
+      .add_option("-n,--max-tokens", options->max_tokens,
+                  "Most tokens to generate; none: what generation_config.json says, else 128")
+      .between(int64_t{1}, int64_t{1} << 27);
   command
       .add_option("--context", options->context,
                   "Most tokens of prompt and text together; 0: what the model allows")

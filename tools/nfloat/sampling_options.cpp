@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace nfloat::cli {
 
 void add_sampling_options(const Command& command, SamplingSettings& settings) {
@@ -16,6 +18,11 @@ void add_sampling_options(const Command& command, SamplingSettings& settings) {
   command.add_option("--repetition-penalty", settings.repetition_penalty,
                      "Above 1: tokens seen before become less likely");
   command.add_option("--seed", settings.seed, "The same seed gives the same text; none: another each time");
+}
+
+void check_stops(const std::vector<std::string>& stops) {
+  if (std::find(stops.begin(), stops.end(), std::string()) != stops.end())
+    throw UsageError("--stop is empty: give the text that ends it");
 }
 
 void name_not_obeyed(const std::vector<std::string>& settings) {

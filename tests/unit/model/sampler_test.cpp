@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/sampler.h"
+#include "nfloat/generate.h"
 
 #include <gtest/gtest.h>
 
@@ -175,6 +176,23 @@ TEST(GenerationConfig, NamesWhatIsNotObeyedOrNotKnown) {
                       "pad_token_id": 0, "transformers_version": "4.57.0", "_from_model_config": true,
                       "length_penalty": 0.5, "min_p": 0.1, "guidance_scale": 1.0})"),
             std::vector<std::string>{});
+}
+
+TEST(GenerationConfig, LimitsOfLengthAreObeyed) {
+  ModelConfig config;
+  config.vocabulary = 10;
+  const auto limit = [&](const char* text, int64_t prompt) {
+    return answer_limit(parse_generation_config(text, "g.json", config, nullptr), prompt, 128);
+  };
+  EXPECT_EQ(limit("{}", 50), 128);
+  EXPECT_EQ(limit(R"({"max_new_tokens": 7})", 50), 7);
+  EXPECT_EQ(limit(R"({"max_new_tokens": 700, "max_length": 60})", 50), 700)
+      << "the newer setting comes first";
+  EXPECT_EQ(limit(R"({"max_length": 60})", 50), 10);
+  EXPECT_EQ(limit(R"({"max_length": 4096, "max_new_tokens": null})", 50), 128);
+  EXPECT_THROW(limit(R"({"max_length": 50})", 50), Error);
+  EXPECT_THROW(limit(R"({"max_length": "long"})", 50), Error);
+  EXPECT_THROW(limit(R"({"max_new_tokens": -1})", 50), Error);
 }
 
 TEST(GenerationConfig, ObeysOrNamesWhatChangesTheText) {
