@@ -325,6 +325,7 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
 
   BridgeResult result;
   result.merged = adapter ? adapter->size() : 0;
+  if (adapter && !adapter->missing().empty()) result.notes.push_back(adapter->missing());
   result.bytes_before = stored_bytes(input);
   std::vector<OutputUnit> units;
   for (const Target& target : targets) {

@@ -38,6 +38,7 @@ size_t account_for(const LoraAdapter& lora, const GgufPlan& plan, std::vector<st
   if (lost.size() > 1)
     notes.push_back(fmt::format("of the adapter, {} weights that the file does not have, '{}' to '{}'",
                                 lost.size(), lost.front(), lost.back()));
+  if (!lora.missing().empty()) notes.push_back(lora.missing());
   if (used.empty())
     fail(ErrorCode::kInvalidArgument,
          "the adapter changes nothing that a GGUF file has: '{}' is a weight of another part of the model",

@@ -24,6 +24,9 @@ class AdapterConfig {
   // where the configuration gives the module another rank (r, rank_pattern) or no pair (AdapterTargets).
   double scale(const std::string& module, int64_t rank) const;
 
+  // Whether the configuration says that there is a pair for the module.
+  bool asks_for(const std::string& module) const { return targets_.asks_for(module); }
+
   bool dora() const noexcept { return dora_; }
   bool bias_of_up() const noexcept { return bias_of_up_; }  // lora_bias
   bool fan_in_fan_out() const noexcept { return fan_in_fan_out_; }

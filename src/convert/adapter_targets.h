@@ -56,6 +56,8 @@ class AdapterTargets {
 
   // Which key says, and how, that there is no pair for the module; empty where none does.
   std::string refusal(const std::string& module) const;
+  // Whether target_modules names the module and nothing says that there is no pair for it.
+  bool asks_for(const std::string& module) const { return !targets_.empty() && refusal(module).empty(); }
 
  private:
   ModuleChoice targets_, excluded_;

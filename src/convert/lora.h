@@ -47,12 +47,15 @@ class LoraAdapter {
   // added to them. Else empty.
   const std::string& untied_head() const noexcept { return untied_head_; }
   const std::string& tied_embedding() const noexcept { return tied_embedding_; }  // its tensor
+  // Matrices of the base for which adapter_config.json (target_modules, layers_to_transform) asks for a pair
+  // that the adapter's file does not have, one sentence; empty where there are none.
+  const std::string& missing() const noexcept { return missing_; }
   // By the tensor's name in the base, or untied_head().
   const std::map<std::string, LoraDelta>& deltas() const noexcept { return deltas_; }
 
  private:
   std::map<std::string, LoraDelta> deltas_;
-  std::string untied_head_, tied_embedding_;
+  std::string untied_head_, tied_embedding_, missing_;
 };
 
 }  // namespace nfloat

@@ -105,6 +105,26 @@ TEST_F(Lora, IsAddedToAPlainModel) {
   expect_merged(path("merged"), model(), kAlpha / kRank);
 }
 
+TEST_F(Lora, PairsThatTheConfigurationAsksForAndTheFileLacksAreNamed) {
+  const auto told = [&](const Json& settings, const std::string& out) {
+    const Result result =
+        nfloat({"convert", model(), path(out), "--lora", adapter(pair(), settings), "--json"});
+    EXPECT_TRUE(result.ok()) << result;
+    const Json lost = Json::parse(result.out)["lost"];
+    std::string all;
+    for (const Json& line : lost) all += line.text() + "\n";
+    return all;
+  };
+  const Json one{{"target_modules", {"up_proj"}}, {"layers_to_transform", {1}}};
+  EXPECT_EQ(told(one, "a").find("pair"), std::string::npos);
+  const Json two{{"target_modules", {"up_proj", "q_proj"}}, {"layers_to_transform", {1}}};
+  const std::string pair_of_two = told(two, "b");
+  EXPECT_NE(pair_of_two.find("a pair for 'model.layers.1.self_attn.q_proj.weight'"), std::string::npos)
+      << pair_of_two;
+  const std::string gguf = told({{"target_modules", {"up_proj"}}}, "c.gguf");
+  EXPECT_NE(gguf.find("pairs, for 'model.layers.0.mlp.up_proj.weight' to"), std::string::npos) << gguf;
+}
+
 TEST_F(Lora, IsAddedToAFourBitModelAndItsErrorThereafterIsToldByInspect) {
   const std::string base = path("base"), plain = path("plain"), folder = adapter(pair());
   ASSERT_TRUE(nfloat({"quantize", model(), base, "--double-quant"}).ok());
