@@ -196,7 +196,55 @@ Net Builder::finish(Piece whole) {
   connect(own.begin, whole.begin);
   connect(whole.end, own.end);
   net_.rules[0] = {own.begin, own.end};
+  if (has_left_recursion())
+    fail(ErrorCode::kInvalidArgument, "the schema refers to itself without a value between");
+  if (!drop_dead_ends())
+    fail(ErrorCode::kInvalidArgument, "nothing is allowed: no text that ends keeps to it");
   return net_;
+}
+
+bool Builder::drop_dead_ends() {
+  struct Step {
+    int32_t from;
+    Edge edge;
+  };
+  std::vector<std::vector<Step>> into(net_.edges.size()), calling(net_.edges.size());
+  for (size_t from = 0; from < net_.edges.size(); ++from)
+    for (const Edge& edge : net_.edges[from]) {
+      into[static_cast<size_t>(edge.target)].push_back({static_cast<int32_t>(from), edge});
+      if (edge.kind == Edge::Kind::kRepeat)
+        calling[static_cast<size_t>(net_.rules[static_cast<size_t>(edge.rule)].begin)].push_back(
+            {static_cast<int32_t>(from), edge});
+    }
+  // States from which the end of their rule can be reached by texts that end.
+  std::vector<bool> ends(net_.edges.size());
+  const auto leads_on = [&](const Edge& edge) {
+    return ends[static_cast<size_t>(edge.target)] &&
+           (edge.kind != Edge::Kind::kRepeat || edge.least <= 0 ||
+            ends[static_cast<size_t>(net_.rules[static_cast<size_t>(edge.rule)].begin)]);
+  };
+  std::vector<int32_t> open;
+  const auto reach = [&](int32_t state) {
+    if (ends[static_cast<size_t>(state)]) return;
+    ends[static_cast<size_t>(state)] = true;
+    open.push_back(state);
+  };
+  for (const Rule& rule : net_.rules) reach(rule.end);
+  while (!open.empty()) {
+    const auto state = static_cast<size_t>(open.back());
+    open.pop_back();
+    for (const std::vector<Step>* steps : {&into[state], &calling[state]})
+      for (const Step& step : *steps)
+        if (leads_on(step.edge)) reach(step.from);
+  }
+  for (std::vector<Edge>& edges : net_.edges) {
+    std::erase_if(edges, [&](const Edge& edge) { return !leads_on(edge); });
+    for (Edge& edge : edges)
+      if (edge.kind == Edge::Kind::kRepeat &&
+          !ends[static_cast<size_t>(net_.rules[static_cast<size_t>(edge.rule)].begin)])
+        edge = {Edge::Kind::kEmpty, 0, 0, 0, 1, 1, edge.target};
+  }
+  return ends[static_cast<size_t>(net_.rules[0].begin)];
 }
 
 bool Builder::has_left_recursion() const {

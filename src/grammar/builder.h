@@ -56,13 +56,15 @@ class Builder {
     add(from, {Edge::Kind::kBytes, low, high, 0, 1, 1, to});
   }
 
-  // The whole text.
+  // The whole text, without the ways that no text can end by: what is begun can always be ended. Throws
+  // kInvalidArgument when there is no text at all, or a rule calls itself before it has taken a byte.
   Net finish(Piece whole);
-  // Whether a rule calls itself before it has taken a byte: a text of it would have no beginning.
-  bool has_left_recursion() const;
 
  private:
+  // Whether a rule calls itself before it has taken a byte: a text of it would have no beginning.
+  bool has_left_recursion() const;
   void add(int32_t from, const Edge& edge) { net_.edges[static_cast<size_t>(from)].push_back(edge); }
+  bool drop_dead_ends();  // false: there is no text
   void utf8(Piece piece, uint32_t low, uint32_t high);
 
   Net net_;

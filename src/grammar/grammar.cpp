@@ -34,10 +34,7 @@ Json parsed_schema(std::string_view text) {
 }
 
 std::shared_ptr<Grammar::State> finished(Builder& builder, Piece whole) {
-  grammar::Net net = builder.finish(whole);
-  if (builder.has_left_recursion())
-    fail(ErrorCode::kInvalidArgument, "the schema refers to itself without a value between");
-  return std::make_shared<Grammar::State>(std::move(net));
+  return std::make_shared<Grammar::State>(builder.finish(whole));
 }
 
 }  // namespace

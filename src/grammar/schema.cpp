@@ -432,8 +432,10 @@ Piece SchemaCompiler::number(const Json& schema, bool integer, const std::string
     high_open = true;
   }
   if (low > high || (low >= high && (low_open || high_open))) bad(path, "no number is between the bounds");
-  if (!integer) return decimals(builder_, low, low_open, high, high_open);
   const double limit = static_cast<double>(kLargestInteger);
+  if (low > limit || high < -limit)
+    bad(path, "the numbers between the bounds have more than the 15 digits that are written");
+  if (!integer) return decimals(builder_, low, low_open, high, high_open);
   auto first = static_cast<int64_t>(std::ceil(std::clamp(low, -limit, limit)));
   auto last = static_cast<int64_t>(std::floor(std::clamp(high, -limit, limit)));
   if (low_open && static_cast<double>(first) <= low) ++first;

@@ -258,6 +258,33 @@ TEST(Grammars, WhatIsNotSupportedIsNamedWithItsPlace) {
   }
 }
 
+TEST(Grammars, WhatIsBegunCanBeEnded) {
+  for (const char* schema :
+       {"false", R"({"type": "object", "properties": {"a": false}, "required": ["a"]})",
+        R"({"anyOf": [false, {"type": "array", "prefixItems": [false], "items": false, "minItems": 1}]})",
+        R"({"$ref": "#/$defs/n", "$defs": {"n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}},
+            "required": ["n"]}}})",
+        R"({"type": "string", "pattern": "^[^\\s\\S]$"})",
+        R"({"type": "number", "exclusiveMinimum": 0.1, "exclusiveMaximum": 0.1000000001})"}) {
+    try {
+      Grammar::from_json_schema(schema);
+      ADD_FAILURE() << schema;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find("nothing is allowed"), std::string::npos) << error.what();
+    }
+  }
+  EXPECT_THROW(Grammar::from_regex("a[^\\s\\S]"), Error);
+  EXPECT_THROW(Grammar::from_json_schema(R"({"type": "integer", "minimum": 1e30})"), Error);
+  EXPECT_THROW(Grammar::from_json_schema(R"({"type": "number", "exclusiveMaximum": -1e30})"), Error);
+  // An optional member that may have no value is left out.
+  const Grammar grammar = Grammar::from_json_schema(
+      R"({"type": "object", "properties": {"a": false, "b": {"const": 1}}, "additionalProperties": false})");
+  EXPECT_TRUE(takes(grammar, R"({"b": 1})"));
+  EXPECT_TRUE(takes(grammar, "{}"));
+  for (uint64_t seed = 0; seed < 20; ++seed)
+    EXPECT_EQ(random_text(grammar, seed).value_or("{").find('a'), std::string::npos);
+}
+
 TEST(Grammars, FunctionsAreCalledInOneForm) {
   const std::vector<FunctionSchema> functions{
       {"f", R"({"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]})"}, {"g", ""}};
