@@ -16,6 +16,13 @@ inline std::string_view other_content(std::string_view head) noexcept {
   return {};
 }
 
+// Whether a file that begins so reads as text.
+inline bool looks_like_text(std::string_view head) noexcept {
+  for (const char c : head)
+    if ((c < ' ' || c > '~') && c != '\n' && c != '\r' && c != '\t') return false;
+  return !head.empty();
+}
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_BASE_OTHER_CONTENT_H_

@@ -290,6 +290,10 @@ class Recognizer {
     if (!is_scale_dtype(scale->dtype))
       return refuse(method, fmt::format("a scale of type {}", dtype_name(scale->dtype)));
     scaled.block = block_of(tensor.shape, scale->shape);
+    if (scaled.block.empty() && !blocks_.empty())
+      return refuse(method, fmt::format("'{}' is {}, its scales are {}, which blocks of {} x {} do not give",
+                                        tensor.name, tensor.shape.to_string(), scale->shape.to_string(),
+                                        blocks_[0][0], blocks_[0][1]));
     if (scaled.block.empty() && (tensor.shape.rank() > 0 || scale->shape.elements() != 1))
       return refuse(method,
                     fmt::format("'{}' is {}: which of its blocks the scales {} belong to is not clear",
@@ -335,6 +339,7 @@ class Recognizer {
       if (dims.size() < 2) continue;
       if (auto block = try_axes(configured); !block.empty()) return block;
     }
+    if (!blocks_.empty()) return {};  // not what the description says
     return try_axes([&](size_t axis) -> int64_t {
       if (const int64_t size = whole(axis); size > 0) return size;
       if (grid[axis] < 1 || dims[axis] % grid[axis] != 0) return 0;

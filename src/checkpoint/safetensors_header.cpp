@@ -8,6 +8,7 @@
 
 #include "base/fail.h"
 #include "base/other_content.h"
+#include "nfloat/text.h"
 
 namespace nfloat {
 namespace {
@@ -202,6 +203,9 @@ uint64_t safetensors_header_bytes(std::string_view first_8_bytes, uint64_t file_
     fail(ErrorCode::kMalformedFile, "{}: a GGUF file: let its name end in .gguf", path);
   if (length > kMaxHeaderBytes && (first_8_bytes.starts_with("{\"") || first_8_bytes.starts_with("{\n")))
     fail(ErrorCode::kMalformedFile, "{}: a JSON text, not weights; download the file again", path);
+  if (length > kMaxHeaderBytes && looks_like_text(first_8_bytes))
+    fail(ErrorCode::kMalformedFile, "{}: a text that begins with '{}', not weights", path,
+         printable(first_8_bytes));
   if (length > kMaxHeaderBytes) {
     fail(ErrorCode::kMalformedFile,
          "{}: the header claims {} bytes, more than the format's limit of {}: not a safetensors file?", path,

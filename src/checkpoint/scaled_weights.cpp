@@ -102,8 +102,7 @@ void decode_mxfp4(const ScaledTensor& tensor, std::span<const std::byte> codes, 
       float factor = 0;
       for (int64_t i = 0; i < columns; ++i) {
         const auto at = static_cast<size_t>(row + in + i);
-        if (i == 0 || at % kBlock == 0)
-          factor = std::ldexp(0.5f, std::to_integer<int>(scales.bytes[at / kBlock]) - 127);
+        if (i == 0 || at % kBlock == 0) factor = 0.5f * power_of_two(scales.bytes[at / kBlock]);
         const auto pair = std::to_integer<size_t>(codes[at / 2]);
         const size_t code = at % 2 == 0 ? pair & 15 : pair >> 4;
         const float size = kMxfp4Levels[code & 7] * factor;

@@ -6,6 +6,8 @@
 #include <cmath>
 
 #include "base/fail.h"
+#include "base/other_content.h"
+#include "nfloat/text.h"
 #include "tokenizer/charsmap.h"
 #include "tokenizer/utf8.h"
 #include "tokenizer/vocabulary.h"
@@ -153,6 +155,14 @@ bool goes_over_a_space(std::string_view text) noexcept {
 }  // namespace
 
 SentencePieceFile read_sentencepiece_file(std::string_view bytes, const std::string& source) {
+  if (const std::string_view other = other_content(bytes); !other.empty())
+    fail(ErrorCode::kMalformedFile, "{}: {}; download the file again", source, other);
+  if (bytes.starts_with("GGUF"))
+    fail(ErrorCode::kMalformedFile, "{}: a GGUF file: let its name end in .gguf", source);
+  if (looks_like_text(bytes.substr(0, 64)))
+    fail(ErrorCode::kMalformedFile,
+         "{}: a text that begins with '{}', no tokenizer: a SentencePiece model, or a tokenizer.json", source,
+         printable(bytes.substr(0, 16)));
   if (bytes.empty() || bytes.size() > kMaxFileBytes)
     fail(ErrorCode::kMalformedFile, "{}: {} bytes, expected 1 to {}", source, bytes.size(), kMaxFileBytes);
   SentencePieceFile file;

@@ -142,6 +142,10 @@ TEST_F(ForeignWeights, ScalesThatArePowersOfTwo) {
   EXPECT_EQ(b[1], 0.25f);
   EXPECT_TRUE(std::isnan(b[2]));
   EXPECT_EQ(values(checkpoint, "c.weight"), (std::vector<float>{3, INFINITY}));
+  // 255 is no exponent there either.
+  const Checkpoint experts(folder({bytes("e_blocks", "U8", {1, 1, 1, 16}, std::string(16, '\x22')),
+                                   bytes("e_scales", "U8", {1, 1, 1}, "\xff")}));
+  EXPECT_TRUE(std::isnan(values(experts, "e")[0]));
 }
 
 TEST_F(ForeignWeights, Float8WithoutAnyScaleIsItsValues) {
@@ -208,6 +212,9 @@ TEST_F(ForeignWeights, WhatIsNotClearIsRefusedByName) {
   const Case cases[] = {
       {{weight, scale("a.weight_scale_inv", {2, 2})}, "{}", "a.weight"},  // blocks of 3 rows, or of 4 and 2
       {{weight, scale("a.weight_scale_inv", {5, 5})}, kBlocksOfTwoByThree, "[5, 5]"},
+      {{weight, scale("a.weight_scale_inv", {3, 2})},
+       kBlocksOfTwoByThree,
+       "blocks of 2 x 3"},  // not of 2 x 4
       {{weight, scale("a.weight_scale", {8})}, "{}", "a.weight_scale"},
       {{weight, scale("a.weight_scale", {}), scale("a.weight_scale_inv", {})}, "{}", "too"},
       {{weight, bytes("a.weight_scale", "I32", {1}, "abcd")}, "{}", "I32"},

@@ -304,7 +304,9 @@ TEST_F(ForeignTest, TextsInPlaceOfWeightsAreNamed) {
   const std::pair<const char*, const char*> texts[] = {
       {"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "Git LFS"},
       {"<!doctype html><html><body>401</body></html>", "web page"},
-      {"<html>\n<head></head></html>", "web page"}};
+      {"<html>\n<head></head></html>", "web page"},
+      {"# Model card\n\nA text.", "begins with '# Model card"},
+      {"%PDF-1.4\n", "begins with '%PDF-1.4"}};
   for (const auto& [text, name] : texts) {
     write_file(folder_ / "a.safetensors", text);
     try {
