@@ -33,6 +33,8 @@ struct MeasureOptions {
   // Matrices that were quantized before (calibrate), by name; null for those that the format codes. May be
   // empty.
   std::function<const QuantizedTensor*(const std::string& name)> prepared = nullptr;
+  // Factors of norms that go with them, likewise.
+  std::function<const Tensor*(const std::string& name)> norms = nullptr;
   // Further tests of the model with its round-tripped weights (evaluate_task); may be empty.
   std::function<std::vector<TaskResult>(const Model&)> tasks = nullptr;
 };

@@ -34,6 +34,9 @@ struct ModelOptions {
   // Precision::kF32, else rounded to the checkpoint's dtype. `quantize` is ignored then.
   std::function<void(const std::string& name, std::span<float> weights, int64_t rows, int64_t cols)>
       transform = nullptr;
+  // Factors of norms with other values than the checkpoint's, by tensor: of its shape; null for all others.
+  // May be empty.
+  std::function<const Tensor*(const std::string& name)> norms = nullptr;
   HeadFormat head = HeadFormat::kKeep;
   // Keep the layers in the file and read them one at a time, in every pass: for models larger than memory.
   // What runs many tokens in one pass (perplexity, divergence, forward_sequences) reads each layer once for

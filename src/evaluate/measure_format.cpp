@@ -17,6 +17,7 @@ FormatMeasurement measure_format(const std::string& path, const Format& format,
   own.transform = [&](const std::string& name, std::span<float> weights, int64_t rows, int64_t cols) {
     work.transform(name, weights, rows, cols);
   };
+  own.norms = options.norms;
   const std::string folder = resolve_model_path(path);
   const Checkpoint checkpoint(folder);
   DivergenceResult found;

@@ -14,11 +14,14 @@
 namespace nfloat {
 namespace {
 
-std::vector<float> read_floats(const Checkpoint& checkpoint, const std::string& name) {
-  const TensorView view = checkpoint.view(name);
+std::vector<float> floats_of(const TensorView& view) {
   std::vector<float> values(static_cast<size_t>(view.elements()));
   convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
   return values;
+}
+
+std::vector<float> read_floats(const Checkpoint& checkpoint, const std::string& name) {
+  return floats_of(checkpoint.view(name));
 }
 
 // A matrix in float32. It is of a floating-point type, as all that is not quantized.
@@ -62,8 +65,13 @@ Constant LayerReader::placed(std::vector<float> values) const {
 }
 
 NormWeights LayerReader::read_norm(const std::string& name) const {
+  const Tensor* other = options_.norms ? options_.norms(name) : nullptr;
+  const TensorView stored = checkpoint_->view(name);
+  if (other != nullptr && other->shape() != stored.shape)
+    fail(ErrorCode::kInvalidArgument, "tensor '{}': replaced by {}, expected {}", name,
+         other->shape().to_string(), stored.shape.to_string());
   NormWeights norm;
-  std::vector<float> factors = read_floats(*checkpoint_, name);
+  std::vector<float> factors = floats_of(other != nullptr ? other->view() : stored);
   if (config_.norm_plus_one)
     for (float& factor : factors) factor += 1;
   norm.weight = placed(std::move(factors));

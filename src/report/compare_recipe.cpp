@@ -28,7 +28,8 @@ std::string quantize_command(const std::string& model, const std::vector<std::st
     if (parts[i] == "f16") return "";  // the layout has float32 and double quantization
     if (parts[i].starts_with("calibrated")) {
       if (!calibration.empty()) command += " --calibrate " + shell_word(calibration);
-      command += parts[i] == "calibrated" ? " --level 2" : " --level 1";
+      const std::string level = parts[i].substr(std::string("calibrated").size());
+      command += " --level " + (level.empty() ? "2" : level);
       continue;
     }
     command += parts[i] == "dq" ? " --double-quantization" : " --scale " + parts[i];

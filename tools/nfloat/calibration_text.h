@@ -10,6 +10,11 @@
 
 namespace nfloat::cli {
 
+// How many tokens of a text are used at a level unless it is said.
+constexpr int64_t calibration_tokens(int level) noexcept {
+  return level == 3 ? 153600 : 65536;
+}
+
 // The windows of a text to calibrate on, about `tokens` in all. `path`: a text, of which windows all over are
 // taken; .jsonl with "text" or, through the chat template of the model in `folder`, "messages" a line; .json
 // with lists of ids in "token_ids", a window each; empty: general_calibration_text(). `hash`: of the text's

@@ -190,17 +190,22 @@ class Job {
     return LockedFolder::make(parent);
   }
 
-  // Of a format that is calibrated, the matrices that are measured.
+  // Of a format that is calibrated, the matrices and norms that are measured.
   void calibrate_first(const Format& format, const std::string& folder, MeasureOptions& measure) {
-    calibrated_.clear();
+    calibrated_ = {};
     measure.prepared = nullptr;
+    measure.norms = nullptr;
     const auto* own = dynamic_cast<const CalibratedFormat*>(&format);
     if (own == nullptr) return;
     note("calibrating {}\n", format.name());
     calibrated_ = own->quantize(folder, options_.calibrate, options_.threads);
     measure.prepared = [this](const std::string& name) {
-      const auto found = calibrated_.find(name);
-      return found == calibrated_.end() ? nullptr : &found->second;
+      const auto found = calibrated_.tensors.find(name);
+      return found == calibrated_.tensors.end() ? nullptr : &found->second;
+    };
+    measure.norms = [this](const std::string& name) {
+      const auto found = calibrated_.norms.find(name);
+      return found == calibrated_.norms.end() ? nullptr : &found->second;
     };
   }
 
@@ -349,7 +354,7 @@ class Job {
   CompareOptions compare_;
   std::vector<Task> tasks_;
   std::string text_name_;
-  std::map<std::string, QuantizedTensor> calibrated_;
+  Calibration calibrated_;
   std::vector<int32_t> tokens_;
   std::optional<CompareWork> finished_;
   ProgressBar bar_{"compare", "tokens"};
@@ -408,7 +413,7 @@ void add_compare_command(const Command& app) {
       "Formats:\n" +
       list +
       "  nf4:64:signed:dq:calibrated                  the same chosen by a calibration of level 2 "
-      "(:calibrated1: level 1)\n");
+      "(:calibrated1, :calibrated3: level 1, 3)\n");
   command
       .add_option("MODEL", options->model,
                   "Model folder (plain) or a name org/model in the Hugging Face cache")

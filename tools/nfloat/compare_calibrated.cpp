@@ -10,12 +10,14 @@
 namespace nfloat::cli {
 namespace {
 
-constexpr int64_t kTokens = 65536;
+std::string suffix_of(int level) {
+  return fmt::format(":calibrated{}", level == 2 ? "" : std::to_string(level));
+}
 
 }  // namespace
 
 CalibratedFormat::CalibratedFormat(std::unique_ptr<Format> base, int level)
-    : Format(fmt::format("{}:calibrated{}", base->name(), level == 2 ? "" : std::to_string(level)),
+    : Format(base->name() + suffix_of(level),
              fmt::format("{}, calibrated at level {}", base->summary(), level)),
       base_(std::move(base)),
       level_(level) {}
@@ -25,7 +27,7 @@ Calibration CalibratedFormat::run(const std::string& folder, const std::string& 
   const auto checkpoint = std::make_shared<const Checkpoint>(folder);
   const ModelConfig config = parse_model_config(checkpoint->text_file("config.json"), folder);
   std::string hash;
-  const auto windows = calibration_windows(text, folder, config, kTokens, &hash);
+  const auto windows = calibration_windows(text, folder, config, calibration_tokens(level_), &hash);
   QuantizeCheckpointOptions settings;
   settings.format = base_->codebook()->name;
   settings.quantize.block_size = block_size();
@@ -34,14 +36,13 @@ Calibration CalibratedFormat::run(const std::string& folder, const std::string& 
   return calibrate(checkpoint, config, windows, settings, options);
 }
 
-std::map<std::string, QuantizedTensor> CalibratedFormat::quantize(const std::string& folder,
-                                                                  const std::string& text,
-                                                                  int threads) const {
+Calibration CalibratedFormat::quantize(const std::string& folder, const std::string& text,
+                                       int threads) const {
   CalibrationOptions options;
   options.level = level_;
   options.threads = threads;
   options.cancelled = interrupted;
-  return run(folder, text, options).tensors;
+  return run(folder, text, options);
 }
 
 double CalibratedFormat::seconds(const std::string& folder, const std::string& text, int threads) const {
@@ -62,8 +63,8 @@ double CalibratedFormat::seconds(const std::string& folder, const std::string& t
 }
 
 std::unique_ptr<Format> make_compared_format(const std::string& name) {
-  for (const int level : {1, 2}) {
-    const std::string suffix = level == 2 ? ":calibrated" : ":calibrated1";
+  for (const int level : {1, 2, 3}) {
+    const std::string suffix = suffix_of(level);
     if (!name.ends_with(suffix)) continue;
     std::unique_ptr<Format> base = make_format(name.substr(0, name.size() - suffix.size()));
     const bool code = base->name().starts_with("nf4:") || base->name().starts_with("fp4:");

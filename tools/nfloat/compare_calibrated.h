@@ -2,7 +2,6 @@
 #ifndef NFLOAT_TOOLS_COMPARE_CALIBRATED_H_
 #define NFLOAT_TOOLS_COMPARE_CALIBRATED_H_
 
-#include <map>
 #include <memory>
 #include <string>
 
@@ -16,9 +15,9 @@ class CalibratedFormat : public Format {
  public:
   CalibratedFormat(std::unique_ptr<Format> base, int level);
   int level() const noexcept { return level_; }
-  // The model's matrices in it. `text`: a file, or empty for the general text. Throws as calibrate().
-  std::map<std::string, QuantizedTensor> quantize(const std::string& folder, const std::string& text,
-                                                  int threads) const;
+  // The model's matrices in it, and of level 3 the norms. `text`: a file, or empty for the general text.
+  // Throws as calibrate().
+  Calibration quantize(const std::string& folder, const std::string& text, int threads) const;
   // About how many seconds that takes on this machine. Throws likewise.
   double seconds(const std::string& folder, const std::string& text, int threads) const;
 
@@ -40,7 +39,8 @@ class CalibratedFormat : public Format {
   const int level_;
 };
 
-// make_format, and "nf4:64:signed:dq:calibrated" (level 2) or ":calibrated1" behind the same.
+// make_format, and "nf4:64:signed:dq:calibrated" (level 2), ":calibrated1" or ":calibrated3"
+// behind the same.
 std::unique_ptr<Format> make_compared_format(const std::string& name);
 
 }  // namespace nfloat::cli

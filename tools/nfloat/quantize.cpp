@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "calibrate_model.h"
+#include "calibration_text.h"
 #include "commands.h"
 #include "convert_options.h"
 #include "nfloat/convert.h"
@@ -17,8 +18,6 @@
 
 namespace nfloat::cli {
 namespace {
-
-constexpr int64_t kCalibrationTokens = 65536, kDistillationTokens = 153600;
 
 struct Options {
   std::string input, output;
@@ -117,9 +116,8 @@ CalibrateRequest request(const Options& options, const std::string& folder) {
   result.output = options.output;
   result.text = options.calibrate;
   result.level = options.level > 0 ? options.level : options.preset == "calibrated" ? 2 : 1;
-  result.tokens = options.calibration_tokens > 0 ? options.calibration_tokens
-                  : result.level == 3            ? kDistillationTokens
-                                                 : kCalibrationTokens;
+  result.tokens =
+      options.calibration_tokens > 0 ? options.calibration_tokens : calibration_tokens(result.level);
   result.fast = options.fast;
   result.fresh = options.fresh;
   result.threads = options.threads;
@@ -240,7 +238,7 @@ void add_quantize_command(const Command& app) {
       command
           .add_option("--calibration-tokens", options->calibration_tokens,
                       fmt::format("Tokens of the text that are used; {}, at level 3 {}, unless given",
-                                  kCalibrationTokens, kDistillationTokens))
+                                  calibration_tokens(1), calibration_tokens(3)))
           .between(int64_t{256}, int64_t{1} << 30);
   command
       .add_option("--level", options->level,

@@ -21,6 +21,8 @@ TEST(Recipe, CalibratedFormatsNameTheirText) {
   const std::string command = how_to_make("my model", format, Reader::kNfloat, "my text.txt");
   EXPECT_NE(command.find("quantize 'my model' OUT"), std::string::npos) << command;
   EXPECT_NE(command.find("--calibrate 'my text.txt' --level 2"), std::string::npos) << command;
+  const std::string third = how_to_make("m", format + "3", Reader::kNfloat, "text");
+  EXPECT_NE(third.find("--calibrate text --level 3"), std::string::npos) << third;
   EXPECT_EQ(how_to_make("m", format, Reader::kNfloat).find("--calibrate "), std::string::npos);
   EXPECT_EQ(how_to_make("m", "nf4:64", Reader::kNfloat, "text").find("--calibrate "), std::string::npos);
   EXPECT_EQ(how_to_make("my model", "q4_k", Reader::kNfloat),
