@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -39,13 +40,19 @@ struct QuantizeCheckpointOptions {
   DType storage = DType::kU8;     // of the packed codes: U8, BF16, F16, F32 hold the same bytes
   std::vector<std::string> skip;  // regular expressions (of PCRE2) searched in tensor names
   std::vector<std::string> only;
+  // Weights with a block size of their own, by name; 0: stays plain. Loaders read the size with each weight.
+  std::map<std::string, int64_t> block_sizes = {};
   // Weights that were quantized before (calibrate): stored as they are, by name; null for all others. Same
   // code, block size and double quantization as above, [out, in]. May be empty.
   std::function<const QuantizedTensor*(const std::string& name)> prepared = nullptr;
   // Plain tensors with other values, by name: of the input's type and shape; null for all others. May be
   // empty.
   std::function<const Tensor*(const std::string& name)> replaced = nullptr;
-  bool quantize_experts = false;         // 3-D expert weights, companions on the parameter's own name
+  bool quantize_experts = false;  // 3-D expert weights, companions on the parameter's own name
+  int64_t block_size_of(const std::string& name) const {
+    const auto found = block_sizes.find(name);
+    return found == block_sizes.end() ? quantize.block_size : found->second;
+  }
   std::string card = {};                 // Markdown added to README.md of a folder
   uint64_t shard_bytes = 5'000'000'000;  // a shard grows to this size at most, if no single weight is larger
 };
@@ -59,6 +66,7 @@ enum class KeptBecause : uint8_t {
   kRole,         // loaders expect its role plain
   kSkipped,      // QuantizeCheckpointOptions::skip
   kNotSelected,  // QuantizeCheckpointOptions::only
+  kChosen,       // QuantizeCheckpointOptions::block_sizes
   kNamedByList,  // loaders read an entry of the list of plain modules as its name too
 };
 
@@ -70,6 +78,7 @@ struct TensorPlan {
   KeptBecause kept = KeptBecause::kNot;
   std::string reason;        // why it stays unchanged, in words
   bool transpose = false;    // a Conv1D, stored [in, out]
+  int64_t block_size = 0;    // of what is quantized
   uint64_t bytes_after = 0;  // companions included
 };
 

@@ -58,6 +58,7 @@
 #include "nfloat/tasks.h"    // tests with known answers
 
 // 6. Models changed by a text.
+#include "nfloat/budget.h"        // block sizes by what each weight costs
 #include "nfloat/calibrate.h"     // 4-bit weights chosen by what the model does
 #include "nfloat/train.h"         // adapters beside a frozen model
 #include "nfloat/train_data.h"    // rows and what is predicted of them

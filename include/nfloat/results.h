@@ -29,6 +29,8 @@ struct CalibrationRecord {
   std::string text;       // its name
   std::string text_hash;  // of its bytes, FNV-1a in hexadecimal digits
   int level = 1;
+  std::string block_sizes;  // chosen for each weight (nfloat/budget.h), in words; empty: all alike
+  double predicted_kl = 0;  // of them
 };
 
 // As `nfloat quantize --dry-run`.

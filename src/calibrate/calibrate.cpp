@@ -12,11 +12,9 @@
 #include "calibrate/estimate.h"
 #include "calibrate/inputs.h"
 #include "calibrate/matrix.h"
-#include "evaluate/distribution.h"
+#include "calibrate/stream.h"
 #include "model/layer_reader.h"
 #include "model/loader.h"
-#include "model/sequence_pass.h"
-#include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
@@ -25,58 +23,6 @@ constexpr int64_t kHeldShare = 10;                     // every tenth window
 constexpr size_t kMostHeldLogits = size_t{256} << 20;  // bytes of logits of the held-back windows
 constexpr int64_t kStartTokens = 65536;                // that levels 1 and 2 see before level 3
 constexpr float kCorrection = .75f;                    // alpha of corrected_target
-
-// The hidden states of some sequences between two layers of one version of the model.
-class Stream {
- public:
-  Stream(const Model& model, const TokenSequences& sequences, Workspace& workspace, int threads)
-      : model_(model), pass_(model, sequences, KvCacheType::kF32), workspace_(workspace), threads_(threads) {
-    LayerExecutor executor = make({});
-    x_ = states();
-    pass_.embed(executor, x_.all());
-  }
-
-  // Takes the states through a layer.
-  void advance(int64_t layer, const LayerWeights& weights, LinearObserver* observer = nullptr) {
-    CancelObserver asking(observer);
-    LayerExecutor executor = make({.observer = &asking});
-    pass_.layer(executor, layer, weights, x_.all());
-  }
-  // Shows what a product of the layer would see.
-  void look(int64_t layer, const LayerWeights& weights, LinearObserver& observer,
-            std::optional<LinearRole> until) {
-    CancelObserver asking(&observer);
-    LayerExecutor executor = make({.observer = &asking, .until = until});
-    if (copy_.count() == 0) copy_ = states();
-    workspace_.engine->copy(x_.all(), copy_.all(), pass_.rows(), model_.config().hidden);
-    pass_.layer(executor, layer, weights, copy_.all());
-  }
-  std::vector<float> logits() {
-    std::vector<float> all;
-    LayerExecutor executor = make({});
-    pass_.logits(executor, x_.all(), [&](size_t, int64_t, std::span<const float> row) {
-      all.insert(all.end(), row.begin(), row.end());
-    });
-    return all;
-  }
-  int64_t rows() const noexcept { return pass_.rows(); }
-
- private:
-  LayerExecutor make(RunOptions options) {
-    options.precision = Precision::kF32;
-    options.threads = threads_;
-    options.expect_finite = !options.until;
-    workspace_.reserve(model_.state(), std::min(pass_.rows(), kMaxRows));
-    return LayerExecutor(model_.state(), workspace_, options);
-  }
-  OwnedRows states() { return {workspace_.engine, pass_.rows(), model_.config().hidden}; }
-
-  const Model& model_;
-  const SequencePass pass_;
-  Workspace& workspace_;
-  const int threads_;
-  OwnedRows x_, copy_;
-};
 
 class Calibrator {
  public:
@@ -98,12 +44,12 @@ class Calibrator {
                model_options([this](const std::string& name, std::span<float> weights, int64_t rows,
                                     int64_t columns) { round_plainly(name, weights, rows, columns); })) {
     matrix_.codebook = make_codebook(quantize.format);
-    matrix_.block_size = quantize.quantize.block_size;
     matrix_.whole = !options.fast;
     matrix_.sweeps = 4;
     matrix_.threads = threads_;
     for (const TensorPlan& plan : plan_quantization(*checkpoint_, quantize).tensors)
-      if (plan.quantize && plan.input.shape.rank() == 2) wanted_[plan.input.name] = plan.input.dtype;
+      if (plan.quantize && plan.input.shape.rank() == 2)
+        wanted_[plan.input.name] = {plan.input.dtype, plan.block_size};
     const auto vocabulary = static_cast<size_t>(config.vocabulary);
     size_t held_tokens = 0;
     for (size_t i = 0; i < windows.size(); ++i) {
@@ -129,7 +75,7 @@ class Calibrator {
     }
     if (options_.level < 3) return;
     double weights = 0;
-    for (const auto& [name, dtype] : wanted_)
+    for (const auto& [name, wanted] : wanted_)
       weights += static_cast<double>(checkpoint_->find(name)->shape.elements());
     distillation_ = plan_distillation(config, weights, trained_, held_);
     check_available_memory(distillation_.memory_bytes, "calibration at level 3 of this model");
@@ -143,6 +89,11 @@ class Calibrator {
   }
 
  private:
+  // A matrix that is quantized.
+  struct Wanted {
+    DType dtype = DType::kBF16;
+    int64_t block_size = 0;
+  };
   using Transform = decltype(ModelOptions::transform);
 
   void quantize_layers() {
@@ -181,8 +132,9 @@ class Calibrator {
     }
     if (options_.progress) options_.progress(layers, layers);
     const std::vector<float> expected = held.logits();
-    result_.report.kl = mean_divergence(expected, held_result.logits());
-    result_.report.plain_kl = mean_divergence(expected, held_plain.logits());
+    const auto width = static_cast<size_t>(model_.config().vocabulary);
+    result_.report.kl = mean_divergence(expected, held_result.logits(), width, threads_);
+    result_.report.plain_kl = mean_divergence(expected, held_plain.logits(), width, threads_);
   }
 
   void follow_gradients() {
@@ -239,9 +191,10 @@ class Calibrator {
   }
 
   void round_plainly(const std::string& name, std::span<float> weights, int64_t rows, int64_t columns) const {
-    if (!wanted_.contains(name)) return;
+    const auto wanted = wanted_.find(name);
+    if (wanted == wanted_.end()) return;
     QuantizeOptions options;
-    options.block_size = matrix_.block_size;
+    options.block_size = wanted->second.block_size;
     options.scale = ScaleMethod::kSigned;
     options.double_quantization = true;
     options.threads = threads_;
@@ -255,8 +208,9 @@ class Calibrator {
     layer_ = options_.earlier[static_cast<size_t>(layer)];
     for (auto& [name, tensor] : layer_.tensors) {
       const TensorInfo* info = checkpoint_->find(name);
-      const bool fits = wanted_.contains(name) && info != nullptr &&
-                        tensor.block_size == matrix_.block_size &&
+      const auto wanted = wanted_.find(name);
+      const bool fits = wanted != wanted_.end() && info != nullptr &&
+                        tensor.block_size == wanted->second.block_size &&
                         tensor.elements() == info->shape.elements();
       if (!fits) fail(ErrorCode::kMalformedFile, "{}: calibrated before for another model", name);
       result_.tensors[name] = tensor;
@@ -358,39 +312,19 @@ class Calibrator {
     return checkpoint_->find(name)->shape[reader_.stored_transposed() ? 1 : 0];
   }
 
-  // [out][in] in float32.
   std::vector<float> weights_of(const std::string& name) const {
-    const TensorView view = checkpoint_->view(name);
-    std::vector<float> values(static_cast<size_t>(view.elements()));
-    convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
-    checkpoint_->release(view);
-    if (!reader_.stored_transposed()) return values;
-    return transposed(values, view.shape[0], view.shape[1]);
+    return stored_matrix(*checkpoint_, name, reader_.stored_transposed());
   }
 
   void quantize_one(const std::string& name, std::span<const float> target, const HessianFactor& factor) {
+    const Wanted& wanted = wanted_.at(name);
+    matrix_.block_size = wanted.block_size;
     CalibratedMatrix matrix = calibrate_matrix(target, std::ssize(target) / factor.size, factor, matrix_);
-    matrix.tensor.dtype = wanted_.at(name);
+    matrix.tensor.dtype = wanted.dtype;
     layer_.kept_plain += matrix.kept_plain ? 1 : 0;
     layer_.loss += matrix.loss;
     layer_.plain_loss += matrix.plain_loss;
     result_.tensors[name] = layer_.tensors[name] = std::move(matrix.tensor);
-  }
-
-  double mean_divergence(const std::vector<float>& expected, const std::vector<float>& logits) const {
-    const auto width = static_cast<size_t>(model_.config().vocabulary);
-    const auto rows = static_cast<int64_t>(expected.size() / width);
-    std::vector<double> each(static_cast<size_t>(rows));
-    parallel_for(rows, 4, threads_, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const auto at = static_cast<size_t>(row);
-        each[at] = kl_divergence(std::span(expected).subspan(at * width, width),
-                                 std::span(logits).subspan(at * width, width));
-      }
-    });
-    double sum = 0;
-    for (const double value : each) sum += value;
-    return sum / static_cast<double>(rows);
   }
 
   const std::shared_ptr<const Checkpoint> checkpoint_;
@@ -400,7 +334,7 @@ class Calibrator {
   const LayerReader reader_, calibrated_, plain_;
   CalibratedOptions matrix_;
   DistillPlan distillation_;  // of level 3
-  std::map<std::string, DType> wanted_;
+  std::map<std::string, Wanted> wanted_;
   TokenSequences trained_, started_, held_;  // started_: of level 3, what its start sees
   Workspace workspace_;
   CalibratedLayer layer_;  // at work

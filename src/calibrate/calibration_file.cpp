@@ -106,7 +106,7 @@ bool take_layer(std::span<const std::byte>& bytes, const std::string& path,
       std::vector<int64_t> dims;
       for (const Json& dim : entry["shape"]) dims.push_back(dim.get<int64_t>());
       tensor.codebook = codebook;
-      tensor.block_size = quantize.quantize.block_size;
+      tensor.block_size = quantize.block_size_of(entry["name"].get<std::string>());
       if (!parse_dtype(entry["dtype"].get<std::string>(), &tensor.dtype)) return false;
       if (!make_room(tensor, dims, bytes.size())) return false;
       for (const std::span<std::byte> part : parts_of(tensor)) {

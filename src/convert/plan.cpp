@@ -103,6 +103,8 @@ std::string reason_text(const TensorPlan& tensor) {
       return "matches skip";
     case KeptBecause::kNotSelected:
       return "matches no only";
+    case KeptBecause::kChosen:
+      return "chosen to stay plain";
     case KeptBecause::kNamedByList:
       return "loaders read the name of another plain layer as its own";
   }
@@ -150,10 +152,14 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
   if (options.format != "nf4" && options.format != "fp4") {
     fail(ErrorCode::kInvalidArgument, "format '{}': bitsandbytes stores nf4 and fp4", options.format);
   }
-  if (options.quantize.block_size < kMinBlockSize || options.quantize.block_size > kMaxBlockSize) {
-    fail(ErrorCode::kInvalidArgument, "block size {}: expected {} to {}", options.quantize.block_size,
-         kMinBlockSize, kMaxBlockSize);
-  }
+  const auto expect_block_size = [](int64_t size) {
+    if (size < kMinBlockSize || size > kMaxBlockSize)
+      fail(ErrorCode::kInvalidArgument, "block size {}: expected {} to {}", size, kMinBlockSize,
+           kMaxBlockSize);
+  };
+  expect_block_size(options.quantize.block_size);
+  for (const auto& [name, size] : options.block_sizes)
+    if (size != 0) expect_block_size(size);
   if (options.storage != DType::kU8 && !is_quantizable(options.storage)) {
     fail(ErrorCode::kInvalidArgument, "storage {}: expected uint8, bfloat16, float16 or float32",
          dtype_torch_name(options.storage));
@@ -173,6 +179,8 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
     if (entry.kept == KeptBecause::kNot && skip.names(tensor.name)) entry.kept = KeptBecause::kSkipped;
     if (entry.kept == KeptBecause::kNot && !only.empty() && !only.names(tensor.name))
       entry.kept = KeptBecause::kNotSelected;
+    if (entry.kept == KeptBecause::kNot && options.block_size_of(tensor.name) == 0)
+      entry.kept = KeptBecause::kChosen;
     plan.tensors.push_back(std::move(entry));
   }
   if (input.is_folder()) settle_skip_list(roles, &plan);
@@ -183,6 +191,7 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
     entry.bytes_after = tensor.bytes;
     if (entry.quantize) {
       entry.transpose = entry.role == TensorRole::kConv1D;
+      entry.block_size = options.block_size_of(tensor.name);
       check_storage(entry, options.storage);
       entry.bytes_after = quantized_layout(entry, options).bytes;
       plan.quantized_parameters += tensor.shape.elements();

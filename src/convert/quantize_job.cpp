@@ -24,7 +24,7 @@ Shape quantized_shape(const TensorPlan& plan) {
 std::string state_text(const QuantizeSetup& setup, const TensorPlan& plan, const Shape& shape, float offset) {
   QuantState state;
   state.quant_type = setup.options.format;
-  state.block_size = setup.options.quantize.block_size;
+  state.block_size = setup.options.block_size_of(plan.input.name);
   state.dtype = plan.input.dtype;
   state.shape = shape;
   state.nested = setup.options.quantize.double_quantization;
@@ -44,9 +44,10 @@ class QuantizeJob : public StreamJob {
         writer_(writer),
         index_(first_index),
         write_state_(std::move(write_state)),
+        block_size_(setup.options.block_size_of(plan.input.name)),
         reader_(setup.input, plan.input.name, plan.transpose, delta),
         values_(delta != nullptr ? DType::kF32 : reader_.dtype()) {
-    int64_t unit = options().block_size;
+    int64_t unit = block_size_;
     // The sum with a base that lies on the levels: codes of whole rows are chosen together.
     if (delta != nullptr && ErrorFeedback::fits(*delta) && setup.input.is_quantized(plan.input.name) &&
         std::lcm(unit, delta->cols) <= kMostChunkElements) {
@@ -55,7 +56,7 @@ class QuantizeJob : public StreamJob {
     }
     reader_.align_chunks(unit);
     if (options().double_quantization) {
-      scales_.resize(static_cast<size_t>(block_count(reader_.elements(), options().block_size)));
+      scales_.resize(static_cast<size_t>(block_count(reader_.elements(), block_size_)));
     }
   }
 
@@ -72,10 +73,9 @@ class QuantizeJob : public StreamJob {
 
   uint64_t run(int64_t chunk, Scratch& scratch) override {
     const std::span<const std::byte> values = reader_.read_as(chunk, values_, scratch);
-    const int64_t block_size = options().block_size;
-    const BlockRange range{values.data(), values_, reader_.count(chunk), block_size};
-    const int64_t first_block = reader_.begin(chunk) / block_size;
-    const auto blocks = static_cast<size_t>(block_count(range.elements, block_size));
+    const BlockRange range{values.data(), values_, reader_.count(chunk), block_size_};
+    const int64_t first_block = reader_.begin(chunk) / block_size_;
+    const auto blocks = static_cast<size_t>(block_count(range.elements, block_size_));
     const auto codes = scratch.get<uint8_t>(2, static_cast<size_t>((range.elements + 1) / 2));
     float* scales = scales_.empty() ? scratch.get<float>(3, blocks).data() : scales_.data() + first_block;
     const bool fits = options().scale != ScaleMethod::kAbsmax;
@@ -96,7 +96,7 @@ class QuantizeJob : public StreamJob {
     }
     if (codes_ready && feedback_)
       feedback_->refine({reinterpret_cast<const float*>(values.data()), static_cast<size_t>(range.elements)},
-                        scales, block_size, codes.data());
+                        scales, block_size_, codes.data());
     if (codes_ready)
       writer_.write(index_, static_cast<uint64_t>(reader_.begin(chunk) / 2), std::as_bytes(codes));
     if (scales_.empty()) {
@@ -145,6 +145,7 @@ class QuantizeJob : public StreamJob {
   SafetensorsWriter& writer_;
   const size_t index_;  // of codes; then absmax, quant_map, and if nested nested_absmax, nested_quant_map
   const std::function<void(std::string)> write_state_;
+  const int64_t block_size_;
   WeightReader reader_;
   std::optional<ErrorFeedback> feedback_;
   const DType values_;         // that are quantized
@@ -165,7 +166,7 @@ class PreparedJob : public StreamJob {
         index_(first_index),
         write_state_(std::move(write_state)) {
     if (tensor.shape.elements() != plan.input.shape.elements() ||
-        tensor.block_size != setup.options.quantize.block_size ||
+        tensor.block_size != setup.options.block_size_of(plan.input.name) ||
         tensor.double_quantized() != setup.options.quantize.double_quantization ||
         tensor.codebook.levels != setup.codebook.levels)
       fail(ErrorCode::kInvalidArgument, "tensor '{}': what was prepared for it is quantized in another way",
@@ -276,7 +277,8 @@ void check_storage(const TensorPlan& plan, DType storage) {
 QuantizedLayout quantized_layout(const TensorPlan& plan, const QuantizeCheckpointOptions& options) {
   const std::string& name = plan.input.name;
   const int64_t elements = plan.input.shape.elements();
-  const int64_t blocks = block_count(elements, options.quantize.block_size);
+  const int64_t block_size = options.block_size_of(name);
+  const int64_t blocks = block_count(elements, block_size);
   const auto code_elements = (elements + 1) / 2 / static_cast<int64_t>(dtype_bytes(options.storage));
   const bool nested = options.quantize.double_quantization;
   const auto companion = [&](std::string_view suffix) { return name + std::string(suffix); };
@@ -292,7 +294,7 @@ QuantizedLayout quantized_layout(const TensorPlan& plan, const QuantizeCheckpoin
   layout.late = companion(kQuantStateSuffix) + options.format;
   QuantState state;
   state.quant_type = options.format;
-  state.block_size = options.quantize.block_size;
+  state.block_size = block_size;
   state.dtype = plan.input.dtype;
   state.shape = quantized_shape(plan);
   state.nested = nested;

@@ -23,7 +23,10 @@ Json plan_document(const QuantizationPlan& plan) {
     entry["dtype"] = dtype_name(tensor.input.dtype);
     entry["shape"] = tensor.input.shape.dims();
     entry["quantized"] = tensor.quantize;
-    if (!tensor.quantize) entry["reason"] = tensor.reason;
+    if (tensor.quantize)
+      entry["block_size"] = tensor.block_size;
+    else
+      entry["reason"] = tensor.reason;
     entry["bytes_before"] = tensor.input.bytes;
     entry["bytes_after"] = tensor.bytes_after;
     json["tensors"].push_back(std::move(entry));
@@ -49,6 +52,7 @@ Json calibration_document(const CalibrationRecord& record) {
     json["steps"] = report.steps;
     json["changed_codes"] = report.changed_codes;
   }
+  if (!record.block_sizes.empty()) json["predicted_mean_kl"] = record.predicted_kl;
   return json;
 }
 

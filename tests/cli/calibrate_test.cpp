@@ -91,6 +91,50 @@ TEST_F(Calibrate, TakesTheGeneralTextWithoutOneOfItsOwn) {
   EXPECT_LT(calibration.at("mean_kl").get<double>(), calibration.at("mean_kl_of_best").get<double>());
 }
 
+TEST_F(Calibrate, LimitsChooseBlockSizes) {
+  if (testing::kSanitized) GTEST_SKIP() << "takes minutes under a sanitizer; budget_test runs what it calls";
+  const std::vector<std::string> some = {"--only", "layers.5.", "--json"};
+  const auto with = [&](const std::string& output, std::vector<std::string> more) {
+    more.insert(more.end(), some.begin(), some.end());
+    return quick(model(), output, stories(), more);
+  };
+  const Result bits = with("bits", {"--bits", "4.2"});
+  ASSERT_TRUE(bits.ok()) << bits;
+  const Json report = Json::parse(bits.out);
+  double stored = 0, weights = 0;
+  std::map<int64_t, int> sizes;
+  for (const Json& tensor : report.at("tensors")) {
+    if (tensor.at("name").get<std::string>().find("proj") == std::string::npos) continue;
+    if (!tensor.at("quantized").get<bool>()) continue;
+    ++sizes[tensor.at("block_size").get<int64_t>()];
+    stored += 8 * tensor.at("bytes_after").get<double>();
+    weights += tensor.at("shape")[0].get<double>() * tensor.at("shape")[1].get<double>();
+  }
+  EXPECT_GT(sizes.size(), 1u);
+  EXPECT_LE(stored / weights, 4.2);
+  EXPECT_GT(report.at("calibration").at("predicted_mean_kl").get<double>(), 0);
+  const Result check = nfloat({"inspect", path("bits"), "--check"});
+  EXPECT_TRUE(check.ok()) << check;
+  EXPECT_NE(read_file(path("bits/README.md")).find("chosen by what each weight costs"), std::string::npos);
+
+  const Result budget = with("budget", {"--budget", "10.6MB", "--block-sizes", "64,256"});
+  ASSERT_TRUE(budget.ok()) << budget;
+  EXPECT_LE(fs::file_size(path("budget/model.safetensors")), 10600000u);
+  EXPECT_GT(fs::file_size(path("budget/model.safetensors")), 10400000u);
+  for (const Json& tensor : Json::parse(budget.out).at("tensors"))
+    if (tensor.at("quantized").get<bool>()) {
+      const auto size = tensor.at("block_size").get<int64_t>();
+      EXPECT_TRUE(size == 64 || size == 256) << size;
+    }
+
+  const Result divergence = with("divergence", {"--max-divergence", "0.0008"});
+  ASSERT_TRUE(divergence.ok()) << divergence;
+  EXPECT_LE(Json::parse(divergence.out).at("calibration").at("mean_kl").get<double>(), .0008);
+
+  expect_refusal(with("no", {"--budget", "1MB"}), {"is the least"});
+  expect_refusal(with("no", {"--bits", "4.2", "--budget", "9MB"}), {"do not go together"}, 2);
+}
+
 TEST_F(Calibrate, GoesOnAfterItsEnd) {
   const Result whole = quick(model(), "whole", stories());
   ASSERT_TRUE(whole.ok()) << whole;

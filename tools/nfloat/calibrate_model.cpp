@@ -35,7 +35,17 @@ std::string state_path(const std::string& output) {
   return path.string() + ".calibration";
 }
 
+// What the same layout costs without calibration.
+std::string uncalibrated(const CalibrationRecord& record) {
+  return record.block_sizes.empty() ? "--preset best" : "signed scales in the same blocks";
+}
+
 }  // namespace
+
+void CalibratedModel::chosen(const std::string& sizes, double predicted) {
+  record.block_sizes = sizes;
+  record.predicted_kl = predicted;
+}
 
 std::string CalibratedModel::sentence() const {
   const CalibrationReport& report = record.report;
@@ -47,11 +57,13 @@ std::string CalibratedModel::sentence() const {
                 : "; distillation made nothing better on them, so that level 2 was kept";
   return fmt::format(
       "Calibrated at level {} on {} tokens of {}. On {} tokens held back: mean KL {:.6f} nats from the "
-      "original, {:.0f} % of the {:.6f} of --preset best{}{}",
+      "original, {:.0f} % of the {:.6f} of {}{}{}{}",
       record.level, report.tokens, printable(record.text), report.held_tokens, report.kl,
-      share_of_best(report), report.plain_kl, third,
-      report.kept_plain > 0 ? fmt::format("; {} kept its coding", count_of(report.kept_plain, "tensor"))
-                            : "");
+      share_of_best(report), report.plain_kl, uncalibrated(record), third,
+      report.kept_plain > 0 ? fmt::format("; {} kept its coding", count_of(report.kept_plain, "tensor")) : "",
+      record.block_sizes.empty() ? ""
+                                 : fmt::format("; {}, chosen by what each costs alone, predicted {:.6f}",
+                                               record.block_sizes, record.predicted_kl));
 }
 
 std::string CalibratedModel::card() const {
@@ -71,13 +83,18 @@ std::string CalibratedModel::card() const {
       "| text | {}, FNV-1a {} |\n"
       "| tokens | {} calibrated on, {} held back |\n"
       "| mean KL divergence from the original, held-back tokens | {:.6f} nats |\n"
-      "| the same without calibration (`--preset best`) | {:.6f} nats |\n{}\n"
+      "| the same without calibration ({}) | {:.6f} nats |\n{}{}\n"
       "The squared error of the weights is larger than without calibration, by design: what is small is the "
       "error of what they compute. An adapter that was trained on other 4-bit weights of this model sees "
       "other "
       "errors here.\n",
       version(), record.level, fast ? " (fast)" : "", record.text, record.text_hash, report.tokens,
-      report.held_tokens, report.kl, report.plain_kl, third);
+      report.held_tokens, report.kl, record.block_sizes.empty() ? "`--preset best`" : uncalibrated(record),
+      report.plain_kl, third,
+      record.block_sizes.empty()
+          ? ""
+          : fmt::format("| chosen by what each weight costs | {}; predicted {:.6f} nats |\n",
+                        record.block_sizes, record.predicted_kl));
 }
 
 CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeCheckpointOptions& settings,
@@ -114,6 +131,11 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
   std::string skip;
   for (const std::string& expression : settings.skip) skip += " --skip " + expression;
   for (const std::string& expression : settings.only) skip += " --only " + expression;
+  if (!settings.block_sizes.empty()) {
+    std::string sizes;
+    for (const auto& [tensor, size] : settings.block_sizes) sizes += fmt::format("{} {} ", tensor, size);
+    skip += fmt::format(" sizes {:016x}", std::hash<std::string>()(sizes));
+  }
   file.emplace(
       path,
       fmt::format("source {} text {} tokens {} level {}{} {} blocks of {}{}",
@@ -173,9 +195,11 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
     throw Error(
         ErrorCode::kInvalidArgument,
         fmt::format("{}: on the held-back tenth of the text the calibrated weights diverge by {:.6f} "
-                    "nats a token, those of --preset best by {:.6f}: nothing was written; give more or "
+                    "nats a token, those of {} by {:.6f}: nothing was written; give more or "
                     "other text",
-                    name, report.kl, report.plain_kl));
+                    name, report.kl,
+                    settings.block_sizes.empty() ? "--preset best" : "signed scales in the same blocks",
+                    report.plain_kl));
   }
   return result;
 }

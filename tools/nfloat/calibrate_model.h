@@ -29,6 +29,8 @@ struct CalibratedModel {
   CalibrationRecord record;
   bool fast = false;
 
+  // Block sizes were chosen for each weight: in words, and the divergence that was predicted of them.
+  void chosen(const std::string& sizes, double predicted);
   std::string sentence() const;
   std::string card() const;  // of the output's README.md
 };

@@ -14,6 +14,7 @@
 #include "nfloat/results.h"
 #include "notes.h"
 #include "progress.h"
+#include "quantize_limits.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -31,8 +32,11 @@ struct Options {
   int64_t calibration_tokens = 0;  // 0: by level
   int level = 0;                   // 0: 1, of --preset calibrated 2
   bool fast = false, fresh = false;
+  QuantizeLimits limits;
 
-  bool calibrates() const { return !calibrate.empty() || preset == "calibrated" || level > 0 || fast; }
+  bool calibrates() const {
+    return !calibrate.empty() || preset == "calibrated" || level > 0 || fast || limits.any();
+  }
 };
 
 QuantizeCheckpointOptions library_options(const Options& options, bool scale_given) {
@@ -76,11 +80,11 @@ struct Sums {
 };
 
 std::string summary(const QuantizationPlan& plan) {
-  Sums quantized;
+  std::map<int64_t, Sums> quantized;                         // by block size
   std::map<std::pair<std::string, std::string>, Sums> kept;  // by reason, then by pattern
   for (const TensorPlan& tensor : plan.tensors) {
     if (tensor.quantize) {
-      quantized.add(tensor);
+      quantized[tensor.block_size].add(tensor);
     } else {
       kept[{tensor.reason, name_pattern(tensor.input.name)}].add(tensor);
     }
@@ -101,7 +105,9 @@ std::string summary(const QuantizationPlan& plan) {
                format_bytes(sums.before), format_bytes(sums.after),
                fmt::format("{:.3f}", bits(sums.after, sums.parameters)), fmt::format("{:.1f} %", share)});
   };
-  row("quantized", "", quantized);
+  for (const auto& [size, sums] : quantized)
+    row(quantized.size() > 1 ? fmt::format("quantized, blocks of {}", size) : "quantized", "", sums);
+  if (quantized.empty()) row("quantized", "", {});
   for (const auto& [key, sums] : kept) row(key.second, key.first, sums);
   table.add_rule();
   row("all", "",
@@ -124,6 +130,12 @@ CalibrateRequest request(const Options& options, const std::string& folder) {
   return result;
 }
 
+// Before work that would be lost.
+void expect_output(const Options& options, const Checkpoint& input) {
+  if (options.output.empty()) throw UsageError("quantize: OUT is missing (only --dry-run goes without)");
+  expect_quantize_output(input, options.output, options.overwrite);
+}
+
 void run(const Options& options, bool scale_given, bool tokens_given) {
   if (!options.calibrates() && (tokens_given || options.fresh))
     throw UsageError(fmt::format(
@@ -132,9 +144,20 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
   QuantizeCheckpointOptions settings = library_options(options, scale_given);
   const std::string folder = resolve_model_path(options.input);
   const Checkpoint input(folder);
+  if (!options.limits.budget.empty() + (options.limits.bits > 0) + (options.limits.divergence > 0) > 1)
+    throw UsageError("quantize: --budget, --bits and --max-divergence do not go together");
+  if (!options.limits.any() && !options.limits.block_sizes.empty())
+    throw UsageError("quantize: --block-sizes goes with --budget, --bits or --max-divergence");
   if (options.calibrates() && (options.preset == "qlora" || (scale_given && options.scale != "signed")))
     throw UsageError(
         "quantize: a calibration chooses signed scales: --preset qlora and --scale do not go with it");
+  catch_interrupts();
+  std::optional<BlockSizeSearch> search;
+  if (options.limits.any()) {
+    if (!options.dry_run) expect_output(options, input);
+    search.emplace(request(options, folder), settings, options.limits);
+    settings.block_sizes = search->sizes().sizes;
+  }
   if (options.dry_run) {
     const QuantizationPlan plan = plan_quantization(input, settings);
     if (options.json) {
@@ -147,12 +170,18 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
     return;
   }
   if (options.output.empty()) throw UsageError("quantize: OUT is missing (only --dry-run goes without)");
-  catch_interrupts();
   std::optional<CalibratedModel> calibrated;
   std::optional<CalibrationFile> file;
   if (options.calibrates()) {
-    expect_quantize_output(input, options.output, options.overwrite);
-    calibrated = calibrate_model(request(options, folder), settings, file);
+    expect_output(options, input);
+    for (;;) {
+      calibrated = calibrate_model(request(options, folder), settings, file);
+      if (!search || search->met(calibrated->record.report.kl)) break;
+      file->remove();
+      file.reset();
+      settings.block_sizes = search->sizes().sizes;
+    }
+    if (search) calibrated->chosen(search->in_words(), search->predicted());
     settings.card = calibrated->card();
     settings.prepared = [&calibrated](const std::string& name) {
       const auto found = calibrated->tensors.find(name);
@@ -247,6 +276,25 @@ void add_quantize_command(const Command& app) {
                   "predicts, for models of which 20 bytes a weight fit the memory")
       .between(1, 3);
   command.add_flag("--fast", options->fast, "Calibrate with less searching: most of the gain in less time");
+  command.add_option(
+      "--budget", options->limits.budget,
+      "Block sizes of 128, 64 or 32 or plain for each weight, by what it costs the model, so that "
+      "the files of weights have at most this size (5.2GB); calibrates");
+  command
+      .add_option("--bits", options->limits.bits,
+                  "The same for so many bits a weight of the matrices that can be quantized (4.3)")
+      .above_zero();
+  command
+      .add_option(
+          "--max-divergence", options->limits.divergence,
+          "The same for the least size whose mean KL from the original on the held-back part is at most "
+          "this (nats)")
+      .above_zero();
+  command
+      .add_option("--block-sizes", options->limits.block_sizes,
+                  "Of these three: the block sizes to choose from (128,64,32)")
+      .delimiter(',')
+      .between(kMinBlockSize, int64_t{1} << 30);
   command.add_flag("--fresh", options->fresh,
                    "Discard the layers that a calibration cut short has left in OUT.calibration");
   command
