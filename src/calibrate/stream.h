@@ -14,6 +14,7 @@
 #include "calibrate/distill.h"
 #include "evaluate/distribution.h"
 #include "model/sequence_pass.h"
+#include "tensor/floats.h"
 #include "tensor/transpose.h"
 
 namespace nfloat {
@@ -101,8 +102,7 @@ inline double mean_divergence(const std::vector<float>& expected, const std::vec
 inline std::vector<float> stored_matrix(const Checkpoint& checkpoint, const std::string& name,
                                         bool transposed_there) {
   const TensorView view = checkpoint.view(name);
-  std::vector<float> values(static_cast<size_t>(view.elements()));
-  convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
+  std::vector<float> values = floats_of(view);
   checkpoint.release(view);
   return transposed_there ? transposed(values, view.shape[0], view.shape[1]) : values;
 }

@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/add_weights.h"
 
-#include <cstring>
+#include "tensor/floats.h"
 
 namespace nfloat {
 namespace {
-
-// Tensors of a mapped file need not be aligned; these are small.
-std::vector<float> floats_of(const TensorView& view) {
-  std::vector<float> values(static_cast<size_t>(view.elements()));
-  std::memcpy(values.data(), view.data(), values.size() * sizeof(float));
-  return values;
-}
 
 std::span<const uint8_t> bytes_of(const TensorView& view) {
   return {static_cast<const uint8_t*>(view.data()), view.bytes.size()};

@@ -9,16 +9,11 @@
 #include "model/add_weights.h"
 #include "model/expert_slices.h"
 #include "nfloat/quantize.h"
+#include "tensor/floats.h"
 #include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
-
-std::vector<float> floats_of(const TensorView& view) {
-  std::vector<float> values(static_cast<size_t>(view.elements()));
-  convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
-  return values;
-}
 
 std::vector<float> read_floats(const Checkpoint& checkpoint, const std::string& name) {
   return floats_of(checkpoint.view(name));
