@@ -47,7 +47,7 @@ const std::map<std::string, Room> kRooms = {
     {"evaluate", {6, {"compare.h", "evaluate.h", "tasks.h"}}},
     {"bridge", {6, {"adapter_gguf.h", "bridge.h"}}},
     {"tune", {6, {"adapter.h", "train.h", "train_data.h"}}},
-    {"calibrate", {7, {"calibrate.h"}}},
+    {"calibrate", {7, {"budget.h", "calibrate.h"}}},
     {"server", {7, {"serve.h"}}},
     {"report", {8, {"comparison.h", "plot.h", "report.h", "results.h", "train_report.h"}}},
     {"c_api", {9, {"nfloat.h"}}},
