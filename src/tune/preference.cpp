@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/fail.h"
+#include "base/fnv.h"
 
 namespace nfloat {
 namespace {
@@ -184,28 +185,48 @@ TrainPreference Preferences::gradients(Pass& pass, const StepBatches& batches, u
 }
 
 TrainPreference Preferences::evaluate(Pass& pass, std::span<const TrainRow> rows, bool with_adapter,
-                                      int64_t most) const {
+                                      int64_t most) {
   const int64_t length = options_.length;
   check_pairs(rows, length);
   TrainPreference result;
+  const bool dpo = options_.objective == TrainObjective::kDpo;
+  const std::vector<double> none;
+  const std::vector<double>& reference = dpo ? reference_of(pass, rows, most) : none;
   in_batches(rows, length, most, [&](const BatchRows& pairs) {
-    const Batch batch = pair_batch(rows, pairs, length);
-    const std::vector<double> losses = pass.document_losses(batch, with_adapter);
-    std::vector<double> reference;
-    if (options_.objective == TrainObjective::kDpo)
-      reference = with_adapter ? pass.document_losses(batch, false) : losses;
+    std::vector<double> losses;
+    if (with_adapter || !dpo) losses = pass.document_losses(pair_batch(rows, pairs, length), with_adapter);
     for (size_t k = 0; k < pairs.size(); ++k) {
       AnswerScore both[2];
-      for (size_t side = 0; side < 2; ++side)
-        both[side] = {.log_p = -losses[2 * k + side],
-                      .tokens = targets(rows[2 * pairs[k] + side], length),
-                      .reference = reference.empty() ? 0 : -reference[2 * k + side]};
+      for (size_t side = 0; side < 2; ++side) {
+        const size_t row = 2 * pairs[k] + side;
+        const double known = dpo ? reference[row] : 0;
+        both[side] = {.log_p = losses.empty() ? known : -losses[2 * k + side],
+                      .tokens = targets(rows[row], length),
+                      .reference = known};
+      }
       add(result, loss(both[0], both[1]), shown(both[0], options_.objective),
           shown(both[1], options_.objective));
     }
   });
   divide(result);
   return result;
+}
+
+const std::vector<double>& Preferences::reference_of(Pass& pass, std::span<const TrainRow> rows,
+                                                     int64_t most) {
+  uint64_t hash = kFnvStart;
+  for (const TrainRow& row : rows)
+    for (const std::vector<int32_t>* list : {&row.tokens, &row.labels})
+      hash = fnv_step(fnv(std::as_bytes(std::span(*list)), hash), list->size());
+  if (evaluated_.size() == rows.size() && evaluated_pairs_ == hash) return evaluated_;
+  std::vector<double> reference;
+  in_batches(rows, options_.length, most, [&](const BatchRows& pairs) {
+    for (const double loss : pass.document_losses(pair_batch(rows, pairs, options_.length), false))
+      reference.push_back(-loss);
+  });
+  evaluated_ = std::move(reference);
+  evaluated_pairs_ = hash;
+  return evaluated_;
 }
 
 void Preferences::make_reference(Pass& pass, int64_t most,

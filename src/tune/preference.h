@@ -54,7 +54,8 @@ class Preferences {
   // pair and layer.
   TrainPreference gradients(Pass& pass, const StepBatches& pairs, uint64_t step, TrainStep& counts);
   // Of other pairs: their mean. `most`: tokens of a batch, at least those of the longest pair.
-  TrainPreference evaluate(Pass& pass, std::span<const TrainRow> rows, bool with_adapter, int64_t most) const;
+  // The reference of DPO is computed the first time and kept until other pairs are evaluated.
+  TrainPreference evaluate(Pass& pass, std::span<const TrainRow> rows, bool with_adapter, int64_t most);
 
   // log p of every row by the model without its adapter, which DPO needs; made before the first step.
   // `progress`: called with pairs done and all pairs.
@@ -69,10 +70,14 @@ class Preferences {
 
  private:
   PairLoss loss(const AnswerScore& chosen, const AnswerScore& rejected) const;
-
   std::span<const TrainRow> rows_;
   TrainOptions options_;
+  const std::vector<double>& reference_of(Pass& pass, std::span<const TrainRow> rows, int64_t most);
+
   std::vector<double> reference_;  // by row
+  // Of the pairs that were evaluated last, and a hash of their tokens.
+  std::vector<double> evaluated_;
+  uint64_t evaluated_pairs_ = 0;
 };
 
 }  // namespace nfloat

@@ -15,8 +15,8 @@ namespace nfloat {
 namespace {
 
 using testing::bytes_of;
+using testing::OwnFolder;
 using testing::RandomModel;
-using testing::TemporaryFolder;
 
 constexpr const char* kConfig = R"({"model_type": "llama", "hidden_size": 32, "intermediate_size": 48,
   "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 41,
@@ -248,7 +248,7 @@ TEST_F(PreferenceTest, OneBatchSeveralBatchesAndPacksAreTheSameStep) {
 
 TEST_F(PreferenceTest, AResumedRunGivesTheSameFiles) {
   const auto bytes = [](const Trainer& trainer) {
-    TemporaryFolder folder;
+    OwnFolder folder;
     trainer.save_adapter(folder.path(), "base");
     return bytes_of(folder.path() + "/adapter_model.safetensors");
   };
@@ -256,7 +256,7 @@ TEST_F(PreferenceTest, AResumedRunGivesTheSameFiles) {
     TrainOptions own = options(objective);
     own.dropout = 0.1;
     Trainer straight(model_, pairs(20), own);
-    TemporaryFolder folder;
+    OwnFolder folder;
     const std::string checkpoint = folder.path() + "/checkpoint";
     while (straight.finished_steps() < 4) straight.step();
     straight.save_checkpoint(checkpoint, "base");
@@ -289,7 +289,7 @@ TEST_F(PreferenceTest, AResumedRunGivesTheSameFiles) {
 TEST_F(PreferenceTest, TheReferenceIsTheModelWithoutItsAdapter) {
   Trainer plain(model_, pairs(10), options(TrainObjective::kDpo));
   while (plain.finished_steps() < 5) plain.step();
-  TemporaryFolder folder;
+  OwnFolder folder;
   plain.save_adapter(folder.path(), "base");
   Trainer second(model_, pairs(10), options(TrainObjective::kDpo));
   second.start_from(folder.path());
@@ -302,6 +302,14 @@ TEST_F(PreferenceTest, TheReferenceIsTheModelWithoutItsAdapter) {
   const double reward = 0.1 * ((with.chosen - without.chosen) - (with.rejected - without.rejected));
   EXPECT_NEAR(with.margin, reward, 1e-9);
   EXPECT_EQ(with.loss, plain.evaluate_pairs(pairs(10)).loss);
+  // It is kept from one evaluation to the next, and belongs to the pairs.
+  const TrainPreference others = second.evaluate_pairs(pairs(6)), again = second.evaluate_pairs(pairs(10));
+  EXPECT_EQ(with.loss, again.loss);
+  EXPECT_EQ(with.margin, again.margin);
+  EXPECT_EQ(others.loss, plain.evaluate_pairs(pairs(6)).loss);
+  std::vector<TrainRow> shorter = pairs(10);
+  shorter[0].labels.front() = shorter[0].labels.back();
+  EXPECT_EQ(0, second.evaluate_pairs(shorter, false).margin);
 }
 
 TEST_F(PreferenceTest, WhatIsPreferredIsLearned) {
