@@ -6,11 +6,14 @@
 #include <unistd.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <stdexcept>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -20,19 +23,33 @@ namespace nfloat::testing {
 
 namespace fs = std::filesystem;
 
-// A folder of the running test's own, empty at first, removed afterwards.
+// A folder, empty at first, that goes away with its object.
+class OwnFolder {
+ public:
+  OwnFolder() {
+    std::string name = (fs::path(::testing::TempDir()) / "nfloat-XXXXXX").string();
+    const char* made = ::mkdtemp(name.data());
+    if (made == nullptr) throw std::runtime_error("no folder can be made in " + ::testing::TempDir());
+    path_ = made;
+  }
+  OwnFolder(const OwnFolder&) = delete;
+  OwnFolder& operator=(const OwnFolder&) = delete;
+  ~OwnFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// A test with a folder of its own.
 class TemporaryFolder : public ::testing::Test {
  protected:
-  void SetUp() override {
-    const auto* info = ::testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::path(::testing::TempDir()) / (std::string("nfloat-") + info->test_suite_name() + "-" +
-                                                info->name() + "-" + std::to_string(::getpid()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-  }
-  void TearDown() override { fs::remove_all(folder_); }
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
-  fs::path folder_;
+  const OwnFolder own_;
+  const fs::path folder_ = own_.path();
 };
 
 inline std::string read_file(const fs::path& path) {

@@ -26,7 +26,7 @@ class Distillation : public ::testing::Test {
   Calibration run(int level, int threads, std::function<void(int64_t, int64_t, double)> distilling = nullptr,
                   std::function<bool()> cancelled = nullptr) {
     const auto checkpoint = std::make_shared<const Checkpoint>(random_.folder.path());
-    std::mt19937 generator(3);
+    std::mt19937 generator(seed_);
     std::vector<std::vector<int32_t>> windows(static_cast<size_t>(windows_));
     for (auto& window : windows)
       for (int i = 0; i < 64; ++i) window.push_back(static_cast<int32_t>(generator() % 61));
@@ -45,6 +45,7 @@ class Distillation : public ::testing::Test {
 
   const RandomModel random_{kConfig};
   int windows_ = 400;
+  unsigned seed_ = 3;
 };
 
 void expect_equal(const Calibration& a, const Calibration& b) {
@@ -70,13 +71,19 @@ TEST_F(Distillation, TakesTheDivergenceOfWhatIsHeldBackFurtherDown) {
   EXPECT_EQ(one.report.kl, two.report.kl);
 }
 
-// One window to learn from and one to judge by, of chance: what is learned is no good.
+// One window to learn from and one to judge by, of chance: what is learned is no good, mostly.
 TEST_F(Distillation, KeepsItsStartWhereNothingIsBetter) {
   windows_ = 2;
-  const Calibration second = run(2, 2), third = run(3, 2);
-  EXPECT_EQ(third.report.steps == 0, third.norms.empty());
-  EXPECT_LE(third.report.kl, third.report.start_kl);
-  if (third.report.steps == 0) expect_equal(second, third);
+  int kept = 0;
+  for (seed_ = 1; seed_ <= 8 && kept < 2; ++seed_) {
+    const Calibration second = run(2, 2), third = run(3, 2);
+    EXPECT_EQ(third.report.steps == 0, third.norms.empty());
+    EXPECT_LE(third.report.kl, third.report.start_kl);
+    if (third.report.steps > 0) continue;
+    expect_equal(second, third);
+    ++kept;
+  }
+  EXPECT_EQ(kept, 2) << "among 8 texts";
 }
 
 TEST_F(Distillation, IsCancelledBetweenSteps) {

@@ -102,6 +102,19 @@ TEST_P(Families, ByteCache) {
   expect_oracle(RandomModel(GetParam().config), {9, 1, 77}, KvCacheType::kInt8, 0.25);
 }
 
+// A whole layer that the configuration does not count is no other part of the model.
+TEST(CheckedTensors, LayersThatTheConfigurationDoesNotCountAreNamed) {
+  const RandomModel random(kCases[0].config);
+  const std::string path = random.folder.path() + "/config.json";
+  std::string config = testing::read_file(path);
+  const std::string two = "\"num_hidden_layers\": 2";
+  ASSERT_NE(config.find(two), std::string::npos);
+  config.replace(config.find(two), two.size(), "\"num_hidden_layers\": 1");
+  testing::write_file(path, config);
+  EXPECT_NFLOAT_ERROR(Model::load(random.folder.path()), ErrorCode::kMalformedFile,
+                      "llama of 1 layers does not have: model.layers.1.");
+}
+
 INSTANTIATE_TEST_SUITE_P(Every, Families, ::testing::ValuesIn(kCases),
                          [](const auto& one) { return std::string(one.param.name); });
 

@@ -504,7 +504,7 @@ TEST_P(Layouts, StreamedLayersAndWholeSequencesGiveTheSameBits) {
 // embeddings and norms stay as they were.
 TEST_P(Layouts, Quantized) {
   const std::string& folder = random_.folder.path();
-  const testing::TemporaryFolder outputs;
+  const testing::OwnFolder outputs;
   const std::string nf4 = outputs.path() + "/nf4", plain = outputs.path() + "/plain";
   QuantizeCheckpointOptions options;
   options.quantize_experts = true;

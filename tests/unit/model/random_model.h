@@ -2,8 +2,6 @@
 #ifndef NFLOAT_TESTS_UNIT_MODEL_RANDOM_MODEL_H_
 #define NFLOAT_TESTS_UNIT_MODEL_RANDOM_MODEL_H_
 
-#include <unistd.h>
-
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -15,31 +13,13 @@
 #include "model/loader.h"
 #include "nfloat/model.h"
 #include "reference/llama.h"
+#include "support/files.h"
 
 namespace nfloat::testing {
 
-// A folder that goes away with its object.
-class TemporaryFolder {
- public:
-  TemporaryFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "nfloat-model-XXXXXX").string();
-    path_ = mkdtemp(name.data());
-  }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
-
 // A model of random float32 weights in a folder, and the same weights for the oracle.
 struct RandomModel {
-  TemporaryFolder folder;
+  OwnFolder folder;
   ModelConfig config;
   reference::Weights weights;
 

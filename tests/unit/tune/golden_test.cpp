@@ -94,7 +94,7 @@ void run_train(bool bf16, const Tolerance& tolerance) {
   options.rows_per_batch = 4;
   options.bf16 = bf16;
   Trainer trainer(model, rows_of(golden.at("tokens")), options);
-  TemporaryFolder start, end;
+  OwnFolder start, end;
   write_start(start.path(), model, options);
   trainer.start_from(start.path());
   std::vector<TrainStep> steps;

@@ -48,7 +48,7 @@ class PairData : public ::testing::Test {
         EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
     }
   }
-  const testing::TemporaryFolder folder_;
+  const testing::OwnFolder folder_;
 };
 
 TEST_F(PairData, TextsAreTrainedBehindThePrompt) {

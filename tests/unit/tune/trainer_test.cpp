@@ -14,8 +14,8 @@ namespace nfloat {
 namespace {
 
 using testing::bytes_of;
+using testing::OwnFolder;
 using testing::RandomModel;
-using testing::TemporaryFolder;
 
 constexpr const char* kConfig = R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
   "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61,
@@ -48,7 +48,7 @@ class TrainerTest : public ::testing::Test {
     return o;
   }
   static std::string adapter_bytes(const Trainer& trainer) {
-    TemporaryFolder folder;
+    OwnFolder folder;
     trainer.save_adapter(folder.path(), "base");
     return bytes_of(folder.path() + "/adapter_model.safetensors") +
            bytes_of(folder.path() + "/adapter_config.json");
@@ -60,7 +60,7 @@ class TrainerTest : public ::testing::Test {
 
 TEST_F(TrainerTest, AResumedRunGivesTheSameFiles) {
   Trainer straight(model_, rows(40), options());
-  TemporaryFolder folder;
+  OwnFolder folder;
   const std::string checkpoint = folder.path() + "/checkpoint";
   while (straight.finished_steps() < 7) straight.step();
   straight.save_checkpoint(checkpoint, "base", "of \"mine\"\n");
@@ -137,7 +137,7 @@ TEST_F(TrainerTest, AnAdapterGoesOnWhereItWasSaved) {
   own.rank_pattern = {{"down_proj", 2}};
   Trainer trainer(model_, rows(20), own);
   while (trainer.finished_steps() < 5) trainer.step();
-  TemporaryFolder folder;
+  OwnFolder folder;
   trainer.save_adapter(folder.path(), "base");
   Trainer second(model_, rows(20), options());
   second.start_from(folder.path());
@@ -152,7 +152,7 @@ TEST_F(TrainerTest, AStartScaledByTheRootIsTheSameAdapter) {
   own.rank = 6;
   Trainer trainer(model_, rows(20), own);
   while (trainer.finished_steps() < 5) trainer.step();
-  TemporaryFolder folder;
+  OwnFolder folder;
   trainer.save_adapter(folder.path(), "base");
   const std::vector<TrainRow> held = rows(5);
   const double loss = trainer.evaluate(held).mean();
@@ -172,7 +172,7 @@ TEST_F(TrainerTest, MergedWeightsPredictTheSame) {
   const Model plain = Model::load(random_.folder.path(), {.precision = Precision::kF32});
   Trainer trainer(plain, rows(20), options());
   while (trainer.finished_steps() < 8) trainer.step();
-  TemporaryFolder folder;
+  OwnFolder folder;
   trainer.save_adapter(folder.path(), "base");
   const Checkpoint base(random_.folder.path());
   const LoraAdapter adapter(folder.path(), base);
@@ -189,7 +189,7 @@ TEST_F(TrainerTest, MergedWeightsPredictTheSame) {
 TEST_F(TrainerTest, AdaptersBesideTheWeightsOfSessions) {
   Trainer trainer(model_, rows(20), options());
   while (trainer.finished_steps() < 8) trainer.step();
-  TemporaryFolder folder;
+  OwnFolder folder;
   trainer.save_adapter(folder.path(), "base");
   const std::vector<TrainRow> held = rows(5);
   const auto session_loss = [&] {
