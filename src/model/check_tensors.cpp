@@ -2,6 +2,8 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <map>
+#include <set>
 #include <unordered_set>
 
 #include "architecture/families.h"
@@ -16,21 +18,44 @@ Shape exchanged(const Shape& shape) {
   return shape.rank() == 2 ? Shape({shape[1], shape[0]}) : Shape({shape[0], shape[2], shape[1]});
 }
 
-// Names of weights of the model's layers that nothing asked for.
+// A name of a weight of a layer, in its parts: the layer's number, and what is behind it.
+struct LayerWeight {
+  int64_t layer = 0;
+  std::string_view part;
+};
+LayerWeight layer_weight(std::string_view name, size_t number) {
+  LayerWeight result;
+  size_t i = number;
+  for (; i < name.size() && name[i] >= '0' && name[i] <= '9' && result.layer < (int64_t{1} << 32); ++i)
+    result.layer = result.layer * 10 + (name[i] - '0');
+  result.part = name.substr(i);
+  return result;
+}
+
+// Names of weights of the model's layers that nothing asked for. Layers beyond the last are left over where
+// they are made as the others are; else they belong to something else (prediction of several tokens).
 std::vector<std::string> left_over(const Checkpoint& checkpoint, const ModelConfig& config,
                                    const TensorNames& names, const std::unordered_set<std::string>& known) {
   const std::string pattern = find_family(config.family)->tensors.output;
   const std::string layers = names(pattern.substr(0, pattern.find("{}")));
+  std::unordered_set<std::string_view> parts;
+  for (const std::string& name : known)
+    if (name.starts_with(layers)) parts.insert(layer_weight(name, layers.size()).part);
   std::vector<std::string> list;
+  std::map<int64_t, std::vector<std::string>> beyond;
+  std::set<int64_t> others;
   for (const std::string& name : checkpoint.weight_names()) {
     if (!name.starts_with(layers) || known.contains(name) || is_buffer(name)) continue;
-    // Layers beyond the last belong to something else (prediction of several tokens).
-    int64_t layer = 0;
-    for (size_t i = layers.size();
-         i < name.size() && name[i] >= '0' && name[i] <= '9' && layer < config.layers; ++i)
-      layer = layer * 10 + (name[i] - '0');
-    if (layer < config.layers) list.push_back(name);
+    const LayerWeight weight = layer_weight(name, layers.size());
+    if (weight.layer < config.layers) {
+      list.push_back(name);
+      continue;
+    }
+    beyond[weight.layer].push_back(name);
+    if (!parts.contains(weight.part)) others.insert(weight.layer);
   }
+  for (auto& [layer, names_of_it] : beyond)
+    if (!others.contains(layer)) list.insert(list.end(), names_of_it.begin(), names_of_it.end());
   return list;
 }
 
@@ -100,8 +125,9 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config) {
     problems.push_back(
         fmt::format("{} tensors disagree with config.json: {}", wrong.size(), fmt::join(wrong, "; ")));
   if (!extra.empty())
-    problems.push_back(fmt::format("{} tensors of the layers are left over, which {} does not have: {}",
-                                   extra.size(), config.family, fmt::join(extra, ", ")));
+    problems.push_back(
+        fmt::format("{} tensors of the layers are left over, which {} of {} layers does not have: {}",
+                    extra.size(), config.family, config.layers, fmt::join(extra, ", ")));
   if (!problems.empty())
     fail(ErrorCode::kMalformedFile, "{}: {}", checkpoint.path(), fmt::join(problems, "; "));
 }
