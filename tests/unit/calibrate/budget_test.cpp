@@ -176,7 +176,7 @@ TEST_F(Budget, TheFileHasWhatWasChosen) {
     const auto found = calibration.tensors.find(name);
     return found == calibration.tensors.end() ? nullptr : &found->second;
   };
-  const testing::TemporaryFolder place;
+  const testing::OwnFolder place;
   const std::string output = place.path() + "/out";
   const ConvertResult result = quantize_checkpoint(*checkpoint, output, own);
   EXPECT_LE(std::filesystem::file_size(output + "/model.safetensors"), most);
