@@ -3,6 +3,8 @@
 #define NFLOAT_BRIDGE_H_
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,6 +13,7 @@
 #include "nfloat/checkpoint.h"
 #include "nfloat/convert.h"
 #include "nfloat/gguf.h"
+#include "nfloat/imatrix.h"
 
 // Whole models between Hugging Face folders (plain or bitsandbytes 4-bit) and GGUF files, streamed as
 // convert.h does.
@@ -34,6 +37,11 @@ struct BridgeOptions {
   // that the adapter changes are then sums with the plain ones. A sum with 4-bit values lies near the levels
   // that it came from, and rounding takes most of a small change away.
   std::string original = {};
+  // GGUF files: weights that were quantized before (gguf_blocks), by their name in the checkpoint: the rows
+  // in `type`, [out]; null for all others. May be empty. Not together with lora.
+  std::function<const std::vector<std::byte>*(const std::string& name)> prepared = nullptr;
+  // GGUF files: by which the errors of the columns count where scales are searched for; null: all alike.
+  std::shared_ptr<const ImportanceMatrix> importance = nullptr;
 };
 
 // The result for one tensor.
@@ -60,7 +68,8 @@ struct BridgeResult {
   std::vector<std::string> notes;     // what the output cannot represent, besides precision
   uint64_t bytes_before = 0, bytes_after = 0;
   int64_t parameters = 0;
-  size_t merged = 0;  // weights that the adapter changed
+  size_t merged = 0;    // weights that the adapter changed
+  size_t weighted = 0;  // tensors whose scales an importance matrix chose
   double seconds = 0;
   double sync_seconds = 0;   // until the data was on the disk
   double check_seconds = 0;  // of reading it again
@@ -71,7 +80,8 @@ struct BridgeResult {
 // Norms, biases and routers are F32; embedding and head of 4-bit files Q8_0; rows that are not whole blocks
 // F16. The input is a checkpoint with its configuration, a GGUF file too. Throws kUnsupported (a model that
 // llama.cpp does not have), kNotFinite (values that the type cannot hold, naming tensor and place), and what
-// quantize_checkpoint throws. Experts in MXFP4 stay so where CheckpointOptions::keep_mxfp4 shows them.
+// quantize_checkpoint throws; kInvalidArgument for an importance matrix of another model. Experts in MXFP4
+// stay so where CheckpointOptions::keep_mxfp4 shows them.
 NFLOAT_API BridgeResult write_gguf(const Checkpoint& input, const std::string& output,
                                    const BridgeOptions& options, const ConvertControl& control = {});
 

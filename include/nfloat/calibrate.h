@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -14,6 +15,7 @@
 #include "nfloat/api.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/convert.h"
+#include "nfloat/gguf.h"
 #include "nfloat/model_config.h"
 #include "nfloat/quantize.h"
 
@@ -42,6 +44,9 @@ struct CalibrationOptions {
   // memory; its start sees the first 65,536 tokens.
   int level = 1;
   bool fast = false;  // no new coding of whole blocks: most of the gain in less time
+  // Codes and float16 factors of llama.cpp's blocks, Q4_0 or IQ4_NL, instead of those that the other options
+  // say; matrices whose rows are not whole blocks stay plain. Not at level 3.
+  std::optional<GgufType> gguf = std::nullopt;
   int threads = 0;
   // Asked many times a second, from any thread; true ends the work with kInterrupted. Must not throw.
   std::function<bool()> cancelled = nullptr;
@@ -62,7 +67,7 @@ struct CalibrationOptions {
 struct CalibrationReport {
   int64_t tokens = 0;         // calibrated on
   int64_t held_tokens = 0;    // held back
-  double plain_kl = 0;        // of signed scales with the least squared error
+  double plain_kl = 0;        // of signed scales with the least squared error, of `gguf` of encode_gguf
   double kl = 0;              // of the result
   int64_t tensors = 0;        // calibrated
   int64_t kept_plain = 0;     // of them, whose loss was not below that of the signed scales, which they keep
@@ -92,6 +97,10 @@ NFLOAT_API Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, c
                                  std::span<const std::vector<int32_t>> windows,
                                  const QuantizeCheckpointOptions& quantize,
                                  const CalibrationOptions& options = {});
+
+// A matrix that was calibrated for CalibrationOptions::gguf in the bytes of llama.cpp's type, row by row:
+// BridgeOptions::prepared takes it. Throws kInvalidArgument for what is coded in another way.
+NFLOAT_API std::vector<std::byte> gguf_blocks(const QuantizedTensor& tensor, GgufType type);
 
 // The finished layers of a calibration in a file, so that a run that was cut short goes on: a record a layer,
 // on the disk when append() returns. What a killed run wrote half is passed over. The file belongs to one

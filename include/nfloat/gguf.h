@@ -66,8 +66,11 @@ NFLOAT_API bool is_encodable(GgufType type) noexcept;
 // The reverse: rounds `weights` (whole blocks). Q8_0, Q4_0 and IQ4_NL as ggml's reference quantizers do
 // without an importance matrix, to the byte; Q4_K, Q5_K, Q6_K and IQ4_XS by a search of its own for the least
 // squared error. The same bytes on every machine. Throws kInvalidArgument for lengths that disagree and for
-// types that are not encodable. Values must be finite.
-NFLOAT_API void encode_gguf(GgufType type, std::span<const float> weights, std::span<std::byte> output);
+// types that are not encodable. Values must be finite. `importance`: one number a column, none negative, by
+// which the squared errors of a row's weights count in the search for scales; empty: as said. Without use in
+// plain types and Q8_0.
+NFLOAT_API void encode_gguf(GgufType type, std::span<const float> weights, std::span<std::byte> output,
+                            std::span<const float> importance = {});
 
 // The 16 values that the codes of a 4-bit type stand for, before the block's scale (Q4_0: -8 to 7); empty for
 // a type that is not a code table and a scale for every 32 elements.

@@ -29,6 +29,7 @@
 #include "nfloat/checkpoint.h"    // safetensors files and folders
 #include "nfloat/convert.h"       // whole checkpoints: quantize, dequantize, check
 #include "nfloat/gguf.h"          // llama.cpp's files
+#include "nfloat/imatrix.h"       // llama.cpp's importance matrices
 #include "nfloat/tensor_role.h"   // what a tensor is in its model
 
 // 4. Models that run.

@@ -53,11 +53,27 @@ double seconds_since(Clock::time_point start) {
 // Where the bytes of a tensor go: into the file, or beside what is in the file.
 using Sink = std::function<void(uint64_t begin, std::span<const std::byte> bytes)>;
 
+// What an importance matrix says of a tensor whose scales are searched for; null: nothing.
+const ColumnImportance* importance_of(const BridgeOptions& options, const GgufTarget& target) {
+  if (!options.importance || gguf_type_info(target.type).block_elements == 1 ||
+      target.type == GgufType::kQ8_0 || target.mxfp4)
+    return nullptr;
+  const auto found = options.importance->tensors.find(target.name);
+  if (found == options.importance->tensors.end()) return nullptr;
+  const auto cols = static_cast<size_t>(target.cols);
+  const size_t matrices = found->second.sums.size() / cols;
+  if (matrices == 0 || found->second.sums.size() % cols != 0 ||
+      static_cast<size_t>(target.rows) % matrices != 0)
+    fail(ErrorCode::kInvalidArgument, "the importance matrix has {} values of '{}', which has {} columns",
+         found->second.sums.size(), target.name, target.cols);
+  return &found->second;
+}
+
 // One tensor of the file.
 class TargetJob : public StreamJob {
  public:
-  TargetJob(const Checkpoint& checkpoint, const LoraAdapter* lora, const GgufTarget& target,
-            BridgeTensor& result, Sink sink)
+  TargetJob(const Checkpoint& checkpoint, const LoraAdapter* lora, const BridgeOptions& options,
+            const GgufTarget& target, BridgeTensor& result, Sink sink)
       : checkpoint_(checkpoint), target_(target), result_(result), sink_(std::move(sink)) {
     if (target.mxfp4) {
       const std::string& name = target.sources[0].name;
@@ -71,6 +87,9 @@ class TargetJob : public StreamJob {
     if (!readers_.empty()) result.before = readers_[0]->stored_type();
     chunk_rows_ = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, target.cols));
     const GgufTypeInfo& type = gguf_type_info(target.type);
+    if (options.prepared && options.type == target.type)
+      for (const GgufSource& source : target.sources) prepared_.push_back(options.prepared(source.name));
+    importance_ = importance_of(options, target);
     row_bytes_ = static_cast<uint64_t>(target.cols) * static_cast<uint64_t>(type.block_bytes) /
                  static_cast<uint64_t>(type.block_elements);
   }
@@ -89,7 +108,8 @@ class TargetJob : public StreamJob {
       consumed = repack(first, count, output);
     } else if (readers_[0]->plain() && plain_dtype(target_.type) != nullptr && !target_.plus_one &&
                *readers_[0]->plain() == *plain_dtype(target_.type)) {
-      for_runs(first, count, [&](const RowReader& reader, int64_t from, int64_t at, int64_t rows) {
+      for_runs(first, count, [&](size_t source, int64_t from, int64_t at, int64_t rows) {
+        const RowReader& reader = *readers_[source];
         reader.read_bytes(from, rows, output.subspan(static_cast<size_t>(at) * row_bytes_));
         consumed += reader.input_bytes(rows);
       });
@@ -101,7 +121,7 @@ class TargetJob : public StreamJob {
   }
 
  private:
-  // body(reader, its first row, row of the chunk, rows) for rows that follow one another on both sides.
+  // body(source, its first row, row of the chunk, rows) for rows that follow one another on both sides.
   template <typename Body>
   void for_runs(int64_t first, int64_t count, const Body& body) const {
     for (int64_t done = 0; done < count;) {
@@ -113,7 +133,7 @@ class TargetJob : public StreamJob {
       while (done + rows < count && row + rows < map.first + map.count &&
              map.huggingface(row + rows) == from + rows)
         ++rows;
-      body(*readers_[source], from, done, rows);
+      body(source, from, done, rows);
       done += rows;
     }
   }
@@ -121,15 +141,49 @@ class TargetJob : public StreamJob {
   uint64_t encode(int64_t first, int64_t count, std::span<std::byte> output, Scratch& scratch) {
     const auto values = scratch.get<float>(3, static_cast<size_t>(count * target_.cols));
     uint64_t consumed = 0;
-    for_runs(first, count, [&](const RowReader& reader, int64_t from, int64_t at, int64_t rows) {
+    for_runs(first, count, [&](size_t source, int64_t from, int64_t at, int64_t rows) {
+      const RowReader& reader = *readers_[source];
       reader.read(from, rows, values.data() + at * target_.cols, scratch);
       consumed += reader.input_bytes(rows);
     });
     if (target_.plus_one)
       for (float& value : values) value += 1;
-    encode_gguf(target_.type, values, output);
+    encode_rows(first, values, output);
+    if (!prepared_.empty()) take_prepared(first, count, output);
     if (target_.type != GgufType::kF32) measure(first, values, output, scratch);
     return consumed;
+  }
+
+  void encode_rows(int64_t first, std::span<const float> values, std::span<std::byte> output) const {
+    if (importance_ == nullptr) return encode_gguf(target_.type, values, output);
+    // The matrices of experts stand behind one another.
+    const auto cols = static_cast<size_t>(target_.cols);
+    const auto matrices = static_cast<int64_t>(importance_->sums.size() / cols);
+    const int64_t matrix_rows = target_.rows / matrices;
+    const auto count = static_cast<int64_t>(values.size() / cols);
+    for (int64_t row = 0; row < count;) {
+      const int64_t matrix = (first + row) / matrix_rows;
+      const int64_t last = std::min(count, (matrix + 1) * matrix_rows - first);
+      const auto begin = static_cast<size_t>(row), size = static_cast<size_t>(last - row);
+      encode_gguf(target_.type, values.subspan(begin * cols, size * cols),
+                  output.subspan(begin * row_bytes_, size * row_bytes_),
+                  importance_->means(static_cast<size_t>(matrix), cols));
+      row = last;
+    }
+  }
+
+  // Rows that were quantized before, over those that were encoded.
+  void take_prepared(int64_t first, int64_t count, std::span<std::byte> output) const {
+    for_runs(first, count, [&](size_t source, int64_t from, int64_t at, int64_t rows) {
+      const std::vector<std::byte>* blocks = prepared_[source];
+      if (blocks == nullptr) return;
+      const auto begin = static_cast<size_t>(from) * row_bytes_,
+                 size = static_cast<size_t>(rows) * row_bytes_;
+      if (blocks->size() < begin + size)
+        fail(ErrorCode::kInvalidArgument, "'{}': {} bytes were prepared, more were expected",
+             target_.sources[source].name, blocks->size());
+      std::memcpy(output.data() + static_cast<size_t>(at) * row_bytes_, blocks->data() + begin, size);
+    });
   }
 
   void measure(int64_t first, std::span<const float> values, std::span<const std::byte> output,
@@ -189,8 +243,10 @@ class TargetJob : public StreamJob {
   const GgufTarget& target_;
   BridgeTensor& result_;
   const Sink sink_;
-  std::vector<std::unique_ptr<RowReader>> readers_;  // beside the sources
-  std::vector<const TensorInfo*> parts_;             // codes and scales of MXFP4
+  std::vector<std::unique_ptr<RowReader>> readers_;      // beside the sources
+  std::vector<const TensorInfo*> parts_;                 // codes and scales of MXFP4
+  std::vector<const std::vector<std::byte>*> prepared_;  // beside the sources; empty: none
+  const ColumnImportance* importance_ = nullptr;
   int64_t chunk_rows_ = 1;
   uint64_t row_bytes_ = 0;
   std::mutex mutex_;
@@ -240,8 +296,9 @@ std::vector<Part> make_parts(const std::string& path, const GgufPlan& plan, uint
 }
 
 // Reads the written files and compares every byte with what the checkpoint gives.
-void check_written(const Checkpoint& input, const LoraAdapter* lora, const GgufPlan& plan,
-                   const std::string& path, const ConvertProgress& progress, const ConvertControl& control) {
+void check_written(const Checkpoint& input, const LoraAdapter* lora, const BridgeOptions& options,
+                   const GgufPlan& plan, const std::string& path, const ConvertProgress& progress,
+                   const ConvertControl& control) {
   const GgufFile file(path);
   std::vector<BridgeTensor> ignored(plan.targets.size());
   run_stream(
@@ -252,7 +309,8 @@ void check_written(const Checkpoint& input, const LoraAdapter* lora, const GgufP
         if (tensor == nullptr || tensor->type != target.type || tensor->shape != target.shape)
           fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is not as it was written", path, target.name);
         return std::make_unique<TargetJob>(
-            input, lora, target, ignored[i], [&, tensor](uint64_t begin, std::span<const std::byte> bytes) {
+            input, lora, options, target, ignored[i],
+            [&, tensor](uint64_t begin, std::span<const std::byte> bytes) {
               const auto stored = file.bytes(*tensor).subspan(begin, bytes.size());
               if (std::memcmp(stored.data(), bytes.data(), bytes.size()) != 0)
                 fail(ErrorCode::kMalformedFile, "{}: tensor '{}' differs near its byte {}", path,
@@ -301,6 +359,10 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   result.notes = plan.notes;
   if (lora != nullptr && !lora->untied_head().empty()) result.notes.push_back(untied_note(*lora));
   if (lora != nullptr) result.merged = account_for(*lora, plan, result.notes);
+  for (const GgufTarget& target : plan.targets) result.weighted += importance_of(options, target) != nullptr;
+  if (options.importance && result.weighted == 0)
+    fail(ErrorCode::kInvalidArgument,
+         "{}: the importance matrix has nothing of its tensors whose scales are searched for", input.path());
   ConvertProgress progress;
   progress.tensors_total = plan.targets.size();
   for (const TensorInfo& tensor : input.tensors()) progress.input_bytes_total += tensor.bytes;
@@ -333,7 +395,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
       plan.targets.size(),
       [&](size_t i) -> std::unique_ptr<StreamJob> {
         return std::make_unique<TargetJob>(
-            input, lora, plan.targets[i], result.tensors[i],
+            input, lora, options, plan.targets[i], result.tensors[i],
             [place = places[i]](uint64_t begin, std::span<const std::byte> bytes) {
               place.first->write(place.second, begin, bytes);
             });
@@ -359,7 +421,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   }
   if (options.check) {
     const Clock::time_point check_start = Clock::now();
-    check_written(input, lora, plan, parts[0].path, progress, control);
+    check_written(input, lora, options, plan, parts[0].path, progress, control);
     result.check_seconds = seconds_since(check_start);
   }
   return result;

@@ -49,18 +49,22 @@ inline std::vector<float> inverse_diagonal(const SquareMatrix& matrix, int64_t s
   return inverse;
 }
 
-// The scales that a double-quantized file can hold without an offset: the second-level map times the scale
-// of 256 blocks. Code 127 is zero; those of s and -s add up to 254.
+// The scales that a file can hold, as codes of 8 bits: code 127 is zero; those of s and -s add up to 254. Of
+// a double-quantized file without an offset they are the second-level map times the scale of 256 blocks; of
+// one with a float16 a block, those in steps of .9 % around what the block wants.
 class StoredScales {
  public:
   static constexpr int kZero = 127, kMirror = 254;
 
   // `wanted`: scales near those that will be chosen.
   explicit StoredScales(std::span<const float> wanted);
+  // What is stored is a scale divided by `unit`, in float16.
+  StoredScales(std::span<const float> wanted, float unit);
 
   const std::vector<float>& absmax() const noexcept { return absmax_; }
   float at(int64_t block, int code) const noexcept {
-    return (*map_)[static_cast<size_t>(code)] * absmax_[static_cast<size_t>(block / kNestedBlockSize)];
+    const float scale = (*map_)[static_cast<size_t>(code)] * absmax(block);
+    return unit_ > 0 ? stored(scale) : scale;
   }
   // The code whose scale is nearest to `scale`, but not zero.
   int nearest(int64_t block, float scale) const noexcept;
@@ -68,7 +72,12 @@ class StoredScales {
   int first_above(int64_t block, float scale) const noexcept;
 
  private:
+  float absmax(int64_t block) const noexcept { return absmax_[static_cast<size_t>(block / group_)]; }
+  float stored(float scale) const noexcept;
+
   const std::vector<float>* map_;
+  int64_t group_ = kNestedBlockSize;  // blocks of one number in absmax_
+  float unit_ = 0;                    // 0: no float16
   std::vector<float> absmax_;
 };
 

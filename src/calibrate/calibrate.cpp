@@ -10,6 +10,7 @@
 #include "calibrate/cancel.h"
 #include "calibrate/distill.h"
 #include "calibrate/estimate.h"
+#include "calibrate/gguf_coding.h"
 #include "calibrate/inputs.h"
 #include "calibrate/matrix.h"
 #include "calibrate/stream.h"
@@ -43,13 +44,14 @@ class Calibrator {
         plain_(checkpoint_, config,
                model_options([this](const std::string& name, std::span<float> weights, int64_t rows,
                                     int64_t columns) { round_plainly(name, weights, rows, columns); })) {
-    matrix_.codebook = make_codebook(quantize.format);
+    matrix_.gguf = options.gguf;
+    matrix_.codebook = options.gguf ? gguf_codebook(*options.gguf) : make_codebook(quantize.format);
     matrix_.whole = !options.fast;
     matrix_.sweeps = 4;
     matrix_.threads = threads_;
     for (const TensorPlan& plan : plan_quantization(*checkpoint_, quantize).tensors)
-      if (plan.quantize && plan.input.shape.rank() == 2)
-        wanted_[plan.input.name] = {plan.input.dtype, plan.block_size};
+      if (plan.quantize && plan.input.shape.rank() == 2 && fits(plan))
+        wanted_[plan.input.name] = {plan.input.dtype, options.gguf ? kGgufBlock : plan.block_size};
     const auto vocabulary = static_cast<size_t>(config.vocabulary);
     size_t held_tokens = 0;
     for (size_t i = 0; i < windows.size(); ++i) {
@@ -94,6 +96,10 @@ class Calibrator {
     DType dtype = DType::kBF16;
     int64_t block_size = 0;
   };
+  // Whether its rows are whole blocks where they have to be.
+  bool fits(const TensorPlan& plan) const {
+    return !matrix_.gguf || plan.input.shape[plan.transpose ? 0 : 1] % kGgufBlock == 0;
+  }
   using Transform = decltype(ModelOptions::transform);
 
   void quantize_layers() {
@@ -193,6 +199,7 @@ class Calibrator {
   void round_plainly(const std::string& name, std::span<float> weights, int64_t rows, int64_t columns) const {
     const auto wanted = wanted_.find(name);
     if (wanted == wanted_.end()) return;
+    if (matrix_.gguf) return decode(gguf_rounded(*matrix_.gguf, weights, rows, columns, threads_), weights);
     QuantizeOptions options;
     options.block_size = wanted->second.block_size;
     options.scale = ScaleMethod::kSigned;
@@ -348,6 +355,9 @@ Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, const ModelC
                       const QuantizeCheckpointOptions& quantize, const CalibrationOptions& options) {
   if (options.level < 1 || options.level > 3)
     fail(ErrorCode::kInvalidArgument, "calibration level {}: 1, 2 or 3 expected", options.level);
+  if (options.gguf && options.level == 3)
+    fail(ErrorCode::kUnsupported, "{}: calibrated at levels 1 and 2, not at 3",
+         gguf_type_info(*options.gguf).name);
   const CancelScope cancel(options.cancelled);
   return Calibrator(std::move(checkpoint), config, windows, quantize, options).run();
 }

@@ -5,7 +5,9 @@
 #include <cmath>
 
 #include "base/fail.h"
+#include "base/float16.h"
 #include "calibrate/block_work.h"
+#include "calibrate/gguf_coding.h"
 #include "calibrate/products.h"
 
 namespace nfloat {
@@ -14,6 +16,9 @@ namespace {
 // Room for a scale above the largest of those that were wanted: the negative side of the map has one value
 // less at its end.
 constexpr float kHeadroom = 1.05f;
+// Of scales in float16, shares of what a block wants.
+constexpr float kLeastShare = .3f, kMostShare = 1.4f;
+constexpr float kLeastBlock = 1e-3f;   // share of the largest scale that a block of zeros may take
 constexpr float kLeastScale = 1e-30f;  // a group of scales below it is zero: its inverses would overflow
 
 QuantizedTensor packed(const Coding& coding, const Levels& levels, const StoredScales& scales,
@@ -25,6 +30,11 @@ QuantizedTensor packed(const Coding& coding, const Levels& levels, const StoredS
   tensor.codes.assign((coding.places.size() + 1) / 2, 0);
   for (size_t i = 0; i < coding.places.size(); ++i)
     tensor.codes[i / 2] |= static_cast<uint8_t>(levels.code[coding.places[i]] << (i % 2 == 0 ? 4 : 0));
+  if (options.gguf) {
+    for (size_t block = 0; block < coding.scale_codes.size(); ++block)
+      tensor.scales.push_back(scales.at(static_cast<int64_t>(block), coding.scale_codes[block]));
+    return tensor;
+  }
   tensor.nested.codes = coding.scale_codes;
   tensor.nested.absmax = scales.absmax();
   tensor.nested.offset = 0;
@@ -55,14 +65,37 @@ StoredScales::StoredScales(std::span<const float> wanted) : map_(&dynamic_codebo
   }
 }
 
+StoredScales::StoredScales(std::span<const float> wanted, float unit) : group_(1), unit_(unit) {
+  static const std::vector<float> steps = [] {
+    std::vector<float> map(256);
+    for (int i = 1; i <= 128; ++i) {
+      const float step = kLeastShare + (kMostShare - kLeastShare) * static_cast<float>(i) / 128;
+      map[static_cast<size_t>(kZero + i)] = step;
+      if (i <= kZero) map[static_cast<size_t>(kZero - i)] = -step;
+    }
+    return map;
+  }();
+  map_ = &steps;
+  float most = 0;
+  for (const float scale : wanted) most = std::max(most, std::fabs(scale));
+  if (!(most > kLeastScale)) most = 1;
+  for (const float scale : wanted) absmax_.push_back(std::max(std::fabs(scale), kLeastBlock * most));
+}
+
+float StoredScales::stored(float scale) const noexcept {
+  constexpr float kLeastHalf = 0x1p-24f, kMostHalf = 65504.0f;
+  const float factor = std::clamp(std::fabs(scale) / unit_, kLeastHalf, kMostHalf);
+  return std::copysign(unit_ * f16_to_float(float_to_f16(factor)), scale);
+}
+
 int StoredScales::first_above(int64_t block, float scale) const noexcept {
-  const float x = scale / absmax_[static_cast<size_t>(block / kNestedBlockSize)];
+  const float x = scale / absmax(block);
   const auto first = std::lower_bound(map_->begin() + kZero + 1, map_->end(), x) - map_->begin();
   return static_cast<int>(first);
 }
 
 int StoredScales::nearest(int64_t block, float scale) const noexcept {
-  const float x = scale / absmax_[static_cast<size_t>(block / kNestedBlockSize)];
+  const float x = scale / absmax(block);
   auto above = static_cast<int>(std::lower_bound(map_->begin(), map_->end(), x) - map_->begin());
   above = std::min(above, 255);
   const int below = std::max(0, above - 1);
@@ -95,11 +128,13 @@ CalibratedMatrix calibrate_matrix(std::span<const float> weights, int64_t rows, 
   const QuantizedTensor wanted = quantize_blockwise(view, options.codebook, plain_options);
   plain_options.double_quantization = true;
   CalibratedMatrix result;
-  QuantizedTensor plain = quantize_blockwise(view, options.codebook, plain_options);
+  QuantizedTensor plain = options.gguf ? gguf_rounded(*options.gguf, weights, rows, columns, options.threads)
+                                       : quantize_blockwise(view, options.codebook, plain_options);
   result.plain_loss = proxy_loss(plain, weights, rows, factor, options.threads);
 
   const Levels levels(options.codebook);
-  const StoredScales scales(wanted.scales);
+  const StoredScales scales =
+      options.gguf ? StoredScales(wanted.scales, gguf_unit(*options.gguf)) : StoredScales(wanted.scales);
   Coding coding{.rows = rows,
                 .columns = columns,
                 .block_size = options.block_size,

@@ -3,10 +3,12 @@
 #define NFLOAT_CALIBRATE_MATRIX_H_
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "nfloat/codebook.h"
+#include "nfloat/gguf.h"
 #include "nfloat/quantize.h"
 
 // Quantizes one matrix so that what it gives to its inputs changes least: the loss of an error R = Q - W is
@@ -39,16 +41,17 @@ std::vector<float> corrected_target(std::span<const float> weights, int64_t rows
 struct CalibratedOptions {
   Codebook codebook;  // of at most 16 levels
   int64_t block_size = 64;
-  int sweeps = 4;     // of block descent
+  std::optional<GgufType> gguf = std::nullopt;  // then `codebook` is gguf_codebook(), blocks are of 32
+  int sweeps = 4;                               // of block descent
   bool whole = true;  // sweeps choose blocks anew; false: scales and single codes only
   int finalists = 8;  // scales of a block judged with feedback, at most 8
   int threads = 0;
 };
 
 struct CalibratedMatrix {
-  QuantizedTensor tensor;   // double-quantized, nested offset 0
+  QuantizedTensor tensor;   // double-quantized, nested offset 0; of `gguf` with a scale a block
   double loss = 0;          // tr(R H R^T) of it, H damped
-  double plain_loss = 0;    // of signed scales with the least squared error, chosen without H
+  double plain_loss = 0;    // of signed scales with the least squared error, chosen without H; of encode_gguf
   bool kept_plain = false;  // the latter was not worse and is what `tensor` holds
 };
 

@@ -38,6 +38,12 @@ void for_lanes(const Body& body) noexcept {
     for (int lane = 0; lane < kLanes; ++lane) body(i + lane, lane);
 }
 
+// Every weight counts alike, as a list of importances.
+struct Equal {
+  float operator[](int) const noexcept { return 1; }
+  Equal operator+(int) const noexcept { return {}; }
+};
+
 // A factor as float16 that is no smaller than a tiny `value`: what is below the normal halves would lose up
 // to everything by rounding down.
 struct Factor {
@@ -60,8 +66,9 @@ void put_factor(uint8_t* to, const Factor& factor) noexcept {
   std::memcpy(to, &factor.bits, sizeof factor.bits);
 }
 
-// Blocks of 32 that stand for scale * code - minimum, codes from 0 to kMost.
-template <int kMost>
+// Blocks of 32 that stand for scale * code - minimum, codes from 0 to kMost. Squared errors count by
+// Importance: Equal or const float*, beside the weights.
+template <int kMost, typename Importance>
 struct Even {
   static constexpr int kBlock = 32, kBlocks = kSuperBlock / kBlock;
   static constexpr int kSixBits = 63;
@@ -74,12 +81,13 @@ struct Even {
 
   // Guesses of the step around the one that spans the block; for the codes that each gives, scale and minimum
   // by least squares. Their squared error, up to a constant, tells which is the best.
-  static Fit search(const float* x) noexcept {
-    float low = 0, high = 0, sum_x = 0;
+  static Fit search(const float* x, Importance w) noexcept {
+    float low = 0, high = 0, sum_x = 0, sum_w = 0;
     for (int i = 0; i < kBlock; ++i) {
       low = std::min(low, x[i]);
       high = i == 0 ? x[0] : std::max(high, x[i]);
-      sum_x += x[i];
+      sum_x += w[i] * x[i];
+      sum_w += w[i];
     }
     if (!(high > low)) return {0, -low};
     Fit best;
@@ -92,15 +100,16 @@ struct Even {
       float codes[kLanes] = {}, squares[kLanes] = {}, products[kLanes] = {};
       for_lanes<kBlock>([&](int i, int lane) {
         const float q = code(inverse * (x[i] - low));
-        codes[lane] += q;
-        squares[lane] += q * q;
-        products[lane] += q * x[i];
+        const float wq = w[i] * q;
+        codes[lane] += wq;
+        squares[lane] += wq * q;
+        products[lane] += wq * x[i];
       });
       const float sum_q = total(codes), sum_qq = total(squares), sum_qx = total(products);
-      const float determinant = static_cast<float>(kBlock) * sum_qq - sum_q * sum_q;
+      const float determinant = sum_w * sum_qq - sum_q * sum_q;
       Fit fit;
       if (determinant > 0) {
-        fit.scale = (static_cast<float>(kBlock) * sum_qx - sum_x * sum_q) / determinant;
+        fit.scale = (sum_w * sum_qx - sum_x * sum_q) / determinant;
         fit.minimum = (sum_q * sum_qx - sum_qq * sum_x) / determinant;
       }
       if (!(determinant > 0) || fit.minimum < 0) fit = {sum_qq > 0 ? sum_qx / sum_qq : 0, 0};
@@ -113,12 +122,12 @@ struct Even {
     return best_gain > 0 ? best : Fit{(high - low) / static_cast<float>(kMost), -low};
   }
 
-  static float error(const float* x, float scale, float minimum) noexcept {
+  static float error(const float* x, Importance w, float scale, float minimum) noexcept {
     const float inverse = scale > 0 ? 1.0f / scale : 0.0f;
     float squares[kLanes] = {};
     for_lanes<kBlock>([&](int i, int lane) {
       const float off = code(inverse * (x[i] + minimum)) * scale - minimum - x[i];
-      squares[lane] += off * off;
+      squares[lane] += w[i] * off * off;
     });
     return total(squares);
   }
@@ -127,21 +136,21 @@ struct Even {
   uint8_t scales[kBlocks] = {}, minima[kBlocks] = {};
   uint8_t codes[kSuperBlock];
 
-  explicit Even(const float* x) noexcept {
+  Even(const float* x, Importance w) noexcept {
     Fit fits[kBlocks];
     float most_scale = 0, most_minimum = 0;
     for (int b = 0; b < kBlocks; ++b) {
-      fits[b] = search(x + b * kBlock);
+      fits[b] = search(x + b * kBlock, w + b * kBlock);
       most_scale = std::max(most_scale, fits[b].scale);
       most_minimum = std::max(most_minimum, fits[b].minimum);
     }
     scale = factor(most_scale / kSixBits);
     minimum = factor(most_minimum / kSixBits);
-    for (int b = 0; b < kBlocks; ++b) choose(x + b * kBlock, fits[b], b);
+    for (int b = 0; b < kBlocks; ++b) choose(x + b * kBlock, w + b * kBlock, fits[b], b);
   }
 
   // The whole multiples of the two factors, among the neighbours of what the search found.
-  void choose(const float* x, const Fit& fit, int b) noexcept {
+  void choose(const float* x, Importance w, const Fit& fit, int b) noexcept {
     const float step = scale.value > 0 ? fit.scale / scale.value : 0;
     const float offset = minimum.value > 0 ? fit.minimum / minimum.value : 0;
     const float s0 = whole(within(step, 0, kSixBits)), m0 = whole(within(offset, 0, kSixBits));
@@ -149,7 +158,7 @@ struct Even {
     for (const float s : {s0, s0 - 1, s0 + 1}) {
       for (const float m : {m0, m0 - 1, m0 + 1}) {
         if (s < 0 || s > kSixBits || m < 0 || m > kSixBits) continue;
-        const float own = error(x, scale.value * s, minimum.value * m);
+        const float own = error(x, w, scale.value * s, minimum.value * m);
         if (best < 0 || own < best) {
           best = own;
           best_s = s;
@@ -221,7 +230,7 @@ struct Table {
 };
 
 // Super-blocks of scaled tables: a factor, a whole scale for each block.
-template <typename Kind>
+template <typename Kind, typename Importance>
 struct Scaled {
   static constexpr int kBlock = Kind::kBlock, kBlocks = kSuperBlock / kBlock;
 
@@ -230,7 +239,7 @@ struct Scaled {
   uint8_t codes[kSuperBlock];
 
   // The scale of least squares for the codes that one of the targets gives, of the best of them.
-  static float search(const float* x) noexcept {
+  static float search(const float* x, Importance w) noexcept {
     float farthest = 0;
     for (int i = 0; i < kBlock; ++i)
       if (std::fabs(x[i]) > std::fabs(farthest)) farthest = x[i];
@@ -241,8 +250,9 @@ struct Scaled {
       float squares[kLanes] = {}, products[kLanes] = {};
       for_lanes<kBlock>([&](int i, int lane) {
         const float q = Kind::nearest(inverse * x[i]);
-        squares[lane] += q * q;
-        products[lane] += q * x[i];
+        const float wq = w[i] * q;
+        squares[lane] += wq * q;
+        products[lane] += wq * x[i];
       });
       const float sum_qq = total(squares), sum_qx = total(products);
       const float gain = sum_qq > 0 ? sum_qx * (sum_qx / sum_qq) : 0;
@@ -254,33 +264,33 @@ struct Scaled {
     return best;
   }
 
-  static float error(const float* x, float scale) noexcept {
+  static float error(const float* x, Importance w, float scale) noexcept {
     const float inverse = scale != 0 ? 1.0f / scale : 0.0f;
     float squares[kLanes] = {};
     for_lanes<kBlock>([&](int i, int lane) {
       const float off = Kind::nearest(inverse * x[i]) * scale - x[i];
-      squares[lane] += off * off;
+      squares[lane] += w[i] * off * off;
     });
     return total(squares);
   }
 
-  explicit Scaled(const float* x) noexcept {
+  Scaled(const float* x, Importance w) noexcept {
     float fits[kBlocks], farthest = 0;
     for (int b = 0; b < kBlocks; ++b) {
-      fits[b] = search(x + b * kBlock);
+      fits[b] = search(x + b * kBlock, w + b * kBlock);
       if (std::fabs(fits[b]) > std::fabs(farthest)) farthest = fits[b];
     }
     scale = factor(farthest / Kind::kLeast);
-    for (int b = 0; b < kBlocks; ++b) choose(x + b * kBlock, fits[b], b);
+    for (int b = 0; b < kBlocks; ++b) choose(x + b * kBlock, w + b * kBlock, fits[b], b);
   }
 
-  void choose(const float* x, float fit, int b) noexcept {
+  void choose(const float* x, Importance w, float fit, int b) noexcept {
     const float middle =
         scale.value != 0 ? whole(within(fit / scale.value, Kind::kLeast, Kind::kMost)) : 0.0f;
     float best = -1, chosen = middle;
     for (const float own : {middle, middle - 1, middle + 1}) {
       if (own < Kind::kLeast || own > Kind::kMost) continue;
-      const float found = error(x, scale.value * own);
+      const float found = error(x, w, scale.value * own);
       if (best < 0 || found < best) {
         best = found;
         chosen = own;
@@ -293,16 +303,16 @@ struct Scaled {
   }
 };
 
-}  // namespace
-
-void encode_q4_k(const float* x, uint8_t* block) noexcept {
-  const Even<15> coded(x);
+template <typename Importance>
+void q4_k(const float* x, Importance w, uint8_t* block) noexcept {
+  const Even<15, Importance> coded(x, w);
   coded.put_scales(block);
   coded.put_nibbles(block + 16);
 }
 
-void encode_q5_k(const float* x, uint8_t* block) noexcept {
-  const Even<31> coded(x);
+template <typename Importance>
+void q5_k(const float* x, Importance w, uint8_t* block) noexcept {
+  const Even<31, Importance> coded(x, w);
   coded.put_scales(block);
   uint8_t* high = block + 16;  // bit b of byte i: the fifth of element 32 * b + i
   for (int i = 0; i < 32; ++i) {
@@ -312,8 +322,9 @@ void encode_q5_k(const float* x, uint8_t* block) noexcept {
   coded.put_nibbles(block + 48);
 }
 
-void encode_q6_k(const float* x, uint8_t* block) noexcept {
-  const Scaled<SixBits> coded(x);
+template <typename Importance>
+void q6_k(const float* x, Importance w, uint8_t* block) noexcept {
+  const Scaled<SixBits, Importance> coded(x, w);
   uint8_t *low = block, *high = block + 128;
   std::memset(block, 0, 192);
   for (int i = 0; i < kSuperBlock; ++i) {
@@ -327,8 +338,9 @@ void encode_q6_k(const float* x, uint8_t* block) noexcept {
   put_factor(block + 208, coded.scale);
 }
 
-void encode_iq4_xs(const float* x, uint8_t* block) noexcept {
-  const Scaled<Table> coded(x);
+template <typename Importance>
+void iq4_xs(const float* x, Importance w, uint8_t* block) noexcept {
+  const Scaled<Table, Importance> coded(x, w);
   put_factor(block, coded.scale);
   std::memset(block + 2, 0, 6);
   for (int b = 0; b < 8; ++b) {
@@ -339,6 +351,24 @@ void encode_iq4_xs(const float* x, uint8_t* block) noexcept {
       block[8 + b * 16 + i] =
           static_cast<uint8_t>(coded.codes[b * 32 + i] | coded.codes[b * 32 + 16 + i] << 4);
   }
+}
+
+}  // namespace
+
+void encode_q4_k(const float* x, const float* importance, uint8_t* block) noexcept {
+  importance != nullptr ? q4_k(x, importance, block) : q4_k(x, Equal(), block);
+}
+
+void encode_q5_k(const float* x, const float* importance, uint8_t* block) noexcept {
+  importance != nullptr ? q5_k(x, importance, block) : q5_k(x, Equal(), block);
+}
+
+void encode_q6_k(const float* x, const float* importance, uint8_t* block) noexcept {
+  importance != nullptr ? q6_k(x, importance, block) : q6_k(x, Equal(), block);
+}
+
+void encode_iq4_xs(const float* x, const float* importance, uint8_t* block) noexcept {
+  importance != nullptr ? iq4_xs(x, importance, block) : iq4_xs(x, Equal(), block);
 }
 
 }  // namespace nfloat

@@ -135,6 +135,46 @@ TEST_F(Calibrate, LimitsChooseBlockSizes) {
   expect_refusal(with("no", {"--bits", "4.2", "--budget", "9MB"}), {"do not go together"}, 2);
 }
 
+TEST_F(Calibrate, ConvertWritesCalibratedBlocks) {
+  const auto convert = [&](const std::string& type, std::vector<std::string> more) {
+    std::vector<std::string> all = {"convert", model(), path(type + ".gguf"), "--type", type, "--overwrite"};
+    all.insert(all.end(), more.begin(), more.end());
+    return nfloat(all);
+  };
+  write_file(path("judge"), read_file(stories()).substr(40000, 6000));
+  const auto divergence = [&](const std::string& type) {
+    const Result result = nfloat({"perplexity", path(type + ".gguf"), "--text", path("judge"), "--reference",
+                                  model(), "--precision", "f32", "--json"});
+    EXPECT_TRUE(result.ok()) << result;
+    return Json::parse(result.out).at("divergence").at("mean_kl").get<double>();
+  };
+  const std::vector<std::string> some = {"--calibrate", stories(), "--calibration-tokens", "3000"};
+  // What an importance matrix alone gives is of the size of chance on so little text.
+  for (const std::string type : {"q4_0", "iq4_nl", "q4_k"}) {
+    ASSERT_TRUE(convert(type, {}).ok());
+    const double before = divergence(type);
+    std::vector<std::string> more = some;
+    more.emplace_back("--check");
+    if (type == "q4_k") more.insert(more.end(), {"--write-imatrix", path("imatrix.dat")});
+    const Result result = convert(type, more);
+    ASSERT_TRUE(result.ok()) << result;
+    EXPECT_NE(result.out.find(type == "q4_k" ? "importance matrix: 42 tensors" : "Calibrated at level 1"),
+              std::string::npos)
+        << result;
+    EXPECT_LT(divergence(type), (type == "q4_k" ? 1.1 : .8) * before) << type;
+  }
+  // The file that was written says what was measured.
+  const std::string measured = read_file(path("q4_k.gguf"));
+  ASSERT_TRUE(convert("q4_k", {"--calibrate", stories(), "--calibration-tokens", "3000", "--write-imatrix",
+                               path("imatrix.gguf")})
+                  .ok());
+  ASSERT_TRUE(convert("q4_k", {"--imatrix", path("imatrix.gguf")}).ok());
+  EXPECT_EQ(read_file(path("q4_k.gguf")), measured);
+  expect_refusal(convert("q8_0", some), {"--type q4_0"}, 2);
+  expect_refusal(convert("q4_k", {"--imatrix", stories()}), {"is no imatrix file"});
+  expect_refusal(convert("q4_k", {"--level", "2"}), {"--level and --fast"}, 2);
+}
+
 TEST_F(Calibrate, GoesOnAfterItsEnd) {
   const Result whole = quick(model(), "whole", stories());
   ASSERT_TRUE(whole.ok()) << whole;

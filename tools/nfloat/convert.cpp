@@ -2,12 +2,16 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 
+#include "calibration_text.h"
 #include "commands.h"
+#include "convert_calibrated.h"
 #include "convert_options.h"
 #include "nfloat/adapter_gguf.h"
 #include "nfloat/bridge.h"
+#include "nfloat/error.h"
 #include "nfloat/results.h"
 #include "nfloat/text.h"
 #include "table.h"
@@ -19,6 +23,8 @@ struct Options {
   std::string input, output, type = "auto", part_size, lora, original, adapter_of, scale = "absmax";
   bool overwrite = false, json = false, check = false, all = false;
   int threads = 0;
+  ConvertCalibration calibration;
+  std::string imatrix, write_imatrix;
 };
 
 double bits(const BridgeTensor& tensor) {
@@ -101,6 +107,43 @@ void convert_adapter(const Options& options) {
   fmt::print("{}: {} low-rank pairs\n", printable(options.output), pairs);
 }
 
+// What is found out about the model before it is converted.
+CalibratedBlocks prepare(const Options& options, const std::string& folder, BridgeOptions& bridge) {
+  CalibratedBlocks calibrated;
+  const bool measures = options.calibration.any() || !options.write_imatrix.empty();
+  if (!measures && options.imatrix.empty()) return calibrated;
+  const GgufTypeInfo* type = bridge.type ? &gguf_type_info(*bridge.type) : nullptr;
+  const bool blocks = type != nullptr && type->block_elements > 1 && type->type != GgufType::kQ8_0;
+  if (!is_gguf_path(options.output) || !blocks || !options.lora.empty())
+    throw UsageError(
+        "--calibrate and --imatrix make a .gguf file of --type q4_0, iq4_nl, q4_k, q5_k, q6_k or iq4_xs, "
+        "without --lora");
+  if (measures && !options.imatrix.empty())
+    throw UsageError("--imatrix is what --calibrate would measure: they do not go together");
+  if (!options.overwrite)
+    for (const std::string& path : {options.output, options.write_imatrix})
+      if (!path.empty() && std::filesystem::exists(path))
+        throw Error(
+            ErrorCode::kAlreadyExists,
+            fmt::format("{}: exists already (--overwrite replaces it when the new one is whole)", path));
+  if (!options.imatrix.empty()) {
+    bridge.importance = std::make_shared<const ImportanceMatrix>(read_importance(options.imatrix));
+    return calibrated;
+  }
+  catch_interrupts();
+  const bool feedback = type->type == GgufType::kQ4_0 || type->type == GgufType::kIQ4_NL;
+  if (!feedback && (options.calibration.level > 1 || options.calibration.fast))
+    throw UsageError("--level and --fast are for --type q4_0 and iq4_nl");
+  if (!feedback || !options.write_imatrix.empty()) {
+    const auto importance = importance_of_text(folder, options.calibration, options.threads);
+    if (!options.write_imatrix.empty())
+      write_importance(options.write_imatrix, *importance, options.overwrite);
+    if (!feedback) bridge.importance = importance;
+  }
+  if (!feedback) return calibrated;
+  return calibrate_blocks(folder, type->type, options.calibration, options.threads);
+}
+
 void run(const Options& options) {
   if (!options.adapter_of.empty()) return convert_adapter(options);
   BridgeOptions bridge;
@@ -123,7 +166,14 @@ void run(const Options& options) {
     bridge.type = type->type;
   }
   if (!options.part_size.empty()) bridge.part_bytes = parse_bytes(options.part_size, "--part-size");
-  const Checkpoint input(resolve_model_path(options.input), {.decoded = DType::kF32, .keep_mxfp4 = to_gguf});
+  const std::string folder = resolve_model_path(options.input);
+  const CalibratedBlocks calibrated = prepare(options, folder, bridge);
+  if (!calibrated.rows.empty())
+    bridge.prepared = [&calibrated](const std::string& name) {
+      const auto found = calibrated.rows.find(name);
+      return found == calibrated.rows.end() ? nullptr : &found->second;
+    };
+  const Checkpoint input(folder, {.decoded = DType::kF32, .keep_mxfp4 = to_gguf});
   catch_interrupts();
   const auto bar = std::make_shared<ProgressBar>("convert", "GB");
   const ConvertControl control = control_with_progress(bar, options.threads, options.overwrite);
@@ -150,6 +200,8 @@ void run(const Options& options) {
       8 * static_cast<double>(result.bytes_after) / count,
       error > 0 ? fmt::format("SQNR {} dB where rounded", sqnr(error, original)) : "nothing rounded",
       result.seconds, static_cast<double>(result.bytes_before) / 1e9 / std::max(result.seconds, 1e-9));
+  if (result.weighted > 0) fmt::print("scales chosen by an importance matrix: {} tensors\n", result.weighted);
+  if (!calibrated.sentence.empty()) fmt::print("{}\n", calibrated.sentence);
   if (result.merged > 0) fmt::print("merged: {} weights of the adapter\n", result.merged);
   if (const BridgeTensor total = adapter_total(result); total.squared_change > 0)
     fmt::print(
@@ -211,6 +263,29 @@ void add_convert_command(const Command& app) {
                   "quantize --help)")
       .one_of({"absmax", "search", "signed"})
       .show_default();
+  ConvertCalibration& calibration = options->calibration;
+  command.add_option(
+      "--calibrate", calibration.text,
+      "Let what the model does with this text choose: with --type q4_0 or iq4_nl codes and "
+      "factors, as nfloat quantize --calibrate does; with q4_k, q5_k, q6_k and iq4_xs the scales, by "
+      "how large the inputs of each column are");
+  command
+      .add_option("--calibration-tokens", calibration.tokens,
+                  fmt::format("Tokens of it that are used; {} unless given", calibration_tokens(1)))
+      .between(int64_t{256}, int64_t{1} << 30);
+  command
+      .add_option(
+          "--level", calibration.level,
+          "Of the calibration: 1, or 2, which corrects each product for the layers before it; without "
+          "--calibrate on the general text that comes with nfloat")
+      .between(1, 2);
+  command.add_option("--imatrix", options->imatrix,
+                     "Importance matrix of llama.cpp (GGUF or the older form) by which scales are chosen");
+  command.add_option(
+      "--write-imatrix", options->write_imatrix,
+      "Write what was measured on the text of --calibrate as an importance matrix: NAME.gguf, or the "
+      "older form under any other name");
+  command.add_flag("--fast", calibration.fast, "Calibrate with less searching");
   command.add_flag("--check", options->check, "Read the result back and compare every byte");
   command.add_flag("--all", options->all, "One line a tensor");
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "convert_calibrated.h"
+
+#include <fmt/format.h>
+
+#include "calibration_text.h"
+#include "nfloat/error.h"
+#include "notes.h"
+#include "progress.h"
+#include "signals.h"
+#include "table.h"
+
+namespace nfloat::cli {
+
+namespace {
+
+// A model that runs, and the windows of its text.
+struct Subject {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  ModelConfig config;
+  std::string text;  // its name
+  std::vector<std::vector<int32_t>> windows;
+};
+
+Subject subject(const std::string& folder, const ConvertCalibration& calibration) {
+  Subject result;
+  result.checkpoint = std::make_shared<const Checkpoint>(folder);
+  const std::string config = result.checkpoint->text_file("config.json");
+  if (config.empty())
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("{}: no config.json: what is calibrated is a model that runs", folder));
+  result.config = parse_model_config(config, folder + "/config.json");
+  result.text = calibration.text.empty() ? "the general text that comes with nfloat" : calibration.text;
+  std::string hash;
+  result.windows =
+      calibration_windows(calibration.text, folder, result.config,
+                          calibration.tokens > 0 ? calibration.tokens : calibration_tokens(1), &hash);
+  return result;
+}
+
+}  // namespace
+
+std::shared_ptr<const ImportanceMatrix> importance_of_text(const std::string& folder,
+                                                           const ConvertCalibration& calibration,
+                                                           int threads) {
+  const Subject on = subject(folder, calibration);
+  ImportanceOptions options;
+  options.threads = threads;
+  options.cancelled = interrupted;
+  ProgressBar bar("measure", "layers");
+  options.progress = [&](int64_t layer, int64_t layers) {
+    bar.update(static_cast<uint64_t>(layer), static_cast<uint64_t>(layers),
+               fmt::format("{}/{} layers", layer, layers));
+  };
+  auto result =
+      std::make_shared<ImportanceMatrix>(measure_importance(on.checkpoint, on.config, on.windows, options));
+  bar.finish();
+  result->texts = {on.text};
+  return result;
+}
+
+CalibratedBlocks calibrate_blocks(const std::string& folder, GgufType type,
+                                  const ConvertCalibration& calibration, int threads) {
+  const Subject on = subject(folder, calibration);
+  const std::string& name = on.text;
+  CalibrationOptions options;
+  options.level = std::max(1, calibration.level);
+  options.fast = calibration.fast;
+  options.gguf = type;
+  options.threads = threads;
+  options.cancelled = interrupted;
+  options.estimated = [&](const CalibrationEstimate& estimate) {
+    note("calibrating at level {} on {}: about {:.0f} s and {} of memory\n", options.level, name,
+         std::max(estimate.seconds, 1.0), format_bytes(estimate.memory_bytes));
+  };
+  ProgressBar bar("calibrate", "layers");
+  options.progress = [&](int64_t layer, int64_t layers) {
+    bar.update(static_cast<uint64_t>(layer), static_cast<uint64_t>(layers),
+               fmt::format("{}/{} layers", layer, layers));
+  };
+  Calibration found = calibrate(on.checkpoint, on.config, on.windows, {}, options);
+  bar.finish();
+  const CalibrationReport& report = found.report;
+  const std::string type_name(gguf_type_info(type).name);
+  if (report.tensors == 0)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: no matrix has rows of whole blocks of {}", folder, type_name));
+  if (!(report.kl <= report.plain_kl))
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: on the held-back tenth of the text the calibrated weights diverge by {:.6f} "
+                            "nats a token, those of {} without a text by {:.6f}: nothing was written; give "
+                            "more or other text",
+                            name, report.kl, type_name, report.plain_kl));
+  CalibratedBlocks result;
+  while (!found.tensors.empty()) {
+    const auto first = found.tensors.begin();
+    result.rows[first->first] = gguf_blocks(first->second, type);
+    found.tensors.erase(first);
+  }
+  result.sentence = fmt::format(
+      "Calibrated at level {} on {} tokens of {}. On {} tokens held back: mean KL {:.6f} nats from the "
+      "original, {:.0f} % of the {:.6f} of {} without a text",
+      options.level, report.tokens, printable(name), report.held_tokens, report.kl,
+      100 * report.kl / report.plain_kl, report.plain_kl, type_name);
+  return result;
+}
+
+}  // namespace nfloat::cli

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TOOLS_CONVERT_CALIBRATED_H_
+#define NFLOAT_TOOLS_CONVERT_CALIBRATED_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nfloat/calibrate.h"
+#include "nfloat/imatrix.h"
+
+namespace nfloat::cli {
+
+// How `convert` calibrates.
+struct ConvertCalibration {
+  std::string text;    // file; empty: the general text
+  int64_t tokens = 0;  // 0: as quantize
+  int level = 0;       // 0: 1
+  bool fast = false;
+
+  bool any() const { return !text.empty() || tokens > 0 || level > 0 || fast; }
+};
+
+struct CalibratedBlocks {
+  std::map<std::string, std::vector<std::byte>> rows;  // by name in the checkpoint: BridgeOptions::prepared
+  std::string sentence;
+};
+
+// The matrices of the plain model in `folder` in llama.cpp's blocks. Throws Error, also when the result is
+// worse than what needs no text.
+CalibratedBlocks calibrate_blocks(const std::string& folder, GgufType type,
+                                  const ConvertCalibration& calibration, int threads);
+
+// How large the inputs of the model's matrices are on the text. Throws Error.
+std::shared_ptr<const ImportanceMatrix> importance_of_text(const std::string& folder,
+                                                           const ConvertCalibration& calibration,
+                                                           int threads);
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_TOOLS_CONVERT_CALIBRATED_H_
