@@ -16,6 +16,8 @@
 
 namespace nfloat {
 
+struct StateAccess;  // of the library itself
+
 // How a text is cut into windows and which tokens count. Each window starts with an empty context.
 enum class PerplexityProtocol : uint8_t {
   // Non-overlapping windows of `context` tokens, a short last one left out; every token after the first of
@@ -119,9 +121,9 @@ class NFLOAT_API ReferenceDistributions {
   int64_t vocabulary() const noexcept;
 
   struct State;
-  const State& state() const noexcept { return *state_; }
 
  private:
+  friend struct StateAccess;
   std::unique_ptr<State> state_;
 };
 

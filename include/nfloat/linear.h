@@ -14,6 +14,8 @@
 // Activations times weights: y[m, n] = sum over k of x[m, k] * w[n, k] (+ bias[n]), float32 in and out.
 namespace nfloat {
 
+struct StateAccess;  // of the library itself
+
 // Number types of the factors; sums are float32 (int8: exact integers inside a block, float32 between).
 enum class Precision : uint8_t {
   kF32,   // levels, activations and scales in float32
@@ -84,9 +86,9 @@ class NFLOAT_API Activations {
   void assign(const float* x, int64_t x_stride, int64_t m, int64_t k) noexcept;
 
   struct State;
-  State& state() const noexcept { return *state_; }
 
  private:
+  friend struct StateAccess;
   std::unique_ptr<State> state_;
 };
 
@@ -113,9 +115,9 @@ class NFLOAT_API PackedMatrix {
   void unpack(std::span<uint8_t> codes) const;
 
   struct State;
-  const State& state() const noexcept { return *state_; }
 
  private:
+  friend struct StateAccess;
   std::unique_ptr<State> state_;
 };
 
@@ -144,9 +146,9 @@ class NFLOAT_API DenseMatrix {
   void dequantize_row(int64_t row, float* output) const noexcept;
 
   struct State;
-  const State& state() const noexcept { return *state_; }
 
  private:
+  friend struct StateAccess;
   std::unique_ptr<State> state_;
 };
 

@@ -18,6 +18,8 @@
 
 namespace nfloat {
 
+struct StateAccess;  // of the library itself
+
 class LinearObserver;
 
 // Storage of the output head. kKeep: as in the file.
@@ -79,10 +81,10 @@ class NFLOAT_API Model {
   const ModelMemory& memory() const noexcept;
 
   struct State;
-  const State& state() const noexcept { return *state_; }
   explicit Model(std::shared_ptr<const State> state) noexcept : state_(std::move(state)) {}
 
  private:
+  friend struct StateAccess;
   std::shared_ptr<const State> state_;
 };
 
@@ -138,9 +140,9 @@ class NFLOAT_API Session {
   Session fork() const;
 
   struct State;
-  State& state() noexcept { return *state_; }
 
  private:
+  friend struct StateAccess;
   explicit Session(std::unique_ptr<State> state) noexcept;
   std::unique_ptr<State> state_;
 };

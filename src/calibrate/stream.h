@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "base/state_of.h"
 #include "calibrate/cancel.h"
 #include "calibrate/distill.h"
 #include "evaluate/distribution.h"
@@ -69,8 +70,8 @@ class Stream {
     options.precision = Precision::kF32;
     options.threads = threads_;
     options.expect_finite = !options.until;
-    workspace_.reserve(model_.state(), std::min(pass_.rows(), kMaxRows));
-    return LayerExecutor(model_.state(), workspace_, options);
+    workspace_.reserve(state_of(model_), std::min(pass_.rows(), kMaxRows));
+    return LayerExecutor(state_of(model_), workspace_, options);
   }
   OwnedRows room() const { return {workspace_.engine, pass_.rows(), model_.config().hidden}; }
 

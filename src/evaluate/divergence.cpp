@@ -2,6 +2,7 @@
 #include "base/fail.h"
 #include "base/fnv.h"
 #include "base/parallel.h"
+#include "base/state_of.h"
 #include "evaluate/distribution.h"
 #include "evaluate/reference_file.h"
 #include "nfloat/sampler.h"
@@ -216,7 +217,7 @@ DivergenceResult divergence(const ReferenceDistributions& reference, const Model
 DivergenceResult divergence(const ReferenceDistributions& reference, int64_t vocabulary,
                             std::span<const Window> windows, const RowSource& rows_of_model,
                             const PerplexityOptions& options) {
-  const ReferenceDistributions::State& file = reference.state();
+  const ReferenceDistributions::State& file = state_of(reference);
   if (file.vocabulary != vocabulary)
     fail(ErrorCode::kInvalidArgument, "vocabularies of {} and {} tokens have no common distribution",
          file.vocabulary, vocabulary);

@@ -5,6 +5,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "base/state_of.h"
 #include "model/session_state.h"
 
 namespace nfloat {
@@ -42,8 +43,8 @@ void LayerSweep::over(int64_t version, const WindowBatch& batch, int64_t first, 
   inputs.reserve(batch.size());
   for (const Window& window : batch) inputs.emplace_back(window.input);
   const SequencePass pass(model_, inputs, type_, pool_);
-  workspace_.reserve(model_.state(), std::min(pass.rows(), kMaxRows));
-  LayerExecutor executor(model_.state(), workspace_, options_);
+  workspace_.reserve(state_of(model_), std::min(pass.rows(), kMaxRows));
+  LayerExecutor executor(state_of(model_), workspace_, options_);
   if (x_.count() < pass.rows()) {
     x_ = OwnedRows();
     x_ = OwnedRows(workspace_.engine, pass.rows(), model_.config().hidden);

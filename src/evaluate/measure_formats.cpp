@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "base/fail.h"
+#include "base/state_of.h"
 #include "evaluate/layer_sweep.h"
 #include "evaluate/sweep_file.h"
 #include "model/layer_reader.h"
@@ -135,7 +136,7 @@ struct FormatSweep::State {
     std::optional<FormatWork> uncounted;  // for a layer that was begun, and counted, before
     FormatWork* work = lane.work.get();
     if (work != nullptr && lane.place.tokens > 0) work = &uncounted.emplace(*lane.format, options, scratch);
-    return LayerReader(plain.state().checkpoint, config,
+    return LayerReader(state_of(plain).checkpoint, config,
                        reading_options(options, plain.options().threads, work))
         .layer(layer);
   }
@@ -260,7 +261,7 @@ uint64_t FormatSweep::peak_bytes() const noexcept {
   const ModelConfig& config = state_->config;
   ModelOptions streamed = reading_options(state_->options, 1, state_->lanes.back().work.get());
   streamed.stream_layers = true;
-  return estimated_bytes(*state_->plain.state().checkpoint, config, streamed) -
+  return estimated_bytes(*state_of(state_->plain).checkpoint, config, streamed) -
          static_cast<uint64_t>(config.vocabulary * config.hidden) + state_->plain.memory().resident_bytes() +
          buffer_bytes(config) + (states_in_file() ? 0 : state_bytes());
 }

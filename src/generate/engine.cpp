@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/fail.h"
+#include "base/state_of.h"
 #include "generate/engine_state.h"
 #include "kernels/attention.h"
 #include "model/kv_cache.h"
@@ -68,7 +69,7 @@ Engine::State::State(const Model& model, const Tokenizer& text, const EngineOpti
       options(resolved(model, text, given)),
       root(model, {.context = options.context == model.config().context ? 0 : options.context,
                    .kv_cache = options.kv_cache}),
-      pool(model.state().tables->pages(model.config(), kernel_type(options.kv_cache))),
+      pool(state_of(model).tables->pages(model.config(), kernel_type(options.kv_cache))),
       page_positions(kernels::kAttentionBlock),
       prefixes(static_cast<size_t>(options.streams) * 4),
       budget(options.step_seconds) {

@@ -3,6 +3,7 @@
 #include <exception>
 #include <utility>
 
+#include "base/state_of.h"
 #include "generate/engine_state.h"
 #include "generate/lookup.h"
 #include "model/session_state.h"
@@ -74,7 +75,7 @@ void Engine::State::admit() {
     waiting.erase(waiting.begin());
     EngineJob& job = *stream->job;
     stream->session = root.fork();
-    stream->session->state().options.adapters = job.request.adapters;
+    state_of(*stream->session).options.adapters = job.request.adapters;
     if (!job.admitted) {
       job.admitted = true;
       const std::scoped_lock lock(mutex);
@@ -317,7 +318,7 @@ void Engine::State::forward(std::span<Part> parts) {
   }
   if (rows.size() < guessed) rows.resize(guessed);
   // One workspace for all steps, rather than one in every session that was ever the first of a batch.
-  Workspace& lent = entries[0].session->state().workspace;
+  Workspace& lent = state_of(*entries[0].session).workspace;
   std::swap(workspace, lent);
   struct GiveBack {
     Workspace &own, &lent;

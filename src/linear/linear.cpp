@@ -5,6 +5,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "base/state_of.h"
 #include "kernels/dispatch.h"
 #include "linear/tiles.h"
 
@@ -316,10 +317,10 @@ std::byte* thread_scratch(size_t bytes) {
 
 void linear(const PackedMatrix& matrix, const Activations& activations, float* y,
             const LinearOptions& options) {
-  Activations::State& x = activations.state();
+  Activations::State& x = state_of(activations);
   const int64_t stride = checked_stride(matrix.rows(), matrix.cols(), x, options);
   if (matrix.rows() == 0 || x.m == 0) return;
-  const PackedMatrix::State& s = matrix.state();
+  const PackedMatrix::State& s = state_of(matrix);
   Job job{x, {}, y, stride, s.rows, s.octets, options.bias};
   if (s.group == 0) {
     parallel_for(s.rows, 1, options.threads,
@@ -340,10 +341,10 @@ void linear(const PackedMatrix& matrix, const Activations& activations, float* y
 
 void linear(const DenseMatrix& matrix, const Activations& activations, float* y,
             const LinearOptions& options) {
-  Activations::State& x = activations.state();
+  Activations::State& x = state_of(activations);
   const int64_t stride = checked_stride(matrix.rows(), matrix.cols(), x, options);
   if (matrix.rows() == 0 || x.m == 0) return;
-  const DenseMatrix::State& s = matrix.state();
+  const DenseMatrix::State& s = state_of(matrix);
   Job job{x, {}, y, stride, s.rows, s.octets, options.bias};
   if (s.octets == 0) return empty_sum(job);
   if (tiles_serve(s, options.precision, x.m)) return tiled(s, x, y, stride, options);

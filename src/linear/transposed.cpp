@@ -6,6 +6,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "base/state_of.h"
 #include "kernels/dispatch.h"
 
 namespace nfloat {
@@ -219,20 +220,20 @@ PackedGradients::Place PackedGradients::at(int64_t row, int64_t column) const no
 void multiply_transposed(const PackedMatrix& matrix, const PackedGradients& dy, int64_t first, float* dx,
                          int64_t dx_stride, bool accumulate, int threads) {
   if (matrix.rows() == 0 || matrix.cols() == 0 || dy.rows() == 0) return;
-  run(PackedExpander(matrix.state()), matrix.rows(), matrix.cols(), dy, first, dx, dx_stride, accumulate,
+  run(PackedExpander(state_of(matrix)), matrix.rows(), matrix.cols(), dy, first, dx, dx_stride, accumulate,
       threads);
 }
 
 void multiply_transposed(const DenseMatrix& matrix, const PackedGradients& dy, int64_t first, float* dx,
                          int64_t dx_stride, bool accumulate, int threads) {
   if (matrix.rows() == 0 || matrix.cols() == 0 || dy.rows() == 0) return;
-  run(DenseExpander(matrix.state()), matrix.rows(), matrix.cols(), dy, first, dx, dx_stride, accumulate,
+  run(DenseExpander(state_of(matrix)), matrix.rows(), matrix.cols(), dy, first, dx, dx_stride, accumulate,
       threads);
 }
 
 void linear_transposed(const PackedMatrix& matrix, const Activations& x, float* y,
                        const LinearOptions& options) {
-  const Activations::State& from = x.state();
+  const Activations::State& from = state_of(x);
   if (options.bias != nullptr) fail(ErrorCode::kInvalidArgument, "a transposed product has no bias");
   if (from.k != matrix.rows())
     fail(ErrorCode::kInvalidArgument, "activations have {} columns, the matrix has {} rows", from.k,

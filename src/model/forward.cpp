@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "base/fail.h"
+#include "base/state_of.h"
 #include "model/pass.h"
 #include "model/session_state.h"
 
@@ -13,7 +14,7 @@ void check(std::span<const BatchEntry> entries) {
     const BatchEntry& entry = entries[e];
     if (entry.tokens.empty()) fail(ErrorCode::kInvalidArgument, "entry {} of the batch has no tokens", e);
     const Session& session = *entry.session;
-    if (&session.model().state() != &entries[0].session->model().state())
+    if (&state_of(session.model()) != &state_of(entries[0].session->model()))
       fail(ErrorCode::kInvalidArgument, "entry {} of the batch runs another model than entry 0", e);
     for (size_t other = 0; other < e; ++other)
       if (entries[other].session == entry.session)
@@ -36,7 +37,7 @@ Chunk next_chunk(std::span<const BatchEntry> entries, bool visited, size_t& entr
   Chunk chunk;
   while (entry < entries.size() && chunk.rows < kMaxRows) {
     const BatchEntry& from = entries[entry];
-    Session::State& session = from.session->state();
+    Session::State& session = state_of(*from.session);
     const int64_t left = static_cast<int64_t>(from.tokens.size()) - taken;
     const int64_t count = std::min(left, kMaxRows - chunk.rows);
     const WantedLogits wanted = from.logits != WantedLogits::kAuto ? from.logits
@@ -60,7 +61,7 @@ Chunk next_chunk(std::span<const BatchEntry> entries, bool visited, size_t& entr
 // Pages and angles for all tokens of a batch.
 void reserve(std::span<const BatchEntry> entries) {
   for (const BatchEntry& entry : entries) {
-    Session::State& session = entry.session->state();
+    Session::State& session = state_of(*entry.session);
     const int64_t end = session.position + static_cast<int64_t>(entry.tokens.size());
     session.cache.reserve(session.position, end);
     if (session.rope) session.rope->reserve(end);
@@ -74,13 +75,13 @@ class Unfinished {
  public:
   explicit Unfinished(std::span<const BatchEntry> entries) : entries_(entries) {
     for (const BatchEntry& entry : entries) {
-      const Session::State& session = entry.session->state();
+      const Session::State& session = state_of(*entry.session);
       before_.push_back({session.position, session.has_logits});
     }
   }
   ~Unfinished() {
     for (size_t i = 0; i < before_.size(); ++i) {
-      Session::State& session = entries_[i].session->state();
+      Session::State& session = state_of(*entries_[i].session);
       const bool replaced = session.has_logits && session.position != before_[i].position;
       session.has_logits = before_[i].has_logits && !replaced;
       session.position = before_[i].position;
@@ -104,7 +105,7 @@ void forward(std::span<const BatchEntry> entries, Workspace& workspace, const Ru
   if (entries.empty()) return;
   check(entries);
   reserve(entries);
-  const Model::State& model = entries[0].session->model().state();
+  const Model::State& model = state_of(entries[0].session->model());
   const ModelConfig& config = model.config;
   int64_t total = 0;
   for (const BatchEntry& entry : entries) total += static_cast<int64_t>(entry.tokens.size());
@@ -117,7 +118,7 @@ void forward(std::span<const BatchEntry> entries, Workspace& workspace, const Ru
       const SegmentSource& source = chunk.sources[segment];
       if (visitor) visitor(source.entry, source.token + row, values);
       if (!source.last || row + 1 != chunk.segments[segment].rows) return;
-      Session::State& session = entries[source.entry].session->state();
+      Session::State& session = state_of(*entries[source.entry].session);
       std::copy(values.begin(), values.end(), session.logits.begin());
       session.has_logits = true;
     });
@@ -150,7 +151,7 @@ void forward(std::span<const BatchEntry> entries, Workspace& workspace, const Ru
 void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& visitor,
                    const std::function<bool()>& cancelled) {
   if (entries.empty()) return;
-  Session::State& first = entries[0].session->state();
+  Session::State& first = state_of(*entries[0].session);
   forward(entries, first.workspace,
           {.precision = *first.options.precision,
            .many_rows_precision = first.options.many_rows_precision,

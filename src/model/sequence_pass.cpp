@@ -5,6 +5,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "base/state_of.h"
 #include "model/session_state.h"
 
 namespace nfloat {
@@ -34,7 +35,7 @@ SequencePass::SequencePass(const Model& model, std::span<const std::span<const i
   if (!pool) pool = one_layer_pages(model, type);
   int64_t longest = 1;
   for (const auto& tokens : sequences) longest = std::max(longest, static_cast<int64_t>(tokens.size()));
-  SequenceTables& tables = *model.state().tables;
+  SequenceTables& tables = *state_of(model).tables;
   rope_ = tables.rope(config, LayerRope::kMain, longest);
   local_rope_ = tables.rope(config, LayerRope::kLocal, longest);
   if (rope_) rope_->reserve(longest);
@@ -80,7 +81,7 @@ void SequencePass::logits(LayerExecutor& executor, const BufferRows& x, const Lo
 }
 
 std::shared_ptr<PagePool> one_layer_pages(const Model& model, KvCacheType type) {
-  const std::shared_ptr<Device>& device = model.state().device;
+  const std::shared_ptr<Device>& device = state_of(model).device;
   CacheShape one = cache_shape(model.config(), kernel_type(type));
   one.layers = 1;
   return std::make_shared<PagePool>(static_cast<size_t>(device->page_bytes(one)), 0, device);
@@ -111,8 +112,8 @@ void SequenceRunner::run(std::span<const std::span<const int32_t>> sequences, co
   if (sequences.empty()) return;
   const SequencePass pass(model_, sequences, type_, pool_);
   const ModelConfig& config = model_.config();
-  workspace_.reserve(model_.state(), std::min(pass.rows(), kMaxRows));
-  LayerExecutor executor(model_.state(), workspace_, options_);
+  workspace_.reserve(state_of(model_), std::min(pass.rows(), kMaxRows));
+  LayerExecutor executor(state_of(model_), workspace_, options_);
   if (hidden_.count() < pass.rows()) {
     hidden_ = OwnedRows();
     hidden_ = OwnedRows(workspace_.engine, pass.rows(), config.hidden);
@@ -120,7 +121,7 @@ void SequenceRunner::run(std::span<const std::span<const int32_t>> sequences, co
   const BufferRows& x = hidden_.all();
   pass.embed(executor, x);
   for (int64_t layer = 0; layer < config.layers; ++layer)
-    pass.layer(executor, layer, *model_.state().layer(layer), x);
+    pass.layer(executor, layer, *state_of(model_).layer(layer), x);
   pass.logits(executor, x, visitor);
 }
 

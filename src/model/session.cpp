@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "base/fail.h"
+#include "base/state_of.h"
 #include "model/loader.h"
 #include "model/model_state.h"
 #include "model/session_state.h"
@@ -44,7 +45,7 @@ KvCacheType resolved_cache(KvCacheType type, Precision precision) noexcept {
 Session::Session(const Model& model, const SessionOptions& options) {
   const SessionOptions own = resolved(model, options);
   const ModelConfig& config = model.config();
-  SequenceTables& tables = *model.state().tables;
+  SequenceTables& tables = *state_of(model).tables;
   state_ = std::make_unique<State>(
       State{.model = model,
             .options = own,

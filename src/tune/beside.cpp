@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "base/fail.h"
+#include "base/state_of.h"
 #include "engine/linear_id.h"
 #include "nfloat/adapter.h"
 #include "tune/adapter_file.h"
@@ -70,14 +71,14 @@ class Beside : public LinearObserver {
 }  // namespace
 
 void attach_adapters(const Model& model, const std::vector<AdapterChoice>& adapters) {
-  const Model::State& state = model.state();
+  const Model::State& state = state_of(model);
   state.beside = adapters.empty() ? nullptr : std::make_shared<Beside>(state, adapters);
 }
 
 std::shared_ptr<LinearObserver> load_adapters(const Model& model,
                                               const std::vector<AdapterChoice>& adapters) {
   if (adapters.empty()) fail(ErrorCode::kInvalidArgument, "no adapter is given");
-  return std::make_shared<Beside>(model.state(), adapters);
+  return std::make_shared<Beside>(state_of(model), adapters);
 }
 
 }  // namespace nfloat

@@ -7,6 +7,7 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "base/state_of.h"
 #include "kernels/dispatch.h"
 #include "tune/pass-inl.h"
 #include "tune/train_memory.h"
@@ -35,7 +36,7 @@ std::vector<float> rotated_back(const RopeTable* table, int64_t rotary_dim, int6
 
 Pass::Pass(const Model& model, Adapter& adapter, const PassOptions& options, int64_t rows, int64_t positions)
     : model_(model),
-      state_(model_.state()),
+      state_(state_of(model_)),
       config_(state_.config),
       adapter_(adapter),
       options_(options),

@@ -11,6 +11,7 @@
 #include "base/fail.h"
 #include "base/json.h"
 #include "base/parallel.h"
+#include "base/state_of.h"
 #include "model/loader.h"
 #include "model/model_state.h"
 #include "tune/adapter_file.h"
@@ -116,12 +117,13 @@ struct Trainer::State {
     check_options(options);
     options.length = std::min(options.length, model.config().context);
     if (model.config().position_rows > 0)
-      options.length = std::min(options.length, model.config().position_rows - model.state().position_offset);
+      options.length =
+          std::min(options.length, model.config().position_rows - state_of(model).position_offset);
     if (options.threads == 0) options.threads = model.options().threads;
     options.threads = thread_count(options.threads);
     if (rows.empty()) fail(ErrorCode::kInvalidArgument, "there are no rows to train on");
     check_rows(rows, model.config().vocabulary);
-    adapter = make_adapter(model.state(), options);
+    adapter = make_adapter(state_of(model), options);
     if (options.objective != TrainObjective::kTokens) {
       preferences.emplace(rows, options);
       plan.emplace(Preferences::lengths(rows, options.length), Preferences::plan_options(options));
@@ -258,7 +260,7 @@ uint64_t Trainer::memory_bytes() const {
 
 void Trainer::start_from(const std::string& folder) {
   State& s = *state_;
-  s.adapter = read_adapter(folder, s.model.state(), s.options);
+  s.adapter = read_adapter(folder, state_of(s.model), s.options);
   s.optimizer.emplace(s.adapter);
   s.pass.reset();
 }
@@ -268,7 +270,7 @@ void Trainer::start_from_original(const std::string& folder) {
   if (s.adapter.dora())
     fail(ErrorCode::kUnsupported, "{}: an adapter with DoRA does not start from what quantization lost",
          folder);
-  start_from_residual(s.adapter, s.model.state(), Checkpoint(folder), s.options.seed, s.options.threads);
+  start_from_residual(s.adapter, state_of(s.model), Checkpoint(folder), s.options.seed, s.options.threads);
   s.pass.reset();
 }
 
@@ -350,7 +352,7 @@ void Trainer::save_adapter(const std::string& folder, const std::string& base) c
   std::error_code error;
   fs::create_directories(folder, error);
   if (error) fail(ErrorCode::kIo, "{}: {}", folder, error.message());
-  write_adapter(folder, state_->model.state(), state_->adapter, state_->options, base);
+  write_adapter(folder, state_of(state_->model), state_->adapter, state_->options, base);
 }
 
 void Trainer::save_checkpoint(const std::string& folder, const std::string& base,
@@ -361,7 +363,7 @@ void Trainer::save_checkpoint(const std::string& folder, const std::string& base
   if (!parent.empty()) fs::create_directories(parent, error);
   if (error) fail(ErrorCode::kIo, "{}: {}", parent.string(), error.message());
   AtomicFolder whole(folder);
-  write_adapter(whole.path(), s.model.state(), s.adapter, s.options, base);
+  write_adapter(whole.path(), state_of(s.model), s.adapter, s.options, base);
   std::vector<NamedFloats> tensors;
   for (size_t i = 0; i < s.adapter.modules.size(); ++i) {
     const LoraModule& module = s.adapter.modules[i];
@@ -404,7 +406,7 @@ std::string Trainer::resume(const std::string& folder) {
     if (!(then[key] == value))
       fail(ErrorCode::kInvalidArgument, "{}: \"{}\" was {} when the run was saved and is {} now", path, key,
            then[key].dump(), value.dump());
-  s.adapter = read_adapter(folder, s.model.state(), s.options);
+  s.adapter = read_adapter(folder, state_of(s.model), s.options);
   s.pass.reset();
   s.optimizer.emplace(s.adapter);
   for (size_t i = 0; i < s.adapter.modules.size(); ++i) {

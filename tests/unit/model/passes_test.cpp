@@ -3,6 +3,7 @@
 
 #include <map>
 
+#include "base/state_of.h"
 #include "kernels/dispatch.h"
 #include "model/sequence_pass.h"
 #include "nfloat/error.h"
@@ -46,14 +47,14 @@ std::vector<float> run(const Model& model, std::span<const std::span<const int32
                        LinearObserver* observer) {
   const SequencePass pass(model, sequences, KvCacheType::kF32);
   Workspace workspace;
-  workspace.reserve(model.state(), std::min(pass.rows(), kMaxRows));
-  LayerExecutor executor(model.state(), workspace,
+  workspace.reserve(state_of(model), std::min(pass.rows(), kMaxRows));
+  LayerExecutor executor(state_of(model), workspace,
                          {.precision = Precision::kF32, .threads = 2, .observer = observer});
   const OwnedRows x(workspace.engine, pass.rows(), model.config().hidden);
   std::vector<float> all;
   pass.embed(executor, x.all());
   for (int64_t layer = 0; layer < model.config().layers; ++layer)
-    pass.layer(executor, layer, *model.state().layer(layer), x.all());
+    pass.layer(executor, layer, *state_of(model).layer(layer), x.all());
   pass.logits(executor, x.all(), [&](size_t, int64_t, std::span<const float> logits) {
     all.insert(all.end(), logits.begin(), logits.end());
   });

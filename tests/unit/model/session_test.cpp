@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 
+#include "base/state_of.h"
 #include "model/model_state.h"
 #include "nfloat/error.h"
 #include "random_model.h"
@@ -165,7 +166,7 @@ TEST(SequenceTablesTest, SessionsOfOneModelShareAnglesAndGivePagesBack) {
   const RandomModel random(kConfig);
   const Model model = Model::load(random.folder.path(), exact());
   const ModelConfig& config = model.config();
-  SequenceTables& tables = *model.state().tables;
+  SequenceTables& tables = *state_of(model).tables;
   EXPECT_EQ(tables.rope(config, LayerRope::kMain, 10), tables.rope(config, LayerRope::kMain, 200));
   EXPECT_EQ(tables.rope(config, LayerRope::kLocal, 10), nullptr);
   const std::shared_ptr<PagePool> pool = tables.pages(config, kernels::KvType::kF32);

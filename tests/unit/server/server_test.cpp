@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "base/json.h"
+#include "base/state_of.h"
 #include "nfloat/error.h"
 #include "nfloat/generate.h"
 #include "nfloat/serve.h"
@@ -325,14 +326,14 @@ std::string write_adapter(const std::string& name, const Model& model, float str
   std::filesystem::create_directories(folder);
   TrainOptions options;
   options.rank = 4;
-  Adapter adapter = make_adapter(model.state(), options);
+  Adapter adapter = make_adapter(state_of(model), options);
   uint32_t random = 12345;
   for (LoraModule& module : adapter.modules)
     for (float& value : module.b) {
       random = random * 1664525 + 1013904223;
       value = strength * (static_cast<float>(random >> 8) * 0x1p-24F - 0.5F);
     }
-  nfloat::write_adapter(folder, model.state(), adapter, options, "nfloat-tiny");
+  nfloat::write_adapter(folder, state_of(model), adapter, options, "nfloat-tiny");
   return folder;
 }
 

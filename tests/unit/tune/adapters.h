@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 
+#include "base/state_of.h"
 #include "tune/adapter.h"
 #include "unit/model/random_model.h"
 
@@ -17,7 +18,7 @@ inline Adapter random_adapter(const Model& model) {
   TrainOptions options;
   options.rank = 3;
   options.alpha = 4;
-  Adapter adapter = make_adapter(model.state(), options);
+  Adapter adapter = make_adapter(state_of(model), options);
   std::mt19937 generator(11);
   std::normal_distribution<float> normal;
   for (LoraModule& module : adapter.modules) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <random>
 
+#include "base/state_of.h"
 #include "model/layer_reader.h"
 #include "model/loader.h"
 #include "nfloat/error.h"
@@ -154,7 +155,7 @@ TEST_P(TrainedFamilies, MemoryIsPredicted) {
   std::vector<PlannedModule> modules;
   for (const LoraModule& module : adapter.modules) {
     const LinearModule& at = module.at();
-    const LinearGroup& group = group_at(model_.state().layers[static_cast<size_t>(at.layer)], at.place);
+    const LinearGroup& group = group_at(state_of(model_).layers[static_cast<size_t>(at.layer)], at.place);
     EXPECT_EQ(group.inputs(), at.in) << at.name;
     EXPECT_EQ(group.outputs(at.part), at.out) << at.name;
     modules.push_back({at.layer, at.place, module.padded_rank()});
@@ -342,7 +343,7 @@ TEST_P(TrainedFamilies, GradientsOfTheDivergenceAreCentralDifferences) {
   original.features(batch_, expected.data());
   EXPECT_NEAR(0, original.divergence(batch_, expected.data()), 1e-5);
 
-  AllGradients sizes(random_, model_.state());
+  AllGradients sizes(random_, state_of(model_));
   std::mt19937 generator(5);
   std::normal_distribution<double> normal;
   Changes start = sizes.of;
@@ -389,7 +390,7 @@ TEST(TrainedModels, MixturesAreRefusedByName) {
     "sliding_window": null})");
   const Model model = Model::load(random.folder.path());
   try {
-    make_adapter(model.state(), {});
+    make_adapter(state_of(model), {});
     FAIL() << "a mixture was taken";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("mixture of experts"), std::string::npos) << error.what();

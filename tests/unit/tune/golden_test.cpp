@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "golden.h"
 
+#include "base/state_of.h"
 #include "model/model_state.h"
 #include "support/sanitizer.h"
 #include "tune/adapter_file.h"
@@ -80,9 +81,9 @@ void expect_adapter(const std::map<std::string, std::vector<float>>& expected,
 
 // A folder with the start of the golden runs, as an adapter to go on from.
 void write_start(const std::string& folder, const Model& model, const TrainOptions& options) {
-  Adapter start = make_adapter(model.state(), options);
+  Adapter start = make_adapter(state_of(model), options);
   fill_by_generator(start, 20240501, 0);
-  write_adapter(folder, model.state(), start, options, "nfloat-tiny");
+  write_adapter(folder, state_of(model), start, options, "nfloat-tiny");
 }
 
 void run_train(bool bf16, const Tolerance& tolerance) {
@@ -133,7 +134,7 @@ TEST_F(Golden, GradientsOfEveryTensor) {
   const auto expected = read_tensors(golden_path("gradients.safetensors"));
   for (const bool bf16 : {false, true}) {
     const Tolerance& tolerance = bf16 ? kBf16Tolerance : kF32Tolerance;
-    Adapter adapter = make_adapter(model.state(), options);
+    Adapter adapter = make_adapter(state_of(model), options);
     fill_by_generator(adapter, 777, 0.02);
     Pass pass(model, adapter,
               {.bf16 = bf16, .precision = bf16 ? Precision::kBF16 : Precision::kF32, .threads = 2},
@@ -168,8 +169,8 @@ TEST_F(Golden, StartsFromWhatQuantizationLost) {
   for (const int threads : {1, 2}) {
     TrainOptions options = golden_options();
     for (const auto& [name, values] : golden.items()) options.targets.push_back(name);
-    Adapter adapter = make_adapter(model.state(), options);
-    start_from_residual(adapter, model.state(), original, 1, threads);
+    Adapter adapter = make_adapter(state_of(model), options);
+    start_from_residual(adapter, state_of(model), original, 1, threads);
     ASSERT_EQ(golden.size(), adapter.modules.size());
     for (const LoraModule& module : adapter.modules) {
       const LinearModule& at = module.at();
@@ -179,7 +180,7 @@ TEST_F(Golden, StartsFromWhatQuantizationLost) {
                        std::as_writable_bytes(std::span(weights)));
       double error = 0, power = 0;
       for (int64_t o = 0; o < at.out; ++o) {
-        group_at(model.state().layers[static_cast<size_t>(at.layer)], at.place)
+        group_at(state_of(model).layers[static_cast<size_t>(at.layer)], at.place)
             .dequantize_row(at.part, o, row.data());
         for (int64_t i = 0; i < at.in; ++i) {
           const auto w = static_cast<double>(weights[static_cast<size_t>(o * at.in + i)]);
@@ -200,9 +201,9 @@ TEST_F(Golden, StartsFromWhatQuantizationLost) {
     if (threads == 1) first = adapter.modules[0].a;
     EXPECT_EQ(first, adapter.modules[0].a);
   }
-  Adapter adapter = make_adapter(model.state(), golden_options());
+  Adapter adapter = make_adapter(state_of(model), golden_options());
   const Model plain = Model::load(source_path("/models/nfloat-tiny"), {.precision = Precision::kF32});
-  EXPECT_THROW(start_from_residual(adapter, plain.state(), original, 1, 1), Error);
+  EXPECT_THROW(start_from_residual(adapter, state_of(plain), original, 1, 1), Error);
 }
 
 class Variant : public Golden {
@@ -223,7 +224,7 @@ class Variant : public Golden {
     options.dora = name == "dora";
     if (name == "query_value_only") options.targets = {"q_proj", "v_proj"};
     const TrainSchedule schedule = name == "cosine" ? TrainSchedule::kCosine : TrainSchedule::kLinear;
-    Adapter adapter = make_adapter(model.state(), options);
+    Adapter adapter = make_adapter(state_of(model), options);
     fill_by_generator(adapter, 20240501, 0);
     Pass pass(model, adapter, {.threads = 2}, 1024, 512);
     AdamW adam(adapter);
