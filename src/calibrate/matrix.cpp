@@ -17,7 +17,7 @@ namespace {
 // less at its end.
 constexpr float kHeadroom = 1.05f;
 // Of scales in float16, shares of what a block wants.
-constexpr float kLeastShare = .3f, kMostShare = 1.4f;
+constexpr float kLowestScale = .3f, kHighestScale = 1.4f;
 constexpr float kLeastBlock = 1e-3f;   // share of the largest scale that a block of zeros may take
 constexpr float kLeastScale = 1e-30f;  // a group of scales below it is zero: its inverses would overflow
 
@@ -69,7 +69,7 @@ StoredScales::StoredScales(std::span<const float> wanted, float unit) : group_(1
   static const std::vector<float> steps = [] {
     std::vector<float> map(256);
     for (int i = 1; i <= 128; ++i) {
-      const float step = kLeastShare + (kMostShare - kLeastShare) * static_cast<float>(i) / 128;
+      const float step = kLowestScale + (kHighestScale - kLowestScale) * static_cast<float>(i) / 128;
       map[static_cast<size_t>(kZero + i)] = step;
       if (i <= kZero) map[static_cast<size_t>(kZero - i)] = -step;
     }

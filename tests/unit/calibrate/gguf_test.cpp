@@ -7,7 +7,7 @@
 
 #include "calibrate/gguf_coding.h"
 #include "calibrate/matrix.h"
-#include "model/linear_id.h"
+#include "engine/linear_id.h"
 #include "nfloat/calibrate.h"
 #include "nfloat/error.h"
 #include "nfloat/imatrix.h"
