@@ -34,7 +34,7 @@ const std::map<std::string, Room> kRooms = {
     {"quantize", {3, {"quantize.h"}}},
     {"grammar", {3, {"grammar.h"}}},
     {"linear", {3, {"linear.h"}}},
-    {"llama_cpp", {3, {}}},
+    {"llama_cpp", {3, {"imatrix.h"}}},
     {"checkpoint", {4, {"checkpoint.h"}}},
     {"tokenizer", {4, {"tokenizer.h"}}},
     {"chat", {4, {"chat.h"}}},
