@@ -2,7 +2,9 @@
 #include "grammar/schema.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <optional>
 #include <set>
 
 #include "base/fail.h"
@@ -68,6 +70,24 @@ const char* format_expression(std::string_view name) noexcept {
     return "[a-zA-Z0-9_+-]{1,32}(\\.[a-zA-Z0-9_+-]{1,32}){0,3}@[a-zA-Z0-9]([a-zA-Z0-9-]{0,30}[a-zA-Z0-9])?("
            "\\.[a-zA-Z]{2,16}){1,3}";
   return nullptr;
+}
+
+// The text of a URI's fragment; nothing: a % without two hexadecimal digits.
+std::optional<std::string> percent_decoded(std::string_view fragment) {
+  std::string text;
+  for (size_t i = 0; i < fragment.size(); ++i) {
+    if (fragment[i] != '%') {
+      text += fragment[i];
+      continue;
+    }
+    unsigned code = 0;
+    const std::string_view digits = fragment.substr(i + 1, 2);
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), code, 16);
+    if (error != std::errc() || digits.size() != 2 || end != digits.data() + 2) return std::nullopt;
+    text += static_cast<char>(code);
+    i += 2;
+  }
+  return text;
 }
 
 std::string type_of(const Json& value) {
@@ -236,13 +256,17 @@ Piece SchemaCompiler::reference(const std::string& target, const std::string& pa
   if (!target.starts_with('#')) unsupported(path, "a $ref to " + target);
   if (const auto known = rules_.find(target); known != rules_.end()) return builder_.call(known->second);
   const Json* at = &root_;
-  for (size_t begin = 1; begin < target.size();) {
-    if (target[begin] != '/') bad(path, "$ref is not a JSON pointer: " + target);
-    const size_t end = std::min(target.find('/', begin + 1), target.size());
-    std::string name = target.substr(begin + 1, end - begin - 1);
-    for (const auto& [code, character] : {std::pair("~1", "/"), std::pair("~0", "~")})
-      for (size_t i = name.find(code); i != std::string::npos; i = name.find(code, i + 1))
-        name.replace(i, 2, character);
+  const std::optional<std::string> pointer = percent_decoded(target.substr(1));
+  if (!pointer) bad(path, "$ref has a % without two hexadecimal digits: " + target);
+  for (size_t begin = 0; begin < pointer->size();) {
+    if ((*pointer)[begin] != '/') bad(path, "$ref is not a JSON pointer: " + target);
+    const size_t end = std::min(pointer->find('/', begin + 1), pointer->size());
+    std::string name = pointer->substr(begin + 1, end - begin - 1);
+    for (size_t i = name.find('~'); i != std::string::npos; i = name.find('~', i + 1)) {
+      const char code = i + 1 < name.size() ? name[i + 1] : ' ';
+      if (code != '0' && code != '1') bad(path, "$ref has a ~ without 0 or 1: " + target);
+      name.replace(i, 2, code == '0' ? "~" : "/");
+    }
     const Json* next = at->is_object() ? at->find(name) : nullptr;
     if (next == nullptr && at->is_array() && !name.empty() && name.size() < 7 &&
         std::all_of(name.begin(), name.end(), [](char c) { return c >= '0' && c <= '9'; }) &&

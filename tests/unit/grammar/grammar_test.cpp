@@ -241,6 +241,8 @@ TEST(Grammars, WhatIsNotSupportedIsNamedWithItsPlace) {
       {R"({"type": "object", "properties": {"a": {"type": "number", "multipleOf": 3}}})", "#/properties/a"},
       {R"({"oneOf": [{"type": "null"}]})", "oneOf"},
       {R"({"type": "string", "format": "weird"})", "weird"},
+      {R"({"$ref": "#/$defs/a%2", "$defs": {"a%2": {}}})", "%"},
+      {R"({"$ref": "#/$defs/a~2", "$defs": {"a~2": {}}})", "~"},
       {R"({"$ref": "#"})", "itself"},
       {R"({"anyOf": [{"$ref": "#"}, {"type": "null"}]})", "itself"},
       {R"({"type": "integer", "minimum": 3, "maximum": 2})", "bounds"},
@@ -255,6 +257,20 @@ TEST(Grammars, WhatIsNotSupportedIsNamedWithItsPlace) {
     } catch (const Error& error) {
       EXPECT_NE(std::string(error.what()).find(word), std::string::npos) << error.what();
     }
+  }
+}
+
+TEST(Grammars, ReferencesAreDecoded) {
+  const std::string names = R"({"a b": {"const": 1}, "50%": {"const": 2}, "c/d": {"const": 3},
+      "~1": {"const": 4}, "%20": {"const": 5}, "\u00e9": {"const": 6}, "~0": {"const": 7}})";
+  const std::pair<const char*, const char*> cases[] = {
+      {"a%20b", "1"}, {"a b", "1"},   {"50%25", "2"}, {"c~1d", "3"},   {"c%7E1d", "3"},
+      {"~01", "4"},   {"%7e01", "4"}, {"%2520", "5"}, {"%C3%A9", "6"}, {"~00", "7"}};
+  for (const auto& [reference, text] : cases) {
+    const Grammar grammar = Grammar::from_json_schema(std::string("{\"$ref\": \"#/$defs/") + reference +
+                                                      "\", \"$defs\": " + names + "}");
+    for (const char* one : {"1", "2", "3", "4", "5", "6", "7"})
+      EXPECT_EQ(takes(grammar, one), std::string_view(one) == text) << reference << ' ' << one;
   }
 }
 
