@@ -164,6 +164,39 @@ void read_scales(const JsonReader& root, ModelConfig& config) {
   config.logit_scale = 1 / root.number_or("logits_scaling", 1e-6, kMost, 1);
 }
 
+// Keys of some families in a configuration of another one, for which they mean nothing: refused unless they
+// change nothing.
+void refuse_of_others(const JsonReader& root, const Family& family, const ModelConfig& config) {
+  const Json own = usual_config(Json::object(), family);
+  const auto has = [&](std::string_view key) {
+    return own.contains(std::string(key)) ||
+           std::any_of(family.aliases.begin(), family.aliases.end(),
+                       [&](const FamilyAlias& alias) { return key == alias.means; });
+  };
+  const auto refuse = [&](const char* key, const char* home, bool changes) {
+    if (!has(home) && changes)
+      fail(ErrorCode::kUnsupported, "{}: \"{}\" is {}, which the family {} does not have", root.source(), key,
+           JsonReader::shown(*root.get(key)), family.name);
+  };
+  const auto scale = [&](const char* key, double neutral) {
+    const Json* value = root.get(key);
+    const bool changes =
+        value != nullptr && !(value->is_number() && std::abs(value->get<double>() - neutral) < 1e-12);
+    refuse(key, key, changes);
+  };
+  scale("query_pre_attn_scalar", static_cast<double>(config.head_dim));
+  scale("attention_scale", 1 / std::sqrt(static_cast<double>(config.head_dim)));
+  scale("embedding_scale", 1);
+  scale("residual_scale", 1);
+  scale("logits_scaling", 1);
+  scale("attention_softcap", 0);
+  scale("logit_softcap", 0);
+  const bool still = std::any_of(config.each_layer.begin(), config.each_layer.end(),
+                                 [](const LayerConfig& layer) { return layer.rope == LayerRope::kNone; });
+  for (const char* key : {"no_rope_layers", "no_rope_layer_interval"})
+    refuse(key, "no_rope_layer_interval", family.rotary && still && root.get(key) != nullptr);
+}
+
 // Keys that would change the computation in ways that no family here has.
 void refuse_unknown(const JsonReader& root) {
   const auto refuse = [&](const char* key, bool bad) {
@@ -272,6 +305,7 @@ void read_computation(const Json& usual, const JsonReader& root, const Family& f
   config.activation = read_activation(root);
   read_scales(root, config);
   if (family.rotary) read_rope(usual, root.source(), config);
+  refuse_of_others(root, family, config);
   refuse_unknown(root);
   config.bos_token = static_cast<int32_t>(root.integer_or("bos_token_id", -1, config.vocabulary - 1, -1));
   config.eos_tokens = root.token_ids("eos_token_id", config.vocabulary);

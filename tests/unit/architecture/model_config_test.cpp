@@ -130,6 +130,33 @@ TEST(ModelConfig, NamesWhatItDoesNotKnow) {
   expect_error(with("rope_scaling", {{"rope_type", "ntk"}, {"factor", 4.0}}), ErrorCode::kUnsupported, "ntk");
 }
 
+TEST(ModelConfig, KeysOfOtherFamiliesAreRefusedUnlessTheyChangeNothing) {
+  const auto layers = static_cast<size_t>(parse(good()).layers);
+  Json still = Json(std::vector<int>(layers, 1));
+  EXPECT_EQ(parse(with("no_rope_layers", still)).layers, parse(good()).layers);
+  still[1] = 0;
+  const std::pair<const char*, Json> changing[] = {
+      {"logits_scaling", 8.0},  {"query_pre_attn_scalar", 256}, {"no_rope_layers", still},
+      {"attention_scale", 0.3}, {"no_rope_layer_interval", 4},  {"embedding_scale", 12.0},
+      {"residual_scale", 0.2},  {"attention_softcap", 50.0},    {"logit_softcap", 30.0}};
+  for (const auto& [key, value] : changing) {
+    expect_error(with(key, value), ErrorCode::kUnsupported, key);
+    expect_error(with(key, value), ErrorCode::kUnsupported, "llama");
+  }
+  EXPECT_EQ(parse(with("logits_scaling", 1)).logit_scale, 1);
+  parse(with("logits_scaling", nullptr));
+  parse(with("query_pre_attn_scalar", parse(good()).head_dim));
+  Json granite = with("logits_scaling", 8.0);
+  granite["model_type"] = "granite";
+  EXPECT_EQ(parse(granite).logit_scale, 0.125);
+  expect_error(
+      [&] {
+        granite["query_pre_attn_scalar"] = 256;
+        return granite;
+      }(),
+      ErrorCode::kUnsupported, "query_pre_attn_scalar");
+}
+
 TEST(ModelConfig, RejectsWhatCannotBe) {
   for (const char* key :
        {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size"}) {
