@@ -75,8 +75,27 @@ void read_sampling(const Fields& fields, const ApiBounds& bounds, GenerationRequ
   read_bias(fields, bounds.vocabulary, sampler);
 }
 
+// What would change the answer and is not done, in both endpoints.
+void refuse_unsupported(const Fields& fields) {
+  const auto refuse = [](const char* name, const char* instead) {
+    throw ApiError{400, fmt::format("{} is not supported{}", name, instead), name, "unsupported_parameter"};
+  };
+  for (const char* name :
+       {"guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"})
+    if (fields.get(name) != nullptr) refuse(name, ": response_format takes a schema or a regex");
+  if (const Json* list = fields.get("functions"); list != nullptr && !(list->is_array() && list->empty()))
+    refuse("functions", ": give tools instead");
+  if (const Json* call = fields.get("function_call"); call != nullptr && *call != "none" && *call != "auto")
+    refuse("function_call", ": give tool_choice instead");
+  if (const Json* kinds = fields.get("modalities"); kinds != nullptr && *kinds != Json::array({"text"}))
+    bad_field("modalities", "modalities is {}, expected [\"text\"]: this model makes text only",
+              kinds->dump(-1, Json::Invalid::kReplaceAndEscape).substr(0, 60));
+  if (fields.get("audio") != nullptr) refuse("audio", ": this model makes text only");
+}
+
 void read_common(const Fields& fields, const ApiBounds& bounds, GenerationRequest& request,
                  int64_t least_tokens) {
+  refuse_unsupported(fields);
   request.model = fields.text("model");
   request.stream = fields.boolean("stream");
   if (const Json* options = fields.object("stream_options")) {

@@ -196,6 +196,10 @@ void Server::State::submit(const std::shared_ptr<ServerWork>& work, std::vector<
   if (work->exchange->gone()) return;
   if (draining) throw ApiError{503, "the server is shutting down", "", "shutting_down", 1};
   Engine& engine = work->served->engine;
+  const size_t most = static_cast<size_t>(options.streams) + static_cast<size_t>(options.queue);
+  if (requests.size() > most)
+    bad_field("prompt", "prompt has {} prompts, this server holds at most {} at a time", requests.size(),
+              most);
   for (size_t i = 0; i < requests.size(); ++i) {
     const std::optional<uint64_t> number = engine.submit(std::move(requests[i]));
     if (!number) {

@@ -59,12 +59,25 @@ TEST(ApiRequests, WhatIsWrongIsNamed) {
       {R"("tools": [{"type": "x"}])", "tools"},
       {R"("tool_choice": "required")", "tool_choice"},
       {R"("response_format": {"type": "xml"})", "response_format"},
-      {R"("stream_options": {})", "stream_options"}};
+      {R"("stream_options": {})", "stream_options"},
+      {R"("guided_json": {})", "guided_json"},
+      {R"("guided_regex": "a")", "guided_regex"},
+      {R"("guided_choice": ["a"])", "guided_choice"},
+      {R"("guided_grammar": "root ::= a")", "guided_grammar"},
+      {R"("structured_outputs": {"regex": "a"})", "structured_outputs"},
+      {R"("functions": [{"name": "f"}])", "functions"},
+      {R"("function_call": {"name": "f"})", "function_call"},
+      {R"("modalities": ["text", "audio"])", "modalities"},
+      {R"("modalities": "text")", "modalities"},
+      {R"("audio": {"voice": "a"})", "audio"}};
   for (const auto& [field, param] : cases) {
     const ApiError error = chat_error("{" + messages + ", " + field + "}");
     EXPECT_EQ(error.status, 400) << field;
     EXPECT_EQ(error.param, param) << field;
   }
+  for (const char* field : {R"("guided_json": null)", R"("functions": [])", R"("function_call": "auto")",
+                            R"("modalities": ["text"])"})
+    EXPECT_EQ(chat_error("{" + messages + ", " + field + "}").status, 0) << field;
   for (const char* body :
        {"", "[]", "{\"messages\":", "{\"messages\": [1]}", "{\"messages\": []}", "{}",
         R"({"messages": [{"role": "user"}]})", R"({"messages": [{"role": "x", "content": ""}]})",

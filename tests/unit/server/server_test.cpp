@@ -320,6 +320,17 @@ TEST_F(Servers, AFullQueueAnswers429) {
   EXPECT_EQ(body(refused)["error"]["code"], "queue_full");
 }
 
+TEST_F(Servers, MorePromptsThanTheQueueEverHoldsAreRefusedForGood) {
+  start({.streams = 2, .queue = 1});
+  Json request{{"prompt", Json::array({"a", "b", "c", "d"})}, {"max_tokens", 1}};
+  const std::string refused = post("/v1/completions", request);
+  EXPECT_EQ(status(refused), 400);
+  EXPECT_EQ(body(refused)["error"]["param"], "prompt");
+  EXPECT_EQ(refused.find("Retry-After: "), std::string::npos);
+  request["prompt"] = Json::array({"a", "b", "c"});
+  EXPECT_EQ(status(post("/v1/completions", request)), 200);
+}
+
 // An adapter beside every matrix, so strong that it changes the text.
 std::string write_adapter(const std::string& name, const Model& model, float strength) {
   const std::string folder = ::testing::TempDir() + "/served_" + name;
