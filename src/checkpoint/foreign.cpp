@@ -138,9 +138,9 @@ class Recognizer {
   void read_descriptions() {
     const Json config = parsed(input_.text_file("config.json"), "config.json");
     if (is_mlx(config)) return refuse("MLX", "");
-    for (const char* key : {"quantization_config", "compression_config"}) read_description(config.find(key));
+    for (const char* key : {"quantization_config", "compression_config"}) read_description(config, key);
     for (const auto& [name, part] : config.items())
-      if (part.is_object()) read_description(part.find("quantization_config"));
+      if (part.is_object()) read_description(part, "quantization_config");
     for (const OwnFile& file : kOwnFiles) {
       const std::string content = input_.text_file(std::string(file.name));
       if (content.empty()) continue;
@@ -153,7 +153,12 @@ class Recognizer {
     }
   }
 
-  void read_description(const Json* description) {
+  // Transformers writes an object, or null where nothing is quantized.
+  void read_description(const Json& config, const char* key) {
+    const Json* description = config.find(key);
+    if (description != nullptr && !description->is_object() && !description->is_null())
+      return refuse("", fmt::format("\"{}\" of config.json is {}, expected an object", key,
+                                    description->dump(-1, Json::Invalid::kReplaceAndEscape).substr(0, 60)));
     const std::string method = method_of(description);
     if (method.empty() || !result_.method.empty()) return;
     result_.method = method;

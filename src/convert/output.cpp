@@ -236,6 +236,10 @@ Json parse_config(const Checkpoint& input) {
   return parse_json_object(text, fmt::format("{}/{}", input.path(), kConfigName), {.depth = 64});
 }
 
+bool has_config(const Checkpoint& input) {
+  return !input.text_file(kConfigName).empty();
+}
+
 // Behind what the original's card says.
 static void add_to_card(const fs::path& path, const std::string& card) {
   std::string text;
@@ -347,7 +351,7 @@ void write_checkpoint(const Checkpoint& input, const std::string& output,
   if (folder) {
     const fs::path inside(folder->path());
     if (shards.size() > 1) write_file_atomically((inside / kIndexName).string(), index_text(shards, units));
-    if (!config.empty())
+    if (!config.empty() || has_config(input))
       write_file_atomically((inside / kConfigName).string(),
                             config.dump(2, Json::Invalid::kRefuse, Json::NotFinite::kPython) + "\n");
     for (const std::string& name : other_files(input)) {

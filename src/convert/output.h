@@ -19,6 +19,8 @@ inline constexpr int64_t kMaxBlockSize = int64_t{1} << 30;
 
 // config.json of a folder with its keys in order; an empty object when there is none. Throws kMalformedFile.
 Json parse_config(const Checkpoint& input);
+// Whether there is one, though it may say nothing.
+bool has_config(const Checkpoint& input);
 
 // Throws kUnsupported for what another program quantized and Checkpoint does not show as values, and for an
 // adapter, whose tensors are no weights. `mxfp4`: experts may be shown in MXFP4, since the output has a place

@@ -55,7 +55,7 @@ ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& ou
   }
   Json config = parse_config(input);
   erase_quantization(config);
-  if (!config.empty() && result.plan.quantized_parameters > 0)
+  if (has_config(input) && result.plan.quantized_parameters > 0)
     config["quantization_config"] = quantization_config(options, result.plan);
   const QuantizeSetup setup(input, options);
   const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,

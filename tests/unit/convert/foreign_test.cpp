@@ -55,6 +55,9 @@ TEST_F(ForeignTest, OtherMethodsAreNamed) {
   const std::pair<const char*, const char*> configs[] = {
       {R"({"quantization_config": {"quant_method": "hqq"}})", "hqq"},
       {R"({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true}})", "8 bits"},
+      {R"({"quantization_config": "quantization.json"})", "\"quantization.json\", expected an object"},
+      {R"({"quantization_config": [{"quant_method": "gptq"}]})", "expected an object"},
+      {R"({"quantization_config": false})", "false, expected an object"},
       {R"({"quantization": {"group_size": 64, "bits": 4}})", "MLX"},
       {R"({"text_config": {"quantization_config": {"quant_method": "fbgemm_fp8"}}})", "fbgemm_fp8"},
       {R"({"compression_config": {"quant_method": "compressed-tensors"}})", "compressed-tensors"}};
@@ -62,6 +65,14 @@ TEST_F(ForeignTest, OtherMethodsAreNamed) {
     write(config, {tensor(kQuery)});
     EXPECT_NE(refusal().find(method), std::string::npos) << config << ": " << refusal();
   }
+  write(R"({"quantization_config": null})", {tensor(kQuery)});
+  EXPECT_EQ(refusal(), "");
+}
+
+TEST_F(ForeignTest, AnEmptyConfigurationIsWrittenWithWhatWasDone) {
+  write("{}", {tensor(kQuery)});
+  quantize_checkpoint(Checkpoint(path("in")), path("out"), {}, {});
+  EXPECT_EQ(config_out()["quantization_config"]["quant_method"], "bitsandbytes");
 }
 
 TEST_F(ForeignTest, TensorsAndFilesShowTheMethodToo) {
