@@ -174,7 +174,7 @@ def _source_files() -> list[str]:
     if (ROOT / ".git").exists() and shutil.which("git"):
         listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], check=True, capture_output=True).stdout
         return sorted(name for name in listed.decode().split("\0") if name and (ROOT / name).is_file())
-    parts = ["src", "include", "tools", "cmake", "python", "docs"]
+    parts = ["src", "include", "cli", "cmake", "python", "docs"]
     names = [str(p.relative_to(ROOT)) for part in parts for p in (ROOT / part).rglob("*") if p.is_file()]
     names += [p.name for p in ROOT.iterdir() if p.is_file() and p.name != "PKG-INFO"]
     return sorted(name for name in names if "__pycache__" not in name)
@@ -182,7 +182,7 @@ def _source_files() -> list[str]:
 
 def build_sdist(sdist_directory: str, config_settings: dict[str, Any] | None = None) -> str:
     base = f"nfloat-{_version()}"
-    wanted = ("src/", "include/", "tools/", "cmake/", "python/", "docs/")
+    wanted = ("src/", "include/", "cli/", "cmake/", "python/", "docs/")
     with tarfile.open(pathlib.Path(sdist_directory) / f"{base}.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as archive:
 
         def add(name: str, data: bytes, mode: int = 0o644) -> None:

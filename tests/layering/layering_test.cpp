@@ -176,13 +176,13 @@ TEST(Layering, PublicHeadersAreSelfContainedAndPlain) {
 }
 
 TEST(Layering, ToolsAndExamplesUsePublicHeadersOnly) {
-  for (const char* folder : {"tools", "examples", "python"}) {
+  for (const char* folder : {"cli", "examples", "python"}) {
     for (const Include& include : includes_under(folder)) {
       const size_t slash = include.target.find('/');
       if (slash == std::string::npos) continue;
       const std::string first = include.target.substr(0, slash);
       // The one exception: the command line writes its JSON with the library's own class.
-      if (std::string_view(folder) == "tools" && include.target == "base/json.h") continue;
+      if (std::string_view(folder) == "cli" && include.target == "base/json.h") continue;
       // Python's core is a border as src/c_api is: it holds the library and hands out what that keeps inside.
       if (include.file.starts_with("python/core/")) continue;
       EXPECT_EQ(kRooms.count(first), 0u) << where(include) << ", which is private to the library";
@@ -213,9 +213,9 @@ TEST(Layering, SlowHeadersStayBehindTheirWrappers) {
       {"nlohmann/", {"src/base/json.cpp", "src/checkpoint/safetensors_header.cpp"}},
       {"boost/asio", {"src/server/http.cpp", "src/server/wire_stream.h"}},
       {"boost/beast", {"src/server/http.cpp", "src/server/wire_stream.h"}},
-      {"CLI/", {"tools/nfloat/command_line.cpp"}}};
+      {"CLI/", {"cli/command_line.cpp"}}};
   std::set<std::string> seen;
-  for (const char* folder : {"src", "tools", "include/nfloat", "examples"})
+  for (const char* folder : {"src", "cli", "include/nfloat", "examples"})
     for (const Include& include : includes_under(folder))
       for (const auto& [prefix, files] : wrappers) {
         if (!include.target.starts_with(prefix)) continue;

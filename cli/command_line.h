@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_COMMAND_LINE_H_
-#define NFLOAT_TOOLS_COMMAND_LINE_H_
+#ifndef NFLOAT_CLI_COMMAND_LINE_H_
+#define NFLOAT_CLI_COMMAND_LINE_H_
 
 #include <concepts>
 #include <cstdint>
@@ -123,4 +123,4 @@ class CommandLine {
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_COMMAND_LINE_H_
+#endif  // NFLOAT_CLI_COMMAND_LINE_H_

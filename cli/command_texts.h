@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_COMMAND_TEXTS_H_
-#define NFLOAT_TOOLS_COMMAND_TEXTS_H_
+#ifndef NFLOAT_CLI_COMMAND_TEXTS_H_
+#define NFLOAT_CLI_COMMAND_TEXTS_H_
 
 #include <string>
 #include <vector>
@@ -29,4 +29,4 @@ std::vector<PlacedCommand> all_commands(const CommandText& program);
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_COMMAND_TEXTS_H_
+#endif  // NFLOAT_CLI_COMMAND_TEXTS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_SAMPLING_OPTIONS_H_
-#define NFLOAT_TOOLS_SAMPLING_OPTIONS_H_
+#ifndef NFLOAT_CLI_SAMPLING_OPTIONS_H_
+#define NFLOAT_CLI_SAMPLING_OPTIONS_H_
 
 #include <string>
 #include <vector>
@@ -23,4 +23,4 @@ void name_not_obeyed(const std::vector<std::string>& settings);
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_SAMPLING_OPTIONS_H_
+#endif  // NFLOAT_CLI_SAMPLING_OPTIONS_H_

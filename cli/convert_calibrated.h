@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_CONVERT_CALIBRATED_H_
-#define NFLOAT_TOOLS_CONVERT_CALIBRATED_H_
+#ifndef NFLOAT_CLI_CONVERT_CALIBRATED_H_
+#define NFLOAT_CLI_CONVERT_CALIBRATED_H_
 
 #include <cstdint>
 #include <map>
@@ -40,4 +40,4 @@ std::shared_ptr<const ImportanceMatrix> importance_of_text(const std::string& fo
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_CONVERT_CALIBRATED_H_
+#endif  // NFLOAT_CLI_CONVERT_CALIBRATED_H_

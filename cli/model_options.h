@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_MODEL_OPTIONS_H_
-#define NFLOAT_TOOLS_MODEL_OPTIONS_H_
+#ifndef NFLOAT_CLI_MODEL_OPTIONS_H_
+#define NFLOAT_CLI_MODEL_OPTIONS_H_
 
 #include <string>
 #include <vector>
@@ -63,4 +63,4 @@ uint64_t peak_memory_bytes() noexcept;
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_MODEL_OPTIONS_H_
+#endif  // NFLOAT_CLI_MODEL_OPTIONS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_TRAIN_STORY_H_
-#define NFLOAT_TOOLS_TRAIN_STORY_H_
+#ifndef NFLOAT_CLI_TRAIN_STORY_H_
+#define NFLOAT_CLI_TRAIN_STORY_H_
 
 #include <optional>
 #include <string>
@@ -56,4 +56,4 @@ class TrainStory {
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_TRAIN_STORY_H_
+#endif  // NFLOAT_CLI_TRAIN_STORY_H_

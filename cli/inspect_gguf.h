@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_INSPECT_GGUF_H_
-#define NFLOAT_TOOLS_INSPECT_GGUF_H_
+#ifndef NFLOAT_CLI_INSPECT_GGUF_H_
+#define NFLOAT_CLI_INSPECT_GGUF_H_
 
 #include <string>
 
@@ -12,4 +12,4 @@ void inspect_gguf(const std::string& path, bool all, bool json);
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_INSPECT_GGUF_H_
+#endif  // NFLOAT_CLI_INSPECT_GGUF_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_CALIBRATION_TEXT_H_
-#define NFLOAT_TOOLS_CALIBRATION_TEXT_H_
+#ifndef NFLOAT_CLI_CALIBRATION_TEXT_H_
+#define NFLOAT_CLI_CALIBRATION_TEXT_H_
 
 #include <cstdint>
 #include <string>
@@ -25,4 +25,4 @@ std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, c
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_CALIBRATION_TEXT_H_
+#endif  // NFLOAT_CLI_CALIBRATION_TEXT_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_SIGNALS_H_
-#define NFLOAT_TOOLS_SIGNALS_H_
+#ifndef NFLOAT_CLI_SIGNALS_H_
+#define NFLOAT_CLI_SIGNALS_H_
 
 namespace nfloat::cli {
 
@@ -20,4 +20,4 @@ int interrupt_exit_code() noexcept;
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_SIGNALS_H_
+#endif  // NFLOAT_CLI_SIGNALS_H_

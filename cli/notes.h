@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_NOTES_H_
-#define NFLOAT_TOOLS_NOTES_H_
+#ifndef NFLOAT_CLI_NOTES_H_
+#define NFLOAT_CLI_NOTES_H_
 
 #include <fmt/format.h>
 
@@ -49,4 +49,4 @@ void write_result_file(const std::string& path, std::string_view text);
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_NOTES_H_
+#endif  // NFLOAT_CLI_NOTES_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_TRAIN_OPTIONS_H_
-#define NFLOAT_TOOLS_TRAIN_OPTIONS_H_
+#ifndef NFLOAT_CLI_TRAIN_OPTIONS_H_
+#define NFLOAT_CLI_TRAIN_OPTIONS_H_
 
 #include <cstdint>
 #include <optional>
@@ -47,4 +47,4 @@ std::optional<double> share(const std::string& text, const char* option);
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_TRAIN_OPTIONS_H_
+#endif  // NFLOAT_CLI_TRAIN_OPTIONS_H_

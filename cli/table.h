@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_TABLE_H_
-#define NFLOAT_TOOLS_TABLE_H_
+#ifndef NFLOAT_CLI_TABLE_H_
+#define NFLOAT_CLI_TABLE_H_
 
 #include <string>
 #include <string_view>
@@ -40,4 +40,4 @@ size_t display_width(std::string_view text) noexcept;
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_TABLE_H_
+#endif  // NFLOAT_CLI_TABLE_H_

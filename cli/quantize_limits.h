@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_QUANTIZE_LIMITS_H_
-#define NFLOAT_TOOLS_QUANTIZE_LIMITS_H_
+#ifndef NFLOAT_CLI_QUANTIZE_LIMITS_H_
+#define NFLOAT_CLI_QUANTIZE_LIMITS_H_
 
 #include <string>
 #include <vector>
@@ -49,4 +49,4 @@ class BlockSizeSearch {
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_QUANTIZE_LIMITS_H_
+#endif  // NFLOAT_CLI_QUANTIZE_LIMITS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_COMPARE_JOB_H_
-#define NFLOAT_TOOLS_COMPARE_JOB_H_
+#ifndef NFLOAT_CLI_COMPARE_JOB_H_
+#define NFLOAT_CLI_COMPARE_JOB_H_
 
 #include <cstdint>
 #include <string>
@@ -46,4 +46,4 @@ class CompareWork {
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_COMPARE_JOB_H_
+#endif  // NFLOAT_CLI_COMPARE_JOB_H_

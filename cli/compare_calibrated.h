@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_COMPARE_CALIBRATED_H_
-#define NFLOAT_TOOLS_COMPARE_CALIBRATED_H_
+#ifndef NFLOAT_CLI_COMPARE_CALIBRATED_H_
+#define NFLOAT_CLI_COMPARE_CALIBRATED_H_
 
 #include <memory>
 #include <string>
@@ -45,4 +45,4 @@ std::unique_ptr<Format> make_compared_format(const std::string& name);
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_COMPARE_CALIBRATED_H_
+#endif  // NFLOAT_CLI_COMPARE_CALIBRATED_H_

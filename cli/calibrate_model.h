@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_CALIBRATE_MODEL_H_
-#define NFLOAT_TOOLS_CALIBRATE_MODEL_H_
+#ifndef NFLOAT_CLI_CALIBRATE_MODEL_H_
+#define NFLOAT_CLI_CALIBRATE_MODEL_H_
 
 #include <cstdint>
 #include <map>
@@ -42,4 +42,4 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_CALIBRATE_MODEL_H_
+#endif  // NFLOAT_CLI_CALIBRATE_MODEL_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_CONVERT_OPTIONS_H_
-#define NFLOAT_TOOLS_CONVERT_OPTIONS_H_
+#ifndef NFLOAT_CLI_CONVERT_OPTIONS_H_
+#define NFLOAT_CLI_CONVERT_OPTIONS_H_
 
 #include <cstdint>
 #include <memory>
@@ -26,4 +26,4 @@ std::string name_pattern(const std::string& name);
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_CONVERT_OPTIONS_H_
+#endif  // NFLOAT_CLI_CONVERT_OPTIONS_H_

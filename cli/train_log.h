@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_TRAIN_LOG_H_
-#define NFLOAT_TOOLS_TRAIN_LOG_H_
+#ifndef NFLOAT_CLI_TRAIN_LOG_H_
+#define NFLOAT_CLI_TRAIN_LOG_H_
 
 #include <cstdio>
 #include <optional>
@@ -30,4 +30,4 @@ class TrainLog {
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_TRAIN_LOG_H_
+#endif  // NFLOAT_CLI_TRAIN_LOG_H_

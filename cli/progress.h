@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_PROGRESS_H_
-#define NFLOAT_TOOLS_PROGRESS_H_
+#ifndef NFLOAT_CLI_PROGRESS_H_
+#define NFLOAT_CLI_PROGRESS_H_
 
 #include <chrono>
 #include <cstdint>
@@ -32,4 +32,4 @@ class ProgressBar {
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_PROGRESS_H_
+#endif  // NFLOAT_CLI_PROGRESS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_TURN_READER_H_
-#define NFLOAT_TOOLS_TURN_READER_H_
+#ifndef NFLOAT_CLI_TURN_READER_H_
+#define NFLOAT_CLI_TURN_READER_H_
 
 #include <cstdint>
 #include <memory>
@@ -35,4 +35,4 @@ std::string default_history_file();
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_TURN_READER_H_
+#endif  // NFLOAT_CLI_TURN_READER_H_

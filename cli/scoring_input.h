@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_SCORING_INPUT_H_
-#define NFLOAT_TOOLS_SCORING_INPUT_H_
+#ifndef NFLOAT_CLI_SCORING_INPUT_H_
+#define NFLOAT_CLI_SCORING_INPUT_H_
 
 #include <cstdint>
 #include <string>
@@ -25,4 +25,4 @@ std::string scoring_identity(const std::string& folder, const std::string& text,
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_SCORING_INPUT_H_
+#endif  // NFLOAT_CLI_SCORING_INPUT_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_COMMANDS_H_
-#define NFLOAT_TOOLS_COMMANDS_H_
+#ifndef NFLOAT_CLI_COMMANDS_H_
+#define NFLOAT_CLI_COMMANDS_H_
 
 #include "command_line.h"
 
@@ -35,4 +35,4 @@ void add_manual_command(const CommandLine& command_line);
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_COMMANDS_H_
+#endif  // NFLOAT_CLI_COMMANDS_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_BEST_LOSS_H_
-#define NFLOAT_TOOLS_BEST_LOSS_H_
+#ifndef NFLOAT_CLI_BEST_LOSS_H_
+#define NFLOAT_CLI_BEST_LOSS_H_
 
 #include <cmath>
 #include <cstdint>
@@ -30,4 +30,4 @@ struct BestLoss {
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_BEST_LOSS_H_
+#endif  // NFLOAT_CLI_BEST_LOSS_H_

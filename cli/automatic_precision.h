@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_AUTOMATIC_PRECISION_H_
-#define NFLOAT_TOOLS_AUTOMATIC_PRECISION_H_
+#ifndef NFLOAT_CLI_AUTOMATIC_PRECISION_H_
+#define NFLOAT_CLI_AUTOMATIC_PRECISION_H_
 
 #include <optional>
 #include <string>
@@ -29,4 +29,4 @@ AutomaticPrecision automatic_precision(int threads);
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_AUTOMATIC_PRECISION_H_
+#endif  // NFLOAT_CLI_AUTOMATIC_PRECISION_H_

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_CODEBOOK_COMMAND_H_
-#define NFLOAT_TOOLS_CODEBOOK_COMMAND_H_
+#ifndef NFLOAT_CLI_CODEBOOK_COMMAND_H_
+#define NFLOAT_CLI_CODEBOOK_COMMAND_H_
 
 #include <cstdint>
 #include <string>
@@ -35,4 +35,4 @@ void plot_levels(const CodebookOptions& options, const std::vector<std::string>&
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_CODEBOOK_COMMAND_H_
+#endif  // NFLOAT_CLI_CODEBOOK_COMMAND_H_

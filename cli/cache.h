@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_TOOLS_CACHE_H_
-#define NFLOAT_TOOLS_CACHE_H_
+#ifndef NFLOAT_CLI_CACHE_H_
+#define NFLOAT_CLI_CACHE_H_
 
 #include <cstdint>
 #include <memory>
@@ -44,4 +44,4 @@ class LockedFolder {
 
 }  // namespace nfloat::cli
 
-#endif  // NFLOAT_TOOLS_CACHE_H_
+#endif  // NFLOAT_CLI_CACHE_H_
