@@ -49,7 +49,7 @@ struct FormatMeasurement {
   std::vector<TensorError> tensors;
   std::vector<uint64_t> code_counts;  // empty for formats without a codebook
   double code_entropy = 0;            // bits a weight
-  double coding_seconds = 0;          // quantizing and decoding every matrix once
+  double coding_seconds = 0;          // quantizing and decoding every matrix once, calibration included
   DivergenceResult divergence;        // from the plain model
   std::array<double, 2> half_kl{};    // mean KL of the first and the second half of the text
   std::array<double, 2> half_loss{};

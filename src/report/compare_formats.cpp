@@ -204,8 +204,12 @@ class Job {
     const Format& format = *formats_[index];
     MeasureOptions measure = measure_;
     measure.scoring.progress = progress_of(format.name());
+    const auto start = std::chrono::steady_clock::now();
     if (options_.prepare && !format.separable()) options_.prepare(format, measure);
-    keep(index, measure_format(folder_, format, *reference_, tokens_, measure));
+    const std::chrono::duration<double> prepared = std::chrono::steady_clock::now() - start;
+    FormatMeasurement measurement = measure_format(folder_, format, *reference_, tokens_, measure);
+    measurement.coding_seconds += prepared.count();
+    keep(index, std::move(measurement));
     done_ += 1;
   }
 
