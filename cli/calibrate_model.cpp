@@ -17,7 +17,6 @@ namespace nfloat::cli {
 namespace {
 
 constexpr int64_t kLeastTokens = 256;
-constexpr const char* kGeneralText = "the general text that comes with nfloat";
 
 std::string in_words(double seconds) {
   if (seconds < 90) return fmt::format("{:.0f} s", std::max(seconds, 1.0));
@@ -99,32 +98,26 @@ std::string CalibratedModel::card() const {
 
 CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeCheckpointOptions& settings,
                                 std::optional<CalibrationFile>& file) {
-  const auto checkpoint = std::make_shared<const Checkpoint>(request.folder);
-  const std::string text = checkpoint->text_file("config.json");
-  if (text.empty())
-    throw Error(ErrorCode::kNotFound,
-                fmt::format("{}: no config.json: what is calibrated is a model that runs", request.input));
   if (settings.quantize.allow_nonfinite)
     throw Error(ErrorCode::kInvalidArgument,
                 "--allow-nonfinite: weights that are calibrated have to be finite");
-  const ModelConfig config = parse_model_config(text, request.folder + "/config.json");
+  const CalibrationSubject on = calibration_subject(request.folder, request.text, request.tokens);
+  const std::string& name = on.text;
   CalibratedModel result;
   CalibrationRecord& record = result.record;
   record.level = request.level;
   result.fast = request.fast;
-  record.text = request.text.empty() ? kGeneralText : std::filesystem::path(request.text).filename().string();
-  const auto windows =
-      calibration_windows(request.text, request.folder, config, request.tokens, &record.text_hash);
-  const std::string name = request.text.empty() ? kGeneralText : request.text;
+  record.text = request.text.empty() ? name : std::filesystem::path(name).filename().string();
+  record.text_hash = on.text_hash;
   int64_t count = 0;
-  for (const auto& window : windows) count += std::ssize(window);
-  if (windows.size() < 2 || count < kLeastTokens)
-    throw Error(
-        ErrorCode::kInvalidArgument,
-        fmt::format("{}: gives {} in {}: at least {} in two windows are needed, one of them to judge "
-                    "the result",
-                    name, count_of(count, "token"), count_of(std::ssize(windows), "window"), kLeastTokens));
-  plan_quantization(*checkpoint, settings);  // throws for what cannot be quantized
+  for (const auto& window : on.windows) count += std::ssize(window);
+  if (on.windows.size() < 2 || count < kLeastTokens)
+    throw Error(ErrorCode::kInvalidArgument,
+                fmt::format("{}: gives {} in {}: at least {} in two windows are needed, one of them to judge "
+                            "the result",
+                            name, count_of(count, "token"), count_of(std::ssize(on.windows), "window"),
+                            kLeastTokens));
+  plan_quantization(*on.checkpoint, settings);  // throws for what cannot be quantized
 
   const std::string path = state_path(request.output);
   if (request.fresh) CalibrationFile::discard(path);
@@ -139,7 +132,7 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
   file.emplace(
       path,
       fmt::format("source {} text {} tokens {} level {}{} {} blocks of {}{}",
-                  checkpoint_fingerprint(*checkpoint), record.text_hash, request.tokens, request.level,
+                  checkpoint_fingerprint(*on.checkpoint), record.text_hash, request.tokens, request.level,
                   request.fast ? " fast" : "", settings.format, settings.quantize.block_size, skip),
       settings);
   CalibrationOptions own;
@@ -174,7 +167,7 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
   };
   Calibration calibration;
   try {
-    calibration = calibrate(checkpoint, config, windows, settings, own);
+    calibration = calibrate(on.checkpoint, on.config, on.windows, settings, own);
   } catch (const Error& error) {
     if (!kept) file->remove();
     if (error.code() != ErrorCode::kInterrupted) throw;

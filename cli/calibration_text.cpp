@@ -96,14 +96,9 @@ std::string whole_characters(std::string text) {
   return text.substr(begin, end - begin);
 }
 
-}  // namespace
-
-std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, const std::string& folder,
-                                                      const ModelConfig& config, int64_t tokens,
-                                                      std::string* hash) {
-  const std::string text =
-      path.empty() ? std::string(general_calibration_text()) : read_text(path, kMaxTextBytes);
-  *hash = fmt::format("{:016x}", text_hash(text));
+std::vector<std::vector<int32_t>> windows_of(const std::string& text, const std::string& path,
+                                             const std::string& folder, const ModelConfig& config,
+                                             int64_t tokens) {
   std::vector<std::vector<int32_t>> windows;
   int64_t left = tokens;
   if (path.ends_with(".json")) {
@@ -143,6 +138,24 @@ std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, c
     cut(ids, config, left, windows);
   }
   return windows;
+}
+
+}  // namespace
+
+CalibrationSubject calibration_subject(const std::string& folder, const std::string& path, int64_t tokens) {
+  CalibrationSubject subject;
+  subject.checkpoint = std::make_shared<const Checkpoint>(folder);
+  const std::string config = subject.checkpoint->text_file("config.json");
+  if (config.empty())
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("{}: no config.json: what is calibrated is a model that runs", folder));
+  subject.config = parse_model_config(config, folder + "/config.json");
+  const std::string text =
+      path.empty() ? std::string(general_calibration_text()) : read_text(path, kMaxTextBytes);
+  subject.text = path.empty() ? "the general text that comes with nfloat" : path;
+  subject.text_hash = fmt::format("{:016x}", text_hash(text));
+  subject.windows = windows_of(text, path, folder, subject.config, tokens);
+  return subject;
 }
 
 }  // namespace nfloat::cli

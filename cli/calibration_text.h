@@ -3,9 +3,11 @@
 #define NFLOAT_CLI_CALIBRATION_TEXT_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "nfloat/checkpoint.h"
 #include "nfloat/model_config.h"
 
 namespace nfloat::cli {
@@ -15,13 +17,19 @@ constexpr int64_t calibration_tokens(int level) noexcept {
   return level == 3 ? 153600 : 65536;
 }
 
-// The windows of a text to calibrate on, about `tokens` in all. `path`: a text, of which windows all over are
-// taken; .jsonl with "text" or, through the chat template of the model in `folder`, "messages" a line; .json
-// with lists of ids in "token_ids", a window each; empty: general_calibration_text(). `hash`: of the text's
-// bytes. Throws Error.
-std::vector<std::vector<int32_t>> calibration_windows(const std::string& path, const std::string& folder,
-                                                      const ModelConfig& config, int64_t tokens,
-                                                      std::string* hash);
+// A model that runs, and windows of a text for it.
+struct CalibrationSubject {
+  std::shared_ptr<const Checkpoint> checkpoint;
+  ModelConfig config;
+  std::string text;       // its path, or what the general text is called
+  std::string text_hash;  // of its bytes
+  std::vector<std::vector<int32_t>> windows;
+};
+
+// The model in `folder` and about `tokens` tokens of a text. `path`: a text, of which windows all over are
+// taken; .jsonl with "text" or, through the model's chat template, "messages" a line; .json with lists of ids
+// in "token_ids", a window each; empty: general_calibration_text(). Throws Error.
+CalibrationSubject calibration_subject(const std::string& folder, const std::string& path, int64_t tokens);
 
 }  // namespace nfloat::cli
 

@@ -24,16 +24,13 @@ CalibratedFormat::CalibratedFormat(std::unique_ptr<Format> base, int level)
 
 Calibration CalibratedFormat::run(const std::string& folder, const std::string& text,
                                   const CalibrationOptions& options) const {
-  const auto checkpoint = std::make_shared<const Checkpoint>(folder);
-  const ModelConfig config = parse_model_config(checkpoint->text_file("config.json"), folder);
-  std::string hash;
-  const auto windows = calibration_windows(text, folder, config, calibration_tokens(level_), &hash);
+  const CalibrationSubject on = calibration_subject(folder, text, calibration_tokens(level_));
   QuantizeCheckpointOptions settings;
   settings.format = base_->codebook()->name;
   settings.quantize.block_size = block_size();
   settings.quantize.double_quantization = true;
   settings.quantize.scale = ScaleMethod::kSigned;
-  return calibrate(checkpoint, config, windows, settings, options);
+  return calibrate(on.checkpoint, on.config, on.windows, settings, options);
 }
 
 Calibration CalibratedFormat::quantize(const std::string& folder, const std::string& text,

@@ -14,28 +14,9 @@ namespace nfloat::cli {
 
 namespace {
 
-// A model that runs, and the windows of its text.
-struct Subject {
-  std::shared_ptr<const Checkpoint> checkpoint;
-  ModelConfig config;
-  std::string text;  // its name
-  std::vector<std::vector<int32_t>> windows;
-};
-
-Subject subject(const std::string& folder, const ConvertCalibration& calibration) {
-  Subject result;
-  result.checkpoint = std::make_shared<const Checkpoint>(folder);
-  const std::string config = result.checkpoint->text_file("config.json");
-  if (config.empty())
-    throw Error(ErrorCode::kNotFound,
-                fmt::format("{}: no config.json: what is calibrated is a model that runs", folder));
-  result.config = parse_model_config(config, folder + "/config.json");
-  result.text = calibration.text.empty() ? "the general text that comes with nfloat" : calibration.text;
-  std::string hash;
-  result.windows =
-      calibration_windows(calibration.text, folder, result.config,
-                          calibration.tokens > 0 ? calibration.tokens : calibration_tokens(1), &hash);
-  return result;
+CalibrationSubject subject(const std::string& folder, const ConvertCalibration& calibration) {
+  return calibration_subject(folder, calibration.text,
+                             calibration.tokens > 0 ? calibration.tokens : calibration_tokens(1));
 }
 
 }  // namespace
@@ -43,7 +24,7 @@ Subject subject(const std::string& folder, const ConvertCalibration& calibration
 std::shared_ptr<const ImportanceMatrix> importance_of_text(const std::string& folder,
                                                            const ConvertCalibration& calibration,
                                                            int threads) {
-  const Subject on = subject(folder, calibration);
+  const CalibrationSubject on = subject(folder, calibration);
   ImportanceOptions options;
   options.threads = threads;
   options.cancelled = interrupted;
@@ -61,7 +42,7 @@ std::shared_ptr<const ImportanceMatrix> importance_of_text(const std::string& fo
 
 CalibratedBlocks calibrate_blocks(const std::string& folder, GgufType type,
                                   const ConvertCalibration& calibration, int threads) {
-  const Subject on = subject(folder, calibration);
+  const CalibrationSubject on = subject(folder, calibration);
   const std::string& name = on.text;
   CalibrationOptions options;
   options.level = std::max(1, calibration.level);

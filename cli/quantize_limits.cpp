@@ -21,14 +21,7 @@ constexpr double kMargin = 1.05;  // below a limit that was missed
 std::vector<WeightSensitivity> measure(const CalibrateRequest& request,
                                        const QuantizeCheckpointOptions& settings,
                                        const std::vector<int64_t>& block_sizes) {
-  const auto checkpoint = std::make_shared<const Checkpoint>(request.folder);
-  const std::string text = checkpoint->text_file("config.json");
-  if (text.empty())
-    throw Error(ErrorCode::kNotFound,
-                fmt::format("{}: no config.json: what is measured is a model that runs", request.input));
-  const ModelConfig config = parse_model_config(text, request.folder + "/config.json");
-  std::string hash;
-  const auto windows = calibration_windows(request.text, request.folder, config, request.tokens, &hash);
+  const CalibrationSubject on = calibration_subject(request.folder, request.text, request.tokens);
   ProgressBar bar("measure", "weights");
   SensitivityOptions own;
   if (!block_sizes.empty()) own.block_sizes = block_sizes;
@@ -39,7 +32,8 @@ std::vector<WeightSensitivity> measure(const CalibrateRequest& request,
                fmt::format("{}/{} weights", done, count));
   };
   note("measuring what each weight costs alone\n");
-  std::vector<WeightSensitivity> weights = measure_sensitivity(checkpoint, config, windows, settings, own);
+  std::vector<WeightSensitivity> weights =
+      measure_sensitivity(on.checkpoint, on.config, on.windows, settings, own);
   bar.finish();
   return weights;
 }
