@@ -135,7 +135,30 @@ void invert_upper(const std::vector<double>& u, int64_t n, std::vector<float>& i
   cancel.expect_none();
 }
 
+// Of the columns whose inputs were not always zero.
+double mean_of_diagonal(std::span<const float> hessian, int64_t size) noexcept {
+  double sum = 0;
+  int64_t alive = 0;
+  for (int64_t i = 0; i < size; ++i)
+    if (const double d = hessian[static_cast<size_t>(i * (size + 1))]; d > 0) sum += d, ++alive;
+  return alive > 0 ? sum / static_cast<double>(alive) : 1;
+}
+
+double damped_diagonal(double value, double mean, double damping) noexcept {
+  return (value > 0 ? value : mean) + damping * mean;
+}
+
 }  // namespace
+
+SquareMatrix damped(std::span<const float> hessian, int64_t size, double damping) {
+  SquareMatrix result(hessian.begin(), hessian.end());
+  const double mean = mean_of_diagonal(hessian, size);
+  for (int64_t i = 0; i < size; ++i) {
+    float& value = result[static_cast<size_t>(i * (size + 1))];
+    value = static_cast<float>(damped_diagonal(static_cast<double>(value), mean, damping));
+  }
+  return result;
+}
 
 void product_with_transpose(std::span<const float> a, int64_t m, std::span<const float> b, int64_t n,
                             int64_t k, std::span<float> y, int threads) {
@@ -163,12 +186,8 @@ HessianFactor factorize(std::span<const float> hessian, int64_t size, int64_t to
   HessianFactor factor;
   factor.size = size;
   const auto at = [size](int64_t i, int64_t j) { return static_cast<size_t>(i * size + j); };
-  double mean = 0;
-  int64_t alive = 0;
-  for (int64_t i = 0; i < size; ++i)
-    if (const double d = hessian[at(i, i)]; d > 0) mean += d, ++alive;
-  mean = alive > 0 ? mean / static_cast<double>(alive) : 1;
-  double damping = tokens < 16 * size ? .1 : .03;
+  const double mean = mean_of_diagonal(hessian, size);
+  double damping = tokens < 16 * size ? .1 : kDamping;
   std::vector<double> work(count);
   for (int attempt = 0;; ++attempt, damping *= 4) {
     const bool diagonal_only = attempt == 7;
@@ -176,7 +195,7 @@ HessianFactor factorize(std::span<const float> hessian, int64_t size, int64_t to
     for (int64_t i = 0; i < size; ++i)
       for (int64_t j = 0; j <= i; ++j) {
         const double value = hessian[at(size - 1 - i, size - 1 - j)];
-        const double own = i == j ? (value > 0 ? value : mean) + damping * mean : diagonal_only ? 0 : value;
+        const double own = i == j ? damped_diagonal(value, mean, damping) : diagonal_only ? 0 : value;
         work[at(i, j)] = own;
       }
     if (cholesky(work, size, threads)) break;
@@ -187,11 +206,7 @@ HessianFactor factorize(std::span<const float> hessian, int64_t size, int64_t to
   for (int64_t i = 0; i < size; ++i)
     for (int64_t j = 0; j <= i; ++j) upper[at(size - 1 - i, size - 1 - j)] = work[at(i, j)];
   invert_upper(upper, size, factor.upper, threads);
-  factor.damped.assign(hessian.begin(), hessian.end());
-  for (int64_t i = 0; i < size; ++i) {
-    const double value = hessian[at(i, i)];
-    factor.damped[at(i, i)] = static_cast<float>((value > 0 ? value : mean) + damping * mean);
-  }
+  factor.damped = damped(hessian, size, damping);
   return factor;
 }
 

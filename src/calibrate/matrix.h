@@ -19,6 +19,11 @@ namespace nfloat {
 // Square, row-major, symmetric or triangular as said.
 using SquareMatrix = std::vector<float>;
 
+inline constexpr double kDamping = .03;  // lambda where there are inputs enough
+
+// H plus `damping` times the mean of its diagonal, which inputs that were always zero get as their own.
+SquareMatrix damped(std::span<const float> hessian, int64_t size, double damping);
+
 // H damped, and the upper triangular U with U^T U = H^-1.
 struct HessianFactor {
   int64_t size = 0;
@@ -27,9 +32,9 @@ struct HessianFactor {
   SquareMatrix upper;
 };
 
-// `hessian`: mean of x x^T over `tokens` inputs. Inputs that were always zero get the mean of the diagonal.
-// Damping is .03, .1 where tokens < 16 * size, and grows four times, at most six times, where the factor does
-// not exist; after that H is its diagonal. Throws kNotFinite, kOutOfMemory.
+// `hessian`: mean of x x^T over `tokens` inputs. Damping is kDamping, .1 where tokens < 16 * size, and grows
+// four times, at most six times, where the factor does not exist; after that H is its diagonal. Throws
+// kNotFinite, kOutOfMemory.
 HessianFactor factorize(std::span<const float> hessian, int64_t size, int64_t tokens, int threads);
 
 // W + alpha W (C - H)(H + lambda I)^-1: what W has to be on the inputs y of a quantized model to give what W

@@ -68,7 +68,7 @@ class SensitivityRun {
   std::vector<WeightSensitivity> run() {
     const int64_t layers = model_.config().layers;
     Stream original(model_, sequences_, workspace_, threads_);
-    std::vector<std::vector<WeightSensitivity>> units;
+    std::vector<std::vector<Unit>> units;
     for (int64_t layer = 0; layer < layers; ++layer) {
       HessianCollector collector(threads_);
       before_.push_back(original.kept_states());
@@ -81,14 +81,18 @@ class SensitivityRun {
     for (int64_t layer = 0; layer < layers; ++layer) {
       judge(layer, units[static_cast<size_t>(layer)], original, expected);
       before_[static_cast<size_t>(layer)] = {};
-      std::move(units[static_cast<size_t>(layer)].begin(), units[static_cast<size_t>(layer)].end(),
-                std::back_inserter(result));
+      for (Unit& unit : units[static_cast<size_t>(layer)]) result.push_back(std::move(unit.weight));
     }
     if (options_.progress) options_.progress(count_, count_);
     return result;
   }
 
  private:
+  struct Unit {
+    WeightSensitivity weight;
+    std::vector<double> losses;  // what each choice changes in the weight's products
+  };
+
   ModelOptions model_options(bool changes) const {
     ModelOptions options;
     options.stream_layers = true;
@@ -117,48 +121,45 @@ class SensitivityRun {
     return quantize_blockwise({DType::kF32, {rows, columns}, std::as_bytes(weights)}, codebook_, options);
   }
 
-  // The weights of a layer with what every choice changes in their products, as `divergence` for now.
-  std::vector<WeightSensitivity> units_of(HessianCollector& collector) const {
+  std::vector<Unit> units_of(HessianCollector& collector) const {
     // By the product, and the weight's place in it: experts stand for one another.
-    std::map<std::tuple<LinearRole, bool, size_t>, WeightSensitivity> units;
+    std::map<std::tuple<LinearRole, bool, size_t>, Unit> units;
     for (auto& [id, sums] : collector.sums) {
-      HessianFactor seen{.size = sums.width(), .damping = 0, .damped = sums.mean(), .upper = {}};
-      double trace = 0;
-      for (int64_t i = 0; i < seen.size; ++i) trace += seen.damped[static_cast<size_t>(i * (seen.size + 1))];
-      const double damping = std::max(.03 * trace / static_cast<double>(seen.size), 1e-12);
-      for (int64_t i = 0; i < seen.size; ++i)
-        seen.damped[static_cast<size_t>(i * (seen.size + 1))] += static_cast<float>(damping);
+      const HessianFactor seen{.size = sums.width(),
+                               .damping = kDamping,
+                               .damped = damped(sums.mean(), sums.width(), kDamping),
+                               .upper = {}};
       const std::vector<std::string> names = reader_.tensors_of(id);
       for (size_t i = 0; i < names.size(); ++i)
         if (sizes_[0].contains(names[i])) add_choices(names[i], seen, units[{id.role, id.expert >= 0, i}]);
     }
-    std::vector<WeightSensitivity> result;
+    std::vector<Unit> result;
     for (auto& [place, unit] : units) result.push_back(std::move(unit));
     return result;
   }
 
-  void add_choices(const std::string& name, const HessianFactor& seen, WeightSensitivity& unit) const {
+  void add_choices(const std::string& name, const HessianFactor& seen, Unit& unit) const {
     const std::vector<float> weights = stored_matrix(*checkpoint_, name, reader_.stored_transposed());
     const int64_t rows = std::ssize(weights) / seen.size;
-    unit.names.push_back(name);
-    unit.choices.resize(sizes_.size() + 1);
+    std::vector<BlockChoice>& choices = unit.weight.choices;
+    unit.weight.names.push_back(name);
+    choices.resize(sizes_.size() + 1);
+    unit.losses.resize(choices.size());
     for (size_t i = 0; i < sizes_.size(); ++i) {
-      BlockChoice& choice = unit.choices[i];
-      choice.block_size = options_.block_sizes[i];
-      choice.bytes += sizes_[i].at(name);
-      const QuantizedTensor tensor = rounded(weights, rows, seen.size, choice.block_size);
-      choice.divergence += proxy_loss(tensor, weights, rows, seen, threads_);
+      choices[i].block_size = options_.block_sizes[i];
+      choices[i].bytes += sizes_[i].at(name);
+      const QuantizedTensor tensor = rounded(weights, rows, seen.size, choices[i].block_size);
+      unit.losses[i] += proxy_loss(tensor, weights, rows, seen, threads_);
     }
-    unit.choices.back().bytes += checkpoint_->find(name)->bytes;
+    choices.back().bytes += checkpoint_->find(name)->bytes;
   }
 
   // Each unit of the layer alone, all together through the layers behind.
-  void judge(int64_t layer, std::vector<WeightSensitivity>& units, Stream& stream,
-             const std::vector<float>& expected) {
+  void judge(int64_t layer, std::vector<Unit>& units, Stream& stream, const std::vector<float>& expected) {
     std::vector<OwnedRows> versions;
-    for (const WeightSensitivity& unit : units) {
+    for (const Unit& unit : units) {
       if (options_.progress) options_.progress(done_++, count_);
-      at_work_ = unit.names;
+      at_work_ = unit.weight.names;
       stream.set_states(before_[static_cast<size_t>(layer)]);
       stream.advance(layer, changed_.layer(layer));
       versions.push_back(stream.kept_states());
@@ -175,10 +176,11 @@ class SensitivityRun {
       stream.swap_states(versions[i]);
       const double found = mean_divergence(expected, stream.logits(),
                                            static_cast<size_t>(model_.config().vocabulary), threads_);
-      std::vector<BlockChoice>& choices = units[i].choices;
-      const double measured = choices[sizes_.size() / 2].divergence;
-      for (BlockChoice& choice : choices)
-        choice.divergence = measured > 0 ? std::max(found, 0.0) * choice.divergence / measured : 0;
+      const std::vector<double>& losses = units[i].losses;
+      const double measured = losses[sizes_.size() / 2];
+      for (size_t j = 0; j < losses.size(); ++j)
+        units[i].weight.choices[j].divergence =
+            measured > 0 ? std::max(found, 0.0) * losses[j] / measured : 0;
     }
   }
 
