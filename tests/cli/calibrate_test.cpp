@@ -9,7 +9,6 @@
 #include "base/json.h"
 #include "cli/process.h"
 #include "nfloat/calibrate.h"
-#include "support/sanitizer.h"
 
 namespace nfloat::cli_test {
 namespace {
@@ -36,14 +35,11 @@ void expect_refusal(const Result& result, const std::vector<std::string>& words,
 }
 
 TEST_F(Calibrate, BothLevelsWriteSoundFilesWithLessDivergence) {
-  // Under a sanitizer one level takes minutes; level 2 is run by the next test.
-  const std::vector<std::string> levels =
-      testing::kSanitized ? std::vector<std::string>{"1"} : std::vector<std::string>{"1", "2"};
-  for (const std::string& level : levels) {
+  for (const std::string level : {"1", "2"}) {
     for (const std::string threads : {"1", "2"}) {
-      const Result result = nfloat({"quantize", model(), path(level + threads), "--calibrate", stories(),
-                                    "--calibration-tokens", testing::kSanitized ? "1500" : "2500", "--level",
-                                    level, "--fast", "--threads", threads});
+      const Result result =
+          nfloat({"quantize", model(), path(level + threads), "--calibrate", stories(),
+                  "--calibration-tokens", "2500", "--level", level, "--fast", "--threads", threads});
       ASSERT_TRUE(result.ok()) << result;
       EXPECT_NE(result.out.find("Calibrated at level " + level), std::string::npos) << result;
       EXPECT_NE(result.err.find("of memory"), std::string::npos) << result;
@@ -63,9 +59,6 @@ TEST_F(Calibrate, BothLevelsWriteSoundFilesWithLessDivergence) {
 }
 
 TEST_F(Calibrate, TheThirdLevelWritesTheSameLayoutWithItsOwnNorms) {
-  if (testing::kSanitized)
-    GTEST_SKIP() << "a calibration at level 3 takes minutes under a sanitizer; calibrate_test runs "
-                    "level 3 on a smaller model there";
   const Result result = quick(model(), "out", stories(), {"--level", "3"});
   ASSERT_TRUE(result.ok()) << result;
   EXPECT_NE(result.out.find("Calibrated at level 3"), std::string::npos) << result;
@@ -92,7 +85,6 @@ TEST_F(Calibrate, TakesTheGeneralTextWithoutOneOfItsOwn) {
 }
 
 TEST_F(Calibrate, LimitsChooseBlockSizes) {
-  if (testing::kSanitized) GTEST_SKIP() << "takes minutes under a sanitizer; budget_test runs what it calls";
   const std::vector<std::string> some = {"--only", "layers.5.", "--json"};
   const auto with = [&](const std::string& output, std::vector<std::string> more) {
     more.insert(more.end(), some.begin(), some.end());

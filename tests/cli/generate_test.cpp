@@ -4,7 +4,6 @@
 #include "base/json.h"
 #include "cli/process.h"
 #include "cli/terminal.h"
-#include "support/sanitizer.h"
 
 namespace nfloat::cli_test {
 namespace {
@@ -116,8 +115,6 @@ TEST_F(Generate, BadInputIsNamed) {
 }
 
 TEST_F(Perplexity, OfTheEmbeddedModel) {
-  if (nfloat::testing::kSanitized)
-    GTEST_SKIP() << "the whole text takes minutes under a sanitizer; the release build scores it";
   const Result result = nfloat({"perplexity", model(), "--text", model() + "/stories.txt", "--protocol",
                                 "bos", "--context", "256", "--precision", "f32", "--json"});
   ASSERT_TRUE(result.ok()) << result;
@@ -127,8 +124,6 @@ TEST_F(Perplexity, OfTheEmbeddedModel) {
 }
 
 TEST_F(Perplexity, OfLlamaCppsProtocol) {
-  if (nfloat::testing::kSanitized)
-    GTEST_SKIP() << "the whole text takes minutes under a sanitizer; the release build scores it";
   const Result result = nfloat({"perplexity", model(), "--text", model() + "/stories.txt", "--protocol",
                                 "llama.cpp", "--precision", "f32", "--json"});
   ASSERT_TRUE(result.ok()) << result;

@@ -3,7 +3,6 @@
 
 #include "base/state_of.h"
 #include "model/model_state.h"
-#include "support/sanitizer.h"
 #include "tune/adapter_file.h"
 #include "tune/loftq.h"
 #include "tune/optimizer.h"
@@ -117,7 +116,6 @@ TEST_F(Golden, TwentyStepsInFloat32) {
   run_train(false, kF32Tolerance);
 }
 TEST_F(Golden, TwentyStepsInBf16) {
-  if (testing::kSanitized) GTEST_SKIP() << "takes minutes under a sanitizer; float32 is taken there";
   run_train(true, kBf16Tolerance);
 }
 
@@ -208,11 +206,6 @@ TEST_F(Golden, StartsFromWhatQuantizationLost) {
 
 class Variant : public Golden {
  protected:
-  void SetUp() override {
-    Golden::SetUp();
-    if (testing::kSanitized) GTEST_SKIP() << "takes minutes under a sanitizer; the plain run is taken there";
-  }
-
   void run(const std::string& name, const std::function<std::vector<Batch>(size_t)>& batches) {
     const Json golden = golden_json("variants.json").at(name);
     const Json& optimizer = golden.at("optimizer");
