@@ -191,6 +191,12 @@ void refuse_of_others(const JsonReader& root, const Family& family, const ModelC
   scale("logits_scaling", 1);
   scale("attention_softcap", 0);
   scale("logit_softcap", 0);
+  const bool looks_near = std::any_of(config.each_layer.begin(), config.each_layer.end(),
+                                      [](const LayerConfig& layer) { return layer.window > 0; });
+  if (family.window == WindowRule::kNever && looks_near)
+    fail(ErrorCode::kUnsupported,
+         "{}: \"layer_types\" has sliding_attention, which the family {} does not have", root.source(),
+         family.name);
   const bool still = std::any_of(config.each_layer.begin(), config.each_layer.end(),
                                  [](const LayerConfig& layer) { return layer.rope == LayerRope::kNone; });
   for (const char* key : {"no_rope_layers", "no_rope_layer_interval"})

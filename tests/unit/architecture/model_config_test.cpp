@@ -146,6 +146,10 @@ TEST(ModelConfig, KeysOfOtherFamiliesAreRefusedUnlessTheyChangeNothing) {
   EXPECT_EQ(parse(with("logits_scaling", 1)).logit_scale, 1);
   parse(with("logits_scaling", nullptr));
   parse(with("query_pre_attn_scalar", parse(good()).head_dim));
+  Json near = with("layer_types", Json(std::vector<std::string>(layers, "sliding_attention")));
+  EXPECT_EQ(parse(near).each_layer[0].window, 0);
+  near["sliding_window"] = 64;
+  expect_error(near, ErrorCode::kUnsupported, "layer_types");
   Json granite = with("logits_scaling", 8.0);
   granite["model_type"] = "granite";
   EXPECT_EQ(parse(granite).logit_scale, 0.125);
