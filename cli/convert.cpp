@@ -14,6 +14,7 @@
 #include "nfloat/error.h"
 #include "nfloat/results.h"
 #include "nfloat/text.h"
+#include "notes.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -38,6 +39,20 @@ std::string sqnr(double error, double original) {
 
 // Below this share the merged model is not the one that was trained.
 constexpr double kEnoughLeft = 0.9;
+
+void warn_of_not_finite(const BridgeResult& result) {
+  constexpr size_t kMostShown = 5;
+  size_t tensors = 0;
+  for (const BridgeTensor& tensor : result.tensors) {
+    if (tensor.not_finite == 0 || ++tensors > kMostShown) continue;
+    fmt::print(stderr,
+               "nfloat: warning: '{}': {} NaN or infinite (SQNR leaves that out), the first is element {}\n",
+               one_line(tensor.name, 200), count_of(tensor.not_finite, "value"), tensor.first_not_finite);
+  }
+  if (tensors > kMostShown)
+    fmt::print(stderr, "nfloat: warning: NaN or infinite values in {}\n",
+               count_of(static_cast<int64_t>(tensors - kMostShown), "more tensor"));
+}
 
 void warn_of_loss(const BridgeResult& result, bool from_original) {
   const BridgeTensor total = adapter_total(result);
@@ -180,6 +195,7 @@ void run(const Options& options) {
   const BridgeResult result = to_gguf ? write_gguf(input, options.output, bridge, control)
                                       : write_folder(input, options.output, bridge, control);
   bar->finish();
+  warn_of_not_finite(result);
   warn_of_loss(result, !options.original.empty());
   if (options.json) {
     fmt::print("{}\n", convert_json(result));

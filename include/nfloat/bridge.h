@@ -53,6 +53,9 @@ struct BridgeTensor {
   double squared_error = 0;         // sum, against the values of the input in float32
   double squared_original = 0;      // sum; 0 for an exact result, where it is not computed
   double sqnr_db() const noexcept;  // infinity for an exact result
+  // NaN and infinite values of an output of plain floats, which the sums leave out; the element of the first,
+  // -1 without one.
+  int64_t not_finite = 0, first_not_finite = -1;
   // Of an adapter's change that was quantized again: sums of wanted^2 and of wanted * achieved change; else
   // 0.
   double squared_change = 0;

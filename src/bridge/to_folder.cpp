@@ -10,6 +10,7 @@
 #include "base/fail.h"
 #include "base/json.h"
 #include "bridge/adapter.h"
+#include "bridge/count_not_finite.h"
 #include "convert/compare.h"
 #include "convert/output.h"
 #include "convert/quantize_job.h"
@@ -361,7 +362,8 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
                                          : make_copy_job(input, packed->parts, writer, first);
     }
     return std::make_unique<WeightJob>(input, targets[i], result.tensors[i],
-                                       [&writer, first](uint64_t begin, std::span<const std::byte> bytes) {
+                                       [&, i, first](uint64_t begin, std::span<const std::byte> bytes) {
+                                         count_not_finite(targets[i].dtype, begin, bytes, result.tensors[i]);
                                          writer.write(first, begin, bytes);
                                        });
   };

@@ -9,6 +9,7 @@
 
 #include "base/fail.h"
 #include "bridge/adapter.h"
+#include "bridge/count_not_finite.h"
 #include "bridge/gguf_plan.h"
 #include "bridge/row_reader.h"
 #include "convert/output.h"
@@ -396,7 +397,9 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
       [&](size_t i) -> std::unique_ptr<StreamJob> {
         return std::make_unique<TargetJob>(
             input, lora, options, plan.targets[i], result.tensors[i],
-            [place = places[i]](uint64_t begin, std::span<const std::byte> bytes) {
+            [&, i, place = places[i]](uint64_t begin, std::span<const std::byte> bytes) {
+              if (const DType* plain = plain_dtype(plan.targets[i].type); plain != nullptr)
+                count_not_finite(*plain, begin, bytes, result.tensors[i]);
               place.first->write(place.second, begin, bytes);
             });
       },

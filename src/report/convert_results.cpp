@@ -111,6 +111,9 @@ std::string convert_json(const BridgeResult& result) {
   json["sync_seconds"] = result.sync_seconds;
   json["check_seconds"] = result.check_seconds;
   json["lost"] = result.notes;
+  int64_t not_finite = 0;
+  for (const BridgeTensor& tensor : result.tensors) not_finite += tensor.not_finite;
+  json["not_finite"] = not_finite;
   for (const BridgeTensor& tensor : result.tensors) {
     Json one = {{"name", tensor.name},
                 {"before", tensor.before},
@@ -119,6 +122,10 @@ std::string convert_json(const BridgeResult& result) {
                 {"bytes", tensor.bytes}};
     one["exact"] = tensor.squared_error == 0;
     if (tensor.squared_error > 0) one["sqnr_db"] = tensor.sqnr_db();
+    if (tensor.not_finite > 0) {
+      one["not_finite"] = tensor.not_finite;
+      one["first_not_finite"] = tensor.first_not_finite;
+    }
     if (tensor.squared_change > 0) {
       one["adapter_left"] = tensor.adapter_left();
       one["adapter_error"] = tensor.adapter_error();

@@ -2,10 +2,12 @@
 // Weights that are NaN or infinite, and finite ones whose numbers get too large: an error, never a result.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/json.h"
 #include "cli/process.h"
+#include "nfloat/checkpoint.h"
 
 namespace nfloat::cli_test {
 namespace {
@@ -78,6 +80,60 @@ TEST_F(NotFinite, AnInt8HeadHidesNothing) {
   set("model.embed_tokens.weight", 4095 * 256 + 5, Value::kNan);  // of a token that the text does not have
   expect_sentence(run({"perplexity", path("model"), "--text", path("text"), "--head", "int8"}),
                   {"after the last layer", "model.embed_tokens.weight", "index 1048325"});
+}
+
+// Between types of floats, on every way, what is not finite stays as it is and is told.
+TEST_F(NotFinite, ConversionKeepsAndTellsIt) {
+  const std::string name = "model.layers.1.mlp.down_proj.weight";
+  set(name, 77, Value::kNan);
+  set(name, 300, Value::kInfinity);
+  const std::string folder = path("model"), gguf = path("f32.gguf");
+  const std::string stored = Checkpoint(folder).stored_type(name);
+  const std::string same = stored == "F32" ? "f32" : stored == "F16" ? "f16" : "bf16";
+  const auto expect_told = [&](const std::string& in, const std::string& out, const std::string& type,
+                               const std::string& tensor) {
+    const Result told = run({"convert", in, out, "--type", type, "--json", "--quiet", "--check"});
+    ASSERT_TRUE(told.ok()) << told;
+    EXPECT_EQ(told.err, "nfloat: warning: '" + tensor +
+                            "': 2 values NaN or infinite (SQNR leaves that out), the first is element 77\n");
+    const Json json = Json::parse(told.out);
+    EXPECT_EQ(json.at("not_finite"), 2);
+    for (const Json& one : json.at("tensors")) {
+      EXPECT_EQ(one.contains("not_finite"), one.at("name") == tensor);
+      if (one.at("name") != tensor) continue;
+      EXPECT_EQ(one.at("not_finite"), 2);
+      EXPECT_EQ(one.at("first_not_finite"), 77);
+    }
+  };
+  expect_told(folder, gguf, "f32", "blk.1.ffn_down.weight");
+  expect_told(folder, path("same.gguf"), same, "blk.1.ffn_down.weight");
+  expect_told(gguf, path("back"), same, name);
+  expect_told(path("same.gguf"), path("wide"), "f32", name);
+  expect_told(folder, path("copy"), "auto", name);
+  expect_told(folder, path("floats"), "f32", name);
+  const Checkpoint before(folder), after(path("back"));
+  const auto a = before.view(name).bytes, b = after.view(name).bytes;
+  EXPECT_TRUE(std::equal(a.begin(), a.end(), b.begin(), b.end()));
+  const Result refused = run({"convert", folder, path("q8.gguf"), "--type", "q8_0"});
+  expect_sentence(refused, {"blk.1.ffn_down.weight", "has no place in Q8_0"});
+}
+
+TEST_F(NotFinite, ConversionTellsItOfAFewTensorsOnly) {
+  const Checkpoint checkpoint(path("model"));
+  size_t tensors = 0;
+  for (const TensorInfo& tensor : checkpoint.tensors()) {
+    set(tensor.name, 0, Value::kNan);
+    ++tensors;
+  }
+  ASSERT_GT(tensors, 6u);
+  const Result result = run({"convert", path("model"), path("copy")});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 6) << result;
+  EXPECT_NE(result.err.find("1 value NaN or infinite (SQNR leaves that out), the first is element 0\n"),
+            std::string::npos)
+      << result;
+  EXPECT_NE(result.err.find("in " + std::to_string(tensors - 5) + " more tensors"), std::string::npos)
+      << result;
 }
 
 }  // namespace

@@ -69,6 +69,26 @@ TEST_F(ForeignTest, OtherMethodsAreNamed) {
   EXPECT_EQ(refusal(), "");
 }
 
+TEST_F(ForeignTest, ConversionCountsWhatIsNotFinite) {
+  RawTensor raw = tensor(kQuery);
+  const float nan = std::numeric_limits<float>::quiet_NaN(),
+              infinity = std::numeric_limits<float>::infinity();
+  std::memcpy(raw.bytes.data() + sizeof nan * 70, &nan, sizeof nan);
+  std::memcpy(raw.bytes.data() + sizeof nan * 4000, &infinity, sizeof nan);
+  write("{}", {raw, tensor("model.norm.weight")});
+  for (const GgufType type : {GgufType::kF32, GgufType::kF16, GgufType::kBF16}) {
+    BridgeOptions options;
+    options.type = type;
+    options.check = true;  // which counts nothing twice
+    const BridgeResult result =
+        write_folder(Checkpoint(path("in")), path(std::string(gguf_type_info(type).name)), options, {});
+    for (const BridgeTensor& one : result.tensors) {
+      EXPECT_EQ(one.not_finite, one.name == kQuery ? 2 : 0);
+      EXPECT_EQ(one.first_not_finite, one.name == kQuery ? 70 : -1);
+    }
+  }
+}
+
 TEST_F(ForeignTest, AnEmptyConfigurationIsWrittenWithWhatWasDone) {
   write("{}", {tensor(kQuery)});
   quantize_checkpoint(Checkpoint(path("in")), path("out"), {}, {});
