@@ -19,6 +19,7 @@ namespace nfloat::cli {
 namespace {
 
 constexpr size_t kWorstShown = 12;
+constexpr size_t kMostOfAName = 200, kMostOfAType = 40;  // bytes shown of those that a file made up
 
 struct Options {
   std::string path, original;
@@ -30,7 +31,7 @@ double bits(uint64_t bytes, int64_t elements) {
   return elements > 0 ? 8 * static_cast<double>(bytes) / static_cast<double>(elements) : 0;
 }
 
-void print_weights(const std::vector<StoredWeight>& weights, bool all) {
+void print_weights(const Checkpoint& checkpoint, bool all) {
   struct Row {
     int64_t count = 0, elements = 0;
     uint64_t bytes = 0;
@@ -38,18 +39,23 @@ void print_weights(const std::vector<StoredWeight>& weights, bool all) {
   std::vector<std::array<std::string, 4>> order;
   std::map<std::array<std::string, 4>, Row> rows;
   Row total;
-  for (const StoredWeight& weight : weights) {
-    const std::array<std::string, 4> key = {all ? weight.name : name_pattern(weight.name),
-                                            std::string(dtype_name(weight.dtype)), weight.shape.to_string(),
-                                            weight.layout};
+  const auto add = [&](const std::string& name, std::string_view dtype, const Shape& shape,
+                       const std::string& layout, uint64_t bytes) {
+    const std::array<std::string, 4> key = {all ? name : name_pattern(name), std::string(dtype),
+                                            shape.to_string(), layout};
     Row& row = rows[key];
     if (row.count == 0) order.push_back(key);
     for (Row* sum : {&row, &total}) {
       ++sum->count;
-      sum->elements += weight.shape.elements();
-      sum->bytes += weight.bytes;
+      sum->elements += shape.elements();
+      sum->bytes += bytes;
     }
-  }
+  };
+  for (const StoredWeight& weight : stored_weights(checkpoint))
+    add(weight.name, dtype_name(weight.dtype), weight.shape, weight.layout, weight.bytes);
+  for (const UnknownTensor& tensor : checkpoint.unknown())
+    add(one_line(tensor.name, kMostOfAName), one_line(tensor.dtype, kMostOfAType), tensor.shape, "unknown",
+        tensor.bytes);
   Table table({{"tensor", Table::Align::kLeft},
                {"count"},
                {"dtype", Table::Align::kLeft},
@@ -154,9 +160,19 @@ void run(const Options& options) {
     if (!options.json || !options.check) inspect_gguf(options.path, options.all, options.json);
     if (!options.check) return;
   }
-  const Checkpoint checkpoint(gguf ? options.path : resolve_model_path(options.path));
+  // What has to be read has to be known.
+  const bool lists = !options.check && options.original.empty();
+  const Checkpoint checkpoint(gguf ? options.path : resolve_model_path(options.path),
+                              {.list_unknown = lists});
   if (!options.json && !gguf) {
-    print_weights(stored_weights(checkpoint), options.all);
+    print_weights(checkpoint, options.all);
+    if (!checkpoint.unknown().empty())
+      fmt::print(
+          "{} of a type that nfloat does not know ('{}' of '{}'): no command can use this "
+          "checkpoint\n",
+          count_of(std::ssize(checkpoint.unknown()), "tensor"),
+          one_line(checkpoint.unknown()[0].dtype, kMostOfAType),
+          one_line(checkpoint.unknown()[0].name, kMostOfAName));
     if (const std::string& reason = checkpoint.foreign_refusal(); !reason.empty())
       fmt::print("quantized by another method, shown as it is stored: {}\n", printable(reason));
     else if (!checkpoint.foreign_method().empty())

@@ -27,6 +27,13 @@ struct TensorInfo {
   uint64_t bytes = 0;
 };
 
+// A tensor whose elements have a type that nfloat does not know: it can be listed, and nothing else.
+struct UnknownTensor {
+  std::string name, dtype;  // as the header has them, at most 4096 bytes of any kind
+  Shape shape;
+  uint64_t bytes = 0;  // in the file
+};
+
 // The parts of one bitsandbytes 4-bit weight, borrowed from the mapped files.
 // value = level(code) * scale, scale[i] = absmax[i], or nested_map[absmax[i]] * nested_absmax[i/256] +
 // offset.
@@ -54,6 +61,9 @@ struct CheckpointOptions {
   // Experts in MXFP4 are shown as gpt-oss stores them, "W_blocks" [experts, out, in/32, 16] and "W_scales",
   // and not as the values "W" [experts, in, out].
   bool keep_mxfp4 = false;
+  // For a look at what files hold: tensors of types that are not known are in unknown(), not refused. Where
+  // there are any, all others are shown as they are stored.
+  bool list_unknown = false;
 };
 
 // A checkpoint opened for reading: a Hugging Face folder (model.safetensors, or shards with their index), one
@@ -62,7 +72,7 @@ struct CheckpointOptions {
 // 8-bit floats with scales or as MXFP4 is shown as values, under the names that Transformers gives them;
 // codes of other methods are shown as they are, and foreign_refusal() names them. Files are mapped, headers
 // checked whole: every length, offset, overlap, gap, name. Throws kMalformedFile, kNotFound, kUnsupported
-// (PyTorch .bin files, with what to do), naming file and tensor.
+// (types that are not known; PyTorch .bin files, with what to do), naming file and tensor.
 class NFLOAT_API Checkpoint {
  public:
   explicit Checkpoint(const std::string& path, const CheckpointOptions& options = {});
@@ -76,6 +86,8 @@ class NFLOAT_API Checkpoint {
   const std::vector<std::string>& files() const noexcept;        // paths of the safetensors files
   const std::vector<TensorInfo>& tensors() const noexcept;       // in file order, then offset
   const TensorInfo* find(std::string_view name) const noexcept;  // null if absent
+  // Beside tensors(), with CheckpointOptions::list_unknown; else empty.
+  const std::vector<UnknownTensor>& unknown() const noexcept;
   // The "__metadata__" of file `index`.
   const std::map<std::string, std::string>& metadata(size_t file) const;
 

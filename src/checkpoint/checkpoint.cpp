@@ -20,6 +20,7 @@
 #include "checkpoint/quant_state.h"
 #include "checkpoint/safetensors_header.h"
 #include "checkpoint/scaled_weights.h"
+#include "checkpoint/shard_index.h"
 
 namespace nfloat {
 namespace {
@@ -40,29 +41,6 @@ std::string read_text(const fs::path& path) {
          file.bytes().size(), kMaxTextBytes);
   }
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
-}
-
-// The tensor-to-shard map of model.safetensors.index.json.
-std::unordered_map<std::string, std::string> read_index(const fs::path& path) {
-  const std::string text = read_text(path);
-  const Json index = parse_json_object(text, path.string(), {.depth = 16});
-  if (!index["weight_map"].is_object()) {
-    fail(ErrorCode::kMalformedFile, "{}: not a JSON object with a 'weight_map'", path.string());
-  }
-  std::unordered_map<std::string, std::string> map;
-  for (const auto& [tensor, shard] : index["weight_map"].items()) {
-    if (!shard.is_string())
-      fail(ErrorCode::kMalformedFile, "{}: the shard of '{}' is not a name", path.string(), tensor);
-    const std::string& name = shard.text();
-    if (name.empty() || name.find('/') != std::string::npos || name.find('\0') != std::string::npos ||
-        name == "..") {
-      fail(ErrorCode::kMalformedFile, "{}: the shard '{}' of '{}' is not a file name", path.string(), name,
-           tensor);
-    }
-    map.emplace(tensor, name);
-  }
-  if (map.empty()) fail(ErrorCode::kMalformedFile, "{}: the weight_map is empty", path.string());
-  return map;
 }
 
 // What to say about a folder without safetensors.
@@ -113,6 +91,9 @@ struct Checkpoint::State {
   std::unordered_map<std::string, size_t, StringHash, std::equal_to<>> by_name;
   std::unique_ptr<GgufWeights> gguf;  // instead of files
   std::unique_ptr<ScaledWeights> scaled;
+  bool list_unknown = false;
+  std::map<std::string, std::string> unknown_dtypes;  // by name
+  std::vector<UnknownTensor> unknown;
   std::string foreign_method, foreign_refusal;
 
   const TensorInfo* find(std::string_view name) const noexcept {
@@ -135,8 +116,21 @@ struct Checkpoint::State {
     if (foreign.scaled.empty() && foreign.companions.empty()) return;
     scaled = std::make_unique<ScaledWeights>(std::move(tensors), std::move(foreign), options.decoded);
     tensors = scaled->shown();
+    index_names();
+  }
+  void index_names() {
     by_name.clear();
     for (size_t i = 0; i < tensors.size(); ++i) by_name.emplace(tensors[i].name, i);
+  }
+  // Once every file is open and its names are checked.
+  void set_unknown_aside() {
+    std::erase_if(tensors, [&](TensorInfo& tensor) {
+      const auto found = unknown_dtypes.find(tensor.name);
+      if (found == unknown_dtypes.end()) return false;
+      unknown.push_back({tensor.name, found->second, tensor.shape, tensor.bytes});
+      return true;
+    });
+    index_names();
   }
   const ScaledTensor* find_scaled(std::string_view name) const noexcept {
     return scaled ? scaled->find(name) : nullptr;
@@ -196,7 +190,8 @@ struct Checkpoint::State {
     names.push_back(file_path);
     const std::span<const std::byte> bytes = file.mapped.bytes();
     const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-    SafetensorsHeader header = parse_safetensors_header(text, bytes.size(), file_path);
+    SafetensorsHeader header = parse_safetensors_header(text, bytes.size(), file_path, list_unknown);
+    unknown_dtypes.merge(header.unknown);
     file.metadata = std::move(header.metadata);
     for (TensorInfo& tensor : header.tensors) {
       tensor.file = files.size() - 1;
@@ -211,7 +206,7 @@ struct Checkpoint::State {
 
   void open_shards(const fs::path& folder) {
     const fs::path index_path = folder / kIndexName;
-    const auto index = read_index(index_path);
+    const auto index = parse_shard_index(read_text(index_path), index_path.string());
     std::set<std::string> shards;
     for (const auto& [tensor, shard] : index) shards.insert(shard);
     for (const std::string& shard : shards) {
@@ -262,6 +257,7 @@ struct Checkpoint::State {
 Checkpoint::Checkpoint(const std::string& path, const CheckpointOptions& options)
     : state_(std::make_unique<State>()) {
   state_->path = path;
+  state_->list_unknown = options.list_unknown;
   std::error_code error;
   const fs::file_status status = fs::status(path, error);
   if (!fs::exists(status)) fail(ErrorCode::kNotFound, "{}: no such file or folder", path);
@@ -274,7 +270,10 @@ Checkpoint::Checkpoint(const std::string& path, const CheckpointOptions& options
     } else {
       state_->add_file(path);
     }
-    if (!state_->gguf) state_->show_values(options);
+    if (!state_->unknown_dtypes.empty())
+      state_->set_unknown_aside();
+    else if (!state_->gguf)
+      state_->show_values(options);
   } catch (const fs::filesystem_error& failure) {
     fail(ErrorCode::kIo, "{}: {}", path, failure.code().message());
   }
@@ -302,6 +301,9 @@ const std::vector<TensorInfo>& Checkpoint::tensors() const noexcept {
 
 const TensorInfo* Checkpoint::find(std::string_view name) const noexcept {
   return state_->find(name);
+}
+const std::vector<UnknownTensor>& Checkpoint::unknown() const noexcept {
+  return state_->unknown;
 }
 const std::string& Checkpoint::foreign_method() const noexcept {
   return state_->foreign_method;

@@ -30,7 +30,7 @@ std::string shown(std::string_view name) {
 // error at once.
 class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit HeaderHandler(const std::string& path) : path_(path) {}
+  HeaderHandler(const std::string& path, bool list_unknown) : path_(path), list_unknown_(list_unknown) {}
 
   SafetensorsHeader take() { return std::move(header_); }
 
@@ -59,9 +59,14 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
       return true;
     }
     if (depth_ != 2 || in_array_ || field_ != "dtype") return unexpected("a string");
-    if (!parse_dtype(value, &tensor_.dtype) || dtype_name(tensor_.dtype) != value) {
-      fail(ErrorCode::kUnsupported, "{}: tensor '{}': unknown dtype '{}'", path_, shown(tensor_.name),
-           shown(value));
+    known_ = parse_dtype(value, &tensor_.dtype) && dtype_name(tensor_.dtype) == value;
+    if (!known_) {
+      if (!list_unknown_)
+        fail(ErrorCode::kUnsupported, "{}: tensor '{}': unknown dtype '{}'", path_, shown(tensor_.name),
+             shown(value));
+      if (value.size() > kMaxNameBytes)
+        bad("tensor '{}': a dtype of {} bytes", shown(tensor_.name), value.size());
+      header_.unknown[tensor_.name] = value;
     }
     has_dtype_ = true;
     return true;
@@ -152,7 +157,7 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
           : !has_shape_ ? "shape"
                         : "data_offsets");
     }
-    uint64_t bits = dtype_bits(tensor_.dtype);
+    uint64_t bits = known_ ? dtype_bits(tensor_.dtype) : 1;
     for (int64_t dim : tensor_.shape.dims()) {
       if (__builtin_mul_overflow(bits, static_cast<uint64_t>(dim), &bits) ||
           bits > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
@@ -160,10 +165,16 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
         bad("tensor '{}': shape {} overflows", shown(tensor_.name), tensor_.shape.to_string());
       }
     }
-    if (bits % 8 != 0)
+    if (known_ && bits % 8 != 0)
       bad("tensor '{}': shape {} of {} ends inside a byte", shown(tensor_.name), tensor_.shape.to_string(),
           dtype_name(tensor_.dtype));
-    const uint64_t bytes = bits / 8;
+    if (!known_ && begin_ > end_)
+      bad("tensor '{}': data_offsets [{}, {}] go backwards", shown(tensor_.name), begin_, end_);
+    const uint64_t bytes = known_ ? bits / 8 : end_ - begin_;
+    // Here `bits` is the number of elements, and no type is smaller than one.
+    if (!known_ && ((bits + 7) / 8 > bytes || (bits == 0 && bytes > 0)))
+      bad("tensor '{}': {} bytes cannot be of shape {}", shown(tensor_.name), bytes,
+          tensor_.shape.to_string());
     if (begin_ > end_ || end_ - begin_ != bytes) {
       bad("tensor '{}': data_offsets [{}, {}] hold {} bytes, shape {} of {} needs {}", shown(tensor_.name),
           begin_, end_, static_cast<int64_t>(end_ - begin_), tensor_.shape.to_string(),
@@ -184,6 +195,8 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   uint64_t begin_ = 0, end_ = 0;
   int depth_ = 0;
   bool in_metadata_ = false, in_array_ = false;
+  const bool list_unknown_;
+  bool known_ = true;  // the tensor's dtype
   bool has_dtype_ = false, has_shape_ = false, has_offsets_ = false;
 };
 
@@ -220,7 +233,7 @@ uint64_t safetensors_header_bytes(std::string_view first_8_bytes, uint64_t file_
 }
 
 SafetensorsHeader parse_safetensors_header(std::string_view head, uint64_t file_bytes,
-                                           const std::string& path) {
+                                           const std::string& path, bool list_unknown) {
   const uint64_t length = safetensors_header_bytes(head, file_bytes, path);
   if (head.size() < 8 + length) {
     fail(ErrorCode::kMalformedFile, "{}: truncated: {} of {} header bytes", path, head.size() - 8, length);
@@ -229,7 +242,7 @@ SafetensorsHeader parse_safetensors_header(std::string_view head, uint64_t file_
   if (json.empty() || json.front() != '{') {
     fail(ErrorCode::kMalformedFile, "{}: the header does not begin with '{{': not a safetensors file?", path);
   }
-  HeaderHandler handler(path);
+  HeaderHandler handler(path, list_unknown);
   nlohmann::json::sax_parse(json.begin(), json.end(), &handler);
   SafetensorsHeader header = handler.take();
 

@@ -108,6 +108,14 @@ std::string inspect_json(const Checkpoint& checkpoint, const std::optional<std::
   } else {
     json["path"] = checkpoint.path();
     json["tensors"] = weight_documents(stored_weights(checkpoint));
+    for (const UnknownTensor& tensor : checkpoint.unknown())
+      json["tensors"].push_back(
+          {{"name", tensor.name},
+           {"dtype", tensor.dtype},
+           {"shape", tensor.shape.dims()},
+           {"layout", "unknown"},
+           {"bytes", tensor.bytes},
+           {"bits_per_weight", bits_per_weight(tensor.bytes, tensor.shape.elements())}});
     if (!checkpoint.foreign_method().empty()) json["quantized_by"] = checkpoint.foreign_method();
   }
   if (findings) {

@@ -3,6 +3,7 @@
 // memory.
 #include <gtest/gtest.h>
 
+#include "base/json.h"
 #include "cli/checkpoint_maker.h"
 #include "cli/process.h"
 #include "support/sanitizer.h"
@@ -56,9 +57,12 @@ std::vector<Lie> lies() {
       {"three offsets",
        safetensors_bytes("{\"w\":{\"dtype\":\"F32\",\"shape\":[4],\"data_offsets\":[0,16,16]}}", data(16)),
        {"data_offsets"}},
-      {"unknown dtype",
-       safetensors_bytes("{" + entry("w", "F7", {2, 2}, 0, 16) + "}", data(16)),
-       {"w", "F7"}},
+      {"unknown dtype of more elements than bits",
+       safetensors_bytes("{" + entry("w", "F7", {int64_t{1} << 62}, 0, 16) + "}", data(16)),
+       {"w"}},
+      {"unknown dtype beyond the end",
+       safetensors_bytes("{" + entry("w", "F7", {2, 2}, 0, 32) + "}", data(16)),
+       {"w"}},
       {"negative dimension",
        safetensors_bytes("{" + entry("w", "F32", {-2, 2}, 0, 16) + "}", data(16)),
        {"w", "-2"}},
@@ -129,6 +133,61 @@ TEST_F(HostileSafetensors, EachLieIsNamed) {
     EXPECT_FALSE(std::filesystem::exists(out));
     EXPECT_TRUE(temporaries(folder_).empty());
   }
+}
+
+// A type that is not known can be listed, and nothing else; its name and the tensor's move no cursor and
+// flood nothing.
+TEST_F(HostileSafetensors, UnknownTypesAreListedAndNothingElse) {
+  const std::string in = path("in.safetensors"), out = path("out.safetensors");
+  const std::string long_type(3000, 'F');
+  write_file(
+      in,
+      safetensors_bytes(
+          "{" + entry("w", "F7", {2, 3}, 0, 5) + "," + entry("v", "F32", {2, 2}, 5, 21) + "," +
+              entry("x\\u001b[2J" + std::string(3000, 'x'), "\\u001b[31mF9" + long_type, {4}, 21, 25) + "}",
+          data(25)));
+  const Result shown = nfloat({"inspect", in});
+  ASSERT_TRUE(shown.ok()) << shown;
+  for (const char* word : {"F7", "[2, 3]", "5 B", "unknown", "F32", "\\x1b[31mF9",
+                           "2 tensors of a type that nfloat does not know ('F7' of 'w'): no command can use"})
+    EXPECT_NE(shown.out.find(word), std::string::npos) << word << shown;
+  EXPECT_EQ(shown.out.find('\x1b'), std::string::npos) << shown;
+  EXPECT_LT(shown.out.size(), 5000u) << shown;
+  const Result json = nfloat({"inspect", in, "--json"});
+  ASSERT_TRUE(json.ok()) << json;
+  const Json tensors = Json::parse(json.out).at("tensors");
+  ASSERT_EQ(tensors.size(), 3u);
+  EXPECT_EQ(tensors[0].at("layout"), "plain");
+  EXPECT_EQ(tensors[1].at("name"), "w");
+  EXPECT_EQ(tensors[1].at("dtype"), "F7");
+  EXPECT_EQ(tensors[1].at("layout"), "unknown");
+  EXPECT_EQ(tensors[1].at("bytes"), 5);
+  EXPECT_EQ(tensors[2].at("dtype"), "\x1b[31mF9" + long_type);
+  write_file(path("good.safetensors"), plain_file(8, 8));
+  for (const std::vector<std::string>& command :
+       std::vector<std::vector<std::string>>{{"quantize", in, out},
+                                             {"dequantize", in, out},
+                                             {"convert", in, path("out")},
+                                             {"analyze", in},
+                                             {"inspect", in, "--check"},
+                                             {"inspect", in, "--against", path("good.safetensors")},
+                                             {"inspect", path("good.safetensors"), "--against", in}})
+    expect_complaint(nfloat(command), {"in.safetensors", "'w'", "unknown dtype 'F7'"});
+  EXPECT_FALSE(std::filesystem::exists(out));
+}
+
+TEST_F(HostileSafetensors, UnknownTypesInShardsAreListed) {
+  std::filesystem::create_directory(path("in"));
+  const std::string first = "model-00001-of-00002.safetensors", second = "model-00002-of-00002.safetensors";
+  write_file(path("in/" + first), safetensors_bytes("{" + entry("w", "F7", {8}, 0, 7) + "}", data(7)));
+  write_file(path("in/" + second), safetensors_bytes("{" + entry("v", "F32", {2}, 0, 8) + "}", data(8)));
+  const std::string index = path("in/model.safetensors.index.json");
+  write_file(index, R"({"weight_map": {"w": ")" + first + R"(", "v": ")" + second + "\"}}");
+  const Result shown = nfloat({"inspect", path("in")});
+  ASSERT_TRUE(shown.ok()) << shown;
+  EXPECT_NE(shown.out.find("1 tensor of a type"), std::string::npos) << shown;
+  write_file(index, R"({"weight_map": {"w": ")" + second + R"(", "v": ")" + second + "\"}}");
+  expect_complaint(nfloat({"inspect", path("in")}), {"'w'", first, "'model"});
 }
 
 // 100 MB of header is the format's own limit: read in bounded memory, one byte more is refused unread.

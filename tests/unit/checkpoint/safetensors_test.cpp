@@ -79,6 +79,32 @@ TEST(SafetensorsHeader, NamesEveryWayToLie) {
                       ErrorCode::kUnsupported, "unknown dtype 'Q4'");
 }
 
+TEST(SafetensorsHeader, ListsUnknownTypesWhereItIsAsked) {
+  const auto list = [](const std::string& header, size_t data_bytes) {
+    const std::string bytes = safetensors_bytes(header, std::string(data_bytes, 'x'));
+    return parse_safetensors_header(bytes, bytes.size(), "file", true);
+  };
+  const SafetensorsHeader header = list(
+      R"({"a":{"shape":[3],"data_offsets":[0,5],"dtype":"Q4"},"b":{"data_offsets":[5,9],"shape":[1],"dtype":"F32"},)"
+      R"("c":{"dtype":"f32","shape":[0,2],"data_offsets":[9,9]}})",
+      9);
+  ASSERT_EQ(header.tensors.size(), 3u);
+  EXPECT_EQ(header.unknown, (std::map<std::string, std::string>{{"a", "Q4"}, {"c", "f32"}}));
+  for (const TensorInfo& tensor : header.tensors)
+    EXPECT_EQ(tensor.bytes, tensor.name == "a" ? 5u : tensor.name == "b" ? 4u : 0u);
+  const std::pair<const char*, const char*> lies[] = {
+      {R"({"a":{"dtype":"Q4","shape":[41],"data_offsets":[0,5]}})", "cannot be of shape [41]"},
+      {R"({"a":{"dtype":"Q4","shape":[0],"data_offsets":[0,5]}})", "cannot be of shape [0]"},
+      {R"({"a":{"dtype":"Q4","shape":[4294967296,4294967296],"data_offsets":[0,5]}})", "overflows"},
+      {R"({"a":{"dtype":"Q4","shape":[1],"data_offsets":[5,0]}})", "backwards"},
+      {R"({"a":{"dtype":"Q4","shape":[1],"data_offsets":[1,5]}})", "leaving a gap"},
+      {R"({"a":{"dtype":"Q4","shape":[1],"data_offsets":[0,4]}})", "belong to none"}};
+  for (const auto& lie : lies) EXPECT_NFLOAT_ERROR(list(lie.first, 5), ErrorCode::kMalformedFile, lie.second);
+  EXPECT_NFLOAT_ERROR(
+      list(R"({"a":{"dtype":")" + std::string(5000, 'Q') + R"(","shape":[1],"data_offsets":[0,5]}})", 5),
+      ErrorCode::kMalformedFile, "5000 bytes");
+}
+
 TEST(SafetensorsHeader, ChecksTheLengthBeforeReading) {
   const auto check = [](const std::string& bytes) { parse_safetensors_header(bytes, bytes.size(), "file"); };
   EXPECT_NFLOAT_ERROR(check("short"), ErrorCode::kMalformedFile, "too few");
