@@ -12,6 +12,7 @@
 #include "kernels/dispatch.h"
 #include "model/layer_reader.h"
 #include "model/loader.h"
+#include "tensor/floats.h"
 #include "tune/optimizer.h"
 #include "tune/pass.h"
 #include "tune/random.h"
@@ -174,8 +175,7 @@ class Distiller : private GradientObserver {
     TrainedNorm& norm = norms_.emplace_back();
     norm.name = name;
     norm.stored = input_.checkpoint->view(name);
-    norm.values.resize(static_cast<size_t>(norm.stored.elements()));
-    convert_elements(norm.stored, DType::kF32, std::as_writable_bytes(std::span(norm.values)));
+    norm.values = floats_of(norm.stored);
     norm.gradients.resize(norm.values.size());
     norm.moments.resize(norm.values.size());
     norm.users.push_back(user);
@@ -208,8 +208,7 @@ class Distiller : private GradientObserver {
     const float offset = config_.norm_plus_one ? 1.0f : 0.0f;
     for (TrainedNorm& norm : norms_) {
       const Tensor rounded = norm.rounded();
-      std::vector<float> values(norm.values.size());
-      convert_elements(rounded.view(), DType::kF32, std::as_writable_bytes(std::span(values)));
+      std::vector<float> values = floats_of(rounded.view());
       for (float& value : values) value += offset;
       for (const TrainedNorm::User& user : norm.users) {
         NormWeights& to = user.layer < 0 ? final_norm_ : layers_[static_cast<size_t>(user.layer)].*user.norm;

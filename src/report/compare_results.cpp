@@ -11,6 +11,7 @@
 #include "nfloat/report.h"
 #include "report/document.h"
 #include "report/score_documents.h"
+#include "tensor/floats.h"
 
 namespace nfloat {
 namespace {
@@ -66,8 +67,7 @@ std::vector<float> normalised_weights(const Checkpoint& checkpoint, const Format
   const uint64_t step = std::max<uint64_t>(1, any.weights / kMostWeights);
   for (const TensorError& tensor : any.tensors) {
     const TensorView view = checkpoint.view(tensor.name);
-    std::vector<float> values(static_cast<size_t>(view.elements()));
-    convert_elements(view, DType::kF32, std::as_writable_bytes(std::span(values)));
+    std::vector<float> values = floats_of(view);
     double sum = 0, squares = 0;
     for (const float v : values) {
       sum += static_cast<double>(v);

@@ -9,6 +9,7 @@
 #include "base/parallel.h"
 #include "convert/adapter_names.h"
 #include "kernels/dispatch.h"
+#include "tensor/floats.h"
 #include "tensor/orthonormal.h"
 #include "tune/random.h"
 
@@ -101,8 +102,7 @@ Matrix residual(const LinearModule& at, const Model::State& model, const Checkpo
   if (!is_quantizable(info.dtype) || info.shape != expected)
     fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {} {}, expected {} of F32, F16 or BF16",
          original.path(), name, dtype_name(info.dtype), info.shape.to_string(), expected.to_string());
-  std::vector<float> stored(static_cast<size_t>(info.shape.elements()));
-  convert_elements(original.view(info), DType::kF32, std::as_writable_bytes(std::span(stored)));
+  std::vector<float> stored = floats_of(original.view(info));
   const LinearGroup& group = group_at(model.layers[static_cast<size_t>(at.layer)], at.place);
   Matrix result(at.out, at.in);
   std::vector<float> row(static_cast<size_t>(at.in));
