@@ -57,11 +57,10 @@ void warn_of_not_finite(const BridgeResult& result) {
 void warn_of_loss(const BridgeResult& result, bool from_original) {
   const BridgeTensor total = adapter_total(result);
   if (total.adapter_left() >= kEnoughLeft) return;
-  fmt::print(stderr, "nfloat: warning: {:.1f} % of the adapter is left after rounding to 4 bits; {}\n",
-             100 * total.adapter_left(),
-             from_original
-                 ? "--type bf16 keeps it"
-                 : "--original FOLDER (the 16-bit model that IN was made from) or --type bf16 keeps it");
+  warn(fmt::format(
+      "{:.1f} % of the adapter is left after rounding to 4 bits; {}", 100 * total.adapter_left(),
+      from_original ? "--type bf16 keeps it"
+                    : "--original FOLDER (the 16-bit model that IN was made from) or --type bf16 keeps it"));
 }
 
 // Rows of the same kind of tensor, type and treatment are one row of the table.
@@ -117,9 +116,10 @@ void convert_adapter(const Options& options) {
   const bool out = is_gguf_path(options.output);
   if (out == is_gguf_path(input))
     throw UsageError("--adapter-of goes from a PEFT folder to a .gguf file, or back");
-  const size_t pairs = out ? write_adapter_gguf(input, base, options.output, options.overwrite)
-                           : write_adapter_folder(input, base, options.output, options.overwrite);
-  fmt::print("{}: {} low-rank pairs\n", printable(options.output), pairs);
+  const WrittenAdapter written = out ? write_adapter_gguf(input, base, options.output, options.overwrite)
+                                     : write_adapter_folder(input, base, options.output, options.overwrite);
+  fmt::print("{}: {} low-rank pairs\n", printable(options.output), written.pairs);
+  for (const std::string& note : written.notes) fmt::print("lost: {}\n", note);
 }
 
 // What is found out about the model before it is converted.

@@ -201,7 +201,8 @@ Model load_model(const ModelArguments& arguments) {
   const Model model = load_base(arguments);
   std::vector<AdapterChoice> adapters;
   for (const std::string& choice : arguments.lora) adapters.push_back(parse_adapter(choice));
-  if (!adapters.empty()) attach_adapters(model, adapters);
+  if (!adapters.empty())
+    for (const std::string& note : attach_adapters(model, adapters)) warn(note);
   return model;
 }
 

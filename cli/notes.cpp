@@ -45,6 +45,10 @@ void say(std::string_view text) noexcept {
   std::fwrite(text.data(), 1, text.size(), stderr);
 }
 
+void warn(std::string_view text) {
+  say(fmt::format("nfloat: warning: {}\n", one_line(text)));
+}
+
 std::string one_line(std::string_view text, size_t most) {
   std::string line = printable(text);
   if (line.size() <= most) return line;

@@ -31,6 +31,9 @@ void note(fmt::format_string<Args...> format, Args&&... args) {
   if (!quiet()) say(fmt::format(format, std::forward<Args>(args)...));
 }
 
+// A warning: results are there, and not what they seem to be. With --quiet too.
+void warn(std::string_view text);
+
 // A message: printable, on one line, at most `most` bytes, the middle left out of a longer one.
 std::string one_line(std::string_view text, size_t most = 1000);
 

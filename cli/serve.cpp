@@ -14,6 +14,7 @@
 #include "model_options.h"
 #include "nfloat/error.h"
 #include "nfloat/serve.h"
+#include "notes.h"
 #include "progress.h"
 #include "sampling_options.h"
 #include "signals.h"
@@ -56,7 +57,7 @@ void open(const Options& options, Server& server, const std::string& folder) {
   const Model model = load_model(options.model);
   std::optional<Model> draft;
   if (!options.draft.empty()) draft = load_draft(options.model, options.draft, Tokenizer::load(folder));
-  server.open(model, folder, draft);
+  for (const std::string& note : server.open(model, folder, draft)) warn(note);
   const ModelConfig& config = model.config();
   std::vector<int32_t> ends;
   if (!options.quiet) named_sampler_options({}, folder, config, &ends);

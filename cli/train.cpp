@@ -110,8 +110,7 @@ class Job {
     const Model model = load_model(options_.model);
     if (rates_.size() > 1) return sweep(model);
     Trainer trainer(model, data_.rows, train_);
-    if (!options_.init.empty()) trainer.start_from(options_.init);
-    if (!options_.loftq.empty()) trainer.start_from_original(model_folder(options_.loftq));
+    start(trainer, true);
     if (options_.resume) go_on(trainer);
     show_plan(model, trainer);
     if (options_.dry_run) return;
@@ -298,6 +297,14 @@ class Job {
                  {"Adapter", options_.out}});
   }
 
+  // With the adapter that the options name; `tell`: with what is to be said of it.
+  void start(Trainer& trainer, bool tell) const {
+    if (!options_.init.empty())
+      if (const std::string missing = trainer.start_from(options_.init); tell && !missing.empty())
+        warn(missing);
+    if (!options_.loftq.empty()) trainer.start_from_original(model_folder(options_.loftq));
+  }
+
   // The same run with each rate: what they come to, beside one another.
   void sweep(const Model& model) {
     Table table({{"learning rate", Table::Align::kRight},
@@ -308,8 +315,7 @@ class Job {
       TrainOptions own = train_;
       own.learning_rate = rate;
       Trainer trainer(model, data_.rows, own);
-      if (!options_.init.empty()) trainer.start_from(options_.init);
-      if (!options_.loftq.empty()) trainer.start_from_original(model_folder(options_.loftq));
+      start(trainer, rate == rates_[0]);
       ProgressBar bar(fmt::format("rate {:g}", rate), "steps");
       const int64_t total = trainer.total_steps(), counted = std::max<int64_t>(1, total / 10);
       double sum = 0;

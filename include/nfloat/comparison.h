@@ -33,7 +33,8 @@ struct Comparison {
   std::string model;        // as given
   std::string text_name;    // "stories.txt (embedded)"
   std::string calibration;  // path of the text that formats were calibrated on; empty: the general one
-  std::vector<AdapterChoice> adapters;  // beside the model and every format of it
+  std::vector<AdapterChoice> adapters;     // beside the model and every format of it
+  std::vector<std::string> adapter_notes;  // what attach_adapters returned; of the findings
   std::string protocol;
   int64_t context = 0;
   std::string precision;

@@ -60,8 +60,10 @@ class NFLOAT_API Server {
 
   // Serves `model`, which came from `path` with tokenizer, template and generation_config.json, from now on.
   // `draft`: EngineOptions::draft. From any thread, once. Throws what Tokenizer::load, ChatTemplate::load,
-  // load_adapters and Engine throw; kInvalidArgument: two adapters of one name.
-  void open(const Model& model, const std::string& path, const std::optional<Model>& draft = std::nullopt);
+  // load_adapters and Engine throw; kInvalidArgument: two adapters of one name. Returns what load_adapters
+  // notes of the adapters.
+  std::vector<std::string> open(const Model& model, const std::string& path,
+                                const std::optional<Model>& draft = std::nullopt);
 
   // Serves until `ending`, asked four times a second, returns true: then new requests get 503, and running
   // answers have drain_seconds to end. False: some were broken off.

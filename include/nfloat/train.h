@@ -149,8 +149,10 @@ class NFLOAT_API Trainer {
 
   // Starts from an adapter that PEFT or this class saved: its rank, alpha, scale and modules replace those
   // of the options. Before the first step, or behind the one that was meant to be the last, to evaluate what
-  // was saved. Throws kMalformedFile and so on, naming file and tensor.
-  void start_from(const std::string& folder);
+  // was saved. Returns which pairs its configuration asks for and its file does not have, one sentence, which
+  // are then not trained; empty where there are none. Throws kMalformedFile and so on, naming file and
+  // tensor.
+  std::string start_from(const std::string& folder);
 
   // Starts from what quantization lost: scale * B A is the nearest of its rank to W - Q, W the weights of the
   // plain model in `folder` (LoftQ with the 4-bit weights kept). Before the first step only. Throws
@@ -181,7 +183,7 @@ class NFLOAT_API Trainer {
   void save_checkpoint(const std::string& folder, const std::string& base,
                        const std::string& note = "") const;
   // Goes on where the checkpoint was saved; returns its note. Throws kInvalidArgument when data or options
-  // are others.
+  // are others, kMalformedFile where a part of the checkpoint is missing.
   std::string resume(const std::string& folder);
 
  private:

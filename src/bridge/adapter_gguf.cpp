@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
 
 #include "base/fail.h"
 #include "base/json.h"
@@ -101,8 +102,15 @@ std::vector<float> read_values(const Checkpoint& file, const std::string& name) 
   return values;
 }
 
-// The adapter of a folder, modules in the order of their names.
-std::vector<LowRankPair> read_folder(const std::string& folder) {
+std::string without_weight(const std::string& name) {
+  constexpr std::string_view kWeight = ".weight";
+  return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
+}
+
+// The adapter of a folder, modules in the order of their names; `notes` gets the pairs of the model that it
+// asks for and does not have.
+std::vector<LowRankPair> read_folder(const std::string& folder, const Checkpoint& base, const Base& model,
+                                     std::vector<std::string>& notes) {
   const AdapterConfig config(folder);
   const auto refuse = [&](const char* what) {
     fail(ErrorCode::kUnsupported, "{}: {}, which GGUF adapters cannot say; merge it with convert --lora",
@@ -136,6 +144,12 @@ std::vector<LowRankPair> read_folder(const std::string& folder) {
     pairs.push_back(std::move(pair));
   }
   if (pairs.empty()) fail(ErrorCode::kMalformedFile, "{}: no tensors", file.path());
+  std::set<std::string> there;
+  for (const LowRankPair& pair : pairs) there.insert(without_weight(model.find(pair.name + ".weight")));
+  std::vector<std::string> modules = linear_module_names(base, TensorRoles(parse_config(base)));
+  std::erase_if(modules, [&](const std::string& module) { return there.contains(module); });
+  if (std::string missing = config.missing(modules, file.path()); !missing.empty())
+    notes.push_back(std::move(missing));
   return pairs;
 }
 
@@ -207,19 +221,15 @@ Existing existing(bool overwrite) {
   return overwrite ? Existing::kReplace : Existing::kKeep;
 }
 
-std::string without_weight(const std::string& name) {
-  constexpr std::string_view kWeight = ".weight";
-  return name.ends_with(kWeight) ? name.substr(0, name.size() - kWeight.size()) : name;
-}
-
 }  // namespace
 
-size_t write_adapter_gguf(const std::string& folder, const Checkpoint& base, const std::string& output,
-                          bool overwrite) {
+WrittenAdapter write_adapter_gguf(const std::string& folder, const Checkpoint& base,
+                                  const std::string& output, bool overwrite) {
   const std::string place = adapter_place(folder, base, output, overwrite);
   if (fs::exists(place)) expect_replaceable(place, OutputKind::kGgufAdapter, output);
   const Base model(base);
-  std::vector<LowRankPair> pairs = read_folder(folder);
+  WrittenAdapter result;
+  std::vector<LowRankPair> pairs = read_folder(folder, base, model, result.notes);
   // llama.cpp multiplies by alpha / rank of each pair. The largest alpha keeps every factor of B within 1.
   double alpha = 0;
   for (const LowRankPair& pair : pairs)
@@ -258,11 +268,12 @@ size_t write_adapter_gguf(const std::string& folder, const Checkpoint& base, con
   writer.sync();
   if (overwrite && fs::exists(place)) expect_replaceable(place, OutputKind::kGgufAdapter, output);
   writer.commit(existing(overwrite));
-  return pairs.size();
+  result.pairs = pairs.size();
+  return result;
 }
 
-size_t write_adapter_folder(const std::string& path, const Checkpoint& base, const std::string& output,
-                            bool overwrite) {
+WrittenAdapter write_adapter_folder(const std::string& path, const Checkpoint& base,
+                                    const std::string& output, bool overwrite) {
   const std::string place = adapter_place(path, base, output, overwrite);
   if (fs::exists(fs::symlink_status(place))) expect_adapter_alone(place, output);
   const Base model(base);
@@ -361,7 +372,7 @@ size_t write_adapter_folder(const std::string& path, const Checkpoint& base, con
   write_file_atomically((fs::path(whole.path()) / kConfigFile).string(), config.dump(2) + "\n");
   whole.commit(existing(overwrite),
                [&output](const std::string& there) { expect_adapter_alone(there, output); });
-  return pairs.size();
+  return {.pairs = pairs.size()};
 }
 
 }  // namespace nfloat

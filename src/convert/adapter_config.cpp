@@ -230,4 +230,17 @@ double AdapterConfig::scale(const std::string& module, int64_t rank) const {
   return alpha / (by_root_ ? std::sqrt(static_cast<double>(rank)) : static_cast<double>(rank));
 }
 
+std::string AdapterConfig::missing(const std::vector<std::string>& without_pair,
+                                   const std::string& file) const {
+  std::vector<std::string> modules;
+  for (const std::string& module : without_pair)
+    if (targets_.asks_for(module)) modules.push_back(module);
+  if (modules.empty()) return {};
+  return fmt::format("{} asks for {}, {} has none", source_,
+                     modules.size() == 1 ? fmt::format("a pair for '{}'", modules[0])
+                                         : fmt::format("{} pairs, for '{}' to '{}'", modules.size(),
+                                                       modules.front(), modules.back()),
+                     file);
+}
+
 }  // namespace nfloat

@@ -24,8 +24,9 @@ class AdapterConfig {
   // where the configuration gives the module another rank (r, rank_pattern) or no pair (AdapterTargets).
   double scale(const std::string& module, int64_t rank) const;
 
-  // Whether the configuration says that there is a pair for the module.
-  bool asks_for(const std::string& module) const { return targets_.asks_for(module); }
+  // Of modules that have no pair, those for which the configuration asks for one (AdapterTargets): a sentence
+  // that names them and `file`, where the pairs should be; empty where there are none.
+  std::string missing(const std::vector<std::string>& without_pair, const std::string& file) const;
 
   bool dora() const noexcept { return dora_; }
   bool bias_of_up() const noexcept { return bias_of_up_; }  // lora_bias

@@ -109,4 +109,16 @@ std::string BaseNames::find(const std::string& tensor) const {
   return found->second[0];
 }
 
+std::vector<std::string> linear_module_names(const Checkpoint& base, const TensorRoles& roles) {
+  constexpr std::string_view kWeight = ".weight";
+  std::vector<std::string> modules;
+  for (const std::string& name : base.weight_names()) {
+    if (!name.ends_with(kWeight)) continue;
+    const TensorRole role = roles.of(name, base.weight_shape(name));
+    if (role == TensorRole::kLinear || role == TensorRole::kConv1D)
+      modules.push_back(name.substr(0, name.size() - kWeight.size()));
+  }
+  return modules;
+}
+
 }  // namespace nfloat

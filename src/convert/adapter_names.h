@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "architecture/tensor_roles.h"
 #include "nfloat/checkpoint.h"
 
 namespace nfloat {
@@ -44,6 +45,9 @@ class BaseNames {
   const Checkpoint& base_;
   std::map<std::string, std::vector<std::string>> by_core_;
 };
+
+// The linear layers of a base, Conv1D among them, in the order of its weights: modules, without ".weight".
+std::vector<std::string> linear_module_names(const Checkpoint& base, const TensorRoles& roles);
 
 }  // namespace nfloat
 

@@ -91,20 +91,9 @@ class Reader {
   const std::string& tied_embedding() const noexcept { return embedding_; }
 
   std::string missing(const std::map<std::string, LoraDelta>& deltas) const {
-    constexpr std::string_view kWeight = ".weight";
-    std::vector<std::string> names;
-    for (const std::string& name : base_.weight_names()) {
-      if (!name.ends_with(kWeight) || deltas.contains(name)) continue;
-      const TensorRole role = roles_.of(name, base_.weight_shape(name));
-      if (role != TensorRole::kLinear && role != TensorRole::kConv1D) continue;
-      if (config_.asks_for(name.substr(0, name.size() - kWeight.size()))) names.push_back(name);
-    }
-    if (names.empty()) return {};
-    return fmt::format("of the adapter, {}: {} asks for {}, {} has none",
-                       names.size() == 1 ? fmt::format("a pair for '{}'", names[0])
-                                         : fmt::format("{} pairs, for '{}' to '{}'", names.size(),
-                                                       names.front(), names.back()),
-                       config_.source(), names.size() == 1 ? "it" : "them", file_->path());
+    std::vector<std::string> modules = linear_module_names(base_, roles_);
+    std::erase_if(modules, [&](const std::string& module) { return deltas.contains(module + ".weight"); });
+    return config_.missing(modules, file_->path());
   }
 
  private:

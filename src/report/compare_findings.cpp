@@ -54,6 +54,7 @@ std::vector<std::string> comparison_findings(const Comparison& c) {
         fmt::format("With {} beside the base: the formats are of the base, the plain model that they are "
                     "compared with has the same beside it, sizes are without.",
                     adapters));
+    for (const std::string& note : c.adapter_notes) lines.push_back(fmt::format("Warning: {}.", note));
   }
   const Choice& choice = c.choice;
   std::string limits;

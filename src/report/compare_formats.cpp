@@ -91,9 +91,9 @@ class Job {
     for (const TensorInfo& info : checkpoint.tensors()) result_.plain_bytes += info.bytes;
     measure_.scoring.precision = measure_.precision;
     if (!options.adapters.empty())
-      measure_.loaded = [&options, before = options.measure.loaded](const Model& model) {
+      measure_.loaded = [this, before = options.measure.loaded](const Model& model) {
         if (before) before(model);
-        attach_adapters(model, options.adapters);
+        result_.adapter_notes = attach_adapters(model, options_.adapters);
       };
     load_plain(checkpoint);
     if (measure_.loaded) measure_.loaded(*plain_);

@@ -60,10 +60,13 @@ ServedModel::ServedModel(const Model& weights, const std::string& path, const st
               .draft = draft,
               .clock = nullptr,
               .events = std::move(events)}) {
-  for (const ServedAdapter& adapter : options.adapters)
-    if (adapter.name.empty() || adapter.name == name ||
-        !adapters.emplace(adapter.name, load_adapters(model, {adapter.choice})).second)
+  for (const ServedAdapter& adapter : options.adapters) {
+    if (adapter.name.empty() || adapter.name == name || adapters.contains(adapter.name))
       fail(ErrorCode::kInvalidArgument, "'{}' names several models", adapter.name);
+    LoadedAdapters loaded = load_adapters(model, {adapter.choice});
+    adapters.emplace(adapter.name, std::move(loaded.adapters));
+    notes.insert(notes.end(), loaded.notes.begin(), loaded.notes.end());
+  }
   bounds.choices = options.streams;
   bounds.vocabulary = model.config().vocabulary;
   bounds.defaults = sampler_options(SamplingSettings(), path, model.config(), &ends);
@@ -109,7 +112,8 @@ std::string Server::address() const {
                      bare ? "" : "[", host, bare ? "" : "]", state_->http.port());
 }
 
-void Server::open(const Model& model, const std::string& path, const std::optional<Model>& draft) {
+std::vector<std::string> Server::open(const Model& model, const std::string& path,
+                                      const std::optional<Model>& draft) {
   State* state = state_.get();
   auto served = std::make_shared<ServedModel>(
       model, path, draft, state->options, [state](std::span<const EngineEvent> events) {
@@ -118,8 +122,10 @@ void Server::open(const Model& model, const std::string& path, const std::option
       });
   served->engine.prepare_grammars();
   served->engine.start();
+  std::vector<std::string> notes = served->notes;
   const std::scoped_lock lock(state->mutex);
   state->opened = std::move(served);
+  return notes;
 }
 
 bool Server::run(const std::function<bool()>& ending) {

@@ -58,6 +58,7 @@ struct ServedModel {
   std::string name;
   int64_t created;
   std::map<std::string, std::shared_ptr<LinearObserver>> adapters;  // by name
+  std::vector<std::string> notes;                                   // of them
   GrammarCache grammars;                                            // of the thread beside
   Engine engine;
 };

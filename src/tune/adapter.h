@@ -91,6 +91,9 @@ struct Adapter {
   std::vector<LoraModule> modules;  // in the order of the forward pass
   int64_t lowest_layer = 0;         // with a module
   uint64_t version = 1;             // changes with the parameters
+  // Matrices of the model for which the adapter's configuration asks for a pair that its file does not have,
+  // one sentence; empty where there are none.
+  std::string missing = {};
   bool dora() const noexcept { return !modules.empty() && modules[0].dora(); }
 
   // Those of a group; empty where it has none.

@@ -174,9 +174,13 @@ Adapter read_adapter(const std::string& folder, const Model::State& model, Train
   if (json["r"].is_number_integer()) options.rank = json["r"].get<int64_t>();
 
   Adapter adapter;
+  std::vector<std::string> without_pair;
   for (LinearModule& at : linear_modules(model)) {
     const auto found = pairs.find(at.name);
-    if (found == pairs.end()) continue;
+    if (found == pairs.end()) {
+      without_pair.push_back(at.name);
+      continue;
+    }
     const auto& [a, b, magnitude] = found->second;
     if (a.empty() || b.empty() || magnitude.empty() == config.dora())
       fail(ErrorCode::kMalformedFile,
@@ -221,6 +225,7 @@ Adapter read_adapter(const std::string& folder, const Model::State& model, Train
     fail(ErrorCode::kMalformedFile, "{}: the model has no matrix '{}'", file.path(), pairs.begin()->first);
   if (adapter.modules.empty()) fail(ErrorCode::kMalformedFile, "{}: no tensors", file.path());
   adapter.index(model.config.layers);
+  adapter.missing = config.missing(without_pair, file.path());
   return adapter;
 }
 

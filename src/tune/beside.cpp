@@ -39,9 +39,12 @@ class Beside : public LinearObserver {
         if (module.dora())
           module.update_factors(
               group_at(model.layers[static_cast<size_t>(module.at().layer)], module.at().place), threads_);
+      if (!adapter.missing.empty()) notes_.push_back(adapter.missing);
       adapters_.push_back({std::move(adapter), static_cast<float>(choice.weight)});
     }
   }
+
+  const std::vector<std::string>& notes() const noexcept { return notes_; }
 
   void input(const LinearId&, const ActivationRows&) override {}
 
@@ -65,20 +68,27 @@ class Beside : public LinearObserver {
   };
   const Model::State& model_;  // owns this
   std::vector<Weighted> adapters_;
+  std::vector<std::string> notes_;
   int threads_;
 };
 
 }  // namespace
 
-void attach_adapters(const Model& model, const std::vector<AdapterChoice>& adapters) {
+std::vector<std::string> attach_adapters(const Model& model, const std::vector<AdapterChoice>& adapters) {
   const Model::State& state = state_of(model);
-  state.beside = adapters.empty() ? nullptr : std::make_shared<Beside>(state, adapters);
+  if (adapters.empty()) {
+    state.beside = nullptr;
+    return {};
+  }
+  auto beside = std::make_shared<Beside>(state, adapters);
+  state.beside = beside;
+  return beside->notes();
 }
 
-std::shared_ptr<LinearObserver> load_adapters(const Model& model,
-                                              const std::vector<AdapterChoice>& adapters) {
+LoadedAdapters load_adapters(const Model& model, const std::vector<AdapterChoice>& adapters) {
   if (adapters.empty()) fail(ErrorCode::kInvalidArgument, "no adapter is given");
-  return std::make_shared<Beside>(state_of(model), adapters);
+  auto beside = std::make_shared<Beside>(state_of(model), adapters);
+  return {beside, beside->notes()};
 }
 
 }  // namespace nfloat

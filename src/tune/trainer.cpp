@@ -258,11 +258,12 @@ uint64_t Trainer::memory_bytes() const {
   return static_cast<uint64_t>(state_->adapter.parameters()) * kBytes + state_->passes().bytes();
 }
 
-void Trainer::start_from(const std::string& folder) {
+std::string Trainer::start_from(const std::string& folder) {
   State& s = *state_;
   s.adapter = read_adapter(folder, state_of(s.model), s.options);
   s.optimizer.emplace(s.adapter);
   s.pass.reset();
+  return s.adapter.missing;
 }
 
 void Trainer::start_from_original(const std::string& folder) {
@@ -407,6 +408,7 @@ std::string Trainer::resume(const std::string& folder) {
       fail(ErrorCode::kInvalidArgument, "{}: \"{}\" was {} when the run was saved and is {} now", path, key,
            then[key].dump(), value.dump());
   s.adapter = read_adapter(folder, state_of(s.model), s.options);
+  if (!s.adapter.missing.empty()) fail(ErrorCode::kMalformedFile, "{}", s.adapter.missing);
   s.pass.reset();
   s.optimizer.emplace(s.adapter);
   for (size_t i = 0; i < s.adapter.modules.size(); ++i) {

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// `nfloat convert --lora`: an adapter as PEFT saves it, merged into plain and 4-bit bases.
+// `nfloat convert --lora`: an adapter as PEFT saves it, merged into plain and 4-bit bases; pairs that it
+// lacks.
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <cmath>
 #include <cstring>
@@ -119,10 +121,52 @@ TEST_F(Lora, PairsThatTheConfigurationAsksForAndTheFileLacksAreNamed) {
   EXPECT_EQ(told(one, "a").find("pair"), std::string::npos);
   const Json two{{"target_modules", {"up_proj", "q_proj"}}, {"layers_to_transform", {1}}};
   const std::string pair_of_two = told(two, "b");
-  EXPECT_NE(pair_of_two.find("a pair for 'model.layers.1.self_attn.q_proj.weight'"), std::string::npos)
+  EXPECT_NE(pair_of_two.find("a pair for 'model.layers.1.self_attn.q_proj'"), std::string::npos)
       << pair_of_two;
   const std::string gguf = told({{"target_modules", {"up_proj"}}}, "c.gguf");
-  EXPECT_NE(gguf.find("pairs, for 'model.layers.0.mlp.up_proj.weight' to"), std::string::npos) << gguf;
+  EXPECT_NE(gguf.find("pairs, for 'model.layers.0.mlp.up_proj' to"), std::string::npos) << gguf;
+}
+
+// The same sentence by everything that computes with an adapter, with --quiet too.
+TEST_F(Lora, PairsThatAreLackedAreNamedByWhatRunsWithAnAdapter) {
+  write_file(path("text.txt"), std::string(40, 'a') + " the cat sat on the mat, and the dog by the door.");
+  write_file(path("rows.jsonl"), "{\"text\": \"The cat sat on the mat.\"}\n");
+  const std::string folder = path("adapter");
+  const std::vector<std::vector<std::string>> commands = {
+      {"generate", model(), "-p", "The", "-n", "2", "--lora", folder, "--quiet"},
+      {"generate", model(), "-p", "The", "-n", "2", "--lora", folder + ":0.5"},
+      {"perplexity", model(), "--text", path("text.txt"), "--context", "16", "--lora", folder},
+      {"compare", model(), "--text", path("text.txt"), "--context", "16", "--formats", "nf4:64", "--lora",
+       folder},
+      {"train", model(), path("rows.jsonl"), "--init", folder, "--dry-run", "--steps", "1"},
+      {"train", model(), path("rows.jsonl"), "--init", folder, "--steps", "1", "--lr", "1e-3,1e-4"},
+      {"serve", model(), "--port", "0", "--quiet", "--adapter", "mine=" + folder},
+      {"convert", folder, path("out.gguf"), "--adapter-of", model(), "--overwrite"}};
+  const std::string words = "asks for a pair for 'model.layers.1.self_attn.q_proj'";
+  for (const bool lacks : {false, true}) {
+    std::vector<std::string> targets{"up_proj"};
+    if (lacks) targets.push_back("q_proj");
+    adapter(pair(), {{"target_modules", targets}, {"layers_to_transform", {1}}});
+    for (const std::vector<std::string>& command : commands) {
+      Limits limits;
+      if (command[0] == "serve") {
+        limits.signal = SIGTERM;
+        limits.after = std::chrono::seconds(3);
+      }
+      const Result result = nfloat(command, limits);
+      EXPECT_TRUE(result.ok()) << result;
+      const std::string all = result.out + result.err;
+      const size_t at = all.find(words);
+      EXPECT_EQ(at != std::string::npos, lacks) << result;
+      if (!lacks) continue;
+      EXPECT_EQ(all.find(words, at + 1), std::string::npos) << result;
+      EXPECT_NE(all.find(command[0] == "compare"   ? "Warning: "
+                         : command[0] == "convert" ? "lost: "
+                                                   : "nfloat: warning: "),
+                std::string::npos)
+          << result;
+    }
+  }
 }
 
 TEST_F(Lora, IsAddedToAFourBitModelAndItsErrorThereafterIsToldByInspect) {

@@ -298,6 +298,14 @@ TEST_F(Train, AdaptersGoToGgufAndBack) {
             std::string::npos);
   EXPECT_FALSE(
       nfloat({"convert", path("adapter.gguf"), path("adapter2.gguf"), "--adapter-of", model()}).ok());
+  // Half a pair is none.
+  std::string halves = read_file(path("adapter.gguf"));
+  const size_t b = halves.find("blk.0.attn_q.weight.lora_b");
+  ASSERT_NE(b, std::string::npos);
+  halves[b + 4] = '9';
+  write_file(path("halves.gguf"), halves);
+  expect_complaint(nfloat({"convert", path("halves.gguf"), path("half"), "--adapter-of", model()}),
+                   {"halves.gguf", "blk.0.attn_q.weight", "lora_a alone"});
   // What is there stays without --overwrite, and with it what is no adapter's.
   write_file(path("back/notes.txt"), "mine");
   write_file(path("mine.gguf"), "mine");

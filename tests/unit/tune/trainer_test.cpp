@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/json.h"
 #include "convert/lora.h"
 #include "golden.h"
 #include "nfloat/adapter.h"
@@ -218,6 +219,54 @@ TEST_F(TrainerTest, AdaptersBesideTheWeightsOfSessions) {
   attach_adapters(model_, {});
   EXPECT_EQ(before, session_loss());
   EXPECT_THROW(attach_adapters(model_, {{.folder = folder.path() + "/none"}}), Error);
+}
+
+// Pairs that adapter_config.json asks for and the file does not have are told by whatever reads an adapter.
+TEST_F(TrainerTest, PairsThatTheConfigurationAsksForAndTheFileLacksAreNamed) {
+  TrainOptions own = options();
+  own.targets = {"q_proj", "down_proj"};
+  Trainer trainer(model_, rows(20), own);
+  OwnFolder folder;
+  const std::string config = folder.path() + "/adapter/adapter_config.json",
+                    checkpoint = folder.path() + "/checkpoint";
+  trainer.save_adapter(folder.path() + "/adapter", "base");
+  trainer.save_checkpoint(checkpoint, "base");
+  const Json written = Json::parse(bytes_of(config));
+  const auto told = [&](const char* key, const Json& value) {
+    Json changed = written;
+    changed[key] = value;
+    std::ofstream(config) << changed.dump();
+    const AdapterChoice choice{.folder = folder.path() + "/adapter"};
+    const std::vector<std::string> attached = attach_adapters(model_, {choice, choice});
+    const LoadedAdapters loaded = load_adapters(model_, {choice});
+    Trainer second(model_, rows(20), options());
+    const std::string started = second.start_from(choice.folder);
+    attach_adapters(model_, {});
+    EXPECT_EQ(nullptr == loaded.adapters, false);
+    EXPECT_EQ(loaded.notes, started.empty() ? std::vector<std::string>() : std::vector{started});
+    EXPECT_EQ(attached, started.empty() ? std::vector<std::string>() : std::vector({started, started}));
+    const LoraAdapter merged(choice.folder, Checkpoint(random_.folder.path()));
+    EXPECT_EQ(started, merged.missing());
+    return started;
+  };
+  EXPECT_EQ("", told("r", 4));
+  EXPECT_EQ("", told("layers_to_transform", {0, 1}));
+  EXPECT_EQ("", told("target_modules", "all-linear"));  // which matrices those are, the trainer chose
+  const std::string one = told("target_modules", {"down_proj", "q_proj", "layers.1.self_attn.k_proj"});
+  for (const std::string& words : {std::string("a pair for 'model.layers.1.self_attn.k_proj'"), config,
+                                   std::string("adapter_model.safetensors has none")})
+    EXPECT_NE(one.find(words), std::string::npos) << words << "\n" << one;
+  const std::string two = told("target_modules", {"down_proj", "q_proj", "up_proj"});
+  EXPECT_NE(two.find("2 pairs, for 'model.layers.0.mlp.up_proj' to 'model.layers.1.mlp.up_proj'"),
+            std::string::npos)
+      << two;
+
+  // A checkpoint is whole or not a checkpoint.
+  Json changed = Json::parse(bytes_of(checkpoint + "/adapter_config.json"));
+  changed["target_modules"] = {"down_proj", "q_proj", "up_proj"};
+  std::ofstream(checkpoint + "/adapter_config.json") << changed.dump();
+  Trainer resumed(model_, rows(20), own);
+  EXPECT_THROW(resumed.resume(checkpoint), Error);
 }
 
 TEST_F(TrainerTest, WhatCannotBeTrainedIsRefused) {
