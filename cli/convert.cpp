@@ -45,13 +45,13 @@ void warn_of_not_finite(const BridgeResult& result) {
   size_t tensors = 0;
   for (const BridgeTensor& tensor : result.tensors) {
     if (tensor.not_finite == 0 || ++tensors > kMostShown) continue;
-    fmt::print(stderr,
-               "nfloat: warning: '{}': {} NaN or infinite (SQNR leaves that out), the first is element {}\n",
-               one_line(tensor.name, 200), count_of(tensor.not_finite, "value"), tensor.first_not_finite);
+    warn(fmt::format("'{}': {} NaN or infinite (SQNR leaves that out), the first is element {}",
+                     one_line(tensor.name, 200), count_of(tensor.not_finite, "value"),
+                     tensor.first_not_finite));
   }
   if (tensors > kMostShown)
-    fmt::print(stderr, "nfloat: warning: NaN or infinite values in {}\n",
-               count_of(static_cast<int64_t>(tensors - kMostShown), "more tensor"));
+    warn(fmt::format("NaN or infinite values in {}",
+                     count_of(static_cast<int64_t>(tensors - kMostShown), "more tensor")));
 }
 
 void warn_of_loss(const BridgeResult& result, bool from_original) {

@@ -19,6 +19,7 @@
 #include "llama_cpp/architectures.h"
 #include "model/finite.h"
 #include "nfloat/model_config.h"
+#include "tensor/floats.h"
 
 namespace nfloat {
 namespace {
@@ -96,8 +97,7 @@ std::vector<float> read_values(const Checkpoint& file, const std::string& name) 
   if (!is_quantizable(info.dtype))
     fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {}, expected F32, F16 or BF16", file.path(), name,
          dtype_name(info.dtype));
-  std::vector<float> values(static_cast<size_t>(info.shape.elements()));
-  convert_elements(file.view(info), DType::kF32, std::as_writable_bytes(std::span(values)));
+  std::vector<float> values = floats_of(file.view(info));
   check_finite(values, file.path(), name);
   return values;
 }

@@ -14,6 +14,7 @@
 #include "convert/adapter_names.h"
 #include "convert/output.h"
 #include "convert/weights.h"
+#include "tensor/floats.h"
 #include "tensor/transpose.h"
 
 namespace nfloat {
@@ -28,8 +29,7 @@ std::vector<float> read_values(const Checkpoint& adapter, const TensorInfo& info
     fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {} {}, expected a {} of F32, F16 or BF16",
          adapter.path(), info.name, dtype_name(info.dtype), info.shape.to_string(),
          rank == 2 ? "matrix" : "vector");
-  std::vector<float> values(static_cast<size_t>(info.shape.elements()));
-  convert_elements(adapter.view(info), DType::kF32, std::as_writable_bytes(std::span(values)));
+  std::vector<float> values = floats_of(adapter.view(info));
   const auto bad =
       std::find_if(values.begin(), values.end(), [](float value) { return !std::isfinite(value); });
   if (bad != values.end())

@@ -15,6 +15,7 @@
 #include "convert/adapter_config.h"
 #include "convert/adapter_names.h"
 #include "model/finite.h"
+#include "tensor/floats.h"
 
 namespace nfloat {
 namespace {
@@ -103,8 +104,7 @@ std::vector<float> read_floats(const Checkpoint& file, const std::string& name, 
   if (!is_quantizable(info->dtype) || info->shape != shape)
     fail(ErrorCode::kMalformedFile, "{}: tensor '{}' is {} {}, expected {} of F32, F16 or BF16", file.path(),
          name, dtype_name(info->dtype), info->shape.to_string(), shape.to_string());
-  std::vector<float> values(static_cast<size_t>(shape.elements()));
-  convert_elements(file.view(*info), DType::kF32, std::as_writable_bytes(std::span(values)));
+  std::vector<float> values = floats_of(file.view(*info));
   if (const int64_t at = first_not_finite(values); at >= 0)
     fail(ErrorCode::kNotFinite, "{}: tensor '{}': element {} is not finite", file.path(), name, at);
   return values;
