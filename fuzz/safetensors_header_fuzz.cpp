@@ -15,22 +15,25 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::string head(8, '\0');
   for (size_t i = 0; i < 8; ++i) head[i] = static_cast<char>(length >> (8 * i) & 0xff);
   head.append(reinterpret_cast<const char*>(data) + 2, length);
-  try {
-    const nfloat::SafetensorsHeader header =
-        nfloat::parse_safetensors_header(head, 8 + length + data_bytes, "fuzz");
-    // What was accepted covers the data exactly once.
-    uint64_t end = 8 + length;
-    for (const nfloat::TensorInfo& tensor : header.tensors) {
-      if (tensor.offset != end) std::abort();
-      if (static_cast<uint64_t>(tensor.shape.elements()) * nfloat::dtype_bytes(tensor.dtype) !=
-          tensor.bytes) {
-        std::abort();
+  for (const bool list_unknown : {false, true}) {
+    try {
+      const nfloat::SafetensorsHeader header =
+          nfloat::parse_safetensors_header(head, 8 + length + data_bytes, "fuzz", list_unknown);
+      // What was accepted covers the data exactly once.
+      uint64_t end = 8 + length;
+      for (const nfloat::TensorInfo& tensor : header.tensors) {
+        if (tensor.offset != end) std::abort();
+        const auto elements = static_cast<uint64_t>(tensor.shape.elements());
+        if (header.unknown.contains(tensor.name)
+                ? elements > 8 * tensor.bytes
+                : elements * nfloat::dtype_bits(tensor.dtype) != 8 * tensor.bytes)
+          std::abort();
+        end += tensor.bytes;
       }
-      end += tensor.bytes;
+      if (end != 8 + length + data_bytes) std::abort();
+    } catch (const nfloat::Error& error) {
+      if (std::string(error.what()).size() > 4096) std::abort();  // a hostile name must not flood the message
     }
-    if (end != 8 + length + data_bytes) std::abort();
-  } catch (const nfloat::Error& error) {
-    if (std::string(error.what()).size() > 4096) std::abort();  // a hostile name must not flood the message
   }
   return 0;
 }
