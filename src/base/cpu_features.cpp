@@ -109,7 +109,7 @@ std::string cpu_name() {
   for (std::string line; std::getline(info, line);) {
     const size_t colon = line.find(':');
     if (colon == std::string::npos || colon + 2 > line.size()) continue;
-    const std::string value = line.substr(colon + 2);
+    std::string value = line.substr(colon + 2);
     if (line.rfind("model name", 0) == 0) return value;
     if (line.rfind("CPU implementer", 0) == 0) implementer = value;
     if (line.rfind("CPU part", 0) == 0) part = value;

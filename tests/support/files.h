@@ -27,9 +27,9 @@ namespace fs = std::filesystem;
 class OwnFolder {
  public:
   OwnFolder() {
-    std::string name = (fs::path(::testing::TempDir()) / "nfloat-XXXXXX").string();
+    std::string name = (fs::temp_directory_path() / "nfloat-XXXXXX").string();
     const char* made = ::mkdtemp(name.data());
-    if (made == nullptr) throw std::runtime_error("no folder can be made in " + ::testing::TempDir());
+    if (made == nullptr) throw std::runtime_error("no folder can be made in " + fs::temp_directory_path().string());
     path_ = made;
   }
   OwnFolder(const OwnFolder&) = delete;
