@@ -99,7 +99,8 @@ class Reader {
       std::initializer_list<std::string_view> readers;
       std::initializer_list<double> neutral;
     };
-    static const Unread kKeys[] = {
+    constexpr double kSoftmax = 1, kSoftmaxOfChosen = 3;  // llama.cpp's numbers for what routers do
+    const Unread kKeys[] = {
         {"attention.sliding_window", {"mistral", "mixtral", "phi3", "gemma2", "gemma3_text", "gpt_oss"}, {0}},
         {"attention.scale", {"granite"}, {0, shortest(1 / std::sqrt(static_cast<double>(head_dim_)))}},
         {"logit_scale", {"granite"}, {0, 1}},
@@ -119,6 +120,20 @@ class Reader {
         {"expert_weights_scale", {}, {0, 1}},
         {"expert_shared_count", {}, {0}},
         {"leading_dense_block_count", {}, {0}},
+        {"expert_group_count", {}, {0, 1}},
+        {"expert_group_scale", {}, {0, 1}},
+        {"moe_every_n_layers", {}, {0, 1}},
+        {"interleave_moe_layer_step", {}, {0, 1}},
+        {"expert_gating_func", {}, {0, entry_->model_type == "gpt_oss" ? kSoftmaxOfChosen : kSoftmax}},
+        {"nextn_predict_layers", {}, {0}},
+        {"attention.output_scale", {}, {0, 1}},
+        {"attention.q_lora_rank", {}, {0}},
+        {"attention.kv_lora_rank", {}, {0}},
+        {"attention.group_norm_groups", {}, {0}},
+        {"swin_norm", {}, {0}},
+        {"rescale_every_n_layers", {}, {0}},
+        {"rope.scaling.yarn_log_multiplier", {}, {0}},
+        {"rope.scaling.alpha", {}, {0, 1}},
     };
     const auto refuse = [&](std::string_view name) {
       const GgufValue* value = keys_.find(name);
