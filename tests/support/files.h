@@ -29,7 +29,8 @@ class OwnFolder {
   OwnFolder() {
     std::string name = (fs::temp_directory_path() / "nfloat-XXXXXX").string();
     const char* made = ::mkdtemp(name.data());
-    if (made == nullptr) throw std::runtime_error("no folder can be made in " + fs::temp_directory_path().string());
+    if (made == nullptr)
+      throw std::runtime_error("no folder can be made in " + fs::temp_directory_path().string());
     path_ = made;
   }
   OwnFolder(const OwnFolder&) = delete;
