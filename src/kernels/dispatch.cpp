@@ -23,7 +23,8 @@ struct Choice {
     };
     const char* wanted = std::getenv("NFLOAT_TARGET");
     add(true, kScalarTable);
-#if defined(__x86_64__)
+#if defined(NFLOAT_PLAIN_KERNELS)
+#elif defined(__x86_64__)
     const CpuFeatures& cpu = cpu_features();
     add(cpu.avx2, kAvx2Table);
     add(cpu.avx_vnni, kAvxVnniTable);
