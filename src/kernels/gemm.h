@@ -135,8 +135,13 @@ struct GemmKernels {
   // A panel from sixteen runs of 4 * octets bytes of codes in file order, to 64 * octets bytes, aligned
   // to 64.
   void (*pack)(const uint8_t* const* rows, int64_t octets, uint8_t* output) noexcept;
-  // The same of sixteen runs of float scales, which stay as they are.
-  void (*turn)(const uint8_t* const* rows, int64_t groups, uint8_t* output) noexcept;
+  // The same of sixteen runs of words that stay as they are: float scales, f32, and int8 with two words an
+  // octet; and of 16-bit floats, two a word and four words an octet, in the order of bf16 and of f16.
+  void (*turn)(const uint8_t* const* rows, int64_t words, uint8_t* output) noexcept;
+  void (*turn_pairs)(const uint8_t* const* rows, int64_t words, uint8_t* output) noexcept;
+  void (*turn_halves)(const uint8_t* const* rows, int64_t words, uint8_t* output) noexcept;
+  // Of bytes, four a word: byte i of row r to byte 16 i + r.
+  void (*turn_bytes)(const uint8_t* const* rows, int64_t words, uint8_t* output) noexcept;
   // One row to its place in a block of m rows: octets * 8 elements, those past `k` zero.
   void (*x_f32)(const float* x, int64_t k, int64_t m, float* output) noexcept;
   void (*x_bf16)(const float* x, int64_t k, int64_t m, uint16_t* output) noexcept;

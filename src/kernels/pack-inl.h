@@ -48,40 +48,56 @@ static inline void transpose_words(Bytes64 (&square)[16]) noexcept {
   round(other, square);
 }
 
-// Four bytes of a file, eight columns in order, to four of a panel.
-static inline uint32_t interleave_nibbles(uint32_t file) noexcept {
-  const uint32_t low = file & 0xffffu, high = file >> 16;  // columns 0..3, 4..7
-  const auto spread = [](uint32_t four) {                  // column j to the low nibble of byte j
-    return ((four >> 4) & 0xfu) | ((four & 0xfu) << 8) | ((four & 0xf000u) << 4) | ((four & 0xf00u) << 16);
-  };
-  return spread(low) | (spread(high) << 4);
-}
+// What is turned: words as they are, words of codes, pairs or single halves of 16-bit floats, single bytes.
+struct WordOrder {
+  static Bytes64 of_row(const Bytes64& row) noexcept { return row; }
+  static Bytes64 of_column(const Bytes64& column) noexcept { return column; }
+};
+struct CodeOrder {
+  static Bytes64 of_row(const Bytes64& row) noexcept { return row; }
+  static Bytes64 of_column(const Bytes64& column) noexcept { return pack_nibbles(column); }
+};
+struct PairOrder {
+  static Bytes64 of_row(const Bytes64& row) noexcept { return order_pairs(row); }
+  static Bytes64 of_column(const Bytes64& column) noexcept { return column; }
+};
+struct HalfOrder {
+  static Bytes64 of_row(const Bytes64& row) noexcept { return row; }
+  static Bytes64 of_column(const Bytes64& column) noexcept { return part_halves(column); }
+};
+struct ByteOrder {
+  static Bytes64 of_row(const Bytes64& row) noexcept { return row; }
+  static Bytes64 of_column(const Bytes64& column) noexcept { return part_bytes(column); }
+};
 
-// Words i of the sixteen rows to bytes 64 i of the output, those of codes (an octet each) in a panel's order.
-template <bool kCodes>
+// Words i of the sixteen rows to bytes 64 i of the output.
+template <typename Order>
 static void turn_words(const uint8_t* const* rows, int64_t words, uint8_t* output) noexcept {
   constexpr int64_t kSquare = 16;  // words in 64 bytes of a row
   constexpr int64_t kColumnBytes = kPanelRows * sizeof(uint32_t);
+  Bytes64 square[kSquare];
   int64_t first = 0;
   for (; first + kSquare <= words; first += kSquare) {
-    Bytes64 square[kSquare];
     NFLOAT_UNROLL
     for (int r = 0; r < kPanelRows; ++r) {
       prefetch_far(rows[r] + 4 * first + kPackAheadBytes);
-      square[r] = load_bytes(rows[r] + 4 * first);
+      square[r] = Order::of_row(load_bytes(rows[r] + 4 * first));
     }
     transpose_words(square);
     NFLOAT_UNROLL
     for (int i = 0; i < kSquare; ++i)
-      stream_bytes(output + (first + i) * kColumnBytes, kCodes ? pack_nibbles(square[i]) : square[i]);
+      stream_bytes(output + (first + i) * kColumnBytes, Order::of_column(square[i]));
   }
-  for (; first < words; ++first)
-    for (int64_t r = 0; r < kPanelRows; ++r) {
-      uint32_t word;
-      std::memcpy(&word, rows[r] + 4 * first, sizeof word);
-      if constexpr (kCodes) word = interleave_nibbles(word);
-      std::memcpy(output + first * kColumnBytes + 4 * r, &word, sizeof word);
+  if (first < words) {
+    for (int r = 0; r < kPanelRows; ++r) {
+      uint8_t rest[kColumnBytes] = {};
+      std::memcpy(rest, rows[r] + 4 * first, static_cast<size_t>(words - first) * sizeof(uint32_t));
+      square[r] = Order::of_row(load_bytes(rest));
     }
+    transpose_words(square);
+    for (int64_t i = first; i < words; ++i)
+      store_bytes(output + i * kColumnBytes, Order::of_column(square[i - first]));
+  }
   stream_fence();
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -8,6 +9,7 @@
 #include "base/fail.h"
 #include "base/float16.h"
 #include "base/parallel.h"
+#include "kernels/dispatch.h"
 #include "linear/state.h"
 
 namespace nfloat {
@@ -34,40 +36,101 @@ size_t element_bytes(DenseStorage storage) noexcept {
   return storage == DenseStorage::kF32 ? 4 : storage == DenseStorage::kInt8 ? 1 : 2;
 }
 
-void put_row(DenseMatrix::State& state, int64_t row, const float* values) noexcept {
-  const int64_t panel = row / kPanelRows, lane = row % kPanelRows;
-  const int64_t padded = state.octets * kOctet;
-  std::byte* base = state.weights.data() + static_cast<size_t>(panel * state.octets) * state.octet_bytes();
-  const size_t width = element_bytes(state.storage);
-  for (int64_t k = 0; k < padded; ++k) {
-    std::byte* to = base + static_cast<size_t>(k / kOctet) * state.octet_bytes() +
-                    static_cast<size_t>(place(state.storage, k, lane)) * width;
-    if (state.storage == DenseStorage::kInt8) {
-      const int64_t g = k / state.group;
-      float* scale = reinterpret_cast<float*>(state.scales.data()) +
-                     (panel * (padded / state.group) + g) * kPanelRows + lane;
-      if (k % state.group == 0) {
-        // A group that holds NaN or an infinity has the scale NaN: what is computed from it shows it.
-        float largest = 0;
-        bool finite = true;
-        for (int64_t i = 0; i < state.group; ++i) {
-          finite = finite && std::isfinite(values[k + i]);
-          largest = std::max(largest, std::fabs(values[k + i]));
-        }
-        *scale = finite ? largest / 127.0f : std::numeric_limits<float>::quiet_NaN();
-      }
-      const float scaled = *scale > 0 ? values[k] / *scale : 0.0f;
-      *reinterpret_cast<uint8_t*>(to) =
-          static_cast<uint8_t>(128 + std::clamp(std::nearbyint(scaled), -127.0f, 127.0f));
-    } else if (state.storage == DenseStorage::kF32) {
-      std::memcpy(to, values + k, 4);
-    } else {
-      const uint16_t half =
-          state.storage == DenseStorage::kBF16 ? float_to_bf16(values[k]) : float_to_f16(values[k]);
-      std::memcpy(to, &half, 2);
+constexpr float kInt8Range = 127.0f;
+
+// One row to bytes with 128 added; its scales go to every sixteenth of `scales`. A group that holds NaN or an
+// infinity has the scale NaN: what is computed from it shows it.
+void round_row(const float* values, int64_t count, int64_t group, uint8_t* bytes, float* scales) noexcept {
+  constexpr float kUnits = 0x1.8p23f;  // a sum with it has a unit of 1 in its last place
+  constexpr auto kZero = std::bit_cast<int32_t>(kUnits) - 128;
+  for (; count > 0; count -= group, values += group, bytes += group, scales += kPanelRows) {
+    int32_t largest = 0;  // magnitudes are ordered as their bits
+    for (int64_t i = 0; i < group; ++i)
+      largest = std::max(largest, std::bit_cast<int32_t>(values[i]) & 0x7fffffff);
+    const auto magnitude = std::bit_cast<float>(largest);
+    const float scale =
+        std::isfinite(magnitude) ? magnitude / kInt8Range : std::numeric_limits<float>::quiet_NaN();
+    *scales = scale;
+    if (!(scale > 0)) {
+      std::memset(bytes, 128, static_cast<size_t>(group));
+      continue;
+    }
+    for (int64_t i = 0; i < group; ++i) {
+      const float scaled = std::min(std::max(values[i] / scale, -kInt8Range), kInt8Range);
+      bytes[i] = static_cast<uint8_t>(std::bit_cast<int32_t>(scaled + kUnits) - kZero);
     }
   }
 }
+
+bool stored_as(DType dtype, DenseStorage storage) noexcept {
+  return (dtype == DType::kF32 && storage == DenseStorage::kF32) ||
+         (dtype == DType::kF16 && storage == DenseStorage::kF16) ||
+         (dtype == DType::kBF16 && storage == DenseStorage::kBF16);
+}
+
+// Packs panels of one matrix, one after the other.
+class PanelPacker {
+ public:
+  PanelPacker(const TensorView& weights, DenseMatrix::State& state)
+      : weights_(weights),
+        state_(state),
+        padded_(static_cast<size_t>(state.octets * kOctet)),
+        run_bytes_(padded_ * element_bytes(state.storage)),
+        as_they_are_(stored_as(weights.dtype, state.storage) && state.cols % kOctet == 0),
+        runs_((as_they_are_ ? 1 : kPanelRows) * run_bytes_),
+        values_(padded_) {}
+
+  void pack(int64_t panel) {
+    const uint8_t* runs[kPanelRows];
+    for (int64_t r = 0; r < kPanelRows; ++r) runs[r] = run_of(panel, r);
+    const kernels::GemmKernels& kernel = kernels::table().gemm;
+    const auto turn = state_.storage == DenseStorage::kBF16  ? kernel.turn_pairs
+                      : state_.storage == DenseStorage::kF16 ? kernel.turn_halves
+                                                             : kernel.turn;
+    std::byte* to = state_.weights.data() + static_cast<size_t>(panel * state_.octets) * state_.octet_bytes();
+    turn(runs, static_cast<int64_t>(run_bytes_ / sizeof(uint32_t)), reinterpret_cast<uint8_t*>(to));
+  }
+
+ private:
+  // Row `r` of a panel in the elements of the storage, zeros past the last column and the last row.
+  const uint8_t* run_of(int64_t panel, int64_t r) {
+    const int64_t row = panel * kPanelRows + r;
+    const size_t bytes = static_cast<size_t>(state_.cols) * dtype_bytes(weights_.dtype);
+    const TensorView view{weights_.dtype, Shape({state_.cols}),
+                          row < state_.rows ? weights_.bytes.subspan(static_cast<size_t>(row) * bytes, bytes)
+                                            : std::span<const std::byte>()};
+    if (as_they_are_)
+      return row < state_.rows ? static_cast<const uint8_t*>(view.data()) : runs_.data();  // zeros
+    uint8_t* run = runs_.data() + static_cast<size_t>(r) * run_bytes_;
+    std::fill(values_.begin(), values_.end(), 0.0f);
+    if (row < state_.rows)
+      convert_elements(view, DType::kF32,
+                       std::as_writable_bytes(std::span(values_).first(static_cast<size_t>(state_.cols))));
+    if (state_.storage == DenseStorage::kInt8) {
+      const auto padded = static_cast<int64_t>(padded_);
+      float* scales =
+          reinterpret_cast<float*>(state_.scales.data()) + panel * padded / state_.group * kPanelRows;
+      round_row(values_.data(), padded, state_.group, run, scales + r);
+    } else if (state_.storage == DenseStorage::kF32) {
+      std::memcpy(run, values_.data(), run_bytes_);
+    } else {
+      const bool bf16 = state_.storage == DenseStorage::kBF16;
+      for (size_t k = 0; k < padded_; ++k) {
+        const uint16_t half = bf16 ? float_to_bf16(values_[k]) : float_to_f16(values_[k]);
+        std::memcpy(run + k * sizeof half, &half, sizeof half);
+      }
+    }
+    return run;
+  }
+
+  const TensorView& weights_;
+  DenseMatrix::State& state_;
+  size_t padded_;  // columns
+  size_t run_bytes_;
+  bool as_they_are_;
+  std::vector<uint8_t> runs_;
+  std::vector<float> values_;
+};
 
 }  // namespace
 
@@ -107,17 +170,8 @@ DenseMatrix DenseMatrix::pack(const TensorView& weights, DenseStorage storage, i
     state.scales = WeightBuffer(static_cast<size_t>(state.panels * padded / state.group * kPanelRows) * 4);
   }
   const auto pack_panels = [&](int64_t begin, int64_t end) {
-    std::vector<float> values(static_cast<size_t>(padded));
-    for (int64_t row = begin * kPanelRows; row < end * kPanelRows; ++row) {
-      std::fill(values.begin(), values.end(), 0.0f);
-      if (row < state.rows) {
-        const TensorView view{weights.dtype, Shape({state.cols}),
-                              weights.bytes.subspan(static_cast<size_t>(row) * row_bytes, row_bytes)};
-        convert_elements(view, DType::kF32,
-                         std::as_writable_bytes(std::span(values).first(static_cast<size_t>(state.cols))));
-      }
-      put_row(state, row, values.data());
-    }
+    PanelPacker packer(weights, state);
+    for (int64_t panel = begin; panel < end; ++panel) packer.pack(panel);
   };
   const int64_t panel_bytes = std::max<int64_t>(1, static_cast<int64_t>(row_bytes) * kPanelRows);
   const int64_t step = std::max<int64_t>(1, kReleaseBytes / panel_bytes);

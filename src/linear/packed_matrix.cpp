@@ -66,10 +66,13 @@ std::unique_ptr<const kernels::ScaleMap> make_scale_map(std::span<const float> v
 // [rows][groups] to [groups][16], rows past the last zero.
 template <typename Scale>
 void turn(const Scale* from, int64_t rows, int64_t groups, Scale* to) noexcept {
-  if (rows == kPanelRows) {
-    for (int64_t g = 0; g < groups; ++g)
-      for (int64_t r = 0; r < kPanelRows; ++r) to[g * kPanelRows + r] = from[r * groups + g];
-    return;
+  constexpr int64_t kWord = sizeof(uint32_t) / sizeof(Scale);
+  if (rows == kPanelRows && groups % kWord == 0) {
+    const uint8_t* runs[kPanelRows];
+    for (int64_t r = 0; r < kPanelRows; ++r) runs[r] = reinterpret_cast<const uint8_t*>(from + r * groups);
+    const kernels::GemmKernels& kernel = kernels::table().gemm;
+    const auto run = kWord == 1 ? kernel.turn : kernel.turn_bytes;
+    return run(runs, groups / kWord, reinterpret_cast<uint8_t*>(to));
   }
   for (int64_t g = 0; g < groups; ++g)
     for (int64_t r = 0; r < kPanelRows; ++r)
@@ -95,13 +98,9 @@ void pack_panel(const PackSource& source, PackedMatrix::State& state, int64_t pa
     return;
   }
   if (whole && source.nested_codes.empty()) {
-    const float* from = source.scales.data() + first;
-    float* to = reinterpret_cast<float*>(state.scales.data()) + first;
-    if (inside_rows < kPanelRows) return turn(from, inside_rows, state.groups, to);
-    const uint8_t* runs[kPanelRows];
-    for (int64_t r = 0; r < kPanelRows; ++r)
-      runs[r] = reinterpret_cast<const uint8_t*>(from + r * state.groups);
-    return kernels::table().gemm.turn(runs, state.groups, reinterpret_cast<uint8_t*>(to));
+    turn(source.scales.data() + first, inside_rows, state.groups,
+         reinterpret_cast<float*>(state.scales.data()) + first);
+    return;
   }
   const BlockScales scales_from = scales_of(source);
   for (int64_t r = 0; r < kPanelRows; ++r) {

@@ -33,6 +33,9 @@
 //   load_integers, store_integers: 16 of 32 bits, any alignment; negative(x)
 //   zip_low_words(a, b), zip_high_words: 32-bit words a[0] b[0] a[1] b[1] ... of the first, second halves
 //   pack_nibbles: of each word, eight columns as a file has them to their places in a panel
+//   order_pairs: of each 8 words of 16 bits, 0 1 2 3 4 5 6 7 to 0 2 4 6 1 3 5 7
+//   part_halves: of 32 words of 16 bits, the even ones, then the odd ones
+//   part_bytes: of 16 times four bytes, all the first ones, then all the second ones, ...
 //   fma16(a, b, sum), to_float16; low_half, high_half: a member of each pair in float32
 //   prefetch, prefetch_far
 //   map_scales(map, codes, groups, output): up to kMapGroups times 16 values of a map, that many being looked

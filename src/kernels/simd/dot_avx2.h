@@ -94,6 +94,25 @@ static inline __m256i pack_nibbles_part(__m256i x) noexcept {
 static inline Bytes64 pack_nibbles(Bytes64 x) noexcept {
   return {pack_nibbles_part(x.a), pack_nibbles_part(x.b)};
 }
+static inline Bytes64 order_pairs(Bytes64 x) noexcept {
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+  return {_mm256_shuffle_epi8(x.a, order), _mm256_shuffle_epi8(x.b, order)};
+}
+static inline Bytes64 part_halves(Bytes64 x) noexcept {
+  const Bytes64 parted = order_pairs(x);  // four even words, four odd ones, and again
+  const __m256i a = _mm256_permute4x64_epi64(parted.a, 0xd8), b = _mm256_permute4x64_epi64(parted.b, 0xd8);
+  return {_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31)};
+}
+static inline Bytes64 part_bytes(Bytes64 x) noexcept {
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m256i words = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256i a = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(x.a, order), words);
+  const __m256i b = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(x.b, order), words);
+  const __m256i even = _mm256_unpacklo_epi64(a, b), odd = _mm256_unpackhi_epi64(a, b);
+  return {_mm256_permute2x128_si256(even, odd, 0x20), _mm256_permute2x128_si256(even, odd, 0x31)};
+}
 template <int kShift>
 static inline Bytes64 lookup_bytes(Bytes64 codes, ByteLevels levels) noexcept {
   const __m256i nibble = _mm256_set1_epi8(15);

@@ -122,6 +122,21 @@ static inline Bytes64 pack_nibbles(Bytes64 x) noexcept {
   const __m512i of_high = _mm512_ternarylogic_epi32(even, high, _mm512_slli_epi16(high, 4), 0xca);
   return {_mm512_ternarylogic_epi32(nibble, of_low, of_high, 0xca)};
 }
+static inline Bytes64 order_pairs(Bytes64 x) noexcept {
+  const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+  return {_mm512_shuffle_epi8(x.v, _mm512_broadcast_i32x4(order))};
+}
+static inline Bytes64 part_halves(Bytes64 x) noexcept {
+  const __m512i even =
+      _mm512_cvtepu8_epi16(_mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 1, 3,
+                                            5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31));
+  return {_mm512_permutexvar_epi16(even, x.v)};
+}
+static inline Bytes64 part_bytes(Bytes64 x) noexcept {
+  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m512i words = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return {_mm512_permutexvar_epi32(words, _mm512_shuffle_epi8(x.v, _mm512_broadcast_i32x4(order)))};
+}
 static inline F32x16 low_half(Pairs16 x) noexcept {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(x.v, 16))};
 }

@@ -104,6 +104,27 @@ static inline Bytes64 pack_nibbles(Bytes64 x) noexcept {
   }
   return x;
 }
+static inline uint8x16_t even_halves(uint8x16_t a, uint8x16_t b) noexcept {
+  return vreinterpretq_u8_u16(vuzp1q_u16(vreinterpretq_u16_u8(a), vreinterpretq_u16_u8(b)));
+}
+static inline uint8x16_t odd_halves(uint8x16_t a, uint8x16_t b) noexcept {
+  return vreinterpretq_u8_u16(vuzp2q_u16(vreinterpretq_u16_u8(a), vreinterpretq_u16_u8(b)));
+}
+static inline Bytes64 order_pairs(Bytes64 x) noexcept {
+  for (uint8x16_t& part : x.v)
+    part = vcombine_u8(vget_low_u8(even_halves(part, part)), vget_low_u8(odd_halves(part, part)));
+  return x;
+}
+static inline Bytes64 part_halves(const Bytes64& x) noexcept {
+  return {{even_halves(x.v[0], x.v[1]), even_halves(x.v[2], x.v[3]), odd_halves(x.v[0], x.v[1]),
+           odd_halves(x.v[2], x.v[3])}};
+}
+static inline Bytes64 part_bytes(const Bytes64& x) noexcept {
+  const uint8x16_t even[2] = {vuzp1q_u8(x.v[0], x.v[1]), vuzp1q_u8(x.v[2], x.v[3])};
+  const uint8x16_t odd[2] = {vuzp2q_u8(x.v[0], x.v[1]), vuzp2q_u8(x.v[2], x.v[3])};
+  return {{vuzp1q_u8(even[0], even[1]), vuzp1q_u8(odd[0], odd[1]), vuzp2q_u8(even[0], even[1]),
+           vuzp2q_u8(odd[0], odd[1])}};
+}
 template <int kShift>
 static inline Bytes64 lookup_bytes(Bytes64 x, const ByteLevels& levels) noexcept {
   for (uint8x16_t& part : x.v) {

@@ -83,6 +83,21 @@ static inline Bytes64 pack_nibbles(const Bytes64& x) noexcept {
   }
   return y;
 }
+static inline Bytes64 order_pairs(const Bytes64& x) noexcept {
+  Bytes64 y;
+  for (int i = 0; i < 64; ++i) y.v[i] = x.v[i / 16 * 16 + i % 8 / 2 * 4 + i % 16 / 8 * 2 + i % 2];
+  return y;
+}
+static inline Bytes64 part_halves(const Bytes64& x) noexcept {
+  Bytes64 y;
+  for (int i = 0; i < 64; ++i) y.v[i] = x.v[i % 32 / 2 * 4 + i / 32 * 2 + i % 2];
+  return y;
+}
+static inline Bytes64 part_bytes(const Bytes64& x) noexcept {
+  Bytes64 y;
+  for (int i = 0; i < 64; ++i) y.v[i] = x.v[i % 16 * 4 + i / 16];
+  return y;
+}
 template <int kShift>
 static inline Bytes64 lookup_bytes(const Bytes64& codes, const ByteLevels& levels) noexcept {
   Bytes64 x;

@@ -10,6 +10,7 @@
 #include <limits>
 #include <random>
 
+#include "base/float16.h"
 #include "kernels/dispatch.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/codebook.h"
@@ -358,6 +359,54 @@ TEST_F(LinearTest, DenseMatricesOfEveryStorage) {
         expect_close(product(matrix, x, s.m, precision, bias), expected, precision);
       }
     }
+}
+
+// Every element comes back as it was, from shapes that end inside octets, squares of the transposition and
+// panels; in int8, as the nearest multiple of the scale of its columns.
+TEST_F(LinearTest, DenseMatricesKeepEveryElement) {
+  using Storage = DenseMatrix::Storage;
+  std::mt19937 generator(31);
+  for (const auto& [n, k] :
+       {std::pair<int64_t, int64_t>{1, 8}, {16, 64}, {37, 1032}, {33, 100}, {20, 72}, {3, 5}}) {
+    std::vector<uint16_t> halves(static_cast<size_t>(n * k));
+    for (uint16_t& half : halves) half = static_cast<uint16_t>(generator() & 0xbfff);  // finite in both types
+    for (const auto& [dtype, storage] :
+         {std::pair{DType::kF16, Storage::kF16}, {DType::kBF16, Storage::kBF16}}) {
+      const DenseMatrix matrix =
+          DenseMatrix::pack({dtype, Shape({n, k}), std::as_bytes(std::span(halves))}, storage, 2);
+      std::vector<float> row(static_cast<size_t>(k));
+      for (int64_t r = 0; r < n; ++r) {
+        matrix.dequantize_row(r, row.data());
+        for (int64_t c = 0; c < k; ++c) {
+          const uint16_t half = halves[static_cast<size_t>(r * k + c)];
+          ASSERT_EQ(row[static_cast<size_t>(c)],
+                    dtype == DType::kF16 ? f16_to_float(half) : bf16_to_float(half))
+              << r << " " << c << " of [" << n << ", " << k << "]";
+        }
+      }
+    }
+    std::vector<float> weights = gaussian(n * k, 32);
+    weights[0] = 0;
+    const DenseMatrix matrix =
+        DenseMatrix::pack({DType::kF32, Shape({n, k}), std::as_bytes(std::span(weights))}, Storage::kInt8, 2);
+    const int64_t padded = (k + 7) / 8 * 8;
+    int64_t group = 64;
+    while (padded % group != 0) group /= 2;
+    std::vector<float> row(static_cast<size_t>(k));
+    for (int64_t r = 0; r < n; ++r) {
+      matrix.dequantize_row(r, row.data());
+      const float* from = weights.data() + r * k;
+      for (int64_t first = 0; first < k; first += group) {
+        const int64_t last = std::min(k, first + group);
+        float largest = 0;
+        for (int64_t c = first; c < last; ++c) largest = std::max(largest, std::fabs(from[c]));
+        const float scale = largest / 127;
+        for (int64_t c = first; c < last; ++c)
+          ASSERT_EQ(row[static_cast<size_t>(c)], scale > 0 ? std::nearbyint(from[c] / scale) * scale : 0.0f)
+              << r << " " << c << " of [" << n << ", " << k << "]";
+      }
+    }
+  }
 }
 
 TEST_F(LinearTest, SharedActivationsAndStrides) {
