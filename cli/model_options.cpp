@@ -98,6 +98,10 @@ void add_model_options(const Command& command, ModelArguments& arguments, bool m
       .one_of({"auto", "f32", "f16", "int8"})
       .show_default();
   command.add_option("--threads", arguments.threads, "Threads; 0: all cores").between(0, 1024);
+  command.add_option(
+      "--device", arguments.device,
+      "Where the weights are and the layers run: cpu (unless NFLOAT_DEVICE says another); vulkan or "
+      "vulkan:N, a graphics card by its Vulkan driver; auto: the first card, else the CPU");
   command
       .add_option("--lora", arguments.lora,
                   "Adapter folder as PEFT saves it, beside the weights; DIR:0.5 counts half; may be repeated")
@@ -125,6 +129,8 @@ static void choose_precision(const ModelArguments& arguments, ModelOptions& opti
     reason = "as --precision says";
     if (arguments.one_precision && choice.one_row != choice.many_rows)
       throw UsageError(fmt::format("--precision {}: two precisions, one expected here", arguments.precision));
+  } else if (options.device != "cpu") {
+    reason = "the products of this device are in float32 whatever the precision";
   } else if (arguments.scoring) {
     reason = "the same on every machine, because this command scores";
   } else {
@@ -136,7 +142,9 @@ static void choose_precision(const ModelArguments& arguments, ModelOptions& opti
   options.precision = choice.one_row;
   if (choice.many_rows != choice.one_row) options.many_rows_precision = choice.many_rows;
   if (arguments.verbose)
-    say(fmt::format("nfloat: target {}, {} threads, --precision {}, {}\n", active_target(),
+    say(fmt::format("nfloat: {}, {} threads, --precision {}, {}\n",
+                    options.device == "cpu" ? fmt::format("target {}", active_target())
+                                            : fmt::format("device {}", options.device),
                     arguments.threads == 0 ? default_threads() : arguments.threads, precision_text(choice),
                     reason));
 }
@@ -156,6 +164,7 @@ ModelOptions library_options(const ModelArguments& arguments) {
     throw UsageError("--double-quantization goes with --quantize");
   options.quantize_double = arguments.double_quantization;
   options.head = parse_head(arguments.head);
+  options.device = resolved_device(arguments.device);
   choose_precision(arguments, options);
   options.threads = arguments.threads;
   options.stream_layers = arguments.stream_layers;

@@ -25,6 +25,7 @@ struct ModelArguments {
   bool verbose = false;
   std::string kv_cache = "auto";
   int threads = 0;
+  std::string device;
   bool stream_layers = false;
   std::vector<std::string> lora;  // DIR or DIR:WEIGHT
 };

@@ -44,6 +44,11 @@ struct ModelOptions {
   // What runs many tokens in one pass (perplexity, divergence, forward_sequences) reads each layer once for
   // all of them; generation reads the whole model for every token.
   bool stream_layers = false;
+  // Where the weights are and the layers run: "cpu"; "vulkan" or "vulkan:N", a device of Vulkan, which
+  // computes every product in float32; "auto": the first of those that is not a processor, else the CPU.
+  // Empty: what the environment variable NFLOAT_DEVICE names, else the CPU. Training and calibration need the
+  // CPU.
+  std::string device = {};
   Precision precision = Precision::kBF16;  // the default of sessions
   // The same for products of more than one row; unset: `precision`. With another one a token's logits depend
   // on how many tokens were read with it.
@@ -52,6 +57,10 @@ struct ModelOptions {
   // Called from the loading thread after each tensor with bytes read so far and in all; may throw to cancel.
   std::function<void(uint64_t, uint64_t)> progress = nullptr;
 };
+
+// The device that ModelOptions::device names: "cpu", "vulkan:0". Throws kInvalidArgument for what is no name
+// of one, kNotFound where there is no such device; both say which there are.
+NFLOAT_API std::string resolved_device(const std::string& name);
 
 // The memory of a model.
 struct ModelMemory {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -46,7 +47,13 @@ class Device {
   using Release = std::function<void(std::span<const uint8_t>)>;
 
   virtual ~Device() = default;
-  virtual std::string_view name() const noexcept = 0;  // "cpu"
+  virtual std::string_view name() const noexcept = 0;   // "cpu", "vulkan:0"
+  virtual std::string_view model() const noexcept = 0;  // what it is, as its driver says it
+  virtual bool accelerator() const noexcept {
+    return false;
+  }  // hardware of its own, not the host's processor
+  // Bytes that it could still give; none: it takes the host's memory.
+  virtual std::optional<uint64_t> free_bytes() const noexcept { return std::nullopt; }
 
   // Weights, borrowed while the call runs. Throw what PackedMatrix::pack() and DenseMatrix::pack() throw, and
   // kOutOfMemory.
@@ -74,8 +81,12 @@ std::shared_ptr<Device> cpu_device();
 // Every device that can compute here, the CPU first.
 std::vector<std::shared_ptr<Device>> devices();
 
-// Where models are loaded: the CPU, or the one of devices() that NFLOAT_DEVICE names. Throws kInvalidArgument
-// for a name that is not among them.
+// The device that `name` names: "cpu"; "vulkan" (the first of them) or "vulkan:N"; "auto": the first
+// accelerator, else the CPU; "": what NFLOAT_DEVICE names, else the CPU. Throws kInvalidArgument for another
+// name, and kNotFound where there is no such device; both say which there are.
+std::shared_ptr<Device> find_device(std::string_view name);
+
+// find_device(""): where models are loaded unless somebody says.
 std::shared_ptr<Device> default_device();
 
 }  // namespace nfloat

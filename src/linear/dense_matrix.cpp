@@ -38,30 +38,6 @@ size_t element_bytes(DenseStorage storage) noexcept {
 
 constexpr float kInt8Range = 127.0f;
 
-// One row to bytes with 128 added; its scales go to every sixteenth of `scales`. A group that holds NaN or an
-// infinity has the scale NaN: what is computed from it shows it.
-void round_row(const float* values, int64_t count, int64_t group, uint8_t* bytes, float* scales) noexcept {
-  constexpr float kUnits = 0x1.8p23f;  // a sum with it has a unit of 1 in its last place
-  constexpr auto kZero = std::bit_cast<int32_t>(kUnits) - 128;
-  for (; count > 0; count -= group, values += group, bytes += group, scales += kPanelRows) {
-    int32_t largest = 0;  // magnitudes are ordered as their bits
-    for (int64_t i = 0; i < group; ++i)
-      largest = std::max(largest, std::bit_cast<int32_t>(values[i]) & 0x7fffffff);
-    const auto magnitude = std::bit_cast<float>(largest);
-    const float scale =
-        std::isfinite(magnitude) ? magnitude / kInt8Range : std::numeric_limits<float>::quiet_NaN();
-    *scales = scale;
-    if (!(scale > 0)) {
-      std::memset(bytes, 128, static_cast<size_t>(group));
-      continue;
-    }
-    for (int64_t i = 0; i < group; ++i) {
-      const float scaled = std::min(std::max(values[i] / scale, -kInt8Range), kInt8Range);
-      bytes[i] = static_cast<uint8_t>(std::bit_cast<int32_t>(scaled + kUnits) - kZero);
-    }
-  }
-}
-
 bool stored_as(DType dtype, DenseStorage storage) noexcept {
   return (dtype == DType::kF32 && storage == DenseStorage::kF32) ||
          (dtype == DType::kF16 && storage == DenseStorage::kF16) ||
@@ -110,7 +86,7 @@ class PanelPacker {
       const auto padded = static_cast<int64_t>(padded_);
       float* scales =
           reinterpret_cast<float*>(state_.scales.data()) + panel * padded / state_.group * kPanelRows;
-      round_row(values_.data(), padded, state_.group, run, scales + r);
+      round_row(values_.data(), padded, state_.group, run, scales + r, kPanelRows);
     } else if (state_.storage == DenseStorage::kF32) {
       std::memcpy(run, values_.data(), run_bytes_);
     } else {
@@ -133,6 +109,29 @@ class PanelPacker {
 };
 
 }  // namespace
+
+void round_row(const float* values, int64_t count, int64_t group, uint8_t* codes, float* scales,
+               int64_t step) noexcept {
+  constexpr float kUnits = 0x1.8p23f;  // a sum with it has a unit of 1 in its last place
+  constexpr auto kZero = std::bit_cast<int32_t>(kUnits) - 128;
+  for (; count > 0; count -= group, values += group, codes += group, scales += step) {
+    int32_t largest = 0;  // magnitudes are ordered as their bits
+    for (int64_t i = 0; i < group; ++i)
+      largest = std::max(largest, std::bit_cast<int32_t>(values[i]) & 0x7fffffff);
+    const auto magnitude = std::bit_cast<float>(largest);
+    const float scale =
+        std::isfinite(magnitude) ? magnitude / kInt8Range : std::numeric_limits<float>::quiet_NaN();
+    *scales = scale;
+    if (!(scale > 0)) {
+      std::memset(codes, 128, static_cast<size_t>(group));
+      continue;
+    }
+    for (int64_t i = 0; i < group; ++i) {
+      const float scaled = std::min(std::max(values[i] / scale, -kInt8Range), kInt8Range);
+      codes[i] = static_cast<uint8_t>(std::bit_cast<int32_t>(scaled + kUnits) - kZero);
+    }
+  }
+}
 
 size_t DenseMatrix::State::octet_bytes() const noexcept {
   return element_bytes(storage) * kOctet * kPanelRows;

@@ -19,7 +19,7 @@ namespace {
 std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> checkpoint,
                                          const ModelConfig& config, const ModelOptions& options,
                                          int64_t layers) {
-  auto state = std::make_shared<Model::State>();
+  auto state = std::make_shared<Model::State>(find_device(options.device));
   state->checkpoint = checkpoint;
   state->config = config;
   state->options = options;
@@ -93,7 +93,12 @@ void count_memory(Model::State& state) noexcept {
   memory.read_per_token_bytes = memory.projection_bytes - idle + memory.head_bytes;
 }
 
-void check_available_memory(uint64_t needed, const std::string& what) {
+void check_available_memory(uint64_t needed, const std::string& what, const Device* device) {
+  if (const auto free = device != nullptr ? device->free_bytes() : std::nullopt; free && needed > *free)
+    fail(ErrorCode::kOutOfMemory, "{} takes {} MiB of memory and {} MiB are available on {} ({})", what,
+         needed >> 20, *free >> 20, device->name(), device->model());
+  else if (free)
+    return;
   const uint64_t available = available_memory_bytes();
   if (available != 0 && needed > available)
     fail(ErrorCode::kOutOfMemory, "{} takes {} MiB of memory and {} MiB are available", what, needed >> 20,
@@ -137,7 +142,8 @@ Model Model::load(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfi
                   const ModelOptions& options) {
   expect_readable(*checkpoint);
   check_tensors(*checkpoint, config);
-  check_available_memory(estimated_bytes(*checkpoint, config, options), checkpoint->path());
+  check_available_memory(estimated_bytes(*checkpoint, config, options), checkpoint->path(),
+                         find_device(options.device).get());
   return Model(load_state(std::move(checkpoint), config, options));
 }
 
@@ -177,6 +183,10 @@ Model load_repeating(const std::string& path, const ModelOptions& options, int64
   expect_readable(*opened.checkpoint);
   check_tensors(*opened.checkpoint, config);
   return Model(read_state(std::move(opened.checkpoint), config, options, layers));
+}
+
+std::string resolved_device(const std::string& name) {
+  return std::string(find_device(name)->name());
 }
 
 const ModelConfig& Model::config() const noexcept {

@@ -11,6 +11,8 @@
 
 namespace nfloat {
 
+class Device;
+
 struct Family;
 
 // How one checkpoint says the names of its family: models inside of others, and those saved without their
@@ -48,8 +50,9 @@ Model load_repeating(const std::string& path, const ModelOptions& options, int64
 uint64_t estimated_bytes(const Checkpoint& checkpoint, const ModelConfig& config,
                          const ModelOptions& options);
 
-// Throws kOutOfMemory, with the numbers, when `what` needs more than there is.
-void check_available_memory(uint64_t needed, const std::string& what);
+// Throws kOutOfMemory, with the numbers, when `what` needs more than there is on the device, or in the host's
+// memory where none is given or it takes that.
+void check_available_memory(uint64_t needed, const std::string& what, const Device* device = nullptr);
 
 // Bytes of memory that the system would give now (Linux: MemAvailable); 0 when it does not say.
 uint64_t available_memory_bytes() noexcept;

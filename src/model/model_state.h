@@ -3,6 +3,7 @@
 #define NFLOAT_MODEL_MODEL_STATE_H_
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "engine/layer_engine.h"
@@ -29,10 +30,13 @@ struct LayerWeights {
 class LayerReader;
 
 struct Model::State {
+  State() : State(default_device()) {}
+  explicit State(std::shared_ptr<Device> where) : device(std::move(where)) {}
+
   std::shared_ptr<const Checkpoint> checkpoint;  // what it was loaded from; null where it was made
   ModelConfig config;
   ModelOptions options;
-  std::shared_ptr<Device> device = default_device();  // where the weights are
+  const std::shared_ptr<Device> device;  // where the weights are
   ModelMemory memory;
   Embedding embedding;
   Constant positions;           // [rows][hidden], learned ones only

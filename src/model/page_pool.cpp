@@ -27,7 +27,7 @@ PagePool::Page PagePool::take() {
       page = std::move(idle_.back());
       idle_.pop_back();
     } else if (wanted / kCheckEveryBytes != (wanted - page_bytes_) / kCheckEveryBytes) {
-      check_available_memory(page_bytes_, "the next part of the keys and values");
+      check_available_memory(page_bytes_, "the next part of the keys and values", device_.get());
     }
     idle_.reserve(idle_.size() + static_cast<size_t>(used_) + 1);  // giving back must not fail
     ++used_;

@@ -26,7 +26,8 @@ SessionOptions resolved(const Model& model, SessionOptions options) {
   // Pages come as they are needed; who names a length is told at once that it cannot be reached.
   if (asked)
     check_available_memory(kv_cache_bytes(config, options.kv_cache, options.context),
-                           fmt::format("the KV cache for {} tokens", options.context));
+                           fmt::format("the KV cache for {} tokens", options.context),
+                           state_of(model).device.get());
   return options;
 }
 

@@ -37,7 +37,8 @@ class Random {
 
 class Builder {
  public:
-  Builder(const ModelConfig& config, const SyntheticOptions& options) : random_(options.seed) {
+  Builder(const ModelConfig& config, const SyntheticOptions& options)
+      : state_(std::make_shared<Model::State>(find_device(options.model.device))), random_(options.seed) {
     state_->config = config;
     state_->options = options.model;
     state_->options.threads = thread_count(options.model.threads);
@@ -55,7 +56,7 @@ class Builder {
     const ModelConfig& config = state_->config;
     const int threads = state_->options.threads;
     check_available_memory(static_cast<uint64_t>(config.parameters()) * 5 / 8,
-                           "a synthetic model of this shape");
+                           "a synthetic model of this shape", state_->device.get());
     const auto table = std::make_shared<const QuantizedTensor>(matrix(config.vocabulary, config.hidden));
     state_->embedding = Embedding(view(*table), table);
     const std::vector<float> ones(static_cast<size_t>(config.hidden), 1.0f);
@@ -159,7 +160,7 @@ class Builder {
     return result;
   }
 
-  std::shared_ptr<Model::State> state_ = std::make_shared<Model::State>();
+  std::shared_ptr<Model::State> state_;
   Random random_;
   double level_rms_;
 };

@@ -225,6 +225,24 @@ TEST(Layering, SlowHeadersStayBehindTheirWrappers) {
   EXPECT_EQ(seen.size(), 5u) << "a wrapper moved; this test looks at nothing";
 }
 
+// One folder knows Vulkan; the rest of the engine knows how to open its devices.
+TEST(Layering, VulkanStaysInItsFolder) {
+  const std::string folder = "src/engine/vulkan/";
+  bool seen = false;
+  for (const char* tree : {"src", "cli", "include/nfloat", "examples", "python"})
+    for (const Include& include : includes_under(tree)) {
+      if (include.target.starts_with("vulkan/")) {
+        EXPECT_EQ(include.file, folder + "api.h") << where(include);
+        seen = true;
+      }
+      if (include.target.starts_with("engine/vulkan/") && !include.file.starts_with(folder)) {
+        EXPECT_TRUE(include.target == "engine/vulkan/open.h" && include.file == "src/engine/devices.cpp")
+            << where(include);
+      }
+    }
+  EXPECT_TRUE(seen);
+}
+
 // Follows the includes of every target_*.cpp.
 TEST(Layering, KernelTargetsIncludeNoStandardContainers) {
   std::vector<fs::path> open;

@@ -10,6 +10,7 @@ namespace {
 class CpuDevice final : public Device {
  public:
   std::string_view name() const noexcept override { return "cpu"; }
+  std::string_view model() const noexcept override { return "this machine's processor"; }
 
   std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int threads) override {
     return std::make_unique<const CpuMatrix>(PackedMatrix::pack(source, threads));

@@ -1,38 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "engine/cpu/cpu_engine.h"
+#include "engine/expert_choice.h"
 
 namespace nfloat {
-namespace {
-
-// Chooses the experts of a row of router logits: their numbers in ascending order, and their weights.
-void choose(const MixtureStep& step, const float* logits, int32_t* chosen, float* weights) noexcept {
-  const auto experts = static_cast<int64_t>(step.experts.size());
-  // Insertion keeps the largest first; of equal ones the first expert wins.
-  int64_t count = 0;
-  for (int64_t e = 0; e < experts; ++e) {
-    int64_t place = count;
-    while (place > 0 && logits[e] > logits[chosen[place - 1]]) --place;
-    if (place == step.chosen) continue;
-    count = std::min(count + 1, step.chosen);
-    for (int64_t i = count - 1; i > place; --i) chosen[i] = chosen[i - 1];
-    chosen[place] = static_cast<int32_t>(e);
-  }
-  const float largest = logits[chosen[0]];
-  double total = 0;
-  if (step.normalize)
-    for (int64_t i = 0; i < count; ++i) total += std::exp(static_cast<double>(logits[chosen[i]] - largest));
-  else
-    for (int64_t e = 0; e < experts; ++e) total += std::exp(static_cast<double>(logits[e] - largest));
-  std::sort(chosen, chosen + count);
-  for (int64_t i = 0; i < count; ++i)
-    weights[i] = static_cast<float>(std::exp(static_cast<double>(logits[chosen[i]] - largest)) / total);
-}
-
-}  // namespace
 
 class CpuEngine::Mixture {
  public:
@@ -89,8 +61,8 @@ class CpuEngine::Mixture {
     product(*step_.router, {step_.layer, LinearRole::kRouter}, engine_.activations_, normed_, logits_,
             experts_, Precision::kF32);
     for (int64_t row = 0; row < rows_; ++row)
-      choose(step_, logits_ + row * experts_, memory_.chosen.data() + row * step_.chosen,
-             memory_.shares.data() + row * step_.chosen);
+      choose_experts(step_, logits_ + row * experts_, memory_.chosen.data() + row * step_.chosen,
+                     memory_.shares.data() + row * step_.chosen);
   }
 
   // Runs rows of x, which the activations have been assigned, through one expert into output_.

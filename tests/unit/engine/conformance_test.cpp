@@ -366,10 +366,23 @@ TEST(Devices, TheEnvironmentNamesOne) {
     setenv("NFLOAT_DEVICE", std::string(device->name()).c_str(), 1);
     EXPECT_EQ(default_device()->name(), device->name());
   }
-  setenv("NFLOAT_DEVICE", "abacus", 1);
-  EXPECT_THROW(default_device(), Error);
+  for (const char* wrong : {"abacus", "vulkan:", "vulkan:x", "vulkan:99", "vulkan0", "CPU"}) {
+    setenv("NFLOAT_DEVICE", wrong, 1);
+    try {
+      default_device();
+      ADD_FAILURE() << wrong;
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(),
+                std::string(wrong) == "vulkan:99" ? ErrorCode::kNotFound : ErrorCode::kInvalidArgument);
+      EXPECT_NE(std::string(error.what()).find(wrong), std::string::npos) << error.what();
+      EXPECT_NE(std::string(error.what()).find("cpu ("), std::string::npos) << error.what();
+    }
+  }
   unsetenv("NFLOAT_DEVICE");
   EXPECT_EQ(default_device()->name(), "cpu");
+  EXPECT_EQ(find_device("cpu")->name(), "cpu");
+  const std::shared_ptr<Device> automatic = find_device("auto");
+  EXPECT_TRUE(automatic->name() == "cpu" || automatic->accelerator()) << "a processor taken for a card";
   if (before != nullptr) setenv("NFLOAT_DEVICE", kept.c_str(), 1);
 }
 

@@ -117,7 +117,9 @@ class EngineTest : public ::testing::TestWithParam<size_t> {
 #define NFLOAT_ON_EVERY_DEVICE(suite)                                                     \
   INSTANTIATE_TEST_SUITE_P(Devices, suite, ::testing::Range(size_t{0}, devices().size()), \
                            [](const ::testing::TestParamInfo<size_t>& device) {           \
-                             return std::string(devices()[device.param]->name());         \
+                             std::string name(devices()[device.param]->name());           \
+                             std::replace(name.begin(), name.end(), ':', '_');            \
+                             return name;                                                 \
                            })
 
 }  // namespace nfloat::testing

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/vulkan/open.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "engine/vulkan/vulkan_engine.h"
+
+namespace nfloat::vulkan {
+namespace {
+
+class VulkanDevice final : public Device {
+ public:
+  VulkanDevice(std::shared_ptr<Gpu> gpu, uint64_t most_bytes)
+      : gpu_(std::move(gpu)), most_bytes_(std::min(most_bytes, gpu_->most_allocation())) {}
+
+  std::string_view name() const noexcept override { return gpu_->name(); }
+  std::string_view model() const noexcept override { return gpu_->model(); }
+  bool accelerator() const noexcept override { return gpu_->accelerator(); }
+  std::optional<uint64_t> free_bytes() const noexcept override { return gpu_->free_bytes(); }
+
+  std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int) override {
+    return std::make_unique<const VulkanMatrix>(gpu_, source, most_bytes_);
+  }
+  std::unique_ptr<const DeviceMatrix> matrix(const TensorView& weights, DenseMatrix::Storage storage,
+                                             int threads, const Release& release) override {
+    return std::make_unique<const VulkanMatrix>(gpu_, weights, storage, threads, release, most_bytes_);
+  }
+  void place(Constant& constant) override {
+    if (constant.empty()) return;
+    auto placed = std::make_shared<PlacedConstant>(
+        PlacedConstant{GpuMemory(gpu_, constant.size() * sizeof(float), Place::kDevice)});
+    gpu_->upload(placed->memory.address(), std::as_bytes(std::span<const float>(constant)));
+    constant.resident = std::move(placed);
+  }
+
+  int64_t page_bytes(const CacheShape& shape) const noexcept override {
+    return shape.layers * shape.kv_heads * head_bytes(shape.type, shape.head_dim);
+  }
+  // What is pointed at is memory of the device: an address, never to be followed here.
+  std::shared_ptr<std::byte> page(size_t bytes) override {
+    const auto memory = std::make_shared<GpuMemory>(gpu_, bytes, Place::kDevice);
+    return {memory, reinterpret_cast<std::byte*>(memory->address())};
+  }
+  void copy_page(std::byte* to, const std::byte* from, size_t bytes) override {
+    gpu_->copy(reinterpret_cast<Address>(to), reinterpret_cast<Address>(from), bytes);
+  }
+
+  std::unique_ptr<LayerEngine> engine() override { return std::make_unique<VulkanEngine>(gpu_); }
+
+ private:
+  const std::shared_ptr<Gpu> gpu_;
+  const uint64_t most_bytes_;
+};
+
+std::vector<std::shared_ptr<Gpu>> open_all() {
+  std::vector<std::shared_ptr<Gpu>> found;
+  const InstanceApi* const api = instance();
+  uint32_t count = 0;
+  if (api == nullptr || api->EnumeratePhysicalDevices(api->instance, &count, nullptr) != VK_SUCCESS)
+    return found;
+  std::vector<VkPhysicalDevice> physical(count);
+  if (api->EnumeratePhysicalDevices(api->instance, &count, physical.data()) != VK_SUCCESS) return found;
+  for (uint32_t i = 0; i < count; ++i)
+    if (auto gpu = Gpu::open(*api, physical[i], "vulkan:" + std::to_string(found.size())))
+      found.push_back(std::move(gpu));
+  return found;
+}
+
+}  // namespace
+
+std::vector<std::shared_ptr<Device>> open(uint64_t most_bytes) {
+  // Never destroyed: drivers end their own threads while the program ends.
+  static const auto* const all = new std::vector<std::shared_ptr<Gpu>>(open_all());
+  std::vector<std::shared_ptr<Device>> devices;
+  for (const std::shared_ptr<Gpu>& gpu : *all)
+    devices.push_back(std::make_shared<VulkanDevice>(gpu, most_bytes));
+  return devices;
+}
+
+}  // namespace nfloat::vulkan

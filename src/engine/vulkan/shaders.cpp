@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/vulkan/shaders.h"
+
+namespace nfloat::vulkan {
+namespace {
+
+constexpr uint32_t kProductCode[] = {
+#include "product.comp.inc"
+};
+constexpr uint32_t kRowsCode[] = {
+#include "rows.comp.inc"
+};
+constexpr uint32_t kNormCode[] = {
+#include "norm.comp.inc"
+};
+constexpr uint32_t kActivateCode[] = {
+#include "activate.comp.inc"
+};
+constexpr uint32_t kStoreCode[] = {
+#include "store.comp.inc"
+};
+constexpr uint32_t kAttendCode[] = {
+#include "attend.comp.inc"
+};
+
+}  // namespace
+
+std::span<const uint32_t> code_of(Shader shader) noexcept {
+  switch (shader) {
+    case Shader::kProduct:
+      return kProductCode;
+    case Shader::kRows:
+      return kRowsCode;
+    case Shader::kNorm:
+      return kNormCode;
+    case Shader::kActivate:
+      return kActivateCode;
+    case Shader::kStore:
+      return kStoreCode;
+    case Shader::kAttend:
+      return kAttendCode;
+  }
+  return {};
+}
+
+}  // namespace nfloat::vulkan

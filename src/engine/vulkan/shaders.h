@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_ENGINE_VULKAN_SHADERS_H_
+#define NFLOAT_ENGINE_VULKAN_SHADERS_H_
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+#include "kernels/attention.h"
+
+// The programs of shaders/*.comp and the arguments that they take: structures here have the order and the
+// sizes of the push constants there. An address is one of the device's memory.
+namespace nfloat::vulkan {
+
+enum class Shader : uint8_t { kProduct, kRows, kNorm, kActivate, kStore, kAttend };
+
+// Values of a shader's specialization constants, 0 where it has fewer.
+using Constants = std::array<uint32_t, 4>;
+
+// SPIR-V, compiled when the library was built.
+std::span<const uint32_t> code_of(Shader shader) noexcept;
+
+using Address = uint64_t;
+
+// How the weights of a product are stored.
+enum class Storage : uint32_t { kF32, kF16, kBF16, kInt8, kCodes, kNestedCodes };
+
+// product: constants {Storage, a word of codes has one row and one scale, rows of x at once, rows of x begin
+// at 16 bytes}. A workgroup takes kProductThreads / subgroup * kProductRows rows of the matrix at a time.
+inline constexpr uint32_t kProductThreads = 128, kProductRows = 4, kMostBatch = 8;
+struct ProductArguments {
+  Address weights = 0, scales = 0, nested_absmax = 0, tables = 0, bias = 0, x = 0, y = 0;
+  uint32_t rows = 0, cols = 0, x_rows = 0, x_stride = 0, y_stride = 0;
+  uint32_t block = 0, nested_block = 0;  // weights of a scale; scales of a second-level one
+  float nested_offset = 0;
+  uint32_t biased = 0;
+};
+
+// rows: constants {RowsOperation}. One thread an element of `to`.
+enum class RowsOperation : uint32_t {
+  kCopy,        // to[row] = from[row]
+  kGather,      // to[row] = from[list[row]]
+  kScatterAdd,  // to[list[row]] += shares[row] * from[row]; no two the same
+  kZero,
+  kAdd,        // to += scale * from
+  kEmbed,      // to = scale * to, + from where there is one
+  kSoftcap,    // to = cap(scale * to)
+  kFindBroken  // flag[0] = 1 where a number of `from` is not finite
+};
+inline constexpr uint32_t kRowsThreads = 128;
+struct RowsArguments {
+  Address from = 0, to = 0, list = 0, shares = 0;
+  uint32_t rows = 0, width = 0, from_stride = 0, to_stride = 0;
+  float scale = 0, cap = 0;
+  uint32_t has_from = 0;
+};
+
+// norm: a workgroup a part. constants {layer norm}.
+struct NormArguments {
+  Address from = 0, to = 0, weight = 0, bias = 0;
+  uint32_t from_stride = 0, to_stride = 0, width = 0, part_stride = 0;
+  float epsilon = 0;
+};
+
+// activate: constants {Activation, gated, clamped}; clamped: a workgroup a row.
+inline constexpr uint32_t kActivateThreads = 128;
+struct ActivateArguments {
+  Address rows = 0;
+  uint32_t stride = 0, width = 0;
+  float limit = 0;
+};
+
+// What attention knows of a row: its pages, its angles, its position.
+struct RowPlace {
+  Address pages = 0, angles = 0;
+  uint32_t position = 0, unused = 0;
+};
+
+// store and attend: constants {kernels::KvType, head_dim}; a workgroup a row and a key-value head, or a row
+// and a head. In a page a head has, as words: keys [key words][positions], values [positions][key words], and
+// of int8 a scale for each key and for each value.
+inline constexpr uint32_t kMostHeadDim = 512;
+inline constexpr int64_t head_bytes(kernels::KvType type, int64_t head_dim) noexcept {
+  const int64_t in_word = type == kernels::KvType::kF32 ? 1 : type == kernels::KvType::kF16 ? 2 : 4;
+  const int64_t words = 2 * ((head_dim + in_word - 1) / in_word) + (type == kernels::KvType::kInt8 ? 2 : 0);
+  return kernels::kAttentionBlock * words * 4;
+}
+struct AttentionArguments {
+  Address projected = 0, attended = 0, places = 0, sinks = 0;
+  uint32_t projected_stride = 0, attended_stride = 0;
+  uint32_t group = 0;         // query heads of a key-value head
+  uint32_t query_stride = 0;  // between heads
+  uint32_t key_at = 0, key_stride = 0, value_after_key = 0;
+  uint32_t head_words = 0, first_word = 0;  // of a head in a page; of the layer
+  uint32_t turned = 0;                      // dims
+  uint32_t window = 0;
+  float scale = 0, softcap = 0;
+  uint32_t has_sinks = 0;
+};
+
+}  // namespace nfloat::vulkan
+
+#endif  // NFLOAT_ENGINE_VULKAN_SHADERS_H_

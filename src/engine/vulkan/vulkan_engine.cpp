@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/vulkan/vulkan_engine.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/fail.h"
+#include "engine/vulkan/steps.h"
+
+namespace nfloat::vulkan {
+namespace {
+
+uint32_t u32(int64_t value) noexcept {
+  return static_cast<uint32_t>(value);
+}
+
+// Four numbers of each row lie at a multiple of 16 bytes.
+bool in_vectors(Address x, int64_t stride) noexcept {
+  return x % 16 == 0 && stride % 4 == 0;
+}
+
+}  // namespace
+
+Address address_of(const Constant& constant) {
+  if (constant.empty()) return 0;
+  if (!constant.resident)
+    fail(ErrorCode::kUnsupported, "these weights are not on the device: this step computes on the CPU only");
+  return static_cast<const PlacedConstant*>(constant.resident.get())->memory.address();
+}
+
+BufferId VulkanEngine::make(int64_t floats) {
+  Buffer made{GpuMemory(gpu_, static_cast<uint64_t>(floats) * sizeof(float), Place::kDevice), {}, 0, floats};
+  if (!dropped_.empty()) {
+    const BufferId id = dropped_.back();
+    dropped_.pop_back();
+    buffers_[static_cast<size_t>(id)] = std::move(made);
+    return id;
+  }
+  dropped_.reserve(buffers_.size() + 1);  // dropping must not fail
+  buffers_.push_back(std::move(made));
+  return static_cast<BufferId>(buffers_.size() - 1);
+}
+
+void VulkanEngine::drop(BufferId buffer) noexcept {
+  if (buffer == BufferId::kNone) return;
+  buffers_[static_cast<size_t>(buffer)] = Buffer();
+  dropped_.push_back(buffer);
+}
+
+Address VulkanEngine::shadow(const BufferRows& rows) {
+  Buffer& own = buffer(rows);
+  if (own.shadow.host() == nullptr)
+    own.shadow = GpuMemory(gpu_, static_cast<uint64_t>(own.floats) * sizeof(float), Place::kHost);
+  return own.shadow.address() + static_cast<uint64_t>(rows.offset) * sizeof(float);
+}
+
+float* VulkanEngine::host(const BufferRows& rows, int64_t, int64_t) {
+  shadow(rows);
+  // A step that reads it may not have run.
+  if (buffer(rows).written == recorder_.finished()) recorder_.finish();
+  return shadow_in_host(rows);
+}
+
+void VulkanEngine::write(const BufferRows& rows, int64_t count, int64_t width) {
+  over_rows(recorder_, RowsOperation::kCopy,
+            {.from = shadow(rows),
+             .to = address(rows),
+             .rows = u32(count),
+             .width = u32(width),
+             .from_stride = u32(rows.stride),
+             .to_stride = u32(rows.stride)});
+  buffer(rows).written = recorder_.finished();
+}
+
+float* VulkanEngine::read(const BufferRows& rows, int64_t count, int64_t width) {
+  over_rows(recorder_, RowsOperation::kCopy,
+            {.from = address(rows),
+             .to = shadow(rows),
+             .rows = u32(count),
+             .width = u32(width),
+             .from_stride = u32(rows.stride),
+             .to_stride = u32(rows.stride)});
+  recorder_.finish();
+  return shadow_in_host(rows);
+}
+
+bool VulkanEngine::finite(const BufferRows& rows, int64_t count, int64_t width) {
+  const Recorder::Params flag = recorder_.params(sizeof(uint32_t));
+  std::memset(flag.host, 0, sizeof(uint32_t));
+  over_rows(recorder_, RowsOperation::kFindBroken,
+            {.from = address(rows),
+             .to = flag.address,
+             .rows = u32(count),
+             .width = u32(width),
+             .from_stride = u32(rows.stride)});
+  recorder_.finish();
+  uint32_t found = 0;
+  std::memcpy(&found, flag.host, sizeof found);
+  return found == 0;
+}
+
+void VulkanEngine::copy(const BufferRows& from, const BufferRows& to, int64_t rows, int64_t width) {
+  over_rows(recorder_, RowsOperation::kCopy,
+            {.from = address(from),
+             .to = address(to),
+             .rows = u32(rows),
+             .width = u32(width),
+             .from_stride = u32(from.stride),
+             .to_stride = u32(to.stride)});
+}
+
+void VulkanEngine::embed(const EmbeddingStep& step, const BufferRows& x) {
+  const Address positions = step.positions != nullptr ? address_of(*step.positions) : 0;
+  int64_t row = 0;
+  for (const EmbeddingStep::Run& run : step.runs) {
+    const Address from = positions + static_cast<uint64_t>(run.first * step.width) * sizeof(float);
+    over_rows(recorder_, RowsOperation::kEmbed,
+              {.from = positions != 0 ? from : 0,
+               .to = address(x.from(row)),
+               .rows = u32(run.rows),
+               .width = u32(step.width),
+               .from_stride = u32(step.width),
+               .to_stride = u32(x.stride),
+               .scale = step.scale,
+               .has_from = positions != 0 ? 1u : 0u},
+              row > 0);
+    row += run.rows;
+  }
+}
+
+void VulkanEngine::norm(const NormStep& step, const BufferRows& from, const BufferRows& to, int64_t rows) {
+  const bool centred = step.kind == NormKind::kLayer;
+  recorder_.dispatch(Shader::kNorm, {centred ? 1u : 0u},
+                     NormArguments{.from = address(from),
+                                   .to = address(to),
+                                   .weight = address_of(step.weights->weight),
+                                   .bias = centred ? address_of(step.weights->bias) : 0,
+                                   .from_stride = u32(from.stride),
+                                   .to_stride = u32(to.stride),
+                                   .width = u32(step.width),
+                                   .part_stride = u32(step.part_stride),
+                                   .epsilon = step.epsilon},
+                     {u32(rows), u32(step.parts)});
+}
+
+void VulkanEngine::multiply(const DeviceMatrix& any, const Constant& bias, const BufferRows& x,
+                            const BufferRows& y, int64_t rows, bool together) {
+  const auto* const matrix = dynamic_cast<const VulkanMatrix*>(&any);
+  if (matrix == nullptr)
+    fail(ErrorCode::kUnsupported, "these weights are not on {} ({})", gpu_->name(), gpu_->model());
+  const Address from = address(x), biases = address_of(bias);
+  uint32_t batch = 1;
+  while (batch < kMostBatch && batch < rows) batch *= 2;
+  const uint32_t rows_of_group = kProductThreads / gpu_->subgroup() * kProductRows;
+  for (const VulkanMatrix::Slab& slab : matrix->slabs()) {
+    const uint64_t before = static_cast<uint64_t>(slab.first) * sizeof(float);
+    const ProductArguments arguments{.weights = slab.weights,
+                                     .scales = slab.scales,
+                                     .nested_absmax = slab.nested_absmax,
+                                     .tables = matrix->tables(),
+                                     .bias = biases != 0 ? biases + before : 0,
+                                     .x = from,
+                                     .y = address(y) + before,
+                                     .rows = u32(slab.rows),
+                                     .cols = u32(matrix->cols()),
+                                     .x_rows = u32(rows),
+                                     .x_stride = u32(x.stride),
+                                     .y_stride = u32(y.stride),
+                                     .block = u32(matrix->block()),
+                                     .nested_block = u32(matrix->nested_block()),
+                                     .nested_offset = matrix->nested_offset(),
+                                     .biased = biases != 0 ? 1u : 0u};
+    recorder_.dispatch(Shader::kProduct,
+                       {static_cast<uint32_t>(matrix->storage()), matrix->whole_words() ? 1u : 0u, batch,
+                        in_vectors(from, x.stride) ? 1u : 0u},
+                       arguments,
+                       {std::min(parts_of(static_cast<uint64_t>(slab.rows), rows_of_group), 65535u),
+                        parts_of(static_cast<uint64_t>(rows), batch)},
+                       together);
+    together = true;
+  }
+}
+
+void VulkanEngine::multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y,
+                            int64_t rows, Precision) {
+  BufferRows to = y;
+  for (size_t part = 0; part < weights.parts(); ++part) {
+    multiply(weights.matrix(part), weights.bias(part), x, to, rows, part > 0);
+    to.offset += weights.outputs(part);
+  }
+}
+
+void VulkanEngine::attend(const AttentionStep& step, const BufferRows& projected,
+                          const BufferRows& attended) {
+  const HeadLayout& heads = step.heads;
+  if (heads.head_dim > kMostHeadDim)
+    fail(ErrorCode::kUnsupported, "{}: heads of {} numbers; at most {} are supported", gpu_->name(),
+         heads.head_dim, kMostHeadDim);
+  const bool local = step.rope == LayerRope::kLocal, turns = step.rope != LayerRope::kNone;
+  const kernels::KvType type = step.sequences.front().cache.type;
+  uint64_t rows = 0, pages = 0;
+  for (const SequenceRows& sequence : step.sequences) {
+    rows += static_cast<uint64_t>(sequence.rows);
+    pages += parts_of(static_cast<uint64_t>(sequence.position + sequence.rows), kernels::kAttentionBlock);
+  }
+  const Recorder::Params params = recorder_.params(rows * sizeof(RowPlace) + pages * sizeof(Address));
+  auto* place = reinterpret_cast<RowPlace*>(params.host);
+  auto* page = reinterpret_cast<Address*>(params.host + rows * sizeof(RowPlace));
+  Address page_at = params.address + rows * sizeof(RowPlace);
+  uint32_t turned = 0;
+  for (const SequenceRows& sequence : step.sequences) {
+    const Angles& angles = local ? sequence.local_angles : sequence.angles;
+    if (turns) turned = u32(angles.dims);
+    for (int64_t row = 0; row < sequence.rows; ++row) {
+      const int64_t position = sequence.position + row;
+      *place++ = {page_at,
+                  turned == 0
+                      ? 0
+                      : address_of(angles.chunks[position / Angles::kChunk]) +
+                            static_cast<uint64_t>(position % Angles::kChunk * angles.dims) * sizeof(float),
+                  u32(position), 0};
+    }
+    const auto own =
+        parts_of(static_cast<uint64_t>(sequence.position + sequence.rows), kernels::kAttentionBlock);
+    for (uint32_t i = 0; i < own; ++i) *page++ = reinterpret_cast<Address>(sequence.cache.pages[i]);
+    page_at += own * sizeof(Address);
+  }
+  const Address sinks = step.sinks != nullptr ? address_of(*step.sinks) : 0;
+  const int64_t head_words = head_bytes(type, heads.head_dim) / 4;
+  const AttentionArguments arguments{.projected = address(projected),
+                                     .attended = address(attended),
+                                     .places = params.address,
+                                     .sinks = sinks,
+                                     .projected_stride = u32(projected.stride),
+                                     .attended_stride = u32(attended.stride),
+                                     .group = u32(heads.heads / heads.kv_heads),
+                                     .query_stride = u32(heads.query_stride()),
+                                     .key_at = u32(heads.key_at()),
+                                     .key_stride = u32(heads.key_stride()),
+                                     .value_after_key = u32(heads.value_after_key()),
+                                     .head_words = u32(head_words),
+                                     .first_word = u32(step.cache_layer * heads.kv_heads * head_words),
+                                     .turned = turned,
+                                     .window = u32(std::min<int64_t>(step.window, INT32_MAX)),
+                                     .scale = step.scale,
+                                     .softcap = step.softcap,
+                                     .has_sinks = sinks != 0 ? 1u : 0u};
+  const Constants constants{static_cast<uint32_t>(type), u32(heads.head_dim)};
+  recorder_.dispatch(Shader::kStore, constants, arguments,
+                     {u32(static_cast<int64_t>(rows)), u32(heads.kv_heads)});
+  recorder_.dispatch(Shader::kAttend, constants, arguments,
+                     {u32(static_cast<int64_t>(rows)), u32(heads.heads)});
+}
+
+void VulkanEngine::activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) {
+  const bool clamped = step.limit > 0;
+  recorder_.dispatch(
+      Shader::kActivate, {static_cast<uint32_t>(step.kind), step.gated ? 1u : 0u, clamped ? 1u : 0u},
+      ActivateArguments{address(gate_up), u32(gate_up.stride), u32(step.width), step.limit},
+      {clamped ? 1u : parts_of(static_cast<uint64_t>(step.width), kActivateThreads), u32(rows)});
+}
+
+void VulkanEngine::add(const NormStep& before, float scale, const NormStep& after, const BufferRows& added,
+                       const BufferRows& x, int64_t rows, int64_t width) {
+  if (!before.empty()) norm(before, added, added, rows);
+  over_rows(recorder_, RowsOperation::kAdd,
+            {.from = address(added),
+             .to = address(x),
+             .rows = u32(rows),
+             .width = u32(width),
+             .from_stride = u32(added.stride),
+             .to_stride = u32(x.stride),
+             .scale = scale});
+  if (!after.empty()) norm(after, x, x, rows);
+}
+
+void VulkanEngine::finish(float scale, float softcap, const BufferRows& x, int64_t rows, int64_t width) {
+  over_rows(recorder_, RowsOperation::kSoftcap,
+            {.to = address(x),
+             .rows = u32(rows),
+             .width = u32(width),
+             .to_stride = u32(width),
+             .scale = scale,
+             .cap = softcap});
+}
+
+BufferRows VulkanEngine::scratch(Scratch& own, int64_t rows, int64_t width) {
+  if (own.floats < rows * width) {
+    drop(own.buffer);
+    own = {};
+    own = {make(rows * width), rows * width};
+  }
+  return {own.buffer, 0, width};
+}
+
+}  // namespace nfloat::vulkan

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_ENGINE_VULKAN_VULKAN_ENGINE_H_
+#define NFLOAT_ENGINE_VULKAN_VULKAN_ENGINE_H_
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "engine/layer_engine.h"
+#include "engine/vulkan/recorder.h"
+#include "engine/vulkan/vulkan_matrix.h"
+
+namespace nfloat::vulkan {
+
+// Where a constant of this device lies.
+struct PlacedConstant {
+  GpuMemory memory;
+};
+
+// Steps become dispatches. A buffer has a shadow in host memory once the host asks for its rows. Every
+// product is computed in float32, whatever the precision: within the bounds of all.
+class VulkanEngine final : public LayerEngine {
+ public:
+  explicit VulkanEngine(std::shared_ptr<Gpu> gpu) : gpu_(std::move(gpu)), recorder_(gpu_) {}
+
+  void use_threads(int) noexcept override {}
+  BufferId make(int64_t floats) override;
+  void drop(BufferId buffer) noexcept override;
+  float* host(const BufferRows& rows, int64_t count, int64_t width) override;
+  void write(const BufferRows& rows, int64_t count, int64_t width) override;
+  float* read(const BufferRows& rows, int64_t count, int64_t width) override;
+  bool finite(const BufferRows& rows, int64_t count, int64_t width) override;
+
+  void copy(const BufferRows& from, const BufferRows& to, int64_t rows, int64_t width) override;
+  void embed(const EmbeddingStep& step, const BufferRows& x) override;
+  void norm(const NormStep& step, const BufferRows& from, const BufferRows& to, int64_t rows) override;
+  void multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
+                Precision precision) override;
+  void attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) override;
+  void activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) override;
+  void mix(const MixtureStep& step, const BufferRows& normed, const BufferRows& added, int64_t rows) override;
+  void add(const NormStep& before, float scale, const NormStep& after, const BufferRows& added,
+           const BufferRows& x, int64_t rows, int64_t width) override;
+  void finish(float scale, float softcap, const BufferRows& x, int64_t rows, int64_t width) override;
+
+ private:
+  class Mixture;  // one call of mix()
+
+  struct Buffer {
+    GpuMemory memory, shadow;
+    uint64_t written = 0;  // the recorder's finished() when the shadow was last read by a dispatch
+    int64_t floats = 0;
+  };
+
+  Buffer& buffer(const BufferRows& rows) noexcept { return buffers_[static_cast<size_t>(rows.buffer)]; }
+  Address address(const BufferRows& rows) noexcept {
+    return buffer(rows).memory.address() + static_cast<uint64_t>(rows.offset) * sizeof(float);
+  }
+  // The shadow of a buffer, at the rows.
+  Address shadow(const BufferRows& rows);
+  float* shadow_in_host(const BufferRows& rows) noexcept {
+    return reinterpret_cast<float*>(buffer(rows).shadow.host()) + rows.offset;
+  }
+  void multiply(const DeviceMatrix& matrix, const Constant& bias, const BufferRows& x, const BufferRows& y,
+                int64_t rows, bool together);
+
+  const std::shared_ptr<Gpu> gpu_;
+  Recorder recorder_;
+  std::vector<Buffer> buffers_;
+  std::vector<BufferId> dropped_;
+  // Of mixtures, which grow to the largest number of rows seen.
+  struct Scratch {
+    BufferId buffer = BufferId::kNone;
+    int64_t floats = 0;
+  };
+  Scratch logits_, input_, gate_up_, output_;
+  BufferRows scratch(Scratch& own, int64_t rows, int64_t width);
+};
+
+// Where a constant is. Throws kUnsupported for one that was placed nowhere.
+Address address_of(const Constant& constant);
+
+}  // namespace nfloat::vulkan
+
+#endif  // NFLOAT_ENGINE_VULKAN_VULKAN_ENGINE_H_

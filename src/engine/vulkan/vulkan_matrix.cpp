@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/vulkan/vulkan_matrix.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "base/fail.h"
+#include "base/float16.h"
+#include "base/parallel.h"
+#include "linear/state.h"
+
+namespace nfloat::vulkan {
+namespace {
+
+constexpr int64_t kLevels = 16, kMap = 256;
+constexpr int64_t kMostBlock = int64_t{1} << 24;
+constexpr int64_t kMostElements = int64_t{1} << 31;  // of a slab: shaders count in 32 bits
+constexpr uint64_t kPart = 16;                       // what follows in a slab begins at a multiple of it
+
+uint64_t aligned(uint64_t bytes) noexcept {
+  return (bytes + kPart - 1) / kPart * kPart;
+}
+
+template <typename T>
+std::span<const std::byte> part_of(std::span<const T> all, int64_t first, int64_t count) {
+  return std::as_bytes(all.subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+}
+
+void expect_length(size_t found, int64_t expected, const char* what) {
+  if (found != static_cast<size_t>(expected))
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} {} found, {} expected", found, what, expected);
+}
+
+// Rows of a slab: as many as `most` bytes hold, in multiples of `unit` unless all fit.
+int64_t slab_rows(int64_t rows, int64_t cols, int64_t unit, double bytes_per_weight, uint64_t most) {
+  const double limit = std::min(static_cast<double>(kMostElements - 1) / static_cast<double>(cols),
+                                static_cast<double>(most) / (static_cast<double>(cols) * bytes_per_weight));
+  const auto fitting = static_cast<int64_t>(limit);
+  if (rows <= fitting) return rows;
+  const int64_t whole = fitting / unit * unit;
+  if (whole == 0)
+    fail(ErrorCode::kUnsupported,
+         "a matrix of {} x {} cannot be cut to parts of {} MiB: {} of its rows go together", rows, cols,
+         most >> 20, unit);
+  return whole;
+}
+
+}  // namespace
+
+VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const PackSource& source, uint64_t most)
+    : rows_(source.rows), cols_(source.cols), block_(source.block_size) {
+  const bool nested = source.scales.empty();
+  storage_ = nested ? Storage::kNestedCodes : Storage::kCodes;
+  if (rows_ < 1 || cols_ < 1 || cols_ >= kMostElements / 64 || block_ < 16 || block_ > kMostBlock)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} x {} in blocks of {}", rows_, cols_, block_);
+  const int64_t elements = rows_ * cols_, blocks = (elements + block_ - 1) / block_;
+  expect_length(source.codes.size(), (elements + 1) / 2, "bytes of codes");
+  if (source.levels.empty() || source.levels.size() > kLevels)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} levels found, 1 to 16 expected",
+         source.levels.size());
+  std::vector<float> tables(kLevels + kMap);
+  std::copy(source.levels.begin(), source.levels.end(), tables.begin());
+  if (nested) {
+    nested_block_ = source.nested_block_size;
+    nested_offset_ = source.nested_offset;
+    if (nested_block_ < 1 || nested_block_ > kMostBlock)
+      fail(ErrorCode::kInvalidArgument, "packing a matrix: blocks of {} scales", nested_block_);
+    expect_length(source.nested_codes.size(), blocks, "8-bit scales");
+    expect_length(source.nested_absmax.size(), (blocks + nested_block_ - 1) / nested_block_,
+                  "second-level scales");
+    expect_length(source.nested_map.size(), kMap, "values of 8-bit scales");
+    std::copy(source.nested_map.begin(), source.nested_map.end(), tables.begin() + kLevels);
+  } else {
+    expect_length(source.scales.size(), blocks, "scales");
+  }
+  tables_ = GpuMemory(gpu, tables.size() * sizeof(float), Place::kDevice);
+  gpu->upload(tables_.address(), std::as_bytes(std::span<const float>(tables)));
+  bytes_ = tables_.bytes();
+
+  // A slab begins with a block, and with a block of its scales.
+  const int64_t whole = std::lcm(block_ * nested_block_, int64_t{8}), unit = whole / std::gcd(whole, cols_);
+  const int64_t step = slab_rows(rows_, cols_, unit, 0.5, most);
+  for (int64_t first = 0; first < rows_; first += step) {
+    Slab slab;
+    slab.first = first;
+    slab.rows = std::min(step, rows_ - first);
+    const int64_t from = first * cols_, count = slab.rows * cols_, from_block = from / block_;
+    const int64_t slab_blocks = (count + block_ - 1) / block_;
+    const auto codes = part_of(source.codes, from / 2, (count + 1) / 2);
+    const auto scales = nested ? part_of(source.nested_codes, from_block, slab_blocks)
+                               : part_of(source.scales, from_block, slab_blocks);
+    const auto absmax = nested ? part_of(source.nested_absmax, from_block / nested_block_,
+                                         (slab_blocks + nested_block_ - 1) / nested_block_)
+                               : std::span<const std::byte>();
+    slab.memory = GpuMemory(gpu, aligned(codes.size()) + aligned(scales.size()) + aligned(absmax.size()),
+                            Place::kDevice);
+    slab.weights = slab.memory.address();
+    slab.scales = slab.weights + aligned(codes.size());
+    slab.nested_absmax = slab.scales + aligned(scales.size());
+    for (size_t done = 0; done < codes.size();) {
+      const size_t part = std::min<size_t>(codes.size() - done, kReleaseBytes);
+      gpu->upload(slab.weights + done, codes.subspan(done, part));
+      if (source.release) source.release(source.codes.subspan(static_cast<size_t>(from / 2) + done, part));
+      done += part;
+    }
+    gpu->upload(slab.scales, scales);
+    if (nested) gpu->upload(slab.nested_absmax, absmax);
+    bytes_ += slab.memory.bytes();
+    slabs_.push_back(std::move(slab));
+  }
+}
+
+VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const TensorView& weights,
+                           DenseMatrix::Storage storage, int threads, const Device::Release& release,
+                           uint64_t most) {
+  if (weights.shape.rank() != 2)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: shape {} found, two dimensions expected",
+         weights.shape.to_string());
+  if (!is_quantizable(weights.dtype))
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: dtype {} found, F32, F16 or BF16 expected",
+         dtype_name(weights.dtype));
+  rows_ = weights.shape[0];
+  cols_ = weights.shape[1];
+  if (static_cast<uint64_t>(weights.elements()) * dtype_bytes(weights.dtype) != weights.bytes.size())
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} bytes found, shape {} of {} expected",
+         weights.bytes.size(), weights.shape.to_string(), dtype_name(weights.dtype));
+  storage_ = storage == DenseMatrix::Storage::kF32    ? Storage::kF32
+             : storage == DenseMatrix::Storage::kF16  ? Storage::kF16
+             : storage == DenseMatrix::Storage::kBF16 ? Storage::kBF16
+                                                      : Storage::kInt8;
+  const int64_t padded = (cols_ + 7) / 8 * 8;
+  const bool int8 = storage_ == Storage::kInt8;
+  block_ = int8 ? activation_block(padded) : padded;
+  const size_t element = storage_ == Storage::kF32 ? 4 : int8 ? 1 : 2;
+  const size_t row_bytes = static_cast<size_t>(cols_) * dtype_bytes(weights.dtype);
+  const int64_t step = slab_rows(rows_, padded, 1, static_cast<double>(element), most);
+  const int64_t groups = padded / block_;
+
+  std::vector<std::byte> codes;
+  std::vector<float> scales;
+  for (int64_t first = 0; first < rows_; first += step) {
+    Slab slab;
+    slab.first = first;
+    slab.rows = std::min(step, rows_ - first);
+    const uint64_t code_bytes = static_cast<uint64_t>(slab.rows * padded) * element;
+    slab.memory = GpuMemory(
+        gpu, aligned(code_bytes) + (int8 ? static_cast<uint64_t>(slab.rows * groups) * sizeof(float) : 0),
+        Place::kDevice);
+    slab.weights = slab.memory.address();
+    slab.scales = slab.weights + aligned(code_bytes);
+    const int64_t most_rows =
+        std::max<int64_t>(4, kReleaseBytes / static_cast<int64_t>(row_bytes) / 4 * 4);  // whole words
+    for (int64_t done = 0; done < slab.rows; done += most_rows) {
+      const int64_t count = std::min(most_rows, slab.rows - done);
+      codes.assign(static_cast<size_t>(count * padded) * element, std::byte{0});
+      scales.assign(int8 ? static_cast<size_t>(count * groups) : 0, 0.0f);
+      const size_t from = static_cast<size_t>(first + done) * row_bytes;
+      parallel_for(count, 1, threads, [&](int64_t begin, int64_t end) {
+        std::vector<float> values(static_cast<size_t>(padded));
+        for (int64_t row = begin; row < end; ++row) {
+          convert_elements({weights.dtype, Shape({cols_}),
+                            weights.bytes.subspan(from + static_cast<size_t>(row) * row_bytes, row_bytes)},
+                           DType::kF32,
+                           std::as_writable_bytes(std::span(values).first(static_cast<size_t>(cols_))));
+          std::byte* to = codes.data() + static_cast<size_t>(row * padded) * element;
+          if (int8) {
+            round_row(values.data(), padded, block_, reinterpret_cast<uint8_t*>(to),
+                      scales.data() + row * groups, 1);
+            for (int64_t i = 0; i < padded; ++i) to[i] ^= std::byte{0x80};  // without the 128
+            continue;
+          }
+          for (int64_t i = 0; i < padded; ++i) {
+            const float value = values[static_cast<size_t>(i)];
+            if (element == 4) {
+              std::memcpy(to + i * 4, &value, 4);
+            } else {
+              const uint16_t half = storage_ == Storage::kBF16 ? float_to_bf16(value) : float_to_f16(value);
+              std::memcpy(to + i * 2, &half, 2);
+            }
+          }
+        }
+      });
+      gpu->upload(slab.weights + static_cast<uint64_t>(done * padded) * element, codes);
+      if (int8)
+        gpu->upload(slab.scales + static_cast<uint64_t>(done * groups) * sizeof(float),
+                    std::as_bytes(std::span<const float>(scales)));
+      if (release)
+        release({reinterpret_cast<const uint8_t*>(weights.bytes.data()) + from,
+                 static_cast<size_t>(count) * row_bytes});
+    }
+    bytes_ += slab.memory.bytes();
+    slabs_.push_back(std::move(slab));
+  }
+}
+
+}  // namespace nfloat::vulkan

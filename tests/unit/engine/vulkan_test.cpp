@@ -1,0 +1,262 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the steps of the other files do not reach on a device of Vulkan: matrices in parts, every storage and
+// odd block against the CPU's own decoding, pages copied while steps wait, memory given back.
+#include <functional>
+
+#include "engine/vulkan/open.h"
+#include "engine_test.h"
+#include "nfloat/error.h"
+#include "reference/gemm.h"
+
+namespace nfloat::testing {
+namespace {
+
+class Vulkan : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const std::vector<std::shared_ptr<Device>> found = vulkan::open();
+    if (found.empty()) GTEST_SKIP() << "no device of Vulkan here: no driver, or a build without it";
+    device_ = found[0];
+  }
+
+  std::vector<float> random(int64_t count) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(index(count));
+    for (float& value : values) value = normal(generator_);
+    return values;
+  }
+
+  // Codes of a matrix with scales of any kind, as a file has them.
+  struct Coded {
+    std::vector<uint8_t> codes, nested;
+    std::vector<float> levels, scales, absmax, map;
+    PackSource source;
+  };
+  Coded coded(int64_t rows, int64_t cols, int64_t block, bool nested) {
+    Coded made;
+    const int64_t blocks = (rows * cols + block - 1) / block, nested_block = 4;
+    made.codes.resize(index((rows * cols + 1) / 2));
+    for (uint8_t& code : made.codes) code = static_cast<uint8_t>(generator_());
+    made.levels = random(16);
+    made.source.codes = made.codes;
+    made.source.levels = made.levels;
+    made.source.rows = rows;
+    made.source.cols = cols;
+    made.source.block_size = block;
+    if (nested) {
+      made.nested.resize(index(blocks));
+      for (uint8_t& code : made.nested) code = static_cast<uint8_t>(generator_());
+      made.absmax = random((blocks + nested_block - 1) / nested_block);
+      made.map = random(256);
+      made.source.nested_codes = made.nested;
+      made.source.nested_absmax = made.absmax;
+      made.source.nested_map = made.map;
+      made.source.nested_offset = 0.25f;
+      made.source.nested_block_size = nested_block;
+    } else {
+      made.scales = random(blocks);
+      made.source.scales = made.scales;
+    }
+    return made;
+  }
+
+  // The product against double precision, of weights as the CPU decodes them.
+  void expect_product(Device& device, const LinearGroup& group, const std::vector<float>& weights,
+                      int64_t outputs, int64_t inputs, int64_t rows) {
+    const std::unique_ptr<LayerEngine> engine = device.engine();
+    const std::vector<float> x = random(rows * inputs);
+    Table from(*engine, rows, inputs, 1), to(*engine, rows, outputs, 2);
+    from.fill(x);
+    engine->multiply(group, from.at(), to.at(), rows, Precision::kF32);
+    const std::vector<float> y = to.values();
+    const std::vector<float> none(index(outputs));
+    const reference::Product expected = reference::multiply(x, weights, none, rows, outputs, inputs);
+    for (size_t i = 0; i < y.size(); ++i)
+      ASSERT_NEAR(double{y[i]}, expected.y[i], 1e-6 * expected.magnitude[i] + 1e-37)
+          << "row " << i / index(outputs) << " output " << i % index(outputs);
+  }
+  static std::vector<float> decoded(const PackSource& source) {
+    const PackedMatrix packed = PackedMatrix::pack(source, 1);
+    std::vector<float> values(index(source.rows * source.cols));
+    for (int64_t row = 0; row < source.rows; ++row)
+      packed.dequantize_row(row, values.data() + row * source.cols);
+    return values;
+  }
+
+  std::shared_ptr<Device> device_;
+  std::mt19937 generator_{99};
+};
+
+TEST_F(Vulkan, CodesInEveryOrder) {
+  struct Shape {
+    int64_t rows, cols, block;
+  };
+  // Words in one row and one block, rows that begin in the middle of a byte, blocks that cross rows.
+  for (const Shape& shape : {Shape{5, 64, 64},
+                             {9, 24, 24},
+                             {3, 7, 16},
+                             {11, 33, 20},
+                             {33, 100, 64},
+                             {1, 1, 16},
+                             {40, 72, 17},
+                             {70, 256, 128}})
+    for (const bool nested : {false, true})
+      for (const int64_t rows : {1, 20}) {
+        SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.cols << " in blocks of "
+                                          << shape.block << " nested " << nested << " rows " << rows);
+        const Coded made = coded(shape.rows, shape.cols, shape.block, nested);
+        LinearGroup group;
+        group.add(*device_, made.source, {}, 1);
+        expect_product(*device_, group, decoded(made.source), shape.rows, shape.cols, rows);
+        if (HasFatalFailure()) return;
+      }
+}
+
+TEST_F(Vulkan, MatricesInParts) {
+  const std::shared_ptr<Device> small = vulkan::open(8192)[0];
+  struct Shape {
+    int64_t rows, cols, block;
+  };
+  for (const Shape& shape : {Shape{70, 256, 64}, {300, 96, 64}, {100, 513, 16}})
+    for (const bool nested : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.cols << " nested " << nested);
+      const Coded made = coded(shape.rows, shape.cols, shape.block, nested);
+      LinearGroup group;
+      if (shape.cols == 513 && nested) {  // 64 rows begin with a block of its scales
+        EXPECT_THROW(group.add(*small, made.source, {}, 1), Error);
+        continue;
+      }
+      const std::vector<float> bias = random(shape.rows);
+      group.add(*small, made.source, bias, 1);
+      EXPECT_GT(group.bytes(), index(shape.rows * shape.cols / 2));
+      LinearGroup plain;
+      plain.add(*small, made.source, {}, 1);
+      expect_product(*small, plain, decoded(made.source), shape.rows, shape.cols, 3);
+      // The biases of a part are its own.
+      const std::unique_ptr<LayerEngine> engine = small->engine();
+      Table x(*engine, 1, shape.cols), y(*engine, 1, shape.rows);
+      x.fill(std::vector<float>(index(shape.cols)));
+      engine->multiply(group, x.at(), y.at(), 1, Precision::kF32);
+      EXPECT_EQ(y.values(), bias);
+    }
+}
+
+// A product with one row of the unit matrix is a column of the weights, to the last bit.
+TEST_F(Vulkan, PlainWeightsAreThoseOfTheCpu) {
+  for (const DenseMatrix::Storage storage : {DenseMatrix::Storage::kF32, DenseMatrix::Storage::kF16,
+                                             DenseMatrix::Storage::kBF16, DenseMatrix::Storage::kInt8})
+    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{5, 9}, {13, 64}, {3, 130}}) {
+      SCOPED_TRACE(::testing::Message() << "storage " << static_cast<int>(storage) << " cols " << cols);
+      std::vector<float> values = random(rows * cols);
+      values[1] = 3e-6f;  // a subnormal half
+      values[2] = 0;
+      const TensorView view{DType::kF32, Shape({rows, cols}), std::as_bytes(std::span(values))};
+      const DenseMatrix packed = DenseMatrix::pack(view, storage, 1);
+      LinearGroup group;
+      group.add(*device_, view, storage, {}, 2);
+      const std::unique_ptr<LayerEngine> engine = device_->engine();
+      Table x(*engine, cols, cols, 3), y(*engine, cols, rows, 1);
+      std::vector<float> unit(index(cols * cols));
+      for (int64_t i = 0; i < cols; ++i) unit[index(i * cols + i)] = 1;
+      x.fill(unit);
+      engine->multiply(group, x.at(), y.at(), cols, Precision::kF32);
+      const std::vector<float> columns = y.values();
+      std::vector<float> row(index(cols));
+      for (int64_t r = 0; r < rows; ++r) {
+        packed.dequantize_row(r, row.data());
+        for (int64_t i = 0; i < cols; ++i)
+          ASSERT_EQ(columns[index(i * rows + r)], row[index(i)]) << "row " << r << " column " << i;
+      }
+    }
+}
+
+TEST_F(Vulkan, WrongSourcesAreRefused) {
+  Coded made = coded(8, 64, 64, true);
+  const auto refused = [&](const char* what, const std::function<void(PackSource&)>& change) {
+    PackSource source = made.source;
+    change(source);
+    EXPECT_THROW(device_->matrix(source, 1), Error) << what;
+  };
+  refused("codes", [](PackSource& s) { s.codes = s.codes.first(s.codes.size() - 1); });
+  refused("levels", [](PackSource& s) { s.levels = {}; });
+  refused("nested codes", [](PackSource& s) { s.nested_codes = s.nested_codes.first(3); });
+  refused("absmax", [](PackSource& s) { s.nested_absmax = s.nested_absmax.first(1); });
+  refused("map", [](PackSource& s) { s.nested_map = s.nested_map.first(255); });
+  refused("block", [](PackSource& s) { s.block_size = 0; });
+  const std::vector<int32_t> integers(64);
+  EXPECT_THROW(device_->matrix({DType::kI32, Shape({8, 8}), std::as_bytes(std::span(integers))},
+                               DenseMatrix::Storage::kF32, 1, nullptr),
+               Error);
+  // Weights of another device.
+  LinearGroup group;
+  group.add(*cpu_device(), made.source, {}, 1);
+  const std::unique_ptr<LayerEngine> engine = device_->engine();
+  Table x(*engine, 1, 64), y(*engine, 1, 8);
+  EXPECT_THROW(engine->multiply(group, x.at(), y.at(), 1, Precision::kF32), Error);
+}
+
+// Steps that wait in one engine come before the copy, and what comes after it sees it.
+TEST_F(Vulkan, PagesAreCopiedBehindWaitingSteps) {
+  const CacheShape shape{1, 1, 8, kernels::KvType::kF32};
+  const auto bytes = index(device_->page_bytes(shape));
+  const std::shared_ptr<std::byte> first = device_->page(bytes), second = device_->page(bytes);
+  const std::unique_ptr<LayerEngine> writer = device_->engine(), reader = device_->engine();
+  const HeadLayout heads{1, 1, 8};
+  const auto attend = [&](LayerEngine& engine, const std::shared_ptr<std::byte>& page, int64_t position,
+                          Table& projected, Table& attended) {
+    std::byte* pages[] = {page.get()};
+    const SequenceRows rows[] = {{.cache = {kernels::KvType::kF32, pages}, .rows = 1, .position = position}};
+    engine.attend({.heads = heads, .sequences = rows, .rope = LayerRope::kNone}, projected.at(),
+                  attended.at());
+  };
+  for (int round = 0; round < 20; ++round) {
+    Table projected(*writer, 1, heads.row()), attended(*writer, 1, 8);
+    std::vector<float> x(index(heads.row()));
+    for (int64_t i = 0; i < 8; ++i) x[index(16 + i)] = static_cast<float>(round + i);  // the value
+    projected.fill(x);
+    attend(*writer, first, 0, projected, attended);
+    device_->copy_page(second.get(), first.get(), bytes);
+    // The key of the second token is zero, too: the mean of both values.
+    Table own(*reader, 1, heads.row()), seen(*reader, 1, 8);
+    own.fill(std::vector<float>(index(heads.row())));
+    attend(*reader, second, 1, own, seen);
+    const std::vector<float> y = seen.values();
+    for (int64_t i = 0; i < 8; ++i) ASSERT_EQ(y[index(i)], static_cast<float>(round + i) / 2) << round;
+  }
+}
+
+TEST_F(Vulkan, MemoryIsGivenBackAndUsedAgain) {
+  const std::unique_ptr<LayerEngine> engine = device_->engine();
+  std::vector<std::pair<BufferRows, float>> all;
+  const auto check = [&](size_t i) {
+    const float* values = engine->read(all[i].first, 1, all[i].first.stride);
+    for (int64_t k = 0; k < all[i].first.stride; ++k) ASSERT_EQ(values[k], all[i].second) << i;
+  };
+  for (int i = 0; i < 400; ++i) {
+    const int64_t floats = 1 + static_cast<int64_t>(generator_() % 5000);
+    all.push_back({{engine->make(floats), 0, floats}, static_cast<float>(i)});
+    std::fill_n(engine->host(all.back().first, 1, floats), floats, static_cast<float>(i));
+    engine->write(all.back().first, 1, floats);
+    if (i % 3 == 0) {
+      const size_t gone = generator_() % all.size();
+      check(gone);
+      engine->drop(all[gone].first.buffer);
+      all.erase(all.begin() + static_cast<std::ptrdiff_t>(gone));
+    }
+  }
+  for (size_t i = 0; i < all.size(); ++i) check(i);
+}
+
+TEST_F(Vulkan, MoreThanThereIsNamesTheNumbers) {
+  try {
+    device_->page(size_t{1} << 46);
+    ADD_FAILURE() << "64 TiB were given";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kOutOfMemory);
+    EXPECT_NE(std::string(error.what()).find("MiB are free"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find(device_->name()), std::string::npos) << error.what();
+  }
+}
+
+}  // namespace
+}  // namespace nfloat::testing

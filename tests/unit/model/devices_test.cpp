@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// The embedded model on every device that is there beside the CPU in float32: divergence of each token's
+// distribution, and the greedy text wherever the choice is clear.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/json.h"
+#include "engine/device.h"
+#include "nfloat/error.h"
+#include "nfloat/model.h"
+#include "support/files.h"
+#include "support/paths.h"
+
+namespace nfloat {
+namespace {
+
+const std::string kFolder = testing::source_path("/models/nfloat-tiny");
+using Rows = std::vector<std::vector<float>>;
+
+std::vector<int32_t> prompt() {
+  return Json::parse(testing::read_file(kFolder + "/reference.json"))["prompt_ids"]
+      .get<std::vector<int32_t>>();
+}
+
+ModelOptions on(std::string_view device, const char* code, bool nested) {
+  ModelOptions options;
+  options.precision = Precision::kF32;
+  if (*code != '\0') options.quantize = make_codebook(code);
+  options.quantize_double = nested;
+  options.device = device;
+  return options;
+}
+
+Rows logits_of(Session& session, std::span<const int32_t> tokens) {
+  Rows all;
+  const BatchEntry entry{&session, tokens};
+  forward_batch({&entry, 1}, [&](size_t, int64_t, std::span<const float> own) {
+    all.emplace_back(own.begin(), own.end());
+  });
+  return all;
+}
+
+std::vector<double> probabilities(const std::vector<float>& logits) {
+  const double largest = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
+  std::vector<double> all;
+  double total = 0;
+  for (const float logit : logits) total += all.emplace_back(std::exp(static_cast<double>(logit) - largest));
+  for (double& p : all) p /= total;
+  return all;
+}
+
+double divergence(const std::vector<float>& from, const std::vector<float>& to) {
+  const std::vector<double> p = probabilities(from), q = probabilities(to);
+  double sum = 0;
+  for (size_t i = 0; i < p.size(); ++i)
+    if (p[i] > 0) sum += p[i] * std::log(p[i] / std::max(q[i], 1e-300));
+  return sum;
+}
+
+void expect_same(const Device& device, const char* code, bool nested, KvCacheType cache, double most) {
+  SCOPED_TRACE(::testing::Message() << device.name() << " " << code << (nested ? ":dq" : ""));
+  const Model here = Model::load(kFolder, on("cpu", code, nested)),
+              there = Model::load(kFolder, on(device.name(), code, nested));
+  SessionOptions options;
+  options.kv_cache = cache;
+  Session own(here, options), other(there, options);
+  std::vector<int32_t> tokens = prompt();
+  // The prompt in one pass, then token by token along the CPU's greedy text.
+  for (int step = 0; step <= 16; ++step) {
+    const Rows expected = logits_of(own, tokens), found = logits_of(other, tokens);
+    ASSERT_EQ(expected.size(), found.size());
+    for (size_t i = 0; i < found.size(); ++i)
+      ASSERT_LE(divergence(expected[i], found[i]), most) << "step " << step << " token " << i;
+    std::vector<float> last = expected.back();
+    const auto best = std::max_element(last.begin(), last.end());
+    const auto choice = static_cast<int32_t>(best - last.begin());
+    const float top = *best;
+    *best = -INFINITY;
+    if (top - *std::max_element(last.begin(), last.end()) > 1e-3f) {
+      ASSERT_EQ(std::max_element(found.back().begin(), found.back().end()) - found.back().begin(), choice);
+    }
+    tokens = {choice};
+  }
+}
+
+TEST(EmbeddedModelOnDevices, TheSameAsOnTheCpu) {
+  const std::vector<std::shared_ptr<Device>> all = devices();
+  if (all.size() == 1) GTEST_SKIP() << "no device here but the CPU";
+  for (size_t i = 1; i < all.size(); ++i) {
+    expect_same(*all[i], "", false, KvCacheType::kF32, 1e-5);
+    expect_same(*all[i], "nf4", false, KvCacheType::kF32, 1e-5);
+    expect_same(*all[i], "nf4", true, KvCacheType::kF16, 1e-5);
+    expect_same(*all[i], "fp4", true, KvCacheType::kInt8, 1e-3);
+  }
+}
+
+// Sequences in one batch, forks that share pages, and layers that are read from the file in every pass.
+TEST(EmbeddedModelOnDevices, BatchesForksAndStreamedLayers) {
+  const std::vector<std::shared_ptr<Device>> all = devices();
+  if (all.size() == 1) GTEST_SKIP() << "no device here but the CPU";
+  for (size_t i = 1; i < all.size(); ++i) {
+    ModelOptions options = on(all[i]->name(), "nf4", true);
+    const Model model = Model::load(kFolder, options);
+    options.stream_layers = true;
+    const Model streamed = Model::load(kFolder, options);
+    const std::vector<int32_t> tokens = prompt(), one{tokens.back()};
+    Session first(model), from_file(streamed);
+    const Rows whole = logits_of(first, tokens), again = logits_of(from_file, tokens);
+    EXPECT_EQ(whole, again);
+    Session fork = first.fork();
+    first.decode(5);  // goes on in a page that both have
+    Session alone(model);
+    logits_of(alone, tokens);
+    const std::vector<float> expected = logits_of(alone, one).back();
+    Session second(model);
+    const BatchEntry entries[] = {{&fork, one}, {&second, tokens}};
+    forward_batch(entries);
+    const std::vector<float> of_fork(fork.logits().begin(), fork.logits().end());
+    EXPECT_LE(divergence(expected, of_fork), 1e-9);
+    const std::vector<float> of_second(second.logits().begin(), second.logits().end());
+    EXPECT_LE(divergence(whole.back(), of_second), 1e-9);
+  }
+}
+
+TEST(EmbeddedModelOnDevices, ADeviceThatIsNotThereIsNamed) {
+  for (const char* name : {"vulkan:77", "abacus"}) try {
+      Model::load(kFolder, on(name, "", false));
+      ADD_FAILURE() << name;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(name), std::string::npos) << error.what();
+    }
+  EXPECT_EQ(resolved_device("cpu"), "cpu");
+}
+
+}  // namespace
+}  // namespace nfloat
