@@ -192,6 +192,18 @@ void VulkanEngine::multiply(const LinearGroup& weights, const BufferRows& x, con
 
 void VulkanEngine::attend(const AttentionStep& step, const BufferRows& projected,
                           const BufferRows& attended) {
+  AttentionStep part = step;
+  for (size_t first = 0; first < step.sequences.size(); first += part.sequences.size()) {
+    const SequenceRows& own = step.sequences[first];
+    size_t last = first + 1;
+    while (last < step.sequences.size() && step.sequences[last].cache.type == own.cache.type) ++last;
+    part.sequences = step.sequences.subspan(first, last - first);
+    attend_alike(part, projected.from(own.row), attended.from(own.row));
+  }
+}
+
+void VulkanEngine::attend_alike(const AttentionStep& step, const BufferRows& projected,
+                                const BufferRows& attended) {
   const HeadLayout& heads = step.heads;
   if (heads.head_dim > kMostHeadDim)
     fail(ErrorCode::kUnsupported, "{}: heads of {} numbers; at most {} are supported", gpu_->name(),

@@ -62,6 +62,8 @@ class VulkanEngine final : public LayerEngine {
   float* shadow_in_host(const BufferRows& rows) noexcept {
     return reinterpret_cast<float*>(buffer(rows).shadow.host()) + rows.offset;
   }
+  // Of sequences whose caches have one type, their rows from the first on.
+  void attend_alike(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended);
   void multiply(const DeviceMatrix& matrix, const Constant& bias, const BufferRows& x, const BufferRows& y,
                 int64_t rows, bool together);
 

@@ -2,6 +2,8 @@
 // Attention of every engine that is there against double precision: prompts and single tokens of several
 // sequences at once, pages in any order, every type of cache. Bounds follow from the data: what a cache
 // rounds off keys moves the scores, and those the weights of the values.
+#include <optional>
+
 #include "engine_test.h"
 
 namespace nfloat::testing {
@@ -200,15 +202,16 @@ TEST_P(EngineAttention, RowsDoNotDependOnOtherSequences) {
   const Angles angles{chunks.data(), c.rotary};
   const int64_t count = 21;
   const std::vector<float> x = random(count * h.row()), bad(index(count * h.row()), kNaN);
-  const auto run = [&](const std::vector<int64_t>& pieces, bool among) {
+  const auto run = [&](const std::vector<int64_t>& pieces, std::optional<KvType> among) {
     std::vector<float> all;
-    Sequence own = make_sequence(c, KvType::kF16, 256, 0), other = make_sequence(c, KvType::kF16, 256, 0);
+    Sequence own = make_sequence(c, KvType::kF16, 256, 0),
+             other = make_sequence(c, among.value_or(KvType::kF16), 256, 0);
     int64_t done = 0;
     for (const int64_t piece : pieces) {
       std::vector<SequenceRows> rows;
       std::vector<float> values;
       if (among) {
-        rows.push_back({.cache = {KvType::kF16, other.pages.data()}, .angles = angles, .rows = 4});
+        rows.push_back({.cache = {*among, other.pages.data()}, .angles = angles, .rows = 4});
         values.assign(bad.begin(), bad.begin() + 4 * h.row());
       }
       const int64_t first = among ? 4 : 0;
@@ -227,10 +230,10 @@ TEST_P(EngineAttention, RowsDoNotDependOnOtherSequences) {
     }
     return all;
   };
-  const std::vector<float> whole = run({count}, false);
-  EXPECT_EQ(whole, run({count}, true));
-  EXPECT_EQ(whole, run({16, 1, 4}, false));
-  EXPECT_EQ(whole, run({5, 16}, true));
+  const std::vector<float> whole = run({count}, std::nullopt);
+  EXPECT_EQ(whole, run({count}, KvType::kF16));
+  EXPECT_EQ(whole, run({16, 1, 4}, std::nullopt));
+  EXPECT_EQ(whole, run({5, 16}, KvType::kInt8));  // each has a cache of its own type
 }
 
 TEST_P(EngineAttention, PagesAreCopied) {

@@ -36,7 +36,7 @@ void main() {
   float largest = p.has_sinks != 0 ? p.sinks.at[head] : kNone;
   float total = p.has_sinks != 0 ? 1.0 : 0.0;
   for (uint page = begin / kPage; page * kPage < end; ++page) {
-    Words words = place.pages.at[page];
+    Words words = place.pages.at[page].words;
     uint position = page * kPage + t;
     bool seen = position >= begin && position < end;
     float score = kNone, value_scale = 1.0;

@@ -4,8 +4,12 @@ const uint kPage = 128;
 layout(constant_id = 0) const uint kType = 0;  // float32, half, int8
 layout(constant_id = 1) const uint kHeadDim = 64;
 
+// A structure around the pointer: of an array of bare ones the compiler declares a capability of descriptors.
+struct Page {
+  Words words;
+};
 layout(buffer_reference, std430, buffer_reference_align = 8) buffer Pages {
-  Words at[];
+  Page at[];
 };
 struct RowPlace {
   Pages pages;

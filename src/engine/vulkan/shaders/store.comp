@@ -42,7 +42,7 @@ void main() {
     value_scale = largest_of_all(value_size) / 127.0;
   }
   barrier();
-  Words page = place.pages.at[place.position / kPage];
+  Words page = place.pages.at[place.position / kPage].words;
   uint slot = place.position % kPage, base = p.first_word + head * p.head_words;
   for (uint word = t; word < kWords; word += kThreads) {
     page.at[base + word * kPage + slot] = packed(word, false, key_scale);
