@@ -99,9 +99,10 @@ TEST_F(Vulkan, CodesInEveryOrder) {
                              {33, 100, 64},
                              {1, 1, 16},
                              {40, 72, 17},
-                             {70, 256, 128}})
+                             {70, 256, 128},
+                             {6, 520, 64}})
     for (const bool nested : {false, true})
-      for (const int64_t rows : {1, 20}) {
+      for (const int64_t rows : {1, 20, 70}) {
         SCOPED_TRACE(::testing::Message() << shape.rows << " x " << shape.cols << " in blocks of "
                                           << shape.block << " nested " << nested << " rows " << rows);
         const Coded made = coded(shape.rows, shape.cols, shape.block, nested);
