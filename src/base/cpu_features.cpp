@@ -28,6 +28,8 @@ uint64_t enabled_register_state() noexcept {
 CpuFeatures detect() noexcept {
   CpuFeatures features;
   unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(0, &a, &b, &c, &d)) return features;
+  features.amd = b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
   const auto bit = [](unsigned word, int index) { return (word >> index & 1u) != 0; };
   const bool os_saves_registers = bit(c, 27);

@@ -8,6 +8,7 @@ namespace nfloat {
 
 // What this processor and operating system let a program use (register state enabled included).
 struct CpuFeatures {
+  bool amd = false;       // the maker, where what is fast differs
   bool avx2 = false;      // AVX2, FMA, F16C
   bool avx_vnni = false;  // VNNI on 256-bit registers without AVX-512
   bool avx512 = false;    // F, BW, DQ, VL, CD

@@ -9,11 +9,8 @@
 
 namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 
-// How far ahead of its use a packed line is asked for: into the second cache, past the end of the page that
-// the hardware follows, and then into the first. One of them alone leaves a quarter of the bandwidth.
-inline constexpr int kPrefetchBytes = 2048;
-inline constexpr int kFarPrefetchBytes = 16384;
 inline constexpr int kScalePrefetchBytes = 2048;  // as far as 16 KiB of codes in blocks of 64
+inline constexpr int kNestedPrefetchBytes = 512;  // likewise, of 8-bit scales
 
 // Where the weights of a tile come from: decoded on the fly, or expanded before.
 struct Packed {
@@ -26,11 +23,16 @@ struct Packed {
   ByteLevels bytes;
   PairLevels pairs;
   FloatLevels floats;
+  int64_t near_bytes, far_bytes;
   explicit Packed(const PanelArgs& a) noexcept
-      : bytes(byte_levels(*a.levels)), pairs(pair_levels(*a.levels)), floats(float_levels(*a.levels)) {}
-  static void ahead(const uint8_t* w) noexcept {
-    prefetch(w + kPrefetchBytes);
-    prefetch_far(w + kFarPrefetchBytes);
+      : bytes(byte_levels(*a.levels)),
+        pairs(pair_levels(*a.levels)),
+        floats(float_levels(*a.levels)),
+        near_bytes(a.near_bytes),
+        far_bytes(a.far_bytes) {}
+  void ahead(const uint8_t* w) const noexcept {
+    prefetch(w + near_bytes);
+    prefetch_far(w + far_bytes);
   }
   template <int kHalf>
   Bytes64 byte_weights(const uint8_t* w) const noexcept {
@@ -105,6 +107,7 @@ class GroupScales {
   void decode(const PanelNested& nested) noexcept {
     const int64_t left = groups_ - decoded_;
     const int count = kMapGroups > 1 && left < kMapGroups ? static_cast<int>(left) : kMapGroups;
+    prefetch(nested.codes + decoded_ * kPanelRows + kNestedPrefetchBytes);
     map_scales(*nested.map, nested.codes + decoded_ * kPanelRows, count, scales_);
     const F32x16 absmax = load16(nested.absmax), offset = splat16(nested.offset);
     for (int i = 0; i < count; ++i) {

@@ -78,6 +78,9 @@ struct PanelArgs {
   const float* bias;  // or null; added when not accumulating
   bool accumulate;    // add to y
   float factor;       // multiplies the sums
+  // Packed weights only: how many bytes ahead of their use they are asked for, into the first cache and into
+  // the second.
+  int32_t near_bytes, far_bytes;
   // Expanded weights only, or null: octets * 64 bytes that will be read soon.
   const uint8_t* ahead;
 };
