@@ -42,8 +42,9 @@ struct PrecisionRates {
   double one_row_bf16 = 0, one_row_int8 = 0, many_rows_bf16 = 0, many_rows_int8 = 0;
 };
 
-// Measures them with NF4 in blocks of 64, 32 MiB of codes, by turns: about a quarter of a second (more where
-// a round of all four takes longer). Threads 0: the default (nfloat/threads.h). Throws kOutOfMemory.
+// Measures them with NF4 in blocks of 64, scales of both kinds, 32 MiB of codes, by turns: about a quarter of
+// a second (more where a round of all four takes longer). Threads 0: the default (nfloat/threads.h). Throws
+// kOutOfMemory.
 NFLOAT_API PrecisionRates measure_precisions(int threads = 0);
 // The faster one for either number of rows; kBF16, which costs less accuracy, where it loses no more than 3
 // %.
