@@ -61,12 +61,15 @@ struct PackSource {
   int64_t block_size = 64;  // at least 16
 
   std::span<const float> scales;  // one a block; empty when the scales are double-quantized:
-  // scale[i] = nested_map[nested_codes[i]] * nested_absmax[i / nested_block_size] + nested_offset
+  // scale[i] = nested_map[nested_codes[i]] * nested_absmax[(nested_first + i) / nested_block_size] +
+  // nested_offset
   std::span<const uint8_t> nested_codes;
   std::span<const float> nested_absmax;
   std::span<const float> nested_map;  // 256
   float nested_offset = 0;
   int64_t nested_block_size = 256;
+  int64_t nested_first =
+      0;  // of a part of a matrix: scale i is scale nested_first + i of its second-level blocks
 
   // Called at intervals from the packing thread with a range of `codes` that will not be read again, so that
   // the pages of a mapped file can be dropped. May be empty.

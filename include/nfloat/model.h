@@ -15,6 +15,7 @@
 #include "nfloat/codebook.h"
 #include "nfloat/linear.h"
 #include "nfloat/model_config.h"
+#include "nfloat/ranks.h"
 
 namespace nfloat {
 
@@ -54,6 +55,10 @@ struct ModelOptions {
   // on how many tokens were read with it.
   std::optional<Precision> many_rows_precision = std::nullopt;
   int threads = 0;  // 0: the default (nfloat/threads.h); for loading, and of sessions
+  // Each of these ranks holds some rows of every matrix and computes with them; all load the same files and
+  // run the same sessions in the same order. Null: this process alone.
+  std::shared_ptr<Ranks> ranks = nullptr;
+  std::vector<double> rank_shares = {};  // of the rows, one a rank in any unit; empty: equal ones
   // Called from the loading thread after each tensor with bytes read so far and in all; may throw to cancel.
   std::function<void(uint64_t, uint64_t)> progress = nullptr;
 };

@@ -42,6 +42,7 @@
 #include "nfloat/model.h"         // weights, sessions, batches
 #include "nfloat/model_config.h"
 #include "nfloat/model_size.h"
+#include "nfloat/ranks.h"  // several processes that compute one model
 #include "nfloat/sampler.h"
 #include "nfloat/serve.h"      // an OpenAI-compatible server
 #include "nfloat/synthetic.h"  // models of random weights, for benchmarks

@@ -145,6 +145,9 @@ class LayerEngine {
   // Threads of the steps that follow, at least 1; engines that use none of the host's ignore it.
   virtual void use_threads(int threads) noexcept = 0;
 
+  // The steps that follow are of this layer: for messages.
+  virtual void at_layer(int64_t) noexcept {}
+
   // A buffer of `floats`, not initialised. The number is one that was dropped, or a new one.
   virtual BufferId make(int64_t floats) = 0;
   virtual void drop(BufferId buffer) noexcept = 0;

@@ -42,15 +42,18 @@ void check(const PackSource& s) {
     fail(ErrorCode::kInvalidArgument, "packing a matrix: nested block size {} is below 1",
          s.nested_block_size);
   check_length("nested_codes", s.nested_codes.size(), blocks);
+  if (s.nested_first < 0 || s.nested_first >= s.nested_block_size)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: nested first {} is not in a block of {}",
+         s.nested_first, s.nested_block_size);
   check_length("nested_absmax", s.nested_absmax.size(),
-               (blocks + s.nested_block_size - 1) / s.nested_block_size);
+               blocks == 0 ? 0 : (s.nested_first + blocks + s.nested_block_size - 1) / s.nested_block_size);
   check_length("nested_map", s.nested_map.size(), 256);
 }
 
 BlockScales scales_of(const PackSource& s) noexcept {
   if (s.nested_codes.empty()) return BlockScales(s.scales.data());
-  return {s.nested_codes.data(), s.nested_map.data(), s.nested_absmax.data(), s.nested_offset,
-          s.nested_block_size};
+  return {s.nested_codes.data(), s.nested_map.data(), s.nested_absmax.data(),
+          s.nested_offset,       s.nested_block_size, s.nested_first};
 }
 
 std::unique_ptr<const kernels::ScaleMap> make_scale_map(std::span<const float> values) {
@@ -134,6 +137,7 @@ void pack_panels(const PackSource& source, PackedMatrix::State& state, int threa
     state.nested_absmax.assign(source.nested_absmax.begin(), source.nested_absmax.end());
     state.nested_map = make_scale_map(source.nested_map);
     state.nested_offset = source.nested_offset;
+    state.nested_first = source.nested_first;
     state.nested_shift = std::countr_zero(static_cast<uint64_t>(source.nested_block_size));
     state.nested_codes = WeightBuffer(static_cast<size_t>(state.panels) * per_panel);
   } else {
@@ -158,7 +162,7 @@ void pack_panels(const PackSource& source, PackedMatrix::State& state, int threa
 bool PackedMatrix::State::panel_nested(int64_t panel, kernels::PanelNested& output) const noexcept {
   if (!nested()) return false;
   for (int64_t r = 0; r < kPanelRows; ++r) {
-    const int64_t first = std::min(panel * kPanelRows + r, rows - 1) * groups;
+    const int64_t first = nested_first + std::min(panel * kPanelRows + r, rows - 1) * groups;
     const int64_t block = first >> nested_shift;
     if ((first + groups - 1) >> nested_shift != block) return false;
     output.absmax[r] = nested_absmax[static_cast<size_t>(block)];
@@ -181,7 +185,7 @@ void PackedMatrix::State::panel_scales(int64_t panel, int64_t first_group, int64
                            .groups = count,
                            .scales = output};
   for (int64_t r = 0; r < kPanelRows; ++r)
-    args.first_block[r] = std::min(panel * kPanelRows + r, rows - 1) * groups + first_group;
+    args.first_block[r] = nested_first + std::min(panel * kPanelRows + r, rows - 1) * groups + first_group;
   kernels::table().gemm.nested_scales(args);
 }
 
@@ -240,11 +244,11 @@ void PackedMatrix::dequantize_row(int64_t row, float* output) const noexcept {
   const uint8_t* from = codes + panel * s.octets * kPackedOctetBytes + 4 * lane;
   for (int64_t g = 0; g < s.groups; ++g) {
     const int64_t at = (panel * s.groups + g) * kPanelRows + lane;
-    const float scale =
-        s.nested() ? s.nested_map->values[static_cast<uint8_t>(s.nested_codes.data()[at])] *
-                             s.nested_absmax[static_cast<size_t>((row * s.groups + g) >> s.nested_shift)] +
-                         s.nested_offset
-                   : scales[at];
+    const float scale = s.nested() ? s.nested_map->values[static_cast<uint8_t>(s.nested_codes.data()[at])] *
+                                             s.nested_absmax[static_cast<size_t>(
+                                                 (s.nested_first + row * s.groups + g) >> s.nested_shift)] +
+                                         s.nested_offset
+                                   : scales[at];
     for (int64_t k = g * s.group; k < (g + 1) * s.group; ++k) {
       const uint8_t byte = from[k / kOctet * kPackedOctetBytes + k % 4];
       output[k] = s.levels.f32[k % kOctet < 4 ? byte & 15 : byte >> 4] * scale;

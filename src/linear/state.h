@@ -64,6 +64,7 @@ struct PackedMatrix::State {
   std::unique_ptr<const kernels::ScaleMap> nested_map;
   float nested_offset = 0;
   int nested_shift = 8;
+  int64_t nested_first = 0;
 
   bool nested() const noexcept { return nested_map != nullptr; }
   // The panel's 8-bit scales as the kernels decode them on the fly. False where a row meets the end of a

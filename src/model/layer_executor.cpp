@@ -205,6 +205,7 @@ LayerExecutor::LayerExecutor(const Model::State& model, Workspace& workspace,
 void LayerExecutor::layer(int64_t layer, const LayerWeights& weights, std::span<const Segment> segments,
                           const BufferRows& x, int64_t cache_layer) {
   expect_wanted();
+  engine_.at_layer(layer);
   Pass(*this, layer, weights, segments, x, cache_layer).run();
 }
 

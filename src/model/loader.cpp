@@ -3,11 +3,14 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 #include "architecture/families.h"
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "checkpoint/fingerprint.h"
 #include "checkpoint/foreign.h"
+#include "engine/ranks/ranks_device.h"
 #include "model/layer_reader.h"
 #include "model/model_state.h"
 
@@ -15,11 +18,30 @@ namespace nfloat {
 
 namespace {
 
+// Throws on every rank where one has other files.
+void expect_same_files(Ranks& ranks, const Checkpoint& checkpoint) {
+  const std::vector<std::string> all = ranks.gather_texts(files_fingerprint(checkpoint));
+  for (size_t i = 1; i < all.size(); ++i)
+    if (all[i] != all[0])
+      fail(ErrorCode::kInvalidArgument, "{}: {} has other files than {} (fingerprints {} and {})",
+           checkpoint.path(), ranks.name(static_cast<int>(i)), ranks.name(0), all[i], all[0]);
+}
+
+// Of the packed weights, what this rank will hold.
+double own_share(const ModelOptions& options) {
+  if (!options.ranks) return 1;
+  const auto rank = static_cast<size_t>(options.ranks->rank());
+  if (options.rank_shares.size() <= rank) return 1.0 / options.ranks->count();
+  return options.rank_shares[rank] /
+         std::accumulate(options.rank_shares.begin(), options.rank_shares.end(), 0.0);
+}
+
 // With the first `layers` layers.
 std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> checkpoint,
                                          const ModelConfig& config, const ModelOptions& options,
                                          int64_t layers) {
-  auto state = std::make_shared<Model::State>(find_device(options.device));
+  auto state = std::make_shared<Model::State>(device_of(options));
+  if (options.ranks) expect_same_files(*options.ranks, *checkpoint);
   state->checkpoint = checkpoint;
   state->config = config;
   state->options = options;
@@ -52,6 +74,14 @@ std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> check
 }
 
 }  // namespace
+
+std::shared_ptr<Device> device_of(const ModelOptions& options) {
+  std::shared_ptr<Device> device = find_device(options.device);
+  if (!options.ranks || options.ranks->count() == 1) return device;
+  if (device->name() != "cpu")
+    fail(ErrorCode::kUnsupported, "{}: several ranks compute on the CPU only", device->name());
+  return ranks_device(options.ranks, options.rank_shares);
+}
 
 std::shared_ptr<Model::State> load_state(std::shared_ptr<const Checkpoint> checkpoint,
                                          const ModelConfig& config, const ModelOptions& options) {
@@ -135,7 +165,8 @@ uint64_t estimated_bytes(const Checkpoint& checkpoint, const ModelConfig& config
   if (options.stream_layers)  // one at work, one being read
     total = total / static_cast<uint64_t>(config.layers) *
             std::min<uint64_t>(2, static_cast<uint64_t>(config.layers));
-  return total + static_cast<uint64_t>(config.vocabulary * config.hidden);  // a head in int8, or half of bf16
+  total += static_cast<uint64_t>(config.vocabulary * config.hidden);  // a head in int8, or half of bf16
+  return static_cast<uint64_t>(static_cast<double>(total) * own_share(options));
 }
 
 Model Model::load(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,

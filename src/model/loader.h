@@ -35,6 +35,9 @@ class TensorNames {
 // one of the model's layers that the configuration has no use for.
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config);
 
+// Where the weights go: the device that is named, or this rank's part of the CPU.
+std::shared_ptr<Device> device_of(const ModelOptions& options);
+
 // Reads a model whose tensors have been checked.
 std::shared_ptr<Model::State> load_state(std::shared_ptr<const Checkpoint> checkpoint,
                                          const ModelConfig& config, const ModelOptions& options);

@@ -38,7 +38,7 @@ class Random {
 class Builder {
  public:
   Builder(const ModelConfig& config, const SyntheticOptions& options)
-      : state_(std::make_shared<Model::State>(find_device(options.model.device))), random_(options.seed) {
+      : state_(std::make_shared<Model::State>(device_of(options.model))), random_(options.seed) {
     state_->config = config;
     state_->options = options.model;
     state_->options.threads = thread_count(options.model.threads);

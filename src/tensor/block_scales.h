@@ -27,18 +27,21 @@ class BlockScales {
  public:
   // One float32 a block.
   explicit BlockScales(const void* scales) noexcept : scales_(scales) {}
-  // One code a block, a map of 256 floats, one float for `block` codes, and what is added.
-  BlockScales(const void* codes, const void* map, const void* absmax, float offset, int64_t block) noexcept
+  // One code a block, a map of 256 floats, one float for `block` codes, and what is added. The first code is
+  // the one of index `first` there.
+  BlockScales(const void* codes, const void* map, const void* absmax, float offset, int64_t block,
+              int64_t first = 0) noexcept
       : codes_(static_cast<const uint8_t*>(codes)),
         map_(map),
         absmax_(absmax),
         offset_(offset),
-        block_(block) {}
+        block_(block),
+        first_(first) {}
 
   // In bitsandbytes' order: map value times second-level scale, then the offset, each rounded to float32.
   float operator[](int64_t block) const noexcept {
     if (codes_ == nullptr) return float_at(scales_, block);
-    return float_at(map_, codes_[block]) * float_at(absmax_, block / block_) + offset_;
+    return float_at(map_, codes_[block]) * float_at(absmax_, (first_ + block) / block_) + offset_;
   }
 
  private:
@@ -48,6 +51,7 @@ class BlockScales {
   const void* absmax_ = nullptr;
   float offset_ = 0;
   int64_t block_ = 1;
+  int64_t first_ = 0;
 };
 
 }  // namespace nfloat

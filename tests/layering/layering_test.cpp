@@ -25,6 +25,7 @@ struct Room {
 const std::map<std::string, Room> kRooms = {
     {"base", {0, {"api.h", "error.h", "files.h", "text.h", "threads.h", "version.h"}}},
     {"machine", {1, {"machine.h"}}},
+    {"ranks", {1, {"ranks.h"}}},
     {"codebook", {1, {"codebook.h", "codebook_errors.h"}}},
     {"tensor", {1, {"tensor.h"}}},
     {"kernels", {2, {"targets.h"}}},
@@ -213,6 +214,7 @@ TEST(Layering, SlowHeadersStayBehindTheirWrappers) {
       {"nlohmann/", {"src/base/json.cpp", "src/checkpoint/safetensors_header.cpp"}},
       {"boost/asio", {"src/server/http.cpp", "src/server/wire_stream.h"}},
       {"boost/beast", {"src/server/http.cpp", "src/server/wire_stream.h"}},
+      {"mpi.h", {"src/ranks/open_mpi.cpp"}},
       {"CLI/", {"cli/command_line.cpp"}}};
   std::set<std::string> seen;
   for (const char* folder : {"src", "cli", "include/nfloat", "examples"})
@@ -222,7 +224,7 @@ TEST(Layering, SlowHeadersStayBehindTheirWrappers) {
         EXPECT_EQ(files.count(include.file), 1u) << where(include);
         seen.insert(include.file);
       }
-  EXPECT_EQ(seen.size(), 5u) << "a wrapper moved; this test looks at nothing";
+  EXPECT_EQ(seen.size(), 6u) << "a wrapper moved; this test looks at nothing";
 }
 
 // One folder knows Vulkan; the rest of the engine knows how to open its devices.

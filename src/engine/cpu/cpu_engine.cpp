@@ -111,7 +111,12 @@ void CpuEngine::norm(const NormStep& step, const BufferRows& from, const BufferR
 void CpuEngine::multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
                          Precision precision) {
   activations_.assign(at(x), x.stride, rows, weights.inputs());
-  weights.apply(activations_, at(y), y.stride, precision, threads_);
+  product(weights, activations_, at(y), y.stride, rows, precision);
+}
+
+void CpuEngine::product(const LinearGroup& group, const Activations& x, float* y, int64_t y_stride, int64_t,
+                        Precision precision) {
+  group.apply(x, y, y_stride, precision, threads_);
 }
 
 void CpuEngine::activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) {

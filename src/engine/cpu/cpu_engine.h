@@ -14,7 +14,7 @@ namespace nfloat {
 
 // Steps run at once, in the calling thread and its helpers; buffers are host memory, so that read() and
 // host() give where the rows lie. Results do not depend on the number of threads.
-class CpuEngine final : public LayerEngine {
+class CpuEngine : public LayerEngine {
  public:
   void use_threads(int threads) noexcept override { threads_ = threads; }
 
@@ -36,6 +36,12 @@ class CpuEngine final : public LayerEngine {
   void add(const NormStep& before, float scale, const NormStep& after, const BufferRows& added,
            const BufferRows& x, int64_t rows, int64_t width) override;
   void finish(float scale, float softcap, const BufferRows& x, int64_t rows, int64_t width) override;
+
+ protected:
+  int threads() const noexcept { return threads_; }
+  // y = the outputs of the group's matrices side by side, for `rows` rows of x.
+  virtual void product(const LinearGroup& group, const Activations& x, float* y, int64_t y_stride,
+                       int64_t rows, Precision precision);
 
  private:
   class Attention;  // one call of attend()

@@ -51,7 +51,7 @@ class CpuEngine::Mixture {
   void product(const LinearGroup& group, const LinearId& id, Activations& activations,
                const ActivationRows& x, float* y, int64_t y_stride, Precision precision) {
     step_.watch.input(id, x);
-    group.apply(activations, y, y_stride, precision, engine_.threads_);
+    engine_.product(group, activations, y, y_stride, x.rows, precision);
     step_.watch.output(id, x, y, y_stride);
   }
 

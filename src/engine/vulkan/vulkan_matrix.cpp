@@ -66,6 +66,8 @@ VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const PackSource& so
     nested_offset_ = source.nested_offset;
     if (nested_block_ < 1 || nested_block_ > kMostBlock)
       fail(ErrorCode::kInvalidArgument, "packing a matrix: blocks of {} scales", nested_block_);
+    if (source.nested_first != 0)
+      fail(ErrorCode::kUnsupported, "packing a matrix: its scales begin inside a second-level block");
     expect_length(source.nested_codes.size(), blocks, "8-bit scales");
     expect_length(source.nested_absmax.size(), (blocks + nested_block_ - 1) / nested_block_,
                   "second-level scales");

@@ -5,6 +5,7 @@
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
 #include "random_model.h"
+#include "rank_models.h"
 #include "reference/transformer.h"
 
 namespace nfloat {
@@ -535,6 +536,28 @@ TEST_P(Layouts, Quantized) {
   for (size_t i = 0; i < found.size(); ++i) expected[i] -= found[i], lost[i] -= original[i];
   EXPECT_LE(root_mean_square(expected), 1e-5 * size);
   EXPECT_GT(root_mean_square(lost), 1e-3 * size) << "nothing was quantized";
+}
+
+// Every rank computes its rows, whatever their shares: the bits of one process. Plain weights, and quantized
+// ones with scales in 8 bits.
+TEST_P(Layouts, RanksGiveTheSameBits) {
+  const testing::OwnFolder outputs;
+  const std::string nf4 = outputs.path() + "/nf4";
+  QuantizeCheckpointOptions options;
+  options.quantize_experts = true;
+  options.quantize.double_quantization = true;
+  quantize_checkpoint(Checkpoint(random_.folder.path()), nf4, options);
+  const std::vector<int32_t> tokens = random_.tokens(40);
+  for (const std::string& folder : {random_.folder.path(), nf4}) {
+    const auto expected = testing::logits_of(folder, tokens, nullptr, {});
+    for (const std::vector<double>& shares :
+         {std::vector<double>{1}, {1, 1}, {1, 1, 1}, {1, 1, 1, 1}, {3, 1}}) {
+      const auto found = testing::logits_by_ranks(folder, tokens, shares);
+      ASSERT_EQ(found.size(), shares.size());
+      for (const auto& rank : found)
+        EXPECT_TRUE(rank == expected) << folder << ", " << shares.size() << " ranks";
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Every, Layouts, ::testing::ValuesIn(kLayouts),

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CHECKPOINT_FINGERPRINT_H_
+#define NFLOAT_CHECKPOINT_FINGERPRINT_H_
+
+#include <string>
+
+#include "nfloat/checkpoint.h"
+
+namespace nfloat {
+
+// Tells files of checkpoints apart, wherever they lie: by their names and sizes, config.json, and 257 samples
+// of 4 KiB of each file, its beginning and its end among them. Throws kIo.
+std::string files_fingerprint(const Checkpoint& checkpoint);
+
+}  // namespace nfloat
+
+#endif  // NFLOAT_CHECKPOINT_FINGERPRINT_H_

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/ranks/ranks_device.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+#include "base/fail.h"
+#include "engine/cpu/cpu_engine.h"
+#include "engine/cpu/cpu_matrix.h"
+#include "kernels/gemm.h"
+
+namespace nfloat {
+namespace {
+
+// Rows [bounds[rank], bounds[rank + 1]) of a matrix.
+class RankMatrix final : public DeviceMatrix {
+ public:
+  RankMatrix(CpuMatrix local, int64_t cols, std::vector<int64_t> bounds, int rank) noexcept
+      : local_(std::move(local)), cols_(cols), bounds_(std::move(bounds)), rank_(static_cast<size_t>(rank)) {}
+
+  int64_t rows() const noexcept override { return bounds_.back(); }
+  int64_t cols() const noexcept override { return cols_; }
+  uint64_t bytes() const noexcept override { return local_.bytes(); }
+
+  const CpuMatrix& local() const noexcept { return local_; }
+  int64_t first() const noexcept { return bounds_[rank_]; }
+  int64_t own() const noexcept { return rows_of(rank_); }
+  int64_t first_of(size_t rank) const noexcept { return bounds_[rank]; }
+  int64_t rows_of(size_t rank) const noexcept { return bounds_[rank + 1] - bounds_[rank]; }
+
+ private:
+  const CpuMatrix local_;
+  const int64_t cols_;
+  const std::vector<int64_t> bounds_;
+  const size_t rank_;
+};
+
+// Rows after which a row of the matrix begins a panel of the kernels, a block and a byte of codes.
+int64_t row_unit(const PackSource& source) noexcept {
+  const int64_t block = std::lcm(source.block_size, int64_t{2});
+  const int64_t rows = block / std::gcd(block, std::max<int64_t>(1, source.cols));
+  return std::lcm(rows, kernels::kPanelRows);
+}
+
+PackSource rows_of(const PackSource& source, int64_t begin, int64_t end) {
+  PackSource part = source;
+  part.rows = end - begin;
+  const int64_t first = begin * source.cols, last = end * source.cols;
+  const auto range = [](auto span, int64_t from, int64_t to) {
+    return span.subspan(static_cast<size_t>(from), static_cast<size_t>(to - from));
+  };
+  part.codes = range(source.codes, first / 2, (last + 1) / 2);
+  const int64_t first_block = first / source.block_size;
+  const int64_t last_block = (last + source.block_size - 1) / source.block_size;
+  if (!source.scales.empty()) part.scales = range(source.scales, first_block, last_block);
+  if (!source.nested_codes.empty()) {
+    part.nested_codes = range(source.nested_codes, first_block, last_block);
+    const int64_t nested = source.nested_first + first_block;
+    part.nested_first = nested % source.nested_block_size;
+    const int64_t behind = source.nested_first + last_block + source.nested_block_size - 1;
+    part.nested_absmax = first_block == last_block
+                             ? std::span<const float>()
+                             : range(source.nested_absmax, nested / source.nested_block_size,
+                                     behind / source.nested_block_size);
+  }
+  return part;
+}
+
+class RanksEngine final : public CpuEngine {
+ public:
+  explicit RanksEngine(std::shared_ptr<Ranks> ranks)
+      : ranks_(std::move(ranks)), sizes_(static_cast<size_t>(ranks_->count())) {}
+
+  void at_layer(int64_t layer) noexcept override { ranks_->at("layer", layer); }
+
+ private:
+  void product(const LinearGroup& group, const Activations& x, float* y, int64_t y_stride, int64_t rows,
+               Precision precision) override {
+    const auto matrix = [&](size_t part) -> const RankMatrix& {
+      return static_cast<const RankMatrix&>(group.matrix(part));
+    };
+    const size_t ranks = sizes_.size();
+    std::vector<int64_t>& widths = widths_;
+    widths.assign(ranks, 0);
+    for (size_t part = 0; part < group.parts(); ++part)
+      for (size_t rank = 0; rank < ranks; ++rank) widths[rank] += matrix(part).rows_of(rank);
+    const int64_t width = widths[static_cast<size_t>(ranks_->rank())];
+    const int64_t all = std::accumulate(widths.begin(), widths.end(), int64_t{0});
+    for (size_t rank = 0; rank < ranks; ++rank)
+      sizes_[rank] = static_cast<size_t>(rows * widths[rank]) * sizeof(float);
+
+    float* const own = grown(own_, rows * width);
+    int64_t at = 0;
+    for (size_t part = 0; part < group.parts(); ++part) {
+      const RankMatrix& weights = matrix(part);
+      if (weights.own() == 0) continue;
+      const Constant& bias = group.bias(part);
+      weights.local().multiply(x, own + at,
+                               {.precision = precision,
+                                .threads = threads(),
+                                .bias = bias.empty() ? nullptr : bias.data() + weights.first(),
+                                .y_stride = width});
+      at += weights.own();
+    }
+    const bool in_place = rows == 1 && group.parts() == 1;
+    float* const gathered = in_place ? y : grown(gathered_, rows * all);
+    ranks_->gather(own, sizes_, gathered);
+    if (in_place) return;
+    const float* from = gathered;
+    for (size_t rank = 0; rank < ranks; ++rank)
+      for (int64_t row = 0; row < rows; ++row) {
+        float* to = y + row * y_stride;
+        for (size_t part = 0; part < group.parts(); ++part) {
+          const auto count = matrix(part).rows_of(rank);
+          std::memcpy(to + matrix(part).first_of(rank), from, static_cast<size_t>(count) * sizeof(float));
+          from += count;
+          to += matrix(part).rows();
+        }
+      }
+  }
+
+  const std::shared_ptr<Ranks> ranks_;
+  std::vector<size_t> sizes_;
+  std::vector<int64_t> widths_;
+  Buffer own_, gathered_;
+};
+
+class RanksDevice final : public Device {
+ public:
+  RanksDevice(std::shared_ptr<Ranks> ranks, std::vector<double> weights)
+      : ranks_(std::move(ranks)), weights_(std::move(weights)), rank_(static_cast<size_t>(ranks_->rank())) {
+    if (weights_.empty()) weights_.assign(static_cast<size_t>(ranks_->count()), 1);
+    if (std::ssize(weights_) != ranks_->count())
+      fail(ErrorCode::kInvalidArgument, "{} shares for {} ranks", weights_.size(), ranks_->count());
+  }
+
+  std::string_view name() const noexcept override { return "ranks"; }
+  std::string_view model() const noexcept override { return cpu_device()->model(); }
+
+  std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int threads) override {
+    std::vector<int64_t> bounds = share_rows(source.rows, row_unit(source), weights_);
+    CpuMatrix local(PackedMatrix::pack(rows_of(source, bounds[rank_], bounds[rank_ + 1]), threads));
+    return std::make_unique<const RankMatrix>(std::move(local), source.cols, std::move(bounds),
+                                              ranks_->rank());
+  }
+
+  std::unique_ptr<const DeviceMatrix> matrix(const TensorView& weights, DenseMatrix::Storage storage,
+                                             int threads, const Release& release) override {
+    std::vector<int64_t> bounds = share_rows(weights.shape[0], kernels::kPanelRows, weights_);
+    const int64_t begin = bounds[rank_], count = bounds[rank_ + 1] - begin, cols = weights.shape[1];
+    const auto row_bytes = static_cast<size_t>(cols) * dtype_bytes(weights.dtype);
+    const TensorView part{
+        weights.dtype,
+        {count, cols},
+        weights.bytes.subspan(static_cast<size_t>(begin) * row_bytes, static_cast<size_t>(count) * row_bytes),
+        weights.owner};
+    CpuMatrix local(DenseMatrix::pack(part, storage, threads, release));
+    return std::make_unique<const RankMatrix>(std::move(local), cols, std::move(bounds), ranks_->rank());
+  }
+
+  void place(Constant& constant) override { cpu_device()->place(constant); }
+  int64_t page_bytes(const CacheShape& shape) const noexcept override {
+    return cpu_device()->page_bytes(shape);
+  }
+  std::shared_ptr<std::byte> page(size_t bytes) override { return cpu_device()->page(bytes); }
+  void copy_page(std::byte* to, const std::byte* from, size_t bytes) override {
+    cpu_device()->copy_page(to, from, bytes);
+  }
+  std::unique_ptr<LayerEngine> engine() override { return std::make_unique<RanksEngine>(ranks_); }
+
+ private:
+  const std::shared_ptr<Ranks> ranks_;
+  std::vector<double> weights_;
+  const size_t rank_;
+};
+
+}  // namespace
+
+std::shared_ptr<Device> ranks_device(std::shared_ptr<Ranks> ranks, std::vector<double> weights) {
+  return std::make_shared<RanksDevice>(std::move(ranks), std::move(weights));
+}
+
+}  // namespace nfloat

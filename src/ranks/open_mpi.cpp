@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ranks by Open MPI. Its header gives types alone: the library is loaded when mpirun has started the process,
+// so that the program runs where it is not installed.
+#include "nfloat/ranks.h"
+
+#include "base/fail.h"
+
+#ifdef NFLOAT_MPI
+#include <mpi.h>
+#ifndef OMPI_MAJOR_VERSION
+#undef NFLOAT_MPI
+#endif
+#endif
+
+#ifdef NFLOAT_MPI
+#include <dlfcn.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <thread>
+#include <type_traits>
+
+namespace nfloat {
+namespace {
+
+constexpr const char* kLibrary = "libmpi.so.40";  // of Open MPI 4 and 5
+constexpr const char* kPackage = "libopenmpi3, which openmpi-bin brings";
+constexpr size_t kMostBytes = size_t{1} << 30;  // of a message
+
+struct OpenMpi {
+  decltype(&MPI_Init_thread) init_thread;
+  decltype(&MPI_Comm_rank) comm_rank;
+  decltype(&MPI_Comm_size) comm_size;
+  decltype(&MPI_Isend) isend;
+  decltype(&MPI_Irecv) irecv;
+  decltype(&MPI_Test) test;
+  decltype(&MPI_Abort) abort;
+  decltype(&MPI_Finalize) finalize;
+  MPI_Comm world;
+  MPI_Datatype byte;
+};
+
+OpenMpi load_open_mpi() {
+  // Its plug-ins look for its symbols among those of all.
+  void* library = ::dlopen(kLibrary, RTLD_NOW | RTLD_GLOBAL);
+  if (library == nullptr)
+    fail(ErrorCode::kUnsupported, "several ranks need Open MPI, whose library is not here ({}): install {}",
+         ::dlerror(), kPackage);
+  OpenMpi mpi{};
+  const auto find = [&](const char* name, auto& function) {
+    void* found = ::dlsym(library, name);
+    if (found == nullptr)
+      fail(ErrorCode::kUnsupported, "{}: has no {}: not an Open MPI that this build knows", kLibrary, name);
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(found);
+  };
+  find("MPI_Init_thread", mpi.init_thread);
+  find("MPI_Comm_rank", mpi.comm_rank);
+  find("MPI_Comm_size", mpi.comm_size);
+  find("MPI_Isend", mpi.isend);
+  find("MPI_Irecv", mpi.irecv);
+  find("MPI_Test", mpi.test);
+  find("MPI_Abort", mpi.abort);
+  find("MPI_Finalize", mpi.finalize);
+  // What the header's MPI_COMM_WORLD and MPI_BYTE stand for.
+  find("ompi_mpi_comm_world", mpi.world);
+  find("ompi_mpi_byte", mpi.byte);
+  return mpi;
+}
+
+void expect_success(int code, const char* call) {
+  if (code != MPI_SUCCESS) fail(ErrorCode::kIo, "{} failed with code {}", call, code);
+}
+
+class MpiRanks final : public Ranks {
+ public:
+  MpiRanks(const OpenMpi& mpi, int rank, int count, double timeout)
+      : Ranks(rank, count), mpi_(mpi), timeout_(timeout) {
+    std::array<char, 256> name{};
+    ::gethostname(name.data(), name.size() - 1);
+    for (int i = 0; i < count; ++i) hosts_.emplace_back("its machine");
+    hosts_ = gather_texts(name.data());
+  }
+
+  // Only where all ranks get here: an error ends the process without it, and mpirun the others.
+  ~MpiRanks() override {
+    try {
+      barrier();
+      mpi_.finalize();
+    } catch (const Error&) {
+    }
+  }
+
+  void gather(const void* own, std::span<const size_t> sizes, void* all) override {
+    const size_t most = *std::max_element(sizes.begin(), sizes.end());
+    for (size_t begin = 0; begin < most; begin += kMostBytes) exchange(own, sizes, all, begin);
+    size_t before = 0;
+    for (int i = 0; i < rank(); ++i) before += sizes[static_cast<size_t>(i)];
+    const size_t size = sizes[static_cast<size_t>(rank())];
+    if (size > 0) std::memcpy(static_cast<char*>(all) + before, own, size);
+  }
+
+  void broadcast(void* bytes, size_t count, int from) override {
+    for (size_t begin = 0; begin < count; begin += kMostBytes) {
+      char* const at = static_cast<char*>(bytes) + begin;
+      const auto size = static_cast<int>(std::min(kMostBytes, count - begin));
+      for (int other = 0; other < this->count(); ++other)
+        if (rank() == from && other != from) send(at, size, other);
+      if (rank() != from) receive(at, size, from);
+      wait();
+    }
+  }
+
+  void abort(int exit_code) noexcept override {
+    mpi_.abort(mpi_.world, exit_code);
+    std::_Exit(exit_code);
+  }
+
+ private:
+  // A message on its way.
+  struct Message {
+    MPI_Request request;
+    int other;
+    bool receives;
+  };
+
+  void send(const char* bytes, int size, int to) {
+    MPI_Request request{};
+    expect_success(mpi_.isend(bytes, size, mpi_.byte, to, 0, mpi_.world, &request), "MPI_Isend");
+    messages_.push_back({request, to, false});
+  }
+  void receive(char* bytes, int size, int from) {
+    MPI_Request request{};
+    expect_success(mpi_.irecv(bytes, size, mpi_.byte, from, 0, mpi_.world, &request), "MPI_Irecv");
+    messages_.push_back({request, from, true});
+  }
+
+  // Everyone sends to everyone, in one step: whose message does not come is known.
+  void exchange(const void* own, std::span<const size_t> sizes, void* all, size_t begin) {
+    const auto part = [&](int rank) {
+      const size_t size = sizes[static_cast<size_t>(rank)];
+      return static_cast<int>(size > begin ? std::min(kMostBytes, size - begin) : 0);
+    };
+    char* to = static_cast<char*>(all);
+    for (int other = 0; other < count(); ++other) {
+      if (other != rank() && part(other) > 0) receive(to + begin, part(other), other);
+      to += sizes[static_cast<size_t>(other)];
+    }
+    // The next one first, so that not all begin with rank 0.
+    for (int i = 1; i < count() && part(rank()) > 0; ++i)
+      send(static_cast<const char*>(own) + begin, part(rank()), (rank() + i) % count());
+    wait();
+  }
+
+  // Until all messages are through: spins, then sleeps longer and longer.
+  void wait() {
+    using Clock = std::chrono::steady_clock;
+    using std::chrono::milliseconds, std::chrono::microseconds;
+    constexpr milliseconds kSpin{2}, kLong{1000};
+    Clock::time_point start = Clock::now(), looked = start;
+    for (;;) {
+      std::erase_if(messages_, [&](Message& message) {
+        int done = 0;
+        expect_success(mpi_.test(&message.request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+        return done != 0;
+      });
+      if (messages_.empty()) return;
+      const Clock::time_point now = Clock::now();
+      if (now - looked > kLong) start += now - looked;  // this process stood still, and not the others
+      looked = now;
+      const auto waited = now - start;
+      if (waited > std::chrono::duration<double>(timeout_)) break;
+      if (waited < kSpin)
+        ::sched_yield();
+      else
+        std::this_thread::sleep_for(waited < kLong ? microseconds(100) : milliseconds(1));
+    }
+    std::vector<int> missing;
+    for (const Message& message : messages_)
+      if (message.receives) missing.push_back(message.other);
+    if (missing.empty())
+      for (const Message& message : messages_) missing.push_back(message.other);
+    messages_.clear();
+    fail_waiting(missing, timeout_);
+  }
+
+  const OpenMpi mpi_;
+  const double timeout_;
+  std::vector<Message> messages_;
+};
+
+}  // namespace
+
+bool knows_open_mpi() noexcept {
+  return true;
+}
+
+std::shared_ptr<Ranks> join_ranks(double timeout) {
+  const OpenMpi mpi = load_open_mpi();
+  // Without it ranks that wait keep the processors from the network: a thousand times slower between
+  // machines.
+  ::setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+  int provided = 0, rank = 0, count = 1;
+  expect_success(mpi.init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
+  if (provided < MPI_THREAD_SERIALIZED)
+    fail(ErrorCode::kUnsupported, "this Open MPI cannot be called from several threads in turn");
+  expect_success(mpi.comm_rank(mpi.world, &rank), "MPI_Comm_rank");
+  expect_success(mpi.comm_size(mpi.world, &count), "MPI_Comm_size");
+  return std::make_shared<MpiRanks>(mpi, rank, count, timeout);
+}
+
+}  // namespace nfloat
+
+#else
+
+namespace nfloat {
+
+bool knows_open_mpi() noexcept {
+  return false;
+}
+
+std::shared_ptr<Ranks> join_ranks(double) {
+  fail(ErrorCode::kUnsupported,
+       "this nfloat was built without MPI: several ranks need one that is built where libopenmpi-dev is "
+       "installed");
+}
+
+}  // namespace nfloat
+
+#endif

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// Models over ranks that are threads: the embedded model's bits, memory, files that differ.
+#include <gtest/gtest.h>
+
+#include "nfloat/error.h"
+#include "random_model.h"
+#include "rank_models.h"
+#include "support/paths.h"
+
+namespace nfloat {
+namespace {
+
+using testing::logits_by_ranks;
+using testing::logits_of;
+
+const std::string kTiny = testing::source_path("/models/nfloat-tiny");
+
+std::vector<int32_t> some_tokens() {
+  std::vector<int32_t> tokens;
+  for (int32_t i = 0; i < 20; ++i) tokens.push_back(i * 37 % 1000);
+  return tokens;
+}
+
+ModelOptions quantized(bool nested) {
+  ModelOptions options;
+  options.quantize = make_codebook("nf4");
+  options.quantize_double = nested;
+  options.head = nested ? HeadFormat::kNf4 : HeadFormat::kInt8;
+  return options;
+}
+
+// Rows begin inside of second-level blocks.
+TEST(RankModels, TheEmbeddedModelHasTheSameBits) {
+  for (const bool nested : {false, true}) {
+    const ModelOptions options = quantized(nested);
+    const auto expected = logits_of(kTiny, some_tokens(), nullptr, {}, options);
+    for (const std::vector<double>& shares : {std::vector<double>{1, 1}, {3, 1}, {1, 2, 4}})
+      for (const auto& rank : logits_by_ranks(kTiny, some_tokens(), shares, options))
+        EXPECT_TRUE(rank == expected) << shares.size() << " ranks";
+  }
+}
+
+TEST(RankModels, StreamedLayersHaveTheSameBits) {
+  ModelOptions options;
+  options.stream_layers = true;
+  const auto expected = logits_of(kTiny, some_tokens(), nullptr, {}, options);
+  for (const auto& rank : logits_by_ranks(kTiny, some_tokens(), {1, 1}, options))
+    EXPECT_TRUE(rank == expected);
+}
+
+TEST(RankModels, ARankHoldsItsShareOfTheMatrices) {
+  const ModelOptions options = quantized(true);
+  const uint64_t whole = Model::load(kTiny, options).memory().projection_bytes;
+  const auto ranks = thread_ranks(2);
+  std::vector<uint64_t> bytes(2);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < 2; ++i)
+    threads.emplace_back([&, i] {
+      ModelOptions own = options;
+      own.ranks = ranks[i];
+      own.rank_shares = {3, 1};
+      bytes[i] = Model::load(kTiny, own).memory().projection_bytes;
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_NEAR(static_cast<double>(bytes[0]), .75 * static_cast<double>(whole),
+              .05 * static_cast<double>(whole));
+  EXPECT_NEAR(static_cast<double>(bytes[1]), .25 * static_cast<double>(whole),
+              .05 * static_cast<double>(whole));
+}
+
+TEST(RankModels, OtherFilesAreRefusedOnEveryRank) {
+  const testing::RandomModel one(R"({"model_type": "llama", "hidden_size": 32, "intermediate_size": 48,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 31,
+    "max_position_embeddings": 64})");
+  const testing::RandomModel other(R"({"model_type": "llama", "hidden_size": 32, "intermediate_size": 48,
+    "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 31,
+    "max_position_embeddings": 65})");
+  const auto ranks = thread_ranks(2);
+  std::vector<std::string> errors(2);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < 2; ++i)
+    threads.emplace_back([&, i] {
+      ModelOptions options;
+      options.ranks = ranks[i];
+      try {
+        Model::load(i == 0 ? one.folder.path() : other.folder.path(), options);
+      } catch (const Error& error) {
+        errors[i] = error.what();
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& error : errors)
+    EXPECT_NE(error.find("rank 1 on this machine has other files than rank 0"), std::string::npos) << error;
+}
+
+}  // namespace
+}  // namespace nfloat
