@@ -251,6 +251,7 @@ void add_bench_command(const Command& app) {
                    "Do not measure the bandwidth that limits generation (a few seconds, 512 MiB)");
   command.add_flag("--json", options->json, "Print JSON");
   add_bench_kernels_command(command);
+  add_bench_ranks_command(command);
   command.callback([command, options] {
     if (!command.subcommand_given()) run(*options);
   });

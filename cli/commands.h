@@ -12,6 +12,7 @@ namespace nfloat::cli {
 void add_analyze_command(const Command& app);
 void add_bench_command(const Command& app);
 void add_bench_kernels_command(const Command& bench);
+void add_bench_ranks_command(const Command& bench);
 void add_cache_command(const Command& app);
 void add_chat_command(const Command& app);
 void add_codebook_command(const Command& app);

@@ -8,6 +8,8 @@
 #include <cmath>
 
 #include "commands.h"
+#include "nfloat/text.h"
+#include "rank_options.h"
 
 namespace nfloat::cli {
 
@@ -52,6 +54,76 @@ ConvertControl control_with_progress(const std::shared_ptr<ProgressBar>& bar, in
                 fmt::format("{}/{} tensors", progress.tensors_done, progress.tensors_total));
   };
   return control;
+}
+
+void PartOptions::apply(ConvertControl& control, const char* command) const {
+  if (!part.empty() && (finish || fresh))
+    throw UsageError(fmt::format("{}: --part does not go with --{}", command, finish ? "finish" : "fresh"));
+  if (finish && fresh) throw UsageError(fmt::format("{}: --finish does not go with --fresh", command));
+  control.finish = finish;
+  control.fresh = fresh;
+  if (part.empty()) return;
+  const size_t slash = std::min(part.find('/'), part.size());
+  const auto number = [&](size_t begin, size_t end, int64_t& value) {
+    const auto [rest, error] = std::from_chars(part.data() + begin, part.data() + end, value);
+    return begin < end && error == std::errc{} && rest == part.data() + end;
+  };
+  constexpr int64_t kMostParts = 1'000'000;
+  int64_t first = 0;
+  if (!number(0, slash, first) || !number(slash + 1, part.size(), control.parts) || first < 1 ||
+      control.parts < first || control.parts > kMostParts)
+    throw UsageError(
+        fmt::format("{}: --part '{}': expected a part and their number, such as 2/8", command, part));
+  control.part = first - 1;
+}
+
+ConvertResult convert_in_parts(const PartOptions& options, ConvertControl control, const char* command,
+                               const std::function<ConvertResult(const ConvertControl&)>& convert) {
+  options.apply(control, command);
+  const RankPlace place = rank_place();
+  if (place.count == 1) return convert(control);
+  if (options.any() || options.fresh)
+    throw UsageError(fmt::format(
+        "{}: under mpirun each rank makes a part: --part, --finish and --fresh are for one process",
+        command));
+  // A part may take hours longer than another; mpirun ends all when a rank dies.
+  constexpr double kLongestWait = 86400;
+  const std::shared_ptr<Ranks> ranks = joined_ranks({.share = {}, .timeout = kLongestWait});
+  ranks->at("the conversion", -1);
+  control.part = place.rank;
+  control.parts = place.count;
+  ConvertResult part = convert(control);
+  ranks->barrier();
+  if (place.rank > 0) return part;
+  control.part = control.parts = 0;
+  control.finish = true;
+  ConvertResult result = convert(control);
+  result.seconds += part.seconds;
+  result.sync_seconds += part.sync_seconds;
+  return result;
+}
+
+void add_part_options(const Command& command, PartOptions& options) {
+  command.add_option(
+      "--part", options.part,
+      "Make only shards 2, 10, 18, ... (--part 2/8) into OUT.partial: for job queues, with --finish "
+      "at the end");
+  command.add_flag("--finish", options.finish,
+                   "Make OUT of the shards that the parts have left in OUT.partial");
+  command.add_flag("--fresh", options.fresh,
+                   "Discard what a run cut short has left: shards in OUT.partial, layers of a calibration in "
+                   "OUT.calibration");
+}
+
+std::string part_sentence(const ConvertResult& result, const PartOptions& options,
+                          const std::string& output) {
+  if (!options.part.empty())
+    return fmt::format("part {}: {} of {} shards in {}.partial; --finish makes the output of all parts",
+                       options.part, result.files.size(), result.shards, printable(output));
+  if (result.shards_before > 0 && !options.finish && rank_place().count == 1)
+    return fmt::format("{} of {} shards were finished before and not made again", result.shards_before,
+                       result.shards);
+  return {};
 }
 
 std::string name_pattern(const std::string& name) {

@@ -6,6 +6,7 @@
 #include "nfloat/convert.h"
 #include "nfloat/results.h"
 #include "nfloat/text.h"
+#include "notes.h"
 
 namespace nfloat::cli {
 namespace {
@@ -14,6 +15,7 @@ struct Options {
   std::string input, output, dtype = "bf16", shard_size = "5GB";
   bool overwrite = false, json = false;
   int threads = 0;
+  PartOptions parts;
 };
 
 void run(const Options& options) {
@@ -23,15 +25,20 @@ void run(const Options& options) {
   const Checkpoint input(resolve_model_path(options.input), {.decoded = DType::kF32});
   catch_interrupts();
   const auto bar = std::make_shared<ProgressBar>("dequantize", "GB");
+  const ConvertControl control = control_with_progress(bar, options.threads, options.overwrite);
   const ConvertResult result =
-      dequantize_checkpoint(input, options.output, dtype, shard_bytes,
-                            control_with_progress(bar, options.threads, options.overwrite));
+      convert_in_parts(options.parts, control, "dequantize", [&](const ConvertControl& own) {
+        return dequantize_checkpoint(input, options.output, dtype, shard_bytes, own);
+      });
   bar->finish();
   const double rate = static_cast<double>(result.plan.bytes_after) / 1e9 / std::max(result.seconds, 1e-9);
   if (options.json) {
     fmt::print("{}\n", dequantize_json(result));
     return;
   }
+  if (const std::string told = part_sentence(result, options.parts, options.output); !told.empty())
+    note("dequantize: {}\n", told);
+  if (!result.whole) return;
   fmt::print(
       "{}: {} parameters, of which {} were quantized, {} -> {} ({}), {:.2f} s at {:.2f} GB/s of output\n",
       printable(options.output), result.plan.parameters, result.plan.quantized_parameters,
@@ -58,6 +65,7 @@ void add_dequantize_command(const Command& app) {
       .one_of({"bf16", "f16", "f32"})
       .show_default();
   command.add_option("--shard-size", options->shard_size, "Largest size of an output file").show_default();
+  add_part_options(command, options->parts);
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
   command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
   command.add_flag("--json", options->json, "Print JSON");

@@ -87,9 +87,10 @@ void run(const Options& options) {
   if (options.prompt && !options.file.empty()) throw UsageError("give --prompt or --file, not both");
   if (!options.prompt && options.file.empty() && ::isatty(STDIN_FILENO) == 1)
     throw UsageError("give a prompt with -p, or on standard input");
-  const std::string prompt_text = options.prompt && *options.prompt != "-"
-                                      ? *options.prompt
-                                      : read_text(options.file.empty() ? "-" : options.file, kMaxPromptBytes);
+  std::string prompt_text = options.prompt && *options.prompt != "-"
+                                ? *options.prompt
+                                : read_text(options.file.empty() ? "-" : options.file, kMaxPromptBytes);
+  take_from_first_rank(options.model.ranks, prompt_text);
   catch_interrupts();
   const std::string folder = model_folder(options.model.model);
   const Tokenizer tokenizer = Tokenizer::load(folder);
@@ -98,7 +99,9 @@ void run(const Options& options) {
   arguments.one_precision = options.look_up > 0 || !options.draft.empty();
   const Model model = load_model(arguments);
   std::vector<int32_t> ends = model.config().eos_tokens;
-  Sampler sampler(named_sampler_options(options.sampling, folder, model.config(), &ends));
+  SamplingSettings sampling = options.sampling;
+  take_from_first_rank(options.model.ranks, sampling.seed);
+  Sampler sampler(named_sampler_options(sampling, folder, model.config(), &ends));
   std::vector<int32_t> prompt = tokenizer.encode(prompt_text);
   if (prompt.empty()) throw Error(ErrorCode::kInvalidArgument, "the prompt is empty");
 

@@ -20,6 +20,7 @@
 #include "nfloat/error.h"
 #include "nfloat/targets.h"
 #include "notes.h"
+#include "rank_options.h"
 #include "signals.h"
 
 namespace {
@@ -28,6 +29,7 @@ constexpr int kExitBadInput = 1;
 constexpr int kExitUsage = 2;
 
 int complain(int exit_code, std::string_view message) {
+  nfloat::cli::end_ranks(exit_code, message);
   nfloat::cli::say("nfloat: " + nfloat::cli::one_line(message) + "\n");
   return exit_code;
 }
@@ -113,6 +115,8 @@ int main(int argc, char** argv) {
   nfloat::cli::add_manual_command(command_line);
   add_help_command(command_line);
 
+  if (const std::string refused = nfloat::cli::prepare_ranks(argc, argv); !refused.empty())
+    return complain(kExitUsage, refused);
   int exit_code = 0;
   try {
     exit_code = run(command_line, argc, argv);
@@ -127,5 +131,6 @@ int main(int argc, char** argv) {
   }
   if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
     return complain(kExitBadInput, std::string("standard output: ") + std::strerror(errno));
+  nfloat::cli::leave_ranks();
   return exit_code;
 }

@@ -106,6 +106,7 @@ void add_model_options(const Command& command, ModelArguments& arguments, bool m
       .add_option("--lora", arguments.lora,
                   "Adapter folder as PEFT saves it, beside the weights; DIR:0.5 counts half; may be repeated")
       .one_at_a_time();
+  add_rank_options(command, arguments.ranks);
 }
 
 void add_stream_option(const Command& command, ModelArguments& arguments) {
@@ -168,6 +169,7 @@ ModelOptions library_options(const ModelArguments& arguments) {
   choose_precision(arguments, options);
   options.threads = arguments.threads;
   options.stream_layers = arguments.stream_layers;
+  run_by_ranks(arguments.ranks, options);
   return options;
 }
 
@@ -198,7 +200,9 @@ static Model load_base(const ModelArguments& arguments) {
   try {
     return Model::load(folder, options);
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::kOutOfMemory || !arguments.scoring || options.stream_layers) throw;
+    if (error.code() != ErrorCode::kOutOfMemory || !arguments.scoring || options.stream_layers ||
+        options.ranks)
+      throw;
     bar.finish();
     note("{}: its layers are read from the file, one at a time\n", one_line(error.what()));
   }
@@ -208,6 +212,7 @@ static Model load_base(const ModelArguments& arguments) {
 
 Model load_model(const ModelArguments& arguments) {
   const Model model = load_base(arguments);
+  tell_of_ranks(model);
   std::vector<AdapterChoice> adapters;
   for (const std::string& choice : arguments.lora) adapters.push_back(parse_adapter(choice));
   if (!adapters.empty())

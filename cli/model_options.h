@@ -9,6 +9,7 @@
 #include "nfloat/adapter.h"
 #include "nfloat/model.h"
 #include "nfloat/tokenizer.h"
+#include "rank_options.h"
 
 namespace nfloat::cli {
 
@@ -28,6 +29,7 @@ struct ModelArguments {
   std::string device;
   bool stream_layers = false;
   std::vector<std::string> lora;  // DIR or DIR:WEIGHT
+  RankArguments ranks;
 };
 
 // Declares MODEL and its options; `model_required` is false where something else can take its place.

@@ -108,7 +108,11 @@ class Job {
     text_ = read_text(options_.text, kMaxTextBytes);
     expect_text(text_, options_.text);
     tokens_ = scored_tokens(*tokenizer_, text_, scoring_);
-    if (!options_.reference.empty()) return score_against_original();
+    if (!options_.reference.empty()) {
+      if (rank_place().count > 1)
+        throw UsageError("perplexity: --reference is not measured by several ranks");
+      return score_against_original();
+    }
     const Model model = load_model(options_.model);
     complete(model);
     if (options_.reference_precision.empty()) {

@@ -12,6 +12,7 @@
 #include "nfloat/results.h"
 #include "nfloat/train.h"
 #include "notes.h"
+#include "plan_ranks.h"
 #include "table.h"
 #include "train_options.h"
 
@@ -24,6 +25,7 @@ struct Options {
   bool json = false, train = false;
   TrainOptions training;
   double weight_bits = 4.5;
+  RankPlanOptions ranks;
 };
 
 const char* level_name(Recompute level) noexcept {
@@ -73,6 +75,11 @@ void run(const Options& options) {
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   const ModelSize model = measure_model(resolve_model_path(options.path));
   const int64_t context = options.context > 0 ? options.context : planned_context(model);
+  if (!options.ranks.memory.empty()) {
+    if (memory > 0)
+      throw UsageError("plan: --memory is of one machine, --ranks of several: give one of them");
+    return plan_ranks(options.ranks, model, context, options.json);
+  }
   const std::vector<MemoryPlanRow> rows = plan_memory(model, memory, context);
   if (options.json) {
     fmt::print("{}\n", memory_plan_json(model, rows, memory, context));
@@ -150,6 +157,20 @@ void add_plan_command(const Command& app) {
       "counted.");
   command.add_option("CONFIG", options->path, "config.json, or a model folder").required();
   command.add_option("--memory", options->memory, "Memory that may be used: 16GB, 8GiB");
+  command
+      .add_option("--ranks", options->ranks.memory,
+                  "Memory of each of several machines that run the model together (16GB,8GB,8GB)")
+      .delimiter(',');
+  command
+      .add_option(
+          "--read", options->ranks.read,
+          "With --ranks: GB/s that each reads of its memory (nfloat bench ranks), for tokens a second")
+      .delimiter(',');
+  command
+      .add_option("--latency", options->ranks.latency,
+                  "With --ranks and --read: ms of an exchange between them (nfloat bench ranks)")
+      .above_zero()
+      .show_default();
   command.add_option("--context", options->context, "Tokens of context (default: the model's, at most 4096)")
       .between(int64_t{1}, int64_t{1} << 30);
   command.add_flag("--train", options->train, "What `nfloat train` needs, for each level of --recompute");

@@ -15,6 +15,7 @@
 #include "notes.h"
 #include "progress.h"
 #include "quantize_limits.h"
+#include "rank_options.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -31,7 +32,8 @@ struct Options {
   std::string calibrate;
   int64_t calibration_tokens = 0;  // 0: by level
   int level = 0;                   // 0: 1, of --preset calibrated 2
-  bool fast = false, fresh = false;
+  bool fast = false;
+  PartOptions parts;
   QuantizeLimits limits;
 
   bool calibrates() const {
@@ -125,7 +127,7 @@ CalibrateRequest request(const Options& options, const std::string& folder) {
   result.tokens =
       options.calibration_tokens > 0 ? options.calibration_tokens : calibration_tokens(result.level);
   result.fast = options.fast;
-  result.fresh = options.fresh;
+  result.fresh = options.parts.fresh;
   result.threads = options.threads;
   return result;
 }
@@ -137,10 +139,12 @@ void expect_output(const Options& options, const Checkpoint& input) {
 }
 
 void run(const Options& options, bool scale_given, bool tokens_given) {
-  if (!options.calibrates() && (tokens_given || options.fresh))
-    throw UsageError(fmt::format(
-        "quantize: {} is for a calibration: it goes with --calibrate, --level, --fast or --preset calibrated",
-        tokens_given ? "--calibration-tokens" : "--fresh"));
+  if (!options.calibrates() && tokens_given)
+    throw UsageError(
+        "quantize: --calibration-tokens is for a calibration: it goes with --calibrate, --level, --fast or "
+        "--preset calibrated");
+  if ((options.parts.any() || rank_place().count > 1) && options.calibrates())
+    throw UsageError("quantize: a calibration is not done in parts: --part and --finish do not go with it");
   QuantizeCheckpointOptions settings = library_options(options, scale_given);
   const std::string folder = resolve_model_path(options.input);
   const Checkpoint input(folder);
@@ -193,8 +197,12 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
     };
   }
   const auto bar = std::make_shared<ProgressBar>("quantize", "GB");
-  const ConvertResult result = quantize_checkpoint(
-      input, options.output, settings, control_with_progress(bar, options.threads, options.overwrite));
+  PartOptions parts = options.parts;
+  if (options.calibrates()) parts.fresh = false;  // of the layers
+  const ConvertControl control = control_with_progress(bar, options.threads, options.overwrite);
+  const ConvertResult result = convert_in_parts(parts, control, "quantize", [&](const ConvertControl& own) {
+    return quantize_checkpoint(input, options.output, settings, own);
+  });
   bar->finish();
   if (file) file->remove();
   const double rate = static_cast<double>(result.plan.bytes_before) / 1e9 / std::max(result.seconds, 1e-9);
@@ -202,6 +210,9 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
     fmt::print("{}\n", quantize_json(result, calibrated ? std::optional(calibrated->record) : std::nullopt));
     return;
   }
+  if (const std::string told = part_sentence(result, parts, options.output); !told.empty())
+    note("quantize: {}\n", told);
+  if (!result.whole) return;
   fmt::print("{}\n{}: {} file{}, {:.2f} s at {:.2f} GB/s of input, {:.2f} s more until the disk had it\n",
              summary(result.plan), printable(options.output), result.files.size(),
              result.files.size() == 1 ? "" : "s", result.seconds, rate, result.sync_seconds);
@@ -295,8 +306,7 @@ void add_quantize_command(const Command& app) {
                   "Of these three: the block sizes to choose from (128,64,32)")
       .delimiter(',')
       .between(kMinBlockSize, int64_t{1} << 30);
-  command.add_flag("--fresh", options->fresh,
-                   "Discard the layers that a calibration cut short has left in OUT.calibration");
+  add_part_options(command, options->parts);
   command
       .add_option("--skip", options->skip,
                   "Leave tensors plain whose name has a match of this regular expression")

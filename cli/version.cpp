@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "commands.h"
+#include "nfloat/ranks.h"
 #include "nfloat/targets.h"
 #include "nfloat_commit.h"
 
@@ -24,7 +25,7 @@ void run(bool as_json) {
     const Json json = {{"version", NFLOAT_VERSION_STRING}, {"commit", NFLOAT_COMMIT},
                        {"compiler", __VERSION__},          {"processor", kProcessor},
                        {"target", active_target()},        {"targets", runnable_targets()},
-                       {"vega", NFLOAT_WITH_VEGA != 0}};
+                       {"vega", NFLOAT_WITH_VEGA != 0},    {"open_mpi", knows_open_mpi()}};
     fmt::print("{}\n", json.dump(2));
     return;
   }
@@ -34,9 +35,10 @@ void run(bool as_json) {
       "compiler   {}\n"
       "processor  {}\n"
       "target     {} (this processor runs {}; NFLOAT_TARGET chooses)\n"
-      "features   Vega figures in reports: {}\n",
+      "features   Vega figures in reports: {}, ranks over Open MPI: {}\n",
       NFLOAT_VERSION_STRING, NFLOAT_COMMIT, __VERSION__, kProcessor, active_target(),
-      fmt::join(runnable_targets(), ", "), NFLOAT_WITH_VEGA != 0 ? "yes" : "no");
+      fmt::join(runnable_targets(), ", "), NFLOAT_WITH_VEGA != 0 ? "yes" : "no",
+      knows_open_mpi() ? "yes" : "no");
 }
 
 }  // namespace

@@ -32,6 +32,13 @@ struct ConvertControl {
   std::function<bool()> cancelled;
   int threads = 0;         // 0: the default (nfloat/threads.h)
   bool overwrite = false;  // only what is of the output's kind is replaced, or an empty file
+  // Of a folder (quantize_checkpoint, dequantize_checkpoint): OUT.partial keeps finished shards when a run
+  // dies, and the next one with the same input and options goes on with them, unless `fresh`.
+  bool fresh = false;
+  // > 0: only shards part, part + parts, ... are made, into OUT.partial, where other processes or machines
+  // make the others; `finish` makes OUT of them, and throws kNotFound where one is missing.
+  int64_t part = 0, parts = 0;
+  bool finish = false;
 };
 
 struct QuantizeCheckpointOptions {
@@ -97,6 +104,9 @@ struct ConvertResult {
   std::vector<std::string> files;  // safetensors files written
   double seconds = 0;              // from the first read to the last write
   double sync_seconds = 0;         // until the data was on the disk; not in `seconds`
+  size_t shards = 0;               // of the whole output
+  size_t shards_before = 0;        // of them, finished by earlier runs and not made again
+  bool whole = false;              // the output is there: false of a part
 };
 
 // Which tensors bitsandbytes and Transformers expect quantized: 2-D floating weights of linear layers, not
@@ -107,8 +117,8 @@ NFLOAT_API QuantizationPlan plan_quantization(const Checkpoint& input,
 
 // Writes `output` (a folder if the input is one, else a file) in the bitsandbytes layout: packed codes,
 // scales, quant_map, quant_state; config.json's quantization_config, the index, and the folder's other files.
-// The output appears whole or not at all. Throws also kAlreadyExists, kIo (with the space needed), kNotFinite
-// naming tensor and index, kInterrupted.
+// The output appears whole or not at all. Throws also kAlreadyExists (OUT, or OUT.partial of another
+// conversion), kIo (with the space needed), kNotFinite naming tensor and index, kInterrupted.
 NFLOAT_API ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& output,
                                              const QuantizeCheckpointOptions& options,
                                              const ConvertControl& control = {});

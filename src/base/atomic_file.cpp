@@ -183,7 +183,7 @@ AtomicFolder::AtomicFolder(const std::string& target) : target_(target) {
 
 AtomicFolder::~AtomicFolder() {
   std::error_code ignored;
-  if (!temporary_.empty()) std::filesystem::remove_all(temporary_, ignored);
+  if (!temporary_.empty() && !kept_) std::filesystem::remove_all(temporary_, ignored);
   if (lock_ >= 0) ::close(lock_);
 }
 

@@ -56,6 +56,9 @@ void write_file_atomically(const std::string& path, std::string_view text);
 class AtomicFolder {
  public:
   explicit AtomicFolder(const std::string& target);
+  // In `kept`, a folder that is there and stays unless it is committed: the caller's to lock and to remove.
+  AtomicFolder(const std::string& target, const std::string& kept)
+      : target_(target), temporary_(kept), kept_(true) {}
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;
   ~AtomicFolder();
@@ -72,6 +75,7 @@ class AtomicFolder {
   std::string temporary_;
   Unfinished unfinished_;
   int lock_ = -1;
+  bool kept_ = false;
 };
 
 // Removes what killed runs left of `target`; what a living process is writing stays.

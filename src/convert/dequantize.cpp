@@ -5,10 +5,12 @@
 #include "architecture/tensor_roles.h"
 #include "base/fail.h"
 #include "base/json.h"
+#include "checkpoint/fingerprint.h"
 #include "convert/output.h"
 #include "convert/quantize_job.h"
 #include "convert/weights.h"
 #include "nfloat/convert.h"
+#include "nfloat/version.h"
 
 namespace nfloat {
 namespace {
@@ -118,7 +120,14 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
     return std::make_unique<DequantizeJob>(input, plans[i].input.name, dtype, plans[i].transpose, writer,
                                            first);
   };
-  write_checkpoint(input, output, units, make_job, config, shard_bytes, control, &result);
+  ConversionKey key;
+  if (input.is_folder())
+    key = {{"command", "dequantize"},
+           {"nfloat version", std::string(version())},
+           {"input", files_fingerprint(input)},
+           {"type", std::string(dtype_name(dtype))},
+           {"shard size", fmt::format("{}", shard_bytes)}};
+  write_checkpoint(input, output, units, make_job, config, shard_bytes, control, &result, {}, key);
   return result;
 }
 

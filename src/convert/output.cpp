@@ -4,11 +4,8 @@
 #include <sys/statvfs.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
-#include <mutex>
 
 #include "base/fail.h"
 #include "base/output_place.h"
@@ -21,16 +18,7 @@ namespace nfloat {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
-
-constexpr const char* kConfigName = "config.json";
-constexpr const char* kCardName = "README.md";
 constexpr const char* kAdapterName = "adapter_config.json";
-constexpr const char* kIndexName = "model.safetensors.index.json";
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 bool is_inside(const fs::path& path, const fs::path& folder) {
   const auto [mismatch, unused] = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
@@ -99,73 +87,6 @@ bool is_gguf_adapter(const std::string& path) {
 fs::path normal_path(const std::string& path) {
   fs::path normal = fs::weakly_canonical(fs::absolute(path));
   return normal.has_filename() ? normal : normal.parent_path();
-}
-
-struct Shard {
-  std::vector<size_t> units;
-  std::string name;
-  std::unique_ptr<SafetensorsWriter> writer;
-};
-
-// Units in order, a new shard when the next one would make it too large.
-std::vector<Shard> split_into_shards(const std::vector<OutputUnit>& units, uint64_t shard_bytes,
-                                     bool folder) {
-  std::vector<Shard> shards(1);
-  uint64_t bytes = 0;
-  for (size_t i = 0; i < units.size(); ++i) {
-    if (folder && !shards.back().units.empty() && bytes + units[i].bytes > shard_bytes) {
-      shards.emplace_back();
-      bytes = 0;
-    }
-    shards.back().units.push_back(i);
-    bytes += units[i].bytes;
-  }
-  for (size_t i = 0; i < shards.size(); ++i) {
-    shards[i].name = shards.size() == 1
-                         ? "model.safetensors"
-                         : fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-  }
-  return shards;
-}
-
-// Where a unit's tensors are.
-struct Place {
-  Shard* shard = nullptr;
-  size_t first = 0;
-};
-
-void open_writer(const std::string& path, Shard& shard, const std::vector<OutputUnit>& units,
-                 std::vector<Place>& places) {
-  std::vector<SafetensorsWriter::Declared> declared;
-  std::vector<std::string> late;
-  for (size_t unit : shard.units) {
-    places[unit] = {&shard, declared.size()};
-    declared.insert(declared.end(), units[unit].tensors.begin(), units[unit].tensors.end());
-    if (!units[unit].late.empty()) late.push_back(units[unit].late);
-  }
-  shard.writer = std::make_unique<SafetensorsWriter>(path, declared, late);
-}
-
-std::string index_text(const std::vector<Shard>& shards, const std::vector<OutputUnit>& units) {
-  Json index;
-  uint64_t total = 0;
-  std::map<std::string, std::string> map;
-  for (const Shard& shard : shards) {
-    total += shard.writer->data_bytes();
-    for (size_t unit : shard.units) {
-      for (const auto& tensor : units[unit].tensors) map[tensor.name] = shard.name;
-      if (!units[unit].late.empty()) map[units[unit].late] = shard.name;
-    }
-  }
-  index["metadata"]["total_size"] = total;
-  index["weight_map"] = map;
-  return index.dump(2) + "\n";
-}
-
-void copy_following_links(const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  fs::copy_file(from, to, error);
-  if (error) fail(ErrorCode::kIo, "{}: cannot copy: {}", from.string(), error.message());
 }
 
 }  // namespace
@@ -240,20 +161,6 @@ bool has_config(const Checkpoint& input) {
   return !input.text_file(kConfigName).empty();
 }
 
-// Behind what the original's card says.
-static void add_to_card(const fs::path& path, const std::string& card) {
-  std::string text;
-  if (fs::exists(path)) {
-    std::ifstream file(path, std::ios::binary);
-    text.assign(std::istreambuf_iterator<char>(file), {});
-    if (!file.good() && !file.eof()) fail(ErrorCode::kIo, "{}: cannot read", path.string());
-    if (!text.ends_with('\n')) text += '\n';
-    text += '\n';
-    fs::remove(path);
-  }
-  write_file_atomically(path.string(), text + card);
-}
-
 std::vector<std::string> other_files(const Checkpoint& input) {
   std::vector<std::string> names;
   if (input.is_gguf()) {
@@ -294,82 +201,6 @@ uint64_t stored_bytes(const Checkpoint& input) {
     for (const std::string& name : input.weight_names()) bytes += input.stored_bytes(name);
   }
   return bytes;
-}
-
-void write_checkpoint(const Checkpoint& input, const std::string& output,
-                      const std::vector<OutputUnit>& units, const JobMaker& make_job, const Json& config,
-                      uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result,
-                      const std::string& card) {
-  const Clock::time_point start = Clock::now();
-  expect_own_weights(input);
-  ConvertProgress progress;
-  progress.tensors_total = units.size();
-  uint64_t needed = 1 << 16;
-  for (const OutputUnit& unit : units) {
-    progress.input_bytes_total += unit.input->bytes;
-    needed += unit.bytes;
-  }
-  const OutputKind kind = input.is_folder() ? OutputKind::kFolder : OutputKind::kSafetensors;
-  const fs::path target = check_output(input, output, kind, control.overwrite, needed);
-  remove_stale_temporaries(target.string());
-
-  std::unique_ptr<AtomicFolder> folder;
-  if (input.is_folder()) folder = std::make_unique<AtomicFolder>(target.string());
-  std::vector<Shard> shards = split_into_shards(units, shard_bytes, input.is_folder());
-  std::vector<Place> places(units.size());
-  std::vector<std::string> late_texts(units.size());
-  std::vector<std::once_flag> opened(shards.size());
-  std::vector<size_t> shard_of(units.size());
-  for (size_t s = 0; s < shards.size(); ++s) {
-    for (size_t unit : shards[s].units) shard_of[unit] = s;
-  }
-  const auto open_shard = [&](size_t s) {
-    const fs::path path = folder ? fs::path(folder->path()) / shards[s].name : target;
-    std::call_once(opened[s], [&] { open_writer(path.string(), shards[s], units, places); });
-  };
-  if (units.empty()) open_shard(0);
-  run_stream(
-      units.size(),
-      [&](size_t unit) {
-        open_shard(shard_of[unit]);
-        return make_job(unit, *places[unit].shard->writer, places[unit].first,
-                        [&late_texts, unit](std::string text) { late_texts[unit] = std::move(text); });
-      },
-      progress, control);
-
-  for (Shard& shard : shards) {
-    for (size_t unit : shard.units) {
-      if (!units[unit].late.empty()) shard.writer->write_late(units[unit].late, late_texts[unit]);
-    }
-    shard.writer->finish();
-    result->files.push_back(folder ? (target / shard.name).string() : target.string());
-  }
-  result->seconds = seconds_since(start);
-  const Clock::time_point sync_start = Clock::now();
-  for (Shard& shard : shards) shard.writer->sync();
-  result->sync_seconds = seconds_since(sync_start);
-  if (folder) {
-    const fs::path inside(folder->path());
-    if (shards.size() > 1) write_file_atomically((inside / kIndexName).string(), index_text(shards, units));
-    if (!config.empty() || has_config(input))
-      write_file_atomically((inside / kConfigName).string(),
-                            config.dump(2, Json::Invalid::kRefuse, Json::NotFinite::kPython) + "\n");
-    for (const std::string& name : other_files(input)) {
-      fs::create_directories((inside / name).parent_path());
-      if (input.is_gguf())
-        write_file_atomically((inside / name).string(), input.text_file(name));
-      else
-        copy_following_links(fs::path(input.path()) / name, inside / name);
-    }
-    if (!card.empty()) add_to_card(inside / kCardName, card);
-  }
-  if (control.cancelled && control.cancelled())
-    fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
-  const Existing existing = control.overwrite ? Existing::kReplace : Existing::kKeep;
-  if (!folder && control.overwrite && fs::exists(target)) expect_replaceable(target.string(), kind, output);
-  for (Shard& shard : shards) shard.writer->commit(existing);
-  if (folder)
-    folder->commit(existing, [&](const std::string& old) { expect_replaceable(old, kind, output); });
 }
 
 }  // namespace nfloat

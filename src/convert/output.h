@@ -10,11 +10,13 @@
 #include "base/atomic_file.h"
 #include "base/json.h"
 #include "checkpoint/safetensors_writer.h"
+#include "convert/partial_folder.h"
 #include "convert/stream.h"
 #include "nfloat/convert.h"
 
 namespace nfloat {
 
+inline constexpr const char* kConfigName = "config.json";
 inline constexpr int64_t kMaxBlockSize = int64_t{1} << 30;
 
 // config.json of a folder with its keys in order; an empty object when there is none. Throws kMalformedFile.
@@ -67,12 +69,13 @@ using JobMaker = std::function<std::unique_ptr<StreamJob>(
     size_t index, SafetensorsWriter& writer, size_t first, std::function<void(std::string)> write_late)>;
 
 // Writes a whole checkpoint: shards, index, `config` (unless empty), other files; a single file when the
-// input is one. `card` is added to README.md of a folder. Fills files, seconds and sync_seconds of the
+// input is one. `card` is added to README.md of a folder. With a `key`, a folder's finished shards outlive a
+// run that dies, and parts can be made (PartialFolder). Fills files, shards, whole and the seconds of the
 // result.
 void write_checkpoint(const Checkpoint& input, const std::string& output,
                       const std::vector<OutputUnit>& units, const JobMaker& make_job, const Json& config,
                       uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result,
-                      const std::string& card = {});
+                      const std::string& card = {}, const ConversionKey& key = {});
 
 }  // namespace nfloat
 

@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/ranges.h>
 
+#include "base/fail.h"
+#include "base/fnv.h"
 #include "base/json.h"
+#include "checkpoint/fingerprint.h"
 #include "convert/output.h"
 #include "convert/quantize_job.h"
 #include "nfloat/convert.h"
+#include "nfloat/version.h"
 
 namespace nfloat {
 namespace {
@@ -32,6 +37,32 @@ Json quantization_config(const QuantizeCheckpointOptions& options, const Quantiz
   config["load_in_8bit"] = false;
   config["quant_method"] = "bitsandbytes";
   return config;
+}
+
+std::string in_words(const std::vector<std::string>& expressions) {
+  return expressions.empty() ? "none" : fmt::format("{}", fmt::join(expressions, " "));
+}
+
+// Empty, so that nothing is kept, for weights that come from elsewhere: a calibration keeps its own state.
+ConversionKey conversion_key(const Checkpoint& input, const QuantizeCheckpointOptions& options) {
+  if (!input.is_folder() || options.prepared || options.replaced) return {};
+  const char* const scales[] = {"absmax", "search", "signed"};
+  std::string sizes;
+  for (const auto& [name, size] : options.block_sizes) sizes += fmt::format("{} {}\n", name, size);
+  return {{"command", "quantize"},
+          {"nfloat version", std::string(version())},
+          {"input", files_fingerprint(input)},
+          {"format", options.format},
+          {"block size", fmt::format("{}", options.quantize.block_size)},
+          {"double quantization", options.quantize.double_quantization ? "yes" : "no"},
+          {"scale", scales[static_cast<size_t>(options.quantize.scale)]},
+          {"storage", std::string(dtype_torch_name(options.storage))},
+          {"skip", in_words(options.skip)},
+          {"only", in_words(options.only)},
+          {"quantize experts", options.quantize_experts ? "yes" : "no"},
+          {"allow non-finite", options.quantize.allow_nonfinite ? "yes" : "no"},
+          {"block sizes of weights", sizes.empty() ? "none" : fmt::format("{:016x}", fnv(sizes))},
+          {"shard size", fmt::format("{}", options.shard_bytes)}};
 }
 
 }  // namespace
@@ -64,7 +95,7 @@ ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& ou
                              : make_plain_job(setup, plans[i], writer, first);
   };
   write_checkpoint(input, output, units, make_job, config, options.shard_bytes, control, &result,
-                   options.card);
+                   options.card, conversion_key(input, options));
   return result;
 }
 

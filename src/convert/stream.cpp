@@ -23,8 +23,14 @@ namespace {
 class Scheduler {
  public:
   Scheduler(size_t count, const std::function<std::unique_ptr<StreamJob>(size_t)>& make,
-            ConvertProgress progress, const ConvertControl& control, size_t threads)
-      : count_(count), make_(make), progress_(progress), control_(control), max_active_(threads + 1) {}
+            ConvertProgress progress, const ConvertControl& control, const std::function<void(size_t)>& done,
+            size_t threads)
+      : count_(count),
+        make_(make),
+        done_(done),
+        progress_(progress),
+        control_(control),
+        max_active_(threads + 1) {}
 
   void work() {
     Scratch scratch;
@@ -56,6 +62,7 @@ class Scheduler {
  private:
   struct Active {
     std::unique_ptr<StreamJob> job;
+    size_t index = 0;
     int64_t chunks = 0, claimed = 0, finished = 0;
   };
 
@@ -68,6 +75,7 @@ class Scheduler {
       if (next_ == count_ || active_.size() >= max_active_ || error_) return nullptr;
       const size_t index = next_++;
       Active* active = &active_.emplace_back();
+      active->index = index;
       run_unlocked(lock, [&] {
         auto job = make_(index);
         lock.lock();
@@ -80,7 +88,10 @@ class Scheduler {
 
   void advance(std::unique_lock<std::mutex>& lock, Active* active) {
     int64_t chunks = 0;
-    run_unlocked(lock, [&] { chunks = active->job->next_stage(); });
+    run_unlocked(lock, [&] {
+      chunks = active->job->next_stage();
+      if (chunks == 0 && done_) done_(active->index);
+    });
     if (error_) return;
     if (chunks > 0) {
       active->claimed = active->finished = 0;
@@ -116,6 +127,7 @@ class Scheduler {
 
   const size_t count_;
   const std::function<std::unique_ptr<StreamJob>(size_t)>& make_;
+  const std::function<void(size_t)>& done_;
   ConvertProgress progress_;
   const ConvertControl& control_;
   const size_t max_active_;
@@ -130,9 +142,10 @@ class Scheduler {
 }  // namespace
 
 void run_stream(size_t count, const std::function<std::unique_ptr<StreamJob>(size_t)>& make,
-                ConvertProgress progress, const ConvertControl& control) {
+                ConvertProgress progress, const ConvertControl& control,
+                const std::function<void(size_t)>& done) {
   const auto threads = static_cast<size_t>(thread_count(control.threads));
-  Scheduler scheduler(count, make, progress, control, threads);
+  Scheduler scheduler(count, make, progress, control, done, threads);
   std::vector<std::thread> helpers;
   helpers.reserve(threads);
   // Where the system gives no thread, those that there are do the work.

@@ -42,9 +42,11 @@ class StreamJob {
 };
 
 // Runs `count` jobs, made in order by make(index) when their turn comes, so that only a few exist at a time.
-// The first exception stops the rest and is thrown here. `progress` arrives with its totals filled in.
+// The first exception stops the rest and is thrown here. `progress` arrives with its totals filled in. `done`
+// is called after the last stage of each job, on the thread that ran it.
 void run_stream(size_t count, const std::function<std::unique_ptr<StreamJob>(size_t)>& make,
-                ConvertProgress progress, const ConvertControl& control);
+                ConvertProgress progress, const ConvertControl& control,
+                const std::function<void(size_t)>& done = nullptr);
 
 }  // namespace nfloat
 

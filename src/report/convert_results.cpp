@@ -56,6 +56,12 @@ Json calibration_document(const CalibrationRecord& record) {
   return json;
 }
 
+void add_parts(Json& json, const ConvertResult& result) {
+  json["shards"] = result.shards;
+  json["shards_before"] = result.shards_before;
+  json["whole"] = result.whole;
+}
+
 }  // namespace
 
 std::string quantization_plan_json(const QuantizationPlan& plan) {
@@ -67,6 +73,7 @@ std::string quantize_json(const ConvertResult& result, const std::optional<Calib
   json["files"] = result.files;
   json["seconds"] = result.seconds;
   json["sync_seconds"] = result.sync_seconds;
+  add_parts(json, result);
   json["input_gigabytes_per_second"] =
       static_cast<double>(result.plan.bytes_before) / 1e9 / std::max(result.seconds, 1e-9);
   if (calibration) json["calibration"] = calibration_document(*calibration);
@@ -82,6 +89,7 @@ std::string dequantize_json(const ConvertResult& result) {
   json["bytes_after"] = result.plan.bytes_after;
   json["seconds"] = result.seconds;
   json["sync_seconds"] = result.sync_seconds;
+  add_parts(json, result);
   return to_text(json);
 }
 

@@ -81,6 +81,7 @@ TEST_F(Faults, KilledAtAnyMoment) {
     died += result.signal == SIGKILL;
     expect_whole_or({}, what);
     expect_next_run_succeeds(what);
+    EXPECT_FALSE(fs::exists(path("place/out.partial"))) << what;
     fs::remove_all(path("place/out"));
   }
   EXPECT_GT(died, 0) << "every run ended before it was killed: this test looked at nothing";
@@ -141,7 +142,13 @@ TEST_F(Faults, FullDiskAtAnyOffset) {
     // Standard error is a file as well: a limit of a few bytes cuts the sentence itself.
     EXPECT_EQ(result.exit_code, 1) << what << result;
     if (limits.file_bytes > 1000) expect_complaint(result, {"cannot write"});
-    EXPECT_TRUE(fs::is_empty(path("place"))) << what;
+    EXPECT_FALSE(fs::exists(path("place/out"))) << what;
+    // Shards below the limit are whole, and are kept for the next run.
+    for (const auto& entry : fs::directory_iterator(path("place")))
+      EXPECT_EQ(entry.path().filename().string(), "out.partial") << what;
+    if (fs::exists(path("place/out.partial/model"))) {
+      EXPECT_TRUE(temporaries(path("place/out.partial/model")).empty()) << what;
+    }
   }
   expect_next_run_succeeds("after full disks");
 }

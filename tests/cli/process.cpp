@@ -13,6 +13,8 @@
 #include <sstream>
 #include <thread>
 
+#include "support/sanitizer.h"
+
 namespace nfloat::cli_test {
 namespace {
 
@@ -22,7 +24,8 @@ using Clock = std::chrono::steady_clock;
 constexpr int kCannotStart = 127;
 constexpr int kNobody = 65534;
 
-[[noreturn]] void become(const std::vector<std::string>& arguments, const Limits& limits, const fs::path& out,
+// `command`: the program first, searched in PATH.
+[[noreturn]] void become(const std::vector<std::string>& command, const Limits& limits, const fs::path& out,
                          const fs::path& err) {
   const int in_fd =
       ::open(limits.standard_input.empty() ? "/dev/null" : limits.standard_input.c_str(), O_RDONLY);
@@ -44,16 +47,14 @@ constexpr int kNobody = 65534;
   ::setenv("NFLOAT_PRECISION", "int8", 0);  // so that no result follows from a measurement
   for (const auto& [name, value] : limits.environment) ::setenv(name.c_str(), value.c_str(), 1);
   if (limits.as_nobody && (::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)) ::_exit(kCannotStart);
-  std::vector<char*> argv = {const_cast<char*>(NFLOAT_CLI)};
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  std::vector<char*> argv;
+  for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
-  ::execv(NFLOAT_CLI, argv.data());
+  ::execvp(argv[0], argv.data());
   ::_exit(kCannotStart);
 }
 
-}  // namespace
-
-Result nfloat(const std::vector<std::string>& arguments, const Limits& limits) {
+Result run(const std::vector<std::string>& command, const Limits& limits) {
   static int count = 0;
   const std::string stem =
       ::testing::TempDir() + "nfloat-cli-" + std::to_string(::getpid()) + "-" + std::to_string(count++);
@@ -61,7 +62,7 @@ Result nfloat(const std::vector<std::string>& arguments, const Limits& limits) {
   const fs::path err = stem + ".err";
   const Clock::time_point start = Clock::now();
   const pid_t pid = ::fork();
-  if (pid == 0) become(arguments, limits, out, err);
+  if (pid == 0) become(command, limits, out, err);
   if (limits.signal != 0) {
     std::this_thread::sleep_until(start + limits.after);
     ::kill(pid, limits.signal);
@@ -81,6 +82,39 @@ Result nfloat(const std::vector<std::string>& arguments, const Limits& limits) {
   result.err = read_file(err);
   fs::remove(err);
   return result;
+}
+
+}  // namespace
+
+Result nfloat(const std::vector<std::string>& arguments, const Limits& limits) {
+  std::vector<std::string> command = {NFLOAT_CLI};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  return run(command, limits);
+}
+
+Result nfloat_by_ranks(int ranks, const std::vector<std::string>& arguments, const Limits& limits,
+                       const std::vector<std::string>& others) {
+  std::vector<std::string> command = {"mpirun", "--oversubscribe"};
+  if (::getuid() == 0) command.emplace_back("--allow-run-as-root");
+  const auto add = [&](int count, const std::vector<std::string>& own) {
+    command.insert(command.end(), {"-n", std::to_string(count), NFLOAT_CLI});
+    command.insert(command.end(), own.begin(), own.end());
+  };
+  add(others.empty() ? ranks : 1, arguments);
+  if (!others.empty()) {
+    command.emplace_back(":");
+    add(ranks - 1, others);
+  }
+  return run(command, limits);
+}
+
+std::string no_ranks() {
+  if (testing::kSanitized) return "Open MPI's own library has leaks and races for the sanitizers";
+  if (run({"mpirun", "--version"}, {}).exit_code != 0) return "no mpirun (apt-get install openmpi-bin)";
+  const Result version = nfloat({"version"});
+  if (version.out.find("Open MPI: yes") == std::string::npos)
+    return "built without MPI (apt-get install libopenmpi-dev)";
+  return {};
 }
 
 std::ostream& operator<<(std::ostream& out, const Result& result) {

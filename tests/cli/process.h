@@ -40,6 +40,13 @@ struct Result {
 // NFLOAT_CLI with `arguments`, no standard input, no terminal.
 Result nfloat(const std::vector<std::string>& arguments, const Limits& limits = {});
 
+// The same by `ranks` processes that mpirun starts. `others`: the arguments of the ranks from 1 on, where
+// they differ.
+Result nfloat_by_ranks(int ranks, const std::vector<std::string>& arguments, const Limits& limits = {},
+                       const std::vector<std::string>& others = {});
+// Why that is not possible here; empty when it is.
+std::string no_ranks();
+
 // What a failed expectation prints.
 std::ostream& operator<<(std::ostream& out, const Result& result);
 

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "rank_options.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <csignal>
+#include <cstring>
+#include <optional>
+#include <set>
+#include <thread>
+
+#include "commands.h"
+#include "nfloat/error.h"
+#include "nfloat/machine.h"
+#include "nfloat/targets.h"
+#include "nfloat/threads.h"
+#include "notes.h"
+#include "table.h"
+
+namespace nfloat::cli {
+namespace {
+
+std::shared_ptr<Ranks>& joined() {
+  static std::shared_ptr<Ranks> ranks;
+  return ranks;
+}
+
+// Where a rank above 0 says what only it knows.
+int& own_error_output() noexcept {
+  static int descriptor = STDERR_FILENO;
+  return descriptor;
+}
+
+bool alone() noexcept {
+  return rank_place().count == 1;
+}
+
+std::vector<double> parse_shares(const std::string& text, int count) {
+  const auto wrong = [&] {
+    return UsageError(fmt::format("--share '{}': expected auto or {} numbers above 0, such as {}", text,
+                                  count, count == 2 ? "3,1" : "3,1,1"));
+  };
+  std::vector<double> shares;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t comma = std::min(text.find(',', at), text.size());
+    double value = 0;
+    const auto [end, error] = std::from_chars(text.data() + at, text.data() + comma, value);
+    if (error != std::errc{} || end != text.data() + comma || !(value > 0 && value < 1e9)) throw wrong();
+    shares.push_back(value);
+    at = comma + 1;
+  }
+  if (std::ssize(shares) != count) throw wrong();
+  return shares;
+}
+
+template <typename T>
+std::vector<T> gather_each(Ranks& ranks, const T& own) {
+  std::vector<T> all(static_cast<size_t>(ranks.count()));
+  const std::vector<size_t> sizes(all.size(), sizeof(T));
+  ranks.gather(&own, sizes, all.data());
+  return all;
+}
+
+// By how fast each reads its memory: that is what a token waits for.
+std::vector<double> measured_shares(Ranks& ranks, int threads) {
+  constexpr uint64_t kMeasured = uint64_t{256} << 20;
+  return gather_each(ranks, measure_machine({.threads = threads, .memory = kMeasured}).read);
+}
+
+// Ranks on one machine share its processors.
+int threads_of_rank(int threads) {
+  if (threads > 0) return threads;
+  const int here = default_threads(), ranks = rank_place().local_count;
+  const auto processors = static_cast<int>(std::thread::hardware_concurrency());
+  return here < processors ? here : std::max(1, here / ranks);
+}
+
+}  // namespace
+
+void add_rank_options(const Command& command, RankArguments& arguments) {
+  command.add_option(
+      "--share", arguments.share,
+      "With mpirun: the ranks' shares of every matrix, as 3,1; auto: by the memory bandwidth that "
+      "each measures; none: equal ones");
+  command
+      .add_option("--rank-timeout", arguments.timeout,
+                  "With mpirun: seconds after which a rank that does not answer ends the run")
+      .between(0.1, 1e6)
+      .show_default();
+}
+
+std::string prepare_ranks(int argc, char** argv) {
+  const RankPlace place = rank_place();
+  if (place.count == 1) return {};
+  if (place.rank > 0) {
+    quiet() = true;
+    const int kept = ::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    const int nowhere = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (kept >= 0) own_error_output() = kept;
+    for (const int output : {STDOUT_FILENO, STDERR_FILENO})
+      if (nowhere >= 0) ::dup2(nowhere, output);
+  }
+  static const std::set<std::string_view> kAble = {
+      "generate", "perplexity", "evaluate", "quantize", "dequantize", "help", "version", "plan", "inspect"};
+  const char *command = nullptr, *behind = "";
+  for (int i = 1; i < argc && command == nullptr; ++i)
+    if (argv[i][0] != '-') command = argv[i], behind = i + 1 < argc ? argv[i + 1] : "";
+  if (command == nullptr || kAble.contains(command)) return {};
+  if (std::string_view(command) == "bench" && std::string_view(behind) != "kernels") return {};
+  return fmt::format("{}: is not run by several ranks ({} were started): mpirun -n 1, or none", command,
+                     place.count);
+}
+
+std::shared_ptr<Ranks> joined_ranks(const RankArguments& arguments) {
+  if (alone()) return nullptr;
+  if (!joined()) joined() = join_ranks(arguments.timeout);
+  return joined();
+}
+
+std::shared_ptr<Ranks> joined_ranks() noexcept {
+  return joined();
+}
+
+void take_from_first_rank(const RankArguments& arguments, std::string& text) {
+  if (const std::shared_ptr<Ranks> ranks = joined_ranks(arguments)) ranks->broadcast_text(text);
+}
+
+void take_from_first_rank(const RankArguments& arguments, std::optional<uint64_t>& seed) {
+  const std::shared_ptr<Ranks> ranks = joined_ranks(arguments);
+  if (!ranks) return;
+  uint64_t own =
+      seed.value_or(static_cast<uint64_t>(std::chrono::system_clock::now().time_since_epoch().count()));
+  ranks->broadcast(&own, sizeof own);
+  seed = own;
+}
+
+void run_by_ranks(const RankArguments& arguments, ModelOptions& options) {
+  if (alone()) {
+    if (!arguments.share.empty())
+      throw UsageError("--share: is for the ranks of mpirun, and there is one process");
+    return;
+  }
+  options.threads = threads_of_rank(options.threads);
+  std::vector<double> shares;
+  if (!arguments.share.empty() && arguments.share != "auto")
+    shares = parse_shares(arguments.share, rank_place().count);
+  const std::shared_ptr<Ranks> ranks = joined_ranks(arguments);
+  ranks->at("loading", -1);
+  if (arguments.share == "auto") shares = measured_shares(*ranks, options.threads);
+  ranks->broadcast(&options.precision, sizeof options.precision);
+  Precision many = options.many_rows_precision.value_or(options.precision);
+  ranks->broadcast(&many, sizeof many);
+  options.many_rows_precision = many != options.precision ? std::optional(many) : std::nullopt;
+  options.ranks = ranks;
+  options.rank_shares = std::move(shares);
+}
+
+void tell_of_ranks(const Model& model) {
+  const std::shared_ptr<Ranks>& ranks = model.options().ranks;
+  if (!ranks) return;
+  const std::vector<std::string> targets = ranks->gather_texts(active_target());
+  const std::vector<uint64_t> bytes = gather_each(*ranks, model.memory().resident_bytes());
+  const std::vector<int> threads = gather_each(*ranks, model.options().threads);
+  uint64_t all = 0;
+  for (const uint64_t own : bytes) all += own;
+  for (int i = 0; i < ranks->count(); ++i) {
+    const auto at = static_cast<size_t>(i);
+    note("{}: {} of {}, {}, {}\n", ranks->name(i), format_bytes(bytes[at]), format_bytes(all), targets[at],
+         count_of(threads[at], "thread"));
+  }
+  if (ranks->rank() == 0 && std::set<std::string>(targets.begin(), targets.end()).size() > 1)
+    warn(
+        "the ranks compute with different instruction sets: results differ by rounding from those of one "
+        "process (NFLOAT_TARGET names one for all)");
+}
+
+void end_ranks(int exit_code, std::string_view message) {
+  const RankPlace place = rank_place();
+  if (place.count == 1) return;
+  std::string where;
+  if (place.rank > 0) {
+    // What all of them find is said once: by rank 0, which ends the others, and that at once.
+    ::signal(SIGTERM, SIG_DFL);
+    const int patience = joined_ranks() ? 1400 : 3000;
+    std::this_thread::sleep_for(std::chrono::milliseconds(patience + std::min(200 * place.rank, 400)));
+    char host[256] = "";
+    ::gethostname(host, sizeof host - 1);
+    where = fmt::format("rank {} on {}: ", place.rank, host);
+  }
+  const std::string sentence = "nfloat: " + where + one_line(message) + "\n";
+  if (place.rank == 0)
+    say(sentence);
+  else if (::write(own_error_output(), sentence.data(), sentence.size()) < 0)
+    exit_code = std::max(exit_code, 1);
+  if (const std::shared_ptr<Ranks> ranks = joined_ranks()) ranks->abort(exit_code);
+  ::_exit(exit_code);
+}
+
+void leave_ranks() noexcept {
+  joined().reset();
+}
+
+}  // namespace nfloat::cli

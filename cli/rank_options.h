@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_CLI_RANK_OPTIONS_H_
+#define NFLOAT_CLI_RANK_OPTIONS_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "command_line.h"
+#include "nfloat/model.h"
+#include "nfloat/ranks.h"
+
+// What a command does when mpirun has started it several times.
+namespace nfloat::cli {
+
+struct RankArguments {
+  std::string share;
+  double timeout = kRankTimeout;
+};
+
+// --share, --rank-timeout.
+void add_rank_options(const Command& command, RankArguments& arguments);
+
+// For the beginning of the program: of several ranks only the first writes to standard output and tells of
+// its progress. Gives the sentence with which a command is refused that several ranks cannot run; else empty.
+std::string prepare_ranks(int argc, char** argv);
+
+// The ranks that this process is one of, joined at the first call; null where it is alone.
+std::shared_ptr<Ranks> joined_ranks(const RankArguments& arguments);
+// The same if they are joined already, else null.
+std::shared_ptr<Ranks> joined_ranks() noexcept;
+
+// What only rank 0 has, or would be another on each: standard input, a seed that nobody gave.
+void take_from_first_rank(const RankArguments& arguments, std::string& text);
+void take_from_first_rank(const RankArguments& arguments, std::optional<uint64_t>& seed);
+
+// Fills ranks, shares and threads of the options, and makes what rank 0 chose the choice of all.
+void run_by_ranks(const RankArguments& arguments, ModelOptions& options);
+// Says which rank holds what.
+void tell_of_ranks(const Model& model);
+
+// Of an error: ends all ranks after rank 0 has had the time to say the same. Returns where there is one
+// process.
+void end_ranks(int exit_code, std::string_view message);
+// At the end without an error.
+void leave_ranks() noexcept;
+
+}  // namespace nfloat::cli
+
+#endif  // NFLOAT_CLI_RANK_OPTIONS_H_

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "convert/partial_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <system_error>
+
+#include "base/fail.h"
+#include "base/json.h"
+
+namespace nfloat {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kKeyName = "conversion";
+constexpr const char* kFilesName = "model";
+constexpr std::string_view kFirstLine = "nfloat conversion 1: ";
+// In place of a key: every file was there, and the folder was about to become the output, or did.
+constexpr std::string_view kWhole = "whole\n";
+constexpr size_t kMostKey = size_t{1} << 24;
+
+std::string key_text(const ConversionKey& key) {
+  Json json = Json::object();
+  for (const auto& [name, value] : key) json[name] = value;
+  return fmt::format("{}{}\n", kFirstLine, json.dump());
+}
+
+// The text of the key's file; empty where there is none.
+std::string read_key(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text;
+  if (!file) return text;
+  text.resize(kMostKey);
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
+
+// Whether nothing but a run of ours made the folder: it has a key, or a run died before it wrote one.
+bool is_ours(const fs::path& folder) {
+  if (!fs::is_directory(fs::symlink_status(folder))) return false;
+  if (read_key((folder / kKeyName).string()).starts_with(kFirstLine)) return true;
+  const std::string unfinished = fmt::format(".{}.nfloat-", kKeyName);
+  return std::all_of(fs::directory_iterator(folder), fs::directory_iterator(),
+                     [&](const fs::directory_entry& entry) {
+                       return entry.path().filename().string().starts_with(unfinished);
+                     });
+}
+
+// The first thing in which two keys differ, in words.
+std::string difference(const std::string& there, const ConversionKey& here, const std::string& path) {
+  Json old;
+  try {
+    old = parse_json_object(std::string_view(there).substr(kFirstLine.size()), path);
+  } catch (const Error&) {
+    return "its description is damaged";
+  }
+  for (const auto& [name, value] : here) {
+    const std::string before = old.contains(name) ? old[name].get<std::string>() : std::string("none");
+    if (before != value) return fmt::format("{} {} there, {} here", name, before, value);
+  }
+  return "it has options that this one has not";
+}
+
+}  // namespace
+
+PartialFolder::PartialFolder(const Checkpoint& input, const std::string& target, const ConversionKey& key,
+                             const ConvertControl& control)
+    : path_(path_of(target)),
+      files_((fs::path(path_) / kFilesName).string()),
+      key_file_((fs::path(path_) / kKeyName).string()),
+      shared_(control.parts > 0) {
+  if (control.fresh && shared_)
+    fail(ErrorCode::kInvalidArgument, "{}: is not begun afresh by one part of several: remove it before them",
+         path_);
+  open(target, shared_);
+  const std::string there = read_key(key_file_);
+  if (control.fresh || there == std::string(kFirstLine) + std::string(kWhole)) {
+    // The key last, by which the folder is known as ours.
+    std::error_code error;
+    fs::remove_all(files_, error);
+    if (!error) fs::remove(key_file_, error);
+    if (error) fail(ErrorCode::kIo, "{}: cannot remove: {}", path_, error.message());
+  }
+  expect_key(key);
+  // Parts may have begun before another machine had its copy.
+  if (!shared_ && !control.finish && has_shards()) expect_unchanged(input);
+  std::error_code error;
+  fs::create_directory(files_, error);
+  if (error) fail(ErrorCode::kIo, "{}: cannot create: {}", files_, error.message());
+  if (!shared_ && !has_shards()) unfinished_ = Unfinished(path_);
+  folder_ = std::make_unique<AtomicFolder>(target, files_);
+}
+
+void PartialFolder::open(const std::string& target, bool shared) {
+  // Whoever had it may remove it between two of these steps.
+  constexpr int kTries = 20;
+  for (int i = 0; i < kTries; ++i) {
+    const bool made = ::mkdir(path_.c_str(), 0777) == 0;
+    if (!made && errno != EEXIST) fail(ErrorCode::kIo, "{}: cannot create: {}", path_, std::strerror(errno));
+    const int fd = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 && errno == ENOENT) continue;
+    if (fd < 0 || (!made && !is_ours(path_))) {
+      if (fd >= 0) ::close(fd);
+      fail(ErrorCode::kAlreadyExists,
+           "{}: is where unfinished shards of {} would be kept, and is not of a conversion: name another "
+           "output, or move it away",
+           path_, target);
+    }
+    lock_ = std::shared_ptr<const int>(new int(fd), [](const int* owned) {
+      ::close(*owned);
+      delete owned;
+    });
+    if (::flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+      fail(ErrorCode::kAlreadyExists,
+           "{}: another run to the same output is at work there: wait for its end, or name another output",
+           path_);
+    struct stat ours {
+    }, named{};
+    if (::fstat(fd, &ours) == 0 && ::lstat(path_.c_str(), &named) == 0 && ours.st_ino == named.st_ino &&
+        ours.st_dev == named.st_dev)
+      return;
+  }
+  fail(ErrorCode::kIo, "{}: other programs make and remove it again and again", path_);
+}
+
+bool PartialFolder::has_shards() const {
+  if (!fs::exists(files_)) return false;
+  return std::any_of(fs::directory_iterator(files_), fs::directory_iterator(), [](const auto& entry) {
+    return entry.path().extension() == ".safetensors" && !entry.path().filename().string().starts_with('.');
+  });
+}
+
+void PartialFolder::expect_key(const ConversionKey& key) {
+  const std::string wanted = key_text(key);
+  std::string there = read_key(key_file_);
+  if (there.empty()) {
+    remove_stale_temporaries(key_file_);
+    try {
+      AtomicFile file(key_file_);
+      file.append(wanted);
+      file.commit(Existing::kKeep);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kAlreadyExists) throw;  // another part was quicker
+    }
+    there = read_key(key_file_);
+  }
+  if (there == wanted) return;
+  if (shared_ || has_shards())
+    fail(ErrorCode::kAlreadyExists,
+         "{}: is the state of another conversion ({}): finish that one, or begin afresh (--fresh)", path_,
+         difference(there, key, key_file_));
+  write_file_atomically(key_file_, wanted);
+}
+
+void PartialFolder::expect_unchanged(const Checkpoint& input) const {
+  std::error_code ignored;
+  const fs::file_time_type began = fs::last_write_time(key_file_, ignored);
+  for (const std::string& file : input.files())
+    if (fs::last_write_time(file, ignored) > began)
+      fail(ErrorCode::kAlreadyExists,
+           "{}: was changed since the run began whose shards are in {}: begin afresh (--fresh)", file, path_);
+}
+
+void PartialFolder::keep() noexcept {
+  kept_ = true;
+  unfinished_.forget();
+}
+
+void PartialFolder::give_up() noexcept {
+  if (!shared_) kept_ = false;
+}
+
+PartialFolder::~PartialFolder() {
+  folder_.reset();
+  if (!kept_ && !shared_) clear();
+}
+
+void PartialFolder::clear() noexcept {
+  std::error_code ignored;
+  fs::remove_all(files_, ignored);
+  fs::remove_all(path_, ignored);
+}
+
+void PartialFolder::commit(Existing existing,
+                           const std::function<void(const std::string&)>& may_be_replaced) {
+  // An exchange puts the old output where the shards were: from here on no run may take them for its own.
+  if (existing == Existing::kReplace)
+    write_file_atomically(key_file_, std::string(kFirstLine) + std::string(kWhole));
+  kept_ = false;
+  folder_->commit(existing, may_be_replaced);
+}
+
+}  // namespace nfloat

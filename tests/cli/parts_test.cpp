@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: Apache-2.0
+// A conversion in parts, and one that goes on where another was killed: the bytes of one process that was
+// not.
+#include <gtest/gtest.h>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "cli/checkpoint_maker.h"
+#include "cli/process.h"
+
+namespace nfloat::cli_test {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+class Parts : public Cli {
+ protected:
+  void SetUp() override {
+    Cli::SetUp();
+    fs::copy(Cli::model(), path("model"), fs::copy_options::recursive);
+    ASSERT_TRUE(quantize("reference").ok());
+    whole_ = snapshot(path("reference"));
+    for (const auto& [name, bytes] : whole_) shards_ += name.ends_with(".safetensors");
+    ASSERT_GE(shards_, 8);
+  }
+
+  std::vector<std::string> command(const std::string& out, const std::vector<std::string>& more) const {
+    std::vector<std::string> result = {"quantize",     path("model"), path(out),
+                                       "--shard-size", "400kB",       "--json"};
+    result.insert(result.end(), more.begin(), more.end());
+    return result;
+  }
+  Result quantize(const std::string& out, const std::vector<std::string>& more = {},
+                  Limits limits = {}) const {
+    return nfloat(command(out, more), limits);
+  }
+  int finished(const std::string& out) const {
+    int count = 0;
+    if (fs::exists(path(out + ".partial/model")))
+      for (const auto& entry : fs::directory_iterator(path(out + ".partial/model")))
+        count += entry.path().filename().string().starts_with("model-");
+    return count;
+  }
+  std::map<std::string, std::string> whole_;
+  int shards_ = 0;
+};
+
+TEST_F(Parts, TogetherGiveTheBytesOfOneProcess) {
+  for (const int parts : {1, 2, 4, shards_ + 3}) {
+    const std::string out = "out" + std::to_string(parts);
+    for (int part = parts; part >= 1; --part) {
+      const Result result = quantize(out, {"--part", std::to_string(part) + "/" + std::to_string(parts)});
+      ASSERT_TRUE(result.ok()) << result;
+      EXPECT_FALSE(fs::exists(path(out)));
+      EXPECT_NE(result.out.find("\"whole\": false"), std::string::npos) << result;
+      if (part == 2) expect_complaint(quantize(out, {"--finish"}), {"shards are missing", "out", ".partial"});
+    }
+    EXPECT_EQ(finished(out), shards_);
+    const Result result = quantize(out, {"--finish"});
+    ASSERT_TRUE(result.ok()) << result;
+    EXPECT_TRUE(snapshot(path(out)) == whole_) << parts;
+    EXPECT_FALSE(fs::exists(path(out + ".partial")));
+  }
+}
+
+TEST_F(Parts, AtTheSameTimeDoNotDisturbEachOther) {
+  std::vector<pid_t> runs;
+  for (const char* part : {"1/3", "2/3", "3/3"}) {
+    const pid_t pid = ::fork();
+    if (pid == 0) ::_exit(quantize("out", {"--part", part}).exit_code);
+    runs.push_back(pid);
+  }
+  for (const pid_t pid : runs) {
+    int status = 0;
+    ::waitpid(pid, &status, 0);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  ASSERT_TRUE(quantize("out", {"--finish"}).ok());
+  EXPECT_TRUE(snapshot(path("out")) == whole_);
+}
+
+Json header_of(const std::string& file) {
+  const std::string bytes = read_file(file);
+  uint64_t length = 0;
+  for (size_t i = 8; i-- > 0;) length = length << 8 | static_cast<uint8_t>(bytes.at(i));
+  Json header = Json::parse(bytes.substr(8, length));
+  header["data"] = 8 + length;
+  return header;
+}
+
+// Weights that a finished shard was made of become NaN behind the run's back, where no sample of the
+// fingerprint looks: whoever read them again would stop there.
+TEST_F(Parts, FinishedShardsAreNotReadAgain) {
+  ASSERT_TRUE(quantize("out", {"--part", "1/2"}).ok());
+  const std::string input = path("model/model.safetensors"), end = ".absmax";
+  const Json header = header_of(input);
+  const uint64_t size = fs::file_size(input), step = (size - 4096) / 256;
+  uint64_t at = 0;
+  for (const auto& entry : fs::directory_iterator(path("out.partial/model"))) {
+    const Json finished = header_of(entry.path().string());
+    for (const auto& [name, unused] : finished.items()) {
+      if (at != 0 || !name.ends_with(end)) continue;
+      const Json& place = header[name.substr(0, name.size() - end.size())]["data_offsets"];
+      const uint64_t begin = header["data"].get<uint64_t>() + place[0].get<uint64_t>();
+      const uint64_t behind = header["data"].get<uint64_t>() + place[1].get<uint64_t>();
+      for (uint64_t i = begin; i + 8 < behind && at == 0; ++i)
+        if (i % step > 4200 && i % step + 100 < step) at = i;  // between two samples
+    }
+  }
+  ASSERT_NE(at, 0u);
+  struct stat before {};
+  ASSERT_EQ(::stat(input.c_str(), &before), 0);
+  {
+    std::fstream file(input, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(at));
+    file << std::string(8, '\xff');
+  }
+  const timespec times[2] = {before.st_atim, before.st_mtim};
+  ASSERT_EQ(::utimensat(AT_FDCWD, input.c_str(), times, 0), 0);
+  expect_complaint(quantize("other"), {"NaN"});  // what a run finds that reads everything
+  const Result result = quantize("out");
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_EQ(result.out.find("\"shards_before\": 0,"), std::string::npos) << result;
+  EXPECT_TRUE(snapshot(path("out")) == whole_);
+}
+
+TEST_F(Parts, AnotherConversionIsRefusedByNameOrBegunAfresh) {
+  ASSERT_TRUE(quantize("out", {"--part", "1/3"}).ok());
+  expect_complaint(quantize("out", {"--block-size", "128"}),
+                   {"out.partial", "another conversion", "block size 64 there, 128 here", "--fresh"});
+  expect_complaint(quantize("out", {"--block-size", "128", "--part", "2/3"}), {"block size 64 there"});
+  expect_complaint(quantize("out", {"--skip", "down_proj"}), {"skip none there, down_proj here"});
+  const Result result = quantize("out", {"--block-size", "128", "--fresh"});
+  ASSERT_TRUE(result.ok()) << result;
+  ASSERT_TRUE(quantize("straight", {"--block-size", "128"}).ok());
+  EXPECT_TRUE(snapshot(path("out")) == snapshot(path("straight")));
+  EXPECT_FALSE(fs::exists(path("out.partial")));
+}
+
+TEST_F(Parts, AChangedInputIsRefused) {
+  ASSERT_TRUE(quantize("out", {"--part", "1/3"}).ok());
+  const std::string input = [&] {
+    for (const auto& entry : fs::directory_iterator(path("model")))
+      if (entry.path().extension() == ".safetensors") return entry.path().string();
+    return std::string();
+  }();
+  // Changed where no sample looks, but later.
+  const timespec times[2] = {{0, UTIME_NOW}, {0, UTIME_NOW}};
+  ASSERT_EQ(::utimensat(AT_FDCWD, input.c_str(), times, 0), 0);
+  expect_complaint(quantize("out"), {fs::path(input).filename().string(), "was changed", "--fresh"});
+  std::string bytes = read_file(input);
+  bytes[bytes.size() - 1] = static_cast<char>(bytes[bytes.size() - 1] ^ 1);
+  write_file(input, bytes);
+  expect_complaint(quantize("out", {"--part", "2/3"}), {"another conversion", "input "});
+}
+
+TEST_F(Parts, WhatIsNotOursStays) {
+  fs::create_directories(path("out.partial/model"));
+  write_file(path("out.partial/model/notes"), "mine");
+  for (const std::vector<std::string>& more :
+       {std::vector<std::string>{}, {"--fresh"}, {"--part", "1/2"}, {"--finish"}})
+    expect_complaint(quantize("out", more), {"out.partial", "not of a conversion"});
+  EXPECT_EQ(read_file(path("out.partial/model/notes")), "mine");
+}
+
+TEST_F(Parts, OneFileIsNotMadeInParts) {
+  write_file(path("in.safetensors"), plain_file(16, 64));
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"--finish"}, {"--part", "1/2"}}) {
+    std::vector<std::string> command = {"quantize", path("in.safetensors"), path("out.safetensors")};
+    command.insert(command.end(), more.begin(), more.end());
+    expect_complaint(nfloat(command), {"out.safetensors", "not made in parts"});
+  }
+}
+
+TEST_F(Parts, DequantizeGoesTheSameWay) {
+  const auto dequantize = [&](const std::string& out, const std::vector<std::string>& more) {
+    std::vector<std::string> command = {"dequantize", path("reference"), path(out), "--shard-size", "1MB"};
+    command.insert(command.end(), more.begin(), more.end());
+    return nfloat(command);
+  };
+  ASSERT_TRUE(dequantize("straight", {}).ok());
+  ASSERT_TRUE(dequantize("out", {"--part", "2/2"}).ok());
+  expect_complaint(dequantize("out", {"--dtype", "f32"}), {"type BF16 there, F32 here"});
+  const Result result = dequantize("out", {});  // makes what is missing
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.err.find("were finished before"), std::string::npos) << result;
+  EXPECT_TRUE(snapshot(path("out")) == snapshot(path("straight")));
+}
+
+// kill -9 at random moments, and the same command again until it ends: the seed is printed where it fails.
+TEST_F(Parts, KilledAtRandomMomentsARunGoesOn) {
+  const double seconds = [&] {
+    const Result timed = quantize("timed");
+    return timed.seconds;
+  }();
+  const auto seed = std::random_device{}();
+  std::mt19937 random(seed);
+  SCOPED_TRACE("seed " + std::to_string(seed));
+  int died = 0, went_on = 0;
+  for (int trial = 0; trial < 10; ++trial) {
+    Limits limits;
+    limits.signal = SIGKILL;
+    limits.after = std::chrono::nanoseconds(
+        static_cast<int64_t>(seconds * 1e9 * std::uniform_real_distribution<>(.2, 1)(random)));
+    const Result first = quantize("out", {"--threads", "1"}, limits);
+    const int before = finished("out");
+    died += first.signal == SIGKILL;
+    EXPECT_TRUE(first.ok() || !fs::exists(path("out")) || snapshot(path("out")) == whole_);
+    if (!fs::exists(path("out"))) {
+      const Result second = quantize("out");
+      ASSERT_TRUE(second.ok()) << second;
+      EXPECT_NE(second.out.find("\"shards_before\": " + std::to_string(before) + ","), std::string::npos)
+          << before << " shards were there" << second;
+      went_on += before > 0;
+    }
+    EXPECT_TRUE(snapshot(path("out")) == whole_) << "trial " << trial;
+    EXPECT_FALSE(fs::exists(path("out.partial"))) << "trial " << trial;
+    fs::remove_all(path("out"));
+  }
+  EXPECT_GT(died, 0) << "every run ended before it was killed: this test looked at nothing";
+  EXPECT_GT(went_on, 0) << "no run left a finished shard: this test looked at nothing";
+}
+
+}  // namespace
+}  // namespace nfloat::cli_test

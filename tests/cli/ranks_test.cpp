@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+// One model by several processes that mpirun starts: what one process gives, byte for byte. Faults of ranks:
+// tests/ranks/run.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "cli/process.h"
+
+namespace nfloat::cli_test {
+namespace {
+
+namespace fs = std::filesystem;
+
+class RanksCli : public Cli {
+ protected:
+  void SetUp() override {
+    Cli::SetUp();
+    static const std::string reason = no_ranks();
+    if (!reason.empty()) GTEST_SKIP() << reason;
+  }
+  static std::vector<std::string> with(std::vector<std::string> command,
+                                       const std::vector<std::string>& more) {
+    command.insert(command.end(), more.begin(), more.end());
+    return command;
+  }
+};
+
+TEST_F(RanksCli, GenerateTheTextOfOneProcess) {
+  const std::vector<std::string> command = {
+      "generate", model(),      "-p",  "The old lighthouse", "-n",
+      "24",       "--seed",     "7",   "--temperature",      "0.8",
+      "--quiet",  "--quantize", "nf4", "--double-quant",     "--threads",
+      "1"};
+  const Result one = nfloat(command);
+  ASSERT_TRUE(one.ok()) << one;
+  for (const int ranks : {2, 3}) {
+    const Result several = nfloat_by_ranks(ranks, command);
+    EXPECT_TRUE(several.ok()) << several;
+    EXPECT_EQ(several.out, one.out) << ranks;
+  }
+  const Result uneven = nfloat_by_ranks(2, with(command, {"--share", "3,1"}));
+  EXPECT_TRUE(uneven.ok()) << uneven;
+  EXPECT_EQ(uneven.out, one.out);
+}
+
+// Log-probabilities too, to the last digit; the prompt comes from standard input, which only rank 0 has.
+TEST_F(RanksCli, GenerateTheSameDocumentFromStandardInput) {
+  const std::vector<std::string> command = {"generate", model(),      "-n", "6",         "--seed", "1",
+                                            "--json",   "--logprobs", "3",  "--threads", "1"};
+  write_file(path("prompt"), "Once upon a time");
+  Limits limits;
+  limits.standard_input = path("prompt");
+  const auto without_times = [](const std::string& text) {
+    std::string kept;
+    for (size_t at = 0; at < text.size();) {
+      const size_t end = std::min(text.find('\n', at), text.size() - 1) + 1;
+      const std::string line = text.substr(at, end - at);
+      if (line.find("seconds") == std::string::npos && line.find("per_second") == std::string::npos)
+        kept += line;
+      at = end;
+    }
+    return kept;
+  };
+  const Result one = nfloat(command, limits), two = nfloat_by_ranks(2, command, limits);
+  ASSERT_TRUE(one.ok()) << one;
+  ASSERT_TRUE(two.ok()) << two;
+  EXPECT_EQ(without_times(two.out), without_times(one.out));
+}
+
+TEST_F(RanksCli, PerplexityIsTheSame) {
+  write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 3000));
+  const std::vector<std::string> command = {"perplexity", model(), "--text",    path("text"),
+                                            "--quantize", "nf4",   "--threads", "1"};
+  const Result one = nfloat(command), two = nfloat_by_ranks(2, command);
+  ASSERT_TRUE(one.ok()) << one;
+  ASSERT_TRUE(two.ok()) << two;
+  EXPECT_EQ(two.out.substr(0, two.out.find('\n')), one.out.substr(0, one.out.find('\n')));
+}
+
+TEST_F(RanksCli, WhatAllFindIsSaidOnce) {
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"generate", path("nowhere"), "-p", "x"},
+        {"generate", model(), "-p", "x", "--share", "3,1,1"},
+        {"train", model(), "rows.jsonl", "--out", path("out")}}) {
+    const Result result = nfloat_by_ranks(2, command);
+    EXPECT_NE(result.exit_code, 0) << result;
+    EXPECT_EQ(result.out, "") << result;
+    size_t said = 0;
+    for (size_t at = result.err.find("nfloat: "); at != std::string::npos;
+         at = result.err.find("nfloat: ", at + 1))
+      ++said;
+    EXPECT_EQ(said, 1u) << result;
+  }
+}
+
+TEST_F(RanksCli, WhatOneFindsIsSaidWithItsName) {
+  const Result missing =
+      nfloat_by_ranks(2, {"generate", model(), "-p", "x"}, {}, {"generate", path("nowhere"), "-p", "x"});
+  EXPECT_EQ(missing.exit_code, 1) << missing;
+  EXPECT_NE(missing.err.find("nfloat: rank 1 on "), std::string::npos) << missing;
+  EXPECT_NE(missing.err.find("nowhere"), std::string::npos) << missing;
+  fs::copy(model(), path("other"), fs::copy_options::recursive);
+  std::string config = read_file(path("other/config.json"));
+  write_file(path("other/config.json"), config + " ");
+  const Result differing =
+      nfloat_by_ranks(2, {"generate", model(), "-p", "x"}, {}, {"generate", path("other"), "-p", "x"});
+  EXPECT_EQ(differing.exit_code, 1) << differing;
+  EXPECT_NE(differing.err.find("has other files than rank 0"), std::string::npos) << differing;
+  EXPECT_EQ(differing.out, "") << differing;
+}
+
+TEST_F(RanksCli, QuantizeTheBytesOfOneProcess) {
+  ASSERT_TRUE(nfloat({"quantize", model(), path("one"), "--shard-size", "1MB"}).ok());
+  const Result result = nfloat_by_ranks(3, {"quantize", model(), path("three"), "--shard-size", "1MB"});
+  EXPECT_TRUE(result.ok()) << result;
+  EXPECT_TRUE(snapshot(path("three")) == snapshot(path("one")));
+  EXPECT_FALSE(fs::exists(path("three.partial")));
+  const Result refused = nfloat_by_ranks(2, {"quantize", model(), path("four"), "--part", "1/2"});
+  EXPECT_EQ(refused.exit_code, 2) << refused;
+}
+
+TEST_F(RanksCli, TheirExchangesAreMeasured) {
+  const Result result = nfloat_by_ranks(2, {"bench", "ranks", "--seconds", "0.2", "--json"});
+  EXPECT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.out.find("\"ranks\": 2"), std::string::npos) << result;
+  EXPECT_EQ(nfloat({"bench", "ranks"}).exit_code, 2);
+}
+
+// The rest needs no MPI.
+class RankPlan : public Cli {};
+
+TEST_F(RankPlan, SharesFollowTheMemory) {
+  const Result result = nfloat({"plan", model(), "--ranks", "3MB,1MB,1MB", "--context", "16", "--json"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.out.find("\"fits\": false"), std::string::npos) << result;
+  const Result large =
+      nfloat({"plan", model(), "--ranks", "30GB,10GB", "--read", "40,20", "--context", "16"});
+  ASSERT_TRUE(large.ok()) << large;
+  EXPECT_NE(large.out.find("750,250"), std::string::npos) << large;
+  EXPECT_EQ(nfloat({"plan", model(), "--ranks", "3GB,1GB", "--read", "40"}).exit_code, 2);
+  EXPECT_EQ(nfloat({"plan", model(), "--ranks", "3GB,1GB", "--memory", "4GB"}).exit_code, 2);
+}
+
+}  // namespace
+}  // namespace nfloat::cli_test
