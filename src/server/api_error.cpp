@@ -6,6 +6,8 @@
 namespace nfloat {
 namespace {
 
+constexpr size_t kMostMessage = 400;  // bytes: what a request says is quoted in it
+
 const char* type_of(int status) noexcept {
   switch (status) {
     case 403:
@@ -25,9 +27,11 @@ const char* type_of(int status) noexcept {
 
 std::string ApiError::body() const {
   const auto or_null = [](const std::string& text) { return text.empty() ? Json() : Json(text); };
+  const std::string shown =
+      message.size() <= kMostMessage ? message : message.substr(0, kMostMessage) + " ...";
   return Json{
       {"error",
-       {{"message", message}, {"type", type_of(status)}, {"param", or_null(param)}, {"code", or_null(code)}}}}
+       {{"message", shown}, {"type", type_of(status)}, {"param", or_null(param)}, {"code", or_null(code)}}}}
       .dump(-1, Json::Invalid::kReplace);
 }
 

@@ -34,10 +34,17 @@ namespace {
 namespace http = beast::http;
 using std::chrono::seconds;
 
-constexpr size_t kReadAhead = 4096;               // bytes at a time
-constexpr size_t kMostDrained = size_t{1} << 20;  // bytes read and dropped after an answer that closes
+constexpr size_t kReadAhead = 4096;                // bytes at a time
+constexpr size_t kMostDrained = size_t{16} << 20;  // bytes read and dropped after an answer that closes
 
 }  // namespace
+
+std::string in_lower_case(std::string_view text) {
+  std::string lower(text);
+  std::transform(lower.begin(), lower.end(), lower.begin(),
+                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
+  return lower;
+}
 
 std::string_view http_reason(int status) noexcept {
   const std::string_view known = http::obsolete_reason(static_cast<http::status>(status)).data();
@@ -159,6 +166,12 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     const auto& message = parser_->get();
     version_ = message.version();
     keep_alive_ = message.keep_alive();
+    for (auto [field, end] = message.equal_range(http::field::connection); field != end; ++field)
+      if (http::token_list{field->value()}.exists("close")) keep_alive_ = false;
+    if (message.count(http::field::host) > 1) {  // RFC 9112, 3.2
+      keep_alive_ = false;
+      return answer_error(400, "the request has several Host headers");
+    }
     // What comes after a body whose end is not known would be taken for the next request.
     const size_t codings = message.count(http::field::transfer_encoding);
     if (codings > 1 ||
@@ -190,12 +203,9 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     request_ = HttpRequest();
     request_.method = std::string(message.method_string());
     request_.path = std::string(message.target().substr(0, message.target().find('?')));
-    for (const auto& field : message) {
-      std::string name(field.name_string());
-      std::transform(name.begin(), name.end(), name.begin(),
-                     [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-      request_.headers.emplace_back(std::move(name), std::string(field.value()));
-    }
+    for (const auto& field : message)
+      request_.headers.emplace_back(in_lower_case(std::string(field.name_string())),
+                                    std::string(field.value()));
     request_.body = std::move(message.body());
     phase_ = Phase::kWorking;
     watch();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <set>
 
 #include "nfloat/error.h"
@@ -88,8 +89,15 @@ std::string without_port(std::string_view host) {
 }
 
 bool is_number_address(std::string_view host) noexcept {
-  return host.starts_with('[') ||
-         std::all_of(host.begin(), host.end(), [](char c) { return (c >= '0' && c <= '9') || c == '.'; });
+  return (host.starts_with('[') && host.find_first_not_of("0123456789abcdef:.", 1) == host.size() - 1 &&
+          host.ends_with(']')) ||
+         host.find_first_not_of("0123456789.") == std::string_view::npos;
+}
+
+// Whatever parameters follow, as "; charset=utf-8".
+bool is_json(std::string_view content_type) {
+  content_type = content_type.substr(0, content_type.find_first_of("; \t"));
+  return in_lower_case(content_type) == "application/json";
 }
 
 std::string unescaped(std::string_view text) {
@@ -270,14 +278,69 @@ Prepared prepare_completion(ServedModel& served, const ServeOptions& options,
   return result;
 }
 
+// Of /tokenize, /detokenize and /apply-template.
+Json small_answer(const ServedModel& served, const HttpRequest& request) {
+  const std::string& path = request.path;
+  const Json body = parse_body(request.body);
+  const Fields fields(body);
+  const Tokenizer& tokenizer = served.tokenizer;
+  if (path == "/tokenize") {
+    const char* name =
+        fields.get("content") == nullptr && fields.get("prompt") != nullptr ? "prompt" : "content";
+    if (fields.get(name) == nullptr) bad_field("content", "content is missing");
+    const std::vector<int32_t> tokens =
+        tokenizer.encode(fields.text(name), {.add_special_tokens = fields.boolean("add_special", false),
+                                             .parse_special_tokens = fields.boolean("parse_special", true)});
+    Json list = tokens;
+    if (fields.boolean("with_pieces")) {
+      list = Json::array();
+      for (const int32_t token : tokens)
+        list.push_back({{"id", token}, {"piece", token_name(tokenizer.token_bytes(token))}});
+    }
+    return Json{{"tokens", list}, {"count", tokens.size()}};
+  }
+  if (path == "/detokenize") {
+    const Json* list = fields.array("tokens");
+    if (list == nullptr) bad_field("tokens", "tokens is missing");
+    std::vector<int32_t> tokens;
+    for (const Json& one : *list) {
+      if (!one.is_number_unsigned() || one.get<uint64_t>() >= static_cast<uint64_t>(tokenizer.vocab_size()))
+        bad_field("tokens", "tokens holds {}, expected ids from 0 to {}", Fields::shown(one),
+                  tokenizer.vocab_size() - 1);
+      tokens.push_back(one.get<int32_t>());
+    }
+    return Json{{"content", tokenizer.decode(tokens)}};
+  }
+  const ChatRequest chat = parse_chat_request(body, served.bounds);
+  try {
+    return Json{{"prompt", ChatPrompt(chat_of(served), tokenizer).text(template_values(chat))}};
+  } catch (const Error& error) {
+    throw ApiError{400, error.what(), "messages"};
+  }
+}
+
+// What a request is answered with when `work` fails.
+std::optional<ApiError> refusal_of(const std::function<void()>& work) {
+  try {
+    work();
+    return std::nullopt;
+  } catch (const ApiError& error) {
+    return error;
+  } catch (const Error& error) {
+    return ApiError{400, error.what()};
+  } catch (const std::exception& error) {
+    return ApiError{500, error.what()};
+  }
+}
+
 }  // namespace
 
 void Server::State::check_host(const HttpRequest& request) const {
-  const std::string host = without_port(request.header("host"));
+  const std::string host = in_lower_case(without_port(request.header("host")));
   if (host.empty()) throw ApiError{400, "the request has no Host header"};
   if (is_loopback(host) || host == options.host || "[" + options.host + "]" == host) return;
-  if (std::find(options.allowed_hosts.begin(), options.allowed_hosts.end(), host) !=
-      options.allowed_hosts.end())
+  if (std::any_of(options.allowed_hosts.begin(), options.allowed_hosts.end(),
+                  [&](const std::string& allowed) { return in_lower_case(allowed) == host; }))
     return;
   if (!loopback && is_number_address(host)) return;
   throw ApiError{403, fmt::format("{} is not a name of this server", host), "", "host_not_allowed"};
@@ -286,8 +349,8 @@ void Server::State::check_host(const HttpRequest& request) const {
 void Server::State::check_key(const HttpRequest& request) const {
   if (options.api_keys.empty()) return;
   std::string_view given = request.header("authorization");
-  static constexpr std::string_view kBearer = "Bearer ";
-  if (given.starts_with(kBearer))
+  static constexpr std::string_view kBearer = "bearer ";
+  if (in_lower_case(given.substr(0, kBearer.size())) == kBearer)
     given.remove_prefix(kBearer.size());
   else
     given = request.header("x-api-key");
@@ -327,11 +390,8 @@ void Server::State::route(const std::shared_ptr<HttpExchange>& exchange) {
   if (entry.route != Route::kPage && entry.route != Route::kHealth &&
       !(entry.route == Route::kMetrics && loopback))
     check_key(request);
-  if (entry.post) {
-    const std::string_view type = request.header("content-type");
-    if (!type.starts_with("application/json"))
-      throw ApiError{415, "the content type is not application/json", "", "unsupported_media_type"};
-  }
+  if (entry.post && !is_json(request.header("content-type")))
+    throw ApiError{415, "the content type is not application/json", "", "unsupported_media_type"};
   switch (entry.route) {
     case Route::kPage:
       return respond(exchange, 200, page_headers(request.path), std::string(page_part(request.path)));
@@ -371,8 +431,7 @@ void Server::State::generate(const std::shared_ptr<HttpExchange>& exchange, bool
   const std::shared_ptr<ServedModel> model = served();
   http.background([this, exchange = exchange, model, chat]() mutable {
     auto prepared = std::make_shared<Prepared>();
-    std::optional<ApiError> error;
-    try {
+    const std::optional<ApiError> error = refusal_of([&] {
       const Json body = parse_body(exchange->request().body);
       const Json* name = body.find("model");
       if (name != nullptr && name->is_string()) check_model(*model, name->text());
@@ -388,13 +447,7 @@ void Server::State::generate(const std::shared_ptr<HttpExchange>& exchange, bool
         prepared->stream = request.stream;
         prepared->include_usage = request.include_usage;
       }
-    } catch (const ApiError& given) {
-      error = given;
-    } catch (const Error& given) {
-      error = ApiError{400, given.what()};
-    } catch (const std::exception& given) {
-      error = ApiError{500, given.what()};
-    }
+    });
     // Moved, so that this thread never holds the last of a connection, which ends where run() is.
     http.post([this, exchange = std::move(exchange), model, prepared, error] {
       if (error) return refuse(exchange, *error);
@@ -417,45 +470,15 @@ void Server::State::generate(const std::shared_ptr<HttpExchange>& exchange, bool
 }
 
 void Server::State::small_post(const std::shared_ptr<HttpExchange>& exchange) {
-  const std::shared_ptr<ServedModel> model = served();
-  const std::string& path = exchange->request().path;
-  const Json body = parse_body(exchange->request().body);
-  const Fields fields(body);
-  const Tokenizer& tokenizer = model->tokenizer;
-  if (path == "/tokenize") {
-    const char* name =
-        fields.get("content") == nullptr && fields.get("prompt") != nullptr ? "prompt" : "content";
-    if (fields.get(name) == nullptr) bad_field("content", "content is missing");
-    const std::vector<int32_t> tokens =
-        tokenizer.encode(fields.text(name), {.add_special_tokens = fields.boolean("add_special", false),
-                                             .parse_special_tokens = fields.boolean("parse_special", true)});
-    Json list = tokens;
-    if (fields.boolean("with_pieces")) {
-      list = Json::array();
-      for (const int32_t token : tokens)
-        list.push_back({{"id", token}, {"piece", token_name(tokenizer.token_bytes(token))}});
-    }
-    return respond(exchange, Json{{"tokens", list}, {"count", tokens.size()}});
-  }
-  if (path == "/detokenize") {
-    const Json* list = fields.array("tokens");
-    if (list == nullptr) bad_field("tokens", "tokens is missing");
-    std::vector<int32_t> tokens;
-    for (const Json& one : *list) {
-      if (!one.is_number_unsigned() || one.get<uint64_t>() >= static_cast<uint64_t>(tokenizer.vocab_size()))
-        bad_field("tokens", "tokens holds {}, expected ids from 0 to {}", Fields::shown(one),
-                  tokenizer.vocab_size() - 1);
-      tokens.push_back(one.get<int32_t>());
-    }
-    return respond(exchange, Json{{"content", tokenizer.decode(tokens)}});
-  }
-  ChatRequest request = parse_chat_request(body, model->bounds);
-  try {
-    respond(exchange,
-            Json{{"prompt", ChatPrompt(chat_of(*model), tokenizer).text(template_values(request))}});
-  } catch (const Error& error) {
-    throw ApiError{400, error.what(), "messages"};
-  }
+  http.background([this, exchange = exchange, model = served()]() mutable {
+    auto answer = std::make_shared<std::string>();
+    const std::optional<ApiError> error = refusal_of(
+        [&] { *answer = small_answer(*model, exchange->request()).dump(-1, Json::Invalid::kReplace); });
+    http.post([this, exchange = std::move(exchange), answer, error] {
+      if (error) return refuse(exchange, *error);
+      respond(exchange, 200, {{"Content-Type", "application/json"}}, std::move(*answer));
+    });
+  });
 }
 
 }  // namespace nfloat

@@ -27,7 +27,9 @@ std::string name_of(const std::string& path, const ServeOptions& options) {
 }  // namespace
 
 bool is_loopback(std::string_view host) noexcept {
-  return host == "localhost" || host == "::1" || host == "[::1]" || host.starts_with("127.");
+  // A name may begin as an address does: 127.0.0.1.example.org.
+  return host == "localhost" || host == "::1" || host == "[::1]" ||
+         (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string_view::npos);
 }
 
 bool equal_secrets(std::string_view a, std::string_view b) noexcept {

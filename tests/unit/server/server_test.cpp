@@ -221,6 +221,13 @@ TEST_F(Servers, RequestsThatAreNoneAreRefusedWithTheirStatus) {
   EXPECT_EQ(first("nonsense\r\n\r\n"), 400);
   EXPECT_EQ(first("GET /health HTTP/1.1\r\nConnection: close\r\n\r\n"), 400) << "no Host";
   EXPECT_EQ(first("GET /health HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"), 403);
+  EXPECT_EQ(first("GET /health HTTP/1.1\r\nHost: 127.0.0.1.evil.example\r\nConnection: close\r\n\r\n"), 403);
+  EXPECT_EQ(first("GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n"), 400);
+  EXPECT_EQ(first("GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: x\r\nConnection: close\r\n\r\n"),
+            200);
+  EXPECT_LT(get("/" + std::string(9000, 'a')).size(), 1000u) << "what a request says is quoted in short";
+  EXPECT_EQ(first("GET /health HTTP/1.1\r\nHost: 127.0.0.2:80\r\nConnection: close\r\n\r\n"), 200);
+  EXPECT_EQ(first("GET /health HTTP/1.1\r\nHost: LocalHost:80\r\nConnection: close\r\n\r\n"), 200);
   EXPECT_EQ(first(request("GET", "/nothing")), 404);
   const std::string wrong = raw(request("GET", "/v1/chat/completions"));
   EXPECT_EQ(status(wrong), 405);
@@ -228,6 +235,14 @@ TEST_F(Servers, RequestsThatAreNoneAreRefusedWithTheirStatus) {
   EXPECT_EQ(first("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: "
                   "text/plain\r\nContent-Length: 2\r\n\r\n{}"),
             415);
+  for (const auto& [type, wanted] : {std::pair{"application/jsonp", 415},
+                                     {"Application/JSON; charset=utf-8", 400},
+                                     {"application/json;charset=utf-8", 400}})
+    EXPECT_EQ(first("POST /tokenize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 2\r\n"
+                    "Content-Type: " +
+                    std::string(type) + "\r\n\r\n{}"),
+              wanted)
+        << type;
   EXPECT_EQ(first("POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n{"), 413);
   EXPECT_EQ(first("GET / HTTP/1.1\r\nHost: localhost\r\nX: " + std::string(20000, 'x') + "\r\n\r\n"), 431);
   EXPECT_EQ(
@@ -407,6 +422,7 @@ TEST_F(Servers, KeysAreAskedForWhereThereAreSome) {
   EXPECT_EQ(status(get("/v1/models")), 401);
   EXPECT_EQ(status(get("/v1/models", "Authorization: Bearer wrong\r\n")), 401);
   EXPECT_EQ(status(get("/v1/models", "Authorization: Bearer other\r\n")), 200);
+  EXPECT_EQ(status(get("/v1/models", "authorization: bearer other\r\n")), 200);
   EXPECT_EQ(status(get("/health")), 200);
   EXPECT_THROW(Server({.host = "0.0.0.0", .port = 0}), Error);
 }
