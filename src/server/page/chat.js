@@ -67,7 +67,10 @@ function turnElement(message, index) {
   turn.append(...formatted(String(message.content ?? '')));
   const tools = element('div', { className: 'tools' });
   if (message.role === 'user') tools.append(button('Edit', () => edit(index)));
-  else tools.append(button('Again', () => again(index)));
+  // A message whose answer never came, as when the server was busy.
+  if (message.role === 'user' && index + 1 === current.messages.length && !running)
+    tools.append(button('Send again', () => again(index + 1)));
+  if (message.role !== 'user') tools.append(button('Again', () => again(index)));
   tools.append(button('Copy', () => navigator.clipboard?.writeText(String(message.content ?? ''))));
   turn.append(tools);
   return turn;
@@ -107,7 +110,6 @@ function edit(index) {
 function again(index) {
   if (running) return;
   current.messages.length = index;
-  show();
   answer();
 }
 
@@ -143,7 +145,9 @@ async function answer() {
   const message = { role: 'assistant', content: '' };
   const body = { messages: chat.messages.map(({ role, content }) => ({ role, content })), stream: true, stream_options: { include_usage: true } };
   for (const name of kSettings) if (at(name).value !== '') body[name] = Number(at(name).value);
+  if (at('which').value) body.model = at('which').value;
   running = new AbortController();
+  show();
   at('send').hidden = true;
   at('stop').hidden = false;
   const begun = performance.now();
@@ -204,7 +208,6 @@ function send() {
   current.messages.push({ role: 'user', content: text });
   at('input').value = '';
   save();
-  show();
   answer();
 }
 
@@ -254,8 +257,11 @@ async function connect() {
     const response = await fetch('v1/models', { headers: headers() });
     if (response.status === 503) { at('model').textContent = 'loading ...'; setTimeout(connect, 1000); return; }
     if (!response.ok) throw new Error(await refusal(response));
-    const model = (await response.json()).data[0];
+    const models = (await response.json()).data, model = models[0];
     at('model').textContent = model.id;
+    // With adapters there are several.
+    at('which').replaceChildren(...models.map(({ id }) => element('option', { value: id, textContent: id })));
+    at('which').parentElement.hidden = models.length < 2;
     context = model.meta.context;
     meter(0);
     say(model.meta.chat_template ? '' : 'This model has no chat template: it can only continue texts, over the API.', !model.meta.chat_template);
