@@ -126,6 +126,30 @@ void penalize(const SamplerOptions& options, std::span<const int32_t> history, i
   }
 }
 
+// A list from the most to the least likely, sorted as far as it is looked at: a draw seldom goes far, and a
+// vocabulary is long.
+class Descending {
+ public:
+  explicit Descending(std::vector<Candidate>& list) noexcept : list_(list) {}
+  const Candidate& operator[](size_t at) {
+    while (at >= sorted_) sort_more();
+    return list_[at];
+  }
+
+ private:
+  void sort_more() {
+    const auto begin = list_.begin() + static_cast<std::ptrdiff_t>(sorted_);
+    const size_t next = std::min(std::max<size_t>(64, sorted_ * 4), list_.size());
+    const auto end = list_.begin() + static_cast<std::ptrdiff_t>(next);
+    if (end != list_.end()) std::nth_element(begin, end, list_.end(), more_likely);
+    std::sort(begin, end, more_likely);
+    sorted_ = next;
+  }
+
+  std::vector<Candidate>& list_;
+  size_t sorted_ = 0;
+};
+
 }  // namespace
 
 struct Sampler::State {
@@ -133,12 +157,16 @@ struct Sampler::State {
   std::mt19937_64
       generator;  // its sequence is fixed by the standard; its distributions are not and stay unused
   std::vector<Candidate> candidates;
-  std::vector<double> weights;
+  // The options change no logit and forbid nothing.
+  bool plain = options.suppressed.empty() && options.begin_suppressed.empty() &&
+               options.forbidden_sequences.empty() && options.no_repeat_ngram == 0 && options.bias.empty() &&
+               options.repetition_penalty == 1 && options.presence_penalty == 0 &&
+               options.frequency_penalty == 0;
 };
 
 Sampler::Sampler(const SamplerOptions& options) {
   check(options);
-  state_ = std::make_unique<State>(State{options, std::mt19937_64(options.seed), {}, {}});
+  state_ = std::make_unique<State>(State{options, std::mt19937_64(options.seed), {}});
 }
 Sampler::Sampler(Sampler&&) noexcept = default;
 Sampler& Sampler::operator=(Sampler&&) noexcept = default;
@@ -161,6 +189,11 @@ void Sampler::draw_as(const Sampler& other) noexcept {
 int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> history,
                         const SamplerInput& input) {
   const SamplerOptions& options = state_->options;
+  if ((options.temperature == 0 || options.top_k == 1) && input.allowed.empty() && state_->plain) {
+    const float most = largest_of(logits);
+    const auto found = std::find(logits.begin(), logits.end(), most);
+    if (found != logits.end() && most > -INFINITY) return static_cast<int32_t>(found - logits.begin());
+  }
   std::vector<Candidate>& list = state_->candidates;
   list.clear();
   collect(logits, input.allowed, list);
@@ -191,29 +224,38 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
     std::nth_element(list.begin(), list.begin() + options.top_k, list.end(), more_likely);
     list.resize(static_cast<size_t>(options.top_k));
   }
-  std::sort(list.begin(), list.end(), more_likely);
-  std::vector<double>& weights = state_->weights;
-  weights.resize(list.size());
-  for (size_t i = 0; i < list.size(); ++i)
-    weights[i] = std::exp((static_cast<double>(list[i].logit) - static_cast<double>(best.logit)) /
-                          static_cast<double>(options.temperature));
+  const auto weight = [&](const Candidate& one) {
+    return std::exp((static_cast<double>(one.logit) - static_cast<double>(best.logit)) /
+                    static_cast<double>(options.temperature));
+  };
+  double total = 0;
+  for (const Candidate& one : list) total += weight(one);
+  Descending order(list);
   size_t kept = list.size();
   if (options.top_p < 1) {
-    const double enough =
-        static_cast<double>(options.top_p) * std::accumulate(weights.begin(), weights.end(), 0.0);
-    double reached = 0;
-    for (kept = 0; kept < list.size() && reached < enough;) reached += weights[kept++];
+    const double enough = static_cast<double>(options.top_p) * total;
+    total = 0;
+    for (kept = 0; kept < list.size() && total < enough;) total += weight(order[kept++]);
   }
-  while (kept > 1 && weights[kept - 1] < static_cast<double>(options.min_p)) --kept;
+  if (options.min_p > 0) {
+    size_t likely = 0;
+    double sum = 0;
+    while (likely < kept) {
+      const double next = weight(order[likely]);
+      if (likely > 0 && next < static_cast<double>(options.min_p)) break;
+      sum += next;
+      ++likely;
+    }
+    kept = likely;
+    total = sum;
+  }
 
-  const double total =
-      std::accumulate(weights.begin(), weights.begin() + static_cast<std::ptrdiff_t>(kept), 0.0);
   double left = static_cast<double>(state_->generator() >> 11) * 0x1p-53 * total;
   for (size_t i = 0; i < kept; ++i) {
-    left -= weights[i];
-    if (left < 0) return list[i].token;
+    left -= weight(order[i]);
+    if (left < 0) return order[i].token;
   }
-  return list[kept - 1].token;
+  return order[kept - 1].token;
 }
 
 int32_t most_likely(std::span<const float> logits) noexcept {

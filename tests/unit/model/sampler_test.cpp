@@ -4,8 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
+#include <random>
 
 #include "nfloat/error.h"
 
@@ -89,10 +92,63 @@ TEST(Sampler, SameSeedSameTokens) {
   EXPECT_GT(differ, 20);
 }
 
+// What a draw is, all of the vocabulary sorted.
+int32_t drawn(const std::vector<float>& logits, const SamplerOptions& options, std::mt19937_64& generator) {
+  std::vector<int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto logit = [&](int32_t token) { return logits[static_cast<size_t>(token)]; };
+  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return logit(a) > logit(b); });
+  if (options.top_k > 0) order.resize(std::min(order.size(), static_cast<size_t>(options.top_k)));
+  std::vector<double> weights;
+  for (const int32_t token : order)
+    weights.push_back(std::exp((static_cast<double>(logit(token)) - logit(order[0])) / options.temperature));
+  const double all = std::accumulate(weights.begin(), weights.end(), 0.0);
+  size_t kept = 0;
+  for (double reached = 0; kept < weights.size() && reached < options.top_p * all;)
+    reached += weights[kept++];
+  while (kept > 1 && weights[kept - 1] < options.min_p) --kept;
+  const double total =
+      std::accumulate(weights.begin(), weights.begin() + static_cast<std::ptrdiff_t>(kept), 0.0);
+  double left = static_cast<double>(generator() >> 11) * 0x1p-53 * total;
+  for (size_t i = 0; i < kept; ++i)
+    if ((left -= weights[i]) < 0) return order[i];
+  return order[kept - 1];
+}
+
+TEST(Sampler, LongVocabulariesAreDrawnAsIfSorted) {
+  std::mt19937 random(5);
+  for (const float spread :
+       {0.01f, 1.0f, 6.0f})  // nearly flat, as random weights give, as a trained model gives
+    for (const size_t size : {1u, 63u, 64u, 65u, 321u, 5000u}) {
+      std::normal_distribution<float> normal(0, spread);
+      for (const SamplerOptions& options :
+           {SamplerOptions{.seed = 3}, SamplerOptions{.temperature = 0.6f, .top_p = 0.9f, .seed = 4},
+            SamplerOptions{.temperature = 1.7f, .top_k = 300, .min_p = 0.02f, .seed = 5},
+            SamplerOptions{.top_k = 50, .top_p = 0.95f, .min_p = 0.1f, .seed = 6}}) {
+        Sampler sampler(options);
+        std::mt19937_64 generator(options.seed);
+        for (int draw = 0; draw < 20; ++draw) {
+          std::vector<float> logits(size);
+          for (float& logit : logits) logit = normal(random);
+          if (size > 100) logits[size - 2] = logits[7];  // equals
+          ASSERT_EQ(sampler.sample(logits, {}), drawn(logits, options, generator))
+              << size << " by " << spread;
+        }
+      }
+    }
+}
+
 TEST(Sampler, NumbersThatAreNone) {
-  Sampler sampler({});
-  EXPECT_EQ(sampler.sample(std::vector<float>{NAN, 3, NAN}, {}), 1);
-  EXPECT_THROW(sampler.sample(std::vector<float>{NAN, NAN}, {}), Error);
+  for (const float temperature : {0.0f, 1.0f}) {
+    Sampler sampler({.temperature = temperature});
+    EXPECT_EQ(sampler.sample(std::vector<float>{NAN, 3, NAN}, {}), 1);
+    EXPECT_EQ(sampler.sample(std::vector<float>{NAN, -INFINITY, -INFINITY}, {}), 1);
+    EXPECT_THROW(sampler.sample(std::vector<float>{NAN, NAN}, {}), Error);
+    std::vector<float> many(100, NAN);
+    many[40] = many[41] = -2;
+    const int32_t drawn = sampler.sample(many, {});
+    EXPECT_TRUE(drawn == 40 || (temperature > 0 && drawn == 41));
+  }
 }
 
 TEST(Sampler, OptionsOutOfRange) {
