@@ -139,13 +139,8 @@ class Models:
         self.options = options
         self.rates = collections.defaultdict(list)  # (test, threads, program): tokens a second
         self.peaks = {}
-        self.files = {}
-        for kind in ("q4_0", "iq4_nl", "q4_K"):
-            if os.path.exists(f"{options.work}/llama_cpp_model"):
-                self.files[kind] = f"{options.work}/{kind}.gguf"
-                if not os.path.exists(self.files[kind]):
-                    call([f"{options.work}/llama_cpp_model", "make", kind, self.files[kind] + ".part"])
-                    os.rename(self.files[kind] + ".part", self.files[kind])
+        files = {kind: llama_cpp_model(options, kind) for kind in ("q4_0", "iq4_nl", "q4_K")}
+        self.files = {kind: path for kind, path in files.items() if path}
 
     def round(self):
         for threads in self.options.threads:
@@ -174,14 +169,63 @@ class Models:
             aligned(f"{test}: tokens/s, beside the fastest rival", self.options.threads, lines)
 
 
+class Batches:
+    """Sequences of the same model that are continued together: nfloat's engine, one batch of llama.cpp's library a step."""
+
+    SEQUENCES = (1, 2, 4, 8)
+    PROMPT, TOKENS = 128, 64
+
+    def __init__(self, options):
+        self.options = options
+        self.options.threads = options.threads[-1:]
+        self.rates = collections.defaultdict(list)  # (sequences, program): tokens a second
+        self.file = llama_cpp_model(options, "q4_0")
+
+    def round(self):
+        threads, prompt, tokens = str(self.options.threads[0]), str(self.PROMPT), str(self.TOKENS)
+        for row in objects(call(["build/release/bin/serve_bench", "streams", "--json", "--threads", threads, "--rounds", "1", "--prompt", prompt,
+                                 "--tokens", tokens, "--streams", ",".join(map(str, self.SEQUENCES))],
+                                environment={"NFLOAT_TARGET": self.options.like} if self.options.like else None)):
+            if row["what"].endswith(", generation"):
+                self.rates[int(row["what"].split()[0]), "nfloat NF4, 8-bit scales, int8"].append(row["median"])
+        for sequences in self.SEQUENCES if self.file else ():
+            libraries = llama_cpp_libraries(self.options.work, self.options.like)
+            row = objects(call([f"{self.options.work}/llama_cpp_model", "batch", self.file, libraries, threads, str(sequences), prompt, tokens, "1"]))[0]
+            self.rates[sequences, "llama.cpp q4_0"].append(statistics.median(row["generate"]))
+
+    def result(self):
+        return {"threads": self.options.threads[0], "rows": [{"sequences": sequences, "program": program, "unit": "tokens/s",
+                "median": statistics.median(values), "rounds": values} for (sequences, program), values in self.rates.items()]}
+
+    def table(self):
+        medians = {key: statistics.median(values) for key, values in self.rates.items()}
+        programs = dict.fromkeys(program for _, program in medians)
+        lines = [[program] + [f"{medians[n, program]:7.1f}" for n in self.SEQUENCES] for program in programs]
+        if len(lines) > 1:
+            lines.append(["beside"] + [f"{medians[n, list(programs)[0]] / medians[n, list(programs)[1]]:6.2f}x" for n in self.SEQUENCES])
+        aligned(f"sequences together behind prompts of {self.PROMPT}, {self.options.threads[0]} threads: tokens/s of all", self.SEQUENCES, lines,
+                "sequence")
+
+
+def llama_cpp_model(options, kind):
+    """The synthetic model as a GGUF file of llama.cpp's making; nothing where llama.cpp is not here."""
+    if not os.path.exists(f"{options.work}/llama_cpp_model"):
+        return None
+    path = f"{options.work}/{kind}.gguf"
+    if not os.path.exists(path):
+        call([f"{options.work}/llama_cpp_model", "make", kind, path + ".part"])
+        os.rename(path + ".part", path)
+    return path
+
+
 def rival(program):
     return not program.startswith(("nfloat", "oneDNN"))  # oneDNN's weights are dense
 
 
-def aligned(title, threads, lines):
+def aligned(title, numbers, lines, unit="thread"):
     if not lines:
         return
-    lines = [[title] + [f"{t} thread{'s' if t > 1 else ''}" for t in threads]] + lines
+    lines = [[title] + [f"{n} {unit}{'s' if n > 1 else ''}" for n in numbers]] + lines
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     print()
     for line in lines:
@@ -190,8 +234,8 @@ def aligned(title, threads, lines):
 
 def main():
     parser = argparse.ArgumentParser(prog="bench/peers/run", description="nfloat beside its rivals, in interleaved rounds.")
-    parser.add_argument("what", choices=("kernels", "model"), help="kernels: quantize, dequantize, products. model: a synthetic model of "
-                        "1.04 billion weights, tokens a second")
+    parser.add_argument("what", choices=("kernels", "model", "batch"), help="kernels: quantize, dequantize, products. model: a synthetic "
+                        "model of 1.04 billion weights, tokens a second. batch: the same for 1 to 8 sequences together, with the last of --threads")
     parser.add_argument("--rounds", type=int, default=5, help="how often each program runs; medians are told (5)")
     parser.add_argument("--threads", default="1,2", help="numbers of threads (1,2)")
     parser.add_argument("--seconds", type=float, default=0.5, help="kernels: time for each row in a round (0.5)")
@@ -204,7 +248,7 @@ def main():
     options.threads = [int(number) for number in options.threads.split(",")]
     if options.rounds < 1 or min(options.threads) < 1:
         parser.error("--rounds and --threads count from 1")
-    test = Kernels(options) if options.what == "kernels" else Models(options)
+    test = {"kernels": Kernels, "model": Models, "batch": Batches}[options.what](options)
     begin = time.monotonic()
     for i in range(options.rounds):
         test.round()

@@ -4,6 +4,9 @@
 //   llama_cpp_model make TYPE FILE            writes a GGUF of random weights: q4_0, iq4_nl, q4_K
 //   llama_cpp_model run FILE LIBRARIES THREADS PREFILL GENERATE REPETITIONS
 // prints one JSON object a run: load seconds, peak bytes, tokens a second of every repetition.
+//   llama_cpp_model batch FILE LIBRARIES THREADS SEQUENCES PREFILL GENERATE REPETITIONS
+// the same for that many sequences, each with a prompt of its own, that are continued together: one
+// llama_batch a step.
 #include <sys/resource.h>
 
 #include <chrono>
@@ -145,11 +148,68 @@ int run(char** argv) {
   return 0;
 }
 
+int batch(char** argv) {
+  const int threads = std::atoi(argv[4]), sequences = std::atoi(argv[5]), prefill = std::atoi(argv[6]);
+  const int generate = std::atoi(argv[7]), repetitions = std::atoi(argv[8]);
+  llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
+  ggml_backend_load_all_from_path(argv[3]);
+  llama_model* model = llama_model_load_from_file(argv[2], llama_model_default_params());
+  if (model == nullptr) return 1;
+  llama_context_params params = llama_context_default_params();
+  params.n_seq_max = static_cast<uint32_t>(sequences);
+  params.n_ctx = static_cast<uint32_t>(sequences * (prefill + generate + 64));
+  params.n_batch = params.n_ubatch = 512;
+  params.n_threads = params.n_threads_batch = threads;
+  llama_context* context = llama_init_from_model(model, params);
+  if (context == nullptr) return 1;
+
+  llama_batch step = llama_batch_init(512, 0, 1);
+  const auto add = [&](llama_token token, llama_pos position, llama_seq_id sequence, bool logits) {
+    const int at = step.n_tokens++;
+    step.token[at] = token;
+    step.pos[at] = position;
+    step.n_seq_id[at] = 1;
+    step.seq_id[at][0] = sequence;
+    step.logits[at] = logits ? 1 : 0;
+  };
+  const auto some_token = [](int number) {
+    return static_cast<llama_token>((number * 7919 + 13) % kVocabulary);
+  };
+  std::vector<double> generations;
+  for (int i = -1; i < repetitions; ++i) {  // the first is not counted
+    llama_memory_clear(llama_get_memory(context), true);
+    for (int sequence = 0; sequence < sequences; ++sequence)
+      for (int at = 0; at < prefill;) {
+        step.n_tokens = 0;
+        while (at < prefill && step.n_tokens < 512) {
+          add(some_token(sequence * prefill + at), at, sequence, at + 1 == prefill);
+          ++at;
+        }
+        if (llama_decode(context, step) != 0) return 1;
+      }
+    llama_synchronize(context);
+    const Clock::time_point begin = Clock::now();
+    for (int n = 0; n < generate; ++n) {
+      step.n_tokens = 0;
+      for (int sequence = 0; sequence < sequences; ++sequence)
+        add(some_token(n * sequences + sequence), prefill + n, sequence, true);
+      if (llama_decode(context, step) != 0) return 1;
+      llama_synchronize(context);
+    }
+    if (i >= 0) generations.push_back(sequences * generate / seconds_since(begin));
+  }
+  std::printf("{\"sequences\": %d", sequences);
+  print_rates("generate", generations);
+  std::printf("}\n");
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc == 4 && std::strcmp(argv[1], "make") == 0) return make(argv[2], argv[3]);
   if (argc == 8 && std::strcmp(argv[1], "run") == 0) return run(argv);
+  if (argc == 9 && std::strcmp(argv[1], "batch") == 0) return batch(argv);
   std::fprintf(stderr, "usage: %s make TYPE FILE | run FILE LIBRARIES THREADS PREFILL GENERATE REPETITIONS\n",
                argv[0]);
   return 2;
