@@ -83,6 +83,16 @@ int32_t Automaton::make(std::vector<Config> open) {
   return at->second;
 }
 
+void Automaton::keep_mask(int32_t state, const std::vector<uint64_t>& mask) {
+  const size_t bytes = mask.size() * sizeof mask[0];
+  if (mask_bytes_ + bytes > kMostMaskBytes) {
+    for (Made& made : states_) made.mask.reset();
+    mask_bytes_ = 0;
+  }
+  states_[static_cast<size_t>(state)].mask = std::make_unique<std::vector<uint64_t>>(mask);
+  mask_bytes_ += bytes;
+}
+
 int32_t Automaton::step(int32_t state, uint8_t byte) {
   constexpr int32_t kUnknown = -2;
   if (state == kDead) return kDead;

@@ -40,10 +40,13 @@ class Automaton {
   bool accepts(int32_t state) const noexcept { return states_[static_cast<size_t>(state)].accepts; }
   bool goes_on(int32_t state) const noexcept { return !states_[static_cast<size_t>(state)].configs.empty(); }
 
-  // Kept by the caller for a state; null at first.
-  std::unique_ptr<std::vector<uint64_t>>& mask(int32_t state) {
-    return states_[static_cast<size_t>(state)].mask;
+  // What keep_mask() was given for a state; null at first, and when others took its room.
+  const std::vector<uint64_t>* mask(int32_t state) const noexcept {
+    return states_[static_cast<size_t>(state)].mask.get();
   }
+  void keep_mask(int32_t state, const std::vector<uint64_t>& mask);
+  size_t mask_bytes() const noexcept { return mask_bytes_; }
+  static constexpr size_t kMostMaskBytes = size_t{16} << 20;
   size_t size() const noexcept { return states_.size(); }
 
  private:
@@ -74,6 +77,7 @@ class Automaton {
   std::vector<int32_t> depths_;
   std::map<Frame, int32_t> frame_numbers_;
   std::vector<Made> states_;
+  size_t mask_bytes_ = 0;
   std::map<std::pair<bool, std::vector<Config>>, int32_t> numbers_;
   int32_t start_;
 };

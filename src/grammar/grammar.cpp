@@ -156,8 +156,9 @@ std::span<const uint64_t> GrammarMatcher::allowed() {
   const GrammarVocabulary::State& words = *vocabulary_.state_;
   mask_.assign((words.texts.size() + 63) / 64, 0);
   if (at_ == Automaton::kDead) return mask_;
-  if (!automaton.mask(at_)) {
-    auto mask = std::make_unique<std::vector<uint64_t>>(mask_);
+  if (const std::vector<uint64_t>* const kept = automaton.mask(at_)) {
+    mask_ = *kept;
+  } else {
     std::vector<int32_t> states(static_cast<size_t>(words.deepest) + 1);
     states[0] = at_;
     for (size_t i = 0; i < words.nodes.size();) {
@@ -169,12 +170,11 @@ std::span<const uint64_t> GrammarMatcher::allowed() {
       }
       states[static_cast<size_t>(node.depth) + 1] = next;
       for (int32_t token = node.token; token >= 0; token = words.same[static_cast<size_t>(token)])
-        (*mask)[static_cast<size_t>(token) / 64] |= uint64_t{1} << (token % 64);
+        mask_[static_cast<size_t>(token) / 64] |= uint64_t{1} << (token % 64);
       ++i;
     }
-    automaton.mask(at_) = std::move(mask);
+    automaton.keep_mask(at_, mask_);
   }
-  mask_ = *automaton.mask(at_);
   if (automaton.accepts(at_))
     for (const int32_t token : end_tokens_) {
       const auto word = static_cast<size_t>(token) / 64;
