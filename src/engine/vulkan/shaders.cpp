@@ -7,9 +7,6 @@ namespace {
 constexpr uint32_t kProductCode[] = {
 #include "product.comp.inc"
 };
-constexpr uint32_t kTiledCode[] = {
-#include "tiled.comp.inc"
-};
 constexpr uint32_t kRowsCode[] = {
 #include "rows.comp.inc"
 };
@@ -32,8 +29,6 @@ std::span<const uint32_t> code_of(Shader shader) noexcept {
   switch (shader) {
     case Shader::kProduct:
       return kProductCode;
-    case Shader::kTiled:
-      return kTiledCode;
     case Shader::kRows:
       return kRowsCode;
     case Shader::kNorm:

@@ -172,14 +172,10 @@ void VulkanEngine::multiply(const DeviceMatrix& any, const Constant& bias, const
                                      .biased = biases != 0 ? 1u : 0u};
     const Constants constants{static_cast<uint32_t>(matrix->storage()), matrix->whole_words() ? 1u : 0u,
                               batch, in_vectors(from, x.stride) ? 1u : 0u};
-    const auto slab_rows = static_cast<uint64_t>(slab.rows), x_rows = static_cast<uint64_t>(rows);
-    if (rows >= kTiledFrom)
-      recorder_.dispatch(Shader::kTiled, {constants[0], constants[1]}, arguments,
-                         {parts_of(slab_rows, kTile), parts_of(x_rows, kTile)}, together);
-    else
-      recorder_.dispatch(Shader::kProduct, constants, arguments,
-                         {std::min(parts_of(slab_rows, rows_of_group), 65535u), parts_of(x_rows, batch)},
-                         together);
+    recorder_.dispatch(Shader::kProduct, constants, arguments,
+                       {std::min(parts_of(static_cast<uint64_t>(slab.rows), rows_of_group), 65535u),
+                        parts_of(static_cast<uint64_t>(rows), batch)},
+                       together);
     together = true;
   }
 }

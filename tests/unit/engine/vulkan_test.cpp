@@ -3,6 +3,7 @@
 // odd block against the CPU's own decoding, pages copied while steps wait, memory given back.
 #include <functional>
 
+#include "base/float16.h"
 #include "engine/vulkan/open.h"
 #include "engine_test.h"
 #include "nfloat/error.h"
@@ -142,6 +143,32 @@ TEST_F(Vulkan, MatricesInParts) {
     }
 }
 
+// What is read together does not change a bit: served answers and guesses of a draft rest on it.
+TEST_F(Vulkan, RowsAreTheSameInAnyCompany) {
+  for (const int64_t cols : {64, 320, 100}) {
+    const Coded made = coded(50, cols, 64, true);
+    LinearGroup group;
+    group.add(*device_, made.source, random(50), 1);
+    const std::unique_ptr<LayerEngine> engine = device_->engine();
+    const int64_t most = 70;
+    const std::vector<float> x = random(most * cols);
+    const auto product = [&](int64_t first, int64_t rows) {
+      Table from(*engine, rows, cols), to(*engine, rows, 50, 1);
+      from.fill({x.begin() + first * cols, x.begin() + (first + rows) * cols});
+      engine->multiply(group, from.at(), to.at(), rows, Precision::kF32);
+      return to.values();
+    };
+    const std::vector<float> all = product(0, most);
+    for (const int64_t rows : {1, 2, 3, 4, 7, 8, 9, 31, 32, 64})
+      for (const int64_t first : {int64_t{0}, int64_t{5}}) {
+        const std::vector<float> some = product(first, rows);
+        for (size_t i = 0; i < some.size(); ++i)
+          ASSERT_EQ(some[i], all[index(first * 50) + i])
+              << cols << " columns, " << rows << " rows from " << first;
+      }
+  }
+}
+
 // A product with one row of the unit matrix is a column of the weights, to the last bit.
 TEST_F(Vulkan, PlainWeightsAreThoseOfTheCpu) {
   for (const DenseMatrix::Storage storage : {DenseMatrix::Storage::kF32, DenseMatrix::Storage::kF16,
@@ -223,6 +250,42 @@ TEST_F(Vulkan, PagesAreCopiedBehindWaitingSteps) {
     attend(*reader, second, 1, own, seen);
     const std::vector<float> y = seen.values();
     for (int64_t i = 0; i < 8; ++i) ASSERT_EQ(y[index(i)], static_cast<float>(round + i) / 2) << round;
+  }
+}
+
+// What one token attends to is its own value as the cache keeps it: to the nearest half, ties to even, the
+// largest half for what is beyond; the nearest of 255 steps.
+TEST_F(Vulkan, ValuesAreRoundedToTheNearest) {
+  for (const kernels::KvType type : {kernels::KvType::kF16, kernels::KvType::kInt8}) {
+    const int64_t width = 64;
+    const HeadLayout heads{1, 1, width};
+    const std::shared_ptr<std::byte> page = device_->page(index(device_->page_bytes({1, 1, width, type})));
+    const std::unique_ptr<LayerEngine> engine = device_->engine();
+    for (int round = 0; round < 20; ++round) {
+      std::vector<float> x = random(heads.row());
+      float* const values = x.data() + 2 * width;
+      for (int64_t i = 0; i < width; ++i)
+        values[i] = std::ldexp(values[i], static_cast<int>(generator_() % 40) - 30);
+      values[0] = 1 + 0x1p-11f, values[1] = 1 + 0x3p-11f, values[2] = 0x1.8p-24f, values[3] = -0x1p-25f;
+      if (type == kernels::KvType::kF16) values[4] = 7e4f, values[5] = -INFINITY, values[6] = 65519;
+      Table projected(*engine, 1, heads.row()), attended(*engine, 1, width);
+      projected.fill(x);
+      std::byte* pages[] = {page.get()};
+      const SequenceRows rows[] = {{.cache = {type, pages}, .rows = 1}};
+      engine->attend({.heads = heads, .sequences = rows, .rope = LayerRope::kNone}, projected.at(),
+                     attended.at());
+      const std::vector<float> y = attended.values();
+      float largest = 0;
+      for (int64_t i = 0; i < width; ++i) largest = std::max(largest, std::fabs(values[i]));
+      for (int64_t i = 0; i < width; ++i) {
+        if (type == kernels::KvType::kF16) {
+          ASSERT_EQ(y[index(i)], f16_to_float(float_to_f16(std::clamp(values[i], -65504.0f, 65504.0f))))
+              << values[i];
+        } else {
+          ASSERT_NEAR(y[index(i)], values[i], largest / 254 * 1.00001f) << largest;
+        }
+      }
+    }
   }
 }
 

@@ -67,8 +67,7 @@ void main() {
       for (uint slot = first; slot < last; ++slot)
         sum += weights[slot] * number(words.at[base + kValuesAt + slot * kWords + d / kInWord], d % kInWord);
       sums[i] = sum;
-    }
-    barrier();
+    }  // the barriers of the next page's maximum come before its weights
   }
   for (uint i = 0; i < kDims; ++i) {
     uint d = t + i * kThreads;
