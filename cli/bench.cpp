@@ -203,7 +203,8 @@ void run(const Options& options) {
         }
   bar.finish();
   costs.peak_memory = peak_memory_bytes();
-  if (!options.no_limit) add_limits(model, threads, results);
+  // The bandwidth of the host's memory says nothing of a card.
+  if (!options.no_limit && model.options().device == "cpu") add_limits(model, threads, results);
   if (options.json)
     print_json(options, model, results, costs);
   else

@@ -91,7 +91,7 @@ class NFLOAT_API Model {
                     const ModelOptions& options = {});
 
   const ModelConfig& config() const noexcept;
-  const ModelOptions& options() const noexcept;  // threads: resolved, never 0
+  const ModelOptions& options() const noexcept;  // threads and device: resolved, never 0 or empty
   const ModelMemory& memory() const noexcept;
 
   struct State;

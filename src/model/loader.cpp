@@ -46,6 +46,7 @@ std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> check
   state->config = config;
   state->options = options;
   state->options.threads = thread_count(options.threads);
+  state->options.device = state->device->name();
   uint64_t done = 0, total = 0;
   for (const TensorInfo& info : checkpoint->tensors()) total += info.bytes;
   const LayerReader reader(

@@ -42,6 +42,7 @@ class Builder {
     state_->config = config;
     state_->options = options.model;
     state_->options.threads = thread_count(options.model.threads);
+    state_->options.device = state_->device->name();
     if (!state_->options.quantize) {
       state_->options.quantize = make_codebook("nf4");
       state_->options.quantize_double = true;
