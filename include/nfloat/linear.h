@@ -181,9 +181,9 @@ NFLOAT_API void linear(const DenseMatrix& matrix, const Activations& x, float* y
 
 // y[m][k] = sum over n of x[m][n] * w[n][k] for activations with a column for each row of the matrix: the
 // gradient of linear() with respect to its inputs. Options: kF32 in float32, within 1e-6 of the sum of
-// absolute products; kBF16 and kInt8 with both factors rounded to bf16; no bias; y_stride 0: the matrix's
-// columns. The same for every number of threads. Nothing of the matrix's size is made. Throws
-// kInvalidArgument for another number of columns, or a bias.
+// absolute products; kBF16 and kInt8 with both factors rounded to bf16, or up to four rows as kF32; no bias;
+// y_stride 0: the matrix's columns. The same for every number of threads. Nothing of the matrix's size is
+// made. Throws kInvalidArgument for another number of columns, or a bias.
 NFLOAT_API void linear_transposed(const PackedMatrix& matrix, const Activations& x, float* y,
                                   const LinearOptions& options = {});
 

@@ -271,7 +271,7 @@ NFLOAT_API nfloat_status nfloat_linear(const nfloat_packed_matrix* matrix, nfloa
                                        const nfloat_linear_options* options, void* y, size_t y_bytes,
                                        nfloat_error** error);
 // y[m, in] = x[m, out] * the matrix: what reaches the inputs of nfloat_linear from gradients of its outputs.
-// bias is null. INT8 is as BF16 here.
+// bias is null. INT8 is as BF16 here; up to four rows are computed as F32.
 NFLOAT_API nfloat_status nfloat_linear_transposed(const nfloat_packed_matrix* matrix, nfloat_activations* x,
                                                   const nfloat_linear_options* options, void* y,
                                                   size_t y_bytes, nfloat_error** error);

@@ -157,10 +157,8 @@ Ref linear_transposed(Args& args) {
   Rows rows(x, matrix->rows());
   unlocked(is_large(rows, *matrix), [&] {
     write_product(y, dtype, rows.count * matrix->cols(), [&](float* to) {
-      PackedGradients packed;
-      packed.assign(rows.floats(), matrix->rows(), rows.count, matrix->rows(), precision != Precision::kF32,
-                    threads);
-      multiply_transposed(*matrix, packed, 0, to, matrix->cols(), false, threads);
+      multiply_transposed(*matrix, rows.floats(), matrix->rows(), rows.count, to, matrix->cols(),
+                          precision != Precision::kF32, threads);
     });
   });
   return none();

@@ -135,7 +135,8 @@ def linear_transposed(
     threads: int = 0,
 ) -> npt.NDArray[Any]:
     """y[..., in] = x[..., out] times the matrix: the gradient of `linear` with respect to its x. Nothing of the
-    matrix's size is made. `precision`: "f32" for float32 factors, else they are rounded to bf16.
+    matrix's size is made. `precision`: "f32" for float32 factors, else they are rounded to bf16 where there are
+    more than four rows.
 
     >>> import numpy as np, nfloat
     >>> matrix = PackedMatrix.pack(nfloat.quantize_blockwise(np.eye(64, dtype=np.float32)))

@@ -108,6 +108,42 @@ static void product(const ProductArgs& all) noexcept {
   }
 }
 
+template <int kPanels>
+static void column_sums_of(const ColumnSumsArgs& args, int64_t panel) noexcept {
+  const FloatLevels table = float_levels(*args.levels);
+  F32x16 factors[kPanels];
+  NFLOAT_UNROLL
+  for (int p = 0; p < kPanels; ++p) factors[p] = load16(args.factors + (panel + p) * kPanelRows);
+  const uint8_t* first = args.codes + panel * args.panel_bytes;
+  for (int64_t octet = 0; octet < args.octets; ++octet, first += kPackedOctetBytes) {
+    float* to = args.sums + octet * kOctet * kPanelRows;
+    F32x16 sums[kOctet];
+    NFLOAT_UNROLL
+    for (int j = 0; j < kOctet; ++j) sums[j] = load16(to + kPanelRows * j);
+    NFLOAT_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+      const Bytes64 codes = load_bytes(first + p * args.panel_bytes);
+      sums[0] = fma16(lookup_floats<0>(codes, table), factors[p], sums[0]);
+      sums[1] = fma16(lookup_floats<8>(codes, table), factors[p], sums[1]);
+      sums[2] = fma16(lookup_floats<16>(codes, table), factors[p], sums[2]);
+      sums[3] = fma16(lookup_floats<24>(codes, table), factors[p], sums[3]);
+      sums[4] = fma16(lookup_floats<4>(codes, table), factors[p], sums[4]);
+      sums[5] = fma16(lookup_floats<12>(codes, table), factors[p], sums[5]);
+      sums[6] = fma16(lookup_floats<20>(codes, table), factors[p], sums[6]);
+      sums[7] = fma16(lookup_floats<28>(codes, table), factors[p], sums[7]);
+    }
+    NFLOAT_UNROLL
+    for (int j = 0; j < kOctet; ++j) store16(to + kPanelRows * j, sums[j]);
+  }
+}
+
+// Four panels between a load and a store of the sums.
+static void column_sums(const ColumnSumsArgs& args) noexcept {
+  int64_t panel = 0;
+  for (; panel + 4 <= args.panels; panel += 4) column_sums_of<4>(args, panel);
+  for (; panel < args.panels; ++panel) column_sums_of<1>(args, panel);
+}
+
 // Eight columns of eight rows, 16 floats apart, times the rows' scales, to rows.
 static inline void transpose8(const float* from, const float* scales, float* to, int64_t stride) noexcept {
 #if defined(__AVX2__)
@@ -304,6 +340,7 @@ static void layer_norm_backward(const float* x, const float* weight, float epsil
 inline constexpr TrainKernels kTrainKernels = {.product_rows = kProductRows,
                                                .product_columns = 16 * kProductPanels,
                                                .product = product,
+                                               .column_sums = column_sums,
                                                .panel_rows = panel_rows,
                                                .exponentials = exponentials,
                                                .largest = largest,

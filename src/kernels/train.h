@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/attention.h"
+#include "kernels/gemm.h"
 
 // What training needs beyond the forward pass, in float32. A result does not depend on how a product is cut
 // into rows and columns: each element is a sum in ascending order of k, 256 products at a time.
@@ -24,11 +25,24 @@ struct ProductArgs {
   bool accumulate = false;
 };
 
+// Of one row of gradients: what `panels` panels of packed octets (gemm.h) add to the sums of their columns,
+// sums[8 * octet + column][lane] += sum over p of factors[p][lane] * level of the code, in ascending order of
+// p. Lanes are the 16 rows of a panel; a factor is the row's gradient times its scale.
+struct ColumnSumsArgs {
+  const uint8_t* codes;  // of the first panel
+  int64_t panel_bytes;   // from a panel to the next
+  int64_t panels, octets;
+  const LevelTables* levels;
+  const float* factors;  // [panels][16]
+  float* sums;           // [octets * 8][16]
+};
+
 struct TrainKernels {
   // Rows of `a` and columns of `b` that the product takes together: packed in such groups they are read in
   // order.
   int product_rows, product_columns;
   void (*product)(const ProductArgs&) noexcept;
+  void (*column_sums)(const ColumnSumsArgs&) noexcept;
   // Expanded octets (gemm.h: float32, column by column, 16 rows a column) times the scales of their rows,
   // [octets / octets_per_group][16] or null for 1, to rows: output[r * stride + column] for r < rows.
   void (*panel_rows)(const float* expanded, int64_t octets, const float* scales, int64_t octets_per_group,

@@ -185,6 +185,83 @@ void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGr
   });
 }
 
+// Products of few rows are bound by the decoding, which an expanded block pays for with many. Here a code is
+// looked up once for each row of gradients and added to the sum of its column, lane by lane: nothing is
+// turned or stored but these sums, kSumColumns columns at a time in the first cache.
+constexpr int64_t kFewRows = 4;
+constexpr int64_t kSumOctets = 32;
+constexpr int64_t kPanelsTogether = 4;
+
+// Float32 scales of `groups` groups of a panel, decoded into `scratch` where they are nested.
+const float* scales_at(const PackedMatrix::State& s, int64_t panel, int64_t group, int64_t groups,
+                       float* scratch) noexcept {
+  if (!s.nested())
+    return reinterpret_cast<const float*>(s.scales.data()) + (panel * s.groups + group) * kPanelRows;
+  s.panel_scales(panel, group, groups, scratch);
+  return scratch;
+}
+
+// Sums of the columns of `octets` octets from `first` on, one row of `dy` after the other.
+void sum_columns(const PackedMatrix::State& s, int64_t first, int64_t octets, const float* dy, int64_t stride,
+                 int64_t m, float* scratch, float* sums) noexcept {
+  const int64_t per_group = s.group / kOctet, group = first / per_group;
+  const int64_t groups = (first + octets - 1) / per_group + 1 - group;
+  const int64_t row_floats = kSumOctets * kOctet * kPanelRows;
+  std::fill_n(sums, m * row_floats, 0.0f);
+  for (int64_t panel = 0; panel < s.panels; panel += kPanelsTogether) {
+    const int64_t panels = std::min(kPanelsTogether, s.panels - panel);
+    const float* scales[kPanelsTogether] = {};
+    for (int64_t p = 0; p < panels; ++p)
+      scales[p] = scales_at(s, panel + p, group, groups, scratch + p * (kSumOctets + 1) * kPanelRows);
+    for (int64_t done = 0; done < octets;) {
+      const int64_t own = (first + done) / per_group;
+      const int64_t count = std::min(octets - done, per_group - (first + done) % per_group);
+      for (int64_t i = 0; i < m; ++i) {
+        float factors[kPanelsTogether * kPanelRows] = {};
+        for (int64_t p = 0; p < panels; ++p) {
+          const int64_t row = (panel + p) * kPanelRows, rows = std::min<int64_t>(kPanelRows, s.rows - row);
+          const float* scale = scales[p] + (own - group) * kPanelRows;
+          for (int64_t r = 0; r < rows; ++r)
+            factors[p * kPanelRows + r] = dy[i * stride + row + r] * scale[r];
+        }
+        kernels::table().train.column_sums({.codes = reinterpret_cast<const uint8_t*>(s.codes.data()) +
+                                                     (panel * s.octets + first + done) * kPackedOctetBytes,
+                                            .panel_bytes = s.octets * kPackedOctetBytes,
+                                            .panels = panels,
+                                            .octets = count,
+                                            .levels = &s.levels,
+                                            .factors = factors,
+                                            .sums = sums + i * row_floats + done * kOctet * kPanelRows});
+      }
+      done += count;
+    }
+  }
+}
+
+void multiply_few(const PackedMatrix::State& s, const float* dy, int64_t stride, int64_t m, float* dx,
+                  int64_t dx_stride, int threads) {
+  const int64_t blocks = (s.octets + kSumOctets - 1) / kSumOctets;
+  parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
+    constexpr int64_t kScales = kPanelsTogether * (kSumOctets + 1) * kPanelRows;
+    const int64_t row_floats = kSumOctets * kOctet * kPanelRows;
+    float* scratch = reinterpret_cast<float*>(
+        thread_scratch(static_cast<size_t>(kScales + m * row_floats) * sizeof(float)));
+    float* sums = scratch + kScales;
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t first = b * kSumOctets, octets = std::min(kSumOctets, s.octets - first);
+      sum_columns(s, first, octets, dy, stride, m, scratch, sums);
+      const int64_t columns = std::min(octets * kOctet, s.cols - first * kOctet);
+      for (int64_t i = 0; i < m; ++i)
+        for (int64_t k = 0; k < columns; ++k) {
+          float* lanes = sums + i * row_floats + k * kPanelRows;
+          for (int64_t half = kPanelRows / 2; half > 0; half /= 2)
+            for (int64_t l = 0; l < half; ++l) lanes[l] += lanes[l + half];
+          dx[i * dx_stride + first * kOctet + k] = lanes[0];
+        }
+    }
+  });
+}
+
 }  // namespace
 
 void PackedGradients::assign(const float* dy, int64_t stride, int64_t m, int64_t n, bool bf16, int threads) {
@@ -231,6 +308,15 @@ void multiply_transposed(const DenseMatrix& matrix, const PackedGradients& dy, i
       threads);
 }
 
+void multiply_transposed(const PackedMatrix& matrix, const float* dy, int64_t stride, int64_t m, float* dx,
+                         int64_t dx_stride, bool bf16, int threads) {
+  if (const PackedMatrix::State& s = state_of(matrix); m <= kFewRows && s.group != 0 && s.rows > 0)
+    return multiply_few(s, dy, stride, m, dx, dx_stride, threads);
+  PackedGradients gradients;
+  gradients.assign(dy, stride, m, matrix.rows(), bf16, threads);
+  multiply_transposed(matrix, gradients, 0, dx, dx_stride, false, threads);
+}
+
 void linear_transposed(const PackedMatrix& matrix, const Activations& x, float* y,
                        const LinearOptions& options) {
   const Activations::State& from = state_of(x);
@@ -241,10 +327,8 @@ void linear_transposed(const PackedMatrix& matrix, const Activations& x, float* 
   const int64_t stride = options.y_stride > 0 ? options.y_stride : matrix.cols();
   if (matrix.rows() == 0)
     for (int64_t i = 0; i < from.m; ++i) std::fill_n(y + i * stride, matrix.cols(), 0.0f);
-  PackedGradients gradients;
-  gradients.assign(from.x, from.x_stride, from.m, from.k, options.precision != Precision::kF32,
-                   options.threads);
-  multiply_transposed(matrix, gradients, 0, y, stride, false, options.threads);
+  multiply_transposed(matrix, from.x, from.x_stride, from.m, y, stride, options.precision != Precision::kF32,
+                      options.threads);
 }
 
 }  // namespace nfloat

@@ -44,6 +44,12 @@ void multiply_transposed(const PackedMatrix& matrix, const PackedGradients& dy, 
 void multiply_transposed(const DenseMatrix& matrix, const PackedGradients& dy, int64_t first, float* dx,
                          int64_t dx_stride, bool accumulate, int threads);
 
+// The same of rows [m, rows of the matrix] at dy + i * stride, for products on their own: up to four rows are
+// computed in float32 whatever `bf16` says, as fast as a few forward products, where blocks meet rows in
+// whole octets.
+void multiply_transposed(const PackedMatrix& matrix, const float* dy, int64_t stride, int64_t m, float* dx,
+                         int64_t dx_stride, bool bf16, int threads);
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_LINEAR_TRANSPOSED_H_

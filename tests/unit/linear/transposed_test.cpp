@@ -80,6 +80,41 @@ void expect_product(const Matrix& matrix, const Case& c, bool bf16, double round
   EXPECT_EQ(0, std::memcmp(results[1].data(), results[5].data(), results[1].size() * 4));
 }
 
+// The same of one to five rows that stand on their own: up to four take another way.
+void expect_few_rows(const PackedMatrix& matrix, const Case& c) {
+  const int64_t width = c.n + 1, stride = c.k + 1;
+  for (int64_t m = 1; m <= 5; ++m) {
+    const std::vector<float> dy = gaussian(m * width, 15);
+    std::vector<float> row(static_cast<size_t>(c.k));
+    std::vector<double> expected(static_cast<size_t>(m * c.k), 0.0), bound = expected;
+    for (int64_t n = 0; n < c.n; ++n) {
+      matrix.dequantize_row(n, row.data());
+      for (int64_t i = 0; i < m; ++i)
+        for (int64_t k = 0; k < c.k; ++k) {
+          const double product =
+              double{dy[static_cast<size_t>(i * width + n)]} * double{row[static_cast<size_t>(k)]};
+          expected[static_cast<size_t>(i * c.k + k)] += product;
+          bound[static_cast<size_t>(i * c.k + k)] += std::abs(product);
+        }
+    }
+    std::vector<float> first;
+    for (const int threads : {1, 2, 7}) {
+      std::vector<float> dx(static_cast<size_t>(m * stride), 77.0f);
+      multiply_transposed(matrix, dy.data(), width, m, dx.data(), stride, false, threads);
+      for (int64_t i = 0; i < m; ++i) {
+        ASSERT_EQ(dx[static_cast<size_t>(i * stride + c.k)], 77.0f);
+        for (int64_t k = 0; k < c.k; ++k) {
+          const auto e = static_cast<size_t>(i * c.k + k);
+          ASSERT_NEAR(dx[static_cast<size_t>(i * stride + k)], expected[e], 2e-6 * bound[e] + 1e-12)
+              << m << ' ' << c.n << ' ' << c.k << ' ' << c.block << " at " << i << ' ' << k;
+        }
+      }
+      if (first.empty()) first = dx;
+      EXPECT_EQ(0, std::memcmp(first.data(), dx.data(), dx.size() * sizeof(float)));
+    }
+  }
+}
+
 TEST(MultiplyTransposed, PackedMatricesAgreeWithDoublePrecision) {
   if (target_is_missing()) GTEST_SKIP() << "cannot run this target";
   for (const Case& c : kCases)
@@ -105,6 +140,7 @@ TEST(MultiplyTransposed, PackedMatricesAgreeWithDoublePrecision) {
       const PackedMatrix matrix = PackedMatrix::pack(source, 1);
       expect_product(matrix, c, false, 2e-6);
       expect_product(matrix, c, true, 8e-3);
+      expect_few_rows(matrix, c);
     }
 }
 
