@@ -3,7 +3,8 @@
 
 Settings (`pip install --config-settings NAME=VALUE`, or the environment):
   build-dir, NFLOAT_BUILD_DIR   an existing CMake build of this tree with NFLOAT_BUILD_PYTHON=ON, built further and
-                                used; else one of its own under build/wheel
+                                used; else one of its own: build/wheel, or below the user's cache where this tree
+                                cannot be written
   jobs, NFLOAT_JOBS             parallel compilers; else what CMake's generator chooses
 """
 from __future__ import annotations
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 import tomllib
 import zipfile
 from typing import Any
@@ -52,15 +54,49 @@ def _run(*command: str | pathlib.Path) -> None:
         raise SystemExit(f"{command[0]} is missing: CMake 3.25 and a C++20 compiler build nfloat") from None
 
 
+def _writable(folder: pathlib.Path) -> bool:
+    """Whether the folder, or the nearest one above it that exists, is ours to write."""
+    while not folder.exists():
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _own_folder() -> pathlib.Path:
+    own = ROOT / "build" / "wheel"
+    cache = own / "CMakeCache.txt"
+    if _writable(own) and (not cache.exists() or os.access(cache, os.W_OK)):
+        return own
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    if not _writable(home):
+        home = pathlib.Path(tempfile.gettempdir()) / f"nfloat-{os.getuid()}"
+    return home / "nfloat" / ("wheel-" + hashlib.sha256(os.fsencode(ROOT)).hexdigest()[:16])
+
+
+def _source_of(folder: pathlib.Path) -> pathlib.Path | None:
+    """The tree that a build folder builds; None for an empty one."""
+    cache = folder / "CMakeCache.txt"
+    if not cache.exists():
+        return None
+    found = re.search(r"^CMAKE_HOME_DIRECTORY:INTERNAL=(.*)$", cache.read_text(encoding="utf-8"), re.MULTILINE)
+    return pathlib.Path(found[1]) if found else None
+
+
 def _build(settings: dict[str, Any] | None) -> pathlib.Path:
     """Builds the extension and the tool; the build folder."""
     given = _setting(settings, "build-dir", "NFLOAT_BUILD_DIR")
-    folder = pathlib.Path(given).resolve() if given else ROOT / "build" / "wheel"
-    if not (folder / "CMakeCache.txt").exists():
-        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
+    folder = pathlib.Path(given).resolve() if given else _own_folder()
+    source = _source_of(folder)
+    moved = source is not None and source != ROOT
+    if moved and given:
+        raise SystemExit(f"{folder} is the build folder of {source}, not of {ROOT}")
+    if moved:  # this tree was copied or renamed with it
+        shutil.rmtree(folder)
+    if source is None or not given:
+        generator = ["-G", "Ninja"] if shutil.which("ninja") and not (folder / "CMakeCache.txt").exists() else []
         _run(
             "cmake", "-S", ROOT, "-B", folder, *generator, "-DCMAKE_BUILD_TYPE=Release", "-DNFLOAT_BUILD_PYTHON=ON",
-            "-DNFLOAT_BUILD_TESTS=OFF", "-DNFLOAT_BUILD_EXAMPLES=OFF", f"-DPython3_EXECUTABLE={sys.executable}",
+            "-DNFLOAT_BUILD_TESTS=OFF", "-DNFLOAT_BUILD_EXAMPLES=OFF", "-DNFLOAT_ROOM_UNITS=ON", "-DNFLOAT_CLI_OPTIONS=-O1",
+            f"-DPython3_EXECUTABLE={sys.executable}",
         )  # fmt: skip
     jobs = _setting(settings, "jobs", "NFLOAT_JOBS")
     _run("cmake", "--build", folder, "--target", "nfloat_python", "nfloat_cli", "--parallel", *([jobs] if jobs else []))
@@ -125,11 +161,10 @@ def _stripped(path: pathlib.Path) -> bytes:
     """Without symbols, where there is a strip."""
     if shutil.which("strip") is None:
         return path.read_bytes()
-    copy = path.with_suffix(".stripped")
-    subprocess.run(["strip", "--strip-unneeded", "-o", copy, path], check=True)
-    data = copy.read_bytes()
-    copy.unlink()
-    return data
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder) / path.name
+        subprocess.run(["strip", "--strip-unneeded", "-o", copy, path], check=True)
+        return copy.read_bytes()
 
 
 def _make(folder: str, settings: dict[str, Any] | None, editable: bool) -> str:
@@ -172,8 +207,9 @@ def build_editable(
 def _source_files() -> list[str]:
     """Those of the repository, or of an unpacked archive."""
     if (ROOT / ".git").exists() and shutil.which("git"):
-        listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], check=True, capture_output=True).stdout
-        return sorted(name for name in listed.decode().split("\0") if name and (ROOT / name).is_file())
+        listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True)
+        if listed.returncode == 0:  # git refuses the repositories of other users
+            return sorted(name for name in listed.stdout.decode().split("\0") if name and (ROOT / name).is_file())
     parts = ["src", "include", "cli", "cmake", "python", "docs"]
     names = [str(p.relative_to(ROOT)) for part in parts for p in (ROOT / part).rglob("*") if p.is_file()]
     names += [p.name for p in ROOT.iterdir() if p.is_file() and p.name != "PKG-INFO"]
