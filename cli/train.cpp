@@ -20,6 +20,7 @@
 #include "notes.h"
 #include "progress.h"
 #include "table.h"
+#include "train_loftq.h"
 #include "train_log.h"
 #include "train_options.h"
 #include "train_story.h"
@@ -107,6 +108,10 @@ class Job {
     read_held_out(folder, how);
     show_data(folder);
     options_.model.precision = "f32";
+    if (options_.loftq_rounds > 1 && !options_.dry_run) {
+      make_loftq_base(options_, train_, folder, data_.rows);
+      options_.model.model = options_.loftq_base;
+    }
     const Model model = load_model(options_.model);
     if (rates_.size() > 1) return sweep(model);
     Trainer trainer(model, data_.rows, train_);

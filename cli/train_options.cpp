@@ -155,6 +155,13 @@ void check_train_arguments(const TrainArguments& options) {
   if (options.resume && !options.init.empty()) throw UsageError("--resume and --init exclude each other");
   if (!options.loftq.empty() && (options.resume || !options.init.empty()))
     throw UsageError("--loftq starts an adapter: it goes with neither --resume nor --init");
+  if (options.loftq.empty() && (options.loftq_rounds > 1 || !options.loftq_base.empty()))
+    throw UsageError("--loftq-rounds and --loftq-base go with --loftq");
+  if ((options.loftq_rounds > 1) == options.loftq_base.empty())
+    throw UsageError(
+        "--loftq-rounds 2 and more change the 4-bit weights: --loftq-base names the folder of the new model");
+  if (options.loftq_rounds > 1 && options.train.dora)
+    throw UsageError("--loftq-rounds and --dora exclude each other: an adapter with DoRA is no sum");
   if (share(options.eval, "--eval").value_or(0) > 0.5)
     throw UsageError(
         fmt::format("--eval {}: at most 50% is held out; the other rows are trained", options.eval));
@@ -188,6 +195,13 @@ void add_train_options(const Command& command, TrainArguments& o) {
   command.add_option(
       "--loftq", o.loftq,
       "Start from what quantization lost of this plain model, the one that MODEL was made from");
+  command
+      .add_option("--loftq-rounds", o.loftq_rounds,
+                  "From 2 on: quantize what the start leaves of the plain model, fit it anew, and so on")
+      .between(1, 100)
+      .show_default();
+  command.add_option("--loftq-base", o.loftq_base,
+                     "Folder of the 4-bit model that these rounds make, and train");
   command.add_option("--rank", o.train.rank, "Of the adapter").between(1, 65536).show_default();
   command.add_option("--alpha", o.train.alpha, "The adapter counts alpha / rank times").show_default();
   command.add_flag("--rslora", o.train.rank_stabilized, "... alpha / sqrt(rank) times");

@@ -17,7 +17,7 @@ namespace nfloat::cli {
 // What `nfloat train` is asked for.
 struct TrainArguments {
   ModelArguments model;
-  std::string data, out, eval, init, loftq, log, dump_gradients;
+  std::string data, out, eval, init, loftq, loftq_base, log, dump_gradients;
   std::string schedule = "cosine", warmup = "3%", betas = "0.9,0.999", precision = "f32", recompute = "auto",
               train_on = "answers", loss = "sft";
   std::vector<std::string> targets, learning_rates, rank_pattern, alpha_pattern;
@@ -25,6 +25,7 @@ struct TrainArguments {
   TrainOptions train;
   TrainStory::Options story;
   double beta = 0;  // 0: the library's
+  int64_t loftq_rounds = 1;
   int64_t eval_every = 0, save_every = 0, patience = 0;
   bool pairs() const noexcept { return loss != "sft"; }  // of answers
   bool no_shuffle = false, no_packing = false, resume = false, dry_run = false, overwrite = false;

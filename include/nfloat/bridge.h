@@ -28,6 +28,7 @@ struct BridgeOptions {
   // Folder of a LoRA adapter (PEFT: adapter_config.json, adapter_model.safetensors) to add to the weights;
   // "": none.
   std::string lora = {};
+  double lora_weight = 1;  // what it adds counts so many times; adapters that do more than add: 1
   // Folders made from bitsandbytes ones: 4-bit weights stay 4-bit. Those that the adapter changes are
   // quantized again, with the code, block size and layout that they had, `scale` choosing the scales; all
   // others keep their bytes. Not together with type and check.

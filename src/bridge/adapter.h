@@ -15,7 +15,9 @@ namespace nfloat {
 // The adapter that the options name, if they name one. Throws as LoraAdapter does.
 inline std::optional<LoraAdapter> load_adapter(const BridgeOptions& options, const Checkpoint& base) {
   if (options.lora.empty()) return std::nullopt;
-  return LoraAdapter(options.lora, base);
+  LoraAdapter adapter(options.lora, base);
+  adapter.weigh(options.lora_weight);
+  return adapter;
 }
 
 // What is lost where the merged model has a head of its own.

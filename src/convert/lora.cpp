@@ -428,6 +428,16 @@ LoraAdapter::LoraAdapter(const std::string& folder, const Checkpoint& base) {
   missing_ = reader.missing(deltas_);
 }
 
+void LoraAdapter::weigh(double weight) {
+  if (weight == 1) return;
+  for (auto& [name, delta] : deltas_) {
+    if (!delta.factors.empty() || delta.whole != nullptr)
+      fail(ErrorCode::kUnsupported, "'{}': what the adapter does to it is no sum that could count {} times",
+           name, weight);
+    for (float& value : delta.up) value = static_cast<float>(double{value} * weight);
+  }
+}
+
 const LoraDelta* LoraAdapter::find(const std::string& weight) const noexcept {
   const auto found = deltas_.find(weight);
   return found == deltas_.end() ? nullptr : &found->second;

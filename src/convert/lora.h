@@ -40,6 +40,10 @@ class LoraAdapter {
   // cannot tell which tensors these are, PyTorch .bin files): nothing of the adapter is passed over.
   LoraAdapter(const std::string& folder, const Checkpoint& base);
 
+  // What it adds counts `weight` times. Throws kUnsupported for other weights than 1 where it does more than
+  // add: DoRA, whole tensors.
+  void weigh(double weight);
+
   const LoraDelta* find(const std::string& weight) const noexcept;  // null: it stays as it is
   size_t size() const noexcept { return deltas_.size(); }
   // Where the base ties embedding and head and the adapter changes them differently, the merged model has a

@@ -198,6 +198,41 @@ TEST_F(Train, GradientsOfTokenIds) {
   EXPECT_EQ(84u, Checkpoint(path("gradients.safetensors")).tensors().size());
 }
 
+// Each round leaves less of the plain model's weights than the one before; the adapter belongs to the new
+// base.
+TEST_F(Train, LoftqRoundsMakeABaseOfTheirOwn) {
+  ASSERT_TRUE(nfloat({"quantize", model(), path("nf4"), "--double-quantization"}).ok());
+  const auto run = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> all{"train",   path("nf4"), stories(), "--threads", "2",       "--rank", "8",
+                                 "--steps", "1",         "--lr",    "1e-9",      "--loftq", model()};
+    all.insert(all.end(), more.begin(), more.end());
+    return nfloat(all);
+  };
+  const Result one = run({"--out", path("one")});
+  const Result four = run({"--out", path("four"), "--loftq-rounds", "4", "--loftq-base", path("base")});
+  ASSERT_TRUE(one.ok() && four.ok()) << one << four;
+  EXPECT_NE(four.err.find("round 4: 42 weights quantized again"), std::string::npos) << four;
+  EXPECT_NE(read_file(path("four/adapter_config.json")).find("base"), std::string::npos);
+  EXPECT_TRUE(temporaries(folder_).empty());
+  EXPECT_TRUE(nfloat({"inspect", path("base"), "--check"}).ok());
+  // What merging the adapter into its base leaves of the plain model's weights.
+  const auto divergence = [&](const std::string& base, const std::string& adapter) {
+    const Result result = nfloat({"perplexity", base, "--reference", model(), "--lora", adapter, "--text",
+                                  path("stories.jsonl"), "--json"});
+    EXPECT_TRUE(result.ok()) << result;
+    return Json::parse(result.out).at("divergence").at("mean_kl").get<double>();
+  };
+  EXPECT_LT(divergence(path("base"), path("four")), divergence(path("nf4"), path("one")));
+  // Refused: no place for the base, one that is there, rounds without an original.
+  expect_complaint(run({"--out", path("x"), "--loftq-rounds", "2"}), {"--loftq-base"});
+  expect_complaint(run({"--out", path("x"), "--loftq-rounds", "2", "--loftq-base", path("base")}),
+                   {"base", "exists already"});
+  expect_complaint(run({"--out", path("x"), "--loftq-rounds", "2", "--loftq-base", path("y"), "--dora"}),
+                   {"--dora"});
+  EXPECT_FALSE(std::filesystem::exists(path("x")));
+  EXPECT_FALSE(std::filesystem::exists(path("y")));
+}
+
 TEST_F(Train, BadDataIsNamedByItsLine) {
   const auto complains = [&](const std::string& text, const std::vector<std::string>& words) {
     write_file(path("bad.jsonl"), text);
