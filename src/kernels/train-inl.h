@@ -4,6 +4,8 @@
 #include "kernels/train.h"
 #include "kernels/unroll.h"
 
+#include "kernels/train-pairs-inl.h"
+
 namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 
 // Sixteen lanes are one register with AVX-512, two with AVX2, four elsewhere.
@@ -337,10 +339,17 @@ static void layer_norm_backward(const float* x, const float* weight, float epsil
   norm_backward<true>(x, weight, epsilon, count, dy, dx, accumulate);
 }
 
+#if defined(__AVX512BF16__)
+inline constexpr const PairKernels* kPairs = &kPairKernels;
+#else
+inline constexpr const PairKernels* kPairs = nullptr;
+#endif
+
 inline constexpr TrainKernels kTrainKernels = {.product_rows = kProductRows,
                                                .product_columns = 16 * kProductPanels,
                                                .product = product,
                                                .column_sums = column_sums,
+                                               .pairs = kPairs,
                                                .panel_rows = panel_rows,
                                                .exponentials = exponentials,
                                                .largest = largest,

@@ -37,12 +37,36 @@ struct ColumnSumsArgs {
   float* sums;           // [octets * 8][16]
 };
 
+// c[i][j] = sum over l of both products of the pairs a[i * a_row + l] and b[l * columns + j], plus c[i][j]
+// when accumulating; pairs of bf16, sums in float32, ascending in l.
+struct PairProductArgs {
+  const uint32_t* a;
+  int64_t a_row;
+  const uint32_t* b;  // [pairs][PairKernels::columns]
+  float* c;
+  int64_t c_stride;
+  int64_t m, n, pairs;  // n at most PairKernels::columns
+  bool accumulate = false;
+};
+
+// Products of bf16 on processors that sum pairs of them in one instruction: twice the rate of float32.
+struct PairKernels {
+  int rows, columns;  // that the product takes together
+  void (*product)(const PairProductArgs&) noexcept;
+  // Float32 to bf16, to nearest even; denormals become zero.
+  void (*round_row)(const float* x, int64_t count, uint16_t* output) noexcept;
+  // Rows 2l and 2l + 1 of float32 [2 * pairs][columns], rounded so, to pairs [pairs][columns], the first in
+  // the lower half; `output` may be where `rows` begin.
+  void (*pair_weights)(const float* rows, int64_t pairs, uint32_t* output) noexcept;
+};
+
 struct TrainKernels {
   // Rows of `a` and columns of `b` that the product takes together: packed in such groups they are read in
   // order.
   int product_rows, product_columns;
   void (*product)(const ProductArgs&) noexcept;
   void (*column_sums)(const ColumnSumsArgs&) noexcept;
+  const PairKernels* pairs;  // null where there is no such instruction
   // Expanded octets (gemm.h: float32, column by column, 16 rows a column) times the scales of their rows,
   // [octets / octets_per_group][16] or null for 1, to rows: output[r * stride + column] for r < rows.
   void (*panel_rows)(const float* expanded, int64_t octets, const float* scales, int64_t octets_per_group,

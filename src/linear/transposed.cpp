@@ -36,8 +36,9 @@ void round_to_bf16(float* values, int64_t count) noexcept {
 struct Strips {
   int64_t width;  // of a strip; whole octets
   int64_t rows;
+  int64_t pitch;  // rows from a strip to the next, at least `rows`
   float* at(float* block, int64_t row, int64_t column) const noexcept {
-    return block + (column / width * rows + row) * width + column % width;
+    return block + (column / width * pitch + row) * width + column % width;
   }
   // Octets from column on that lie in one strip.
   int64_t octets_from(int64_t column) const noexcept { return (width - column % width) / kOctet; }
@@ -142,12 +143,53 @@ class DenseExpander : public Expander {
   const DenseMatrix::State& s_;
 };
 
+// As run() below, with pairs of bf16. Pairs of gradients begin at even columns: where `first` is odd, a row
+// of zeros comes before those of a block.
+void run_pairs(const Expander& expander, int64_t rows, int64_t columns, const PackedGradients& dy,
+               int64_t first, float* dx, int64_t dx_stride, bool accumulate, int threads) {
+  const kernels::PairKernels& kernels = *kernels::table().train.pairs;
+  const int64_t blocks = (columns + kBlockColumns - 1) / kBlockColumns, odd = first % 2;
+  const int64_t chunk = std::max<int64_t>(1, kChunkRows / kernels.rows) * kernels.rows;
+  parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
+    const size_t floats = static_cast<size_t>(kScratchFloats + (kExpandedRows + 2) * kBlockColumns);
+    float* scratch = reinterpret_cast<float*>(thread_scratch(floats * sizeof(float)));
+    float* block = scratch + kScratchFloats;
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t column = b * kBlockColumns, width = std::min(kBlockColumns, columns - column);
+      for (int64_t row = 0; row < rows; row += kExpandedRows) {
+        const int64_t count = std::min(kExpandedRows, rows - row), pairs = (odd + count + 1) / 2;
+        const Strips strips{kernels.columns, count, 2 * pairs};
+        expander.expand(row, column, width, strips, scratch, block + odd * strips.width);
+        for (int64_t panel = 0; panel < width; panel += strips.width) {
+          float* strip = strips.at(block, 0, panel);
+          if (odd > 0) std::fill_n(strip, strips.width, 0.0f);
+          if (odd + count < 2 * pairs) std::fill_n(strip + (odd + count) * strips.width, strips.width, 0.0f);
+          kernels.pair_weights(strip, pairs, reinterpret_cast<uint32_t*>(strip));
+        }
+        const uint32_t* from = dy.pairs() + (first + row) / 2;
+        for (int64_t done = 0; done < dy.rows(); done += chunk)
+          for (int64_t panel = 0; panel < width; panel += strips.width)
+            kernels.product({.a = from + done * dy.pair_stride(),
+                             .a_row = dy.pair_stride(),
+                             .b = reinterpret_cast<const uint32_t*>(strips.at(block, 0, panel)),
+                             .c = dx + done * dx_stride + column + panel,
+                             .c_stride = dx_stride,
+                             .m = std::min(chunk, dy.rows() - done),
+                             .n = std::min(strips.width, width - panel),
+                             .pairs = pairs,
+                             .accumulate = accumulate || row > 0});
+      }
+    }
+  });
+}
+
 void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGradients& dy, int64_t first,
          float* dx, int64_t dx_stride, bool accumulate, int threads) {
   if (first < 0 || dy.columns() < first + rows)
     fail(ErrorCode::kInvalidArgument,
          "transposed product: gradients of {} columns, {} expected from column {} on", dy.columns(), rows,
          first);
+  if (dy.in_pairs()) return run_pairs(expander, rows, columns, dy, first, dx, dx_stride, accumulate, threads);
   const kernels::TrainKernels& train = kernels::table().train;
   const int64_t group_rows = train.product_rows;
   const int64_t groups = (dy.rows() + group_rows - 1) / group_rows;
@@ -161,7 +203,7 @@ void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGr
       const int64_t column = b * kBlockColumns, width = std::min(kBlockColumns, columns - column);
       for (int64_t row = 0; row < rows; row += kExpandedRows) {
         const int64_t count = std::min(kExpandedRows, rows - row);
-        const Strips strips{train.product_columns, count};
+        const Strips strips{train.product_columns, count, count};
         expander.expand(row, column, width, strips, scratch, block);
         if (dy.bf16()) round_to_bf16(block, count * kBlockColumns);
         for (int64_t g = 0; g < groups; g += chunk)
@@ -268,6 +310,8 @@ void PackedGradients::assign(const float* dy, int64_t stride, int64_t m, int64_t
   group_ = kernels::table().train.product_rows;
   m_ = m, n_ = n, stride_ = stride, bf16_ = bf16;
   data_ = dy;
+  paired_ = bf16 && kernels::table().train.pairs != nullptr;
+  if (paired_) return assign_pairs(dy, stride, threads);
   if (!bf16) return;
   const int64_t groups = (m + group_ - 1) / group_;
   float* data = reinterpret_cast<float*>(
@@ -285,6 +329,23 @@ void PackedGradients::assign(const float* dy, int64_t stride, int64_t m, int64_t
           for (int64_t l = 0; l < n; ++l) to[l * group_ + i] = from[l];
       }
       round_to_bf16(to, group_ * n);
+    }
+  });
+}
+
+void PackedGradients::assign_pairs(const float* dy, int64_t stride, int threads) {
+  const kernels::PairKernels& kernels = *kernels::table().train.pairs;
+  // Rows that are no power of two apart: those of a tile would push one another out of the first cache.
+  constexpr int64_t kLine = 16;
+  stride_ = ((n_ + 1) / 2 + kLine - 1) / kLine * kLine;
+  if (stride_ / kLine % 2 == 0) stride_ += kLine;
+  auto* data = reinterpret_cast<uint16_t*>(
+      memory_.at_least(static_cast<size_t>(m_ * stride_) * sizeof(uint32_t) + 64));
+  data_ = reinterpret_cast<const float*>(data);
+  parallel_for(m_, kChunkRows, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      kernels.round_row(dy + i * stride, n_, data + i * 2 * stride_);
+      if (n_ % 2 != 0) data[i * 2 * stride_ + n_] = 0;  // the second of the last pair
     }
   });
 }

@@ -19,8 +19,12 @@ class PackedGradients {
   int64_t rows() const noexcept { return m_; }
   int64_t columns() const noexcept { return n_; }
   bool bf16() const noexcept { return bf16_; }
-  // Element [row + i][column + l] at data[i * row_stride + l * column_stride], for the kernels' product_rows
-  // rows from `row` on, a multiple of them.
+  // Whether they lie in pairs of bf16 (kernels/train.h): pair l of row i at pairs()[i * pair_stride() + l].
+  bool in_pairs() const noexcept { return paired_; }
+  const uint32_t* pairs() const noexcept { return reinterpret_cast<const uint32_t*>(data_); }
+  int64_t pair_stride() const noexcept { return stride_; }
+  // Else: element [row + i][column + l] at data[i * row_stride + l * column_stride], for the kernels'
+  // product_rows rows from `row` on, a multiple of them.
   struct Place {
     const float* data;
     int64_t row_stride, column_stride;
@@ -28,10 +32,12 @@ class PackedGradients {
   Place at(int64_t row, int64_t column) const noexcept;
 
  private:
+  void assign_pairs(const float* dy, int64_t stride, int threads);
+
   ReusedMemory memory_;
   const float* data_ = nullptr;
   int64_t m_ = 0, n_ = 0, stride_ = 0, group_ = 1;
-  bool bf16_ = false;
+  bool bf16_ = false, paired_ = false;
 };
 
 // dx[i][k] = sum over n of dy[i][first + n] * w[n][k], plus what dx held when accumulating: the gradient that

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/parallel.h"
+#include "kernels/dispatch.h"
 #include "tune/adapter.h"
 #include "tune/attention.h"
 #include "tune/plan.h"
@@ -99,9 +100,11 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
   const int64_t widest_input = std::max({config.hidden, config.query_size(), config.intermediate});
   int64_t floats = common.rows * octets(widest_input) + common.rows * places(config, modules, true).widest +
                    head_slice_rows(config.vocabulary) * octets(width);
-  if (options.bf16)
-    floats += common.rows * std::max((config.gated ? 2 : 1) * config.intermediate,
-                                     config.query_size() + 2 * config.kv_size());
+  if (options.bf16) {
+    const int64_t packed = common.rows * std::max((config.gated ? 2 : 1) * config.intermediate,
+                                                  config.query_size() + 2 * config.kv_size());
+    floats += kernels::table().train.pairs != nullptr ? packed / 2 : packed;  // in pairs, or as float32
+  }
   if (options.dropout > 0) floats += 2 * common.rows * widest_input;
   const int threads = thread_count(options.threads);
   floats += threads * (2 * config.head_dim + 3 * kScoreRows) * (length + 32);

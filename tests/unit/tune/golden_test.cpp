@@ -229,8 +229,11 @@ TEST_F(Golden, RoundsOfQuantizingAndFittingLoseLess) {
     const std::string saved = folder.path() + "/adapter-" + std::to_string(round);
     fs::create_directory(saved);
     write_adapter(saved, state_of(model), adapter, options, base);
-    const BridgeOptions how{
-        .lora = saved, .lora_weight = -1, .keep_packed = true, .original = original.path()};
+    BridgeOptions how;
+    how.lora = saved;
+    how.lora_weight = -1;
+    how.keep_packed = true;
+    how.original = original.path();
     write_folder(first, folder.path() + "/base-" + std::to_string(round + 1), how);
   }
   for (const auto& [name, found] : errors)
