@@ -124,7 +124,9 @@ static void column_sums_of(const ColumnSumsArgs& args, int64_t panel) noexcept {
     for (int j = 0; j < kOctet; ++j) sums[j] = load16(to + kPanelRows * j);
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p) {
-      const Bytes64 codes = load_bytes(first + p * args.panel_bytes);
+      const uint8_t* from = first + p * args.panel_bytes;
+      __builtin_prefetch(from + kPanels * args.panel_bytes);  // a page on: no processor foresees that
+      const Bytes64 codes = load_bytes(from);
       sums[0] = fma16(lookup_floats<0>(codes, table), factors[p], sums[0]);
       sums[1] = fma16(lookup_floats<8>(codes, table), factors[p], sums[1]);
       sums[2] = fma16(lookup_floats<16>(codes, table), factors[p], sums[2]);
@@ -139,9 +141,12 @@ static void column_sums_of(const ColumnSumsArgs& args, int64_t panel) noexcept {
   }
 }
 
-// Four panels between a load and a store of the sums.
+// As many panels between a load and a store of the sums as there are registers for their factors.
 static void column_sums(const ColumnSumsArgs& args) noexcept {
   int64_t panel = 0;
+#if defined(__AVX512F__)
+  for (; panel + 8 <= args.panels; panel += 8) column_sums_of<8>(args, panel);
+#endif
   for (; panel + 4 <= args.panels; panel += 4) column_sums_of<4>(args, panel);
   for (; panel < args.panels; ++panel) column_sums_of<1>(args, panel);
 }

@@ -232,7 +232,7 @@ void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGr
 // turned or stored but these sums, kSumColumns columns at a time in the first cache.
 constexpr int64_t kFewRows = 4;
 constexpr int64_t kSumOctets = 32;
-constexpr int64_t kPanelsTogether = 4;
+constexpr int64_t kPanelsTogether = 8;
 
 // Float32 scales of `groups` groups of a panel, decoded into `scratch` where they are nested.
 const float* scales_at(const PackedMatrix::State& s, int64_t panel, int64_t group, int64_t groups,
