@@ -198,8 +198,7 @@ TEST_F(Train, GradientsOfTokenIds) {
   EXPECT_EQ(84u, Checkpoint(path("gradients.safetensors")).tensors().size());
 }
 
-// Each round leaves less of the plain model's weights than the one before; the adapter belongs to the new
-// base.
+// The adapter belongs to the new base. That each round loses less is in the golden values of tune.
 TEST_F(Train, LoftqRoundsMakeABaseOfTheirOwn) {
   ASSERT_TRUE(nfloat({"quantize", model(), path("nf4"), "--double-quantization"}).ok());
   const auto run = [&](const std::vector<std::string>& more) {
@@ -215,14 +214,6 @@ TEST_F(Train, LoftqRoundsMakeABaseOfTheirOwn) {
   EXPECT_NE(read_file(path("four/adapter_config.json")).find("base"), std::string::npos);
   EXPECT_TRUE(temporaries(folder_).empty());
   EXPECT_TRUE(nfloat({"inspect", path("base"), "--check"}).ok());
-  // What merging the adapter into its base leaves of the plain model's weights.
-  const auto divergence = [&](const std::string& base, const std::string& adapter) {
-    const Result result = nfloat({"perplexity", base, "--reference", model(), "--lora", adapter, "--text",
-                                  path("stories.jsonl"), "--json"});
-    EXPECT_TRUE(result.ok()) << result;
-    return Json::parse(result.out).at("divergence").at("mean_kl").get<double>();
-  };
-  EXPECT_LT(divergence(path("base"), path("four")), divergence(path("nf4"), path("one")));
   // Refused: no place for the base, one that is there, rounds without an original.
   expect_complaint(run({"--out", path("x"), "--loftq-rounds", "2"}), {"--loftq-base"});
   expect_complaint(run({"--out", path("x"), "--loftq-rounds", "2", "--loftq-base", path("base")}),
