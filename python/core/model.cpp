@@ -64,8 +64,12 @@ Ref synthetic_model(Args& args) {
   options.seed = args.natural();
   options.model.precision = precision_argument(args.text());
   options.model.threads = thread_argument(args.integer());
-  return make_handle(
-      unlocked([&] { return std::make_shared<const Model>(nfloat::synthetic_model(config, options)); }));
+  Watch watch(std::make_shared<Control>());
+  options.model.progress = [&](uint64_t done, uint64_t total) { watch.show(done, total); };
+  std::shared_ptr<const Model> model;
+  watch.run(Py_None,
+            [&] { model = std::make_shared<const Model>(nfloat::synthetic_model(config, options)); });
+  return make_handle(std::move(model));
 }
 
 // JSON of the shape, of the memory and of the options.

@@ -71,6 +71,7 @@ class LayerExecutor::Pass {
 
   void multiply(LinearRole role, const LinearGroup& group, const BufferRows& x, int64_t width,
                 const BufferRows& y) {
+    executor_.expect_wanted();
     const LinearId id{layer_, role};
     if (watch_.any()) watch_.input(id, in_host(x, rows_, width));
     engine_.multiply(group, x, y, rows_, options_.of_rows(rows_));

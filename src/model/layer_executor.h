@@ -42,7 +42,8 @@ struct RunOptions {
   // A layer ends once its observer has seen the input of this product, x being left in between: for who needs
   // no more than the inputs. The experts of a mixture are not stopped at.
   std::optional<LinearRole> until = std::nullopt;
-  // Looked at before each layer and before logits: true throws kInterrupted. Outlives the executor.
+  // Looked at before each product of a layer and before logits: true throws kInterrupted. Outlives the
+  // executor.
   const std::function<bool()>* cancelled = nullptr;
 
   Precision of_rows(int64_t rows) const noexcept {

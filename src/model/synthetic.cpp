@@ -62,6 +62,8 @@ class Builder {
     state_->embedding = Embedding(view(*table), table);
     const std::vector<float> ones(static_cast<size_t>(config.hidden), 1.0f);
     for (int64_t layer = 0; layer < config.layers; ++layer) {
+      if (state_->options.progress)
+        state_->options.progress(static_cast<uint64_t>(layer), static_cast<uint64_t>(config.layers));
       LayerWeights weights;
       weights.attention_norm.weight = placed(ones);
       weights.mlp_norm.weight = placed(ones);
@@ -82,6 +84,7 @@ class Builder {
     state_->final_norm.weight = placed(ones);
     add(state_->head, config.tied_head ? *table : matrix(config.vocabulary, config.hidden));
     count_memory(*state_);
+    state_->options.progress = nullptr;
     return std::move(state_);
   }
 

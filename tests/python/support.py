@@ -11,6 +11,9 @@ ROOT = pathlib.Path(os.environ.get("NFLOAT_SOURCE", pathlib.Path(__file__).resol
 TINY = ROOT / "models" / "nfloat-tiny"
 GOLDEN = ROOT / "tests" / "golden" / "bitsandbytes"
 
+# The address sanitizer comes into Debian's python3 by LD_PRELOAD, and must not into programs that it starts.
+SANITIZED = "asan" in os.environ.pop("LD_PRELOAD", "")
+
 TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U8": np.uint8, "I64": np.int64, "I32": np.int32}
 
 
