@@ -230,11 +230,17 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p) NFLOAT_UNROLL
     for (int m = 0; m < kRows; ++m) sums[p][m] = others[p][m] = splat16(0.0f);
-    for (int64_t octet = 0; octet < a.octets_per_group; ++octet) {
+    const auto add_octet = [&]() __attribute__((always_inline)) {
       source.ahead(w);
       Step::octet(source, w, a.weights_stride, x, sums, kTwoSets ? others : sums);
       w += Step::kBytes;
       x += x_step;
+    };
+    if (kTwoSets && kPanels * kRows <= 2 && a.octets_per_group == kBlockOctets) {
+      NFLOAT_UNROLL
+      for (int octet = 0; octet < kBlockOctets; ++octet) add_octet();
+    } else {
+      for (int64_t octet = 0; octet < a.octets_per_group; ++octet) add_octet();
     }
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p) {
