@@ -96,6 +96,7 @@ class Job {
                   fmt::format("{}: there is no checkpoint to go on with (--save-every makes them); without "
                               "--resume the run begins anew",
                               checkpoint()));
+    expect_room_for_loftq_base(options_);
     std::optional<OutputFolder> out;
     if (!options_.out.empty() && !options_.dry_run) out.emplace(options_);
     train_.length = std::max<int64_t>(2, std::min(train_.length, context_of(folder)));

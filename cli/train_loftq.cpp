@@ -55,12 +55,15 @@ double error_of(const BridgeResult& result) {
 
 }  // namespace
 
+void expect_room_for_loftq_base(const TrainArguments& arguments) {
+  if (arguments.loftq_rounds > 1 && !arguments.overwrite && fs::exists(arguments.loftq_base))
+    throw Error(ErrorCode::kAlreadyExists,
+                fmt::format("{}: exists already (--overwrite replaces it)", arguments.loftq_base));
+}
+
 void make_loftq_base(const TrainArguments& arguments, const TrainOptions& options, const std::string& base,
                      std::span<const TrainRow> rows) {
   const std::string& output = arguments.loftq_base;
-  if (!arguments.overwrite && fs::exists(output))
-    throw Error(ErrorCode::kAlreadyExists,
-                fmt::format("{}: exists already (--overwrite replaces it)", output));
   const std::string original = model_folder(arguments.loftq);
   const Checkpoint first(base);
   const Scratch scratch(output);

@@ -199,15 +199,13 @@ TEST_F(Parts, DequantizeGoesTheSameWay) {
 
 // kill -9 at random moments, and the same command again until it ends: the seed is printed where it fails.
 TEST_F(Parts, KilledAtRandomMomentsARunGoesOn) {
-  const double seconds = [&] {
-    const Result timed = quantize("timed");
-    return timed.seconds;
-  }();
+  double seconds = quantize("timed").seconds;
   const auto seed = std::random_device{}();
   std::mt19937 random(seed);
   SCOPED_TRACE("seed " + std::to_string(seed));
   int died = 0, went_on = 0;
-  for (int trial = 0; trial < 10; ++trial) {
+  // Ten, and more while none died with a finished shard; the moments follow the speed of a busy machine.
+  for (int trial = 0; trial < 10 || (went_on == 0 && trial < 100); ++trial) {
     Limits limits;
     limits.signal = SIGKILL;
     limits.after = std::chrono::nanoseconds(
@@ -215,6 +213,7 @@ TEST_F(Parts, KilledAtRandomMomentsARunGoesOn) {
     const Result first = quantize("out", {"--threads", "1"}, limits);
     const int before = finished("out");
     died += first.signal == SIGKILL;
+    seconds *= first.ok() ? .8 : before == 0 ? 1.3 : 1;
     EXPECT_TRUE(first.ok() || !fs::exists(path("out")) || snapshot(path("out")) == whole_);
     if (!fs::exists(path("out"))) {
       const Result second = quantize("out");
@@ -224,7 +223,9 @@ TEST_F(Parts, KilledAtRandomMomentsARunGoesOn) {
       went_on += before > 0;
     }
     EXPECT_TRUE(snapshot(path("out")) == whole_) << "trial " << trial;
-    EXPECT_FALSE(fs::exists(path("out.partial"))) << "trial " << trial;
+    // A run that dies right after OUT appeared leaves no shard, and nothing that the next trial minds.
+    EXPECT_EQ(finished("out"), 0) << "trial " << trial;
+    EXPECT_TRUE(first.signal == SIGKILL || !fs::exists(path("out.partial"))) << "trial " << trial;
     fs::remove_all(path("out"));
   }
   EXPECT_GT(died, 0) << "every run ended before it was killed: this test looked at nothing";
