@@ -151,17 +151,22 @@ static inline float clamp_to_half(float x) noexcept {
   return x > kLargestHalf ? kLargestHalf : x < -kLargestHalf ? -kLargestHalf : x;
 }
 
+// NaN where a number is not finite, so that what is computed from it shows it.
 static inline float int8_scale(const float* x, int64_t count) noexcept {
-  float largest = 0;
+  float largest = 0, zero = 0;  // NaN * 0 and infinity * 0 are NaN
   for (int64_t i = 0; i < count; ++i) {
     const float magnitude = x[i] < 0 ? -x[i] : x[i];
     largest = magnitude > largest ? magnitude : largest;
+    zero += x[i] * 0;
   }
-  return largest / 127.0f;
+  return largest / 127.0f + zero;
 }
 
-static inline int8_t to_int8(float x) noexcept {
-  return static_cast<int8_t>(static_cast<int32_t>(x + (x < 0 ? -0.5f : 0.5f)));
+// `scale`: of int8_scale(); `inverse`: 0 where that is not above zero.
+static inline int8_t to_int8(float x, float scale, float inverse) noexcept {
+  if (!(scale > 0)) return 0;
+  const float scaled = x * inverse;
+  return static_cast<int8_t>(static_cast<int32_t>(scaled + (scaled < 0 ? -0.5f : 0.5f)));
 }
 
 // A head's part of one page.
@@ -211,8 +216,9 @@ static void store_position(const KvHead& cache, int64_t position, const float* k
       page.key_scales[inside] = key_scale;
       page.value_scales[inside] = value_scale;
       for (int64_t d = 0; d < head_dim; ++d)
-        page.keys[first_key + d * kKeyGroup] = to_int8(key[d] * key_inverse);
-      for (int64_t d = 0; d < head_dim; ++d) page.values[first_value + d] = to_int8(value[d] * value_inverse);
+        page.keys[first_key + d * kKeyGroup] = to_int8(key[d], key_scale, key_inverse);
+      for (int64_t d = 0; d < head_dim; ++d)
+        page.values[first_value + d] = to_int8(value[d], value_scale, value_inverse);
       return;
     }
   }

@@ -236,6 +236,28 @@ TEST_P(EngineAttention, RowsDoNotDependOnOtherSequences) {
   EXPECT_EQ(whole, run({5, 16}, KvType::kInt8));  // each has a cache of its own type
 }
 
+// A number that is none is not lost in a cache, whatever it is kept as.
+TEST_P(EngineAttention, WhatIsNoNumberStaysSo) {
+  const Case c{.heads = {4, 2, 16}, .rotary = 16};
+  const HeadLayout& h = c.heads;
+  const std::vector<Constant> chunks = angle_table(c, 256);
+  const Angles angles{chunks.data(), c.rotary};
+  constexpr int64_t kRows = 3, kBad = 1;
+  std::vector<float> x = random(kRows * h.row());
+  std::fill_n(x.begin() + kBad * h.row(), h.row(), kNaN);
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kInt8}) {
+    const Sequence own = make_sequence(c, type, 256, 0);
+    const std::vector<SequenceRows> rows{
+        {.cache = {type, own.pages.data()}, .angles = angles, .rows = kRows}};
+    Table &projected = table(kRows, h.row()), &attended = table(kRows, h.query_size());
+    projected.fill(x);
+    engine_->attend({.heads = h, .sequences = rows, .scale = 0.25f}, projected.at(), attended.at());
+    const std::vector<float> y = attended.values();
+    for (size_t i = index(kBad * h.query_size()); i < y.size(); ++i)
+      EXPECT_TRUE(std::isnan(y[i])) << "element " << i << ", cache " << static_cast<int>(type);
+  }
+}
+
 TEST_P(EngineAttention, PagesAreCopied) {
   const Case c{.heads = {2, 2, 16}, .rotary = 0, .rope = LayerRope::kNone};
   std::vector<Sequence> sequences;

@@ -25,6 +25,15 @@ uint packed(uint word, bool of_value, float scale) {
   return bits;
 }
 
+// Infinity where the number is not finite, told by its bits: max() may drop a NaN.
+const uint kExponent = 0x7f800000u;
+float magnitude(float x) { return (floatBitsToUint(x) & kExponent) == kExponent ? uintBitsToFloat(kExponent) : abs(x); }
+
+// NaN where a number is not finite, so that what is computed from it shows it.
+float scale_of(float largest) {
+  return floatBitsToUint(largest) == kExponent ? uintBitsToFloat(kExponent | 0x400000u) : largest / 127.0;
+}
+
 void main() {
   RowPlace place = p.places.at[gl_WorkGroupID.x];
   uint t = gl_LocalInvocationIndex, head = gl_WorkGroupID.y;
@@ -33,13 +42,13 @@ void main() {
   for (uint d = t; d < kWords * kInWord; d += kThreads) {
     key[d] = d < kHeadDim ? turned(at, d, place.angles) : 0.0;
     value[d] = d < kHeadDim ? p.projected.at[at + p.value_after_key + d] : 0.0;
-    key_size = max(key_size, abs(key[d]));
-    value_size = max(value_size, abs(value[d]));
+    key_size = max(key_size, magnitude(key[d]));
+    value_size = max(value_size, magnitude(value[d]));
   }
   float key_scale = 0.0, value_scale = 0.0;
   if (kType == 2) {
-    key_scale = largest_of_all(key_size) / 127.0;
-    value_scale = largest_of_all(value_size) / 127.0;
+    key_scale = scale_of(largest_of_all(key_size));
+    value_scale = scale_of(largest_of_all(value_size));
   }
   barrier();
   Words page = place.pages.at[place.position / kPage].words;
