@@ -32,29 +32,36 @@ class ThreadRanks final : public Ranks {
   }
 
   void gather(const void* own, std::span<const size_t> sizes, void* all) override {
-    meet(own);
+    give(own);
     auto* to = static_cast<char*>(all);
     for (size_t i = 0; i < sizes.size(); ++i) {
       if (sizes[i] > 0) std::memcpy(to, meeting_->given[i], sizes[i]);
       to += sizes[i];
     }
-    meet(own);  // until all have read
+    meet();  // until all have read
   }
 
   void broadcast(void* bytes, size_t count, int from) override {
-    meet(bytes);
+    give(bytes);
     if (rank() != from && count > 0) std::memcpy(bytes, meeting_->given[static_cast<size_t>(from)], count);
-    meet(bytes);
+    meet();
   }
 
   void abort(int exit_code) noexcept override { std::_Exit(exit_code); }
 
  private:
-  void meet(const void* given) {
+  // Shows the others where this rank's bytes are; returns when it sees theirs.
+  void give(const void* given) {
+    {
+      const std::lock_guard lock(meeting_->mutex);
+      meeting_->given[static_cast<size_t>(rank())] = given;
+    }
+    meet();
+  }
+
+  void meet() {
     std::unique_lock lock(meeting_->mutex);
-    const auto self = static_cast<size_t>(rank());
-    meeting_->given[self] = given;
-    meeting_->here[self] = 1;
+    meeting_->here[static_cast<size_t>(rank())] = 1;
     const uint64_t number = meeting_->meetings;
     if (++meeting_->arrived == meeting_->here.size()) {
       meeting_->arrived = 0;
