@@ -6,13 +6,13 @@
 #include <fmt/ranges.h>
 
 #include <bit>
-#include <charconv>
 #include <cmath>
 
 #include "codebook_command.h"
 #include "commands.h"
 #include "nfloat/codebook_errors.h"
 #include "nfloat/error.h"
+#include "numbers.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -219,19 +219,15 @@ Codebook chosen_codebook(const CodebookOptions& options, const std::string& name
   // A number, or a fraction of two.
   const std::string_view text = options.offset;
   const size_t slash = text.find('/');
-  double offset = 0, divisor = 1;
-  const auto read = [](std::string_view part, double* value) {
-    const auto [stop, error] = std::from_chars(part.data(), part.data() + part.size(), *value);
-    return error == std::errc{} && stop == part.data() + part.size();
-  };
-  if (!read(text.substr(0, slash), &offset) ||
-      (slash != std::string_view::npos && (!read(text.substr(slash + 1), &divisor) || !(divisor > 0)))) {
+  const auto offset = parse_number<double>(text.substr(0, slash));
+  const auto divisor = slash == std::string_view::npos ? 1.0 : parse_number<double>(text.substr(slash + 1));
+  if (!offset || !divisor || !(*divisor > 0)) {
     throw UsageError(
         fmt::format("--offset '{}': expected a probability between 0.5 and 1, as a number or a fraction "
                     "(929/960), or generalised",
                     options.offset));
   }
-  return make_normal_float(bits, offset / divisor);
+  return make_normal_float(bits, *offset / *divisor);
 }
 
 void add_codebook_command(const Command& app) {

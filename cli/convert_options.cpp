@@ -9,6 +9,7 @@
 
 #include "commands.h"
 #include "nfloat/text.h"
+#include "numbers.h"
 #include "rank_options.h"
 
 namespace nfloat::cli {
@@ -63,18 +64,16 @@ void PartOptions::apply(ConvertControl& control, const char* command) const {
   control.finish = finish;
   control.fresh = fresh;
   if (part.empty()) return;
-  const size_t slash = std::min(part.find('/'), part.size());
-  const auto number = [&](size_t begin, size_t end, int64_t& value) {
-    const auto [rest, error] = std::from_chars(part.data() + begin, part.data() + end, value);
-    return begin < end && error == std::errc{} && rest == part.data() + end;
-  };
   constexpr int64_t kMostParts = 1'000'000;
-  int64_t first = 0;
-  if (!number(0, slash, first) || !number(slash + 1, part.size(), control.parts) || first < 1 ||
-      control.parts < first || control.parts > kMostParts)
+  const std::string_view text = part;
+  const size_t slash = std::min(text.find('/'), text.size() - 1);
+  const auto which = parse_number<int64_t>(text.substr(0, slash));
+  const auto count = parse_number<int64_t>(text.substr(slash + 1));
+  if (!which || !count || *which < 1 || *count < *which || *count > kMostParts)
     throw UsageError(
         fmt::format("{}: --part '{}': expected a part and their number, such as 2/8", command, part));
-  control.part = first - 1;
+  control.part = *which - 1;
+  control.parts = *count;
 }
 
 ConvertResult convert_in_parts(const PartOptions& options, ConvertControl control, const char* command,

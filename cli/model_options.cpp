@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <sys/resource.h>
 
-#include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -20,6 +19,7 @@
 #include "nfloat/targets.h"
 #include "nfloat/threads.h"
 #include "notes.h"
+#include "numbers.h"
 #include "progress.h"
 
 namespace nfloat::cli {
@@ -33,11 +33,9 @@ HeadFormat parse_head(const std::string& name) {
 void parse_quantize(const std::string& text, ModelOptions& options) {
   std::string code = text;
   if (const size_t colon = text.rfind(':'); colon != std::string::npos) {
-    const char* begin = text.data() + colon + 1;
-    const char* end = text.data() + text.size();
-    const auto [stop, error] = std::from_chars(begin, end, options.quantize_block_size);
-    if (error != std::errc() || stop != end || begin == end)
-      throw UsageError(fmt::format("--quantize {}: expected CODE or CODE:BLOCK, as nf4:64", text));
+    const auto block = parse_number<int64_t>(std::string_view(text).substr(colon + 1));
+    if (!block) throw UsageError(fmt::format("--quantize {}: expected CODE or CODE:BLOCK, as nf4:64", text));
+    options.quantize_block_size = *block;
     code = text.substr(0, colon);
   }
   // No code's name has a dot or a slash.
@@ -53,16 +51,13 @@ AdapterChoice parse_adapter(const std::string& text) {
   AdapterChoice choice{.folder = text};
   const size_t colon = text.rfind(':');
   if (colon == std::string::npos) return choice;
-  const char* begin = text.data() + colon + 1;
-  const char* end = text.data() + text.size();
-  double weight = 1;
-  const auto [stop, error] = std::from_chars(begin, end, weight);
-  if (error != std::errc() || stop != end || begin == end) return choice;
+  const auto weight = parse_number<double>(std::string_view(text).substr(colon + 1));
+  if (!weight) return choice;
   constexpr double kMostWeight = 1e6;
-  if (!(std::fabs(weight) <= kMostWeight))
+  if (!(std::fabs(*weight) <= kMostWeight))
     throw UsageError(
         fmt::format("--lora {}: the weight must be from -{} to {}", text, kMostWeight, kMostWeight));
-  return {.folder = text.substr(0, colon), .weight = weight};
+  return {.folder = text.substr(0, colon), .weight = *weight};
 }
 
 void add_model_options(const Command& command, ModelArguments& arguments, bool model_required) {

@@ -5,11 +5,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <charconv>
 
 #include "base/json.h"
 #include "convert_options.h"
 #include "nfloat/text.h"
+#include "numbers.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -25,11 +25,10 @@ struct Plan {
 };
 
 double parse_rate(const std::string& text) {
-  double rate = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), rate);
-  if (error != std::errc{} || end != text.data() + text.size() || !(rate > 0 && rate < 1e6))
+  const auto rate = parse_number<double>(text);
+  if (!rate || !(*rate > 0 && *rate < 1e6))
     throw UsageError(fmt::format("--read '{}': expected GB/s, a number above 0", text));
-  return rate;
+  return *rate;
 }
 
 // What all ranks together hold once; the table of embeddings is mapped and read by rows.

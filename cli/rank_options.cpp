@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstring>
@@ -20,6 +19,7 @@
 #include "nfloat/targets.h"
 #include "nfloat/threads.h"
 #include "notes.h"
+#include "numbers.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -46,13 +46,10 @@ std::vector<double> parse_shares(const std::string& text, int count) {
                                   count, count == 2 ? "3,1" : "3,1,1"));
   };
   std::vector<double> shares;
-  for (size_t at = 0; at <= text.size();) {
-    const size_t comma = std::min(text.find(',', at), text.size());
-    double value = 0;
-    const auto [end, error] = std::from_chars(text.data() + at, text.data() + comma, value);
-    if (error != std::errc{} || end != text.data() + comma || !(value > 0 && value < 1e9)) throw wrong();
-    shares.push_back(value);
-    at = comma + 1;
+  for (const std::string_view part : split_at_commas(text)) {
+    const auto share = parse_number<double>(part);
+    if (!share || !(*share > 0 && *share < 1e9)) throw wrong();
+    shares.push_back(*share);
   }
   if (std::ssize(shares) != count) throw wrong();
   return shares;

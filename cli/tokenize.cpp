@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cstdio>
 #include <fstream>
 #include <iostream>
@@ -13,6 +12,7 @@
 #include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
 #include "nfloat/tokenizer.h"
+#include "numbers.h"
 
 namespace nfloat::cli {
 namespace {
@@ -44,12 +44,11 @@ std::vector<int32_t> parse_ids(const std::string& text) {
   const char* const separators = " \t\r\n,[]";
   for (size_t at = text.find_first_not_of(separators); at != std::string::npos;) {
     const size_t end = std::min(text.find_first_of(separators, at), text.size());
-    int32_t id = 0;
-    const auto [stop, error] = std::from_chars(text.data() + at, text.data() + end, id);
-    if (error != std::errc{} || stop != text.data() + end)
+    const auto id = parse_number<int32_t>(std::string_view(text).substr(at, end - at));
+    if (!id)
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("\"{}\" is not a token id", text.substr(at, std::min<size_t>(end - at, 40))));
-    ids.push_back(id);
+    ids.push_back(*id);
     at = text.find_first_not_of(separators, end);
   }
   return ids;

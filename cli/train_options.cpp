@@ -5,34 +5,23 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 #include "commands.h"
 #include "nfloat/error.h"
+#include "numbers.h"
 
 namespace nfloat::cli {
 namespace {
 
-double number(const std::string& text, const char* option) {
-  size_t end = 0;
-  double value = std::numeric_limits<double>::quiet_NaN();
-  try {
-    value = std::stod(text, &end);
-  } catch (const std::exception&) {
-    end = 0;
-  }
-  if (end != text.size() || !std::isfinite(value))
-    throw UsageError(fmt::format("{} {}: not a number", option, text));
-  return value;
+double number(std::string_view text, const char* option) {
+  const auto value = parse_number<double>(text);
+  if (!value || !std::isfinite(*value)) throw UsageError(fmt::format("{} {}: not a number", option, text));
+  return *value;
 }
 
 std::vector<double> numbers(const std::string& text, const char* option) {
   std::vector<double> values;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    values.push_back(number(text.substr(begin, end - begin), option));
-    begin = end + 1;
-  }
+  for (const std::string_view part : split_at_commas(text)) values.push_back(number(part, option));
   return values;
 }
 
