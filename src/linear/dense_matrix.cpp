@@ -110,6 +110,18 @@ class PanelPacker {
 
 }  // namespace
 
+void expect_matrix(const TensorView& weights) {
+  if (weights.shape.rank() != 2)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: shape {} found, two dimensions expected",
+         weights.shape.to_string());
+  if (!is_quantizable(weights.dtype))
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: dtype {} found, F32, F16 or BF16 expected",
+         dtype_name(weights.dtype));
+  if (static_cast<uint64_t>(weights.elements()) * dtype_bytes(weights.dtype) != weights.bytes.size())
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} bytes found, shape {} of {} expected",
+         weights.bytes.size(), weights.shape.to_string(), dtype_name(weights.dtype));
+}
+
 void round_row(const float* values, int64_t count, int64_t group, uint8_t* codes, float* scales,
                int64_t step) noexcept {
   constexpr float kUnits = 0x1.8p23f;  // a sum with it has a unit of 1 in its last place
@@ -144,21 +156,13 @@ DenseMatrix::~DenseMatrix() = default;
 
 DenseMatrix DenseMatrix::pack(const TensorView& weights, DenseStorage storage, int threads,
                               const std::function<void(std::span<const uint8_t>)>& release) {
-  if (weights.shape.rank() != 2)
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: shape {} found, two dimensions expected",
-         weights.shape.to_string());
-  if (!is_quantizable(weights.dtype))
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: dtype {} found, F32, F16 or BF16 expected",
-         dtype_name(weights.dtype));
+  expect_matrix(weights);
   DenseMatrix matrix;
   matrix.state_ = std::make_unique<State>();
   State& state = *matrix.state_;
   state.storage = storage;
   state.rows = weights.shape[0];
   state.cols = weights.shape[1];
-  if (static_cast<uint64_t>(weights.elements()) * dtype_bytes(weights.dtype) != weights.bytes.size())
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} bytes found, shape {} of {} expected",
-         weights.bytes.size(), weights.shape.to_string(), dtype_name(weights.dtype));
   state.panels = (state.rows + kPanelRows - 1) / kPanelRows;
   state.octets = (state.cols + kOctet - 1) / kOctet;
   const int64_t padded = state.octets * kOctet;

@@ -23,33 +23,6 @@ void check_length(const char* what, size_t found, int64_t expected) {
          expected);
 }
 
-void check(const PackSource& s) {
-  constexpr int64_t kMost = int64_t{1} << 46;
-  if (s.rows < 0 || s.cols < 0 || (s.cols > 0 && s.rows > kMost / s.cols))
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: no matrix has the shape [{}, {}]", s.rows, s.cols);
-  if (s.block_size < 16)
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: block size {} is below 16", s.block_size);
-  if (s.levels.empty() || s.levels.size() > 16)
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} levels, 1 to 16 expected", s.levels.size());
-  const int64_t elements = s.rows * s.cols;
-  const int64_t blocks = (elements + s.block_size - 1) / s.block_size;
-  check_length("codes", s.codes.size(), (elements + 1) / 2);
-  if (!s.scales.empty() || s.nested_codes.empty()) {
-    check_length("scales", s.scales.size(), blocks);
-    return;
-  }
-  if (s.nested_block_size < 1)
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: nested block size {} is below 1",
-         s.nested_block_size);
-  check_length("nested_codes", s.nested_codes.size(), blocks);
-  if (s.nested_first < 0 || s.nested_first >= s.nested_block_size)
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: nested first {} is not in a block of {}",
-         s.nested_first, s.nested_block_size);
-  check_length("nested_absmax", s.nested_absmax.size(),
-               blocks == 0 ? 0 : (s.nested_first + blocks + s.nested_block_size - 1) / s.nested_block_size);
-  check_length("nested_map", s.nested_map.size(), 256);
-}
-
 BlockScales scales_of(const PackSource& s) noexcept {
   if (s.nested_codes.empty()) return BlockScales(s.scales.data());
   return {s.nested_codes.data(), s.nested_map.data(), s.nested_absmax.data(),
@@ -159,6 +132,34 @@ void pack_panels(const PackSource& source, PackedMatrix::State& state, int threa
 
 }  // namespace
 
+void expect_matrix(const PackSource& s) {
+  constexpr int64_t kMost = int64_t{1} << 46;
+  if (s.rows < 0 || s.cols < 0 || (s.cols > 0 && s.rows > kMost / s.cols))
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: no matrix has the shape [{}, {}]", s.rows, s.cols);
+  if (s.block_size < 16)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: block size {} is below 16", s.block_size);
+  if (s.levels.empty() || s.levels.size() > 16)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} levels, 1 to 16 expected", s.levels.size());
+  const int64_t elements = s.rows * s.cols;
+  const int64_t blocks = (elements + s.block_size - 1) / s.block_size;
+  check_length("codes", s.codes.size(), (elements + 1) / 2);
+  if (s.nested_codes.empty()) {
+    check_length("scales", s.scales.size(), blocks);
+    return;
+  }
+  check_length("scales beside nested_codes", s.scales.size(), 0);
+  if (s.nested_block_size < 1)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: nested block size {} is below 1",
+         s.nested_block_size);
+  check_length("nested_codes", s.nested_codes.size(), blocks);
+  if (s.nested_first < 0 || s.nested_first >= s.nested_block_size)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: nested first {} is not in a block of {}",
+         s.nested_first, s.nested_block_size);
+  check_length("nested_absmax", s.nested_absmax.size(),
+               blocks == 0 ? 0 : (s.nested_first + blocks + s.nested_block_size - 1) / s.nested_block_size);
+  check_length("nested_map", s.nested_map.size(), 256);
+}
+
 bool PackedMatrix::State::panel_nested(int64_t panel, kernels::PanelNested& output) const noexcept {
   if (!nested()) return false;
   for (int64_t r = 0; r < kPanelRows; ++r) {
@@ -195,7 +196,7 @@ PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 PackedMatrix::~PackedMatrix() = default;
 
 PackedMatrix PackedMatrix::pack(const PackSource& source, int threads) {
-  check(source);
+  expect_matrix(source);
   PackedMatrix matrix;
   matrix.state_ = std::make_unique<State>();
   State& state = *matrix.state_;

@@ -23,6 +23,11 @@ inline constexpr int64_t kMostActivationBlock = 64;
 // `group`, a multiple of 8.
 int64_t activation_block(int64_t group) noexcept;
 
+// What every device asks of what it packs: lengths that agree, block sizes, the dtype. Throw
+// kInvalidArgument.
+void expect_matrix(const PackSource& source);
+void expect_matrix(const TensorView& weights);
+
 // A row of whole groups to 8 bits, value = (code - 128) * scale; the scales of its groups go `step` apart. A
 // group that holds NaN or an infinity has the scale NaN: what is computed from it shows it.
 void round_row(const float* values, int64_t count, int64_t group, uint8_t* codes, float* scales,

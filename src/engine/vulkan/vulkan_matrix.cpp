@@ -27,11 +27,6 @@ std::span<const std::byte> part_of(std::span<const T> all, int64_t first, int64_
   return std::as_bytes(all.subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
 }
 
-void expect_length(size_t found, int64_t expected, const char* what) {
-  if (found != static_cast<size_t>(expected))
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} {} found, {} expected", found, what, expected);
-}
-
 // Rows of a slab: as many as `most` bytes hold, in multiples of `unit` unless all fit.
 int64_t slab_rows(int64_t rows, int64_t cols, int64_t unit, double bytes_per_weight, uint64_t most) {
   const double limit = std::min(static_cast<double>(kMostElements - 1) / static_cast<double>(cols),
@@ -50,31 +45,23 @@ int64_t slab_rows(int64_t rows, int64_t cols, int64_t unit, double bytes_per_wei
 
 VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const PackSource& source, uint64_t most)
     : rows_(source.rows), cols_(source.cols), block_(source.block_size) {
-  const bool nested = source.scales.empty();
+  expect_matrix(source);
+  const bool nested = !source.nested_codes.empty();
   storage_ = nested ? Storage::kNestedCodes : Storage::kCodes;
-  if (rows_ < 1 || cols_ < 1 || cols_ >= kMostElements / 64 || block_ < 16 || block_ > kMostBlock)
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} x {} in blocks of {}", rows_, cols_, block_);
-  const int64_t elements = rows_ * cols_, blocks = (elements + block_ - 1) / block_;
-  expect_length(source.codes.size(), (elements + 1) / 2, "bytes of codes");
-  if (source.levels.empty() || source.levels.size() > kLevels)
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} levels found, 1 to 16 expected",
-         source.levels.size());
+  if (rows_ < 1 || cols_ < 1 || cols_ >= kMostElements / 64 || block_ > kMostBlock)
+    fail(ErrorCode::kUnsupported, "packing a matrix: {} x {} in blocks of {} on a device of Vulkan", rows_,
+         cols_, block_);
   std::vector<float> tables(kLevels + kMap);
   std::copy(source.levels.begin(), source.levels.end(), tables.begin());
   if (nested) {
     nested_block_ = source.nested_block_size;
     nested_offset_ = source.nested_offset;
-    if (nested_block_ < 1 || nested_block_ > kMostBlock)
-      fail(ErrorCode::kInvalidArgument, "packing a matrix: blocks of {} scales", nested_block_);
+    if (nested_block_ > kMostBlock)
+      fail(ErrorCode::kUnsupported, "packing a matrix: blocks of {} scales on a device of Vulkan",
+           nested_block_);
     if (source.nested_first != 0)
       fail(ErrorCode::kUnsupported, "packing a matrix: its scales begin inside a second-level block");
-    expect_length(source.nested_codes.size(), blocks, "8-bit scales");
-    expect_length(source.nested_absmax.size(), (blocks + nested_block_ - 1) / nested_block_,
-                  "second-level scales");
-    expect_length(source.nested_map.size(), kMap, "values of 8-bit scales");
     std::copy(source.nested_map.begin(), source.nested_map.end(), tables.begin() + kLevels);
-  } else {
-    expect_length(source.scales.size(), blocks, "scales");
   }
   tables_ = GpuMemory(gpu, tables.size() * sizeof(float), Place::kDevice);
   gpu->upload(tables_.address(), std::as_bytes(std::span<const float>(tables)));
@@ -116,17 +103,9 @@ VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const PackSource& so
 VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const TensorView& weights,
                            DenseMatrix::Storage storage, int threads, const Device::Release& release,
                            uint64_t most) {
-  if (weights.shape.rank() != 2)
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: shape {} found, two dimensions expected",
-         weights.shape.to_string());
-  if (!is_quantizable(weights.dtype))
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: dtype {} found, F32, F16 or BF16 expected",
-         dtype_name(weights.dtype));
+  expect_matrix(weights);
   rows_ = weights.shape[0];
   cols_ = weights.shape[1];
-  if (static_cast<uint64_t>(weights.elements()) * dtype_bytes(weights.dtype) != weights.bytes.size())
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: {} bytes found, shape {} of {} expected",
-         weights.bytes.size(), weights.shape.to_string(), dtype_name(weights.dtype));
   storage_ = storage == DenseMatrix::Storage::kF32    ? Storage::kF32
              : storage == DenseMatrix::Storage::kF16  ? Storage::kF16
              : storage == DenseMatrix::Storage::kBF16 ? Storage::kBF16

@@ -458,6 +458,10 @@ TEST_F(LinearTest, RejectsWhatDoesNotFit) {
   source = source_of(tensor);
   source.levels = {};
   EXPECT_THROW(PackedMatrix::pack(source), Error);
+  source = source_of(tensor);  // scales of both kinds
+  const std::vector<uint8_t> nested(2);
+  source.nested_codes = nested;
+  EXPECT_THROW(PackedMatrix::pack(source), Error);
   const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor));
   Activations x;
   std::vector<float> values(64), y(4);
