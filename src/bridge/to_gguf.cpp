@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -8,6 +7,7 @@
 #include <set>
 
 #include "base/fail.h"
+#include "base/stopwatch.h"
 #include "bridge/adapter.h"
 #include "bridge/count_not_finite.h"
 #include "bridge/gguf_plan.h"
@@ -17,8 +17,6 @@
 
 namespace nfloat {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 // How many weights of the adapter are in the file; those that are not are named in `notes`.
 size_t account_for(const LoraAdapter& lora, const GgufPlan& plan, std::vector<std::string>& notes) {
@@ -45,10 +43,6 @@ size_t account_for(const LoraAdapter& lora, const GgufPlan& plan, std::vector<st
          "the adapter changes nothing that a GGUF file has: '{}' is a weight of another part of the model",
          lost[0]);
   return used.size();
-}
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
 // Where the bytes of a tensor go: into the file, or beside what is in the file.
@@ -344,7 +338,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   if (options.type && !is_encodable(*options.type))
     fail(ErrorCode::kInvalidArgument, "{} is not written: {}", gguf_type_info(*options.type).name,
          kGgufWritten);
-  const Clock::time_point start = Clock::now();
+  const Stopwatch watch;
   const std::string text = input.text_file("config.json");
   if (text.empty())
     fail(ErrorCode::kNotFound, "{}: no config.json; a model is a folder with its configuration",
@@ -404,10 +398,10 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
             });
       },
       progress, control);
-  result.seconds = seconds_since(start);
-  const Clock::time_point sync_start = Clock::now();
+  result.seconds = watch.seconds();
+  const Stopwatch syncing;
   for (Part& part : parts) part.writer->sync();
-  result.sync_seconds = seconds_since(sync_start);
+  result.sync_seconds = syncing.seconds();
   if (control.cancelled && control.cancelled())
     fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
   for (const Part& part : parts) expect_place(part.path);
@@ -423,9 +417,9 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
     throw;
   }
   if (options.check) {
-    const Clock::time_point check_start = Clock::now();
+    const Stopwatch checking;
     check_written(input, lora, options, plan, parts[0].path, progress, control);
-    result.check_seconds = seconds_since(check_start);
+    result.check_seconds = checking.seconds();
   }
   return result;
 }

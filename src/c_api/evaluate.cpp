@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What models predict, what formats do to them, what weights are like.
-#include <chrono>
 #include <cstring>
 
+#include "base/stopwatch.h"
 #include "c_api/handles.h"
 #include "evaluate/scoring.h"
 #include "evaluate/windows.h"
@@ -78,10 +78,10 @@ nfloat_status nfloat_evaluate_task(const nfloat_model* model, const nfloat_token
     options.progress = [control](int64_t done, int64_t total) {
       show_progress(control, static_cast<uint64_t>(done), static_cast<uint64_t>(total));
     };
-    const auto start = std::chrono::steady_clock::now();
+    const nfloat::Stopwatch watch;
     const nfloat::TaskResult result = nfloat::evaluate_task(model->value, tokenizer->value, loaded, options);
-    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    *json = make_buffer(nfloat::evaluation_json(model->defaults->path(), {result}, seconds.count()));
+    const double seconds = watch.seconds();
+    *json = make_buffer(nfloat::evaluation_json(model->defaults->path(), {result}, seconds));
   });
 }
 

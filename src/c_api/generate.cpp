@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Texts, token by token.
-#include <chrono>
 #include <limits>
 #include <optional>
 
+#include "base/stopwatch.h"
 #include "c_api/handles.h"
 #include "nfloat/results.h"
 
@@ -18,18 +18,17 @@ namespace {
 // same bits, for both are multiples of 64.
 constexpr size_t kPiece = 64, kWholePiece = 512;
 
-class Stopwatch {
+// Adds the time of its scope.
+class Timed {
  public:
-  explicit Stopwatch(double& seconds) noexcept : seconds_(seconds) {}
-  ~Stopwatch() {
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-  Stopwatch(const Stopwatch&) = delete;
-  Stopwatch& operator=(const Stopwatch&) = delete;
+  explicit Timed(double& seconds) noexcept : seconds_(seconds) {}
+  ~Timed() { seconds_ += watch_.seconds(); }
+  Timed(const Timed&) = delete;
+  Timed& operator=(const Timed&) = delete;
 
  private:
   double& seconds_;
-  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  nfloat::Stopwatch watch_;
 };
 
 nfloat_finish finish_of(FinishReason reason) {
@@ -77,7 +76,7 @@ struct nfloat_generator {
 
   // Throws kInterrupted, the session then as it was.
   void read_prompt(nfloat_control* control) {
-    const Stopwatch watch(record.prefill_seconds);
+    const Timed watch(record.prefill_seconds);
     const std::span<const int32_t> all(record.prompt);
     const int64_t start = session->position();
     begin_progress(control, all.size());
@@ -112,7 +111,7 @@ struct nfloat_generator {
     }
     if (!begun) read_prompt(control);
     if (control != nullptr && control->cancelled) fail(ErrorCode::kInterrupted, "the call was cancelled");
-    const Stopwatch watch(record.decode_seconds);
+    const Timed watch(record.decode_seconds);
     if (const auto reason = continuation->reason()) {
       end(*reason, token);
       return;

@@ -2,7 +2,6 @@
 // A line that says what is calibrated, then a record a layer: a line of JSON, behind it codes, scales and
 // second-level scales of its tensors.
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -14,6 +13,7 @@
 
 #include "base/fail.h"
 #include "base/fnv.h"
+#include "base/hold.h"
 #include "base/json.h"
 #include "base/mapped_file.h"
 #include "nfloat/calibrate.h"
@@ -126,29 +126,18 @@ bool take_layer(std::span<const std::byte>& bytes, const std::string& path,
 // The file, opened for reading and appending by this object alone until the last copy goes; null where there
 // is none and none is to be made.
 std::shared_ptr<const int> open_alone(const std::string& path, bool make) {
-  // Whoever had it may remove it between two of these steps.
-  constexpr int kTries = 20;
-  for (int i = 0; i < kTries; ++i) {
+  const auto open = [&] {
     const int fd = ::open(path.c_str(), O_RDWR | O_APPEND | O_CLOEXEC | (make ? O_CREAT : 0), 0666);
-    if (fd < 0 && errno == ENOENT && !make) return nullptr;
+    if (fd < 0 && errno == ENOENT && !make) return kNothingToHold;
     if (fd < 0) fail(ErrorCode::kIo, "{}: cannot write: {}", path, std::strerror(errno));
-    std::shared_ptr<const int> file(new int(fd), [](const int* owned) {
-      ::close(*owned);
-      delete owned;
-    });
-    struct stat ours {
-    }, named{};
-    if (::fstat(fd, &ours) != 0 || !S_ISREG(ours.st_mode))
-      fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration", path);
-    if (::flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-      fail(ErrorCode::kAlreadyExists,
-           "{}: another calibration to the same output is at work with this file: wait for its end, or name "
-           "another output",
-           path);
-    if (::stat(path.c_str(), &named) == 0 && ours.st_ino == named.st_ino && ours.st_dev == named.st_dev)
-      return file;
-  }
-  fail(ErrorCode::kIo, "{}: other programs make and remove it again and again", path);
+    struct stat opened {};
+    if (::fstat(fd, &opened) == 0 && S_ISREG(opened.st_mode)) return fd;
+    ::close(fd);
+    fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration", path);
+  };
+  return hold(path, Hold::kAlone, open,
+              "another calibration to the same output is at work with this file: wait for its end, or name "
+              "another output");
 }
 
 }  // namespace

@@ -2,9 +2,9 @@
 #include "calibrate/estimate.h"
 
 #include <algorithm>
-#include <chrono>
 #include <vector>
 
+#include "base/stopwatch.h"
 #include "calibrate/products.h"
 
 namespace nfloat {
@@ -21,10 +21,9 @@ double operations_a_second(int threads) {
   std::vector<float> y(a.size());
   double best = 0;
   for (int pass = 0; pass < 4; ++pass) {
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     product_with_transpose(a, kSize, a, kSize, kSize, y, threads);
-    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    best = std::max(best, 2.0 * kSize * kSize * kSize / std::max(seconds, 1e-9));
+    best = std::max(best, 2.0 * kSize * kSize * kSize / std::max(watch.seconds(), 1e-9));
   }
   return best;
 }

@@ -2,7 +2,6 @@
 #include "convert/partial_folder.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 #include <system_error>
 
 #include "base/fail.h"
+#include "base/hold.h"
 #include "base/json.h"
 
 namespace nfloat {
@@ -103,35 +103,20 @@ PartialFolder::PartialFolder(const Checkpoint& input, const std::string& target,
 }
 
 void PartialFolder::open(const std::string& target, bool shared) {
-  // Whoever had it may remove it between two of these steps.
-  constexpr int kTries = 20;
-  for (int i = 0; i < kTries; ++i) {
+  const auto open_folder = [&] {
     const bool made = ::mkdir(path_.c_str(), 0777) == 0;
     if (!made && errno != EEXIST) fail(ErrorCode::kIo, "{}: cannot create: {}", path_, std::strerror(errno));
     const int fd = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0 && errno == ENOENT) continue;
-    if (fd < 0 || (!made && !is_ours(path_))) {
-      if (fd >= 0) ::close(fd);
-      fail(ErrorCode::kAlreadyExists,
-           "{}: is where unfinished shards of {} would be kept, and is not of a conversion: name another "
-           "output, or move it away",
-           path_, target);
-    }
-    lock_ = std::shared_ptr<const int>(new int(fd), [](const int* owned) {
-      ::close(*owned);
-      delete owned;
-    });
-    if (::flock(fd, (shared ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0 && errno == EWOULDBLOCK)
-      fail(ErrorCode::kAlreadyExists,
-           "{}: another run to the same output is at work there: wait for its end, or name another output",
-           path_);
-    struct stat ours {
-    }, named{};
-    if (::fstat(fd, &ours) == 0 && ::lstat(path_.c_str(), &named) == 0 && ours.st_ino == named.st_ino &&
-        ours.st_dev == named.st_dev)
-      return;
-  }
-  fail(ErrorCode::kIo, "{}: other programs make and remove it again and again", path_);
+    if (fd < 0 && errno == ENOENT) return kOpenAgain;
+    if (fd >= 0 && (made || is_ours(path_))) return fd;
+    if (fd >= 0) ::close(fd);
+    fail(ErrorCode::kAlreadyExists,
+         "{}: is where unfinished shards of {} would be kept, and is not of a conversion: name another "
+         "output, or move it away",
+         path_, target);
+  };
+  lock_ = hold(path_, shared ? Hold::kShared : Hold::kAlone, open_folder,
+               "another run to the same output is at work there: wait for its end, or name another output");
 }
 
 bool PartialFolder::has_shards() const {

@@ -2,7 +2,6 @@
 // A checkpoint's files: shards, each under its name as soon as it is whole, index, configuration and the
 // rest.
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <future>
@@ -12,6 +11,7 @@
 #include <system_error>
 
 #include "base/fail.h"
+#include "base/stopwatch.h"
 #include "checkpoint/safetensors_header.h"
 #include "convert/output.h"
 #include "convert/partial_folder.h"
@@ -20,14 +20,9 @@ namespace nfloat {
 namespace {
 
 namespace fs = std::filesystem;
-using Clock = std::chrono::steady_clock;
 
 constexpr const char* kCardName = "README.md";
 constexpr const char* kIndexName = "model.safetensors.index.json";
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 struct Shard {
   std::vector<size_t> units;
@@ -241,7 +236,7 @@ class CheckpointWriting {
   }
 
   void write_shards() {
-    const Clock::time_point start = Clock::now();
+    const Stopwatch watch;
     ConvertProgress progress;
     std::vector<size_t> work;
     shard_of_.resize(units_.size());
@@ -275,11 +270,11 @@ class CheckpointWriting {
                            [this, unit](std::string text) { late_texts_[unit] = std::move(text); });
         },
         progress, control_, [&](size_t i) { unit_done(work[i]); });
-    result_.seconds = seconds_since(start);
-    const Clock::time_point sync_start = Clock::now();
+    result_.seconds = watch.seconds();
+    const Stopwatch syncing;
     for (std::future<void>& closing : closing_) closing.get();
     closing_.clear();
-    result_.sync_seconds = seconds_since(sync_start);
+    result_.sync_seconds = syncing.seconds();
     for (size_t s = 0; s < shards_.size(); ++s)
       if (is_mine(s))
         result_.files.push_back(in_folder() && control_.parts == 0 ? (target_ / shards_[s].name).string()

@@ -2,24 +2,18 @@
 #include "evaluate/format_work.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <numeric>
 #include <optional>
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "base/stopwatch.h"
 #include "model/loader.h"
 #include "nfloat/sampler.h"
 
 namespace nfloat {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 StoredWeights decode(const QuantizedTensor& tensor, std::span<float> weights, int threads) {
   dequantize_blockwise(tensor, DType::kF32, std::as_writable_bytes(weights), threads);
@@ -79,9 +73,9 @@ double generation_speed(const std::string& path, const PackedFormat& packed, con
   // The fastest of three, unless one takes long enough to be steady.
   for (int repeat = 0; repeat < 3 && spent < 1; ++repeat) {
     session.rewind(4);
-    const Clock::time_point start = Clock::now();
+    const Stopwatch watch;
     for (int64_t i = 0; i < room; ++i) token = most_likely(session.decode(token));
-    const double seconds = seconds_since(start);
+    const double seconds = watch.seconds();
     best = std::max(best, static_cast<double>(room) / seconds);
     spent += seconds;
   }
@@ -113,7 +107,7 @@ void FormatWork::transform(const std::string& name, std::span<float> weights, in
                [&](int64_t begin, int64_t end) {
                  std::copy(weights.begin() + begin, weights.begin() + end, before_.begin() + begin);
                });
-  const Clock::time_point start = Clock::now();
+  const Stopwatch watch;
   StoredWeights stored;
   try {
     const QuantizedTensor* prepared = options_.prepared ? options_.prepared(name) : nullptr;
@@ -123,7 +117,7 @@ void FormatWork::transform(const std::string& name, std::span<float> weights, in
     if (error.code() != ErrorCode::kInvalidArgument) fail(error.code(), "{}: {}", name, error.what());
     throw Refused{fmt::format("{}: {}", name, error.what())};
   }
-  result_.coding_seconds += seconds_since(start);
+  result_.coding_seconds += watch.seconds();
   result_.bytes += stored.bytes;
   result_.weights += weights.size();
   result_.code_counts.resize(std::max(result_.code_counts.size(), stored.code_counts.size()));

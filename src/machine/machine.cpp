@@ -5,20 +5,19 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <vector>
 
 #include "base/cpu_features.h"
 #include "base/fail.h"
 #include "base/huge_pages.h"
 #include "base/parallel.h"
+#include "base/stopwatch.h"
 #include "machine/probes.h"
 
 namespace nfloat {
 namespace {
 
 using machine::ComputeProbe;
-using Clock = std::chrono::steady_clock;
 
 constexpr size_t kPage = 4096;
 constexpr size_t kCachedBytes = size_t{512} << 10;
@@ -46,19 +45,15 @@ class Pages {
   char* begin_;
 };
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
 // Median of `work` over the seconds that body() takes, after one pass that does not count.
 template <typename Body>
 double median_rate(double work, Body body) {
   body();
   std::vector<double> rates;
   for (int i = 0; i < kPasses; ++i) {
-    const Clock::time_point start = Clock::now();
+    const Stopwatch watch;
     body();
-    rates.push_back(work / seconds_since(start));
+    rates.push_back(work / watch.seconds());
   }
   std::sort(rates.begin(), rates.end());
   return rates[kPasses / 2];
@@ -102,9 +97,9 @@ double measure_compute(ComputeProbe probe, int threads) {
   int64_t rounds = 1 << 12;
   double operations = 0;
   const auto once = [&] {
-    const Clock::time_point start = Clock::now();
+    const Stopwatch watch;
     operations = probe(rounds);
-    return seconds_since(start);
+    return watch.seconds();
   };
   constexpr double kEnough = 0.02;
   while (once() < kEnough) rounds *= 2;

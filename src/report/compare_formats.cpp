@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <filesystem>
 #include <optional>
 
 #include "base/fail.h"
+#include "base/stopwatch.h"
 #include "evaluate/measure_formats.h"
 #include "evaluate/scoring.h"
 #include "nfloat/checkpoint.h"
@@ -204,11 +204,11 @@ class Job {
     const Format& format = *formats_[index];
     MeasureOptions measure = measure_;
     measure.scoring.progress = progress_of(format.name());
-    const auto start = std::chrono::steady_clock::now();
+    const Stopwatch watch;
     if (options_.prepare && !format.separable()) options_.prepare(format, measure);
-    const std::chrono::duration<double> prepared = std::chrono::steady_clock::now() - start;
+    const double prepared = watch.seconds();
     FormatMeasurement measurement = measure_format(folder_, format, *reference_, tokens_, measure);
-    measurement.coding_seconds += prepared.count();
+    measurement.coding_seconds += prepared;
     keep(index, std::move(measurement));
     done_ += 1;
   }
@@ -257,9 +257,9 @@ void require_plain(const Checkpoint& checkpoint) {
 
 Comparison compare_formats(const std::string& path, std::span<const int32_t> tokens,
                            const CompareOptions& options) {
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   Comparison result = Job(path, tokens, options).run();
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = watch.seconds();
   return result;
 }
 

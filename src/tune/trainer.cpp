@@ -2,7 +2,6 @@
 #include "nfloat/train.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +11,7 @@
 #include "base/json.h"
 #include "base/parallel.h"
 #include "base/state_of.h"
+#include "base/stopwatch.h"
 #include "model/loader.h"
 #include "model/model_state.h"
 #include "tune/adapter_file.h"
@@ -279,13 +279,13 @@ TrainStep Trainer::step() {
   State& s = *state_;
   if (s.finished >= s.plan->total_steps())
     fail(ErrorCode::kInvalidArgument, "all {} steps are done", s.plan->total_steps());
-  const auto start = std::chrono::steady_clock::now();
+  const Stopwatch watch;
   TrainStep result = s.gradients(s.finished);
   const double factor = s.options.clip > 0 ? std::min(1.0, s.options.clip / (result.grad_norm + 1e-6)) : 1.0;
   s.optimizer->step(s.adapter, s.options, result.learning_rate, result.learning_rate * s.options.lora_plus,
                     factor, s.options.threads);
   ++s.finished;
-  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.seconds = watch.seconds();
   return result;
 }
 
