@@ -5,6 +5,8 @@
 #include <cctype>
 #include <span>
 
+#include "base/ascii.h"
+
 namespace nfloat {
 namespace {
 
@@ -186,8 +188,7 @@ bool in_layers(const Path& path) {
 std::string letters(std::string_view text) {
   std::string result;
   for (const char c : text)
-    if (std::isalnum(static_cast<unsigned char>(c)))
-      result.push_back(static_cast<char>(std::tolower(static_cast<unsigned char>(c))));
+    if (std::isalnum(static_cast<unsigned char>(c))) result.push_back(lower(c));
   return result;
 }
 

@@ -8,6 +8,7 @@
 #include <span>
 #include <string_view>
 
+#include "base/ascii.h"
 #include "base/fail.h"
 #include "base/json.h"
 
@@ -101,9 +102,7 @@ void check_start(const Json& start, const std::string& source) {
   static constexpr std::string_view kLeaveTheBase[] = {"gaussian", "eva",  "orthogonal",
                                                        "mica",     "true", "false"};
   static constexpr std::string_view kChangeTheBase[] = {"pissa", "olora", "corda", "loftq", "lora_ga"};
-  std::string name = start.is_string() ? start.text() : std::string();
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; });
+  const std::string name = start.is_string() ? in_lower_case(start.text()) : std::string();
   if (contains(kLeaveTheBase, name)) return;
   for (const std::string_view known : kChangeTheBase)
     if (name.starts_with(known))

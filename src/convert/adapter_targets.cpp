@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <charconv>
 
+#include "base/ascii.h"
 #include "base/fail.h"
 
 namespace nfloat {
@@ -29,11 +30,7 @@ std::vector<const Json*> listed(const Json& value) {
 }
 
 bool is_all_linear(const Json& value) {
-  if (!value.is_string()) return false;
-  const std::string text = value.text();
-  return std::equal(text.begin(), text.end(), kAllLinear.begin(), kAllLinear.end(), [](char a, char b) {
-    return (a >= 'A' && a <= 'Z' ? static_cast<char>(a - 'A' + 'a') : a) == b;
-  });
+  return value.is_string() && equal_ignoring_case(value.text(), kAllLinear);
 }
 
 Expression compiled(const std::string& expression, const std::string& where) {

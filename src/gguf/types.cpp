@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
+#include "base/ascii.h"
 #include "nfloat/gguf.h"
 
 namespace nfloat {
@@ -20,10 +21,6 @@ constexpr GgufTypeInfo kTypes[] = {
     {GgufType::kMXFP4, "MXFP4", 32, 17},
 };
 
-char upper(char c) noexcept {
-  return c >= 'a' && c <= 'z' ? static_cast<char>(c - 'a' + 'A') : c;
-}
-
 }  // namespace
 
 const GgufTypeInfo* find_gguf_type(uint32_t type) noexcept {
@@ -33,11 +30,8 @@ const GgufTypeInfo* find_gguf_type(uint32_t type) noexcept {
 }
 
 const GgufTypeInfo* find_gguf_type(std::string_view name) noexcept {
-  for (const GgufTypeInfo& info : kTypes) {
-    if (std::equal(name.begin(), name.end(), info.name.begin(), info.name.end(),
-                   [](char a, char b) { return upper(a) == b; }))
-      return &info;
-  }
+  for (const GgufTypeInfo& info : kTypes)
+    if (equal_ignoring_case(name, info.name)) return &info;
   return nullptr;
 }
 
@@ -71,7 +65,7 @@ bool is_gguf_path(std::string_view path) noexcept {
   constexpr std::string_view kEnding = ".GGUF";
   if (path.size() <= kEnding.size()) return false;
   path.remove_prefix(path.size() - kEnding.size());
-  return std::equal(path.begin(), path.end(), kEnding.begin(), [](char a, char b) { return upper(a) == b; });
+  return equal_ignoring_case(path, kEnding);
 }
 
 }  // namespace nfloat

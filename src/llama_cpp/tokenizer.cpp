@@ -7,6 +7,7 @@
 #include <cmath>
 #include <set>
 
+#include "base/ascii.h"
 #include "base/fail.h"
 #include "llama_cpp/tokenizer_json.h"
 
@@ -147,8 +148,7 @@ GgufPieces gguf_pieces(const GgufFile& file) {
   pieces.bos = file.integer_or("tokenizer.ggml.bos_token_id", 1);
   pieces.eos = file.integer_or("tokenizer.ggml.eos_token_id", 2);
   pieces.add_space_prefix = flag_or(file, "tokenizer.ggml.add_space_prefix", true);
-  std::string name = file.text_or("general.name", "");
-  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<uint8_t>(c)));
+  const std::string name = in_lower_case(file.text_or("general.name", ""));
   pieces.trims_behind_tokens =
       name.find("phi-3") != std::string::npos || name.find("phi3") != std::string::npos;
   return pieces;

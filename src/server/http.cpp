@@ -25,6 +25,7 @@
 #include <set>
 #include <vector>
 
+#include "base/ascii.h"
 #include "base/fail.h"
 #include "server/wire_stream.h"
 
@@ -38,13 +39,6 @@ constexpr size_t kReadAhead = 4096;                // bytes at a time
 constexpr size_t kMostDrained = size_t{16} << 20;  // bytes read and dropped after an answer that closes
 
 }  // namespace
-
-std::string in_lower_case(std::string_view text) {
-  std::string lower(text);
-  std::transform(lower.begin(), lower.end(), lower.begin(),
-                 [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; });
-  return lower;
-}
 
 std::string_view http_reason(int status) noexcept {
   const std::string_view known = http::obsolete_reason(static_cast<http::status>(status)).data();
@@ -204,7 +198,7 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     request_.method = std::string(message.method_string());
     request_.path = std::string(message.target().substr(0, message.target().find('?')));
     for (const auto& field : message)
-      request_.headers.emplace_back(in_lower_case(std::string(field.name_string())),
+      request_.headers.emplace_back(in_lower_case({field.name_string().data(), field.name_string().size()}),
                                     std::string(field.value()));
     request_.body = std::move(message.body());
     phase_ = Phase::kWorking;

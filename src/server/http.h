@@ -91,9 +91,6 @@ class HttpServer {
   std::unique_ptr<State> state_;
 };
 
-// Of ASCII letters.
-std::string in_lower_case(std::string_view text);
-
 // "OK", "Not Found", ...
 std::string_view http_reason(int status) noexcept;
 

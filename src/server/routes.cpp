@@ -4,6 +4,7 @@
 #include <functional>
 #include <set>
 
+#include "base/ascii.h"
 #include "nfloat/error.h"
 #include "server/fields.h"
 #include "server/parts.h"
@@ -339,8 +340,8 @@ void Server::State::check_host(const HttpRequest& request) const {
   const std::string host = in_lower_case(without_port(request.header("host")));
   if (host.empty()) throw ApiError{400, "the request has no Host header"};
   if (is_loopback(host) || host == options.host || "[" + options.host + "]" == host) return;
-  if (std::any_of(options.allowed_hosts.begin(), options.allowed_hosts.end(),
-                  [&](const std::string& allowed) { return in_lower_case(allowed) == host; }))
+  if (std::find(options.allowed_hosts.begin(), options.allowed_hosts.end(), host) !=
+      options.allowed_hosts.end())
     return;
   if (!loopback && is_number_address(host)) return;
   throw ApiError{403, fmt::format("{} is not a name of this server", host), "", "host_not_allowed"};

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "base/ascii.h"
 #include "base/fail.h"
 #include "nfloat/conversation.h"
 #include "server/parts.h"
@@ -76,8 +77,15 @@ ServedModel::ServedModel(const Model& weights, const std::string& path, const st
     ends.push_back(*id);
 }
 
+// Names of hosts as they are compared.
+static ServeOptions with_lower_hosts(ServeOptions options) {
+  options.host = in_lower_case(options.host);
+  for (std::string& host : options.allowed_hosts) host = in_lower_case(host);
+  return options;
+}
+
 Server::State::State(const ServeOptions& given)
-    : options(given),
+    : options(with_lower_hosts(given)),
       loopback(is_loopback(given.host)),
       http(
           given.host, given.port, {}, {given.tls_certificate, given.tls_key},

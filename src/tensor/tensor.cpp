@@ -6,6 +6,7 @@
 #include <cstring>
 #include <new>
 
+#include "base/ascii.h"
 #include "base/fail.h"
 #include "base/float16.h"
 #include "base/huge_pages.h"
@@ -47,15 +48,6 @@ constexpr std::array<DTypeFacts, 22> kDTypes{{
 
 const DTypeFacts& facts(DType dtype) noexcept {
   return kDTypes[static_cast<size_t>(dtype)];
-}
-
-bool equal_ignoring_case(std::string_view a, std::string_view b) noexcept {
-  if (a.size() != b.size()) return false;
-  const auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; };
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (lower(a[i]) != lower(b[i])) return false;
-  }
-  return true;
 }
 
 template <typename T>

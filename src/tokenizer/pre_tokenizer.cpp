@@ -5,6 +5,7 @@
 #include <functional>
 #include <utility>
 
+#include "base/ascii.h"
 #include "tokenizer/byte_level.h"
 #include "tokenizer/pattern.h"
 #include "tokenizer/script_runs.h"
@@ -17,7 +18,7 @@ SplitBehavior split_behavior(const JsonAt& json, SplitBehavior fallback) {
   // Written "MergedWithPrevious" by the Rust library, "merged_with_previous" by its Python binding.
   std::string name;
   for (const char c : json.text())
-    if (c != '_') name += static_cast<char>(c >= 'A' && c <= 'Z' ? c - 'A' + 'a' : c);
+    if (c != '_') name += lower(c);
   if (name == "removed") return SplitBehavior::kRemoved;
   if (name == "isolated") return SplitBehavior::kIsolated;
   if (name == "mergedwithprevious") return SplitBehavior::kMergedWithPrevious;
