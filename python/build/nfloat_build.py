@@ -69,6 +69,10 @@ def _own_folder() -> pathlib.Path:
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     if not _writable(home):
         home = pathlib.Path(tempfile.gettempdir()) / f"nfloat-{os.getuid()}"
+        home.mkdir(mode=0o700, exist_ok=True)
+        made = home.lstat()
+        if not stat.S_ISDIR(made.st_mode) or made.st_uid != os.getuid() or made.st_mode & 0o022:
+            raise SystemExit(f"{home} is not a folder that only this user writes: set NFLOAT_BUILD_DIR")
     return home / "nfloat" / ("wheel-" + hashlib.sha256(os.fsencode(ROOT)).hexdigest()[:16])
 
 

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <numeric>
 #include <random>
 
 #include "base/fail.h"
@@ -228,8 +227,9 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
     return std::exp((static_cast<double>(one.logit) - static_cast<double>(best.logit)) /
                     static_cast<double>(options.temperature));
   };
-  double total = 0;
-  for (const Candidate& one : list) total += weight(one);
+  double total = 0;  // of what may be drawn; min_p alone counts its own
+  if (options.top_p < 1 || options.min_p <= 0)
+    for (const Candidate& one : list) total += weight(one);
   Descending order(list);
   size_t kept = list.size();
   if (options.top_p < 1) {
