@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train_loftq.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -19,27 +21,33 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// A hidden folder beside `output`, for what does not stay.
+// A hidden folder beside `output`, for what does not stay. It is locked and has the name of what an output
+// leaves when a run is killed, so that the next one that writes `output` removes it.
 class Scratch {
  public:
   explicit Scratch(const std::string& output) {
     const fs::path whole = fs::absolute(fs::path(output) / "").parent_path();
-    path_ = whole.parent_path() / fmt::format(".{}.loftq-{}", whole.filename().string(), ::getpid());
+    path_ =
+        whole.parent_path() / fmt::format(".{}.nfloat-{}-loftq.tmp", whole.filename().string(), ::getpid());
     std::error_code error;
     if (!fs::create_directory(path_, error))
       throw Error(ErrorCode::kIo,
                   fmt::format("{}: cannot be made{}", path_.string(), error ? ": " + error.message() : ""));
+    lock_ = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lock_ >= 0) ::flock(lock_, LOCK_EX | LOCK_NB);
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   ~Scratch() {
     std::error_code ignored;
     fs::remove_all(path_, ignored);
+    if (lock_ >= 0) ::close(lock_);
   }
   std::string file(const std::string& name) const { return (path_ / name).string(); }
 
  private:
   fs::path path_;
+  int lock_ = -1;
 };
 
 // |W - Q| / |W| of the weights that were quantized again, W what they were to be.
@@ -86,6 +94,7 @@ void make_loftq_base(const TrainArguments& arguments, const TrainOptions& option
     how.keep_packed = true;
     how.original = original;
     ConvertControl control;
+    control.threads = arguments.model.threads;
     control.overwrite = last && arguments.overwrite;
     control.cancelled = [] { return interrupted(); };
     const BridgeResult result = write_folder(first, made, how, control);

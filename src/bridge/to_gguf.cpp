@@ -372,6 +372,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
     result.bytes_after += tensor.bytes;
     result.tensors.push_back(std::move(tensor));
   }
+  if (!options.lora.empty()) expect_apart(options.lora, output);
   const std::string path = check_output(input, output, OutputKind::kGguf, control.overwrite,
                                         result.bytes_after + plan.metadata.bytes().size());
   remove_stale_temporaries(path);

@@ -56,14 +56,6 @@ bool looks_like_checkpoint(const fs::path& folder) {
   return has_weights;
 }
 
-std::string beginning_of(const fs::path& path, size_t bytes) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text(bytes, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(bytes));
-  text.resize(static_cast<size_t>(file.gcount()));
-  return text;
-}
-
 // By how the file begins: one that was cut short is of its kind too.
 bool begins_as_safetensors(const fs::path& path) {
   // The length of a header below 4 GiB, and the header.
@@ -91,6 +83,16 @@ fs::path normal_path(const std::string& path) {
 
 }  // namespace
 
+std::string beginning_of(const fs::path& path, size_t most_bytes) {
+  std::error_code ignored;
+  const uintmax_t size = fs::file_size(path, ignored);
+  std::ifstream file(path, std::ios::binary);
+  std::string text(ignored ? most_bytes : std::min<uintmax_t>(size, most_bytes), '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  return text;
+}
+
 void expect_replaceable(const std::string& path, OutputKind kind, const std::string& name) {
   const auto expect = [&](bool good, const char* what) {
     if (!good) fail(ErrorCode::kAlreadyExists, "{}: is not replaced: it is not {}", name, what);
@@ -108,20 +110,27 @@ void expect_replaceable(const std::string& path, OutputKind kind, const std::str
     expect(file && is_gguf_adapter(path), "a GGUF adapter");
 }
 
+std::string output_target(const std::string& output) {
+  return normal_path(output_place(output).path).string();
+}
+
+void expect_apart(const std::string& input, const std::string& output) {
+  const fs::path from = normal_path(input), to = output_target(output);
+  if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
+  if (fs::is_directory(from) && is_inside(to, from))
+    fail(ErrorCode::kInvalidArgument, "{}: the output lies inside the input folder {}", output, input);
+  if (is_inside(from, to))
+    fail(ErrorCode::kInvalidArgument, "{}: the input {} lies inside the output", output, input);
+}
+
 std::string check_output(const Checkpoint& input, const std::string& output, OutputKind kind, bool overwrite,
                          uint64_t needed_bytes) {
   const bool output_is_folder = kind == OutputKind::kFolder;
   if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
   expect_no_lone_companions(input);
-  const fs::path from = normal_path(input.path()), to = normal_path(output_place(output).path);
-  if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
-  const bool input_is_folder = fs::is_directory(from);
-  if (input_is_folder && is_inside(to, from)) {
-    fail(ErrorCode::kInvalidArgument, "{}: the output lies inside the input folder {}", output, input.path());
-  }
-  if (is_inside(from, to)) {
-    fail(ErrorCode::kInvalidArgument, "{}: the input {} lies inside the output", output, input.path());
-  }
+  expect_apart(input.path(), output);
+  const fs::path to = output_target(output);
+  const bool input_is_folder = fs::is_directory(input.path());
   if (fs::exists(to)) {
     if (!fs::is_directory(to) && !fs::is_regular_file(to))
       fail(ErrorCode::kInvalidArgument,

@@ -2,6 +2,7 @@
 #ifndef NFLOAT_CONVERT_OUTPUT_H_
 #define NFLOAT_CONVERT_OUTPUT_H_
 
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <string>
@@ -49,6 +50,14 @@ enum class OutputKind {
 // Throws kAlreadyExists unless `path` is of the kind of what is to replace it; an empty file is of any.
 // `name` is what the caller calls it.
 void expect_replaceable(const std::string& path, OutputKind kind, const std::string& name);
+
+// The first bytes of a file; empty where it cannot be read.
+std::string beginning_of(const std::filesystem::path& path, size_t most_bytes);
+
+// What an output's name means: its path behind links, without a trailing slash.
+std::string output_target(const std::string& output);
+// Throws kInvalidArgument where an output is something that is read, lies in it or holds it.
+void expect_apart(const std::string& input, const std::string& output);
 
 // Checks that `output` may be written, and gives its path without a trailing slash. Throws kInvalidArgument,
 // kAlreadyExists, kNotFound, kIo when the disk is too full.

@@ -9,13 +9,13 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <system_error>
 
 #include "base/fail.h"
 #include "base/hold.h"
 #include "base/json.h"
+#include "convert/output.h"
 
 namespace nfloat {
 namespace {
@@ -37,24 +37,24 @@ std::string key_text(const ConversionKey& key) {
 
 // The text of the key's file; empty where there is none.
 std::string read_key(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text;
-  if (!file) return text;
-  text.resize(kMostKey);
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  return text;
+  return beginning_of(path, kMostKey);
 }
 
-// Whether nothing but a run of ours made the folder: it has a key, or a run died before it wrote one.
+// Whether nothing but a run of ours made the folder: it has a key, or a run died before it wrote one. Others
+// may be making it or removing it at this moment: the key comes first and goes last, so that it is looked for
+// behind what else is there, and once more when it has gone in between.
 bool is_ours(const fs::path& folder) {
   if (!fs::is_directory(fs::symlink_status(folder))) return false;
-  if (read_key((folder / kKeyName).string()).starts_with(kFirstLine)) return true;
   const std::string unfinished = fmt::format(".{}.nfloat-", kKeyName);
-  return std::all_of(fs::directory_iterator(folder), fs::directory_iterator(),
-                     [&](const fs::directory_entry& entry) {
-                       return entry.path().filename().string().starts_with(unfinished);
-                     });
+  for (int look = 0; look < 2; ++look) {
+    std::error_code gone;
+    const bool empty = std::all_of(fs::directory_iterator(folder, gone), fs::directory_iterator(),
+                                   [&](const fs::directory_entry& entry) {
+                                     return entry.path().filename().string().starts_with(unfinished);
+                                   });
+    if (empty || read_key((folder / kKeyName).string()).starts_with(kFirstLine)) return true;
+  }
+  return false;
 }
 
 // The first thing in which two keys differ, in words.
@@ -179,11 +179,17 @@ void PartialFolder::clear() noexcept {
 
 void PartialFolder::commit(Existing existing,
                            const std::function<void(const std::string&)>& may_be_replaced) {
+  const std::string key = read_key(key_file_);
   // An exchange puts the old output where the shards were: from here on no run may take them for its own.
   if (existing == Existing::kReplace)
     write_file_atomically(key_file_, std::string(kFirstLine) + std::string(kWhole));
+  try {
+    folder_->commit(existing, may_be_replaced);
+  } catch (const Error&) {
+    if (existing == Existing::kReplace && !folder_->path().empty()) write_file_atomically(key_file_, key);
+    throw;
+  }
   kept_ = false;
-  folder_->commit(existing, may_be_replaced);
 }
 
 }  // namespace nfloat

@@ -55,12 +55,6 @@ std::vector<Shard> split_into_shards(const std::vector<OutputUnit>& units, uint6
   return shards;
 }
 
-// Where a unit's tensors are.
-struct Place {
-  Shard* shard = nullptr;
-  size_t first = 0;
-};
-
 std::string index_text(const std::vector<Shard>& shards, const std::vector<OutputUnit>& units) {
   Json index;
   uint64_t total = 0;
@@ -195,11 +189,9 @@ class CheckpointWriting {
     for (size_t s = 0; s < shards_.size(); ++s)
       if (is_mine(s))
         for (const size_t unit : shards_[s].units) needed += units_[unit].bytes;
-    std::string place = output_;
-    while (place.size() > 1 && place.ends_with('/')) place.pop_back();
     if (resumable && !control_.fresh) {
       std::error_code ignored;
-      const fs::path earlier = fs::path(PartialFolder::path_of(place)) / "model";
+      const fs::path earlier = fs::path(PartialFolder::path_of(output_target(output_))) / "model";
       for (size_t s = 0; s < shards_.size(); ++s) {
         const uint64_t there = is_mine(s) ? fs::file_size(earlier / shards_[s].name, ignored) : 0;
         if (!ignored) needed -= std::min(needed, there);
@@ -240,7 +232,7 @@ class CheckpointWriting {
     ConvertProgress progress;
     std::vector<size_t> work;
     shard_of_.resize(units_.size());
-    places_.resize(units_.size());
+    first_.resize(units_.size());
     late_texts_.resize(units_.size());
     for (size_t s = 0; s < shards_.size(); ++s) {
       if (!is_mine(s)) continue;
@@ -266,7 +258,7 @@ class CheckpointWriting {
           const size_t unit = work[i];
           Shard& shard = shards_[shard_of_[unit]];
           open_shard(shard);
-          return make_job_(unit, *shard.writer, places_[unit].first,
+          return make_job_(unit, *shard.writer, first_[unit],
                            [this, unit](std::string text) { late_texts_[unit] = std::move(text); });
         },
         progress, control_, [&](size_t i) { unit_done(work[i]); });
@@ -289,7 +281,7 @@ class CheckpointWriting {
     std::vector<SafetensorsWriter::Declared> declared;
     std::vector<std::string> late;
     for (const size_t unit : shard.units) {
-      places_[unit] = {&shard, declared.size()};
+      first_[unit] = declared.size();
       declared.insert(declared.end(), units_[unit].tensors.begin(), units_[unit].tensors.end());
       if (!units_[unit].late.empty()) late.push_back(units_[unit].late);
     }
@@ -297,15 +289,24 @@ class CheckpointWriting {
   }
 
   // The last unit of a shard sends it to the disk, while others are computed.
+  // Shards reach the disk beside the work on the next ones, a few at a time; what fails there ends the work.
   void unit_done(size_t unit) {
-    const std::lock_guard lock(mutex_);
+    constexpr size_t kMostClosing = 2;
+    std::future<void> earlier;
+    std::unique_lock lock(mutex_);
     Shard& shard = shards_[shard_of_[unit]];
     if (--shard.left > 0) return;
+    if (closing_.size() >= kMostClosing) {
+      earlier = std::move(closing_.front());
+      closing_.erase(closing_.begin());
+    }
     try {
       closing_.push_back(std::async(std::launch::async, [this, &shard] { close_shard(shard); }));
     } catch (const std::system_error&) {  // no thread is to be had
       closing_.push_back(std::async(std::launch::deferred, [this, &shard] { close_shard(shard); }));
     }
+    lock.unlock();
+    if (earlier.valid()) earlier.get();
   }
 
   void close_shard(Shard& shard) {
@@ -371,7 +372,7 @@ class CheckpointWriting {
   std::mutex mutex_;                        // of what follows
   std::vector<Shard> shards_;
   std::vector<size_t> shard_of_;            // by unit
-  std::vector<Place> places_;               // by unit
+  std::vector<size_t> first_;               // by unit: where its tensors begin in its shard
   std::vector<std::string> late_texts_;     // by unit
   std::vector<std::future<void>> closing_;  // last: waits for what uses the others
 };

@@ -11,6 +11,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <iostream>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -77,7 +78,11 @@ TEST_F(Parts, AtTheSameTimeDoNotDisturbEachOther) {
   std::vector<pid_t> runs;
   for (const char* part : {"1/3", "2/3", "3/3"}) {
     const pid_t pid = ::fork();
-    if (pid == 0) ::_exit(quantize("out", {"--part", part}).exit_code);
+    if (pid == 0) {
+      const Result result = quantize("out", {"--part", part});
+      if (!result.ok()) std::cerr << result;
+      ::_exit(result.exit_code);
+    }
     runs.push_back(pid);
   }
   for (const pid_t pid : runs) {

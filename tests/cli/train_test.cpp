@@ -226,6 +226,14 @@ TEST_F(Train, LoftqRoundsMakeABaseOfTheirOwn) {
                "--dora");
   EXPECT_FALSE(std::filesystem::exists(path("x")));
   EXPECT_FALSE(std::filesystem::exists(path("y")));
+  // What is read is not replaced.
+  std::filesystem::copy(model(), path("plain"), std::filesystem::copy_options::recursive);
+  const Result onto =
+      nfloat({"train", path("nf4"), stories(), "--steps", "1", "--loftq", path("plain"), "--out", path("z"),
+              "--loftq-rounds", "2", "--loftq-base", path("plain"), "--overwrite"});
+  EXPECT_EQ(onto.exit_code, 1) << onto;
+  EXPECT_NE(onto.err.find("input and output are the same"), std::string::npos) << onto;
+  EXPECT_EQ(read_file(path("plain/config.json")), read_file(model() + "/config.json"));
 }
 
 TEST_F(Train, BadDataIsNamedByItsLine) {
