@@ -111,6 +111,7 @@ void expect_replaceable(const std::string& path, OutputKind kind, const std::str
 }
 
 std::string output_target(const std::string& output) {
+  if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
   return normal_path(output_place(output).path).string();
 }
 
@@ -126,7 +127,6 @@ void expect_apart(const std::string& input, const std::string& output) {
 std::string check_output(const Checkpoint& input, const std::string& output, OutputKind kind, bool overwrite,
                          uint64_t needed_bytes) {
   const bool output_is_folder = kind == OutputKind::kFolder;
-  if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
   expect_no_lone_companions(input);
   expect_apart(input.path(), output);
   const fs::path to = output_target(output);

@@ -54,7 +54,8 @@ void expect_replaceable(const std::string& path, OutputKind kind, const std::str
 // The first bytes of a file; empty where it cannot be read.
 std::string beginning_of(const std::filesystem::path& path, size_t most_bytes);
 
-// What an output's name means: its path behind links, without a trailing slash.
+// What an output's name means: its path behind links, without a trailing slash. Throws kInvalidArgument for
+// none.
 std::string output_target(const std::string& output);
 // Throws kInvalidArgument where an output is something that is read, lies in it or holds it.
 void expect_apart(const std::string& input, const std::string& output);
