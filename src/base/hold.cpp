@@ -13,8 +13,8 @@ namespace nfloat {
 
 std::shared_ptr<const int> hold(const std::string& path, Hold how, const std::function<int()>& open,
                                 std::string_view busy) {
-  constexpr int kTries = 20;
-  for (int i = 0; i < kTries; ++i) {
+  constexpr int kMostTries = 20;
+  for (int i = 0; i < kMostTries; ++i) {
     const int fd = open();
     if (fd == kNothingToHold) return nullptr;
     if (fd < 0) continue;
