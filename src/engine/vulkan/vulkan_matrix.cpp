@@ -2,11 +2,9 @@
 #include "engine/vulkan/vulkan_matrix.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 #include "base/fail.h"
-#include "base/float16.h"
 #include "base/parallel.h"
 #include "linear/state.h"
 
@@ -112,8 +110,11 @@ VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const TensorView& we
                                                       : Storage::kInt8;
   const int64_t padded = (cols_ + 7) / 8 * 8;
   const bool int8 = storage_ == Storage::kInt8;
+  const DType as = storage_ == Storage::kF16    ? DType::kF16
+                   : storage_ == Storage::kBF16 ? DType::kBF16
+                                                : DType::kF32;  // of int8, before it is rounded
   block_ = int8 ? activation_block(padded) : padded;
-  const size_t element = storage_ == Storage::kF32 ? 4 : int8 ? 1 : 2;
+  const size_t element = int8 ? 1 : dtype_bytes(as);
   const size_t row_bytes = static_cast<size_t>(cols_) * dtype_bytes(weights.dtype);
   const int64_t step = slab_rows(rows_, padded, 1, static_cast<double>(element), most);
   const int64_t groups = padded / block_;
@@ -138,28 +139,20 @@ VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const TensorView& we
       scales.assign(int8 ? static_cast<size_t>(count * groups) : 0, 0.0f);
       const size_t from = static_cast<size_t>(first + done) * row_bytes;
       parallel_for(count, 1, threads, [&](int64_t begin, int64_t end) {
-        std::vector<float> values(static_cast<size_t>(padded));
+        std::vector<float> values(int8 ? static_cast<size_t>(padded) : 0);
         for (int64_t row = begin; row < end; ++row) {
-          convert_elements({weights.dtype, Shape({cols_}),
-                            weights.bytes.subspan(from + static_cast<size_t>(row) * row_bytes, row_bytes)},
-                           DType::kF32,
-                           std::as_writable_bytes(std::span(values).first(static_cast<size_t>(cols_))));
-          std::byte* to = codes.data() + static_cast<size_t>(row * padded) * element;
-          if (int8) {
-            round_row(values.data(), padded, block_, reinterpret_cast<uint8_t*>(to),
-                      scales.data() + row * groups, 1);
-            for (int64_t i = 0; i < padded; ++i) to[i] ^= std::byte{0x80};  // without the 128
+          const TensorView own{weights.dtype, Shape({cols_}),
+                               weights.bytes.subspan(from + static_cast<size_t>(row) * row_bytes, row_bytes)};
+          std::byte* const to = codes.data() + static_cast<size_t>(row * padded) * element;
+          if (!int8) {
+            convert_elements(own, as, {to, static_cast<size_t>(cols_) * element});
             continue;
           }
-          for (int64_t i = 0; i < padded; ++i) {
-            const float value = values[static_cast<size_t>(i)];
-            if (element == 4) {
-              std::memcpy(to + i * 4, &value, 4);
-            } else {
-              const uint16_t half = storage_ == Storage::kBF16 ? float_to_bf16(value) : float_to_f16(value);
-              std::memcpy(to + i * 2, &half, 2);
-            }
-          }
+          convert_elements(own, as,
+                           std::as_writable_bytes(std::span(values).first(static_cast<size_t>(cols_))));
+          round_row(values.data(), padded, block_, reinterpret_cast<uint8_t*>(to),
+                    scales.data() + row * groups, 1);
+          for (int64_t i = 0; i < padded; ++i) to[i] ^= std::byte{0x80};  // without the 128
         }
       });
       gpu->upload(slab.weights + static_cast<uint64_t>(done * padded) * element, codes);

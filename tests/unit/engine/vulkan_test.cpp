@@ -2,6 +2,7 @@
 // What the steps of the other files do not reach on a device of Vulkan: matrices in parts, every storage and
 // odd block against the CPU's own decoding, pages copied while steps wait, memory given back.
 #include <functional>
+#include <tuple>
 
 #include "base/float16.h"
 #include "engine/vulkan/open.h"
@@ -173,12 +174,19 @@ TEST_F(Vulkan, RowsAreTheSameInAnyCompany) {
 TEST_F(Vulkan, PlainWeightsAreThoseOfTheCpu) {
   for (const DenseMatrix::Storage storage : {DenseMatrix::Storage::kF32, DenseMatrix::Storage::kF16,
                                              DenseMatrix::Storage::kBF16, DenseMatrix::Storage::kInt8})
-    for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{5, 9}, {13, 64}, {3, 130}}) {
-      SCOPED_TRACE(::testing::Message() << "storage " << static_cast<int>(storage) << " cols " << cols);
+    for (const auto& [rows, cols, dtype] : {std::tuple<int64_t, int64_t, DType>{5, 9, DType::kF32},
+                                            {13, 64, DType::kF32},
+                                            {3, 130, DType::kF32},
+                                            {5, 9, DType::kF16},
+                                            {7, 33, DType::kBF16}}) {
+      SCOPED_TRACE(::testing::Message() << "storage " << static_cast<int>(storage) << " of "
+                                        << dtype_name(dtype) << " cols " << cols);
       std::vector<float> values = random(rows * cols);
       values[1] = 3e-6f;  // a subnormal half
       values[2] = 0;
-      const TensorView view{DType::kF32, Shape({rows, cols}), std::as_bytes(std::span(values))};
+      std::vector<std::byte> bytes(values.size() * dtype_bytes(dtype));
+      convert_elements({DType::kF32, Shape({rows, cols}), std::as_bytes(std::span(values))}, dtype, bytes);
+      const TensorView view{dtype, Shape({rows, cols}), bytes};
       const DenseMatrix packed = DenseMatrix::pack(view, storage, 1);
       LinearGroup group;
       group.add(*device_, view, storage, {}, 2);
