@@ -65,6 +65,7 @@ void Recorder::begin() {
     fail(ErrorCode::kOutOfMemory, "{}: no memory for commands", gpu_->name());
   open_ = true;
   recorded_ = 0;
+  bound_ = VK_NULL_HANDLE;
 }
 
 void Recorder::barrier(VkPipelineStageFlags to, VkAccessFlags access) noexcept {
@@ -78,7 +79,8 @@ void Recorder::barrier(VkPipelineStageFlags to, VkAccessFlags access) noexcept {
 
 void Recorder::dispatch(Shader shader, const Constants& constants, const void* arguments, uint32_t bytes,
                         Groups groups, bool together) {
-  const VkPipeline pipeline = gpu_->pipeline(shader, constants);
+  if (last_.pipeline == VK_NULL_HANDLE || last_.shader != shader || last_.constants != constants)
+    last_ = {shader, constants, gpu_->pipeline(shader, constants)};
   bool full = false;
   {
     const std::scoped_lock lock(mutex_);
@@ -87,7 +89,9 @@ void Recorder::dispatch(Shader shader, const Constants& constants, const void* a
     if (!together || recorded_ == 0)
       barrier(VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT, VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT);
     const DeviceApi& api = gpu_->api();
-    api.CmdBindPipeline(buffers_[next_], VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
+    if (bound_ != last_.pipeline)
+      api.CmdBindPipeline(buffers_[next_], VK_PIPELINE_BIND_POINT_COMPUTE, last_.pipeline);
+    bound_ = last_.pipeline;
     api.CmdPushConstants(buffers_[next_], gpu_->layout(), VK_SHADER_STAGE_COMPUTE_BIT, 0, bytes, arguments);
     api.CmdDispatch(buffers_[next_], groups.x, groups.y, groups.z);
     full = ++recorded_ == kMostRecorded;

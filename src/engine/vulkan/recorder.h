@@ -47,6 +47,11 @@ class Recorder {
   uint64_t finished() const noexcept { return finished_; }
 
  private:
+  struct Program {
+    Shader shader{};
+    Constants constants{};
+    VkPipeline pipeline = VK_NULL_HANDLE;
+  };
   struct Chunk {
     GpuMemory memory;
     uint64_t used = 0;
@@ -63,10 +68,12 @@ class Recorder {
   std::vector<VkCommandBuffer> buffers_;
   size_t next_ = 0;  // of them
   bool open_ = false;
-  int recorded_ = 0;  // in the open one
+  int recorded_ = 0;                   // in the open one
+  VkPipeline bound_ = VK_NULL_HANDLE;  // there
   uint64_t number_ = 0;
   bool failed_ = false;
 
+  Program last_;  // of the last dispatch
   std::vector<Chunk> chunks_;
   size_t chunk_ = 0;
   uint64_t finished_ = 1;
