@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace nfloat {
 
@@ -27,6 +28,19 @@ void choose_experts(const MixtureStep& step, const float* logits, int32_t* chose
   std::sort(chosen, chosen + count);
   for (int64_t i = 0; i < count; ++i)
     weights[i] = static_cast<float>(std::exp(static_cast<double>(logits[chosen[i]] - largest)) / total);
+}
+
+ExpertGroups group_by_expert(std::span<const int32_t> chosen, int64_t experts, std::vector<int64_t>& memory) {
+  const auto bounds = static_cast<size_t>(experts) + 1;
+  if (memory.size() < bounds + chosen.size()) memory.resize(bounds + chosen.size());
+  int64_t* const ends = memory.data();
+  int64_t* const places = ends + bounds;
+  std::fill_n(ends, bounds, 0);
+  for (const int32_t expert : chosen) ++ends[expert];
+  std::partial_sum(ends, ends + bounds, ends);
+  // From the last one on, so that ends become beginnings and places ascend.
+  for (size_t i = chosen.size(); i-- > 0;) places[--ends[chosen[i]]] = static_cast<int64_t>(i);
+  return {ends, places};
 }
 
 }  // namespace nfloat

@@ -29,7 +29,6 @@ class CpuEngine::Mixture {
     const auto places = static_cast<size_t>(rows * step.chosen);
     if (memory_.chosen.size() < places) memory_.chosen.resize(places);
     if (memory_.shares.size() < places) memory_.shares.resize(places);
-    memory_.taken.reserve(places);
   }
 
   void run() {
@@ -37,14 +36,10 @@ class CpuEngine::Mixture {
     for (int64_t row = 0; row < rows_; ++row)
       std::memset(added_ + row * added_stride_, 0, static_cast<size_t>(hidden_) * sizeof(float));
     if (rows_ == 1) return mix_one();
-    const int32_t* numbers = memory_.chosen.data();
-    std::vector<int64_t>& taken = memory_.taken;  // places in `numbers`
-    for (int64_t e = 0; e < experts_; ++e) {
-      taken.clear();
-      for (int64_t i = 0; i < rows_ * step_.chosen; ++i)
-        if (numbers[i] == e) taken.push_back(i);
-      if (!taken.empty()) mix_rows(e, taken);
-    }
+    const std::span<const int32_t> chosen(memory_.chosen.data(), static_cast<size_t>(rows_ * step_.chosen));
+    const ExpertGroups groups = group_by_expert(chosen, experts_, memory_.taken);
+    for (int64_t e = 0; e < experts_; ++e)
+      if (const std::span<const int64_t> taken = groups.of(e); !taken.empty()) mix_rows(e, taken);
   }
 
  private:
@@ -86,7 +81,7 @@ class CpuEngine::Mixture {
     }
   }
 
-  void mix_rows(int64_t number, const std::vector<int64_t>& taken) {
+  void mix_rows(int64_t number, std::span<const int64_t> taken) {
     const auto count = static_cast<int64_t>(taken.size());
     parallel_for(count, 1, engine_.threads_, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)

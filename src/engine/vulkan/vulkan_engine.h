@@ -77,6 +77,9 @@ class VulkanEngine final : public LayerEngine {
     int64_t floats = 0;
   };
   Scratch logits_, input_, gate_up_, output_;
+  std::vector<int32_t> chosen_;
+  std::vector<float> shares_;
+  std::vector<int64_t> taken_;
   BufferRows scratch(Scratch& own, int64_t rows, int64_t width);
 };
 

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
-#include <cmath>
 #include <cstring>
 
 #include "engine/expert_choice.h"
@@ -19,9 +17,15 @@ class VulkanEngine::Mixture {
         normed_(normed),
         added_(added),
         rows_(rows),
-        hidden_(step.router->inputs()),
-        chosen_(static_cast<size_t>(rows * step.chosen)),
-        shares_(chosen_.size()) {}
+        hidden_(step.router->inputs()) {
+    const auto places = static_cast<size_t>(rows * step.chosen);
+    engine.chosen_.resize(places);
+    engine.shares_.resize(places);
+    // An expert may be chosen by all rows: what is grown for some waits for all that is queued.
+    input_ = engine.scratch(engine.input_, rows, hidden_);
+    gate_up_ = engine.scratch(engine.gate_up_, rows, step.experts[0].gate_up.outputs());
+    output_ = engine.scratch(engine.output_, rows, hidden_);
+  }
 
   void run() {
     route();
@@ -30,13 +34,10 @@ class VulkanEngine::Mixture {
                .rows = static_cast<uint32_t>(rows_),
                .width = static_cast<uint32_t>(hidden_),
                .to_stride = static_cast<uint32_t>(added_.stride)});
-    std::vector<size_t> taken;  // places in `chosen_`
-    for (size_t e = 0; e < step_.experts.size(); ++e) {
-      taken.clear();
-      for (size_t i = 0; i < chosen_.size(); ++i)
-        if (static_cast<size_t>(chosen_[i]) == e) taken.push_back(i);
-      if (!taken.empty()) mix_rows(e, taken);
-    }
+    const auto experts = static_cast<int64_t>(step_.experts.size());
+    const ExpertGroups groups = group_by_expert(engine_.chosen_, experts, engine_.taken_);
+    for (int64_t e = 0; e < experts; ++e)
+      if (const std::span<const int64_t> taken = groups.of(e); !taken.empty()) mix_rows(e, taken);
   }
 
  private:
@@ -60,35 +61,31 @@ class VulkanEngine::Mixture {
     product(*step_.router, {step_.layer, LinearRole::kRouter}, normed_, rows_, hidden_, logits);
     const float* const found = engine_.read(logits, rows_, experts);
     for (int64_t row = 0; row < rows_; ++row)
-      choose_experts(step_, found + row * experts, chosen_.data() + row * step_.chosen,
-                     shares_.data() + row * step_.chosen);
+      choose_experts(step_, found + row * experts, engine_.chosen_.data() + row * step_.chosen,
+                     engine_.shares_.data() + row * step_.chosen);
   }
 
-  void mix_rows(size_t number, const std::vector<size_t>& taken) {
-    const ExpertWeights& expert = step_.experts[number];
+  void mix_rows(int64_t number, std::span<const int64_t> taken) {
+    const ExpertWeights& expert = step_.experts[static_cast<size_t>(number)];
     const auto count = static_cast<int64_t>(taken.size());
     const auto rows = static_cast<uint32_t>(count), width = static_cast<uint32_t>(hidden_);
-    const auto place = static_cast<int64_t>(number);
-    const BufferRows input = engine_.scratch(engine_.input_, count, hidden_);
-    const BufferRows gate_up = engine_.scratch(engine_.gate_up_, count, expert.gate_up.outputs());
-    const BufferRows output = engine_.scratch(engine_.output_, count, hidden_);
     Recorder& recorder = engine_.recorder_;
     const Recorder::Params gathered = list_of(taken);
     over_rows(recorder, RowsOperation::kGather,
               {.from = engine_.address(normed_),
-               .to = engine_.address(input),
+               .to = engine_.address(input_),
                .list = gathered.address,
                .rows = rows,
                .width = width,
                .from_stride = static_cast<uint32_t>(normed_.stride),
                .to_stride = width});
-    product(expert.gate_up, {step_.layer, LinearRole::kGateUp, place}, input, count, hidden_, gate_up);
-    engine_.activate(step_.activation, gate_up, count);
-    product(expert.down, {step_.layer, LinearRole::kDown, place}, gate_up, count, step_.activation.width,
-            output);
+    product(expert.gate_up, {step_.layer, LinearRole::kGateUp, number}, input_, count, hidden_, gate_up_);
+    engine_.activate(step_.activation, gate_up_, count);
+    product(expert.down, {step_.layer, LinearRole::kDown, number}, gate_up_, count, step_.activation.width,
+            output_);
     const Recorder::Params scattered = list_of(taken);  // a watcher may have waited meanwhile
     over_rows(recorder, RowsOperation::kScatterAdd,
-              {.from = engine_.address(output),
+              {.from = engine_.address(output_),
                .to = engine_.address(added_),
                .list = scattered.address,
                .shares = scattered.address + taken.size() * sizeof(uint32_t),
@@ -99,12 +96,13 @@ class VulkanEngine::Mixture {
   }
 
   // Rows, then the shares of this expert in them.
-  Recorder::Params list_of(const std::vector<size_t>& taken) {
+  Recorder::Params list_of(std::span<const int64_t> taken) {
     const Recorder::Params params = engine_.recorder_.params(taken.size() * 2 * sizeof(uint32_t));
     for (size_t i = 0; i < taken.size(); ++i) {
-      const auto row = static_cast<uint32_t>(static_cast<int64_t>(taken[i]) / step_.chosen);
+      const auto row = static_cast<uint32_t>(taken[i] / step_.chosen);
       std::memcpy(params.host + i * sizeof row, &row, sizeof row);
-      std::memcpy(params.host + (taken.size() + i) * sizeof(float), &shares_[taken[i]], sizeof(float));
+      std::memcpy(params.host + (taken.size() + i) * sizeof(float),
+                  &engine_.shares_[static_cast<size_t>(taken[i])], sizeof(float));
     }
     return params;
   }
@@ -113,8 +111,7 @@ class VulkanEngine::Mixture {
   const MixtureStep& step_;
   const BufferRows normed_, added_;
   const int64_t rows_, hidden_;
-  std::vector<int32_t> chosen_;
-  std::vector<float> shares_;
+  BufferRows input_, gate_up_, output_;
 };
 
 void VulkanEngine::mix(const MixtureStep& step, const BufferRows& normed, const BufferRows& added,

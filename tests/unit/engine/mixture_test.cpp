@@ -3,6 +3,7 @@
 // products: 1e-6 of the absolute terms of each sum.
 #include <map>
 
+#include "engine/expert_choice.h"
 #include "engine_test.h"
 
 namespace nfloat::testing {
@@ -224,6 +225,25 @@ TEST_P(EngineMixture, OfEqualExpertsTheFirstAreChosen) {
   EXPECT_EQ((observer.rows[{3, LinearRole::kDown, 0}]), c.rows);
   EXPECT_EQ((observer.rows[{3, LinearRole::kDown, 1}]), c.rows);
   EXPECT_EQ((observer.rows[{3, LinearRole::kDown, 2}]), 0);
+}
+
+TEST(ExpertGroups, PlacesAscendForEachExpert) {
+  std::vector<int64_t> memory;
+  std::mt19937 generator(5);
+  // The memory of more places, of more experts and of fewer.
+  for (const auto& [places, experts] : {std::pair<int64_t, int64_t>{40, 7}, {3, 128}, {9, 2}, {1, 1}}) {
+    std::vector<int32_t> chosen(index(places));
+    for (int32_t& expert : chosen)
+      expert = static_cast<int32_t>(generator() % static_cast<uint32_t>(experts));
+    const ExpertGroups groups = group_by_expert(chosen, experts, memory);
+    for (int64_t e = 0; e < experts; ++e) {
+      std::vector<int64_t> expected;
+      for (int64_t i = 0; i < places; ++i)
+        if (chosen[index(i)] == e) expected.push_back(i);
+      const std::span<const int64_t> found = groups.of(e);
+      EXPECT_EQ(std::vector<int64_t>(found.begin(), found.end()), expected) << e << " of " << experts;
+    }
+  }
 }
 
 }  // namespace
