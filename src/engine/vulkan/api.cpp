@@ -32,7 +32,6 @@ InstanceApi make_instance() noexcept {
   info.pApplicationInfo = &application;
   VkInstance made = VK_NULL_HANDLE;
   if (create(&info, nullptr, &made) != VK_SUCCESS) return api;
-  api.GetInstanceProcAddr = find;
 #define NFLOAT_VULKAN_FIND(name) api.name = reinterpret_cast<PFN_vk##name>(find(made, "vk" #name));
   NFLOAT_VULKAN_INSTANCE_FUNCTIONS(NFLOAT_VULKAN_FIND)
 #undef NFLOAT_VULKAN_FIND
@@ -56,7 +55,7 @@ DeviceApi device_api(const InstanceApi& api, VkDevice device) noexcept {
   return found;
 }
 
-const char* result_name(VkResult result) noexcept {
+std::string result_name(VkResult result) {
   switch (result) {
     case VK_ERROR_OUT_OF_HOST_MEMORY:
       return "VK_ERROR_OUT_OF_HOST_MEMORY";
@@ -73,7 +72,7 @@ const char* result_name(VkResult result) noexcept {
     case VK_ERROR_TOO_MANY_OBJECTS:
       return "VK_ERROR_TOO_MANY_OBJECTS";
     default:
-      return "an error of Vulkan";
+      return "VkResult " + std::to_string(result);
   }
 }
 

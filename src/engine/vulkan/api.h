@@ -5,6 +5,8 @@
 #define VK_NO_PROTOTYPES
 #include <vulkan/vulkan.h>
 
+#include <string>
+
 // Vulkan's functions, found in the loader library when the program runs: nothing links to it, and a machine
 // without it has no Vulkan devices.
 namespace nfloat::vulkan {
@@ -24,7 +26,6 @@ namespace nfloat::vulkan {
 
 struct InstanceApi {
   VkInstance instance = VK_NULL_HANDLE;
-  PFN_vkGetInstanceProcAddr GetInstanceProcAddr = nullptr;
 #define NFLOAT_VULKAN_POINTER(name) PFN_vk##name name = nullptr;
   NFLOAT_VULKAN_INSTANCE_FUNCTIONS(NFLOAT_VULKAN_POINTER)
 };
@@ -40,8 +41,8 @@ const InstanceApi* instance();
 
 DeviceApi device_api(const InstanceApi& api, VkDevice device) noexcept;
 
-// "VK_ERROR_DEVICE_LOST", or its number.
-const char* result_name(VkResult result) noexcept;
+// "VK_ERROR_DEVICE_LOST"; of results without a name here their number.
+std::string result_name(VkResult result);
 
 }  // namespace nfloat::vulkan
 
