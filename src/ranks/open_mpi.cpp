@@ -39,6 +39,7 @@ struct OpenMpi {
   decltype(&MPI_Isend) isend;
   decltype(&MPI_Irecv) irecv;
   decltype(&MPI_Test) test;
+  decltype(&MPI_Cancel) cancel;
   decltype(&MPI_Abort) abort;
   decltype(&MPI_Finalize) finalize;
   MPI_Comm world;
@@ -64,6 +65,7 @@ OpenMpi load_open_mpi() {
   find("MPI_Isend", mpi.isend);
   find("MPI_Irecv", mpi.irecv);
   find("MPI_Test", mpi.test);
+  find("MPI_Cancel", mpi.cancel);
   find("MPI_Abort", mpi.abort);
   find("MPI_Finalize", mpi.finalize);
   // What the header's MPI_COMM_WORLD and MPI_BYTE stand for.
@@ -86,8 +88,10 @@ class MpiRanks final : public Ranks {
     hosts_ = gather_texts(name.data());
   }
 
-  // Only where all ranks get here: an error ends the process without it, and mpirun the others.
+  // The barrier only where all ranks get here; after an exchange that failed MPI is left as it is, and mpirun
+  // ends the others when this process ends.
   ~MpiRanks() override {
+    if (broken_) return;
     try {
       barrier();
       mpi_.finalize();
@@ -97,7 +101,8 @@ class MpiRanks final : public Ranks {
 
   void gather(const void* own, std::span<const size_t> sizes, void* all) override {
     const size_t most = *std::max_element(sizes.begin(), sizes.end());
-    for (size_t begin = 0; begin < most; begin += kMostBytes) exchange(own, sizes, all, begin);
+    for (size_t begin = 0; begin < most; begin += kMostBytes)
+      exchange([&] { start(own, sizes, all, begin); });
     size_t before = 0;
     for (int i = 0; i < rank(); ++i) before += sizes[static_cast<size_t>(i)];
     const size_t size = sizes[static_cast<size_t>(rank())];
@@ -108,10 +113,11 @@ class MpiRanks final : public Ranks {
     for (size_t begin = 0; begin < count; begin += kMostBytes) {
       char* const at = static_cast<char*>(bytes) + begin;
       const auto size = static_cast<int>(std::min(kMostBytes, count - begin));
-      for (int other = 0; other < this->count(); ++other)
-        if (rank() == from && other != from) send(at, size, other);
-      if (rank() != from) receive(at, size, from);
-      wait();
+      exchange([&] {
+        for (int other = 0; other < this->count(); ++other)
+          if (rank() == from && other != from) send(at, size, other);
+        if (rank() != from) receive(at, size, from);
+      });
     }
   }
 
@@ -139,8 +145,30 @@ class MpiRanks final : public Ranks {
     messages_.push_back({request, from, true});
   }
 
+  // Sends and receives what `start` starts. After one that failed the ranks are of no use: who is how far is
+  // not known.
+  template <typename Start>
+  void exchange(const Start& start) {
+    if (broken_) fail(ErrorCode::kIo, "an exchange between the ranks failed before");
+    try {
+      start();
+      wait();
+    } catch (...) {
+      broken_ = true;
+      forget_receives();
+      throw;
+    }
+  }
+
+  // The caller's memory may go now. A message that came in part cannot be cancelled: no call to MPI follows
+  // that would go on with it.
+  void forget_receives() noexcept {
+    for (Message& message : messages_)
+      if (message.receives) mpi_.cancel(&message.request);
+  }
+
   // Everyone sends to everyone, in one step: whose message does not come is known.
-  void exchange(const void* own, std::span<const size_t> sizes, void* all, size_t begin) {
+  void start(const void* own, std::span<const size_t> sizes, void* all, size_t begin) {
     const auto part = [&](int rank) {
       const size_t size = sizes[static_cast<size_t>(rank)];
       return static_cast<int>(size > begin ? std::min(kMostBytes, size - begin) : 0);
@@ -153,7 +181,6 @@ class MpiRanks final : public Ranks {
     // The next one first, so that not all begin with rank 0.
     for (int i = 1; i < count() && part(rank()) > 0; ++i)
       send(static_cast<const char*>(own) + begin, part(rank()), (rank() + i) % count());
-    wait();
   }
 
   // Until all messages are through: spins, then sleeps longer and longer.
@@ -184,13 +211,13 @@ class MpiRanks final : public Ranks {
       if (message.receives) missing.push_back(message.other);
     if (missing.empty())
       for (const Message& message : messages_) missing.push_back(message.other);
-    messages_.clear();
     fail_waiting(missing, timeout_);
   }
 
   const OpenMpi mpi_;
   const double timeout_;
   std::vector<Message> messages_;
+  bool broken_ = false;  // an exchange failed
 };
 
 }  // namespace
