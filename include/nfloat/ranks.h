@@ -74,7 +74,7 @@ inline constexpr double kRankTimeout = 60;  // seconds
 
 // Joins the processes that mpirun has started, by Open MPI, whose library is loaded now; they part when the
 // process ends or the object goes. `timeout`: seconds of the deadline. Once a process. Throws kUnsupported
-// naming the package that is missing, and kIo.
+// naming the package that is missing, or where MPI has begun already, and kIo.
 NFLOAT_API std::shared_ptr<Ranks> join_ranks(double timeout = kRankTimeout);
 
 // Rank r has a share of the rows of a matrix that is `weights[r]` of their sum. The rows [result[r], result[r

@@ -33,7 +33,9 @@ constexpr const char* kPackage = "libopenmpi3, which openmpi-bin brings";
 constexpr size_t kMostBytes = size_t{1} << 30;  // of a message
 
 struct OpenMpi {
+  decltype(&MPI_Initialized) initialized;
   decltype(&MPI_Init_thread) init_thread;
+  decltype(&MPI_Comm_set_errhandler) set_errhandler;
   decltype(&MPI_Comm_rank) comm_rank;
   decltype(&MPI_Comm_size) comm_size;
   decltype(&MPI_Isend) isend;
@@ -44,6 +46,7 @@ struct OpenMpi {
   decltype(&MPI_Finalize) finalize;
   MPI_Comm world;
   MPI_Datatype byte;
+  MPI_Errhandler errors_return;
 };
 
 OpenMpi load_open_mpi() {
@@ -59,7 +62,9 @@ OpenMpi load_open_mpi() {
       fail(ErrorCode::kUnsupported, "{}: has no {}: not an Open MPI that this build knows", kLibrary, name);
     function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(found);
   };
+  find("MPI_Initialized", mpi.initialized);
   find("MPI_Init_thread", mpi.init_thread);
+  find("MPI_Comm_set_errhandler", mpi.set_errhandler);
   find("MPI_Comm_rank", mpi.comm_rank);
   find("MPI_Comm_size", mpi.comm_size);
   find("MPI_Isend", mpi.isend);
@@ -68,9 +73,10 @@ OpenMpi load_open_mpi() {
   find("MPI_Cancel", mpi.cancel);
   find("MPI_Abort", mpi.abort);
   find("MPI_Finalize", mpi.finalize);
-  // What the header's MPI_COMM_WORLD and MPI_BYTE stand for.
+  // What the header's MPI_COMM_WORLD, MPI_BYTE and MPI_ERRORS_RETURN stand for.
   find("ompi_mpi_comm_world", mpi.world);
   find("ompi_mpi_byte", mpi.byte);
+  find("ompi_mpi_errors_return", mpi.errors_return);
   return mpi;
 }
 
@@ -231,10 +237,16 @@ std::shared_ptr<Ranks> join_ranks(double timeout) {
   // Without it ranks that wait keep the processors from the network: a thousand times slower between
   // machines.
   ::setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
-  int provided = 0, rank = 0, count = 1;
+  int initialized = 0, provided = 0, rank = 0, count = 1;
+  expect_success(mpi.initialized(&initialized), "MPI_Initialized");
+  if (initialized != 0)
+    fail(ErrorCode::kUnsupported,
+         "this process has begun MPI already: ranks are joined once, and by nfloat alone");
   expect_success(mpi.init_thread(nullptr, nullptr, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
   if (provided < MPI_THREAD_SERIALIZED)
     fail(ErrorCode::kUnsupported, "this Open MPI cannot be called from several threads in turn");
+  // Else MPI ends the process where a call fails.
+  expect_success(mpi.set_errhandler(mpi.world, mpi.errors_return), "MPI_Comm_set_errhandler");
   expect_success(mpi.comm_rank(mpi.world, &rank), "MPI_Comm_rank");
   expect_success(mpi.comm_size(mpi.world, &count), "MPI_Comm_size");
   return std::make_shared<MpiRanks>(mpi, rank, count, timeout);
