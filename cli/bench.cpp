@@ -253,7 +253,7 @@ void add_bench_command(const Command& app) {
   command.add_flag("--json", options->json, "Print JSON");
   add_bench_kernels_command(command);
   add_bench_ranks_command(command);
-  command.callback([command, options] {
+  command.callback_of_ranks([command, options] {
     if (!command.subcommand_given()) run(*options);
   });
 }

@@ -112,7 +112,7 @@ void add_bench_ranks_command(const Command& bench) {
       .between(0.1, 1e6)
       .show_default();
   command.add_flag("--json", options->json, "Print JSON");
-  command.callback([options] { run(*options); });
+  command.callback_of_ranks([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "nfloat/ranks.h"
 #include "notes.h"
 
 namespace nfloat::cli {
@@ -61,6 +62,14 @@ std::vector<std::string> choices_of(const std::string& type) {
     at = comma + 1;
   }
   return words;
+}
+
+// Of the command that a subcommand belongs to.
+std::string command_name(const CLI::App& app) {
+  const CLI::App* command = &app;
+  while (command->get_parent() != nullptr && command->get_parent()->get_parent() != nullptr)
+    command = command->get_parent();
+  return command->get_name();
 }
 
 OptionText text_of(const CLI::Option& option) {
@@ -183,6 +192,15 @@ void Command::footer(const std::string& text) const {
 }
 
 void Command::callback(std::function<void()> work) const {
+  callback_of_ranks([app = app_, work = std::move(work)] {
+    if (const int ranks = rank_place().count; ranks > 1)
+      throw UsageError(fmt::format("{}: is not run by several ranks ({} were started): mpirun -n 1, or none",
+                                   command_name(*app), ranks));
+    work();
+  });
+}
+
+void Command::callback_of_ranks(std::function<void()> work) const {
   app_->callback(std::move(work));
 }
 

@@ -70,7 +70,10 @@ class Command {
   }
   Option add_flag(const std::string& names, bool& target, const std::string& help) const;
   void footer(const std::string& text) const;  // the end of --help
+  // Refused, by a UsageError, where mpirun has started several processes.
   void callback(std::function<void()> work) const;
+  // The same for a command that several ranks can run.
+  void callback_of_ranks(std::function<void()> work) const;
   bool subcommand_given() const;
 
  private:

@@ -69,7 +69,7 @@ void add_dequantize_command(const Command& app) {
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
   command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
   command.add_flag("--json", options->json, "Print JSON");
-  command.callback([options] { run(*options); });
+  command.callback_of_ranks([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

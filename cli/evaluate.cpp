@@ -107,7 +107,7 @@ void add_evaluate_command(const Command& app) {
   command.add_option("--limit", options->limit, "Only the first so many questions; 0: all").at_least_zero();
   command.add_flag("--bos", options->bos, "Put BOS before each context (the harness does so on demand only)");
   command.add_flag("--json", options->json, "Print JSON");
-  command.callback([options] { run(*options); });
+  command.callback_of_ranks([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

@@ -175,7 +175,7 @@ void add_generate_command(const Command& app) {
                   "With --json: log-probability of each token and of the N most likely ones")
       .between(0, 1000);
   command.add_flag("--json", options->json, "Print one JSON object at the end");
-  command.callback([options] { run(*options); });
+  command.callback_of_ranks([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

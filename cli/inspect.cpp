@@ -231,7 +231,7 @@ void add_inspect_command(const Command& app) {
   command.add_flag("--all", options->all, "Every tensor by itself, not one row for the layers' equal ones");
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024);
   command.add_flag("--json", options->json, "Print JSON");
-  command.callback([options] { run(*options); });
+  command.callback_of_ranks([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

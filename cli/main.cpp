@@ -49,7 +49,7 @@ void add_help_command(const nfloat::cli::CommandLine& command_line) {
   const nfloat::cli::Command command = command_line.root().add_subcommand("help", "Explain a command");
   command.add_option("COMMAND", *names, "The command, as quantize; none: a list of all");
   command.footer("Example:\n  nfloat help quantize");
-  command.callback([names, &command_line] { fmt::print("{}", command_line.help_of(*names)); });
+  command.callback_of_ranks([names, &command_line] { fmt::print("{}", command_line.help_of(*names)); });
 }
 
 // What failed, in words that are not the C++ library's.
@@ -73,6 +73,7 @@ int run(nfloat::cli::CommandLine& command_line, int argc, char** argv) {
     case nfloat::cli::CommandLine::Outcome::kHelped:
       return 0;
     case nfloat::cli::CommandLine::Outcome::kMisused:
+      nfloat::cli::let_first_rank_speak();
       return kExitUsage;
   }
   if (!command_line.root().subcommand_given())
@@ -115,8 +116,7 @@ int main(int argc, char** argv) {
   nfloat::cli::add_manual_command(command_line);
   add_help_command(command_line);
 
-  if (const std::string refused = nfloat::cli::prepare_ranks(argc, argv); !refused.empty())
-    return complain(kExitUsage, refused);
+  nfloat::cli::prepare_ranks();
   int exit_code = 0;
   try {
     exit_code = run(command_line, argc, argv);

@@ -295,7 +295,7 @@ void add_perplexity_command(const Command& app) {
                   "Arithmetic of the reference; without --reference the same weights are run with it")
       .one_of({"f32", "bf16", "int8"});
   command.add_flag("--json", options->json, "Print JSON");
-  command.callback([options] { run(*options); });
+  command.callback_of_ranks([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

@@ -195,7 +195,7 @@ void add_plan_command(const Command& app) {
       .show_default();
   command.add_option("--threads", options->training.threads, "With --train: 0: all").between(0, 4096);
   command.add_flag("--json", options->json, "Print JSON");
-  command.callback([options] { run(*options); });
+  command.callback_of_ranks([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

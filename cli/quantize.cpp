@@ -327,7 +327,7 @@ void add_quantize_command(const Command& app) {
   command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
   command.add_flag("--dry-run", options->dry_run, "Only report what would be done");
   command.add_flag("--json", options->json, "Print JSON");
-  command.callback([options, scale, tokens] { run(*options, scale.given(), tokens.given()); });
+  command.callback_of_ranks([options, scale, tokens] { run(*options, scale.given(), tokens.given()); });
 }
 
 }  // namespace nfloat::cli

@@ -91,26 +91,14 @@ void add_rank_options(const Command& command, RankArguments& arguments) {
       .show_default();
 }
 
-std::string prepare_ranks(int argc, char** argv) {
-  const RankPlace place = rank_place();
-  if (place.count == 1) return {};
-  if (place.rank > 0) {
-    quiet() = true;
-    const int kept = ::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-    const int nowhere = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
-    if (kept >= 0) own_error_output() = kept;
-    for (const int output : {STDOUT_FILENO, STDERR_FILENO})
-      if (nowhere >= 0) ::dup2(nowhere, output);
-  }
-  static const std::set<std::string_view> kAble = {
-      "generate", "perplexity", "evaluate", "quantize", "dequantize", "help", "version", "plan", "inspect"};
-  const char *command = nullptr, *behind = "";
-  for (int i = 1; i < argc && command == nullptr; ++i)
-    if (argv[i][0] != '-') command = argv[i], behind = i + 1 < argc ? argv[i + 1] : "";
-  if (command == nullptr || kAble.contains(command)) return {};
-  if (std::string_view(command) == "bench" && std::string_view(behind) != "kernels") return {};
-  return fmt::format("{}: is not run by several ranks ({} were started): mpirun -n 1, or none", command,
-                     place.count);
+void prepare_ranks() {
+  if (rank_place().rank == 0) return;
+  quiet() = true;
+  const int kept = ::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  const int nowhere = ::open("/dev/null", O_WRONLY | O_CLOEXEC);
+  if (kept >= 0) own_error_output() = kept;
+  for (const int output : {STDOUT_FILENO, STDERR_FILENO})
+    if (nowhere >= 0) ::dup2(nowhere, output);
 }
 
 std::shared_ptr<Ranks> joined_ranks(const RankArguments& arguments) {
@@ -176,15 +164,21 @@ void tell_of_ranks(const Model& model) {
         "process (NFLOAT_TARGET names one for all)");
 }
 
+void let_first_rank_speak() noexcept {
+  const int rank = rank_place().rank;
+  if (rank == 0) return;
+  // It ends the others, and that at once.
+  ::signal(SIGTERM, SIG_DFL);
+  const int patience = joined_ranks() ? 1400 : 3000;
+  std::this_thread::sleep_for(std::chrono::milliseconds(patience + std::min(200 * rank, 400)));
+}
+
 void end_ranks(int exit_code, std::string_view message) {
   const RankPlace place = rank_place();
   if (place.count == 1) return;
   std::string where;
   if (place.rank > 0) {
-    // What all of them find is said once: by rank 0, which ends the others, and that at once.
-    ::signal(SIGTERM, SIG_DFL);
-    const int patience = joined_ranks() ? 1400 : 3000;
-    std::this_thread::sleep_for(std::chrono::milliseconds(patience + std::min(200 * place.rank, 400)));
+    let_first_rank_speak();
     char host[256] = "";
     ::gethostname(host, sizeof host - 1);
     where = fmt::format("rank {} on {}: ", place.rank, host);

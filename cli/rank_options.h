@@ -24,8 +24,8 @@ struct RankArguments {
 void add_rank_options(const Command& command, RankArguments& arguments);
 
 // For the beginning of the program: of several ranks only the first writes to standard output and tells of
-// its progress. Gives the sentence with which a command is refused that several ranks cannot run; else empty.
-std::string prepare_ranks(int argc, char** argv);
+// its progress.
+void prepare_ranks();
 
 // The ranks that this process is one of, joined at the first call; null where it is alone.
 std::shared_ptr<Ranks> joined_ranks(const RankArguments& arguments);
@@ -41,6 +41,8 @@ void run_by_ranks(const RankArguments& arguments, ModelOptions& options);
 // Says which rank holds what.
 void tell_of_ranks(const Model& model);
 
+// On a rank above 0 waits until rank 0 has said what all of them find, and ended this one.
+void let_first_rank_speak() noexcept;
 // Of an error: ends all ranks after rank 0 has had the time to say the same. Returns where there is one
 // process.
 void end_ranks(int exit_code, std::string_view message);

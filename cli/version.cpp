@@ -49,7 +49,7 @@ void add_version_command(const Command& app) {
       app.add_subcommand("version", "Print version, commit, instruction sets and features of this build");
   command.add_flag("--json", *json, "Print JSON");
   command.footer("Example:\n  nfloat version\nAdd this to every report of a fault.");
-  command.callback([json] { run(*json); });
+  command.callback_of_ranks([json] { run(*json); });
 }
 
 }  // namespace nfloat::cli

@@ -95,6 +95,24 @@ TEST_F(RanksCli, WhatAllFindIsSaidOnce) {
   }
 }
 
+TEST_F(RanksCli, CommandsSayThemselvesWhetherRanksRunThem) {
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"bench", "kernels"}, {"cache"}, {"tokenize", model(), "-p", "text"}}) {
+    const Result refused = nfloat_by_ranks(2, command);
+    EXPECT_EQ(refused.exit_code, 2) << refused;
+    EXPECT_NE(refused.err.find("nfloat: " + command[0] +
+                               ": is not run by several ranks (2 were started): mpirun -n 1, or none\n"),
+              std::string::npos)
+        << refused;
+  }
+  const Result helped = nfloat_by_ranks(2, {"help", "tokenize"});
+  EXPECT_TRUE(helped.ok()) << helped;
+  EXPECT_NE(helped.out.find("tokenize"), std::string::npos) << helped;
+  const Result misused = nfloat_by_ranks(2, {"generate", "--nothing-like-it"});
+  EXPECT_EQ(misused.exit_code, 2) << misused;
+  EXPECT_NE(misused.err.find("nfloat generate --help explains"), std::string::npos) << misused;
+}
+
 TEST_F(RanksCli, WhatOneFindsIsSaidWithItsName) {
   const Result missing =
       nfloat_by_ranks(2, {"generate", model(), "-p", "x"}, {}, {"generate", path("nowhere"), "-p", "x"});
