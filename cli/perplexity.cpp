@@ -15,6 +15,7 @@
 #include "nfloat/tokenizer.h"
 #include "notes.h"
 #include "progress.h"
+#include "rank_options.h"
 #include "scoring_input.h"
 
 namespace nfloat::cli {
@@ -30,8 +31,10 @@ struct Options {
   bool json = false;
 };
 
-std::vector<std::vector<int32_t>> read_sequences(const std::string& path, int64_t vocabulary) {
-  const std::string text = read_text(path, kMaxTextBytes);
+std::vector<std::vector<int32_t>> read_sequences(const std::string& path, const RankArguments& ranks,
+                                                 int64_t vocabulary) {
+  std::string text = read_text(path, kMaxTextBytes);
+  take_from_first_rank(ranks, text);
   const auto bad = [&](const std::string& what) {
     return Error(ErrorCode::kMalformedFile, fmt::format("{}: {}", path, what));
   };
@@ -106,6 +109,7 @@ class Job {
     if (!options_.tokens.empty()) return score_sequences();
     tokenizer_ = Tokenizer::load(model_folder(options_.model.model));
     text_ = read_text(options_.text, kMaxTextBytes);
+    take_from_first_rank(options_.model.ranks, text_);
     expect_text(text_, options_.text);
     tokens_ = scored_tokens(*tokenizer_, text_, scoring_);
     if (!options_.reference.empty()) {
@@ -141,7 +145,7 @@ class Job {
 
   void score_sequences() {
     const Model model = load_model(options_.model);
-    const auto sequences = read_sequences(options_.tokens, model.config().vocabulary);
+    const auto sequences = read_sequences(options_.tokens, options_.model.ranks, model.config().vocabulary);
     const auto start = Clock::now();
     const PerplexityResult result = perplexity_of_sequences(model, sequences, scoring_);
     bar_.finish();

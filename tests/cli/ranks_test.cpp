@@ -79,6 +79,34 @@ TEST_F(RanksCli, PerplexityIsTheSame) {
   EXPECT_EQ(two.out.substr(0, two.out.find('\n')), one.out.substr(0, one.out.find('\n')));
 }
 
+// The text of rank 0 counts: standard input, which only it has, and a file that is another one elsewhere.
+TEST_F(RanksCli, PerplexityIsOfTheFirstRanksText) {
+  const std::string text = read_file(model() + "/stories.txt");
+  write_file(path("text"), text.substr(0, 3000));
+  write_file(path("other"), text.substr(500, 2900));
+  Limits limits;
+  limits.standard_input = path("text");
+  const auto command = [&](const std::string& from) {
+    return std::vector<std::string>{"perplexity", model(), "--text", from, "--threads", "1"};
+  };
+  const Result one = nfloat(command("-"), limits), two = nfloat_by_ranks(2, command("-"), limits),
+               differing = nfloat_by_ranks(2, command(path("text")), {}, command(path("other")));
+  ASSERT_TRUE(one.ok()) << one;
+  for (const Result& several : {two, differing}) {
+    EXPECT_TRUE(several.ok()) << several;
+    EXPECT_EQ(several.out.substr(0, several.out.find('\n')), one.out.substr(0, one.out.find('\n')));
+  }
+  write_file(path("tokens"), R"({"token_ids": [[1, 2, 3, 4, 5]]})");
+  write_file(path("more"), R"({"token_ids": [[5, 4, 3, 2, 1, 7], [9, 8, 7]]})");
+  const auto sequences = [&](const std::string& from) {
+    return std::vector<std::string>{"perplexity", model(), "--tokens", from, "--threads", "1"};
+  };
+  const Result scored = nfloat(sequences(path("tokens"))),
+               shared = nfloat_by_ranks(2, sequences(path("tokens")), {}, sequences(path("more")));
+  EXPECT_TRUE(shared.ok()) << shared;
+  EXPECT_EQ(shared.out.substr(0, shared.out.find('\n')), scored.out.substr(0, scored.out.find('\n')));
+}
+
 TEST_F(RanksCli, WhatAllFindIsSaidOnce) {
   for (const std::vector<std::string>& command :
        {std::vector<std::string>{"generate", path("nowhere"), "-p", "x"},
