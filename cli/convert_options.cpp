@@ -89,6 +89,7 @@ ConvertResult convert_in_parts(const PartOptions& options, ConvertControl contro
   constexpr double kLongestWait = 86400;
   const std::shared_ptr<Ranks> ranks = joined_ranks({.share = {}, .timeout = kLongestWait});
   ranks->at("the conversion", -1);
+  control.threads = threads_of_rank(*ranks, control.threads);
   control.part = place.rank;
   control.parts = place.count;
   ConvertResult part = convert(control);

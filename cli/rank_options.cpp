@@ -3,11 +3,13 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <set>
@@ -69,14 +71,6 @@ std::vector<double> measured_shares(Ranks& ranks, int threads) {
   return gather_each(ranks, measure_machine({.threads = threads, .memory = kMeasured}).read);
 }
 
-// Ranks on one machine share its processors.
-int threads_of_rank(int threads) {
-  if (threads > 0) return threads;
-  const int here = default_threads(), ranks = rank_place().local_count;
-  const auto processors = static_cast<int>(std::thread::hardware_concurrency());
-  return here < processors ? here : std::max(1, here / ranks);
-}
-
 }  // namespace
 
 void add_rank_options(const Command& command, RankArguments& arguments) {
@@ -124,18 +118,35 @@ void take_from_first_rank(const RankArguments& arguments, std::optional<uint64_t
   seed = own;
 }
 
+int threads_of_rank(Ranks& ranks, int threads) {
+  cpu_set_t own;
+  if (::sched_getaffinity(0, sizeof own, &own) != 0)
+    std::memset(&own, 0xff, sizeof own);  // more than the set can name
+  const std::vector<cpu_set_t> all = gather_each(ranks, own);
+  int sharing = 0;
+  for (int i = 0; i < ranks.count(); ++i) {
+    if (ranks.host(i) != ranks.host(ranks.rank())) continue;
+    cpu_set_t both;
+    CPU_AND(&both, &own, &all[static_cast<size_t>(i)]);
+    sharing += CPU_COUNT(&both) > 0 ? 1 : 0;
+  }
+  if (threads > 0) return threads;
+  if (std::getenv("OMP_NUM_THREADS") != nullptr) return default_threads();
+  return std::max(1, default_threads() / std::max(1, sharing));
+}
+
 void run_by_ranks(const RankArguments& arguments, ModelOptions& options) {
   if (alone()) {
     if (!arguments.share.empty())
       throw UsageError("--share: is for the ranks of mpirun, and there is one process");
     return;
   }
-  options.threads = threads_of_rank(options.threads);
   std::vector<double> shares;
   if (!arguments.share.empty() && arguments.share != "auto")
     shares = parse_shares(arguments.share, rank_place().count);
   const std::shared_ptr<Ranks> ranks = joined_ranks(arguments);
   ranks->at("loading", -1);
+  options.threads = threads_of_rank(*ranks, options.threads);
   if (arguments.share == "auto") shares = measured_shares(*ranks, options.threads);
   ranks->broadcast(&options.precision, sizeof options.precision);
   Precision many = options.many_rows_precision.value_or(options.precision);

@@ -36,6 +36,10 @@ std::shared_ptr<Ranks> joined_ranks() noexcept;
 void take_from_first_rank(const RankArguments& arguments, std::string& text);
 void take_from_first_rank(const RankArguments& arguments, std::optional<uint64_t>& seed);
 
+// The threads of this rank, where an option says `threads`; for 0 what OMP_NUM_THREADS says, else the
+// processors that the process may use, shared out among the ranks of the machine that may use the same ones:
+// mpirun binds each to its own, or none. Called by all ranks.
+int threads_of_rank(Ranks& ranks, int threads);
 // Fills ranks, shares and threads of the options, and makes what rank 0 chose the choice of all.
 void run_by_ranks(const RankArguments& arguments, ModelOptions& options);
 // Says which rank holds what.

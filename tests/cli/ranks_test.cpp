@@ -3,6 +3,8 @@
 // tests/ranks/run.
 #include <gtest/gtest.h>
 
+#include <sched.h>
+
 #include <algorithm>
 #include <filesystem>
 
@@ -165,6 +167,31 @@ TEST_F(RanksCli, QuantizeTheBytesOfOneProcess) {
   EXPECT_FALSE(fs::exists(path("three.partial")));
   const Result refused = nfloat_by_ranks(2, {"quantize", model(), path("four"), "--part", "1/2"});
   EXPECT_EQ(refused.exit_code, 2) << refused;
+}
+
+// Of two processors each rank takes one, whether mpirun has bound it or not, and however many there are.
+TEST_F(RanksCli, ShareTheProcessorsThatTheyMayUse) {
+  cpu_set_t all, two;
+  if (::sched_getaffinity(0, sizeof all, &all) != 0 || CPU_COUNT(&all) < 2) GTEST_SKIP() << "one processor";
+  CPU_ZERO(&two);
+  for (size_t i = 0; CPU_COUNT(&two) < 2; ++i)
+    if (CPU_ISSET(i, &all)) CPU_SET(i, &two);
+  ASSERT_EQ(::sched_setaffinity(0, sizeof two, &two), 0);
+  for (const char* const bound : {"none", "core"}) {
+    Limits limits;
+    limits.environment = {{"OMPI_MCA_hwloc_base_binding_policy", bound},
+                          {"PRTE_MCA_hwloc_default_binding_policy", bound}};
+    const Result result = nfloat_by_ranks(2, {"generate", model(), "-p", "x", "-n", "1"}, limits);
+    EXPECT_TRUE(result.ok()) << result;
+    for (const char* const rank : {"rank 0 on ", "rank 1 on "}) {
+      const size_t at = result.err.find(rank);
+      ASSERT_NE(at, std::string::npos) << result;
+      EXPECT_NE(result.err.substr(at, result.err.find('\n', at) - at).find(", 1 thread"), std::string::npos)
+          << result;
+    }
+    EXPECT_EQ(result.err.find(" threads"), std::string::npos) << result;
+  }
+  ::sched_setaffinity(0, sizeof all, &all);
 }
 
 TEST_F(RanksCli, TheirExchangesAreMeasured) {
