@@ -30,8 +30,9 @@ void expect_same_files(Ranks& ranks, const Checkpoint& checkpoint) {
 // Of the packed weights, what this rank will hold.
 double own_share(const ModelOptions& options) {
   if (!options.ranks) return 1;
+  expect_shares(options.rank_shares, options.ranks->count());
   const auto rank = static_cast<size_t>(options.ranks->rank());
-  if (options.rank_shares.size() <= rank) return 1.0 / options.ranks->count();
+  if (options.rank_shares.empty()) return 1.0 / options.ranks->count();
   return options.rank_shares[rank] /
          std::accumulate(options.rank_shares.begin(), options.rank_shares.end(), 0.0);
 }

@@ -2,6 +2,7 @@
 #include "engine/ranks/ranks_device.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 
@@ -9,6 +10,7 @@
 #include "engine/cpu/cpu_engine.h"
 #include "engine/cpu/cpu_matrix.h"
 #include "kernels/gemm.h"
+#include "linear/state.h"
 
 namespace nfloat {
 namespace {
@@ -130,15 +132,15 @@ class RanksDevice final : public Device {
  public:
   RanksDevice(std::shared_ptr<Ranks> ranks, std::vector<double> weights)
       : ranks_(std::move(ranks)), weights_(std::move(weights)), rank_(static_cast<size_t>(ranks_->rank())) {
+    expect_shares(weights_, ranks_->count());
     if (weights_.empty()) weights_.assign(static_cast<size_t>(ranks_->count()), 1);
-    if (std::ssize(weights_) != ranks_->count())
-      fail(ErrorCode::kInvalidArgument, "{} shares for {} ranks", weights_.size(), ranks_->count());
   }
 
   std::string_view name() const noexcept override { return "ranks"; }
   std::string_view model() const noexcept override { return cpu_device()->model(); }
 
   std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int threads) override {
+    expect_matrix(source);
     std::vector<int64_t> bounds = share_rows(source.rows, row_unit(source), weights_);
     CpuMatrix local(PackedMatrix::pack(rows_of(source, bounds[rank_], bounds[rank_ + 1]), threads));
     return std::make_unique<const RankMatrix>(std::move(local), source.cols, std::move(bounds),
@@ -147,6 +149,7 @@ class RanksDevice final : public Device {
 
   std::unique_ptr<const DeviceMatrix> matrix(const TensorView& weights, DenseMatrix::Storage storage,
                                              int threads, const Release& release) override {
+    expect_matrix(weights);
     std::vector<int64_t> bounds = share_rows(weights.shape[0], kernels::kPanelRows, weights_);
     const int64_t begin = bounds[rank_], count = bounds[rank_ + 1] - begin, cols = weights.shape[1];
     const auto row_bytes = static_cast<size_t>(cols) * dtype_bytes(weights.dtype);
@@ -176,6 +179,21 @@ class RanksDevice final : public Device {
 };
 
 }  // namespace
+
+void expect_shares(std::span<const double> weights, int ranks) {
+  if (weights.empty()) return;
+  if (std::ssize(weights) != ranks)
+    fail(ErrorCode::kInvalidArgument, "{} shares for {} ranks", weights.size(), ranks);
+  double sum = 0;
+  for (const double weight : weights) {
+    if (!(weight >= 0))
+      fail(ErrorCode::kInvalidArgument, "the share of a rank is {}, expected a number from 0 on", weight);
+    sum += weight;
+  }
+  if (!(sum > 0 && std::isfinite(sum)))
+    fail(ErrorCode::kInvalidArgument,
+         "the shares of the ranks have the sum {}, expected a finite one above 0", sum);
+}
 
 std::shared_ptr<Device> ranks_device(std::shared_ptr<Ranks> ranks, std::vector<double> weights) {
   return std::make_shared<RanksDevice>(std::move(ranks), std::move(weights));

@@ -2,6 +2,9 @@
 // Models over ranks that are threads: the embedded model's bits, memory, files that differ.
 #include <gtest/gtest.h>
 
+#include <limits>
+
+#include "engine/ranks/ranks_device.h"
 #include "nfloat/error.h"
 #include "random_model.h"
 #include "rank_models.h"
@@ -66,6 +69,49 @@ TEST(RankModels, ARankHoldsItsShareOfTheMatrices) {
               .05 * static_cast<double>(whole));
   EXPECT_NEAR(static_cast<double>(bytes[1]), .25 * static_cast<double>(whole),
               .05 * static_cast<double>(whole));
+}
+
+// Before anything is exchanged: the other rank is not there.
+TEST(RankModels, SharesThatAreNoneAreRefused) {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), most = std::numeric_limits<double>::max();
+  for (const std::vector<double>& shares :
+       {std::vector<double>{1}, {1, 1, 1}, {0, 0}, {2, -1}, {nan, 1}, {1, nan}, {most, most}}) {
+    ModelOptions options;
+    options.ranks = thread_ranks(2, .05)[0];
+    options.rank_shares = shares;
+    try {
+      Model::load(kTiny, options);
+      ADD_FAILURE() << shares.size() << " shares from " << shares[0];
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument) << error.what();
+    }
+  }
+}
+
+TEST(RankModels, MatricesThatLackSomethingAreRefused) {
+  const auto device = ranks_device(thread_ranks(2)[1], {});
+  const std::vector<uint8_t> codes(64);
+  const std::vector<float> levels(16), scales(3);
+  PackSource source;
+  source.rows = 64;
+  source.cols = 64;
+  source.codes = codes;
+  source.scales = scales;
+  source.levels = levels;
+  const auto expect_refused = [](const auto& make) {
+    try {
+      make();
+      ADD_FAILURE();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument) << error.what();
+    }
+  };
+  for (const int64_t block : {64, 0}) {
+    source.block_size = block;
+    expect_refused([&] { device->matrix(source, 1); });
+  }
+  const TensorView weights{DType::kF32, {64, 64}, std::as_bytes(std::span(codes)), nullptr};
+  expect_refused([&] { device->matrix(weights, DenseMatrix::Storage::kF32, 1, nullptr); });
 }
 
 TEST(RankModels, OtherFilesAreRefusedOnEveryRank) {
