@@ -203,8 +203,9 @@ void run(const Options& options) {
         }
   bar.finish();
   costs.peak_memory = peak_memory_bytes();
-  // The bandwidth of the host's memory says nothing of a card.
-  if (!options.no_limit && model.options().device == "cpu") add_limits(model, threads, results);
+  // The bandwidth of the host's memory says nothing of a card, nor of what ranks wait for.
+  if (!options.no_limit && model.options().device == "cpu" && !model.options().ranks)
+    add_limits(model, threads, results);
   if (options.json)
     print_json(options, model, results, costs);
   else

@@ -80,7 +80,7 @@ std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> check
 std::shared_ptr<Device> device_of(const ModelOptions& options) {
   std::shared_ptr<Device> device = find_device(options.device);
   if (!options.ranks || options.ranks->count() == 1) return device;
-  if (device->name() != "cpu")
+  if (device != cpu_device())
     fail(ErrorCode::kUnsupported, "{}: several ranks compute on the CPU only", device->name());
   return ranks_device(options.ranks, options.rank_shares);
 }

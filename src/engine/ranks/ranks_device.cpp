@@ -136,7 +136,8 @@ class RanksDevice final : public Device {
     if (weights_.empty()) weights_.assign(static_cast<size_t>(ranks_->count()), 1);
   }
 
-  std::string_view name() const noexcept override { return "ranks"; }
+  // Found by this name: ModelOptions with the ranks beside it load the same again.
+  std::string_view name() const noexcept override { return cpu_device()->name(); }
   std::string_view model() const noexcept override { return cpu_device()->model(); }
 
   std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int threads) override {

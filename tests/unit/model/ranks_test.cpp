@@ -71,6 +71,20 @@ TEST(RankModels, ARankHoldsItsShareOfTheMatrices) {
               .05 * static_cast<double>(whole));
 }
 
+TEST(RankModels, AModelsOptionsLoadItAgain) {
+  const auto ranks = thread_ranks(2);
+  std::vector<std::string> devices(2);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < 2; ++i)
+    threads.emplace_back([&, i] {
+      ModelOptions options;
+      options.ranks = ranks[i];
+      devices[i] = Model::load(kTiny, Model::load(kTiny, options).options()).options().device;
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(devices, std::vector<std::string>(2, "cpu"));
+}
+
 // Before anything is exchanged: the other rank is not there.
 TEST(RankModels, SharesThatAreNoneAreRefused) {
   const double nan = std::numeric_limits<double>::quiet_NaN(), most = std::numeric_limits<double>::max();
