@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "nfloat/model.h"
-#include "ranks/thread_ranks.h"
+#include "support/thread_ranks.h"
 
 namespace nfloat::testing {
 

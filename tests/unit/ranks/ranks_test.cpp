@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "nfloat/error.h"
-#include "ranks/thread_ranks.h"
+#include "support/thread_ranks.h"
 
 namespace nfloat {
 namespace {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "ranks/thread_ranks.h"
+#include "support/thread_ranks.h"
 
 #include <chrono>
 #include <condition_variable>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-#ifndef NFLOAT_RANKS_THREAD_RANKS_H_
-#define NFLOAT_RANKS_THREAD_RANKS_H_
+#ifndef NFLOAT_TESTS_SUPPORT_THREAD_RANKS_H_
+#define NFLOAT_TESTS_SUPPORT_THREAD_RANKS_H_
 
 #include <memory>
 #include <vector>
@@ -15,4 +15,4 @@ std::vector<std::shared_ptr<Ranks>> thread_ranks(int count, double timeout = kRa
 
 }  // namespace nfloat
 
-#endif  // NFLOAT_RANKS_THREAD_RANKS_H_
+#endif  // NFLOAT_TESTS_SUPPORT_THREAD_RANKS_H_
