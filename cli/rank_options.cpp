@@ -176,12 +176,20 @@ void tell_of_ranks(const Model& model) {
 }
 
 void let_first_rank_speak() noexcept {
+  using std::chrono::milliseconds;
+  // Ranks cannot ask each other any more: one may be gone, or stand somewhere else. So time orders them.
+  // Joined ones have met since, and come to the same error together; the sum with the steps stays below the
+  // two seconds after a deadline in which a run ends. Before that they are as far apart as mpirun started
+  // them and as each read its files.
+  constexpr milliseconds kJoinedWait{1400}, kApartWait{3000};
+  // Of those that rank 0 does not speak for, the first ends the others.
+  constexpr milliseconds kStep{200};
+  constexpr int kMostSteps = 2;
   const int rank = rank_place().rank;
   if (rank == 0) return;
-  // It ends the others, and that at once.
-  ::signal(SIGTERM, SIG_DFL);
-  const int patience = joined_ranks() ? 1400 : 3000;
-  std::this_thread::sleep_for(std::chrono::milliseconds(patience + std::min(200 * rank, 400)));
+  ::signal(SIGTERM, SIG_DFL);  // rank 0 ends this one, and that at once
+  const milliseconds wait = joined_ranks() ? kJoinedWait : kApartWait;
+  std::this_thread::sleep_for(wait + kStep * std::min(rank, kMostSteps));
 }
 
 void end_ranks(int exit_code, std::string_view message) {
