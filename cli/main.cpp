@@ -116,7 +116,7 @@ int main(int argc, char** argv) {
   nfloat::cli::add_manual_command(command_line);
   add_help_command(command_line);
 
-  nfloat::cli::prepare_ranks();
+  nfloat::cli::prepare_ranks(argc, argv);
   int exit_code = 0;
   try {
     exit_code = run(command_line, argc, argv);

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -36,6 +37,12 @@ std::shared_ptr<Ranks>& joined() {
 int& own_error_output() noexcept {
   static int descriptor = STDERR_FILENO;
   return descriptor;
+}
+
+// What this process was started with, but for its number of threads and what may be a path.
+std::vector<std::string>& own_command() {
+  static std::vector<std::string> arguments;
+  return arguments;
 }
 
 bool alone() noexcept {
@@ -85,7 +92,14 @@ void add_rank_options(const Command& command, RankArguments& arguments) {
       .show_default();
 }
 
-void prepare_ranks() {
+void prepare_ranks(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument == "--threads") ++i;
+    const bool path = argument.find('/') != std::string_view::npos;  // of a copy of its own, perhaps
+    if (argument != "--threads" && !argument.starts_with("--threads="))
+      own_command().emplace_back(path ? "PATH" : argument);
+  }
   if (rank_place().rank == 0) return;
   quiet() = true;
   const int kept = ::fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
@@ -97,7 +111,15 @@ void prepare_ranks() {
 
 std::shared_ptr<Ranks> joined_ranks(const RankArguments& arguments) {
   if (alone()) return nullptr;
-  if (!joined()) joined() = join_ranks(arguments.timeout);
+  if (joined()) return joined();
+  joined() = join_ranks(arguments.timeout);
+  const std::vector<std::string> commands =
+      joined()->gather_texts(fmt::format("{}", fmt::join(own_command(), " ")));
+  for (size_t i = 1; i < commands.size(); ++i)
+    if (commands[i] != commands[0])
+      throw UsageError(fmt::format("{} was started as \"{}\", {} as \"{}\": all ranks take the same options",
+                                   joined()->name(static_cast<int>(i)), commands[i], joined()->name(0),
+                                   commands[0]));
   return joined();
 }
 

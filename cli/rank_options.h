@@ -25,9 +25,10 @@ void add_rank_options(const Command& command, RankArguments& arguments);
 
 // For the beginning of the program: of several ranks only the first writes to standard output and tells of
 // its progress.
-void prepare_ranks();
+void prepare_ranks(int argc, char** argv);
 
-// The ranks that this process is one of, joined at the first call; null where it is alone.
+// The ranks that this process is one of, joined at the first call; null where it is alone. Throws UsageError
+// where one was started with other options, except for its threads and paths.
 std::shared_ptr<Ranks> joined_ranks(const RankArguments& arguments);
 // The same if they are joined already, else null.
 std::shared_ptr<Ranks> joined_ranks() noexcept;

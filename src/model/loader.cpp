@@ -7,6 +7,7 @@
 
 #include "architecture/families.h"
 #include "base/fail.h"
+#include "base/fnv.h"
 #include "base/parallel.h"
 #include "checkpoint/fingerprint.h"
 #include "checkpoint/foreign.h"
@@ -20,7 +21,12 @@ namespace {
 
 // Throws on every rank where one has other files.
 void expect_same_files(Ranks& ranks, const Checkpoint& checkpoint) {
-  const std::vector<std::string> all = ranks.gather_texts(files_fingerprint(checkpoint));
+  uint64_t texts = kFnvStart;  // what decides tokens and how they are drawn
+  for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model",
+                           "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
+    texts = fnv(checkpoint.text_file(name), fnv(name, texts));
+  const std::vector<std::string> all =
+      ranks.gather_texts(fmt::format("{}{:016x}", files_fingerprint(checkpoint), texts));
   for (size_t i = 1; i < all.size(); ++i)
     if (all[i] != all[0])
       fail(ErrorCode::kInvalidArgument, "{}: {} has other files than {} (fingerprints {} and {})",

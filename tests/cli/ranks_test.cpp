@@ -157,6 +157,16 @@ TEST_F(RanksCli, WhatOneFindsIsSaidWithItsName) {
   EXPECT_EQ(differing.exit_code, 1) << differing;
   EXPECT_NE(differing.err.find("has other files than rank 0"), std::string::npos) << differing;
   EXPECT_EQ(differing.out, "") << differing;
+  write_file(path("other/config.json"), config);
+  write_file(path("other/generation_config.json"), R"({"do_sample": true, "temperature": 5})");
+  const Result drawing =
+      nfloat_by_ranks(2, {"generate", model(), "-p", "x"}, {}, {"generate", path("other"), "-p", "x"});
+  EXPECT_NE(drawing.err.find("has other files than rank 0"), std::string::npos) << drawing;
+  const Result cached = nfloat_by_ranks(2, {"generate", model(), "-p", "x"}, {},
+                                        {"generate", model(), "-p", "x", "--kv-cache", "int8"});
+  EXPECT_EQ(cached.exit_code, 2) << cached;
+  EXPECT_NE(cached.err.find("all ranks take the same options"), std::string::npos) << cached;
+  EXPECT_EQ(cached.out, "") << cached;
 }
 
 TEST_F(RanksCli, QuantizeTheBytesOfOneProcess) {
