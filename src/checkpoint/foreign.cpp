@@ -28,7 +28,7 @@ constexpr std::array<OwnFile, 3> kOwnFiles{
 struct Mark {
   std::string_view suffix, method;
 };
-constexpr std::array<Mark, 11> kMarks{{{".qweight", "GPTQ or AWQ"},
+constexpr std::array<Mark, 12> kMarks{{{".qweight", "GPTQ or AWQ"},
                                        {".qzeros", "GPTQ or AWQ"},
                                        {".SCB", "bitsandbytes in 8 bits"},
                                        {".W_q", "HQQ"},
@@ -37,6 +37,7 @@ constexpr std::array<Mark, 11> kMarks{{{".qweight", "GPTQ or AWQ"},
                                        {".weight_global_scale", "compressed-tensors"},
                                        {".bitmask", "compressed-tensors (sparse)"},
                                        {".weight_scale_2", "ModelOpt"},
+                                       {"pre_quant_scale", "ModelOpt"},
                                        {".scale_weight", "FP8 with 'scale_weight'"},
                                        {"scaled_fp8", "FP8 with 'scale_weight'"}}};
 

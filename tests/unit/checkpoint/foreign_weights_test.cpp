@@ -225,6 +225,7 @@ TEST_F(ForeignWeights, WhatIsNotClearIsRefusedByName) {
        "weight_scale"},
       {{weight, scale("a.weight_scale", {}), scale("a.weight_zero_point", {})}, "{}", "zero_point"},
       {{weight, scale("a.scale_weight", {})}, "{}", "scale_weight"},
+      {{weight, scale("a.weight_scale", {}), scale("a.pre_quant_scale", {4})}, "{}", "a.pre_quant_scale"},
       {{bytes("a.W_q", "U8", {2}, "ab")}, "{}", "HQQ"},
       {{bytes("a.weight", "U32", {1}, "abcd"), scale("a.scales", {1}), scale("a.biases", {1})}, "{}", "MLX"},
       {{bytes("x.up_proj_blocks", "U8", {1, 1, 1, 16}, std::string(16, 'x'))}, "{}", "up_proj_blocks"},
