@@ -470,8 +470,8 @@ std::vector<std::string> Checkpoint::made_files() const {
 
 void Checkpoint::read(const TensorInfo& info, uint64_t begin, std::span<std::byte> output) const {
   if (begin > info.bytes || output.size() > info.bytes - begin) {
-    fail(ErrorCode::kInvalidArgument, "'{}': bytes {} to {} of {}", info.name, begin, begin + output.size(),
-         info.bytes);
+    fail(ErrorCode::kInvalidArgument, "{}: tensor '{}': bytes {} to {} of {}", path(), info.name, begin,
+         begin + output.size(), info.bytes);
   }
   if (is_gguf()) return state_->gguf->read(state_->by_name.find(info.name)->second, begin, output);
   const ScaledTensor* scaled = state_->find_scaled(info.name);

@@ -39,7 +39,8 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<
     Entry& entry = entries_[index];
     entry.declared = tensors[index];
     entry.offset = end;
-    entry.bytes = static_cast<uint64_t>(entry.declared.shape.elements()) * dtype_bytes(entry.declared.dtype);
+    entry.bytes =
+        static_cast<uint64_t>(entry.declared.shape.elements()) * dtype_bits(entry.declared.dtype) / 8;
     end += entry.bytes;
     header_bytes +=
         1 + header_entry(entry.declared.name, entry.declared.dtype, entry.declared.shape, entry.offset, end)

@@ -16,6 +16,11 @@ void save_tensors(const std::string& path, std::span<const NamedTensor> tensors,
       fail(ErrorCode::kInvalidArgument, "{}: no tensor can have the name '{}'", path, tensor.name);
     if (!names.insert(tensor.name).second)
       fail(ErrorCode::kInvalidArgument, "{}: two tensors have the name '{}'", path, tensor.name);
+    const uint64_t bits = static_cast<uint64_t>(tensor.view.elements()) * dtype_bits(tensor.view.dtype);
+    if (tensor.view.bytes.size() * 8 != bits)
+      fail(ErrorCode::kInvalidArgument, "{}: tensor '{}': {} {} has {} bits, {} bytes are given", path,
+           tensor.name, dtype_name(tensor.view.dtype), tensor.view.shape.to_string(), bits,
+           tensor.view.bytes.size());
     declared.push_back({tensor.name, tensor.view.dtype, tensor.view.shape});
   }
   std::error_code ignored;

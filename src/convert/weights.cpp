@@ -45,6 +45,9 @@ WeightReader::WeightReader(const Checkpoint& checkpoint, const std::string& name
     for (const std::string& companion : checkpoint.companions(name))
       checkpoint.release(checkpoint.view(companion));
     align_chunks(block_size_);
+  } else if (dtype_bits(dtype_) % 8 != 0) {
+    fail(ErrorCode::kUnsupported, "{}: tensor '{}' is {}: values of less than a byte are not read",
+         checkpoint.files()[info_.file], name, dtype_name(dtype_));
   }
   if (!transpose) return;
   const int64_t rows = shape_[0], columns = shape_[1];

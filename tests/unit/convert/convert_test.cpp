@@ -10,6 +10,7 @@
 #include <map>
 #include <random>
 
+#include "convert/weights.h"
 #include "support/files.h"
 
 namespace nfloat {
@@ -350,6 +351,35 @@ TEST_F(Convert, OutputsLoseNothing) {
                       "interrupted");
   EXPECT_TRUE(fs::exists(path("out/old-file")));
   EXPECT_EQ(static_cast<size_t>(std::distance(fs::directory_iterator(folder_), {})), entries);
+}
+
+TEST_F(Convert, ValuesOfLessThanAByteAreCopiedAndNotRead) {
+  const std::pair<const char*, size_t> types[] = {{"F4", 32}, {"F6_E2M3", 48}, {"F6_E3M2", 48}};
+  for (const auto& [type, bytes] : types) {
+    const std::string folder = make_model(), extra = path("model/model.safetensors");
+    const std::string values(bytes, '\x5a');
+    write_safetensors(extra,
+                      {{"extra", type, {8, 8}, values},
+                       {"model.layers.0.mlp.up_proj.weight", "F32", {64, 64}, raw_bytes(gaussian(4096, 6))},
+                       {"step", "U8", {3}, "abc"}});
+    ConvertControl control;
+    control.overwrite = true;
+    const Checkpoint input(folder);
+    quantize_checkpoint(input, path("out"), {}, control);
+    dequantize_checkpoint(Checkpoint(path("out")), path("plain"), DType::kF32, 1 << 12, control);
+    for (const char* out : {"out", "plain"}) {
+      const Checkpoint output(path(out));
+      const auto view = output.view("extra");
+      EXPECT_EQ(dtype_name(view.dtype), type);
+      EXPECT_EQ(std::string(reinterpret_cast<const char*>(view.bytes.data()), view.bytes.size()), values);
+      EXPECT_EQ(output.view("step").bytes[2], std::byte{'c'});
+    }
+    EXPECT_NFLOAT_ERROR((void)WeightReader(input, "extra"), ErrorCode::kUnsupported,
+                        extra + ": tensor 'extra' is " + type);
+    const TensorView whole{input.find("extra")->dtype, Shape({8, 8}), std::span<const std::byte>()};
+    EXPECT_NFLOAT_ERROR(save_tensors(path("saved"), {{{"extra", whole}}}), ErrorCode::kInvalidArgument,
+                        "'extra'");
+  }
 }
 
 TEST_F(Convert, StorageDtypesHoldTheSameBytes) {
