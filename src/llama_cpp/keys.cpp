@@ -2,6 +2,7 @@
 #include "llama_cpp/keys.h"
 
 #include <charconv>
+#include <cmath>
 
 #include "base/fail.h"
 
@@ -12,6 +13,15 @@ double shortest(double value) {
   double result = value;
   std::from_chars(text.data(), text.data() + text.size(), result);
   return result;
+}
+
+double ModelKeys::number(std::string_view name, double otherwise) const {
+  if (!has(name)) return otherwise;
+  const double value = shortest(file_.number_or(key(name), otherwise));
+  if (!std::isfinite(value))
+    fail(ErrorCode::kMalformedFile, "{}: metadata \"{}\" is {}, expected a finite number", source(),
+         key(name), find(name)->to_string());
+  return value;
 }
 
 int64_t ModelKeys::required(std::string_view name) const {

@@ -29,9 +29,8 @@ class ModelKeys {
   int64_t integer(std::string_view name, int64_t otherwise) const {
     return file_.integer_or(key(name), otherwise);
   }
-  double number(std::string_view name, double otherwise) const {
-    return has(name) ? shortest(file_.number_or(key(name), otherwise)) : otherwise;
-  }
+  // Finite. Throws kMalformedFile naming the key.
+  double number(std::string_view name, double otherwise) const;
   std::string text(std::string_view name, std::string_view otherwise) const {
     return file_.text_or(key(name), otherwise);
   }

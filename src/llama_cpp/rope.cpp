@@ -32,6 +32,10 @@ std::vector<float> floats_of(const GgufFile& file, const GgufTensor& tensor) {
          gguf_type_info(tensor.type).name, tensor.shape.to_string());
   std::vector<float> values(static_cast<size_t>(tensor.shape.elements()));
   decode_gguf(tensor.type, file.bytes(tensor), values);
+  for (const float value : values)
+    if (!(std::isfinite(value) && value > 0))
+      fail(ErrorCode::kMalformedFile, "{}: tensor '{}' has {}, expected divisors of frequencies",
+           file.files()[tensor.file], tensor.name, value);
   return values;
 }
 

@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <functional>
 #include <vector>
 
@@ -38,10 +39,12 @@ class GgufConfig : public testing::TemporaryFolder {
     try {
       return huggingface_config(GgufFile(file));
     } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::kUnsupported) << error.what();
+      EXPECT_EQ(error.code(), refusal_) << error.what();
       return error.what();
     }
   }
+
+  ErrorCode refusal_ = ErrorCode::kUnsupported;  // expected of errors
 };
 
 TEST_F(GgufConfig, KeysThatChangeTheResultAreRefusedByName) {
@@ -94,6 +97,20 @@ TEST_F(GgufConfig, NeutralScalesAreThoseOfTheFile) {
   EXPECT_NE(config_or_error("llama", with_heads_of_4(0.5F)).find("\"head_dim\": 4"), std::string::npos);
   EXPECT_NE(config_or_error("llama", with_heads_of_4(0.35355339F)).find("\"llama.attention.scale\" is"),
             std::string::npos);
+}
+
+// JSON has no such numbers: they would become null, and the family's default would count.
+TEST_F(GgufConfig, NumbersThatAreNotFiniteAreRefusedByName) {
+  refusal_ = ErrorCode::kMalformedFile;
+  for (const char* name : {"attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor",
+                           "rope.scale_linear", "logit_scale"}) {
+    const std::string key = std::string("llama.") + name;
+    for (const float value : {NAN, INFINITY, -INFINITY})
+      EXPECT_NE(config_or_error("llama", [&](GgufMetadata& m) { m.f32(key, value); })
+                    .find("metadata \"" + key + "\" is "),
+                std::string::npos)
+          << key << " " << value;
+  }
 }
 
 }  // namespace
