@@ -104,9 +104,20 @@ class RopeReader {
     return scaling;
   }
 
+  // llama.cpp multiplies cosines and sines by it whatever stretches them; config.json has it for some.
+  void refuse_attention_factor() const {
+    constexpr const char* kName = "rope.scaling.attn_factor";
+    if (keys_.number(kName, 1) != 1)
+      fail(ErrorCode::kUnsupported,
+           "{}: metadata \"{}\" is {}, which this version computes for YaRN and longrope alone",
+           keys_.source(), keys_.key(kName), keys_.find(kName)->to_string());
+  }
+
   Json rope_scaling(double theta, int64_t turned) {
-    if (const GgufTensor* divisors = keys_.file().find("rope_freqs.weight"))
+    if (const GgufTensor* divisors = keys_.file().find("rope_freqs.weight")) {
+      refuse_attention_factor();
       return llama3_scaling(*divisors, theta, turned);
+    }
     if (const GgufTensor* divisors = keys_.file().find("rope_factors_long.weight")) {
       Json scaling = long_scaling(*divisors);
       out_["original_max_position_embeddings"] =
@@ -117,6 +128,7 @@ class RopeReader {
     }
     const double factor = keys_.number("rope.scaling.factor", keys_.number("rope.scale_linear", 1));
     const std::string type = keys_.text("rope.scaling.type", factor == 1 ? "none" : "linear");
+    if (type != "yarn") refuse_attention_factor();
     if (type == "none" || (type == "linear" && factor == 1)) return nullptr;
     if (type == "linear") return {{"rope_type", "linear"}, {"factor", factor}};
     if (type != "yarn")

@@ -99,11 +99,27 @@ TEST_F(GgufConfig, NeutralScalesAreThoseOfTheFile) {
             std::string::npos);
 }
 
+TEST_F(GgufConfig, TheFactorOfCosinesIsComputedOrRefused) {
+  const auto config = [&](const char* type, float factor) {
+    return config_or_error("llama", [&](GgufMetadata& m) {
+      m.f32("llama.rope.scaling.attn_factor", factor);
+      m.f32("llama.rope.scaling.factor", 2);
+      m.text("llama.rope.scaling.type", type);
+    });
+  };
+  for (const char* type : {"none", "linear"}) {
+    EXPECT_NE(config(type, 1.5F).find("\"llama.rope.scaling.attn_factor\" is 1.5"), std::string::npos)
+        << type;
+    EXPECT_EQ(config(type, 1).find("attn_factor"), std::string::npos) << type;
+  }
+  EXPECT_NE(config("yarn", 1.5F).find("\"attention_factor\": 1.6"), std::string::npos);
+}
+
 // JSON has no such numbers: they would become null, and the family's default would count.
 TEST_F(GgufConfig, NumbersThatAreNotFiniteAreRefusedByName) {
   refusal_ = ErrorCode::kMalformedFile;
   for (const char* name : {"attention.layer_norm_rms_epsilon", "rope.freq_base", "rope.scaling.factor",
-                           "rope.scale_linear", "logit_scale"}) {
+                           "rope.scale_linear", "rope.scaling.attn_factor", "logit_scale"}) {
     const std::string key = std::string("llama.") + name;
     for (const float value : {NAN, INFINITY, -INFINITY})
       EXPECT_NE(config_or_error("llama", [&](GgufMetadata& m) { m.f32(key, value); })
