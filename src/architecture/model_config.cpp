@@ -171,26 +171,30 @@ void refuse_of_others(const JsonReader& root, const Family& family, const ModelC
   const auto has = [&](std::string_view key) {
     return own.contains(std::string(key)) ||
            std::any_of(family.aliases.begin(), family.aliases.end(),
-                       [&](const FamilyAlias& alias) { return key == alias.means; });
+                       [&](const FamilyAlias& alias) { return key == alias.key || key == alias.means; });
   };
   const auto refuse = [&](const char* key, const char* home, bool changes) {
     if (!has(home) && changes)
       fail(ErrorCode::kUnsupported, "{}: \"{}\" is {}, which the family {} does not have", root.source(), key,
            JsonReader::shown(*root.get(key)), family.name);
   };
-  const auto scale = [&](const char* key, double neutral) {
+  const auto scale = [&](const char* key, std::initializer_list<double> neutral) {
     const Json* value = root.get(key);
-    const bool changes =
-        value != nullptr && !(value->is_number() && std::abs(value->get<double>() - neutral) < 1e-12);
-    refuse(key, key, changes);
+    const auto same = [&](double one) {
+      return value->is_number() && std::abs(value->get<double>() - one) < 1e-12;
+    };
+    refuse(key, key, value != nullptr && std::none_of(neutral.begin(), neutral.end(), same));
   };
-  scale("query_pre_attn_scalar", static_cast<double>(config.head_dim));
-  scale("attention_scale", 1 / std::sqrt(static_cast<double>(config.head_dim)));
-  scale("embedding_scale", 1);
-  scale("residual_scale", 1);
-  scale("logits_scaling", 1);
-  scale("attention_softcap", 0);
-  scale("logit_softcap", 0);
+  const double usual = 1 / std::sqrt(static_cast<double>(config.head_dim));
+  scale("query_pre_attn_scalar", {static_cast<double>(config.head_dim)});
+  scale("attention_scale", {usual});
+  scale("attention_multiplier", {usual, 1});  // 1: what nobody has set
+  for (const char* key :
+       {"embedding_scale", "embedding_multiplier", "residual_scale", "residual_multiplier", "logits_scaling"})
+    scale(key, {1});
+  for (const char* key :
+       {"attention_softcap", "attn_logit_softcapping", "logit_softcap", "final_logit_softcapping"})
+    scale(key, {0});
   const bool looks_near = std::any_of(config.each_layer.begin(), config.each_layer.end(),
                                       [](const LayerConfig& layer) { return layer.window > 0; });
   if (family.window == WindowRule::kNever && looks_near)

@@ -136,15 +136,21 @@ TEST(ModelConfig, KeysOfOtherFamiliesAreRefusedUnlessTheyChangeNothing) {
   EXPECT_EQ(parse(with("no_rope_layers", still)).layers, parse(good()).layers);
   still[1] = 0;
   const std::pair<const char*, Json> changing[] = {
-      {"logits_scaling", 8.0},  {"query_pre_attn_scalar", 256}, {"no_rope_layers", still},
-      {"attention_scale", 0.3}, {"no_rope_layer_interval", 4},  {"embedding_scale", 12.0},
-      {"residual_scale", 0.2},  {"attention_softcap", 50.0},    {"logit_softcap", 30.0}};
+      {"logits_scaling", 8.0},          {"query_pre_attn_scalar", 256},   {"no_rope_layers", still},
+      {"attention_scale", 0.3},         {"no_rope_layer_interval", 4},    {"embedding_scale", 12.0},
+      {"residual_scale", 0.2},          {"attention_softcap", 50.0},      {"logit_softcap", 30.0},
+      {"embedding_multiplier", 12.0},   {"attention_multiplier", 0.3},    {"residual_multiplier", 0.2},
+      {"attn_logit_softcapping", 50.0}, {"final_logit_softcapping", 30.0}};
   for (const auto& [key, value] : changing) {
     expect_error(with(key, value), ErrorCode::kUnsupported, key);
     expect_error(with(key, value), ErrorCode::kUnsupported, "llama");
   }
   EXPECT_EQ(parse(with("logits_scaling", 1)).logit_scale, 1);
-  parse(with("logits_scaling", nullptr));
+  for (const char* key :
+       {"logits_scaling", "embedding_multiplier", "attention_multiplier", "residual_multiplier"})
+    for (const Json& neutral : {Json(1), Json(nullptr)}) parse(with(key, neutral));
+  for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"})
+    for (const Json& neutral : {Json(0), Json(nullptr)}) parse(with(key, neutral));
   parse(with("query_pre_attn_scalar", parse(good()).head_dim));
   Json near = with("layer_types", Json(std::vector<std::string>(layers, "sliding_attention")));
   EXPECT_EQ(parse(near).each_layer[0].window, 0);
