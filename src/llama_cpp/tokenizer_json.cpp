@@ -87,10 +87,13 @@ std::string byte_level_json(const GgufFile& file, const GgufVocabulary& words, b
   }
   std::map<std::string, uint64_t> vocab;
   for (uint64_t id = 0; id < words.tokens->count; ++id) vocab[std::string(words.tokens->text(id))] = id;
+  // An empty list is one: words that are bytes.
   const GgufValue* merges = gguf_list(file, "tokenizer.ggml.merges", true, 0);
+  if (merges == nullptr)
+    fail(ErrorCode::kMalformedFile,
+         "{}: no \"tokenizer.ggml.merges\", which a tokenizer of the kind \"gpt2\" has", file.files()[0]);
   Json merge_list = Json::array();
-  if (merges != nullptr)
-    for (const std::string_view merge : merges->strings) merge_list.push_back(std::string(merge));
+  for (const std::string_view merge : merges->strings) merge_list.push_back(std::string(merge));
   model["vocab"] = vocab;
   model["merges"] = std::move(merge_list);
   *bos = flag_or(file, "tokenizer.ggml.add_bos_token", kind->bos);

@@ -3,8 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+#include <vector>
+
 #include "llama_cpp/pre_tokenizers.h"
 #include "llama_cpp/tokenizer.h"
+#include "nfloat/error.h"
+#include "support/files.h"
 
 namespace nfloat {
 namespace {
@@ -52,6 +57,34 @@ TEST(TokenizerJson, WordsKeepTheirPlaces) {
   unigram["model"]["type"] = "Unigram";
   EXPECT_FALSE(read_tokenizer_json(unigram, words, why));
   EXPECT_NE(why.find("Unigram"), std::string::npos);
+}
+
+class GgufTokenizer : public testing::TemporaryFolder {
+ protected:
+  // tokenizer.json of a file with the words "a" and "b", or the sentence why there is none.
+  std::string json_or_error(const std::function<void(GgufMetadata&)>& edit) const {
+    GgufMetadata metadata;
+    metadata.text("tokenizer.ggml.model", "gpt2");
+    metadata.texts("tokenizer.ggml.tokens", std::vector<std::string>{"a", "b"});
+    edit(metadata);
+    GgufWriter writer(path("model.gguf"), metadata, {{"t", GgufType::kF32, Shape({1})}});
+    writer.write(0, 0, std::vector<std::byte>(sizeof(float)));
+    writer.commit();
+    try {
+      return huggingface_tokenizer(GgufFile(path("model.gguf"))).at("tokenizer.json");
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kMalformedFile) << error.what();
+      return error.what();
+    }
+  }
+};
+
+TEST_F(GgufTokenizer, MergesMayBeNoneButNotMissing) {
+  const std::string none =
+      json_or_error([](GgufMetadata& m) { m.texts("tokenizer.ggml.merges", std::vector<std::string>()); });
+  EXPECT_NE(none.find("\"merges\":[]"), std::string::npos) << none;
+  const std::string missing = json_or_error([](GgufMetadata&) {});
+  EXPECT_NE(missing.find("model.gguf: no \"tokenizer.ggml.merges\""), std::string::npos) << missing;
 }
 
 TEST(TokenizerModel, PiecesThenAddedTokens) {
