@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "architecture/families.h"
+#include "architecture/tensor_roles.h"
 #include "architecture/wrapped_names.h"
 #include "base/fail.h"
 #include "model/loader.h"
@@ -32,20 +33,31 @@ LayerWeight layer_weight(std::string_view name, size_t number) {
   return result;
 }
 
-// Names of weights of the model's layers that nothing asked for. Layers beyond the last are left over where
-// they are made as the others are; else they belong to something else (prediction of several tokens).
+// Names of weights that nothing asked for, of the model's layers and of modules that it reads. Layers beyond
+// the last are left over where they are made as the others are; else they belong to something else
+// (prediction of several tokens).
 std::vector<std::string> left_over(const Checkpoint& checkpoint, const ModelConfig& config,
                                    const TensorNames& names, const std::unordered_set<std::string>& known) {
   const std::string pattern = find_family(config.family)->tensors.output;
   const std::string layers = names(pattern.substr(0, pattern.find("{}")));
+  const std::string head = names(find_family(config.family)->tensors.head);
   std::unordered_set<std::string_view> parts;
-  for (const std::string& name : known)
+  std::unordered_set<std::string> modules{module_of(head)};
+  for (const std::string& name : known) {
+    modules.insert(module_of(name));
     if (name.starts_with(layers)) parts.insert(layer_weight(name, layers.size()).part);
+  }
   std::vector<std::string> list;
   std::map<int64_t, std::vector<std::string>> beyond;
   std::set<int64_t> others;
   for (const std::string& name : checkpoint.weight_names()) {
-    if (!name.starts_with(layers) || known.contains(name) || is_buffer(name)) continue;
+    if (known.contains(name) || is_buffer(name)) continue;
+    if (!name.starts_with(layers)) {
+      const bool tied = name == head;  // a copy of the embedding
+      if (!tied && name.find('.') != std::string::npos && modules.contains(module_of(name)))
+        list.push_back(name);
+      continue;
+    }
     const LayerWeight weight = layer_weight(name, layers.size());
     if (weight.layer < config.layers) {
       list.push_back(name);
@@ -125,9 +137,8 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config) {
     problems.push_back(
         fmt::format("{} tensors disagree with config.json: {}", wrong.size(), fmt::join(wrong, "; ")));
   if (!extra.empty())
-    problems.push_back(
-        fmt::format("{} tensors of the layers are left over, which {} of {} layers does not have: {}",
-                    extra.size(), config.family, config.layers, fmt::join(extra, ", ")));
+    problems.push_back(fmt::format("{} tensors are left over, which {} of {} layers does not have: {}",
+                                   extra.size(), config.family, config.layers, fmt::join(extra, ", ")));
   if (!problems.empty())
     fail(ErrorCode::kMalformedFile, "{}: {}", checkpoint.path(), fmt::join(problems, "; "));
 }

@@ -32,7 +32,7 @@ class TensorNames {
 };
 
 // Throws kMalformedFile naming every tensor that is missing, every one of another shape or dtype, and every
-// one of the model's layers that the configuration has no use for.
+// one of the model's layers, or beside a weight that the model reads, that the configuration has no use for.
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config);
 
 // Where the weights go: the device that is named, or this rank's part of the CPU.

@@ -115,6 +115,41 @@ TEST(CheckedTensors, LayersThatTheConfigurationDoesNotCountAreNamed) {
                       "llama of 1 layers does not have: model.layers.1.");
 }
 
+void add_vector(const RandomModel& random, const std::string& name) {
+  const std::string file = random.folder.path() + "/model.safetensors";
+  std::vector<testing::RawTensor> tensors;
+  {
+    const Checkpoint checkpoint(file);
+    for (const TensorInfo& info : checkpoint.tensors()) {
+      const auto bytes = checkpoint.view(info).bytes;
+      tensors.push_back({info.name, "F32", info.shape.dims(),
+                         std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size())});
+    }
+  }
+  tensors.push_back({name, "F32", {4}, std::string(4 * sizeof(float), '\0')});
+  testing::write_safetensors(file, tensors);
+}
+
+// What stands beside a weight that the model reads belongs to the computation; what stands in modules of its
+// own (heads for other tasks), buffers and the copy of a tied head do not.
+TEST(CheckedTensors, PartsOfModulesThatAreReadAreNamedWhenTheyAreNot) {
+  ASSERT_FALSE(RandomModel(kCases[1].config).config.tied_head);
+  for (const char* name : {"lm_head.bias", "model.norm.bias", "model.embed_tokens.scale"}) {
+    const RandomModel random(kCases[1].config);
+    add_vector(random, name);
+    EXPECT_NFLOAT_ERROR(Model::load(random.folder.path()), ErrorCode::kMalformedFile,
+                        std::string("does not have: ") + name);
+  }
+  const RandomModel tied(kCases[0].config);
+  ASSERT_TRUE(tied.config.tied_head);
+  for (const char* name : {"lm_head.weight", "score.weight", "model.rotary_emb.inv_freq"})
+    add_vector(tied, name);
+  Model::load(tied.folder.path());
+  add_vector(tied, "lm_head.bias");
+  EXPECT_NFLOAT_ERROR(Model::load(tied.folder.path()), ErrorCode::kMalformedFile,
+                      "does not have: lm_head.bias");
+}
+
 INSTANTIATE_TEST_SUITE_P(Every, Families, ::testing::ValuesIn(kCases),
                          [](const auto& one) { return std::string(one.param.name); });
 
