@@ -73,7 +73,7 @@ class Planner {
         config_(config),
         type_(type),
         untied_head_(untied_head),
-        names_(checkpoint, *find_family(config.family)) {}
+        names_(checkpoint.weight_names(), *find_family(config.family)) {}
 
   GgufPlan run(const std::string& name) {
     plan_.architecture = find_huggingface_architecture(config_.family);

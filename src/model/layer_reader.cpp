@@ -51,7 +51,7 @@ LayerReader::LayerReader(std::shared_ptr<const Checkpoint> checkpoint, const Mod
       device_(std::move(device)),
       family_(*find_family(config.family)),
       tensors_(family_.tensors),
-      names_(*checkpoint_, family_) {}
+      names_(checkpoint_->weight_names(), family_) {}
 
 Constant LayerReader::placed(std::vector<float> values) const {
   Constant constant(std::move(values));

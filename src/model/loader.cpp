@@ -83,6 +83,10 @@ std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> check
 
 }  // namespace
 
+void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config) {
+  check_tensors(stored_tensors(checkpoint), config);
+}
+
 std::shared_ptr<Device> device_of(const ModelOptions& options) {
   std::shared_ptr<Device> device = find_device(options.device);
   if (!options.ranks || options.ranks->count() == 1) return device;
@@ -157,7 +161,7 @@ uint64_t available_memory_bytes() noexcept {
 uint64_t estimated_bytes(const Checkpoint& checkpoint, const ModelConfig& config,
                          const ModelOptions& options) {
   uint64_t total = 0;
-  const TensorNames names(checkpoint, *find_family(config.family));
+  const TensorNames names(checkpoint.weight_names(), *find_family(config.family));
   for (const ExpectedTensor& expected : expected_tensors(config, names.experts())) {
     if (expected.shape.rank() < 2 || expected.shape[0] == config.vocabulary) continue;
     const std::string name = names(expected.name);

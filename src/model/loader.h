@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "architecture/tensor_list.h"
+#include "architecture/check_tensors.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/model.h"
 
@@ -13,26 +13,7 @@ namespace nfloat {
 
 class Device;
 
-struct Family;
-
-// How one checkpoint says the names of its family: models inside of others, and those saved without their
-// head, have another prefix.
-class TensorNames {
- public:
-  TensorNames(const Checkpoint& checkpoint, const Family& family);
-  std::string operator()(const std::string& name) const;
-  ExpertLayout experts() const noexcept { return experts_; }
-
- private:
-  std::string prefix_;       // of the family
-  std::string stored_;       // what stands in its place
-  std::string head_prefix_;  // before the head's name
-  std::string head_;
-  ExpertLayout experts_ = ExpertLayout::kSingle;
-};
-
-// Throws kMalformedFile naming every tensor that is missing, every one of another shape or dtype, and every
-// one of the model's layers, or beside a weight that the model reads, that the configuration has no use for.
+// Throws as that of a checkpoint's list does.
 void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config);
 
 // Where the weights go: the device that is named, or this rank's part of the CPU.

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "architecture/check_tensors.h"
+
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -10,7 +12,6 @@
 #include "architecture/tensor_roles.h"
 #include "architecture/wrapped_names.h"
 #include "base/fail.h"
-#include "model/loader.h"
 
 namespace nfloat {
 namespace {
@@ -36,7 +37,7 @@ LayerWeight layer_weight(std::string_view name, size_t number) {
 // Names of weights that nothing asked for, of the model's layers and of modules that it reads. Layers beyond
 // the last are left over where they are made as the others are; else they belong to something else
 // (prediction of several tokens).
-std::vector<std::string> left_over(const Checkpoint& checkpoint, const ModelConfig& config,
+std::vector<std::string> left_over(const StoredTensors& stored, const ModelConfig& config,
                                    const TensorNames& names, const std::unordered_set<std::string>& known) {
   const std::string pattern = find_family(config.family)->tensors.output;
   const std::string layers = names(pattern.substr(0, pattern.find("{}")));
@@ -50,7 +51,7 @@ std::vector<std::string> left_over(const Checkpoint& checkpoint, const ModelConf
   std::vector<std::string> list;
   std::map<int64_t, std::vector<std::string>> beyond;
   std::set<int64_t> others;
-  for (const std::string& name : checkpoint.weight_names()) {
+  for (const std::string& name : stored.names) {
     if (known.contains(name) || is_buffer(name)) continue;
     if (!name.starts_with(layers)) {
       const bool tied = name == head;  // a copy of the embedding
@@ -73,25 +74,27 @@ std::vector<std::string> left_over(const Checkpoint& checkpoint, const ModelConf
 
 }  // namespace
 
-TensorNames::TensorNames(const Checkpoint& checkpoint, const Family& family)
+TensorNames::TensorNames(const std::vector<std::string>& stored, const Family& family)
     : prefix_(family.prefix), stored_(family.prefix), head_(family.tensors.head) {
+  const auto has = [&](const std::string& name) {
+    return std::find(stored.begin(), stored.end(), name) != stored.end();
+  };
   const std::string embedding = std::string(family.tensors.embedding).substr(prefix_.size());
   std::vector<std::string> prefixes{prefix_};
   prefixes.insert(prefixes.end(), kPartPrefixes.begin(), kPartPrefixes.end());
   prefixes.emplace_back();
   for (const std::string& other : prefixes)
-    if (checkpoint.find(other + embedding) != nullptr) {
+    if (has(other + embedding)) {
       stored_ = other;
       break;
     }
-  if (checkpoint.find(head_) == nullptr && checkpoint.find(std::string(kHeadPrefix) + head_) != nullptr)
-    head_prefix_ = kHeadPrefix;
+  if (!has(head_) && has(std::string(kHeadPrefix) + head_)) head_prefix_ = kHeadPrefix;
   if (family.tensors.experts_gate_up == nullptr) return;
   const std::string fused = family.tensors.experts_gate_up;
   const std::string end = fused.substr(fused.find("{}") + 2);  // behind the layer's number
-  for (const TensorInfo& tensor : checkpoint.tensors()) {
-    if (tensor.name.ends_with(end)) experts_ = ExpertLayout::kFused;
-    if (tensor.name.ends_with(end + "_blocks")) experts_ = ExpertLayout::kMxfp4;
+  for (const std::string& name : stored) {
+    if (name.ends_with(end)) experts_ = ExpertLayout::kFused;
+    if (name.ends_with(end + "_blocks")) experts_ = ExpertLayout::kMxfp4;
   }
 }
 
@@ -100,35 +103,35 @@ std::string TensorNames::operator()(const std::string& name) const {
   return name.starts_with(prefix_) ? stored_ + name.substr(prefix_.size()) : name;
 }
 
-void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config) {
-  const TensorNames names(checkpoint, *find_family(config.family));
+void check_tensors(const StoredTensors& stored, const ModelConfig& config) {
+  const TensorNames names(stored.names, *find_family(config.family));
   if (names.experts() == ExpertLayout::kMxfp4 &&
       (config.hidden % 32 != 0 || config.experts.intermediate % 32 != 0))
     fail(ErrorCode::kUnsupported, "{}: experts in MXFP4 of {} and {} columns, expected multiples of 32",
-         checkpoint.path(), config.hidden, config.experts.intermediate);
+         stored.path, config.hidden, config.experts.intermediate);
   std::vector<std::string> missing, wrong;
   std::unordered_set<std::string> known;
   for (const ExpectedTensor& expected : expected_tensors(config, names.experts())) {
     const std::string name = names(expected.name);
     known.insert(name);
-    const TensorInfo* info = checkpoint.find(name);
-    if (info == nullptr) {
+    const std::optional<StoredTensor> found = stored.find(name);
+    if (!found) {
       missing.push_back(name);
       continue;
     }
-    const bool quantized = expected.shape.rank() >= 2 && checkpoint.is_quantized(name);
-    const Shape shape = quantized ? checkpoint.weight_shape(name) : info->shape;
+    const bool quantized = expected.shape.rank() >= 2 && found->quantized;
+    const Shape& shape = found->shape;
     const bool as_stored = expected.stored_transposed && (!quantized || shape.rank() == 3);
     const Shape right = as_stored ? exchanged(expected.shape) : expected.shape;
     if (shape != right)
       wrong.push_back(fmt::format("{} is {}, expected {}", name, shape.to_string(), right.to_string()));
-    else if (expected.bytes && info->dtype != DType::kU8)
-      wrong.push_back(fmt::format("{} is {}, expected U8", name, dtype_name(info->dtype)));
-    else if (!expected.bytes && !quantized && !is_quantizable(info->dtype))
+    else if (expected.bytes && found->dtype != DType::kU8)
+      wrong.push_back(fmt::format("{} is {}, expected U8", name, dtype_name(found->dtype)));
+    else if (!expected.bytes && !quantized && !is_quantizable(found->dtype))
       wrong.push_back(fmt::format("{} is {}, expected F32, F16, BF16 or bitsandbytes 4-bit", name,
-                                  dtype_name(info->dtype)));
+                                  dtype_name(found->dtype)));
   }
-  const std::vector<std::string> extra = left_over(checkpoint, config, names, known);
+  const std::vector<std::string> extra = left_over(stored, config, names, known);
   std::vector<std::string> problems;
   if (!missing.empty())
     problems.push_back(fmt::format("{} tensors that config.json ({}) asks for are missing: {}",
@@ -139,8 +142,7 @@ void check_tensors(const Checkpoint& checkpoint, const ModelConfig& config) {
   if (!extra.empty())
     problems.push_back(fmt::format("{} tensors are left over, which {} of {} layers does not have: {}",
                                    extra.size(), config.family, config.layers, fmt::join(extra, ", ")));
-  if (!problems.empty())
-    fail(ErrorCode::kMalformedFile, "{}: {}", checkpoint.path(), fmt::join(problems, "; "));
+  if (!problems.empty()) fail(ErrorCode::kMalformedFile, "{}: {}", stored.path, fmt::join(problems, "; "));
 }
 
 }  // namespace nfloat
