@@ -8,8 +8,9 @@
 
 namespace nfloat {
 
-// Opens what generation opens beside the weights: the tokenizer of a folder that has one; of a GGUF file the
-// configuration, the tokenizer and the chat template.
+// Asks of a folder or a GGUF file what generation asks: the configuration, the names, shapes and types of
+// tensors (where the model runs in this version; else a note), the tokenizer of a folder that has one,
+// tokenizer and chat template of a GGUF file.
 void check_files(const Checkpoint& checkpoint, std::vector<Finding>* findings);
 
 }  // namespace nfloat

@@ -84,6 +84,47 @@ TEST_F(Cli, CheckOpensTheTokenizerToo) {
   EXPECT_NE(broken.out.find("Unheard"), std::string::npos) << broken;
 }
 
+TEST_F(Cli, CheckAsksWhatTheLoaderAsks) {
+  const std::string folder = path("copy"), file = path("copy.gguf");
+  std::filesystem::copy(model(), folder);
+  ASSERT_TRUE(nfloat({"convert", folder, file}).ok());
+  const auto expect_error = [&](const std::string& what, const std::string& text) {
+    for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+             {"inspect", what, "--check"}, {"generate", what, "-p", "Once"}}) {
+      const Result result = nfloat(command);
+      EXPECT_EQ(result.exit_code, 1) << result;
+      EXPECT_NE((result.out + result.err).find(text), std::string::npos) << text << result;
+    }
+  };
+  const auto replace = [&](const std::string& where, const std::string& from, const std::string& to) {
+    std::string bytes = read_file(where);
+    const size_t at = bytes.find(from);
+    ASSERT_NE(at, std::string::npos) << from;
+    write_file(where, bytes.replace(at, from.size(), to));
+  };
+  const std::string weights = folder + "/model.safetensors", config = folder + "/config.json";
+  const std::string good = read_file(weights), usual = read_file(config);
+  replace(weights, "\"model.norm.weight\"", "\"model.nrom.weight\"");
+  expect_error(folder, "are missing: model.norm.weight");
+  write_file(weights, std::string("\2\0\0\0\0\0\0\0{}", 10));
+  expect_error(folder, "model.embed_tokens.weight");
+  write_file(weights, good);
+  replace(config, "\"num_hidden_layers\": 6", "\"num_hidden_layers\": 5");
+  expect_error(folder, "does not have: model.layers.5.");
+  write_file(config, usual);
+  replace(config, "\"hidden_size\"", "\"hidden_sise\"");
+  expect_error(folder, "\"hidden_size\" is missing");
+  // A model that does not run here is not called bad.
+  write_file(config, R"({"model_type": "bert"})");
+  const Result other = nfloat({"inspect", folder, "--check"});
+  EXPECT_TRUE(other.ok()) << other;
+  EXPECT_NE(other.out.find("does not run in this version"), std::string::npos) << other;
+
+  const std::string count("llama.block_count\4\0\0\0", 17 + 4);
+  replace(file, count + '\6', count + '\5');
+  expect_error(file, "does not have: model.layers.5.");
+}
+
 TEST_F(Cli, CheckFindsWhatIsNotFinite) {
   const std::string folder = path("copy"), file = path("copy.gguf"), weights = folder + "/model.safetensors";
   std::filesystem::copy(model(), folder);
