@@ -223,7 +223,7 @@ class Job {
       return there;
     } catch (const Error& error) {
       bar_.finish();
-      if (own || error.code() != ErrorCode::kIo) throw;
+      if (own || (error.code() != ErrorCode::kIo && error.code() != ErrorCode::kAlreadyExists)) throw;
       note("{}: not kept for further runs (--reference-cache FILE names another place)\n", error.what());
       return std::nullopt;
     }

@@ -105,7 +105,8 @@ NFLOAT_API DivergenceResult divergence(const Model& reference, const Model& mode
 class NFLOAT_API ReferenceDistributions {
  public:
   // Runs `model` and writes the file, whole or not at all. `identity` says what was run (the caller's words).
-  // Throws as perplexity() does, kIo naming the path.
+  // Throws as perplexity() does, kIo naming the path, and kAlreadyExists where the file there is of
+  // another kind: only one of distributions, or an empty one, is replaced.
   static void write(const std::string& path, std::string_view identity, const Model& model,
                     std::span<const int32_t> tokens, const PerplexityOptions& options = {});
   static uint64_t file_bytes(int64_t tokens, int64_t vocabulary) noexcept;

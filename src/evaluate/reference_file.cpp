@@ -4,10 +4,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstring>
+#include <fstream>
 
 #include "base/atomic_file.h"
 #include "base/fail.h"
 #include "base/fnv.h"
+#include "base/output_place.h"
 #include "base/parallel.h"
 #include "evaluate/distribution.h"
 #include "nfloat/sampler.h"
@@ -16,6 +18,7 @@ namespace nfloat {
 namespace {
 
 constexpr char kMagic[8] = {'n', 'f', 'l', 'o', 'a', 't', 'P', '2'};
+constexpr size_t kKindBytes = 7;  // of them: the same in files of every version
 
 // Little endian, as the machines this runs on are.
 struct Header {
@@ -69,6 +72,19 @@ void encode(std::span<const float> logits, int32_t target, std::byte* output) no
   std::memcpy(output, &record, sizeof record);
 }
 
+// Throws kAlreadyExists for a file that holds something else: weights, a text.
+void expect_replaceable(const std::string& path) {
+  const OutputPlace place = output_place(path);
+  if (place.kind != OutputPlace::Kind::kFile || !place.exists) return;
+  std::ifstream file(place.path, std::ios::binary);
+  if (!file) fail(ErrorCode::kIo, "{}: cannot read", path);
+  char start[kKindBytes];
+  file.read(start, sizeof start);
+  if (file.gcount() > 0 && std::memcmp(start, kMagic, static_cast<size_t>(file.gcount())) != 0)
+    fail(ErrorCode::kAlreadyExists,
+         "{}: exists already and is no file of reference distributions; only such are replaced", path);
+}
+
 }  // namespace
 
 uint64_t ReferenceDistributions::file_bytes(int64_t tokens, int64_t vocabulary) noexcept {
@@ -89,6 +105,7 @@ void write_reference(const std::string& path, std::string_view identity, int64_t
   const int64_t total = tokens_to_score(windows);
   Header header{{}, windows_hash(windows), total, vocabulary, identity.size()};
   std::memcpy(header.magic, kMagic, sizeof kMagic);
+  expect_replaceable(path);
   AtomicFile file(path);
   file.append(std::as_bytes(std::span(&header, 1)));
   std::string padded(identity);
@@ -114,6 +131,7 @@ void write_reference(const std::string& path, std::string_view identity, int64_t
       [&](int64_t) {
         if (options.progress && mean.count() > 0) options.progress(mean.count(), total, mean.perplexity());
       });
+  expect_replaceable(path);
   file.commit();
 }
 

@@ -72,6 +72,16 @@ TEST_F(Cache, ADamagedReferenceIsMadeAgain) {
   EXPECT_EQ(third.err.find("for further runs"), std::string::npos) << third;
 }
 
+TEST_F(Cache, AReferenceReplacesNoFileOfAnotherKind) {
+  write_file(path("weights"), "GGUF and what follows");
+  const Result result =
+      nfloat({"perplexity", model(), "--quantize", "nf4", "--text", path("text"), "--protocol", "bos",
+              "--reference", model(), "--reference-cache", path("weights")});
+  EXPECT_EQ(result.exit_code, 1) << result;
+  EXPECT_NE(result.err.find("only such are replaced"), std::string::npos) << result;
+  EXPECT_EQ(read_file(path("weights")), "GGUF and what follows");
+}
+
 TEST_F(Cache, WithoutAPlaceTheResultIsStillThere) {
   const Result first = against();
   write_file(path("file"), "");

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <fstream>
 
 #include "nfloat/error.h"
@@ -95,6 +96,35 @@ TEST(ReferenceDistributions, RefuseWhatDoesNotBelong) {
     EXPECT_THROW(ReferenceDistributions{path}, Error) << place;
   }
   EXPECT_THROW(ReferenceDistributions{path + ".none"}, Error);
+}
+
+TEST(ReferenceDistributions, ReplaceNoFileOfAnotherKind) {
+  const Model plain = Model::load(kEmbedded, exact());
+  const std::string path = temporary("reference_weights.bin"), link = temporary("reference_link.bin");
+  std::filesystem::remove(link);
+  std::filesystem::create_symlink(path, link);
+  const auto content = [&path] {
+    std::ifstream file(path, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  for (const std::string other : {"GGUF", "{}", "nfloatS1", "a text"}) {
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << other;
+    for (const std::string& name : {path, link}) {
+      try {
+        ReferenceDistributions::write(name, "", plain, prompt(), kShort);
+        ADD_FAILURE() << other;
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ErrorCode::kAlreadyExists);
+        EXPECT_NE(std::string(error.what()).find(name), std::string::npos) << error.what();
+      }
+      EXPECT_EQ(content(), other);
+    }
+  }
+  for (const std::string own : {"", "nfloatP1 of another version"}) {
+    std::ofstream(path, std::ios::binary | std::ios::trunc) << own;
+    ReferenceDistributions::write(link, "", plain, prompt(), kShort);
+    EXPECT_NO_THROW(ReferenceDistributions{path});
+  }
 }
 
 TEST(MeasureFormat, IsTheQuantizedModel) {
