@@ -121,8 +121,9 @@ std::vector<LowRankPair> read_folder(const std::string& folder, const Checkpoint
   if (!config.whole_modules().empty()) refuse("\"modules_to_save\" is not empty");
   const Checkpoint file((fs::path(folder) / "adapter_model.safetensors").string());
   std::map<std::string, std::pair<std::string, std::string>> names;
+  AdapterTensors tensors(file.path());
   for (const TensorInfo& info : file.tensors()) {
-    const AdapterTensor tensor = parse_adapter_tensor(info.name, file.path());
+    const AdapterTensor tensor = tensors.read(info.name);
     if (tensor.role == AdapterRole::kDown)
       names[tensor.module].first = info.name;
     else if (tensor.role == AdapterRole::kUp)

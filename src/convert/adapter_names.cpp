@@ -29,8 +29,6 @@ std::string join(const std::vector<std::string_view>& parts) {
   return text;
 }
 
-}  // namespace
-
 AdapterTensor parse_adapter_tensor(const std::string& name, const std::string& source) {
   const auto unknown = [&] {
     fail(
@@ -93,6 +91,25 @@ AdapterTensor parse_adapter_tensor(const std::string& name, const std::string& s
     unknown();
   }
   return result;
+}
+
+}  // namespace
+
+AdapterTensor AdapterTensors::read(const std::string& name) {
+  AdapterTensor tensor = parse_adapter_tensor(name, source_);
+  if (adapter_.empty()) adapter_ = tensor.adapter;
+  if (!tensor.adapter.empty() && tensor.adapter != adapter_)
+    fail(ErrorCode::kUnsupported, "{}: two adapters, '{}' and '{}'; one is read at a time", source_, adapter_,
+         tensor.adapter);
+  // Pairs of an embedding and of a matrix: a module is one of them.
+  const AdapterRole part = tensor.role == AdapterRole::kEmbeddingDown ? AdapterRole::kDown
+                           : tensor.role == AdapterRole::kEmbeddingUp ? AdapterRole::kUp
+                                                                      : tensor.role;
+  const auto [place, is_new] = parts_.emplace(std::pair(tensor.module, part), name);
+  if (!is_new)
+    fail(ErrorCode::kMalformedFile, "{}: '{}' and '{}' are the same part of '{}'", source_, place->second,
+         name, tensor.module);
+  return tensor;
 }
 
 BaseNames::BaseNames(const Checkpoint& base) : base_(base) {

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "architecture/tensor_roles.h"
@@ -28,10 +29,20 @@ struct AdapterTensor {
   std::string adapter;  // "default" of "lora_A.default.weight"; "" when the name does not say
 };
 
-// Takes a name apart as PEFT puts it together: "base_model.model." once, several times or not at all, the
-// module, its part of the adapter with or without the adapter's name. Throws kUnsupported naming the tensor,
-// `source` the file.
-AdapterTensor parse_adapter_tensor(const std::string& name, const std::string& source);
+// The tensors of one adapter, of the file `source`.
+class AdapterTensors {
+ public:
+  explicit AdapterTensors(std::string source) : source_(std::move(source)) {}
+  // Takes a name apart as PEFT puts it together: "base_model.model." once, several times or not at all, the
+  // module, its part of the adapter with or without the adapter's name. Throws kUnsupported naming the
+  // tensor, also for one of a second adapter; kMalformedFile for a part that another tensor is already.
+  AdapterTensor read(const std::string& name);
+
+ private:
+  const std::string source_;
+  std::string adapter_;                                               // the first that a name says
+  std::map<std::pair<std::string, AdapterRole>, std::string> parts_;  // tensors by module and part
+};
 
 // Finds tensors of a base by the names that another release of the model's classes gives them: parts that
 // only wrap the model ("model.", "language_model.", "transformer.") may be there, in any order, or not.

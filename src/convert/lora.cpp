@@ -106,13 +106,7 @@ class Reader {
   }
 
   void sort(const TensorInfo& info) {
-    const AdapterTensor tensor = parse_adapter_tensor(info.name, file_->path());
-    if (!tensor.adapter.empty()) {
-      if (adapter_.empty()) adapter_ = tensor.adapter;
-      if (tensor.adapter != adapter_)
-        fail(ErrorCode::kUnsupported, "{}: two adapters, '{}' and '{}'; one is merged at a time",
-             file_->path(), adapter_, tensor.adapter);
-    }
+    const AdapterTensor tensor = tensors_.read(info.name);
     if (tensor.role == AdapterRole::kWhole) return add_whole(tensor.module, info);
     Module& module = modules_[tensor.module];
     const bool embedding =
@@ -123,9 +117,6 @@ class Reader {
                                : tensor.role == AdapterRole::kUp || tensor.role == AdapterRole::kEmbeddingUp
                                    ? module.up
                                    : module.down;
-    if (place != nullptr)
-      fail(ErrorCode::kMalformedFile, "{}: '{}' and '{}' are the same part of '{}'", file_->path(),
-           place->name, info.name, tensor.module);
     place = &info;
   }
 
@@ -374,7 +365,7 @@ class Reader {
   const TensorRoles roles_;
   const BaseNames names_;
   const std::shared_ptr<const Checkpoint> file_;
-  std::string adapter_;  // its name, once a tensor says it
+  AdapterTensors tensors_{file_->path()};
   std::map<std::string, Module> modules_;
   std::set<std::string> wholes_;
   std::map<std::string, LoraDelta> deltas_;

@@ -151,8 +151,9 @@ Adapter read_adapter(const std::string& folder, const Model::State& model, Train
     std::string a, b, magnitude;
   };
   std::map<std::string, Names> pairs;  // by module
+  AdapterTensors tensors(file.path());
   for (const TensorInfo& info : file.tensors()) {
-    const AdapterTensor tensor = parse_adapter_tensor(info.name, file.path());
+    const AdapterTensor tensor = tensors.read(info.name);
     if (tensor.role == AdapterRole::kDown)
       pairs[tensor.module].a = info.name;
     else if (tensor.role == AdapterRole::kUp)

@@ -169,6 +169,31 @@ TEST_F(Lora, PairsThatAreLackedAreNamedByWhatRunsWithAnAdapter) {
   }
 }
 
+// One reading by everything that takes an adapter.
+TEST_F(Lora, APartThatIsThereTwiceIsNamed) {
+  write_file(path("text.txt"), std::string(40, 'a') + " the cat sat on the mat, and the dog by the door.");
+  write_file(path("rows.jsonl"), "{\"text\": \"The cat sat on the mat.\"}\n");
+  const std::string folder = path("adapter");
+  const std::vector<std::vector<std::string>> commands = {
+      {"perplexity", model(), "--text", path("text.txt"), "--context", "16", "--lora", folder},
+      {"train", model(), path("rows.jsonl"), "--init", folder, "--out", path("out"), "--quiet", "--steps",
+       "1"},
+      {"convert", folder, path("out.gguf"), "--adapter-of", model()},
+      {"convert", model(), path("merged"), "--lora", folder}};
+  auto twice = pair(), two = pair();
+  twice[name(".lora_A.default.weight")] = twice[name(".lora_A.weight")];
+  two[name(".lora_A.one.weight")] = two[name(".lora_A.weight")];
+  two[name(".lora_B.other.weight")] = two[name(".lora_B.weight")];
+  two.erase(name(".lora_A.weight"));
+  two.erase(name(".lora_B.weight"));
+  for (const std::vector<std::string>& command : commands) {
+    adapter(twice);
+    expect_complaint(nfloat(command), {"lora_A.weight", "lora_A.default.weight", "the same part of"});
+    adapter(two);
+    expect_complaint(nfloat(command), {"two adapters, 'one' and 'other'"});
+  }
+}
+
 TEST_F(Lora, IsAddedToAFourBitModelAndItsErrorThereafterIsToldByInspect) {
   const std::string base = path("base"), plain = path("plain"), folder = adapter(pair());
   ASSERT_TRUE(nfloat({"quantize", model(), base, "--double-quant"}).ok());
