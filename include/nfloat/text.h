@@ -2,6 +2,7 @@
 #ifndef NFLOAT_TEXT_H_
 #define NFLOAT_TEXT_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -12,7 +13,8 @@ namespace nfloat {
 
 // The text with escapes (\n, \t, \xHH, \u{H}) for everything that could move the cursor of a terminal or
 // change its direction of writing: control characters, bidirectional marks, bytes that are not UTF-8.
-NFLOAT_API std::string printable(std::string_view text);
+// At most `most` bytes of it and "...", cut between two characters, escapes whole.
+NFLOAT_API std::string printable(std::string_view text, size_t most = std::string_view::npos);
 
 // "1.50 GB", "78.2 MB", "512 B": decimal units, as disks are sold.
 NFLOAT_API std::string format_bytes(uint64_t bytes);

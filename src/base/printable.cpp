@@ -44,9 +44,10 @@ bool is_safe(uint32_t code) noexcept {
 
 }  // namespace
 
-std::string printable(std::string_view text) {
+std::string printable(std::string_view text, size_t most) {
   std::string safe;
   while (!text.empty()) {
+    const size_t whole = safe.size();
     const Character character = first_character(text);
     if (character.bytes == 0)
       safe += fmt::format("\\x{:02x}", static_cast<uint8_t>(text[0]));
@@ -60,6 +61,7 @@ std::string printable(std::string_view text) {
       safe += fmt::format("\\x{:02x}", character.code);
     else
       safe += fmt::format("\\u{{{:x}}}", character.code);
+    if (safe.size() > most) return safe.substr(0, whole) + "...";
     text.remove_prefix(std::max<size_t>(1, character.bytes));
   }
   return safe;

@@ -37,14 +37,8 @@ size_t value_bytes(GgufValueType type) noexcept {
 
 // Names come from the file: what is not printable is not shown.
 // At most `most` bytes of UTF-8 text, not ending inside of a character.
-std::string_view cut(std::string_view text, size_t most) noexcept {
-  if (text.size() <= most) return text;
-  while (most > 0 && (text[most] & 0xc0) == 0x80) --most;
-  return text.substr(0, most);
-}
-
 std::string shown(std::string_view name) {
-  return printable(cut(name, 80));
+  return printable(name, 80);
 }
 
 class Parser {
@@ -292,17 +286,14 @@ std::string_view gguf_value_type_name(GgufValueType type) noexcept {
 
 std::string GgufValue::to_string(size_t width) const {
   const auto one = [&](uint64_t index) -> std::string {
-    if (is_text()) return fmt::format("\"{}\"", printable(cut(text(index), width)));
+    if (is_text()) return fmt::format("\"{}\"", printable(text(index), width));
     if (type == GgufValueType::kBool) return integer(index) != 0 ? "true" : "false";
     if (type == GgufValueType::kF32) return fmt::format("{}", element<float>(bytes, index));
     if (type == GgufValueType::kF64) return fmt::format("{}", element<double>(bytes, index));
     if (type == GgufValueType::kU64) return fmt::format("{}", element<uint64_t>(bytes, index));
     return fmt::format("{}", integer(index));
   };
-  if (!is_array) {
-    const std::string whole = one(0);
-    return is_text() && text().size() > width ? whole.substr(0, whole.size() - 1) + "...\"" : whole;
-  }
+  if (!is_array) return one(0);
   std::string list = "[";
   for (uint64_t i = 0; i < count; ++i) {
     if (list.size() > width / 2) return list + fmt::format("... {} in all]", count);

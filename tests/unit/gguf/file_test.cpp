@@ -50,6 +50,25 @@ TEST(GgufFile, ReadsValuesAndTensors) {
   }
 }
 
+// The width holds for what is shown: an escape takes up to eight characters for a byte or two.
+TEST(GgufFile, ShowsValuesWithinTheirWidth) {
+  const std::string controls(100, '\x01'), marks = [] {
+    std::string text;
+    for (int i = 0; i < 50; ++i) text += "\u202e";
+    return text;
+  }();
+  GgufBytes made;
+  made.start(0, 5).string("exact", std::string(60, 'a')).string("longer", std::string(61, 'a'));
+  made.string("controls", controls).string("marks", marks);
+  made.text("list").put<uint32_t>(9).put<uint32_t>(8).put<uint64_t>(3).text(controls).text(marks).text("a");
+  const GgufFile file(made.span(), "made.gguf");
+  EXPECT_EQ(file.find_value("exact")->to_string(), '"' + std::string(60, 'a') + '"');
+  EXPECT_EQ(file.find_value("longer")->to_string(), '"' + std::string(60, 'a') + "...\"");
+  EXPECT_EQ(file.find_value("controls")->to_string(9), "\"\\x01\\x01...\"");
+  for (const char* name : {"controls", "marks"}) EXPECT_LE(file.find_value(name)->to_string().size(), 65u);
+  EXPECT_LE(file.find_value("list")->to_string().size(), 90u);
+}
+
 TEST(GgufFile, NamesWhatIsWrong) {
   const auto expect = [](const GgufBytes& made, const char* part,
                          ErrorCode code = ErrorCode::kMalformedFile) {
