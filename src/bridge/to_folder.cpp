@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "architecture/check_tensors.h"
 #include "architecture/tensor_roles.h"
 #include "base/fail.h"
 #include "base/json.h"
@@ -17,6 +18,7 @@
 #include "convert/stream.h"
 #include "convert/weights.h"
 #include "nfloat/bridge.h"
+#include "nfloat/model_config.h"
 
 namespace nfloat {
 namespace {
@@ -315,6 +317,9 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
   std::optional<DType> dtype;
   if (options.type) dtype = dtype_of(*options.type);
   expect_own_weights(input);
+  // A folder's model need not run here; a GGUF file's configuration is made here.
+  if (input.is_gguf())
+    check_tensors(stored_tensors(input), parse_model_config(input.text_file("config.json"), input.path()));
   Json config = parse_config(input);
   std::optional<Checkpoint> original;
   if (!options.original.empty()) original.emplace(options.original);

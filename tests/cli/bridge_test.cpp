@@ -2,6 +2,7 @@
 // `nfloat convert`: folders to GGUF files and back.
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <cstring>
 #include <filesystem>
 
@@ -123,6 +124,35 @@ TEST_F(Cli, CheckAsksWhatTheLoaderAsks) {
   const std::string count("llama.block_count\4\0\0\0", 17 + 4);
   replace(file, count + '\6', count + '\5');
   expect_error(file, "does not have: model.layers.5.");
+}
+
+TEST_F(Cli, AFolderIsNotWrittenOfAFileThatDoesNotLoad) {
+  const std::string good = path("good.gguf"), file = path("bad.gguf"), out = path("out");
+  ASSERT_TRUE(nfloat({"convert", model(), good}).ok());
+  const auto number = [](uint32_t value) {
+    return std::string(reinterpret_cast<const char*>(&value), sizeof value);
+  };
+  struct Case {
+    std::string key;
+    uint32_t value;  // as the file has it
+    std::string complaint;
+  };
+  for (const Case& one :
+       {Case{"llama.block_count", 7, "model.layers.6."}, Case{"llama.block_count", 0xffffffff, "4294967295"},
+        Case{"llama.embedding_length", 128, "disagree"},
+        Case{"llama.attention.layer_norm_rms_epsilon", 0xbf800000, "is -1"},
+        Case{"llama.rope.freq_base", 0, "is 0"}, Case{"llama.rope.freq_base", 0x7fc00000, "is nan"}}) {
+    std::string bytes = read_file(good);
+    const size_t at = bytes.find(one.key);
+    ASSERT_NE(at, std::string::npos) << one.key;
+    bytes.replace(at + one.key.size() + 4, 4, number(one.value));
+    write_file(file, bytes);
+    const Result result = nfloat({"convert", file, out});
+    EXPECT_EQ(result.exit_code, 1) << one.key << result;
+    EXPECT_NE(result.err.find(one.complaint), std::string::npos) << one.key << result;
+    EXPECT_FALSE(std::filesystem::exists(out)) << one.key;
+  }
+  EXPECT_TRUE(nfloat({"convert", good, out}).ok());
 }
 
 TEST_F(Cli, CheckFindsWhatIsNotFinite) {
