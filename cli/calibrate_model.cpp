@@ -34,6 +34,11 @@ std::string state_path(const std::string& output) {
   return path.string() + ".calibration";
 }
 
+// What was calibrated on beside the text.
+std::string general_beside(int64_t tokens) {
+  return tokens > 0 ? fmt::format(" and {} of the general text that comes with nfloat", tokens) : "";
+}
+
 // What the same layout costs without calibration.
 std::string uncalibrated(const CalibrationRecord& record) {
   return record.block_sizes.empty() ? "--preset best" : "signed scales in the same blocks";
@@ -55,10 +60,10 @@ std::string CalibratedModel::sentence() const {
                               count_of(report.steps, "step"), count_of(report.changed_codes, "code"))
                 : "; distillation made nothing better on them, so that level 2 was kept";
   return fmt::format(
-      "Calibrated at level {} on {} tokens of {}. On {} tokens held back: mean KL {:.6f} nats from the "
+      "Calibrated at level {} on {} tokens of {}{}. On {} tokens held back: mean KL {:.6f} nats from the "
       "original, {:.0f} % of the {:.6f} of {}{}{}{}",
-      record.level, report.tokens, printable(record.text), report.held_tokens, report.kl,
-      share_of_best(report), report.plain_kl, uncalibrated(record), third,
+      record.level, report.tokens, printable(record.text), general_beside(report.beside_tokens),
+      report.held_tokens, report.kl, share_of_best(report), report.plain_kl, uncalibrated(record), third,
       report.kept_plain > 0 ? fmt::format("; {} kept its coding", count_of(report.kept_plain, "tensor")) : "",
       record.block_sizes.empty() ? ""
                                  : fmt::format("; {}, chosen by what each costs alone, predicted {:.6f}",
@@ -80,7 +85,7 @@ std::string CalibratedModel::card() const {
       "4-bit weights in the bitsandbytes layout, chosen by nfloat {} with a calibration at level {}{}.\n\n"
       "| | |\n|---|---|\n"
       "| text | {}, FNV-1a {} |\n"
-      "| tokens | {} calibrated on, {} held back |\n"
+      "| tokens | {}{} calibrated on, {} held back |\n"
       "| mean KL divergence from the original, held-back tokens | {:.6f} nats |\n"
       "| the same without calibration ({}) | {:.6f} nats |\n{}{}\n"
       "The squared error of the weights is larger than without calibration, by design: what is small is the "
@@ -88,8 +93,8 @@ std::string CalibratedModel::card() const {
       "other "
       "errors here.\n",
       version(), record.level, fast ? " (fast)" : "", record.text, record.text_hash, report.tokens,
-      report.held_tokens, report.kl, record.block_sizes.empty() ? "`--preset best`" : uncalibrated(record),
-      report.plain_kl, third,
+      general_beside(report.beside_tokens), report.held_tokens, report.kl,
+      record.block_sizes.empty() ? "`--preset best`" : uncalibrated(record), report.plain_kl, third,
       record.block_sizes.empty()
           ? ""
           : fmt::format("| chosen by what each weight costs | {}; predicted {:.6f} nats |\n",
@@ -101,7 +106,8 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
   if (settings.quantize.allow_nonfinite)
     throw Error(ErrorCode::kInvalidArgument,
                 "--allow-nonfinite: weights that are calibrated have to be finite");
-  const CalibrationSubject on = calibration_subject(request.folder, request.text, request.tokens);
+  const CalibrationSubject on =
+      calibration_subject(request.folder, request.text, request.tokens, request.text_alone);
   const std::string& name = on.text;
   CalibratedModel result;
   CalibrationRecord& record = result.record;
@@ -131,14 +137,17 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
   }
   file.emplace(
       path,
-      fmt::format("source {} text {} tokens {} level {}{} {} blocks of {}{}",
-                  checkpoint_fingerprint(*on.checkpoint), record.text_hash, request.tokens, request.level,
-                  request.fast ? " fast" : "", settings.format, settings.quantize.block_size, skip),
+      fmt::format(
+          "source {} text {} tokens {}{} level {}{} {} blocks of {}{}",
+          checkpoint_fingerprint(*on.checkpoint), record.text_hash, request.tokens,
+          on.beside.empty() ? "" : fmt::format(" beside {} of {}", on.beside_tokens(), on.general_hash),
+          request.level, request.fast ? " fast" : "", settings.format, settings.quantize.block_size, skip),
       settings);
   CalibrationOptions own;
   own.level = request.level;
   own.fast = request.fast;
   own.threads = request.threads;
+  own.beside = on.beside;
   own.earlier = file->layers();
   bool kept = !own.earlier.empty();
   own.finished = [&](const CalibratedLayer& layer) {
@@ -148,9 +157,12 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
   ProgressBar bar("calibrate", "layers");
   const auto first = std::ssize(own.earlier);
   if (first > 0) note("going on behind {} that {} holds\n", count_of(first, "layer"), path);
+  std::string beside = general_beside(on.beside_tokens());
+  if (!beside.empty()) beside = fmt::format("{} (--text-alone: without)", beside);
+  if (!on.left_out.empty()) note("without the general text beside the ids: {}\n", on.left_out);
   own.estimated = [&](const CalibrationEstimate& estimate) {
-    note("calibrating at level {} on {}: about {} and {} of memory; {} keeps what is finished\n",
-         request.level, name, in_words(estimate.seconds), format_bytes(estimate.memory_bytes), path);
+    note("calibrating at level {} on {}{}: about {} and {} of memory; {} keeps what is finished\n",
+         request.level, name, beside, in_words(estimate.seconds), format_bytes(estimate.memory_bytes), path);
   };
   own.cancelled = interrupted;
   own.progress = [&](int64_t layer, int64_t layers) {

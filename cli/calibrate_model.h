@@ -18,6 +18,7 @@ struct CalibrateRequest {
   std::string text;                   // file; empty: the general text
   int64_t tokens = 65536;
   int level = 1;
+  bool text_alone = false;  // no general text beside it
   bool fast = false, fresh = false;
   int threads = 0;
 };

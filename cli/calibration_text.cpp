@@ -20,6 +20,8 @@ namespace {
 constexpr size_t kMaxTextBytes = size_t{4} << 30;
 constexpr int64_t kWindow = 2048;    // tokens, or the model's context
 constexpr size_t kBytesAToken = 16;  // at most, in a text of many
+// One token of the general text beside so many of one's own.
+constexpr int64_t kOwnToGeneral = 8;
 
 std::vector<int32_t> ids_of(const Json& list, const std::string& where, int64_t vocabulary) {
   if (!list.is_array())
@@ -140,9 +142,20 @@ std::vector<std::vector<int32_t>> windows_of(const std::string& text, const std:
   return windows;
 }
 
+int64_t count_tokens(const std::vector<std::vector<int32_t>>& windows) noexcept {
+  int64_t count = 0;
+  for (const auto& window : windows) count += std::ssize(window);
+  return count;
+}
+
 }  // namespace
 
-CalibrationSubject calibration_subject(const std::string& folder, const std::string& path, int64_t tokens) {
+int64_t CalibrationSubject::beside_tokens() const noexcept {
+  return count_tokens(beside);
+}
+
+CalibrationSubject calibration_subject(const std::string& folder, const std::string& path, int64_t tokens,
+                                       bool alone) {
   CalibrationSubject subject;
   subject.checkpoint = std::make_shared<const Checkpoint>(folder);
   const std::string config = subject.checkpoint->text_file("config.json");
@@ -150,11 +163,20 @@ CalibrationSubject calibration_subject(const std::string& folder, const std::str
     throw Error(ErrorCode::kNotFound,
                 fmt::format("{}: no config.json: what is calibrated is a model that runs", folder));
   subject.config = parse_model_config(config, folder + "/config.json");
-  const std::string text =
-      path.empty() ? std::string(general_calibration_text()) : read_text(path, kMaxTextBytes);
+  const std::string general(general_calibration_text());
+  const std::string text = path.empty() ? general : read_text(path, kMaxTextBytes);
   subject.text = path.empty() ? "the general text that comes with nfloat" : path;
   subject.text_hash = fmt::format("{:016x}", text_hash(text));
   subject.windows = windows_of(text, path, folder, subject.config, tokens);
+  if (alone || path.empty()) return subject;
+  try {
+    const int64_t beside = count_tokens(subject.windows) / kOwnToGeneral;
+    subject.beside = windows_of(general, "", folder, subject.config, beside);
+    subject.general_hash = fmt::format("{:016x}", text_hash(general));
+  } catch (const Error& error) {
+    if (!path.ends_with(".json")) throw;  // ids need no tokenizer
+    subject.left_out = error.what();
+  }
   return subject;
 }
 

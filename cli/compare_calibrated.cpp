@@ -30,7 +30,9 @@ Calibration CalibratedFormat::run(const std::string& folder, const std::string& 
   settings.quantize.block_size = block_size();
   settings.quantize.double_quantization = true;
   settings.quantize.scale = ScaleMethod::kSigned;
-  return calibrate(on.checkpoint, on.config, on.windows, settings, options);
+  CalibrationOptions own = options;
+  own.beside = on.beside;
+  return calibrate(on.checkpoint, on.config, on.windows, settings, own);
 }
 
 Calibration CalibratedFormat::quantize(const std::string& folder, const std::string& text,

@@ -48,6 +48,9 @@ struct CalibrationOptions {
   // say; matrices whose rows are not whole blocks stay plain. Not at level 3.
   std::optional<GgufType> gguf = std::nullopt;
   int threads = 0;
+  // Calibrated on beside `windows`, in the same way, but none of it is held back: a little of other text
+  // keeps what the windows do not show from getting worse. Must outlive the call.
+  std::span<const std::vector<int32_t>> beside = {};
   // Asked many times a second, from any thread; true ends the work with kInterrupted. Must not throw.
   std::function<bool()> cancelled = nullptr;
   // Called once before the work; may throw to cancel.
@@ -65,7 +68,8 @@ struct CalibrationOptions {
 
 // How far the predictions on the held-back part of the text are from the original's: mean KL in nats.
 struct CalibrationReport {
-  int64_t tokens = 0;         // calibrated on
+  int64_t tokens = 0;         // of the windows, calibrated on
+  int64_t beside_tokens = 0;  // calibrated on beside them
   int64_t held_tokens = 0;    // held back
   double plain_kl = 0;        // of signed scales with the least squared error, of `gguf` of encode_gguf
   double kl = 0;              // of the result

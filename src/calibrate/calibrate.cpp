@@ -69,12 +69,7 @@ class Calibrator {
       fail(ErrorCode::kInvalidArgument,
            "the text gives {} windows: at least two are needed, one of them to judge the result",
            windows.size());
-    int64_t tokens = 0;
-    for (const auto& window : trained_) {
-      if (options_.level >= 3 && tokens >= kStartTokens) break;
-      started_.push_back(window);
-      tokens += std::ssize(window);
-    }
+    take_beside();
     if (options_.level < 3) return;
     double weights = 0;
     for (const auto& [name, wanted] : wanted_)
@@ -85,12 +80,30 @@ class Calibrator {
 
   Calibration run() {
     quantize_layers();
-    for (const auto& window : trained_) result_.report.tokens += std::ssize(window);
     if (options_.level >= 3) follow_gradients();
     return std::move(result_);
   }
 
  private:
+  // What the levels see beside the windows; of level 3 the start sees as large a share of it as of them.
+  void take_beside() {
+    CalibrationReport& report = result_.report;
+    int64_t started = 0, started_beside = 0;
+    for (const auto& window : trained_) {
+      report.tokens += std::ssize(window);
+      if (options_.level >= 3 && started >= kStartTokens) continue;
+      started_.push_back(window);
+      started += std::ssize(window);
+    }
+    for (const auto& window : options_.beside) report.beside_tokens += std::ssize(window);
+    for (const auto& window : options_.beside) {
+      trained_.emplace_back(window);
+      if (started_beside * report.tokens >= started * report.beside_tokens) continue;
+      started_.emplace_back(window);
+      started_beside += std::ssize(window);
+    }
+  }
+
   // A matrix that is quantized.
   struct Wanted {
     DType dtype = DType::kBF16;

@@ -40,6 +40,7 @@ Json calibration_document(const CalibrationRecord& record) {
                {"text_fnv1a", record.text_hash},
                {"level", record.level},
                {"tokens", report.tokens},
+               {"general_tokens", report.beside_tokens},
                {"held_back_tokens", report.held_tokens},
                {"tensors", report.tensors},
                {"kept_plain", report.kept_plain},

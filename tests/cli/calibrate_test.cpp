@@ -84,6 +84,48 @@ TEST_F(Calibrate, TakesTheGeneralTextWithoutOneOfItsOwn) {
   EXPECT_LT(calibration.at("mean_kl").get<double>(), calibration.at("mean_kl_of_best").get<double>());
 }
 
+TEST_F(Calibrate, SomeOfTheGeneralTextStandsBesideOnesOwn) {
+  const auto report = [&](const std::string& output, const std::vector<std::string>& more) {
+    std::vector<std::string> all = {"--json"};
+    all.insert(all.end(), more.begin(), more.end());
+    const Result result = quick(model(), output, stories(), all);
+    EXPECT_TRUE(result.ok()) << result;
+    EXPECT_EQ(result.err.find("general text") != std::string::npos, more.empty()) << result;
+    return Json::parse(result.out).at("calibration");
+  };
+  const Json both = report("both", {}), alone = report("alone", {"--text-alone"});
+  const auto all_own = both.at("tokens").get<int64_t>() + both.at("held_back_tokens").get<int64_t>();
+  EXPECT_EQ(both.at("general_tokens").get<int64_t>(), all_own / 8 + 1);  // one begins the window
+  EXPECT_EQ(alone.at("general_tokens").get<int64_t>(), 0);
+  // What is judged by is the same.
+  for (const char* member : {"tokens", "held_back_tokens", "mean_kl_of_best", "text_fnv1a"})
+    EXPECT_EQ(both.at(member), alone.at(member)) << member;
+  EXPECT_NE(both.at("mean_kl"), alone.at("mean_kl"));
+  EXPECT_NE(
+      read_file(path("both/README.md")).find("of the general text that comes with nfloat calibrated on"),
+      std::string::npos);
+  EXPECT_EQ(read_file(path("alone/README.md")).find("general text"), std::string::npos);
+  expect_refusal(nfloat({"quantize", model(), path("out"), "--level", "1", "--text-alone"}),
+                 {"--text-alone", "--calibrate"}, 2);
+}
+
+TEST_F(Calibrate, IdsNeedNoTokenizer) {
+  fs::copy(model(), path("bare"), fs::copy_options::recursive);
+  fs::remove(path("bare/tokenizer.json"));
+  fs::remove(path("bare/tokenizer.model"));
+  std::string ids = "{\"token_ids\": [";
+  for (int window = 0; window < 2; ++window) {
+    ids += window > 0 ? ", [1" : "[1";
+    for (int i = 0; i < 199; ++i) ids += ", " + std::to_string(5 + (i * 37 + window) % 900);
+    ids += "]";
+  }
+  write_file(path("ids.json"), ids + "]}");
+  const Result result = quick(path("bare"), "out", path("ids.json"), {"--json"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.err.find("without the general text beside the ids: "), std::string::npos) << result;
+  EXPECT_EQ(Json::parse(result.out).at("calibration").at("general_tokens").get<int64_t>(), 0);
+}
+
 TEST_F(Calibrate, LimitsChooseBlockSizes) {
   const std::vector<std::string> some = {"--only", "layers.5.", "--json"};
   const auto with = [&](const std::string& output, std::vector<std::string> more) {
@@ -188,6 +230,8 @@ TEST_F(Calibrate, GoesOnAfterItsEnd) {
   ASSERT_TRUE(holds_a_layer());
   const Result other = quick(model(), "out", stories(), {"--level", "2"});
   expect_refusal(other, {"out.calibration", "another calibration"});
+  expect_refusal(quick(model(), "out", stories(), {"--text-alone"}),
+                 {"out.calibration", "another calibration"});
   const Result rest = nfloat(arguments);
   ASSERT_TRUE(rest.ok()) << rest;
   EXPECT_NE(rest.err.find("going on behind "), std::string::npos) << rest;

@@ -69,6 +69,31 @@ void expect_equal(const Calibration& a, const Calibration& b) {
   EXPECT_EQ(a.report.loss, b.report.loss);
 }
 
+// `beside` is calibrated on and never judged by: of another generator, so that it counts.
+TEST_F(Resume, WhatStandsBesideIsNotHeldBack) {
+  std::mt19937 generator(2);
+  std::vector<std::vector<int32_t>> beside(4);
+  for (std::vector<int32_t>& ids : beside)
+    for (int i = 0; i < 20; ++i)
+      ids.push_back(static_cast<int32_t>(generator() % static_cast<uint32_t>(config_.vocabulary)));
+  const Calibration alone = run(of_level(1));
+  CalibrationOptions options = of_level(1);
+  options.beside = beside;
+  const Calibration both = run(options);
+  EXPECT_EQ(alone.report.beside_tokens, 0);
+  EXPECT_EQ(both.report.beside_tokens, 80);
+  EXPECT_EQ(both.report.tokens, alone.report.tokens);
+  EXPECT_EQ(both.report.held_tokens, alone.report.held_tokens);
+  EXPECT_EQ(both.report.plain_kl, alone.report.plain_kl);
+  // The sums over the inputs are those of all windows: as though these had been among the trained ones.
+  EXPECT_NE(both.report.plain_loss, alone.report.plain_loss);
+  windows_.insert(windows_.end(), beside.begin(), beside.end());  // the second one alone is held back of ten
+  const Calibration among = run(of_level(1));
+  ASSERT_EQ(among.report.held_tokens, both.report.held_tokens);
+  EXPECT_EQ(among.report.plain_loss, both.report.plain_loss);
+  EXPECT_EQ(among.report.kl, both.report.kl);
+}
+
 TEST_F(Resume, GivesTheSameResult) {
   for (const int level : {1, 2}) {
     SCOPED_TRACE(level);
