@@ -16,9 +16,11 @@
 #include "nfloat/conversation.h"
 #include "nfloat/error.h"
 #include "nfloat/files.h"
+#include "nfloat/lead.h"
 #include "notes.h"
 #include "progress.h"
 #include "sampling_options.h"
+#include "signals.h"
 #include "turn_reader.h"
 
 namespace nfloat::cli {
@@ -32,7 +34,7 @@ struct Options {
   std::string render;
   std::vector<std::string> set;
   Json variables = Json::object();  // of `set`
-  bool quiet = false, no_history = false;
+  bool no_history = false;
 };
 
 constexpr const char* kHelp =
@@ -79,7 +81,7 @@ class Chat {
           try {
             take(turn);
           } catch (const Error& error) {
-            if (error.code() == ErrorCode::kOutOfMemory || std::ferror(stdout) != 0) throw;
+            if (error.code() == ErrorCode::kOutOfMemory || std::ferror(stdout) != 0 || ranks_lost()) throw;
             say(error.what());
             ++failed_;
           }
@@ -93,7 +95,7 @@ class Chat {
     fmt::print(stderr, "{}{}{}\n", colours_ ? "\x1b[2m" : "", text, colours_ ? "\x1b[0m" : "");
   }
   void note(std::string_view text) const {
-    if (!options_.quiet) say(text);
+    if (!quiet()) say(text);
   }
 
   // A person has read what failed; a script sees the exit code.
@@ -237,7 +239,10 @@ void run(Options& options) {
   options.conversation.variables = options.variables.dump(-1, Json::Invalid::kReplace);
   if (!options.render.empty()) return print_prompt(options, folder);
   options.conversation.kv_cache = parse_kv_cache(options.model.kv_cache);
-  Conversation conversation(load_model(options.model), folder, options.conversation);
+  const Model model = load_model(options.model);
+  if (rank_place().rank > 0) ignore_requests_to_end();
+  if (!lead_ranks({{model}})) return;  // rank 0 has the terminal, and ends the others when it ends
+  Conversation conversation(model, folder, options.conversation);
   name_not_obeyed(conversation.not_obeyed());
   // Ctrl-C stops an answer where a person is there to see it; a request to end the program ends it.
   if (::isatty(STDIN_FILENO) == 1) catch_interrupts(/*only_ctrl_c=*/true);
@@ -286,8 +291,8 @@ void add_chat_command(const Command& app) {
                    "Show what gpt-oss says outside of its final channel too");
   command.add_flag("--no-history", options->no_history,
                    "Do not keep the lines typed (in ~/.local/state/nfloat/chat_history)");
-  command.add_flag("--quiet", options->quiet, "Answers only, no notes and speeds");
-  command.callback([options] { run(*options); });
+  command.add_flag("--quiet", quiet(), "Answers only, no notes and speeds");
+  command.callback_of_ranks([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

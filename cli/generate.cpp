@@ -32,7 +32,7 @@ struct Options {
   std::string file, draft;
   std::vector<std::string> stop;
   int64_t logprobs = -1, look_up = 0;
-  bool ignore_eos = false, echo = false, quiet = false, json = false;
+  bool ignore_eos = false, echo = false, json = false;
 };
 
 void show(const Options& options, const std::string& text) {
@@ -124,7 +124,7 @@ void run(const Options& options) {
     fmt::print("{}\n", generation_json(result, &tokenizer));
   else
     fmt::print("\n");
-  if (!options.quiet && !options.json) print_speed(result);
+  if (!quiet() && !options.json) print_speed(result);
   if (result.reason == FinishReason::kCancelled)
     throw Error(ErrorCode::kInterrupted, fmt::format("interrupted after {} tokens", result.tokens.size()));
 }
@@ -169,7 +169,7 @@ void add_generate_command(const Command& app) {
       "often right");
   command.add_flag("--ignore-eos", options->ignore_eos, "Continue after the model ends its text");
   command.add_flag("--echo", options->echo, "Print the prompt before the text");
-  command.add_flag("--quiet", options->quiet, "No line about speed at the end");
+  command.add_flag("--quiet", quiet(), "No line about speed at the end");
   command
       .add_option("--logprobs", options->logprobs,
                   "With --json: log-probability of each token and of the N most likely ones")

@@ -233,6 +233,14 @@ void end_ranks(int exit_code, std::string_view message) {
   ::_exit(exit_code);
 }
 
+bool ranks_lost() {
+  return joined() && !joined()->failure().empty();
+}
+
+void expect_ranks() {
+  if (ranks_lost()) throw Error(ErrorCode::kIo, joined()->failure());
+}
+
 void leave_ranks() noexcept {
   joined().reset();
 }

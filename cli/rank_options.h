@@ -51,6 +51,9 @@ void let_first_rank_speak() noexcept;
 // Of an error: ends all ranks after rank 0 has had the time to say the same. Returns where there is one
 // process.
 void end_ranks(int exit_code, std::string_view message);
+// Whether the ranks cannot go on together; expect_ranks() throws Error then, saying why.
+bool ranks_lost();
+void expect_ranks();
 // At the end without an error.
 void leave_ranks() noexcept;
 

@@ -13,6 +13,7 @@
 #include "convert_options.h"
 #include "model_options.h"
 #include "nfloat/error.h"
+#include "nfloat/lead.h"
 #include "nfloat/serve.h"
 #include "notes.h"
 #include "progress.h"
@@ -31,7 +32,6 @@ struct Options {
   int64_t step_milliseconds = 100, drain = 30;
   std::string kv_memory, api_key_file, chat_template, draft;
   std::vector<std::string> adapters;  // NAME=FOLDER
-  bool quiet = false;
 };
 
 // One key a line.
@@ -49,18 +49,35 @@ std::vector<std::string> read_keys(const std::string& path) {
   return keys;
 }
 
-void say(const Options& options, const std::string& text) {
-  if (!options.quiet) fmt::print(stderr, "{}\n", text);
+struct Loaded {
+  Model model;
+  std::optional<Model> draft;
+};
+
+Loaded load(const Options& options, const std::string& folder) {
+  Loaded loaded{load_model(options.model), std::nullopt};
+  if (!options.draft.empty())
+    loaded.draft = load_draft(options.model, options.draft, Tokenizer::load(folder));
+  return loaded;
+}
+
+// A rank above 0: rank 0 has the sockets, and ends this one when it ends.
+void follow(const Options& options, const std::string& folder) {
+  const Loaded loaded = load(options, folder);
+  LedModels led{{loaded.model}, {}};
+  if (loaded.draft) led.models.push_back(*loaded.draft);
+  for (const ServedAdapter& adapter : options.serve.adapters)
+    led.adapters.push_back(load_adapters(loaded.model, {adapter.choice}).adapters);
+  ignore_requests_to_end();
+  lead_ranks(led);
 }
 
 void open(const Options& options, Server& server, const std::string& folder) {
-  const Model model = load_model(options.model);
-  std::optional<Model> draft;
-  if (!options.draft.empty()) draft = load_draft(options.model, options.draft, Tokenizer::load(folder));
+  const auto [model, draft] = load(options, folder);
   for (const std::string& note : server.open(model, folder, draft)) warn(note);
   const ModelConfig& config = model.config();
   std::vector<int32_t> ends;
-  if (!options.quiet) named_sampler_options({}, folder, config, &ends);
+  if (!quiet()) named_sampler_options({}, folder, config, &ends);
   const int64_t context = options.serve.context > 0 ? options.serve.context : config.context;
   const KvCacheType type = options.serve.kv_cache != KvCacheType::kAuto   ? options.serve.kv_cache
                            : model.options().precision == Precision::kF32 ? KvCacheType::kF32
@@ -68,11 +85,9 @@ void open(const Options& options, Server& server, const std::string& folder) {
   const uint64_t kv = options.serve.kv_bytes > 0 ? options.serve.kv_bytes
                                                  : kv_cache_bytes(config, type, context) *
                                                        static_cast<uint64_t>(options.serve.streams);
-  say(options,
-      fmt::format("Memory: weights {}, keys and values at most {} for {} streams of up to {} tokens.",
-                  format_bytes(model.memory().resident_bytes()), format_bytes(kv), options.serve.streams,
-                  context));
-  say(options, fmt::format("Ready: API at {}/v1, page at {}/", server.address(), server.address()));
+  note("Memory: weights {}, keys and values at most {} for {} streams of up to {} tokens.\n",
+       format_bytes(model.memory().resident_bytes()), format_bytes(kv), options.serve.streams, context);
+  note("Ready: API at {}/v1, page at {}/\n", server.address(), server.address());
 }
 
 void run(Options& options) {
@@ -81,9 +96,6 @@ void run(Options& options) {
   options.serve.drain_seconds = static_cast<double>(options.drain);
   if (!options.kv_memory.empty()) options.serve.kv_bytes = parse_bytes(options.kv_memory, "--kv-memory");
   options.serve.kv_cache = parse_kv_cache(options.model.kv_cache);
-  if (!options.api_key_file.empty()) options.serve.api_keys = read_keys(options.api_key_file);
-  if (!options.chat_template.empty())
-    options.serve.chat_template = read_text(options.chat_template, kMostFileBytes);
   for (const std::string& adapter : options.adapters) {
     const size_t equal = adapter.find('=');
     if (equal == std::string::npos || equal == 0 || equal + 1 == adapter.size())
@@ -99,9 +111,13 @@ void run(Options& options) {
     const std::string given = options.model.model.substr(0, slash + 1);
     options.serve.model_name = given.substr(given.rfind('/') + 1);
   }
+  if (rank_place().rank > 0) return follow(options, folder);
+  if (!options.api_key_file.empty()) options.serve.api_keys = read_keys(options.api_key_file);
+  if (!options.chat_template.empty())
+    options.serve.chat_template = read_text(options.chat_template, kMostFileBytes);
   catch_interrupts();
   Server server(options.serve);
-  say(options, fmt::format("Listening at {}; loading {}.", server.address(), options.model.model));
+  note("Listening at {}; loading {}.\n", server.address(), options.model.model);
   std::exception_ptr failed;
   std::thread loader([&] {
     try {
@@ -111,10 +127,14 @@ void run(Options& options) {
       server.stop();
     }
   });
-  const bool whole = server.run(interrupted);
+  const bool whole = server.run([&server] {
+    if (ranks_lost()) server.stop();
+    return interrupted();
+  });
   loader.join();
   if (failed) std::rethrow_exception(failed);
-  say(options, whole ? "Ended: every answer was given." : "Ended: answers were broken off.");
+  expect_ranks();
+  note("{}\n", whole ? "Ended: every answer was given." : "Ended: answers were broken off.");
 }
 
 }  // namespace
@@ -184,8 +204,8 @@ void add_serve_command(const Command& app) {
   command.add_option("--drain", options->drain, "Seconds that running answers may take at the end")
       .between(int64_t{0}, int64_t{86400})
       .show_default();
-  command.add_flag("--quiet", options->quiet, "No notes");
-  command.callback([options] { run(*options); });
+  command.add_flag("--quiet", quiet(), "No notes");
+  command.callback_of_ranks([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

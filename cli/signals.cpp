@@ -80,6 +80,10 @@ void catch_interrupts(bool only_ctrl_c) {
   handle(SIGHUP, note_or_end);
 }
 
+void ignore_requests_to_end() noexcept {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::signal(signal, SIG_IGN);
+}
+
 bool interrupted() noexcept {
   return seen.load(std::memory_order_relaxed) != 0;
 }

@@ -13,6 +13,8 @@ void prepare_signals();
 // From now on Ctrl-C, a termination request and a hang-up set a flag instead of ending the program; a second
 // one ends it. With `only_ctrl_c` the first alone does, and any number of times.
 void catch_interrupts(bool only_ctrl_c = false);
+// For who is ended by another process: what catch_interrupts() catches is passed over.
+void ignore_requests_to_end() noexcept;
 bool interrupted() noexcept;
 void forget_interrupt() noexcept;
 // 128 and the number of the signal seen last, as a shell counts.

@@ -177,7 +177,8 @@ using LogitsVisitor = std::function<void(size_t entry, int64_t index, std::span<
 
 // Reads the tokens of several different sessions of one model together: each weight is read once for all
 // of them. Every session's logits() are then its last token's. With a visitor, the logits of every token are
-// visited, for scoring. `cancelled` is looked at before each layer; true ends the call with kInterrupted.
+// visited, for scoring. `cancelled` is looked at before each layer (where rank 0 leads, nfloat/lead.h: at the
+// beginning); true ends the call with kInterrupted.
 // Throws as Session::prefill does; the sessions are then at the positions where they were.
 NFLOAT_API void forward_batch(std::span<const BatchEntry> entries, const LogitsVisitor& visitor = nullptr,
                               const std::function<bool()>& cancelled = nullptr);

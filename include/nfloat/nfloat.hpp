@@ -38,6 +38,7 @@
 #include "nfloat/engine.h"        // many sequences continued together
 #include "nfloat/generate.h"      // the loop that makes text
 #include "nfloat/grammar.h"       // text that keeps to a schema or an expression
+#include "nfloat/lead.h"          // sessions that other ranks follow
 #include "nfloat/memory_plan.h"   // what fits, from config.json alone
 #include "nfloat/model.h"         // weights, sessions, batches
 #include "nfloat/model_config.h"

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <string_view>
@@ -41,12 +42,21 @@ class NFLOAT_API Ranks {
   // `all` = what every rank gave, in their order without gaps: sizes[r] bytes of rank r; `own` has
   // sizes[rank()] and lies outside of `all`.
   virtual void gather(const void* own, std::span<const size_t> sizes, void* all) = 0;
-  // `bytes` becomes what rank `from` has there.
-  virtual void broadcast(void* bytes, size_t count, int from = 0) = 0;
+  // `bytes` becomes what rank `from` has there. The others may wait for it without a deadline.
+  enum class Patience : uint8_t { kDeadline, kAnyTime };
+  virtual void broadcast(void* bytes, size_t count, int from = 0,
+                         Patience patience = Patience::kDeadline) = 0;
   void barrier();
   // Texts of any lengths.
   std::vector<std::string> gather_texts(const std::string& own);
   void broadcast_text(std::string& text, int from = 0);
+  // A text of rank 0, for which the others wait as long as it takes to come.
+  void instruct(std::string& text);
+
+  // Why the ranks cannot go on together; empty while they can. Of both the first reason stays; from any
+  // thread.
+  std::string failure() const;
+  void give_up(const std::string& why) noexcept;
 
   // Where the work is, for messages: "layer 17"; not copied.
   void at(const char* what, int64_t number) noexcept { what_ = what, number_ = number; }
@@ -57,7 +67,8 @@ class NFLOAT_API Ranks {
 
  protected:
   Ranks(int rank, int count) noexcept : rank_(rank), count_(count) {}
-  [[noreturn]] void fail_waiting(std::span<const int> missing, double seconds) const;
+  // Gives up.
+  [[noreturn]] void fail_waiting(std::span<const int> missing, double seconds);
 
   std::vector<std::string> hosts_;
 
@@ -65,6 +76,8 @@ class NFLOAT_API Ranks {
   const int rank_, count_;
   const char* what_ = nullptr;
   int64_t number_ = 0;
+  mutable std::mutex mutex_;  // of what follows
+  std::string failure_;
 };
 
 // Whether this build knows Open MPI; its library may be missing all the same.

@@ -59,9 +59,10 @@ class NFLOAT_API Server {
   std::string address() const;  // "http://127.0.0.1:8080"
 
   // Serves `model`, which came from `path` with tokenizer, template and generation_config.json, from now on.
-  // `draft`: EngineOptions::draft. From any thread, once. Throws what Tokenizer::load, ChatTemplate::load,
-  // load_adapters and Engine throw; kInvalidArgument: two adapters of one name. Returns what load_adapters
-  // notes of the adapters.
+  // `draft`: EngineOptions::draft. Of models over ranks this is rank 0, which leads the others
+  // (nfloat/lead.h): they call lead_ranks() with model, draft and the adapters in their order. From any
+  // thread, once. Throws what Tokenizer::load, ChatTemplate::load, load_adapters and Engine throw;
+  // kInvalidArgument: two adapters of one name. Returns what load_adapters notes of the adapters.
   std::vector<std::string> open(const Model& model, const std::string& path,
                                 const std::optional<Model>& draft = std::nullopt);
 

@@ -3,6 +3,7 @@
 
 #include "base/fail.h"
 #include "base/state_of.h"
+#include "model/lead.h"
 #include "model/pass.h"
 #include "model/session_state.h"
 
@@ -31,6 +32,11 @@ void check(std::span<const BatchEntry> entries) {
   }
 }
 
+WantedLogits wanted_of(const BatchEntry& entry, bool visited) noexcept {
+  if (entry.logits != WantedLogits::kAuto) return entry.logits;
+  return visited ? WantedLogits::kAll : WantedLogits::kLast;
+}
+
 // Cuts the tokens of a batch, from token `taken` of entry `entry` on, into the next chunk and moves the
 // sessions' positions on.
 Chunk next_chunk(std::span<const BatchEntry> entries, bool visited, size_t& entry, int64_t& taken) {
@@ -40,16 +46,13 @@ Chunk next_chunk(std::span<const BatchEntry> entries, bool visited, size_t& entr
     Session::State& session = state_of(*from.session);
     const int64_t left = static_cast<int64_t>(from.tokens.size()) - taken;
     const int64_t count = std::min(left, kMaxRows - chunk.rows);
-    const WantedLogits wanted = from.logits != WantedLogits::kAuto ? from.logits
-                                : visited                          ? WantedLogits::kAll
-                                                                   : WantedLogits::kLast;
     chunk.add({.cache = &session.cache,
                .rope = session.rope.get(),
                .local_rope = session.local_rope.get(),
                .position = session.position,
                .beside = session.options.adapters.get()},
               from.tokens.subspan(static_cast<size_t>(taken), static_cast<size_t>(count)),
-              {.entry = entry, .token = taken, .last = count == left, .logits = wanted});
+              {.entry = entry, .token = taken, .last = count == left, .logits = wanted_of(from, visited)});
     session.position += count;
     session.has_logits = false;
     taken = count == left ? 0 : taken + count;
@@ -100,17 +103,11 @@ class Unfinished {
   std::vector<Before> before_;
 };
 
-void forward(std::span<const BatchEntry> entries, Workspace& workspace, const RunOptions& options,
-             const LogitsVisitor& visitor) {
-  if (entries.empty()) return;
-  check(entries);
-  reserve(entries);
+// Pages and buffers are reserved.
+void run(std::span<const BatchEntry> entries, int64_t total, Workspace& workspace, const RunOptions& options,
+         const LogitsVisitor& visitor) {
   const Model::State& model = state_of(entries[0].session->model());
   const ModelConfig& config = model.config;
-  int64_t total = 0;
-  for (const BatchEntry& entry : entries) total += static_cast<int64_t>(entry.tokens.size());
-  workspace.reserve(model, std::min(total, kMaxRows));
-
   Unfinished unfinished(entries);
   LayerExecutor executor(model, workspace, options);
   const auto finish = [&](const Chunk& chunk, const BufferRows& x) {
@@ -144,6 +141,40 @@ void forward(std::span<const BatchEntry> entries, Workspace& workspace, const Ru
   }
   workspace.trim();
   unfinished.finished();
+}
+
+// The same on all ranks, which rank 0 leads. What fails on one alone ends their work together.
+void lead(std::span<const BatchEntry> entries, int64_t total, Workspace& workspace, const RunOptions& options,
+          const LogitsVisitor& visitor) {
+  const Model::State& model = state_of(entries[0].session->model());
+  std::vector<WantedLogits> wanted;
+  for (const BatchEntry& entry : entries) wanted.push_back(wanted_of(entry, static_cast<bool>(visitor)));
+  RankLeader::Pass pass(*model.leader, model.led_number, entries, wanted);
+  try {
+    run(entries, total, workspace, options, visitor);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNotFinite) pass.failed_here(error.what());
+    throw;
+  } catch (const std::exception& error) {
+    pass.failed_here(error.what());
+    throw;
+  }
+}
+
+void forward(std::span<const BatchEntry> entries, Workspace& workspace, RunOptions options,
+             const LogitsVisitor& visitor) {
+  check(entries);
+  reserve(entries);
+  const Model::State& model = state_of(entries[0].session->model());
+  int64_t total = 0;
+  for (const BatchEntry& entry : entries) total += static_cast<int64_t>(entry.tokens.size());
+  workspace.reserve(model, std::min(total, kMaxRows));
+  if (!model.leader) return run(entries, total, workspace, options, visitor);
+  // Other ranks would not end with it.
+  if (options.cancelled != nullptr && (*options.cancelled)())
+    fail(ErrorCode::kInterrupted, "cancelled by the caller");
+  options.cancelled = nullptr;
+  lead(entries, total, workspace, options, visitor);
 }
 
 }  // namespace

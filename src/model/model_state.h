@@ -28,6 +28,7 @@ struct LayerWeights {
 };
 
 class LayerReader;
+class RankLeader;
 
 struct Model::State {
   State() : State(default_device()) {}
@@ -50,6 +51,10 @@ struct Model::State {
 
   // Sees every product before RunOptions' observer: adapters (nfloat/adapter.h), or null.
   mutable std::shared_ptr<LinearObserver> beside;
+
+  // On rank 0 where that leads (nfloat/lead.h), and which of its models this is.
+  mutable std::shared_ptr<RankLeader> leader;
+  mutable size_t led_number = 0;
 
   bool streamed() const noexcept { return reader != nullptr; }
   // The weights of a layer, read from the file when they are streamed. The pointer of a resident layer is

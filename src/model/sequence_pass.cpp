@@ -6,6 +6,7 @@
 #include "base/fail.h"
 #include "base/parallel.h"
 #include "base/state_of.h"
+#include "model/lead.h"
 #include "model/session_state.h"
 
 namespace nfloat {
@@ -30,6 +31,7 @@ void check(const ModelConfig& config, std::span<const std::span<const int32_t>> 
 SequencePass::SequencePass(const Model& model, std::span<const std::span<const int32_t>> sequences,
                            KvCacheType type, std::shared_ptr<PagePool> pool)
     : model_(model) {
+  expect_not_led(model);
   const ModelConfig& config = model.config();
   check(config, sequences);
   if (!pool) pool = one_layer_pages(model, type);

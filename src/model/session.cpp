@@ -56,7 +56,8 @@ Session::Session(const Model& model, const SessionOptions& options) {
             .cache = KvCache(own.kv_cache, tables.pages(config, kernel_type(own.kv_cache))),
             .workspace = {},
             .logits = std::vector<float>(static_cast<size_t>(config.vocabulary)),
-            .has_logits = false});
+            .has_logits = false,
+            .led = {}});
 }
 
 Session::Session(std::unique_ptr<State> state) noexcept : state_(std::move(state)) {}
@@ -92,6 +93,7 @@ void Session::rewind(int64_t position) {
   state_->position = position;
   state_->has_logits = false;
   state_->cache.truncate(position);
+  state_->led.rewind(position);
 }
 
 Session Session::fork() const {
@@ -104,7 +106,8 @@ Session Session::fork() const {
                                              .cache = from.cache,
                                              .workspace = {},
                                              .logits = from.logits,
-                                             .has_logits = from.has_logits});
+                                             .has_logits = from.has_logits,
+                                             .led = from.led.fork()});
   state->cache.truncate(from.position);
   return Session(std::move(state));
 }

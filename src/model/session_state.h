@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/kv_cache.h"
+#include "model/lead.h"
 #include "model/rope.h"
 #include "model/workspace.h"
 #include "nfloat/model.h"
@@ -29,6 +30,7 @@ struct Session::State {
   Workspace workspace;
   std::vector<float> logits;  // vocabulary floats, made once
   bool has_logits = false;
+  LedSession led = {};
 };
 
 }  // namespace nfloat

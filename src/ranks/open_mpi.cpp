@@ -115,15 +115,18 @@ class MpiRanks final : public Ranks {
     if (size > 0) std::memcpy(static_cast<char*>(all) + before, own, size);
   }
 
-  void broadcast(void* bytes, size_t count, int from) override {
+  void broadcast(void* bytes, size_t count, int from, Patience patience) override {
+    const bool patient = patience == Patience::kAnyTime && rank() != from;
     for (size_t begin = 0; begin < count; begin += kMostBytes) {
       char* const at = static_cast<char*>(bytes) + begin;
       const auto size = static_cast<int>(std::min(kMostBytes, count - begin));
-      exchange([&] {
-        for (int other = 0; other < this->count(); ++other)
-          if (rank() == from && other != from) send(at, size, other);
-        if (rank() != from) receive(at, size, from);
-      });
+      exchange(
+          [&] {
+            for (int other = 0; other < this->count(); ++other)
+              if (rank() == from && other != from) send(at, size, other);
+            if (rank() != from) receive(at, size, from);
+          },
+          patient);
     }
   }
 
@@ -154,13 +157,14 @@ class MpiRanks final : public Ranks {
   // Sends and receives what `start` starts. After one that failed the ranks are of no use: who is how far is
   // not known.
   template <typename Start>
-  void exchange(const Start& start) {
+  void exchange(const Start& start, bool patient = false) {
     if (broken_) fail(ErrorCode::kIo, "an exchange between the ranks failed before");
     try {
       start();
-      wait();
-    } catch (...) {
+      wait(patient);
+    } catch (const std::exception& error) {
       broken_ = true;
+      give_up(error.what());
       forget_receives();
       throw;
     }
@@ -190,7 +194,7 @@ class MpiRanks final : public Ranks {
   }
 
   // Until all messages are through: spins, then sleeps longer and longer.
-  void wait() {
+  void wait(bool patient) {
     using Clock = std::chrono::steady_clock;
     using std::chrono::milliseconds, std::chrono::microseconds;
     constexpr milliseconds kSpin{2}, kLong{1000};
@@ -206,7 +210,7 @@ class MpiRanks final : public Ranks {
       if (now - looked > kLong) start += now - looked;  // this process stood still, and not the others
       looked = now;
       const auto waited = now - start;
-      if (waited > std::chrono::duration<double>(timeout_)) break;
+      if (!patient && waited > std::chrono::duration<double>(timeout_)) break;
       if (waited < kSpin)
         ::sched_yield();
       else

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
@@ -77,11 +78,37 @@ void Ranks::broadcast_text(std::string& text, int from) {
   broadcast(text.data(), length, from);
 }
 
-void Ranks::fail_waiting(std::span<const int> missing, double seconds) const {
+void Ranks::instruct(std::string& text) {
+  // Most are whole in the first part, for which one exchange is enough.
+  constexpr size_t kFirst = 1024;
+  std::array<char, kFirst> first{};
+  uint64_t length = text.size();
+  const auto inside = [&] { return std::min<uint64_t>(length, kFirst - sizeof length); };
+  std::memcpy(first.data(), &length, sizeof length);
+  std::memcpy(first.data() + sizeof length, text.data(), inside());
+  broadcast(first.data(), first.size(), 0, Patience::kAnyTime);
+  std::memcpy(&length, first.data(), sizeof length);
+  text.resize(length);
+  std::memcpy(text.data(), first.data() + sizeof length, inside());
+  if (length > inside()) broadcast(text.data() + inside(), length - inside());
+}
+
+std::string Ranks::failure() const {
+  const std::lock_guard lock(mutex_);
+  return failure_;
+}
+
+void Ranks::give_up(const std::string& why) noexcept {
+  const std::lock_guard lock(mutex_);
+  if (failure_.empty()) failure_ = why.empty() ? std::string("an error without a text") : why;
+}
+
+void Ranks::fail_waiting(std::span<const int> missing, double seconds) {
   std::vector<std::string> names;
   for (const int rank : missing) names.push_back(name(rank));
-  fail(ErrorCode::kIo, "{} {} not answered for {:g} s {}", fmt::join(names, " and "),
-       names.size() == 1 ? "has" : "have", seconds, place());
+  give_up(fmt::format("{} {} not answered for {:g} s {}", fmt::join(names, " and "),
+                      names.size() == 1 ? "has" : "have", seconds, place()));
+  fail(ErrorCode::kIo, "{}", failure());
 }
 
 std::vector<int64_t> share_rows(int64_t rows, int64_t unit, std::span<const double> weights) {

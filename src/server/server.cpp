@@ -7,6 +7,7 @@
 #include "base/ascii.h"
 #include "base/fail.h"
 #include "nfloat/conversation.h"
+#include "nfloat/lead.h"
 #include "server/parts.h"
 #include "server/server_state.h"
 
@@ -63,13 +64,17 @@ ServedModel::ServedModel(const Model& weights, const std::string& path, const st
               .draft = draft,
               .clock = nullptr,
               .events = std::move(events)}) {
+  LedModels led{{model}, {}};
+  if (draft) led.models.push_back(*draft);
   for (const ServedAdapter& adapter : options.adapters) {
     if (adapter.name.empty() || adapter.name == name || adapters.contains(adapter.name))
       fail(ErrorCode::kInvalidArgument, "'{}' names several models", adapter.name);
     LoadedAdapters loaded = load_adapters(model, {adapter.choice});
+    led.adapters.push_back(loaded.adapters);
     adapters.emplace(adapter.name, std::move(loaded.adapters));
     notes.insert(notes.end(), loaded.notes.begin(), loaded.notes.end());
   }
+  lead_ranks(led);
   bounds.choices = options.streams;
   bounds.vocabulary = model.config().vocabulary;
   bounds.defaults = sampler_options(SamplingSettings(), path, model.config(), &ends);

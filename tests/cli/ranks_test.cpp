@@ -71,6 +71,22 @@ TEST_F(RanksCli, GenerateTheSameDocumentFromStandardInput) {
   EXPECT_EQ(without_times(two.out), without_times(one.out));
 }
 
+// Rank 0 alone reads the lines; --quiet leaves the answers.
+TEST_F(RanksCli, ChatGivesTheAnswersOfOneProcess) {
+  write_file(path("turns"),
+             "Once upon a time\n/again\nThe dog\n/undo\n/load " + path("nowhere") + "\nAnd then\n");
+  Limits limits;
+  limits.standard_input = path("turns");
+  const std::vector<std::string> command = {"chat",    model(),       "-n",   "12",        "--seed", "3",
+                                            "--quiet", "--precision", "int8", "--threads", "1"};
+  const Result one = nfloat(command, limits), three = nfloat_by_ranks(3, command, limits);
+  EXPECT_EQ(one.exit_code, 1) << one;
+  EXPECT_EQ(three.out, one.out) << three;
+  EXPECT_GE(std::count(three.out.begin(), three.out.end(), '\n'), 4) << three;
+  EXPECT_EQ(three.exit_code, 1) << three;
+  EXPECT_EQ(three.err.substr(0, one.err.size()), one.err) << three;
+}
+
 TEST_F(RanksCli, PerplexityIsTheSame) {
   write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 3000));
   const std::vector<std::string> command = {"perplexity", model(), "--text",    path("text"),

@@ -43,7 +43,7 @@ const std::map<std::string, Room> kRooms = {
     {"convert", {5, {"convert.h", "memory_plan.h"}}},
     {"formats", {4, {"formats.h"}}},
     {"analyze", {4, {"analyze.h"}}},
-    {"model", {5, {"model.h", "sampler.h", "synthetic.h"}}},
+    {"model", {5, {"lead.h", "model.h", "sampler.h", "synthetic.h"}}},
     {"generate", {6, {"conversation.h", "engine.h", "generate.h"}}},
     {"evaluate", {6, {"compare.h", "evaluate.h", "tasks.h"}}},
     {"bridge", {6, {"adapter_gguf.h", "bridge.h"}}},

@@ -41,8 +41,8 @@ class ThreadRanks final : public Ranks {
     meet();  // until all have read
   }
 
-  void broadcast(void* bytes, size_t count, int from) override {
-    give(bytes);
+  void broadcast(void* bytes, size_t count, int from, Patience patience) override {
+    give(bytes, patience);
     if (rank() != from && count > 0) std::memcpy(bytes, meeting_->given[static_cast<size_t>(from)], count);
     meet();
   }
@@ -51,15 +51,15 @@ class ThreadRanks final : public Ranks {
 
  private:
   // Shows the others where this rank's bytes are; returns when it sees theirs.
-  void give(const void* given) {
+  void give(const void* given, Patience patience = Patience::kDeadline) {
     {
       const std::lock_guard lock(meeting_->mutex);
       meeting_->given[static_cast<size_t>(rank())] = given;
     }
-    meet();
+    meet(patience);
   }
 
-  void meet() {
+  void meet(Patience patience = Patience::kDeadline) {
     std::unique_lock lock(meeting_->mutex);
     meeting_->here[static_cast<size_t>(rank())] = 1;
     const uint64_t number = meeting_->meetings;
@@ -70,9 +70,9 @@ class ThreadRanks final : public Ranks {
       meeting_->changed.notify_all();
       return;
     }
-    const bool met = meeting_->changed.wait_for(lock, std::chrono::duration<double>(timeout_),
-                                                [&] { return meeting_->meetings != number; });
-    if (met) return;
+    const auto over = [&] { return meeting_->meetings != number; };
+    if (patience == Patience::kAnyTime && rank() != 0) return meeting_->changed.wait(lock, over);
+    if (meeting_->changed.wait_for(lock, std::chrono::duration<double>(timeout_), over)) return;
     std::vector<int> missing;
     for (size_t i = 0; i < meeting_->here.size(); ++i)
       if (meeting_->here[i] == 0) missing.push_back(static_cast<int>(i));
