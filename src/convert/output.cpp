@@ -84,10 +84,12 @@ fs::path normal_path(const std::string& path) {
 }  // namespace
 
 std::string beginning_of(const fs::path& path, size_t most_bytes) {
+  // A pipe would be waited for.
   std::error_code ignored;
-  const uintmax_t size = fs::file_size(path, ignored);
+  const uintmax_t size = fs::is_regular_file(path, ignored) ? fs::file_size(path, ignored) : 0;
+  if (ignored || size == 0) return {};
   std::ifstream file(path, std::ios::binary);
-  std::string text(ignored ? most_bytes : std::min<uintmax_t>(size, most_bytes), '\0');
+  std::string text(std::min<uintmax_t>(size, most_bytes), '\0');
   file.read(text.data(), static_cast<std::streamsize>(text.size()));
   text.resize(static_cast<size_t>(file.gcount()));
   return text;

@@ -51,7 +51,7 @@ enum class OutputKind {
 // `name` is what the caller calls it.
 void expect_replaceable(const std::string& path, OutputKind kind, const std::string& name);
 
-// The first bytes of a file; empty where it cannot be read.
+// The first bytes of a regular file; empty where it is none or cannot be read.
 std::string beginning_of(const std::filesystem::path& path, size_t most_bytes);
 
 // What an output's name means: its path behind links, without a trailing slash. Throws kInvalidArgument for

@@ -27,6 +27,9 @@ constexpr const char* kFilesName = "model";
 constexpr std::string_view kFirstLine = "nfloat conversion 1: ";
 // In place of a key: every file was there, and the folder was about to become the output, or did.
 constexpr std::string_view kWhole = "whole\n";
+constexpr std::string_view kTemporary = ".nfloat-";
+// What network file systems keep in place of a file that is removed while it is open.
+constexpr std::string_view kNetworkRest = ".nfs";
 constexpr size_t kMostKey = size_t{1} << 24;
 
 std::string key_text(const ConversionKey& key) {
@@ -72,20 +75,43 @@ std::string difference(const std::string& there, const ConversionKey& here, cons
   return "it has options that this one has not";
 }
 
+[[noreturn]] void refuse(const fs::directory_entry& entry, const std::string& folder) {
+  fail(ErrorCode::kAlreadyExists, "{}: is {}, and {} holds unfinished shards alone: move it away",
+       entry.path().string(),
+       entry.is_symlink()                                ? "a link"
+       : entry.is_directory() || entry.is_regular_file() ? "not of this conversion"
+                                                         : "neither a file nor a folder",
+       folder);
+}
+
+// ".NAME.nfloat-PID-RANDOM.tmp"
+bool is_temporary(std::string_view name) {
+  return name.starts_with('.') && name.find(kTemporary) != std::string_view::npos && name.ends_with(".tmp");
+}
+
+// "model.safetensors", "model-00001-of-00004.safetensors"
+bool is_shard(std::string_view name) {
+  return name.starts_with("model") && name.ends_with(".safetensors");
+}
+
 }  // namespace
 
 PartialFolder::PartialFolder(const Checkpoint& input, const std::string& target, const ConversionKey& key,
-                             const ConvertControl& control)
+                             const ConvertControl& control, std::set<std::string> names)
     : path_(path_of(target)),
       files_((fs::path(path_) / kFilesName).string()),
       key_file_((fs::path(path_) / kKeyName).string()),
+      names_(std::move(names)),
       shared_(control.parts > 0) {
   if (control.fresh && shared_)
     fail(ErrorCode::kInvalidArgument, "{}: is not begun afresh by one part of several: remove it before them",
          path_);
   open(target, shared_);
-  const std::string there = read_key(key_file_);
-  if (control.fresh || there == std::string(kFirstLine) + std::string(kWhole)) {
+  expect_ours();
+  // What is there then was the output that the new one took the place of.
+  const bool whole = read_key(key_file_) == std::string(kFirstLine) + std::string(kWhole);
+  if (control.fresh && !whole) expect_own_files(true);
+  if (control.fresh || whole) {
     // The key last, by which the folder is known as ours.
     std::error_code error;
     fs::remove_all(files_, error);
@@ -93,6 +119,7 @@ PartialFolder::PartialFolder(const Checkpoint& input, const std::string& target,
     if (error) fail(ErrorCode::kIo, "{}: cannot remove: {}", path_, error.message());
   }
   expect_key(key);
+  expect_own_files(false);
   // Parts may have begun before another machine had its copy.
   if (!shared_ && !control.finish && has_shards()) expect_unchanged(input);
   std::error_code error;
@@ -117,6 +144,51 @@ void PartialFolder::open(const std::string& target, bool shared) {
   };
   lock_ = hold(path_, shared ? Hold::kShared : Hold::kAlone, open_folder,
                "another run to the same output is at work there: wait for its end, or name another output");
+}
+
+// Whatever writes and removes here goes by names: behind a link they would be those of another place.
+void PartialFolder::expect_ours() const {
+  for (const fs::directory_entry& entry : fs::directory_iterator(path_)) {
+    const std::string name = entry.path().filename().string();
+    const fs::file_type type = entry.symlink_status().type();
+    if (type == fs::file_type::not_found || name.starts_with(kNetworkRest)) continue;
+    if (name == kFilesName ? type == fs::file_type::directory
+                           : type == fs::file_type::regular && (name == kKeyName || is_temporary(name)))
+      continue;
+    refuse(entry, path_);
+  }
+}
+
+void PartialFolder::expect_own_files(bool other_shards) const {
+  std::error_code error;
+  fs::recursive_directory_iterator at(files_, error);
+  if (error) return;  // there are none
+  for (; at != fs::recursive_directory_iterator(); at.increment(error)) {
+    const std::string name = at->path().lexically_relative(files_).string();
+    const std::string last = at->path().filename().string();
+    const fs::file_type type = at->symlink_status(error).type();
+    if (type == fs::file_type::not_found || last.starts_with(kNetworkRest)) continue;
+    if (type == fs::file_type::directory) {
+      const auto inside = names_.lower_bound(name + "/");
+      if (inside != names_.end() && inside->starts_with(name + "/")) continue;
+    } else if (type == fs::file_type::regular) {
+      if (names_.contains(name) || is_temporary(last) || (other_shards && at.depth() == 0 && is_shard(name)))
+        continue;
+    }
+    refuse(*at, path_);
+  }
+  if (error) fail(ErrorCode::kIo, "{}: cannot list: {}", files_, error.message());
+}
+
+void PartialFolder::clear_others() const {
+  std::set<std::string> begun;
+  for (const fs::directory_entry& entry : fs::directory_iterator(files_)) {
+    const std::string name = entry.path().filename().string();
+    if (is_temporary(name)) begun.insert(name.substr(1, name.find(kTemporary) - 1));
+  }
+  for (const std::string& name : begun) remove_stale_temporaries((fs::path(files_) / name).string());
+  for (const std::string& name : names_)
+    if (!is_shard(name)) fs::remove(fs::path(files_) / name);
 }
 
 bool PartialFolder::has_shards() const {
@@ -174,7 +246,9 @@ PartialFolder::~PartialFolder() {
 void PartialFolder::clear() noexcept {
   std::error_code ignored;
   fs::remove_all(files_, ignored);
-  fs::remove_all(path_, ignored);
+  fs::remove(key_file_, ignored);
+  remove_stale_temporaries(key_file_);
+  fs::remove(path_, ignored);  // only where nothing is left
 }
 
 void PartialFolder::commit(Existing existing,

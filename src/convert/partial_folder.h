@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,13 +24,15 @@ using ConversionKey = std::vector<std::pair<std::string, std::string>>;
 // OUT.partial: where the files of a folder OUT are gathered until all of them are there. Finished shards
 // outlive a run that dies, and the next one with the same key goes on with them. It holds the key
 // ("conversion") and the files ("model/"). Held by one run at a time, or by any number that make a part each.
+// Anything else in it, and a link or a pipe in place of any of it, is refused and stays.
 class PartialFolder {
  public:
   // Makes it, or takes what an earlier run left. Throws kAlreadyExists: another run holds it; it belongs to
-  // another conversion (the first difference is named); the input was changed since. `control`: parts, finish
-  // and fresh.
+  // another conversion (the first difference is named); the input was changed since; something in it is not
+  // of a conversion to `names`, the files of the output, those of sub-folders as "FOLDER/NAME". `control`:
+  // parts, finish and fresh.
   PartialFolder(const Checkpoint& input, const std::string& target, const ConversionKey& key,
-                const ConvertControl& control);
+                const ConvertControl& control, std::set<std::string> names);
   PartialFolder(const PartialFolder&) = delete;
   PartialFolder& operator=(const PartialFolder&) = delete;
   // Removes what is no use to a later run: all, unless keep() was called or others may be at work.
@@ -38,6 +41,8 @@ class PartialFolder {
   static std::string path_of(const std::string& target) { return target + ".partial"; }
   // Where the output's files are written.
   const std::string& files() const noexcept { return files_; }
+  // Removes what a run that died left beside the shards.
+  void clear_others() const;
   // A shard is whole: a run that dies from here on leaves the folder.
   void keep() noexcept;
   // Removed at the end, whatever is in it: what an error makes useless.
@@ -48,11 +53,14 @@ class PartialFolder {
  private:
   void open(const std::string& target, bool shared);
   bool has_shards() const;
+  void expect_ours() const;
+  void expect_own_files(bool other_shards) const;
   void expect_key(const ConversionKey& key);
   void expect_unchanged(const Checkpoint& input) const;
   void clear() noexcept;
 
   std::string path_, files_, key_file_;
+  std::set<std::string> names_;
   bool shared_ = false, kept_ = false;
   std::shared_ptr<const int> lock_;
   Unfinished unfinished_;  // until keep()

@@ -95,7 +95,8 @@ void add_to_card(const fs::path& path, const std::string& card) {
 // that this run would write, as far as its header tells.
 uint64_t finished_bytes(const fs::path& path, const Shard& shard, const std::vector<OutputUnit>& units) {
   std::error_code error;
-  const uint64_t size = fs::is_regular_file(path, error) ? fs::file_size(path, error) : 0;
+  if (!fs::is_regular_file(fs::symlink_status(path, error))) return 0;
+  const uint64_t size = fs::file_size(path, error);
   std::ifstream file(path, std::ios::binary);
   std::string head(8, '\0');
   if (error || !file.read(head.data(), 8)) return 0;
@@ -200,9 +201,16 @@ class CheckpointWriting {
     target_ = check_output(input_, output_, kind_, control_.overwrite, needed);
     remove_stale_temporaries(target_.string());
     if (resumable)
-      partial_ = std::make_unique<PartialFolder>(input_, target_.string(), key, control_);
+      partial_ = std::make_unique<PartialFolder>(input_, target_.string(), key, control_, output_files());
     else if (in_folder())
       folder_ = std::make_unique<AtomicFolder>(target_.string());
+  }
+
+  std::set<std::string> output_files() const {
+    std::set<std::string> names{kIndexName, kConfigName, kCardName};
+    for (const Shard& shard : shards_) names.insert(shard.name);
+    for (std::string& name : other_files(input_)) names.insert(std::move(name));
+    return names;
   }
 
   void take_finished() {
@@ -325,12 +333,7 @@ class CheckpointWriting {
 
   void write_others(const Json& config, const std::string& card) {
     const fs::path inside = path_of(shards_[0]).parent_path();
-    if (partial_) {  // what a run left that died here
-      std::set<std::string> own;
-      for (const Shard& shard : shards_) own.insert(shard.name);
-      for (const auto& entry : std::vector<fs::directory_entry>(fs::directory_iterator(inside), {}))
-        if (!own.contains(entry.path().filename().string())) fs::remove_all(entry.path());
-    }
+    if (partial_) partial_->clear_others();
     if (shards_.size() > 1)
       write_file_atomically((inside / kIndexName).string(), index_text(shards_, units_));
     if (!config.empty() || has_config(input_))

@@ -178,6 +178,51 @@ TEST_F(Parts, WhatIsNotOursStays) {
   EXPECT_EQ(read_file(path("out.partial/model/notes")), "mine");
 }
 
+// Names in OUT.partial/model that lead elsewhere, or are the user's own: refused, whatever was asked for.
+TEST_F(Parts, LinksPipesAndOthersFilesInTheFolderAreNamedAndStay) {
+  const std::string folder = path("out.partial"),
+                    shard = "model-00002-of-0000" + std::to_string(shards_) + ".safetensors";
+  ASSERT_LT(shards_, 10);
+  const std::vector<std::vector<std::string>> ways = {{}, {"--fresh"}, {"--finish"}};
+  const auto begin = [&] {
+    fs::remove_all(folder);
+    ASSERT_TRUE(quantize("out", {"--part", "1/2"}).ok());
+  };
+  const auto expect_refusal = [&](const std::string& name, const std::string& why) {
+    for (const std::vector<std::string>& more : ways) {
+      expect_complaint(quantize("out", more), {folder + "/" + name, why});
+      EXPECT_TRUE(fs::exists(fs::symlink_status(folder + "/" + name))) << name;
+      EXPECT_FALSE(fs::exists(fs::symlink_status(path("out")))) << name;
+    }
+    expect_complaint(quantize("out", {"--part", "2/2"}), {folder + "/" + name, why});
+  };
+  write_file(path("keepme"), "mine");
+  begin();
+  fs::create_symlink(path("keepme"), folder + "/model/" + shard);
+  expect_refusal("model/" + shard, "a link");
+  begin();
+  ASSERT_EQ(::mkfifo((folder + "/model/" + shard).c_str(), 0600), 0);
+  expect_refusal("model/" + shard, "neither a file nor a folder");
+  for (const char* mine : {"notes", "model/notes", "model/model-00001-of-00099.txt"}) {
+    begin();
+    write_file(folder + "/" + mine, "mine");
+    expect_refusal(mine, "not of this conversion");
+    EXPECT_EQ(read_file(folder + "/" + mine), "mine");
+  }
+  begin();
+  fs::rename(folder + "/model", path("elsewhere"));
+  fs::create_directory_symlink(path("elsewhere"), folder + "/model");
+  expect_refusal("model", "a link");
+  begin();
+  fs::rename(folder + "/conversion", path("key"));
+  fs::create_symlink(path("key"), folder + "/conversion");
+  expect_refusal("conversion", "a link");
+  fs::remove(folder + "/conversion");
+  ASSERT_EQ(::mkfifo((folder + "/conversion").c_str(), 0600), 0);
+  expect_complaint(quantize("out"), {folder, "not of a conversion"});
+  EXPECT_EQ(read_file(path("keepme")), "mine");
+}
+
 TEST_F(Parts, OneFileIsNotMadeInParts) {
   write_file(path("in.safetensors"), plain_file(16, 64));
   for (const std::vector<std::string>& more : {std::vector<std::string>{"--finish"}, {"--part", "1/2"}}) {
