@@ -106,6 +106,7 @@ struct ConvertResult {
   double sync_seconds = 0;         // until the data was on the disk; not in `seconds`
   size_t shards = 0;               // of the whole output
   size_t shards_before = 0;        // of them, finished by earlier runs and not made again
+  size_t shards_damaged = 0;       // of them, no more what an earlier run wrote, and made again
   bool whole = false;              // the output is there: false of a part
 };
 
@@ -123,8 +124,10 @@ NFLOAT_API ConvertResult quantize_checkpoint(const Checkpoint& input, const std:
                                              const QuantizeCheckpointOptions& options,
                                              const ConvertControl& control = {});
 
-// Throws what quantize_checkpoint would about its output, before work that comes before it.
-NFLOAT_API void expect_quantize_output(const Checkpoint& input, const std::string& output, bool overwrite);
+// Throws what quantize_checkpoint would about its output, before work that comes before it. Returns the path
+// that it leads to, behind links and without a trailing slash.
+NFLOAT_API std::string expect_quantize_output(const Checkpoint& input, const std::string& output,
+                                              bool overwrite);
 
 // The reverse: quantized weights become plain ones of `dtype` (F32, F16, BF16), plain tensors stay as they
 // are, quantization_config is removed. Levels are those of the quant_type, as bitsandbytes' kernels have it.

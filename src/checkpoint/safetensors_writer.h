@@ -39,6 +39,8 @@ class SafetensorsWriter {
   void finish();
   void sync() { file_.sync(); }
   void commit(Existing existing = Existing::kReplace) { file_.commit(existing); }
+  // Where the file is until commit().
+  const std::string& temporary_path() const noexcept { return file_.temporary_path(); }
   uint64_t file_bytes() const noexcept { return end_; }
   uint64_t data_bytes() const noexcept { return end_ - data_begin_; }
 

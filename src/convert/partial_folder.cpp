@@ -12,6 +12,7 @@
 #include <iterator>
 #include <system_error>
 
+#include "base/checksum.h"
 #include "base/fail.h"
 #include "base/hold.h"
 #include "base/json.h"
@@ -27,6 +28,7 @@ constexpr const char* kFilesName = "model";
 constexpr std::string_view kFirstLine = "nfloat conversion 1: ";
 // In place of a key: every file was there, and the folder was about to become the output, or did.
 constexpr std::string_view kWhole = "whole\n";
+constexpr std::string_view kSumSuffix = ".sum";
 constexpr std::string_view kTemporary = ".nfloat-";
 // What network file systems keep in place of a file that is removed while it is open.
 constexpr std::string_view kNetworkRest = ".nfs";
@@ -94,6 +96,10 @@ bool is_shard(std::string_view name) {
   return name.starts_with("model") && name.ends_with(".safetensors");
 }
 
+bool is_sum(std::string_view name) {
+  return name.ends_with(kSumSuffix) && is_shard(name.substr(0, name.size() - kSumSuffix.size()));
+}
+
 }  // namespace
 
 PartialFolder::PartialFolder(const Checkpoint& input, const std::string& target, const ConversionKey& key,
@@ -111,13 +117,9 @@ PartialFolder::PartialFolder(const Checkpoint& input, const std::string& target,
   // What is there then was the output that the new one took the place of.
   const bool whole = read_key(key_file_) == std::string(kFirstLine) + std::string(kWhole);
   if (control.fresh && !whole) expect_own_files(true);
-  if (control.fresh || whole) {
-    // The key last, by which the folder is known as ours.
-    std::error_code error;
-    fs::remove_all(files_, error);
-    if (!error) fs::remove(key_file_, error);
-    if (error) fail(ErrorCode::kIo, "{}: cannot remove: {}", path_, error.message());
-  }
+  if (control.fresh || whole)
+    if (const std::error_code error = remove_state())
+      fail(ErrorCode::kIo, "{}: cannot remove: {}", path_, error.message());
   expect_key(key);
   expect_own_files(false);
   // Parts may have begun before another machine had its copy.
@@ -152,8 +154,9 @@ void PartialFolder::expect_ours() const {
     const std::string name = entry.path().filename().string();
     const fs::file_type type = entry.symlink_status().type();
     if (type == fs::file_type::not_found || name.starts_with(kNetworkRest)) continue;
-    if (name == kFilesName ? type == fs::file_type::directory
-                           : type == fs::file_type::regular && (name == kKeyName || is_temporary(name)))
+    if (name == kFilesName
+            ? type == fs::file_type::directory
+            : type == fs::file_type::regular && (name == kKeyName || is_sum(name) || is_temporary(name)))
       continue;
     refuse(entry, path_);
   }
@@ -178,6 +181,21 @@ void PartialFolder::expect_own_files(bool other_shards) const {
     refuse(*at, path_);
   }
   if (error) fail(ErrorCode::kIo, "{}: cannot list: {}", files_, error.message());
+}
+
+std::string PartialFolder::sum_path(const std::string& shard) const {
+  return (fs::path(path_) / (shard + std::string(kSumSuffix))).string();
+}
+
+void PartialFolder::seal(const std::string& shard, const std::string& written) const {
+  write_file_atomically(sum_path(shard), fmt::format("{:016x}\n", checksum_of_file(written)));
+}
+
+bool PartialFolder::is_intact(const std::string& shard, const std::function<bool()>& cancelled) const {
+  constexpr size_t kMostSum = 64;
+  const std::string there = beginning_of(sum_path(shard), kMostSum);
+  if (there.empty()) return false;
+  return there == fmt::format("{:016x}\n", checksum_of_file((fs::path(files_) / shard).string(), cancelled));
 }
 
 void PartialFolder::clear_others() const {
@@ -243,11 +261,24 @@ PartialFolder::~PartialFolder() {
   if (!kept_ && !shared_) clear();
 }
 
+std::error_code PartialFolder::remove_state() const noexcept {
+  std::error_code error;
+  fs::remove_all(files_, error);
+  for (auto at = fs::directory_iterator(path_, error); !error && at != fs::directory_iterator();
+       at.increment(error))
+    if (is_sum(at->path().filename().string())) fs::remove(at->path(), error);
+  // The key last, by which the folder is known as ours.
+  if (!error) fs::remove(key_file_, error);
+  return error;
+}
+
 void PartialFolder::clear() noexcept {
+  remove_state();
+  std::set<std::string> begun{kKeyName};
+  for (const std::string& name : names_)
+    if (is_shard(name)) begun.insert(name + std::string(kSumSuffix));
+  for (const std::string& name : begun) remove_stale_temporaries((fs::path(path_) / name).string());
   std::error_code ignored;
-  fs::remove_all(files_, ignored);
-  fs::remove(key_file_, ignored);
-  remove_stale_temporaries(key_file_);
   fs::remove(path_, ignored);  // only where nothing is left
 }
 

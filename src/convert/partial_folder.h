@@ -7,6 +7,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -23,7 +24,8 @@ using ConversionKey = std::vector<std::pair<std::string, std::string>>;
 
 // OUT.partial: where the files of a folder OUT are gathered until all of them are there. Finished shards
 // outlive a run that dies, and the next one with the same key goes on with them. It holds the key
-// ("conversion") and the files ("model/"). Held by one run at a time, or by any number that make a part each.
+// ("conversion"), the files ("model/") and for each finished shard a checksum of its bytes ("SHARD.sum").
+// Held by one run at a time, or by any number that make a part each.
 // Anything else in it, and a link or a pipe in place of any of it, is refused and stays.
 class PartialFolder {
  public:
@@ -41,6 +43,10 @@ class PartialFolder {
   static std::string path_of(const std::string& target) { return target + ".partial"; }
   // Where the output's files are written.
   const std::string& files() const noexcept { return files_; }
+  // Before a shard gets its name: notes the checksum of its bytes, which are in the file `written` meanwhile.
+  void seal(const std::string& shard, const std::string& written) const;
+  // Whether a shard still has the bytes that it was sealed with. Reads all of it.
+  bool is_intact(const std::string& shard, const std::function<bool()>& cancelled) const;
   // Removes what a run that died left beside the shards.
   void clear_others() const;
   // A shard is whole: a run that dies from here on leaves the folder.
@@ -53,10 +59,12 @@ class PartialFolder {
  private:
   void open(const std::string& target, bool shared);
   bool has_shards() const;
+  std::string sum_path(const std::string& shard) const;
   void expect_ours() const;
   void expect_own_files(bool other_shards) const;
   void expect_key(const ConversionKey& key);
   void expect_unchanged(const Checkpoint& input) const;
+  std::error_code remove_state() const noexcept;
   void clear() noexcept;
 
   std::string path_, files_, key_file_;

@@ -99,9 +99,9 @@ ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& ou
   return result;
 }
 
-void expect_quantize_output(const Checkpoint& input, const std::string& output, bool overwrite) {
-  check_output(input, output, input.is_folder() ? OutputKind::kFolder : OutputKind::kSafetensors, overwrite,
-               0);
+std::string expect_quantize_output(const Checkpoint& input, const std::string& output, bool overwrite) {
+  return check_output(input, output, input.is_folder() ? OutputKind::kFolder : OutputKind::kSafetensors,
+                      overwrite, 0);
 }
 
 }  // namespace nfloat

@@ -92,7 +92,7 @@ void add_to_card(const fs::path& path, const std::string& card) {
 }
 
 // Bytes behind the header of the file that an earlier run left for this shard; 0 where it is not the file
-// that this run would write, as far as its header tells.
+// that this run would write, as far as its header tells; of the rest its checksum does.
 uint64_t finished_bytes(const fs::path& path, const Shard& shard, const std::vector<OutputUnit>& units) {
   std::error_code error;
   if (!fs::is_regular_file(fs::symlink_status(path, error))) return 0;
@@ -199,6 +199,11 @@ class CheckpointWriting {
       }
     }
     target_ = check_output(input_, output_, kind_, control_.overwrite, needed);
+    if (resumable) {  // shards, of which some may be made or removed
+      const std::string partial = PartialFolder::path_of(target_.string());
+      expect_apart(input_.path(), partial);
+      for (const std::string& file : input_.files()) expect_apart(file, partial);
+    }
     remove_stale_temporaries(target_.string());
     if (resumable)
       partial_ = std::make_unique<PartialFolder>(input_, target_.string(), key, control_, output_files());
@@ -218,7 +223,8 @@ class CheckpointWriting {
       Shard& shard = shards_[s];
       if (!is_mine(s)) continue;
       shard.data_bytes = finished_bytes(path_of(shard), shard, units_);
-      shard.finished = shard.data_bytes > 0;
+      shard.finished = shard.data_bytes > 0 && partial_->is_intact(shard.name, control_.cancelled);
+      result_.shards_damaged += !shard.finished && fs::exists(path_of(shard));
     }
     result_.shards_before = finished_shards();
     if (result_.shards_before > 0) partial_->keep();
@@ -229,7 +235,8 @@ class CheckpointWriting {
     const size_t count = missing.size();
     missing.resize(std::min<size_t>(count, 3));
     fail(ErrorCode::kNotFound,
-         "{}: {} of {} shards are missing ({}{}): run the parts that make them, or the command without part "
+         "{}: {} of {} shards are missing or damaged ({}{}): run the parts that make them, or the command "
+         "without part "
          "and finish, which makes what is missing",
          PartialFolder::path_of(target_.string()), count, shards_.size(), fmt::join(missing, ", "),
          count > missing.size() ? ", ..." : "");
@@ -324,6 +331,7 @@ class CheckpointWriting {
     shard.data_bytes = shard.writer->data_bytes();
     shard.writer->sync();
     if (!in_folder()) return;
+    if (partial_) partial_->seal(shard.name, shard.writer->temporary_path());
     shard.writer->commit();
     const std::lock_guard lock(mutex_);
     shard.writer.reset();

@@ -7,8 +7,8 @@
 #include <optional>
 
 #include "base/atomic_file.h"
+#include "base/checksum.h"
 #include "base/fail.h"
-#include "base/fnv.h"
 #include "base/mapped_file.h"
 
 namespace nfloat {
@@ -22,22 +22,6 @@ struct SweepHeader {
   char magic[8];
   uint64_t hash;  // of everything behind the header
   uint64_t text_bytes;
-};
-
-// FNV-1a over words of 64 bits; what is left over counts as filled up with zeros.
-class SweepHash {
- public:
-  void add(std::span<const std::byte> bytes) noexcept {
-    for (size_t at = 0; at < bytes.size(); at += 8) {
-      uint64_t word = 0;
-      std::memcpy(&word, bytes.data() + at, std::min<size_t>(8, bytes.size() - at));
-      hash_ = fnv_step(hash_, word);
-    }
-  }
-  uint64_t value() const noexcept { return hash_ ^ hash_ >> 32; }
-
- private:
-  uint64_t hash_ = kFnvStart;
 };
 
 // body(first row, rows) for all rows of a version in pieces of some MiB.
@@ -65,7 +49,7 @@ std::optional<KeptSweep> open_sweep(const MappedFile& file, std::string_view ide
   if (std::string_view(header.magic, sizeof header.magic) != kSweepMagic || header.text_bytes % 8 != 0 ||
       header.text_bytes > bytes.size() - sizeof header)
     return std::nullopt;
-  SweepHash hash;
+  Checksum hash;
   hash.add(bytes.subspan(sizeof header));
   if (hash.value() != header.hash) return std::nullopt;
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + sizeof header, header.text_bytes);
@@ -96,7 +80,7 @@ void write_sweep(const std::string& path, std::string_view identity, const std::
   kSweepMagic.copy(header.magic, sizeof header.magic);
   header.text_bytes = text.size();
   AtomicFile file(path);
-  SweepHash hash;
+  Checksum hash;
   const auto append = [&](std::span<const std::byte> bytes) {
     hash.add(bytes);
     file.append(bytes);

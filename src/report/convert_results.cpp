@@ -60,6 +60,7 @@ Json calibration_document(const CalibrationRecord& record) {
 void add_parts(Json& json, const ConvertResult& result) {
   json["shards"] = result.shards;
   json["shards_before"] = result.shards_before;
+  json["shards_damaged"] = result.shards_damaged;
   json["whole"] = result.whole;
 }
 

@@ -223,6 +223,38 @@ TEST_F(Parts, LinksPipesAndOthersFilesInTheFolderAreNamedAndStay) {
   EXPECT_EQ(read_file(path("keepme")), "mine");
 }
 
+// A bit of a finished shard, anywhere, and what says which bytes it had.
+TEST_F(Parts, ADamagedShardIsMadeAgain) {
+  std::mt19937 random(1);
+  for (int trial = 0; trial < 6; ++trial) {
+    ASSERT_TRUE(quantize("out", {"--part", "1/1"}).ok());
+    const std::string folder = path("out.partial"),
+                      name = "model-00003-of-0000" + std::to_string(shards_) + ".safetensors";
+    const std::string damaged = trial < 5 ? folder + "/model/" + name : folder + "/" + name + ".sum";
+    std::string bytes = read_file(damaged);
+    const size_t at = trial == 0 ? bytes.size() - 1 : random() % bytes.size();
+    bytes[at] = static_cast<char>(bytes[at] ^ 1 << random() % 8);
+    write_file(damaged, bytes);
+    if (trial < 3) expect_complaint(quantize("out", {"--finish"}), {"missing or damaged", name});
+    const Result result = quantize("out");
+    ASSERT_TRUE(result.ok()) << result;
+    for (const std::string& part :
+         {"\"shards_before\": " + std::to_string(shards_ - 1) + ",", std::string("\"shards_damaged\": 1,")})
+      EXPECT_NE(result.out.find(part), std::string::npos) << at << result;
+    EXPECT_TRUE(snapshot(path("out")) == whole_) << at;
+    EXPECT_FALSE(fs::exists(folder));
+    fs::remove_all(path("out"));
+  }
+  // Of a version that kept no checksums.
+  ASSERT_TRUE(quantize("out", {"--part", "1/1"}).ok());
+  for (const auto& entry : std::vector<fs::directory_entry>(fs::directory_iterator(path("out.partial")), {}))
+    if (entry.path().extension() == ".sum") fs::remove(entry.path());
+  const Result result = quantize("out");
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_NE(result.out.find("\"shards_before\": 0,"), std::string::npos) << result;
+  EXPECT_TRUE(snapshot(path("out")) == whole_);
+}
+
 TEST_F(Parts, OneFileIsNotMadeInParts) {
   write_file(path("in.safetensors"), plain_file(16, 64));
   for (const std::vector<std::string>& more : {std::vector<std::string>{"--finish"}, {"--part", "1/2"}}) {
