@@ -28,12 +28,6 @@ double share_of_best(const CalibrationReport& report) {
   return report.plain_kl > 0 ? 100 * report.kl / report.plain_kl : 100.0;
 }
 
-std::string state_path(const std::string& output) {
-  std::filesystem::path path(output);
-  if (!path.has_filename()) path = path.parent_path();
-  return path.string() + ".calibration";
-}
-
 // What was calibrated on beside the text.
 std::string general_beside(int64_t tokens) {
   return tokens > 0 ? fmt::format(" and {} of the general text that comes with nfloat", tokens) : "";
@@ -125,7 +119,7 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
                             kLeastTokens));
   plan_quantization(*on.checkpoint, settings);  // throws for what cannot be quantized
 
-  const std::string path = state_path(request.output);
+  const std::string path = request.output + ".calibration";
   if (request.fresh) CalibrationFile::discard(path);
   std::string skip;
   for (const std::string& expression : settings.skip) skip += " --skip " + expression;
@@ -182,10 +176,11 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
     calibration = calibrate(on.checkpoint, on.config, on.windows, settings, own);
   } catch (const Error& error) {
     if (!kept) file->remove();
-    if (error.code() != ErrorCode::kInterrupted) throw;
-    throw Error(error.code(),
-                kept ? fmt::format("interrupted while calibrating; the same command goes on with {}", path)
-                     : std::string("interrupted while calibrating, before a layer was finished"));
+    const bool interrupt = error.code() == ErrorCode::kInterrupted;
+    if (!interrupt && (!kept || error.code() != ErrorCode::kIo)) throw;
+    const std::string what = interrupt ? "interrupted while calibrating" : error.what();
+    throw Error(error.code(), kept ? fmt::format("{}; the same command goes on with {}", what, path)
+                                   : fmt::format("{}, before a layer was finished", what));
   } catch (...) {
     if (!kept) file->remove();
     throw;

@@ -14,8 +14,9 @@ namespace nfloat::cli {
 
 // How `quantize` calibrates.
 struct CalibrateRequest {
-  std::string input, folder, output;  // as given, resolved, to be written
-  std::string text;                   // file; empty: the general text
+  std::string input, folder;  // as given, resolved
+  std::string output;         // the path to be written, behind links
+  std::string text;           // file; empty: the general text
   int64_t tokens = 65536;
   int level = 1;
   bool text_alone = false;  // no general text beside it

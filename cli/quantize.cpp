@@ -11,6 +11,7 @@
 #include "convert_options.h"
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
+#include "nfloat/files.h"
 #include "nfloat/results.h"
 #include "notes.h"
 #include "progress.h"
@@ -133,10 +134,11 @@ CalibrateRequest request(const Options& options, const std::string& folder) {
   return result;
 }
 
-// Before work that would be lost.
-void expect_output(const Options& options, const Checkpoint& input) {
+// Before work that would be lost: where the output's name leads.
+std::string expect_output(const Options& options, const Checkpoint& input) {
   if (options.output.empty()) throw UsageError("quantize: OUT is missing (only --dry-run goes without)");
-  expect_quantize_output(input, options.output, options.overwrite);
+  expect_outputs_apart({options.output}, {options.calibrate});
+  return expect_quantize_output(input, options.output, options.overwrite);
 }
 
 void run(const Options& options, bool scale_given, bool tokens_given) {
@@ -180,9 +182,10 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
   std::optional<CalibratedModel> calibrated;
   std::optional<CalibrationFile> file;
   if (options.calibrates()) {
-    expect_output(options, input);
+    CalibrateRequest calibration = request(options, folder);
+    calibration.output = expect_output(options, input);
     for (;;) {
-      calibrated = calibrate_model(request(options, folder), settings, file);
+      calibrated = calibrate_model(calibration, settings, file);
       if (!search || search->met(calibrated->record.report.kl)) break;
       file->remove();
       file.reset();
@@ -216,9 +219,9 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
   if (const std::string told = part_sentence(result, parts, options.output); !told.empty())
     note("quantize: {}\n", told);
   if (!result.whole) return;
-  fmt::print("{}\n{}: {} file{}, {:.2f} s at {:.2f} GB/s of input, {:.2f} s more until the disk had it\n",
-             summary(result.plan), printable(options.output), result.files.size(),
-             result.files.size() == 1 ? "" : "s", result.seconds, rate, result.sync_seconds);
+  fmt::print("{}\n{}: {}, {:.2f} s at {:.2f} GB/s of input, {:.2f} s more until the disk had it\n",
+             summary(result.plan), printable(options.output), count_of(std::ssize(result.files), "file"),
+             result.seconds, rate, result.sync_seconds);
   if (calibrated) fmt::print("{}\n", calibrated->sentence());
   if (result.plan.quantized_parameters == 0)
     fmt::print("Nothing was quantized: every tensor was left plain.\n");

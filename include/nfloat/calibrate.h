@@ -112,16 +112,21 @@ NFLOAT_API std::vector<std::byte> gguf_blocks(const QuantizedTensor& tensor, Ggu
 class NFLOAT_API CalibrationFile {
  public:
   // Opens `path` or makes it. `key` says what is calibrated, in any words: throws kAlreadyExists when the
-  // file has another or belongs to another object, kMalformedFile when it is not such a file, kIo.
+  // file has another or belongs to another object, and for a link, a pipe or a file with several names;
+  // kMalformedFile when it is not such a file, kIo.
   CalibrationFile(const std::string& path, const std::string& key, const QuantizeCheckpointOptions& quantize);
   const std::vector<CalibratedLayer>& layers() const noexcept { return layers_; }
+  // Whole or not at all.
   void append(const CalibratedLayer& layer);
+  // Unless the name is another file's by now.
   void remove() noexcept;
   // Removes `path` where it is there. Throws kMalformedFile for what is not the state of a calibration,
-  // kAlreadyExists for what belongs to an object, kIo.
+  // kAlreadyExists for what belongs to an object, a link and a pipe, kIo.
   static void discard(const std::string& path);
 
  private:
+  void cut_to(uint64_t bytes) const;
+
   const std::string path_;
   std::shared_ptr<const int> file_;  // its descriptor, locked
   std::vector<CalibratedLayer> layers_;

@@ -4,6 +4,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "nfloat/api.h"
 
@@ -18,6 +19,12 @@ NFLOAT_API void write_output_file(const std::string& path, std::string_view text
 // Throws what write_output_file would, as far as this is known in advance: for a folder, or a place that is
 // not writable.
 NFLOAT_API void expect_writable_file(const std::string& path);
+
+// For outputs that replace what has their name: throws kInvalidArgument naming one that is one of `inputs`
+// (files and folders that are read), lies in one or holds one, links followed, and one that two of `outputs`
+// lead to. Empty names, - and what is written into (pipes, devices) pass.
+NFLOAT_API void expect_outputs_apart(const std::vector<std::string>& outputs,
+                                     const std::vector<std::string>& inputs);
 
 // For handlers of signals that end the process: removes what this process has begun to write and has not
 // renamed yet. Async-signal-safe. Nothing can be written by the library afterwards.

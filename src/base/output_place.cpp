@@ -5,11 +5,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <map>
 
 #include "base/atomic_file.h"
 #include "base/fail.h"
@@ -57,6 +59,16 @@ void write_into(const OutputPlace& place, std::string_view text) {
   if (::close(fd) != 0) fail(ErrorCode::kIo, "{}: cannot write: {}", path, std::strerror(errno));
 }
 
+fs::path normal_path(const fs::path& path) {
+  fs::path normal = fs::weakly_canonical(fs::absolute(path));
+  return normal.has_filename() ? normal : normal.parent_path();
+}
+
+bool is_inside(const fs::path& path, const fs::path& folder) {
+  const auto [mismatch, unused] = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
+  return mismatch == folder.end();
+}
+
 }  // namespace
 
 OutputPlace output_place(const std::string& path) {
@@ -80,6 +92,43 @@ OutputPlace output_place(const std::string& path) {
   if (S_ISDIR(info.st_mode)) return {OutputPlace::Kind::kFolder, at.string(), true};
   if (S_ISREG(info.st_mode)) return {OutputPlace::Kind::kFile, at.string(), true};
   return {OutputPlace::Kind::kStream, path, true};
+}
+
+std::string output_target(const std::string& output) {
+  if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
+  return normal_path(output_place(output).path).string();
+}
+
+void expect_apart(const std::string& input, const std::string& output) {
+  const fs::path from = normal_path(input), to = output_target(output);
+  if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
+  const auto expect_outside = [&](const fs::path& read, const std::string& name) {
+    if (is_inside(read, to))
+      fail(ErrorCode::kInvalidArgument, "{}: the input {} lies inside the output", output, name);
+  };
+  expect_outside(from, input);
+  if (!fs::is_directory(from)) return;
+  if (is_inside(to, from))
+    fail(ErrorCode::kInvalidArgument, "{}: the output lies inside the input folder {}", output, input);
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(from, ignored)) {
+    if (!entry.is_symlink(ignored)) continue;
+    const fs::path read = fs::weakly_canonical(entry.path(), ignored);
+    if (!ignored) expect_outside(read, entry.path().string());
+  }
+}
+
+void expect_outputs_apart(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
+  std::map<std::string, std::string> seen;  // by where it leads
+  for (const std::string& output : outputs) {
+    if (output.empty() || output == "-" || output_place(output).kind == OutputPlace::Kind::kStream) continue;
+    for (const std::string& input : inputs)
+      if (!input.empty() && input != "-") expect_apart(input, output);
+    const auto [other, fresh] = seen.emplace(output_target(output), output);
+    if (!fresh)
+      fail(ErrorCode::kInvalidArgument, "{}: two outputs have this name{}", output,
+           other->second == output ? "" : fmt::format(" ({} leads there)", other->second));
+  }
 }
 
 void expect_writable_file(const std::string& path) {

@@ -22,6 +22,13 @@ struct OutputPlace {
 // Throws kIo naming `path` where links lead in a circle.
 OutputPlace output_place(const std::string& path);
 
+// What an output's name means: its path behind links, without a trailing slash. Throws kInvalidArgument for
+// none.
+std::string output_target(const std::string& output);
+// Throws kInvalidArgument where an output is something that is read, lies in it or holds it; of a folder that
+// is read, the places too that links in it lead to.
+void expect_apart(const std::string& input, const std::string& output);
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_BASE_OUTPUT_PLACE_H_

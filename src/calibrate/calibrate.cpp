@@ -212,6 +212,7 @@ class Calibrator {
   void round_plainly(const std::string& name, std::span<float> weights, int64_t rows, int64_t columns) const {
     const auto wanted = wanted_.find(name);
     if (wanted == wanted_.end()) return;
+    cancel_.expect_none();
     if (matrix_.gguf) return decode(gguf_rounded(*matrix_.gguf, weights, rows, columns, threads_), weights);
     QuantizeOptions options;
     options.block_size = wanted->second.block_size;
@@ -349,6 +350,7 @@ class Calibrator {
 
   const std::shared_ptr<const Checkpoint> checkpoint_;
   const CalibrationOptions options_;
+  const Cancel cancel_;
   const int threads_;
   const Model model_;
   const LayerReader reader_, calibrated_, plain_;

@@ -123,17 +123,31 @@ bool take_layer(std::span<const std::byte>& bytes, const std::string& path,
   return fmt::format("{:016x}", hash) == expected;
 }
 
+// What is written into it, cut off it and removed would be another's: of a file with several names, too.
+void expect_own_kind(const std::string& path, const struct stat& there) {
+  const char* what = S_ISLNK(there.st_mode)    ? "a link"
+                     : !S_ISREG(there.st_mode) ? "not a regular file"
+                     : there.st_nlink > 1      ? "a file with other names (hard links)"
+                                               : nullptr;
+  if (what != nullptr)
+    fail(ErrorCode::kAlreadyExists, "{}: is {}, and no state of a calibration is kept there: move it away",
+         path, what);
+}
+
 // The file, opened for reading and appending by this object alone until the last copy goes; null where there
 // is none and none is to be made.
 std::shared_ptr<const int> open_alone(const std::string& path, bool make) {
   const auto open = [&] {
-    const int fd = ::open(path.c_str(), O_RDWR | O_APPEND | O_CLOEXEC | (make ? O_CREAT : 0), 0666);
+    // Opening a device could do something, and a pipe with O_RDWR takes what is written; neither is waited
+    // for.
+    struct stat there {};
+    if (::lstat(path.c_str(), &there) == 0) expect_own_kind(path, there);
+    const int fd =
+        ::open(path.c_str(), O_RDWR | O_APPEND | O_CLOEXEC | O_NOFOLLOW | (make ? O_CREAT : 0), 0666);
     if (fd < 0 && errno == ENOENT && !make) return kNothingToHold;
+    if (fd < 0 && errno == ELOOP) return kOpenAgain;  // looked at above
     if (fd < 0) fail(ErrorCode::kIo, "{}: cannot write: {}", path, std::strerror(errno));
-    struct stat opened {};
-    if (::fstat(fd, &opened) == 0 && S_ISREG(opened.st_mode)) return fd;
-    ::close(fd);
-    fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration", path);
+    return fd;
   };
   return hold(path, Hold::kAlone, open,
               "another calibration to the same output is at work with this file: wait for its end, or name "
@@ -165,12 +179,21 @@ CalibrationFile::CalibrationFile(const std::string& path, const std::string& key
       whole = file.bytes().size() - bytes.size();
     }
   }
-  if (::ftruncate(*file_, static_cast<off_t>(whole)) != 0)
-    fail(ErrorCode::kIo, "{}: cannot write: {}", path, std::strerror(errno));
+  cut_to(whole);
   if (whole > 0) return;
-  Appender file(*file_, path);
-  file.write(std::as_bytes(std::span(first)));
-  file.sync();
+  try {
+    Appender file(*file_, path_);
+    file.write(std::as_bytes(std::span(first)));
+    file.sync();
+  } catch (const Error&) {
+    remove();  // it says nothing yet
+    throw;
+  }
+}
+
+void CalibrationFile::cut_to(uint64_t bytes) const {
+  if (::ftruncate(*file_, static_cast<off_t>(bytes)) != 0)
+    fail(ErrorCode::kIo, "{}: cannot write: {}", path_, std::strerror(errno));
 }
 
 void CalibrationFile::append(const CalibratedLayer& layer) {
@@ -189,33 +212,41 @@ void CalibrationFile::append(const CalibratedLayer& layer) {
     for (const std::span<const std::byte> part : parts_of(tensor)) hash = fnv(part, hash);
   }
   record["hash"] = fmt::format("{:016x}", hash);
-  Appender file(*file_, path_);
-  const std::string line = record.dump() + "\n";
-  file.write(std::as_bytes(std::span(line)));
-  for (const auto& [name, tensor] : layer.tensors)
-    for (const std::span<const std::byte> part : parts_of(tensor)) file.write(part);
-  file.sync();
+  struct stat before {};
+  if (::fstat(*file_, &before) != 0) fail(ErrorCode::kIo, "{}: cannot read: {}", path_, std::strerror(errno));
+  try {
+    Appender file(*file_, path_);
+    const std::string line = record.dump() + "\n";
+    file.write(std::as_bytes(std::span(line)));
+    for (const auto& [name, tensor] : layer.tensors)
+      for (const std::span<const std::byte> part : parts_of(tensor)) file.write(part);
+    file.sync();
+  } catch (const Error&) {
+    cut_to(static_cast<uint64_t>(before.st_size));  // of a full disk, a torn record would keep it full
+    throw;
+  }
 }
 
 void CalibrationFile::discard(const std::string& path) {
-  const auto status = std::filesystem::symlink_status(path);
-  if (!std::filesystem::exists(status)) return;
-  bool own = std::filesystem::is_regular_file(status);
-  if (own) {
-    const MappedFile file(path);
-    own = text_of(file.bytes()).starts_with(kFirstLine);
-  }
-  if (!own)
-    fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration, and is not removed", path);
   const std::shared_ptr<const int> alone = open_alone(path, false);
+  if (alone == nullptr) return;
+  if (std::filesystem::file_size(path) > 0) {
+    const MappedFile file(path);
+    const std::string_view there = text_of(file.bytes());
+    if (!there.starts_with(kFirstLine) && !kFirstLine.starts_with(there))
+      fail(ErrorCode::kMalformedFile, "{}: is not the state of a calibration, and is not removed", path);
+  }
   std::error_code error;
   std::filesystem::remove(path, error);
   if (error) fail(ErrorCode::kIo, "{}: cannot remove: {}", path, error.message());
 }
 
 void CalibrationFile::remove() noexcept {
-  std::error_code ignored;
-  std::filesystem::remove(path_, ignored);
+  struct stat ours {
+  }, named{};
+  if (::fstat(*file_, &ours) == 0 && ::lstat(path_.c_str(), &named) == 0 && ours.st_ino == named.st_ino &&
+      ours.st_dev == named.st_dev)
+    ::unlink(path_.c_str());
 }
 
 std::string checkpoint_fingerprint(const Checkpoint& checkpoint) {

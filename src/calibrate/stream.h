@@ -48,7 +48,9 @@ class Stream {
   std::vector<float> logits() {
     std::vector<float> all;
     LayerExecutor executor = make({});
+    const Cancel cancel;
     pass_.logits(executor, x_.all(), [&](size_t, int64_t, std::span<const float> row) {
+      cancel.expect_none();
       all.insert(all.end(), row.begin(), row.end());
     });
     return all;
@@ -87,13 +89,15 @@ inline double mean_divergence(const std::vector<float>& expected, const std::vec
                               size_t width, int threads) {
   const auto rows = static_cast<int64_t>(expected.size() / width);
   std::vector<double> each(static_cast<size_t>(rows));
+  const Cancel cancel;
   parallel_for(rows, 4, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
+    for (int64_t row = begin; row < end && !cancel.asked(); ++row) {
       const auto at = static_cast<size_t>(row);
       each[at] = kl_divergence(std::span(expected).subspan(at * width, width),
                                std::span(logits).subspan(at * width, width));
     }
   });
+  cancel.expect_none();
   double sum = 0;
   for (const double value : each) sum += value;
   return sum / static_cast<double>(rows);

@@ -20,11 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 constexpr const char* kAdapterName = "adapter_config.json";
 
-bool is_inside(const fs::path& path, const fs::path& folder) {
-  const auto [mismatch, unused] = std::mismatch(folder.begin(), folder.end(), path.begin(), path.end());
-  return mismatch == folder.end();
-}
-
 // Parts of a bitsandbytes weight whose codes or quant_state are not there: whoever takes them for weights of
 // their own writes a checkpoint that cannot be read.
 void expect_no_lone_companions(const Checkpoint& input) {
@@ -67,18 +62,15 @@ bool begins_as_gguf(const fs::path& path) {
   return beginning_of(path, kGgufMagic.size()) == kGgufMagic;
 }
 
-bool is_gguf_adapter(const std::string& path) {
+// Whether it says to be of this type ("model", "adapter", "imatrix"); one that cannot be read is a model.
+bool is_gguf(const std::string& path, std::string_view type) {
+  if (!begins_as_gguf(path)) return false;
   try {
-    return begins_as_gguf(path) && GgufFile(path).text_or("general.type", "") == "adapter";
+    return GgufFile(path).text_or("general.type", "model") == type;
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kMalformedFile && error.code() != ErrorCode::kUnsupported) throw;
-    return false;
+    return type == "model";
   }
-}
-
-fs::path normal_path(const std::string& path) {
-  fs::path normal = fs::weakly_canonical(fs::absolute(path));
-  return normal.has_filename() ? normal : normal.parent_path();
 }
 
 }  // namespace
@@ -107,23 +99,9 @@ void expect_replaceable(const std::string& path, OutputKind kind, const std::str
   if (kind == OutputKind::kSafetensors)
     expect(file && begins_as_safetensors(path), "a safetensors file");
   else if (kind == OutputKind::kGguf)
-    expect(file && begins_as_gguf(path) && !is_gguf_adapter(path), "a GGUF model");
+    expect(file && is_gguf(path, "model"), "a GGUF model");
   else
-    expect(file && is_gguf_adapter(path), "a GGUF adapter");
-}
-
-std::string output_target(const std::string& output) {
-  if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
-  return normal_path(output_place(output).path).string();
-}
-
-void expect_apart(const std::string& input, const std::string& output) {
-  const fs::path from = normal_path(input), to = output_target(output);
-  if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
-  if (fs::is_directory(from) && is_inside(to, from))
-    fail(ErrorCode::kInvalidArgument, "{}: the output lies inside the input folder {}", output, input);
-  if (is_inside(from, to))
-    fail(ErrorCode::kInvalidArgument, "{}: the input {} lies inside the output", output, input);
+    expect(file && is_gguf(path, "adapter"), "a GGUF adapter");
 }
 
 std::string check_output(const Checkpoint& input, const std::string& output, OutputKind kind, bool overwrite,
@@ -131,6 +109,7 @@ std::string check_output(const Checkpoint& input, const std::string& output, Out
   const bool output_is_folder = kind == OutputKind::kFolder;
   expect_no_lone_companions(input);
   expect_apart(input.path(), output);
+  for (const std::string& file : input.files()) expect_apart(file, output);
   const fs::path to = output_target(output);
   const bool input_is_folder = fs::is_directory(input.path());
   if (fs::exists(to)) {

@@ -10,6 +10,7 @@
 
 #include "base/atomic_file.h"
 #include "base/json.h"
+#include "base/output_place.h"
 #include "checkpoint/safetensors_writer.h"
 #include "convert/partial_folder.h"
 #include "convert/stream.h"
@@ -53,12 +54,6 @@ void expect_replaceable(const std::string& path, OutputKind kind, const std::str
 
 // The first bytes of a regular file; empty where it is none or cannot be read.
 std::string beginning_of(const std::filesystem::path& path, size_t most_bytes);
-
-// What an output's name means: its path behind links, without a trailing slash. Throws kInvalidArgument for
-// none.
-std::string output_target(const std::string& output);
-// Throws kInvalidArgument where an output is something that is read, lies in it or holds it.
-void expect_apart(const std::string& input, const std::string& output);
 
 // Checks that `output` may be written, and gives its path without a trailing slash. Throws kInvalidArgument,
 // kAlreadyExists, kNotFound, kIo when the disk is too full.

@@ -3,6 +3,8 @@
 // that go on after their end, and inputs that it refuses.
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
+
 #include <csignal>
 #include <cstring>
 
@@ -281,6 +283,40 @@ TEST_F(Calibrate, OneOutputIsOneRunsAtATime) {
                    {"out.calibration", "another calibration to the same output"});
   EXPECT_TRUE(fs::exists(path("out.calibration")));
   EXPECT_FALSE(fs::exists(path("out")));
+}
+
+// By whatever name: the state of two runs to one place is one file.
+TEST_F(Calibrate, ALinkToTheOutputIsThatOutput) {
+  fs::create_symlink("out", path("link"));
+  const CalibrationFile other(path("out.calibration"), "another run", {});
+  for (const char* name : {"link", "out/", "./out"})
+    expect_refusal(quick(model(), name, stories()),
+                   {"out.calibration", "another calibration to the same output"});
+}
+
+// In place of the state: what would be written into it or removed with it is another's.
+TEST_F(Calibrate, LinksPipesAndFilesWithOtherNamesAreNamedAndStay) {
+  const std::string state = path("out.calibration"), mine = "nfloat calibration 1: of something else\n";
+  const auto refused = [&](const std::string& why) {
+    for (const std::vector<std::string>& more : {std::vector<std::string>{}, {"--fresh"}})
+      expect_refusal(quick(model(), "out", stories(), more), {"out.calibration", why});
+    EXPECT_TRUE(fs::exists(fs::symlink_status(state)));
+    EXPECT_FALSE(fs::exists(path("out")));
+    fs::remove(state);
+  };
+  write_file(path("mine"), mine);
+  fs::create_symlink(path("mine"), state);
+  refused("is a link");
+  fs::create_symlink(path("nowhere"), state);
+  refused("is a link");
+  EXPECT_FALSE(fs::exists(path("nowhere")));
+  fs::create_hard_link(path("mine"), state);
+  refused("other names");
+  ASSERT_EQ(::mkfifo(state.c_str(), 0600), 0);
+  refused("not a regular file");
+  fs::create_directory(state);
+  refused("not a regular file");
+  EXPECT_EQ(read_file(path("mine")), mine);
 }
 
 TEST_F(Calibrate, FreshRemovesNothingOfOthers) {

@@ -2,7 +2,10 @@
 // A calibration that is cut short and goes on, and the file that its layers stand in.
 #include <gtest/gtest.h>
 
+#include <sys/resource.h>
+
 #include <atomic>
+#include <csignal>
 #include <filesystem>
 #include <functional>
 #include <random>
@@ -158,6 +161,63 @@ TEST_F(Resume, PassesOverWhatIsHalfWritten) {
   EXPECT_EQ(CalibrationFile(path_, "key", quantize_).layers().size(), 1u);
 }
 
+// As a full disk does: writes beyond a size fail.
+class LimitedFiles {
+ public:
+  explicit LimitedFiles(uint64_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    const rlimit now{bytes, before_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &now);
+  }
+  LimitedFiles(const LimitedFiles&) = delete;
+  LimitedFiles& operator=(const LimitedFiles&) = delete;
+  ~LimitedFiles() {
+    ::setrlimit(RLIMIT_FSIZE, &before_);
+    std::signal(SIGXFSZ, handler_);
+  }
+
+ private:
+  rlimit before_{};
+  void (*handler_)(int);
+};
+
+TEST_F(Resume, AFullDiskLeavesWholeRecordsAndNoEmptyFile) {
+  const auto fails = [](const std::function<void()>& act) {
+    try {
+      act();
+      return false;
+    } catch (const Error& error) {
+      return error.code() == ErrorCode::kIo;
+    }
+  };
+  {
+    const LimitedFiles limited(20);  // less than the first line
+    EXPECT_TRUE(fails([&] { CalibrationFile(path_, "key", quantize_); }));
+    EXPECT_FALSE(fs::exists(path_));
+  }
+  CalibratedLayer layer;
+  CalibrationOptions options = of_level(1);
+  options.finished = [&](const CalibratedLayer& found) {
+    layer = found;
+    throw Error(ErrorCode::kInterrupted, "enough");
+  };
+  EXPECT_THROW(run(options), Error);
+  ASSERT_FALSE(layer.tensors.empty());
+  CalibrationFile file(path_, "key", quantize_);
+  file.append(layer);
+  const std::string bytes = testing::read_file(path_);
+  {
+    const LimitedFiles limited(bytes.size() + 1000);
+    EXPECT_TRUE(fails([&] { file.append(layer); }));
+  }
+  EXPECT_TRUE(testing::read_file(path_) == bytes);
+  // Another file that has the name by now is not what remove() means.
+  fs::remove(path_);
+  testing::write_file(path_, "another's");
+  file.remove();
+  EXPECT_EQ(testing::read_file(path_), "another's");
+}
+
 TEST_F(Resume, EndsSoonWhenAskedTo) {
   for (const int level : {1, 2}) {
     SCOPED_TRACE(level);
@@ -171,7 +231,7 @@ TEST_F(Resume, EndsSoonWhenAskedTo) {
     const Calibration whole = run(options);
     const int64_t all = asked;
     EXPECT_GT(all, 100 * config_.layers);
-    for (const int64_t share : {1, 57}) {
+    for (const int64_t share : {1, 57, 99}) {  // the last when the result is judged
       asked = 0;
       // True once, and false to whoever asks then.
       options.cancelled = [&] { return ++asked == all * share / 100; };
@@ -213,6 +273,9 @@ TEST_F(Resume, BelongsToOneAtATime) {
   CalibrationFile::discard(path_);
   // What a run left that was killed at its start.
   for (const char* torn : {"", "nfloat", "nfloat calibration 1: k"}) {
+    testing::write_file(path_, torn);
+    CalibrationFile::discard(path_);
+    EXPECT_FALSE(fs::exists(path_));
     testing::write_file(path_, torn);
     EXPECT_TRUE(CalibrationFile(path_, "key", quantize_).layers().empty());
     EXPECT_EQ(testing::read_file(path_), "nfloat calibration 1: key\n");
