@@ -209,8 +209,9 @@ void print_tables(const Options& options, const std::vector<AnalyzedWeight>& row
     for (const CodeError& code : row.codes.codes)
       worst = std::max(worst, std::fabs(code.predicted / code.measured - 1));
   }
-  fmt::print("Outliers in {} of {} tensors{}\n{}", found, rows.size(), found == 0 ? "." : ":", outliers);
-  fmt::print("A fit is accepted for {} of {} tensors", accepted, rows.size());
+  fmt::print("Outliers in {} of {}{}\n{}", found, count_of(std::ssize(rows), "tensor"),
+             found == 0 ? "." : ":", outliers);
+  fmt::print("A fit is accepted for {} of {}", accepted, count_of(std::ssize(rows), "tensor"));
   if (accepted > 0)
     fmt::print("; there the prediction is within {:.1f} % of the measured error", 100 * worst);
   const CodeError& best = total.codes.best();

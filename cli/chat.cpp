@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -143,8 +144,24 @@ class Chat {
 
   void save(const std::string& path) const {
     if (path.empty()) return say("/save FILE: a file to write");
+    expect_outputs_apart({path}, read_by(options_.model));
+    expect_conversation(path);
     write_output_file(path, conversation_.to_json());
     note("Saved to " + path + ".");
+  }
+
+  // Throws for a file that holds something else: it would be lost.
+  static void expect_conversation(const std::string& path) {
+    std::error_code none;
+    if (!std::filesystem::is_regular_file(path, none) || std::filesystem::file_size(path, none) == 0) return;
+    try {
+      const Json there = parse_json_object(read_text(path, kMostFileBytes), path);
+      if (there.contains("messages") || there.contains("text")) return;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kMalformedFile) throw;
+    }
+    throw Error(ErrorCode::kAlreadyExists,
+                fmt::format("{}: is not replaced: it is not a conversation that /save wrote", path));
   }
 
   void load(const std::string& path) {
@@ -188,12 +205,13 @@ class Chat {
       say(fmt::format("The context of {} tokens is full: /reset, or start with --context.",
                       conversation_.context()));
     else if (result.reason == FinishReason::kTokenLimit)
-      note(fmt::format("Cut after {} tokens (--max-tokens).", counts.generated));
-    note(fmt::format(
-        "[{} new tokens read in {:.2f} s, {} reused; {} tokens, {:.1f} tokens/s{}; {} of {} left]",
-        counts.read, counts.read_seconds, counts.reused, counts.generated,
-        static_cast<double>(counts.generated) / std::max(counts.generate_seconds, 1e-9),
-        stopped ? ", stopped" : "", conversation_.context() - conversation_.used(), conversation_.context()));
+      note(fmt::format("Cut after {} (--max-tokens).", count_of(counts.generated, "token")));
+    note(fmt::format("[{} read in {:.2f} s, {} reused; {}, {:.1f} tokens/s{}; {} of {} left]",
+                     count_of(counts.read, "new token"), counts.read_seconds, counts.reused,
+                     count_of(counts.generated, "token"),
+                     static_cast<double>(counts.generated) / std::max(counts.generate_seconds, 1e-9),
+                     stopped ? ", stopped" : "", conversation_.context() - conversation_.used(),
+                     conversation_.context()));
   }
 
   const Options& options_;
@@ -233,7 +251,6 @@ void print_prompt(const Options& options, const std::string& folder) {
 }
 
 void run(Options& options) {
-  check_stops(options.conversation.stops);
   const std::string folder = model_folder(options.model.model);
   options.variables = template_variables(options.set);
   options.conversation.variables = options.variables.dump(-1, Json::Invalid::kReplace);
@@ -270,7 +287,8 @@ void add_chat_command(const Command& app) {
       "--render", options->render,
       "Print the exact prompt for this JSON file (messages, tools, add_generation_prompt) and end");
   ConversationOptions& conversation = options->conversation;
-  command.add_option("--system", conversation.system, "Instruction that the conversation begins with");
+  command.add_option("--system", conversation.system, "Instruction that the conversation begins with")
+      .may_be_empty();
   command
       .add_option("-n,--max-tokens", conversation.max_tokens,
                   "Most tokens of one answer; none: what generation_config.json says, else 1024")

@@ -12,6 +12,7 @@
 #include "commands.h"
 #include "nfloat/codebook_errors.h"
 #include "nfloat/error.h"
+#include "nfloat/files.h"
 #include "numbers.h"
 #include "table.h"
 
@@ -181,6 +182,7 @@ void run(const CodebookOptions& options) {
   if (options.sweep_offset) return sweep_offset(options);
   if (options.explain) return explain(options);
   if (names.empty()) return list_codes(options.json);
+  expect_outputs_apart({options.plot}, {options.file});
   if (!options.plot.empty()) plot_levels(options, names);
   const bool wants_errors = options.errors || options.simulate > 0;
   Json tables = Json::array();

@@ -17,6 +17,9 @@
 namespace nfloat::cli {
 namespace {
 
+// The validator that Option::may_be_empty() switches off.
+constexpr const char* kFilled = "filled";
+
 // Texts that are numbers for which holds(number) is true; `which` says so in --help and in the message.
 template <typename Number, typename Holds>
 CLI::Validator numbers(std::string which, Holds holds) {
@@ -133,6 +136,11 @@ Option Option::one_of(std::vector<std::string> words) const {
   return *this;
 }
 
+Option Option::may_be_empty() const {
+  option_->get_validator(kFilled)->active(false);
+  return *this;
+}
+
 Option Option::at_least_zero() const {
   option_->check(numbers<double>("0 or more", [](double number) { return number >= 0; }));
   return *this;
@@ -178,6 +186,11 @@ Option Command::add_value(const std::string& names, OptionTarget target, const s
         using T = std::remove_pointer_t<decltype(value)>;
         if constexpr (std::is_same_v<T, uint64_t> || std::is_same_v<T, std::optional<uint64_t>>)
           option->check(CLI::Validator(not_unsigned, ""));
+        if constexpr (std::is_same_v<T, std::string> || std::is_same_v<T, std::optional<std::string>> ||
+                      std::is_same_v<T, std::vector<std::string>>)
+          option->check(CLI::Validator(
+              [](const std::string& text) { return std::string(text.empty() ? "must not be empty" : ""); },
+              "", kFilled));
         return Option(*option);
       },
       target);

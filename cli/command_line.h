@@ -41,6 +41,7 @@ class Option {
   Option one_at_a_time() const;          // several values, the option repeated for each
   Option show_default() const;           // the target's value, in --help
   Option one_of(std::vector<std::string> words) const;
+  Option may_be_empty() const;  // a text; all others are refused: "" is rather a variable that is not set
   Option at_least_zero() const;
   Option above_zero() const;
   template <std::integral From, std::integral To>

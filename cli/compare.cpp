@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <map>
+#include <numeric>
 #include <optional>
 #include <set>
 #include <string_view>
@@ -54,11 +55,6 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// An unwritable place is told before the work and not after it.
-void expect_writable(const std::string& path) {
-  if (!path.empty() && path != "-") expect_writable_file(path);
-}
-
 // Changes when the adapter does.
 std::string adapter_identity(const AdapterChoice& adapter) {
   std::string identity = fmt::format(" {}:{}", adapter.folder, adapter.weight);
@@ -93,13 +89,14 @@ class Job {
         throw UsageError(fmt::format("--tasks {}: expected NAME=PATH, as arc-easy=arc_easy.jsonl", task));
       tasks_.push_back(load_task(task.substr(0, equals), task.substr(equals + 1), options.task_limit));
     }
-    expect_writable(options.json);
-    expect_writable(options.report);
-    expect_writable(options.figure);
+    // An unwritable place is told before the work and not after it.
+    for (const std::string& path : {options.json, options.report, options.figure})
+      if (!path.empty() && path != "-") expect_writable_file(path);
   }
 
   Comparison run() {
     const std::string folder = model_folder(options_.model);
+    expect_outputs_apart(outputs(), inputs(folder));
     const std::string text =
         options_.text.empty() ? std::string(embedded::stories_txt) : read_text(options_.text, kMaxTextBytes);
     text_name_ = options_.text.empty() ? "stories.txt (embedded)" : options_.text;
@@ -165,6 +162,19 @@ class Job {
   }
 
  private:
+  std::vector<std::string> outputs() const {
+    std::vector<std::string> all{options_.json, options_.report, options_.figure};
+    if (!options_.work.empty())
+      for (const std::string& name : CompareWork::names()) all.push_back(options_.work + "/" + name);
+    return all;
+  }
+  std::vector<std::string> inputs(const std::string& folder) const {
+    std::vector<std::string> all{folder, options_.text, options_.calibrate};
+    for (const AdapterChoice& adapter : compare_.adapters) all.push_back(adapter.folder);
+    for (const std::string& task : options_.tasks) all.push_back(task.substr(task.find('=') + 1));
+    return all;
+  }
+
   // A folder for this run alone: the one named, or the one that an earlier run of the same comparison left in
   // the cache; a new one where another run has that or where there is no cache.
   LockedFolder take_folder(const std::string& identity) const {
@@ -198,7 +208,10 @@ class Job {
     const auto* own = dynamic_cast<const CalibratedFormat*>(&format);
     if (own == nullptr) return;
     note("calibrating {}\n", format.name());
+    const Clock::time_point begin = Clock::now();
     calibrated_ = own->quantize(folder, options_.calibrate, options_.threads);
+    start_ += Clock::now() - begin;  // of the rest
+    calibrations_.erase(format.name());
     measure.prepared = [this](const std::string& name) {
       const auto found = calibrated_.tensors.find(name);
       return found == calibrated_.tensors.end() ? nullptr : &found->second;
@@ -256,17 +269,17 @@ class Job {
 
   // What will be done, and how long it will take.
   void announce(const Model& plain, const PerplexityOptions& scoring, const Tokenizer& tokenizer,
-                const std::string& folder, const CompareWork& work) const {
+                const std::string& folder, const CompareWork& work) {
     FormatMeasurement done;
     size_t left = 0;
-    double calibrating = 0;
     for (const std::string& name : compare_.formats) {
       const std::unique_ptr<Format> format = make_compared_format(name);
       if (work.find(format->name(), done)) continue;
       ++left;
       if (const auto* own = dynamic_cast<const CalibratedFormat*>(format.get()))
-        calibrating += own->seconds(folder, options_.calibrate, options_.threads);
+        calibrations_[format->name()] = own->seconds(folder, options_.calibrate, options_.threads);
     }
+    const double calibrating = seconds_of_calibrations();
     // Layer by layer, the first layers tell the time.
     const double scoring_seconds =
         plain.options().stream_layers ? 0 : expected_seconds(plain, scoring, tokenizer, left);
@@ -275,10 +288,10 @@ class Job {
     if (calibrating > 0)
       time += fmt::format("{} {} for calibration", time.empty() ? ": about" : ", of them",
                           time_text(calibrating));
-    note("{} on {} tokens of {}, protocol {} with windows of {}{}{}\n",
-         count_of(static_cast<int64_t>(compare_.formats.size()), "format"), tokens_.size(), text_name_,
-         options_.protocol, scoring.context, time,
-         left < compare_.formats.size() ? fmt::format(", {} are done already", compare_.formats.size() - left)
+    note("{} on {} of {}, protocol {} with windows of {}{}{}\n",
+         count_of(static_cast<int64_t>(compare_.formats.size()), "format"),
+         count_of(std::ssize(tokens_), "token"), text_name_, options_.protocol, scoring.context, time,
+         left < compare_.formats.size() ? fmt::format(", {} done already", compare_.formats.size() - left)
                                         : "");
   }
 
@@ -292,6 +305,11 @@ class Job {
     for (const std::string& why : plan.alone) note("on a copy of the whole model, {}\n", why);
     time_told_ = plan.peak_bytes == 0;
     start_ = Clock::now();
+  }
+
+  double seconds_of_calibrations() const {
+    return std::accumulate(calibrations_.begin(), calibrations_.end(), 0.0,
+                           [](double sum, const auto& one) { return sum + one.second; });
   }
 
   static std::string time_text(double seconds) {
@@ -330,7 +348,8 @@ class Job {
     if (!time_told_ && progress.share >= kToldAt) {
       time_told_ = true;
       const double spent = seconds_since(start_);
-      note("about {} left\n", time_text(spent / progress.share * (1 - progress.share)));
+      note("about {} left\n",
+           time_text(spent / progress.share * (1 - progress.share) + seconds_of_calibrations()));
     }
     base_ = progress.share * all;
     bar_.update(static_cast<uint64_t>(base_), static_cast<uint64_t>(all),
@@ -362,6 +381,7 @@ class Job {
   int64_t total_ = 0;
   double base_ = 0;  // tokens done, of all formats
   bool time_told_ = true;
+  std::map<std::string, double> calibrations_;  // that are still to be done: estimated seconds
   Clock::time_point start_;
 };
 

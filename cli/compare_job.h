@@ -23,12 +23,14 @@ std::string comparison_figure(const Comparison& comparison);
 class CompareWork {
  public:
   // Lines of formats that are not of `identity`, or are damaged, are passed over. Throws kIo naming the
-  // folder.
+  // folder, kAlreadyExists naming what is no file of a comparison: it would be changed or removed.
   CompareWork(LockedFolder folder, const std::string& identity);
 
-  std::string reference_path() const { return folder_.path() + "/reference.nfloat"; }
+  std::string reference_path() const { return folder_.path() + "/" + kReference; }
   // Of formats that were stopped between two layers.
-  std::string layers_path() const { return folder_.path() + "/layers.nfloat"; }
+  std::string layers_path() const { return folder_.path() + "/" + kLayers; }
+  // Of the files that are written into the folder.
+  static std::vector<std::string> names() { return {kReference, kLayers, kResults}; }
   // The finished measurement of a format, or false.
   bool find(const std::string& name, FormatMeasurement& measurement) const;
   void add(const FormatMeasurement& measurement);
@@ -38,7 +40,9 @@ class CompareWork {
   void remove() noexcept;
 
  private:
-  std::string results_path() const { return folder_.path() + "/formats.jsonl"; }
+  static constexpr const char *kReference = "reference.nfloat", *kLayers = "layers.nfloat",
+                              *kResults = "formats.jsonl";
+  std::string results_path() const { return folder_.path() + "/" + kResults; }
   LockedFolder folder_;
   std::string identity_;
   std::vector<FormatMeasurement> done_;

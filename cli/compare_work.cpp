@@ -5,6 +5,8 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 
 #include "base/json.h"
 #include "compare_job.h"
@@ -21,8 +23,28 @@ static std::string check_of(std::string_view text) {
   return fmt::format("{:016x}", text_hash(text));
 }
 
+// Links are followed and pipes waited for by what reads and writes the files; --fresh removes them.
+static void expect_own(const std::string& path, std::string_view beginning) {
+  namespace fs = std::filesystem;
+  const fs::file_status there = fs::symlink_status(path);
+  if (!fs::exists(there)) return;
+  std::string begins(beginning.size(), '\0');
+  if (fs::is_regular_file(there)) {
+    std::ifstream file(path, std::ios::binary);
+    file.read(begins.data(), std::ssize(begins));
+    begins.resize(static_cast<size_t>(file.gcount()));
+    if (beginning.starts_with(begins)) return;
+  }
+  throw Error(
+      ErrorCode::kAlreadyExists,
+      fmt::format("{}: is not of a comparison, and would be written to: --work names another folder", path));
+}
+
 CompareWork::CompareWork(LockedFolder folder, const std::string& identity)
     : folder_(std::move(folder)), identity_(identity) {
+  expect_own(reference_path(), "nfloatP");
+  expect_own(layers_path(), "nfloatS");
+  expect_own(results_path(), fmt::format("\n{}", kCheck));
   std::FILE* file = std::fopen(results_path().c_str(), "rb");
   if (file == nullptr) return;
   std::fclose(file);

@@ -12,6 +12,7 @@
 #include "nfloat/adapter_gguf.h"
 #include "nfloat/bridge.h"
 #include "nfloat/error.h"
+#include "nfloat/files.h"
 #include "nfloat/results.h"
 #include "nfloat/text.h"
 #include "notes.h"
@@ -118,7 +119,8 @@ void convert_adapter(const Options& options) {
     throw UsageError("--adapter-of goes from a PEFT folder to a .gguf file, or back");
   const WrittenAdapter written = out ? write_adapter_gguf(input, base, options.output, options.overwrite)
                                      : write_adapter_folder(input, base, options.output, options.overwrite);
-  fmt::print("{}: {} low-rank pairs\n", printable(options.output), written.pairs);
+  fmt::print("{}: {}\n", printable(options.output),
+             count_of(static_cast<int64_t>(written.pairs), "low-rank pair"));
   for (const std::string& note : written.notes) fmt::print("lost: {}\n", note);
 }
 
@@ -135,12 +137,11 @@ CalibratedBlocks prepare(const Options& options, const std::string& folder, Brid
         "without --lora");
   if (measures && !options.imatrix.empty())
     throw UsageError("--imatrix is what --calibrate would measure: they do not go together");
-  if (!options.overwrite)
-    for (const std::string& path : {options.output, options.write_imatrix})
-      if (!path.empty() && std::filesystem::exists(path))
-        throw Error(
-            ErrorCode::kAlreadyExists,
-            fmt::format("{}: exists already (--overwrite replaces it when the new one is whole)", path));
+  if (!options.overwrite && std::filesystem::exists(options.output))
+    throw Error(ErrorCode::kAlreadyExists,
+                fmt::format("{}: exists already (--overwrite replaces it when the new one is whole)",
+                            options.output));
+  if (!options.write_imatrix.empty()) expect_importance_output(options.write_imatrix, options.overwrite);
   if (!options.imatrix.empty()) {
     bridge.importance = std::make_shared<const ImportanceMatrix>(read_importance(options.imatrix));
     return calibrated;
@@ -182,6 +183,8 @@ void run(const Options& options) {
   }
   if (!options.part_size.empty()) bridge.part_bytes = parse_bytes(options.part_size, "--part-size");
   const std::string folder = resolve_model_path(options.input);
+  expect_outputs_apart({options.output, options.write_imatrix},
+                       {folder, bridge.lora, bridge.original, options.calibration.text, options.imatrix});
   const CalibratedBlocks calibrated = prepare(options, folder, bridge);
   if (!calibrated.rows.empty())
     bridge.prepared = [&calibrated](const std::string& name) {
@@ -209,16 +212,20 @@ void run(const Options& options) {
   }
   const auto count = static_cast<double>(std::max<int64_t>(1, result.parameters));
   fmt::print(
-      "{}: {} tensors, {} weights, {} -> {} ({:.2f} -> {:.2f} bits a weight), {}; {:.2f} s, {:.2f} GB/s of "
+      "{}: {}, {}, {} -> {} ({:.2f} -> {:.2f} bits a weight), {}; {:.2f} s, {:.2f} GB/s of "
       "input\n",
-      printable(result.files[0]), result.tensors.size(), result.parameters, format_bytes(result.bytes_before),
+      printable(result.files[0]), count_of(std::ssize(result.tensors), "tensor"),
+      count_of(result.parameters, "weight"), format_bytes(result.bytes_before),
       format_bytes(result.bytes_after), 8 * static_cast<double>(result.bytes_before) / count,
       8 * static_cast<double>(result.bytes_after) / count,
       error > 0 ? fmt::format("SQNR {} dB where rounded", sqnr(error, original)) : "nothing rounded",
       result.seconds, static_cast<double>(result.bytes_before) / 1e9 / std::max(result.seconds, 1e-9));
-  if (result.weighted > 0) fmt::print("scales chosen by an importance matrix: {} tensors\n", result.weighted);
+  if (result.weighted > 0)
+    fmt::print("scales chosen by an importance matrix: {}\n",
+               count_of(static_cast<int64_t>(result.weighted), "tensor"));
   if (!calibrated.sentence.empty()) fmt::print("{}\n", calibrated.sentence);
-  if (result.merged > 0) fmt::print("merged: {} weights of the adapter\n", result.merged);
+  if (result.merged > 0)
+    fmt::print("merged: {} of the adapter\n", count_of(static_cast<int64_t>(result.merged), "weight"));
   if (const BridgeTensor total = adapter_total(result); total.squared_change > 0)
     fmt::print(
         "left of the adapter: {:.1f} % (what was achieved along what was wanted), error {:.2f} of its size\n",

@@ -9,6 +9,7 @@
 
 #include "commands.h"
 #include "nfloat/text.h"
+#include "notes.h"
 #include "numbers.h"
 #include "rank_options.h"
 
@@ -118,12 +119,19 @@ void add_part_options(const Command& command, PartOptions& options) {
 std::string part_sentence(const ConvertResult& result, const PartOptions& options,
                           const std::string& output) {
   if (!options.part.empty())
-    return fmt::format("part {}: {} of {} shards in {}.partial; --finish makes the output of all parts",
-                       options.part, result.files.size(), result.shards, printable(output));
+    return fmt::format("part {}: {} of {} in {}.partial; --finish makes the output of all parts",
+                       options.part, result.files.size(),
+                       count_of(static_cast<int64_t>(result.shards), "shard"), printable(output));
+  std::string sentence;
   if (result.shards_before > 0 && !options.finish && rank_place().count == 1)
-    return fmt::format("{} of {} shards were finished before and not made again", result.shards_before,
-                       result.shards);
-  return {};
+    sentence = fmt::format("{} of {} {} finished before and not made again", result.shards_before,
+                           count_of(static_cast<int64_t>(result.shards), "shard"),
+                           result.shards_before == 1 ? "was" : "were");
+  if (result.shards_damaged > 0)
+    sentence += fmt::format("{}{} there no longer had the bytes that were written, and made again",
+                            sentence.empty() ? "" : "; ",
+                            count_of(static_cast<int64_t>(result.shards_damaged), "shard"));
+  return sentence;
 }
 
 std::string name_pattern(const std::string& name) {

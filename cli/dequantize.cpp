@@ -39,11 +39,11 @@ void run(const Options& options) {
   if (const std::string told = part_sentence(result, options.parts, options.output); !told.empty())
     note("dequantize: {}\n", told);
   if (!result.whole) return;
-  fmt::print(
-      "{}: {} parameters, of which {} were quantized, {} -> {} ({}), {:.2f} s at {:.2f} GB/s of output\n",
-      printable(options.output), result.plan.parameters, result.plan.quantized_parameters,
-      format_bytes(result.plan.bytes_before), format_bytes(result.plan.bytes_after), dtype_name(dtype),
-      result.seconds, rate);
+  fmt::print("{}: {}, of which {} {} quantized, {} -> {} ({}), {:.2f} s at {:.2f} GB/s of output\n",
+             printable(options.output), count_of(result.plan.parameters, "parameter"),
+             result.plan.quantized_parameters, result.plan.quantized_parameters == 1 ? "was" : "were",
+             format_bytes(result.plan.bytes_before), format_bytes(result.plan.bytes_after), dtype_name(dtype),
+             result.seconds, rate);
 }
 
 }  // namespace

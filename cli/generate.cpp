@@ -76,13 +76,14 @@ void print_speed(const GenerationRecord& result) {
   const size_t prompt = result.prompt.size();
   // The first token comes from the prompt's own pass.
   const double decoded = static_cast<double>(result.tokens.empty() ? 0 : result.tokens.size() - 1);
-  fmt::print(stderr, "\n[prompt {} tokens, {:.0f} tokens/s; generated {} tokens, {:.1f} tokens/s; {}]\n",
-             prompt, static_cast<double>(prompt) / result.prefill_seconds, result.tokens.size(),
+  fmt::print(stderr, "\n[prompt {}, {:.0f} tokens/s; generated {}, {:.1f} tokens/s; {}]\n",
+             count_of(static_cast<int64_t>(prompt), "token"),
+             static_cast<double>(prompt) / result.prefill_seconds,
+             count_of(std::ssize(result.tokens), "token"),
              decoded > 0 ? decoded / result.decode_seconds : 0.0, finish_reason_name(*result.reason));
 }
 
 void run(const Options& options) {
-  check_stops(options.stop);
   if (options.logprobs >= 0 && !options.json) throw UsageError("--logprobs goes with --json");
   if (options.prompt && !options.file.empty()) throw UsageError("give --prompt or --file, not both");
   if (!options.prompt && options.file.empty() && ::isatty(STDIN_FILENO) == 1)
@@ -108,8 +109,8 @@ void run(const Options& options) {
   const int64_t most = options.context > 0 ? options.context : model.config().context;
   const auto length = static_cast<int64_t>(prompt.size());
   if (length > most)
-    throw Error(ErrorCode::kInvalidArgument,
-                fmt::format("the prompt has {} tokens, more than the context of {}", length, most));
+    throw Error(ErrorCode::kInvalidArgument, fmt::format("the prompt has {}, more than the context of {}",
+                                                         count_of(length, "token"), most));
   // Room for what can come: the whole context of a large model would take gigabytes.
   Session session(model, {.context = std::min(most, length + most_tokens(options, sampler, prompt)),
                           .kv_cache = parse_kv_cache(options.model.kv_cache),
@@ -126,7 +127,8 @@ void run(const Options& options) {
     fmt::print("\n");
   if (!quiet() && !options.json) print_speed(result);
   if (result.reason == FinishReason::kCancelled)
-    throw Error(ErrorCode::kInterrupted, fmt::format("interrupted after {} tokens", result.tokens.size()));
+    throw Error(ErrorCode::kInterrupted,
+                fmt::format("interrupted after {}", count_of(std::ssize(result.tokens), "token")));
 }
 
 }  // namespace
@@ -144,7 +146,8 @@ void add_generate_command(const Command& app) {
       "token is taken each time. The text goes to standard output as it is made, everything else to standard "
       "error.");
   add_model_options(command, options->model);
-  command.add_option("-p,--prompt", options->prompt, "Text to continue; - or none: standard input");
+  command.add_option("-p,--prompt", options->prompt, "Text to continue; - or none: standard input")
+      .may_be_empty();
   command.add_option("--file", options->file, "Continue the text of this file, to its last byte");
   command
       .add_option("-n,--max-tokens", options->max_tokens,

@@ -69,7 +69,7 @@ void print_weights(const Checkpoint& checkpoint, bool all) {
                fmt::format("{:.3f}", bits(row.bytes, row.elements))});
   }
   table.add_rule();
-  table.add({fmt::format("{} parameters", total.elements), fmt::format("{}", total.count), "", "", "",
+  table.add({count_of(total.elements, "parameter"), fmt::format("{}", total.count), "", "", "",
              format_bytes(total.bytes), fmt::format("{:.3f}", bits(total.bytes, total.elements))});
   fmt::print("{}", table.to_string());
 }
@@ -90,8 +90,7 @@ bool print_findings(const std::vector<Finding>& findings) {
       fmt::print("      ({} tensors like {}: {:.60}...)\n", count, printable(key.first),
                  printable(key.second));
   }
-  fmt::print("check: {}\n",
-             errors == 0 ? "sound" : fmt::format("{} error{}", errors, errors == 1 ? "" : "s"));
+  fmt::print("check: {}\n", errors == 0 ? "sound" : count_of(static_cast<int64_t>(errors), "error"));
   return errors == 0;
 }
 
@@ -127,7 +126,8 @@ void print_errors(const std::vector<TensorError>& errors, bool all) {
   add(total_error(errors));
   fmt::print("{}", table.to_string());
   if (!all)
-    fmt::print("{} of {} tensors are exact{}\n", errors.size() - inexact, errors.size(),
+    fmt::print("{} of {} {} exact{}\n", errors.size() - inexact, count_of(std::ssize(errors), "tensor"),
+               errors.size() - inexact == 1 ? "is" : "are",
                inexact > shown ? fmt::format("; {} more are not shown (--all)", inexact - shown) : "");
 }
 

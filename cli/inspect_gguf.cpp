@@ -9,6 +9,7 @@
 #include "convert_options.h"
 #include "nfloat/gguf.h"
 #include "nfloat/results.h"
+#include "notes.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -27,9 +28,11 @@ void inspect_gguf(const std::string& path, bool all, bool json) {
     return;
   }
   fmt::print(
-      "GGUF version {}, {}, {} metadata entries, {} tensors\n\n", file.version(),
+      "GGUF version {}, {}, {}, {}\n\n", file.version(),
       file.files().size() == 1 ? std::string("one file") : fmt::format("{} files", file.files().size()),
-      file.metadata().size(), file.tensors().size());
+      file.metadata().size() == 1 ? std::string("1 metadata entry")
+                                  : fmt::format("{} metadata entries", file.metadata().size()),
+      count_of(std::ssize(file.tensors()), "tensor"));
   Table values(
       {{"metadata", Table::Align::kLeft}, {"type", Table::Align::kLeft}, {"value", Table::Align::kLeft}});
   for (const GgufValue& value : file.metadata())
@@ -69,7 +72,7 @@ void inspect_gguf(const std::string& path, bool all, bool json) {
                  fmt::format("{:.3f}", bits(row.bytes, row.elements))});
   }
   tensors.add_rule();
-  tensors.add({fmt::format("{} parameters", total.elements), fmt::format("{}", total.count), "", "",
+  tensors.add({count_of(total.elements, "parameter"), fmt::format("{}", total.count), "", "",
                format_bytes(total.bytes), fmt::format("{:.3f}", bits(total.bytes, total.elements))});
   fmt::print("{}", tensors.to_string());
 }

@@ -138,11 +138,11 @@ static void choose_precision(const ModelArguments& arguments, ModelOptions& opti
   options.precision = choice.one_row;
   if (choice.many_rows != choice.one_row) options.many_rows_precision = choice.many_rows;
   if (arguments.verbose)
-    say(fmt::format("nfloat: {}, {} threads, --precision {}, {}\n",
+    say(fmt::format("nfloat: {}, {}, --precision {}, {}\n",
                     options.device == "cpu" ? fmt::format("target {}", active_target())
                                             : fmt::format("device {}", options.device),
-                    arguments.threads == 0 ? default_threads() : arguments.threads, precision_text(choice),
-                    reason));
+                    count_of(arguments.threads == 0 ? default_threads() : arguments.threads, "thread"),
+                    precision_text(choice), reason));
 }
 
 PrecisionChoice precisions(const ModelOptions& options) noexcept {
@@ -166,6 +166,12 @@ ModelOptions library_options(const ModelArguments& arguments) {
   options.stream_layers = arguments.stream_layers;
   run_by_ranks(arguments.ranks, options);
   return options;
+}
+
+std::vector<std::string> read_by(const ModelArguments& arguments) {
+  std::vector<std::string> all{model_folder(arguments.model)};
+  for (const std::string& adapter : arguments.lora) all.push_back(parse_adapter(adapter).folder);
+  return all;
 }
 
 std::string model_folder(const std::string& path) {

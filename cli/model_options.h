@@ -55,6 +55,9 @@ Model load_draft(ModelArguments arguments, const std::string& path, const Tokeni
 // DIR or DIR:WEIGHT.
 AdapterChoice parse_adapter(const std::string& text);
 
+// What is read of the model and its adapters: folders and files that no output may replace.
+std::vector<std::string> read_by(const ModelArguments& arguments);
+
 // The folder or GGUF file that `path` names. Throws Error where it is another file.
 std::string model_folder(const std::string& path);
 

@@ -11,6 +11,7 @@
 #include "model_options.h"
 #include "nfloat/error.h"
 #include "nfloat/evaluate.h"
+#include "nfloat/files.h"
 #include "nfloat/results.h"
 #include "nfloat/tokenizer.h"
 #include "notes.h"
@@ -75,8 +76,8 @@ void print_divergence(const Options& options, const DivergenceResult& d, const s
   fmt::print("delta p                 mean {:+.4f} +- {:.4f} %, RMS {:.4f} +- {:.4f} %\n",
              100 * d.mean_delta_p, 100 * d.mean_delta_p_error, 100 * d.rms_delta_p,
              100 * d.rms_delta_p_error);
-  fmt::print("same top token          {:.3f} +- {:.3f} % of {} tokens\n", 100 * d.same_top,
-             100 * d.same_top_error, d.tokens);
+  fmt::print("same top token          {:.3f} +- {:.3f} % of {}\n", 100 * d.same_top, 100 * d.same_top_error,
+             count_of(d.tokens, "token"));
 }
 
 void print_perplexity(const Options& options, const PerplexityResult& result, double seconds) {
@@ -86,8 +87,8 @@ void print_perplexity(const Options& options, const PerplexityResult& result, do
     return;
   }
   fmt::print("perplexity {:.4f} +- {:.4f}\n", result.perplexity, result.perplexity_error());
-  fmt::print("mean loss {:.6f} +- {:.6f} nats a token, {} tokens scored in {}, {:.0f} tokens/s\n",
-             result.mean_loss, result.standard_error, result.tokens,
+  fmt::print("mean loss {:.6f} +- {:.6f} nats a token, {} scored in {}, {:.0f} tokens/s\n", result.mean_loss,
+             result.standard_error, count_of(result.tokens, "token"),
              count_of(result.windows, options.tokens.empty() ? "window" : "sequence"),
              static_cast<double>(result.tokens) / seconds);
 }
@@ -106,6 +107,11 @@ class Job {
   }
 
   void run() {
+    if (!options_.reference_cache.empty()) {
+      std::vector<std::string> inputs = read_by(options_.model);
+      inputs.insert(inputs.end(), {options_.text, model_folder(options_.reference)});
+      expect_outputs_apart({options_.reference_cache}, inputs);
+    }
     if (!options_.tokens.empty()) return score_sequences();
     tokenizer_ = Tokenizer::load(model_folder(options_.model.model));
     text_ = read_text(options_.text, kMaxTextBytes);

@@ -106,14 +106,15 @@ void run(const Options& options) {
     fmt::print("{} of {}\n", count_of(model.layers, "recurrent layer"), model.hidden);
   for (const ModelSize::CachedLayers& cached : model.cached_layers)
     if (cached.window > 0)
-      fmt::print("{} of the layers keep at most {} tokens\n", cached.layers, cached.window);
+      fmt::print("{} of the layers keep at most {}\n", cached.layers, count_of(cached.window, "token"));
   if (state > 0)
     fmt::print("The state of recurrent layers takes {} more, whatever the context\n", format_bytes(state));
   if (!model.not_understood.empty()) fmt::print("{}\n", estimate_remark(model));
   if (!model.why_not.empty()) fmt::print("`generate` does not run it: {}\n", model.why_not);
   for (const std::string& part : model.left_out) fmt::print("Not counted: {}\n", part);
   if (model.experts > 0)
-    fmt::print("{} experts, {} of them at work for a token\n", model.experts, model.active_experts);
+    fmt::print("{}, {} of them at work for a token\n", count_of(model.experts, "expert"),
+               model.active_experts);
   if (model.max_context > 0 && context > model.max_context) {
     fmt::print("Note: the model was made for at most {} tokens of context.\n", model.max_context);
   }

@@ -20,11 +20,6 @@ void add_sampling_options(const Command& command, SamplingSettings& settings) {
   command.add_option("--seed", settings.seed, "The same seed gives the same text; none: another each time");
 }
 
-void check_stops(const std::vector<std::string>& stops) {
-  if (std::find(stops.begin(), stops.end(), std::string()) != stops.end())
-    throw UsageError("--stop is empty: give the text that ends it");
-}
-
 void name_not_obeyed(const std::vector<std::string>& settings) {
   for (const std::string& setting : settings) fmt::print(stderr, "{} is not obeyed\n", setting);
 }

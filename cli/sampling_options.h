@@ -16,8 +16,6 @@ void add_sampling_options(const Command& command, SamplingSettings& settings);
 // on standard error.
 SamplerOptions named_sampler_options(const SamplingSettings& settings, const std::string& path,
                                      const ModelConfig& config, std::vector<int32_t>* ends);
-// Throws UsageError for an empty text of --stop, which nothing can end before.
-void check_stops(const std::vector<std::string>& stops);
 
 void name_not_obeyed(const std::vector<std::string>& settings);
 

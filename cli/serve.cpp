@@ -85,8 +85,9 @@ void open(const Options& options, Server& server, const std::string& folder) {
   const uint64_t kv = options.serve.kv_bytes > 0 ? options.serve.kv_bytes
                                                  : kv_cache_bytes(config, type, context) *
                                                        static_cast<uint64_t>(options.serve.streams);
-  note("Memory: weights {}, keys and values at most {} for {} streams of up to {} tokens.\n",
-       format_bytes(model.memory().resident_bytes()), format_bytes(kv), options.serve.streams, context);
+  note("Memory: weights {}, keys and values at most {} for {} of up to {}.\n",
+       format_bytes(model.memory().resident_bytes()), format_bytes(kv),
+       count_of(options.serve.streams, "stream"), count_of(context, "token"));
   note("Ready: API at {}/v1, page at {}/\n", server.address(), server.address());
 }
 

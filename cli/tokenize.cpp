@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <iterator>
@@ -34,7 +36,9 @@ std::string read_input(const Options& options) {
   if (options.has_text) return options.text;
   if (options.file.empty()) return read_all(std::cin);
   std::ifstream in(options.file, std::ios::binary);
-  if (!in) throw Error(ErrorCode::kNotFound, options.file + ": cannot open");
+  if (!in)
+    throw Error(errno == ENOENT ? ErrorCode::kNotFound : ErrorCode::kIo,
+                fmt::format("{}: cannot open: {}", options.file, std::strerror(errno)));
   return read_all(in);
 }
 
@@ -118,8 +122,10 @@ void add_tokenize_command(const Command& app) {
                   "Model folder, tokenizer.json, tokenizer.model, or a Hugging Face name in the cache")
       .required();
   const Option text =
-      command.add_option("-p,--prompt", options->text,
-                         "The text (with --decode: the ids); without it and --file, standard input");
+      command
+          .add_option("-p,--prompt", options->text,
+                      "The text (with --decode: the ids); without it and --file, standard input")
+          .may_be_empty();
   command.add_option("--file", options->file, "Read the text, or the ids, from this file");
   command.add_flag("--decode", options->decode, "From ids (numbers, or a JSON array) to text");
   command.add_flag("--json", options->json, "Print JSON: count, ids and tokens, or the text");

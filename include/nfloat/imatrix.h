@@ -37,8 +37,12 @@ struct ImportanceMatrix {
 // Reads both forms of the file: GGUF and the older one. Throws kNotFound, kIo, kMalformedFile.
 NFLOAT_API ImportanceMatrix read_importance(const std::string& path);
 
-// As GGUF where the name ends in .gguf, else in the older form. Appears whole or not at all. Throws kIo,
-// kAlreadyExists.
+// Throws kAlreadyExists where something is that is not replaced: anything without `overwrite`, with it what
+// is no importance matrix.
+NFLOAT_API void expect_importance_output(const std::string& path, bool overwrite);
+
+// As GGUF where the name ends in .gguf, else in the older form. Appears whole or not at all. Throws kIo, and
+// as expect_importance_output.
 NFLOAT_API void write_importance(const std::string& path, const ImportanceMatrix& importance, bool overwrite);
 
 struct ImportanceOptions {

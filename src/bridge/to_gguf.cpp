@@ -372,12 +372,15 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
     result.bytes_after += tensor.bytes;
     result.tensors.push_back(std::move(tensor));
   }
-  if (!options.lora.empty()) expect_apart(options.lora, output);
   const std::string path = check_output(input, output, OutputKind::kGguf, control.overwrite,
                                         result.bytes_after + plan.metadata.bytes().size());
   remove_stale_temporaries(path);
   std::vector<Part> parts = make_parts(path, plan, options.part_bytes);
+  std::vector<std::string> reads = input.files();
+  reads.push_back(input.path());
+  if (!options.lora.empty()) reads.push_back(options.lora);
   const auto expect_place = [&](const std::string& place) {
+    for (const std::string& read : reads) expect_apart(read, place);
     if (!std::filesystem::exists(place)) return;
     if (control.overwrite) return expect_replaceable(place, OutputKind::kGguf, place);
     fail(ErrorCode::kAlreadyExists, "{}: exists already (--overwrite replaces it when the new one is whole)",

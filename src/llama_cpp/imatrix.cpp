@@ -188,9 +188,21 @@ ImportanceMatrix read_importance(const std::string& path) {
   return result;
 }
 
+void expect_importance_output(const std::string& path, bool overwrite) {
+  namespace fs = std::filesystem;
+  if (!fs::exists(path)) return;
+  if (!overwrite) fail(ErrorCode::kAlreadyExists, "{}: exists already", path);
+  if (!fs::is_regular_file(path) || fs::file_size(path) == 0) return;
+  try {
+    read_importance(path);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIo) throw;
+    fail(ErrorCode::kAlreadyExists, "{}: is not replaced: it is no importance matrix", path);
+  }
+}
+
 void write_importance(const std::string& path, const ImportanceMatrix& importance, bool overwrite) {
-  if (!overwrite && std::filesystem::exists(path))
-    fail(ErrorCode::kAlreadyExists, "{}: exists already", path);
+  expect_importance_output(path, overwrite);
   const Existing existing = overwrite ? Existing::kReplace : Existing::kKeep;
   path.ends_with(".gguf") ? write_gguf(path, importance, existing) : write_old(path, importance, existing);
 }

@@ -44,7 +44,7 @@ class Chat : public Cli {
     int read, reused, generated;
   };
   static std::vector<Note> notes(const std::string& text) {
-    const std::regex pattern(R"(\[(\d+) new tokens read in [\d.]+ s, (\d+) reused; (\d+) tokens)");
+    const std::regex pattern(R"(\[(\d+) new tokens? read in [\d.]+ s, (\d+) reused; (\d+) tokens?)");
     std::vector<Note> result;
     for (std::sregex_iterator i(text.begin(), text.end(), pattern), end; i != end; ++i)
       result.push_back({std::stoi((*i)[1]), std::stoi((*i)[2]), std::stoi((*i)[3])});
