@@ -11,6 +11,7 @@
 #include "architecture/families.h"
 #include "architecture/tensor_roles.h"
 #include "architecture/wrapped_names.h"
+#include "base/counted.h"
 #include "base/fail.h"
 
 namespace nfloat {
@@ -134,14 +135,17 @@ void check_tensors(const StoredTensors& stored, const ModelConfig& config) {
   const std::vector<std::string> extra = left_over(stored, config, names, known);
   std::vector<std::string> problems;
   if (!missing.empty())
-    problems.push_back(fmt::format("{} tensors that config.json ({}) asks for are missing: {}",
-                                   missing.size(), config.family, fmt::join(missing, ", ")));
+    problems.push_back(fmt::format("{} that the configuration ({}) asks for {} missing: {}",
+                                   counted(missing.size(), "tensor"), config.family,
+                                   missing.size() == 1 ? "is" : "are", fmt::join(missing, ", ")));
   if (!wrong.empty())
-    problems.push_back(
-        fmt::format("{} tensors disagree with config.json: {}", wrong.size(), fmt::join(wrong, "; ")));
+    problems.push_back(fmt::format("{} {} with the configuration: {}", counted(wrong.size(), "tensor"),
+                                   wrong.size() == 1 ? "disagrees" : "disagree", fmt::join(wrong, "; ")));
   if (!extra.empty())
-    problems.push_back(fmt::format("{} tensors are left over, which {} of {} layers does not have: {}",
-                                   extra.size(), config.family, config.layers, fmt::join(extra, ", ")));
+    problems.push_back(fmt::format("{} {} left over, which {} of {} does not have: {}",
+                                   counted(extra.size(), "tensor"), extra.size() == 1 ? "is" : "are",
+                                   config.family, counted(static_cast<uint64_t>(config.layers), "layer"),
+                                   fmt::join(extra, ", ")));
   if (!problems.empty()) fail(ErrorCode::kMalformedFile, "{}: {}", stored.path, fmt::join(problems, "; "));
 }
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -50,7 +52,7 @@ std::optional<std::string> file_text(const std::filesystem::path& path) {
   if (std::filesystem::file_size(path, error) > kMost)
     fail(ErrorCode::kMalformedFile, "{}: larger than {} bytes", path.string(), kMost);
   std::ifstream in(path, std::ios::binary);
-  if (!in) fail(ErrorCode::kIo, "{}: cannot be read", path.string());
+  if (!in) fail(ErrorCode::kIo, "{}: cannot open: {}", path.string(), std::strerror(errno));
   return std::string(std::istreambuf_iterator<char>(in), {});
 }
 

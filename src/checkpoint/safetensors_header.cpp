@@ -133,6 +133,11 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
   bool parse_error(size_t position, const std::string&, const nlohmann::json::exception& error) override {
     std::string what = error.what();
+    if (what.find("UTF-8") != std::string::npos)
+      bad("the header has a byte that is not UTF-8, byte {} of it", position);
+    // Behind "[json.exception...] parse error at line 1, column ...: syntax error while parsing ... - ".
+    const size_t reason = what.find(" - ");
+    if (reason != std::string::npos) what.erase(0, reason + 3);
     bad("the header is not JSON at byte {}: {}", position, shown(what));
   }
 

@@ -2,7 +2,9 @@
 #include "convert/adapter_config.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <span>
@@ -151,6 +153,8 @@ AdapterConfig::AdapterConfig(const std::string& folder)
              ? " (nfloat convert FILE.gguf FOLDER --adapter-of MODEL makes one of a GGUF adapter)"
              : "");
   std::ifstream file(source_, std::ios::binary);
+  if (!file && errno != ENOENT && errno != ENOTDIR)
+    fail(ErrorCode::kIo, "{}: cannot open: {}", source_, std::strerror(errno));
   if (!file)
     fail(ErrorCode::kNotFound, "{}: no such file; a LoRA adapter is a folder that PEFT saved", source_);
   constexpr size_t kMostBytes = size_t{1} << 20;

@@ -366,6 +366,46 @@ class Writer {
   ModelKeyWriter& keys_;
 };
 
+// A sentence about keys of config.json, about those that they were made from.
+std::string in_names_of_the_file(std::string sentence, const ModelKeys& keys, const GgufArchitecture& entry) {
+  const std::pair<std::string_view, std::string_view> kNames[] = {
+      {"hidden_size", "embedding_length"},
+      {"intermediate_size",
+       entry.model_type == "gpt_oss" ? "expert_feed_forward_length" : "feed_forward_length"},
+      {"num_hidden_layers", "block_count"},
+      {"num_attention_heads", "attention.head_count"},
+      {"num_key_value_heads", "attention.head_count_kv"},
+      {"head_dim", "attention.key_length"},
+      {"max_position_embeddings", "context_length"},
+      {"norm_epsilon", epsilon_key(entry)},
+      {"rms_norm_eps", epsilon_key(entry)},
+      {"rope_theta", "rope.freq_base"},
+      {"partial_rotary_factor", "rope.dimension_count"},
+      {"factor", "rope.scaling.factor"},
+      {"original_max_position_embeddings", "rope.scaling.original_context_length"},
+      {"sliding_window", "attention.sliding_window"},
+      {"num_experts", "expert_count"},
+      {"num_experts_per_tok", "expert_used_count"},
+      {"moe_intermediate_size", "expert_feed_forward_length"},
+      {"attn_logit_softcapping", "attn_logit_softcapping"},
+      {"final_logit_softcapping", "final_logit_softcapping"},
+      {"logits_scaling", "logit_scale"},
+      {"residual_multiplier", "residual_scale"},
+      {"embedding_multiplier", "embedding_scale"},
+      {"attention_multiplier", "attention.scale"},
+  };
+  for (const auto& [usual, theirs] : kNames) {
+    std::string_view own = usual;
+    for (const GgufConfigKey& renamed : entry.config_keys)
+      if (renamed.usual == usual) own = renamed.own;
+    const std::string quoted = fmt::format("\"{}\"", own);
+    const size_t at = sentence.find(quoted);
+    if (at != std::string::npos)
+      return sentence.replace(at, quoted.size(), fmt::format("metadata \"{}\"", keys.key(theirs)));
+  }
+  return sentence;
+}
+
 }  // namespace
 
 const GgufArchitecture& architecture_of(const GgufFile& file) {
@@ -380,7 +420,14 @@ const GgufArchitecture& architecture_of(const GgufFile& file) {
 }
 
 std::string huggingface_config(const GgufFile& file) {
-  return Reader(file).run().dump(2, Json::Invalid::kReplace) + "\n";
+  const std::string text = Reader(file).run().dump(2, Json::Invalid::kReplace) + "\n";
+  const ModelKeys keys(file);
+  try {
+    parse_model_config(text, keys.source());
+  } catch (const Error& error) {
+    throw Error(error.code(), in_names_of_the_file(error.what(), keys, architecture_of(file)));
+  }
+  return text;
 }
 
 void append_model(const ModelConfig& config, const GgufArchitecture& architecture, GgufMetadata& metadata,

@@ -18,8 +18,11 @@ namespace fs = std::filesystem;
 fs::path tokenizer_file(const fs::path& path) {
   std::error_code ignored;
   if (!fs::is_directory(path, ignored)) return path;
-  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"})
-    if (fs::exists(path / name, ignored)) return path / name;
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"}) {
+    std::error_code error;
+    if (fs::exists(path / name, error)) return path / name;
+    if (error) fail(ErrorCode::kIo, "{}: {}", (path / name).string(), error.message());
+  }
   fail(ErrorCode::kNotFound,
        "{}: there is neither tokenizer.json nor tokenizer.model nor vocab.json with merges.txt",
        path.string());

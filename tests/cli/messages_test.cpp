@@ -2,7 +2,10 @@
 // What is said: safe for a terminal, on one line, short, with a way on; where streams are full or closed too.
 #include <gtest/gtest.h>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstring>
 #include <sstream>
 
 #include "base/json.h"
@@ -166,6 +169,77 @@ TEST_F(Messages, WhatWasWrittenIsSaidUnlessQuiet) {
   EXPECT_EQ(quiet.out, said.out);
   for (const char* command : {"quantize", "plan", "inspect", "compare", "analyze", "evaluate", "cache"})
     EXPECT_NE(nfloat({command, "--help"}).out.find("--quiet"), std::string::npos) << command;
+}
+
+TEST_F(Messages, OneThingIsNotSeveral) {
+  write_file(path("one.safetensors"),
+             safetensors_bytes("{" + entry("w", "F32", {1, 1}, 0, 4) + "}", std::string(4, '\0')));
+  const Result listed = nfloat({"inspect", path("one.safetensors")});
+  EXPECT_NE(listed.out.find("1 parameter "), std::string::npos) << listed;
+  fs::copy(model(), path("model"), fs::copy_options::recursive);
+  std::string weights = read_file(path("model/model.safetensors"));
+  const std::string norm = "model.norm.weight";
+  weights.replace(weights.find(norm), norm.size(), "model.nrom.weight");
+  write_file(path("model/model.safetensors"), weights);
+  expect_complaint(nfloat({"generate", path("model"), "-p", "x", "-n", "1"}),
+                   {"1 tensor that the configuration", "is missing: model.norm.weight"});
+  const Result said = nfloat({"generate", model(), "-p", "x", "-n", "1", "--temperature", "0"});
+  EXPECT_NE(said.err.find("generated 1 token,"), std::string::npos) << said;
+}
+
+// A GGUF file has no config.json: what is wrong is said of the file, under its own names.
+TEST_F(Messages, FaultsOfGgufMetadataNameItsKeys) {
+  ASSERT_TRUE(nfloat({"convert", model(), path("m.gguf")}).ok());
+  const std::string whole = read_file(path("m.gguf"));
+  struct Fault {
+    const char* key;
+    uint32_t value;
+  };
+  const float negative = -4;
+  uint32_t bits;
+  std::memcpy(&bits, &negative, 4);
+  for (const Fault& fault : {Fault{"llama.block_count", 100000}, Fault{"llama.embedding_length", ~0u},
+                             Fault{"llama.context_length", ~0u}, Fault{"llama.rope.freq_base", bits},
+                             Fault{"llama.attention.layer_norm_rms_epsilon", bits}}) {
+    const std::string key = fault.key;
+    std::string bytes = whole;
+    // Behind the key its type, then the value.
+    std::memcpy(bytes.data() + bytes.find(key) + key.size() + 4, &fault.value, 4);
+    write_file(path("bad.gguf"), bytes);
+    for (const std::vector<std::string>& command :
+         {std::vector<std::string>{"generate", path("bad.gguf"), "-p", "x"},
+          {"convert", path("bad.gguf"), path("out")},
+          {"inspect", path("bad.gguf"), "--check", "--json"}}) {
+      const Result result = nfloat(command);
+      expect_complaint(result, {"bad.gguf: metadata \"" + key + "\" is "});
+      EXPECT_EQ(result.err.find("config.json"), std::string::npos) << result;
+    }
+    EXPECT_FALSE(fs::exists(path("out")));
+  }
+}
+
+TEST_F(Messages, WhatMayNotBeReadIsSaidSo) {
+  fs::copy(model(), path("model"), fs::copy_options::recursive);
+  fs::create_directories(path("adapter"));
+  for (const char* name : {"text", "adapter/adapter_config.json"}) {
+    write_file(path(name), "{}");
+    fs::permissions(path(name), fs::perms::none);
+  }
+  fs::permissions(folder_, fs::perms::all);
+  Limits limits;
+  limits.as_nobody = ::geteuid() == 0;
+  const auto complains = [&](const std::vector<std::string>& command, const std::string& name) {
+    expect_complaint(nfloat(command, limits), {name, "Permission denied"});
+  };
+  if (nfloat({"version"}, limits).exit_code == 127)
+    GTEST_SKIP() << "an unprivileged user cannot run the build folder's programs here";
+  complains({"tokenize", path("model"), "--file", path("text")}, "text");
+  complains({"generate", path("model"), "-p", "x", "--lora", path("adapter")}, "adapter_config.json");
+  complains({"convert", path("model"), path("out"), "--lora", path("adapter")}, "adapter_config.json");
+  fs::permissions(path("model"), fs::perms::none);
+  complains({"tokenize", path("model"), "-p", "x"}, "model");
+  complains({"generate", path("model"), "-p", "x"}, "model");
+  fs::permissions(path("model"), fs::perms::all);
 }
 
 TEST_F(Messages, MetadataOfGgufFilesKeepsItsLetters) {
