@@ -93,6 +93,7 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
     fail(ErrorCode::kIo, "{}: is not a regular file; this output is not written in one go from its beginning",
          path_);
   target_ = place.path;
+  remove_stale_temporaries(target_);
   struct stat old {};
   const bool replaces = ::stat(target_.c_str(), &old) == 0;
   for (int i = 0; fd_ < 0; ++i) {
@@ -167,6 +168,7 @@ void write_file_atomically(const std::string& path, std::string_view text) {
 }
 
 AtomicFolder::AtomicFolder(const std::string& target) : target_(target) {
+  remove_stale_temporaries(target_);
   for (int i = 0; lock_ < 0; ++i) {
     temporary_ = temporary_name(target_);
     if (::mkdir(temporary_.c_str(), 0777) != 0) {

@@ -21,7 +21,8 @@ enum class Existing {
 
 // A file that appears under its name whole or not at all: written beside it as ".NAME.nfloat-PID-RANDOM.tmp",
 // synced, renamed. Links are followed: what a link leads to is replaced. Destroying it before commit()
-// removes the temporary file. All failures throw kIo naming the path; so do a folder, a device and a pipe.
+// removes the temporary file, making the next one for the same name what a killed run left. All failures
+// throw kIo naming the path; so do a folder, a device and a pipe.
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path);

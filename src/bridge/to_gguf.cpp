@@ -275,7 +275,6 @@ std::vector<Part> make_parts(const std::string& path, const GgufPlan& plan, uint
   }
   for (size_t i = 0; i < parts.size(); ++i) {
     parts[i].path = part_path(path, i, parts.size());
-    if (parts.size() > 1) remove_stale_temporaries(parts[i].path);
     GgufMetadata metadata = i == 0 ? plan.metadata : GgufMetadata();
     if (parts.size() > 1) {
       metadata.u16("split.no", static_cast<uint16_t>(i));

@@ -65,6 +65,11 @@ TEST_F(Files, StaleTemporariesGoLivingOnesStay) {
   remove_stale_temporaries(target.string());
   EXPECT_TRUE(fs::exists(living.temporary_path()));
   EXPECT_EQ(entries(), 3u);
+  // The next file of that name does so by itself.
+  std::ofstream(folder_ / ".model.safetensors.nfloat-4.tmp") << "left by a killed run";
+  { const AtomicFile next(target.string()); }
+  EXPECT_EQ(entries(), 3u);
+  EXPECT_TRUE(fs::exists(living.temporary_path()));
   living.append(std::string_view("x"));
   living.commit();
   EXPECT_EQ(read(target), "x");
