@@ -199,12 +199,13 @@ bool PartialFolder::is_intact(const std::string& shard, const std::function<bool
 }
 
 void PartialFolder::clear_others() const {
-  std::set<std::string> begun;
-  for (const fs::directory_entry& entry : fs::directory_iterator(files_)) {
+  std::set<fs::path> begun;
+  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(files_)) {
     const std::string name = entry.path().filename().string();
-    if (is_temporary(name)) begun.insert(name.substr(1, name.find(kTemporary) - 1));
+    if (is_temporary(name))
+      begun.insert(entry.path().parent_path() / name.substr(1, name.find(kTemporary) - 1));
   }
-  for (const std::string& name : begun) remove_stale_temporaries((fs::path(files_) / name).string());
+  for (const fs::path& path : begun) remove_stale_temporaries(path.string());
   for (const std::string& name : names_)
     if (!is_shard(name)) fs::remove(fs::path(files_) / name);
 }
@@ -220,7 +221,6 @@ void PartialFolder::expect_key(const ConversionKey& key) {
   const std::string wanted = key_text(key);
   std::string there = read_key(key_file_);
   if (there.empty()) {
-    remove_stale_temporaries(key_file_);
     try {
       AtomicFile file(key_file_);
       file.append(wanted);

@@ -10,7 +10,9 @@
 #include <set>
 #include <system_error>
 
+#include "base/counted.h"
 #include "base/fail.h"
+#include "base/mapped_file.h"
 #include "base/stopwatch.h"
 #include "checkpoint/safetensors_header.h"
 #include "convert/output.h"
@@ -72,9 +74,16 @@ std::string index_text(const std::vector<Shard>& shards, const std::vector<Outpu
 }
 
 void copy_following_links(const fs::path& from, const fs::path& to) {
-  std::error_code error;
-  fs::copy_file(from, to, error);
-  if (error) fail(ErrorCode::kIo, "{}: cannot copy: {}", from.string(), error.message());
+  constexpr size_t kPiece = size_t{1} << 20;
+  const MappedFile file(from.string());
+  AtomicFile copy(to.string());
+  for (std::span<const std::byte> rest = file.bytes(); !rest.empty();) {
+    const auto piece = rest.first(std::min(kPiece, rest.size()));
+    copy.append(piece);
+    file.release(piece);
+    rest = rest.subspan(piece.size());
+  }
+  copy.commit();
 }
 
 // Behind what the original's card says.
@@ -159,9 +168,9 @@ class CheckpointWriting {
                           error.code() == ErrorCode::kOutOfMemory;
       if (!useful && !control_.finish) partial_->give_up();
       if (!useful || finished == 0) throw;
-      fail(error.code(), "{}; {} keeps {} of {} shards, with which the same command goes on",
+      fail(error.code(), "{}; {} keeps {} of {}, with which the same command goes on",
            error.code() == ErrorCode::kInterrupted ? "interrupted" : error.what(),
-           PartialFolder::path_of(target_.string()), finished, shards_.size());
+           PartialFolder::path_of(target_.string()), finished, counted(shards_.size(), "shard"));
     }
     result_.whole = true;
   }
@@ -190,6 +199,7 @@ class CheckpointWriting {
     for (size_t s = 0; s < shards_.size(); ++s)
       if (is_mine(s))
         for (const size_t unit : shards_[s].units) needed += units_[unit].bytes;
+    if (in_folder() && control_.parts == 0) needed += other_bytes();
     if (resumable && !control_.fresh) {
       std::error_code ignored;
       const fs::path earlier = fs::path(PartialFolder::path_of(output_target(output_))) / "model";
@@ -209,6 +219,18 @@ class CheckpointWriting {
       partial_ = std::make_unique<PartialFolder>(input_, target_.string(), key, control_, output_files());
     else if (in_folder())
       folder_ = std::make_unique<AtomicFolder>(target_.string());
+  }
+
+  // Of the files that go along.
+  uint64_t other_bytes() const {
+    uint64_t bytes = 0;
+    for (const std::string& name : other_files(input_)) {
+      std::error_code error;
+      const uint64_t size = input_.is_gguf() ? input_.text_file(name).size()
+                                             : fs::file_size(fs::path(input_.path()) / name, error);
+      if (!error) bytes += size;
+    }
+    return bytes;
   }
 
   std::set<std::string> output_files() const {
@@ -235,11 +257,11 @@ class CheckpointWriting {
     const size_t count = missing.size();
     missing.resize(std::min<size_t>(count, 3));
     fail(ErrorCode::kNotFound,
-         "{}: {} of {} shards are missing or damaged ({}{}): run the parts that make them, or the command "
+         "{}: {} of {} are missing or damaged ({}{}): run the parts that make them, or the command "
          "without part "
          "and finish, which makes what is missing",
-         PartialFolder::path_of(target_.string()), count, shards_.size(), fmt::join(missing, ", "),
-         count > missing.size() ? ", ..." : "");
+         PartialFolder::path_of(target_.string()), count, counted(shards_.size(), "shard"),
+         fmt::join(missing, ", "), count > missing.size() ? ", ..." : "");
   }
 
   void write_shards() {
@@ -292,7 +314,6 @@ class CheckpointWriting {
     const std::lock_guard lock(mutex_);
     if (shard.writer) return;
     const fs::path path = path_of(shard);
-    if (partial_) remove_stale_temporaries(path.string());
     std::vector<SafetensorsWriter::Declared> declared;
     std::vector<std::string> late;
     for (const size_t unit : shard.units) {

@@ -182,6 +182,20 @@ TEST_F(BadInput, NoPermission) {
   fs::permissions(path("closed"), fs::perms::all);
 }
 
+// What goes along is written as the weights are, and its own file is named.
+TEST_F(BadInput, AFileThatCannotBeCopiedIsNamedWithTheReason) {
+  fs::copy(model(), path("model"), fs::copy_options::recursive);
+  write_file(path("model/vocabulary"), "");
+  fs::resize_file(path("model/vocabulary"), 20'000'000);
+  Limits limits;
+  limits.file_bytes = 15'000'000;
+  const Result result = nfloat({"quantize", path("model"), path("out")}, limits);
+  expect_complaint(result, {"out", "vocabulary: cannot write", "too large", "keeps 1 of 1 shard"});
+  EXPECT_FALSE(fs::exists(path("out")));
+  ASSERT_TRUE(nfloat({"quantize", path("model"), path("out")}).ok());
+  EXPECT_EQ(fs::file_size(path("out/vocabulary")), 20'000'000u);
+}
+
 TEST_F(BadInput, ANewDiskThatIsTooSmallIsSaidBeforeTheWork) {
   const std::string disk = path("disk");
   fs::create_directories(disk);

@@ -64,7 +64,7 @@ TEST_F(Parts, TogetherGiveTheBytesOfOneProcess) {
       ASSERT_TRUE(result.ok()) << result;
       EXPECT_FALSE(fs::exists(path(out)));
       EXPECT_NE(result.out.find("\"whole\": false"), std::string::npos) << result;
-      if (part == 2) expect_complaint(quantize(out, {"--finish"}), {"shards are missing", "out", ".partial"});
+      if (part == 2) expect_complaint(quantize(out, {"--finish"}), {"are missing", "out", ".partial"});
     }
     EXPECT_EQ(finished(out), shards_);
     const Result result = quantize(out, {"--finish"});
@@ -221,6 +221,19 @@ TEST_F(Parts, LinksPipesAndOthersFilesInTheFolderAreNamedAndStay) {
   ASSERT_EQ(::mkfifo((folder + "/conversion").c_str(), 0600), 0);
   expect_complaint(quantize("out"), {folder, "not of a conversion"});
   EXPECT_EQ(read_file(path("keepme")), "mine");
+}
+
+// What goes along in sub-folders may be torn too: nothing of it comes into the output.
+TEST_F(Parts, TornFilesOfSubFoldersAreMadeAgain) {
+  fs::create_directories(path("model/more"));
+  write_file(path("model/more/file"), "whole");
+  ASSERT_TRUE(quantize("straight").ok());
+  ASSERT_TRUE(quantize("out", {"--part", "1/1"}).ok());
+  fs::create_directories(path("out.partial/model/more"));
+  write_file(path("out.partial/model/more/.file.nfloat-1-0123456789abcdef.tmp"), "wh");
+  write_file(path("out.partial/model/more/file"), "torn");
+  ASSERT_TRUE(quantize("out").ok());
+  EXPECT_TRUE(snapshot(path("out")) == snapshot(path("straight")));
 }
 
 // A bit of a finished shard, anywhere, and what says which bytes it had.
