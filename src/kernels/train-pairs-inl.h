@@ -88,11 +88,95 @@ static void pair_weights(const float* rows, int64_t pairs, uint32_t* output) noe
   }
 }
 
+// Sixteen floats, those of rows 2l and 2l + 1 in turn: column by column of one octet. A byte 4 r + j of row r
+// has column j in its low nibble, column 4 + j in its high one.
+static inline __m512 pair_levels_of(const uint8_t* rows, __m512 levels, __m512 scales) noexcept {
+  const __m512i shifts = _mm512_setr_epi32(0, 0, 8, 8, 16, 16, 24, 24, 4, 4, 12, 12, 20, 20, 28, 28);
+  int64_t both = 0;
+  __builtin_memcpy(&both, rows, sizeof both);
+  const __m512i codes = _mm512_srlv_epi32(_mm512_set1_epi64(both), shifts);
+  return _mm512_mul_ps(_mm512_permutexvar_ps(codes, levels), scales);
+}
+
+static void pair_codes(const uint8_t* packed, int64_t octets, const LevelTables& tables, const float* scales,
+                       uint32_t* output) noexcept {
+  const __m512 levels = _mm512_load_ps(tables.f32);
+  NFLOAT_UNROLL
+  for (int l = 0; l < 8; ++l) {
+    double both = 0;
+    __builtin_memcpy(&both, scales + 2 * l, sizeof both);
+    const __m512 own = _mm512_castpd_ps(_mm512_set1_pd(both));
+    uint32_t* to = output + l * kPairColumns;
+    const uint8_t* from = packed + 8 * l;
+    int64_t octet = 0;
+    for (; octet + 2 <= octets; octet += 2, from += 2 * kPackedOctetBytes, to += 16) {
+      const __m512bh rounded = _mm512_cvtne2ps_pbh(pair_levels_of(from + kPackedOctetBytes, levels, own),
+                                                   pair_levels_of(from, levels, own));
+      _mm512_storeu_si512(to, reinterpret_cast<__m512i>(rounded));
+    }
+    if (octet == octets) continue;
+    const __m256bh rounded = _mm512_cvtneps_pbh(pair_levels_of(from, levels, own));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), reinterpret_cast<__m256i>(rounded));
+  }
+}
+
+// Two octets of bf16, whose pairs of columns are (0,2) (4,6) (1,3) (5,7) in the lanes of 16 rows. Eight rows
+// of eight quadwords are turned, each two rows of one pair of columns, and then the columns put in order.
+static inline void pair_two_octets(const __m512i* x, uint32_t* output) noexcept {
+  alignas(64) static constexpr uint16_t kOrder[32] = {0,  2,  8,  10, 1,  3,  9,  11, 4,  6,  12,
+                                                      14, 5,  7,  13, 15, 16, 18, 24, 26, 17, 19,
+                                                      25, 27, 20, 22, 28, 30, 21, 23, 29, 31};
+  const __m512i order = _mm512_load_si512(kOrder);
+  __m512i y[8], z[8];
+  NFLOAT_UNROLL
+  for (int i = 0; i < 8; i += 2) {
+    y[i] = _mm512_unpacklo_epi64(x[i], x[i + 1]);
+    y[i + 1] = _mm512_unpackhi_epi64(x[i], x[i + 1]);
+  }
+  // y[i] has, in its 128 bits q, rows pair 2q + i % 2 of x[i & ~1] and the next.
+  NFLOAT_UNROLL
+  for (int i = 0; i < 2; ++i) {
+    z[4 * i] = _mm512_shuffle_i64x2(y[i], y[i + 2], 0x44);
+    z[4 * i + 1] = _mm512_shuffle_i64x2(y[i], y[i + 2], 0xee);
+    z[4 * i + 2] = _mm512_shuffle_i64x2(y[i + 4], y[i + 6], 0x44);
+    z[4 * i + 3] = _mm512_shuffle_i64x2(y[i + 4], y[i + 6], 0xee);
+  }
+  NFLOAT_UNROLL
+  for (int i = 0; i < 2; ++i) NFLOAT_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    const __m512i even = _mm512_shuffle_i64x2(z[4 * i + half], z[4 * i + 2 + half], 0x88);
+    const __m512i odd = _mm512_shuffle_i64x2(z[4 * i + half], z[4 * i + 2 + half], 0xdd);
+    const int first = 4 * half + i;
+    _mm512_storeu_si512(output + first * kPairColumns, _mm512_permutexvar_epi16(order, even));
+    _mm512_storeu_si512(output + (first + 2) * kPairColumns, _mm512_permutexvar_epi16(order, odd));
+  }
+}
+
+static void pair_halves(const uint8_t* halves, int64_t octets, uint32_t* output) noexcept {
+  int64_t octet = 0;
+  for (; octet + 2 <= octets; octet += 2, halves += 2 * kHalfOctetBytes, output += 16) {
+    __m512i x[8];
+    NFLOAT_UNROLL
+    for (int i = 0; i < 8; ++i) x[i] = _mm512_loadu_si512(halves + 64 * i);
+    pair_two_octets(x, output);
+  }
+  if (octet == octets) return;
+  __m512i x[8];
+  for (int i = 0; i < 4; ++i) x[i] = _mm512_loadu_si512(halves + 64 * i);
+  for (int i = 4; i < 8; ++i) x[i] = _mm512_setzero_si512();
+  uint32_t whole[8 * kPairColumns];
+  pair_two_octets(x, whole);
+  for (int l = 0; l < 8; ++l)
+    __builtin_memcpy(output + l * kPairColumns, whole + l * kPairColumns, 8 * sizeof(uint32_t));
+}
+
 inline constexpr PairKernels kPairKernels = {.rows = kPairRows,
                                              .columns = static_cast<int>(kPairColumns),
                                              .product = pair_product,
                                              .round_row = round_row,
-                                             .pair_weights = pair_weights};
+                                             .pair_weights = pair_weights,
+                                             .pair_codes = pair_codes,
+                                             .pair_halves = pair_halves};
 
 }  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
 

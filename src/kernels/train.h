@@ -58,6 +58,13 @@ struct PairKernels {
   // Rows 2l and 2l + 1 of float32 [2 * pairs][columns], rounded so, to pairs [pairs][columns], the first in
   // the lower half; `output` may be where `rows` begin.
   void (*pair_weights)(const float* rows, int64_t pairs, uint32_t* output) noexcept;
+  // Of the 16 rows of a panel, `octets` octets (gemm.h) to pairs: those of rows 2l and 2l + 1 go to
+  // output[l * columns], 8 columns an octet. The numbers are those that pair_weights makes of float32:
+  // packed codes times the scales of their rows [16];
+  void (*pair_codes)(const uint8_t* packed, int64_t octets, const LevelTables&, const float* scales,
+                     uint32_t* output) noexcept;
+  // and octets of bf16 as they are; of these denormals stay.
+  void (*pair_halves)(const uint8_t* halves, int64_t octets, uint32_t* output) noexcept;
 };
 
 struct TrainKernels {

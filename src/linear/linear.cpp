@@ -179,6 +179,16 @@ void packed_directly(const PackedMatrix::State& s, const Job& job, int64_t begin
   }
 }
 
+// Panels [begin, end) in as many parts as it takes for the columns of y that belong to one to stay in the
+// second cache while all runs of octets are added to them; `together`: panels of one kernel's call.
+template <typename Body>
+void by_outputs(const Job& job, int64_t together, int64_t begin, int64_t end, Body&& body) {
+  constexpr int64_t kOutputBytes = 384 << 10;
+  const int64_t panel_bytes = job.x.m * kPanelRows * static_cast<int64_t>(sizeof(float));
+  const int64_t part = std::max<int64_t>(1, kOutputBytes / panel_bytes / together) * together;
+  for (int64_t panel = begin; panel < end; panel += part) body(panel, std::min(end, panel + part));
+}
+
 void packed_expanded(const PackedMatrix::State& s, const Job& job, int64_t begin, int64_t end) {
   const GemmKernels& kernel = kernels::table().gemm;
   const Precision precision = job.format.precision;
@@ -351,7 +361,9 @@ void linear(const PackedMatrix& matrix, const Activations& activations, float* y
   const bool words = expanded && kernels::table().gemm.words_dense != nullptr;
   job.format = prepare(x, options.precision, activation_block(s.group), words, options.threads);
   parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) {
-    !expanded ? packed_directly(s, job, begin, end) : packed_expanded(s, job, begin, end);
+    if (!expanded) return packed_directly(s, job, begin, end);
+    by_outputs(job, kernels::table().gemm.max_panels, begin, end,
+               [&](int64_t first, int64_t last) { packed_expanded(s, job, first, last); });
   });
 }
 
@@ -368,7 +380,11 @@ void linear(const DenseMatrix& matrix, const Activations& activations, float* y,
   if (s.storage == DenseStorage::kBF16 && options.precision != Precision::kF32) precision = Precision::kBF16;
   if (s.storage == DenseStorage::kInt8 && options.precision == Precision::kInt8) precision = Precision::kInt8;
   job.format = prepare(x, precision, s.group, false, options.threads);
-  parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) { dense(s, job, begin, end); });
+  parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) {
+    if (x.m == 1) return dense(s, job, begin, end);
+    by_outputs(job, kernels::table().gemm.max_panels, begin, end,
+               [&](int64_t first, int64_t last) { dense(s, job, first, last); });
+  });
 }
 
 }  // namespace nfloat

@@ -21,6 +21,10 @@ using kernels::kPanelRows;
 constexpr int64_t kExpandedRows = 256;
 constexpr int64_t kBlockColumns = 64;
 constexpr int64_t kChunkRows = 96;
+// Of wide matrices more columns are expanded at a time, as gradients are read again for each block; with as
+// many blocks there is a share for every thread.
+constexpr int64_t kWideBlockColumns = 128;
+constexpr int64_t kWideBlocks = 8;
 
 void round_to_bf16(float* values, int64_t count) noexcept {
   // Infinities and NaN stay what they are.
@@ -40,6 +44,10 @@ struct Strips {
   float* at(float* block, int64_t row, int64_t column) const noexcept {
     return block + (column / width * pitch + row) * width + column % width;
   }
+  // Of pairs of rows: the one that begins with an even row.
+  uint32_t* pairs_at(float* block, int64_t row, int64_t column) const noexcept {
+    return reinterpret_cast<uint32_t*>(at(block, 0, column)) + row / 2 * width;
+  }
   // Octets from column on that lie in one strip.
   int64_t octets_from(int64_t column) const noexcept { return (width - column % width) / kOctet; }
 };
@@ -51,9 +59,13 @@ class Expander {
   virtual ~Expander() = default;
   virtual void expand(int64_t first, int64_t column, int64_t columns, const Strips& strips, float* scratch,
                       float* output) const noexcept = 0;
+  // The same rounded to bf16, pairs of rows, those of a strip where its rows begin. False where there is no
+  // such way, as for rows that are no whole panels.
+  virtual bool expand_pairs(int64_t first, int64_t column, int64_t columns, const Strips& strips,
+                            float* scratch, float* output) const noexcept = 0;
 };
 
-constexpr int64_t kScratchFloats = kPanelRows * kBlockColumns * 2;  // an expanded panel, and its scales
+constexpr int64_t kScratchFloats = kPanelRows * kWideBlockColumns * 2;  // an expanded panel, and its scales
 
 class PackedExpander : public Expander {
  public:
@@ -63,7 +75,7 @@ class PackedExpander : public Expander {
     if (s_.group == 0) return decode(first, column, columns, strips, output);
     const int64_t octet = column / kOctet, octets = columns / kOctet, per_group = s_.group / kOctet;
     const kernels::KernelTable& table = kernels::table();
-    float* scales = scratch + kPanelRows * kBlockColumns;
+    float* scales = scratch + kPanelRows * kWideBlockColumns;
     for (int64_t row = 0; row < strips.rows; row += kPanelRows) {
       const int64_t panel = (first + row) / kPanelRows;
       table.gemm.expand_f32(
@@ -83,6 +95,30 @@ class PackedExpander : public Expander {
         done += count;
       }
     }
+  }
+  bool expand_pairs(int64_t first, int64_t column, int64_t columns, const Strips& strips, float* scratch,
+                    float* output) const noexcept override {
+    if (s_.group == 0 || strips.rows % kPanelRows != 0) return false;
+    const int64_t octet = column / kOctet, octets = columns / kOctet, per_group = s_.group / kOctet;
+    for (int64_t row = 0; row < strips.rows; row += kPanelRows) {
+      const int64_t panel = (first + row) / kPanelRows;
+      const auto* codes =
+          reinterpret_cast<const uint8_t*>(s_.codes.data()) + (panel * s_.octets + octet) * kPackedOctetBytes;
+      int64_t decoded = -1;  // the group whose scales are in `scratch`
+      for (int64_t done = 0; done < octets;) {
+        const int64_t group = (octet + done) / per_group;
+        const int64_t count = std::min(
+            {octets - done, per_group - (octet + done) % per_group, strips.octets_from(done * kOctet)});
+        if (s_.nested() && group != decoded) s_.panel_scales(panel, decoded = group, 1, scratch);
+        const float* own = s_.nested() ? scratch
+                                       : reinterpret_cast<const float*>(s_.scales.data()) +
+                                             (panel * s_.groups + group) * kPanelRows;
+        kernels::table().train.pairs->pair_codes(codes + done * kPackedOctetBytes, count, s_.levels, own,
+                                                 strips.pairs_at(output, row, done * kOctet));
+        done += count;
+      }
+    }
+    return true;
   }
 
  private:
@@ -138,6 +174,22 @@ class DenseExpander : public Expander {
       }
     }
   }
+  bool expand_pairs(int64_t first, int64_t column, int64_t columns, const Strips& strips, float*,
+                    float* output) const noexcept override {
+    if (s_.storage != DenseStorage::kBF16 || s_.group != 0 || strips.rows % kPanelRows != 0) return false;
+    const int64_t octet = column / kOctet, octets = (columns + kOctet - 1) / kOctet;
+    for (int64_t row = 0; row < strips.rows; row += kPanelRows) {
+      const auto* halves = reinterpret_cast<const uint8_t*>(s_.weights.data()) +
+                           ((first + row) / kPanelRows * s_.octets + octet) * kernels::kHalfOctetBytes;
+      for (int64_t done = 0; done < octets;) {
+        const int64_t count = std::min(octets - done, strips.octets_from(done * kOctet));
+        kernels::table().train.pairs->pair_halves(halves + done * kernels::kHalfOctetBytes, count,
+                                                  strips.pairs_at(output, row, done * kOctet));
+        done += count;
+      }
+    }
+    return true;
+  }
 
  private:
   const DenseMatrix::State& s_;
@@ -148,23 +200,28 @@ class DenseExpander : public Expander {
 void run_pairs(const Expander& expander, int64_t rows, int64_t columns, const PackedGradients& dy,
                int64_t first, float* dx, int64_t dx_stride, bool accumulate, int threads) {
   const kernels::PairKernels& kernels = *kernels::table().train.pairs;
-  const int64_t blocks = (columns + kBlockColumns - 1) / kBlockColumns, odd = first % 2;
+  const int64_t block_columns =
+      columns >= kWideBlocks * kWideBlockColumns ? kWideBlockColumns : kBlockColumns;
+  const int64_t blocks = (columns + block_columns - 1) / block_columns, odd = first % 2;
   const int64_t chunk = std::max<int64_t>(1, kChunkRows / kernels.rows) * kernels.rows;
   parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
-    const size_t floats = static_cast<size_t>(kScratchFloats + (kExpandedRows + 2) * kBlockColumns);
+    const size_t floats = static_cast<size_t>(kScratchFloats + (kExpandedRows + 2) * block_columns);
     float* scratch = reinterpret_cast<float*>(thread_scratch(floats * sizeof(float)));
     float* block = scratch + kScratchFloats;
     for (int64_t b = begin; b < end; ++b) {
-      const int64_t column = b * kBlockColumns, width = std::min(kBlockColumns, columns - column);
+      const int64_t column = b * block_columns, width = std::min(block_columns, columns - column);
       for (int64_t row = 0; row < rows; row += kExpandedRows) {
         const int64_t count = std::min(kExpandedRows, rows - row), pairs = (odd + count + 1) / 2;
         const Strips strips{kernels.columns, count, 2 * pairs};
-        expander.expand(row, column, width, strips, scratch, block + odd * strips.width);
-        for (int64_t panel = 0; panel < width; panel += strips.width) {
-          float* strip = strips.at(block, 0, panel);
-          if (odd > 0) std::fill_n(strip, strips.width, 0.0f);
-          if (odd + count < 2 * pairs) std::fill_n(strip + (odd + count) * strips.width, strips.width, 0.0f);
-          kernels.pair_weights(strip, pairs, reinterpret_cast<uint32_t*>(strip));
+        if (odd > 0 || !expander.expand_pairs(row, column, width, strips, scratch, block)) {
+          expander.expand(row, column, width, strips, scratch, block + odd * strips.width);
+          for (int64_t panel = 0; panel < width; panel += strips.width) {
+            float* strip = strips.at(block, 0, panel);
+            if (odd > 0) std::fill_n(strip, strips.width, 0.0f);
+            if (odd + count < 2 * pairs)
+              std::fill_n(strip + (odd + count) * strips.width, strips.width, 0.0f);
+            kernels.pair_weights(strip, pairs, reinterpret_cast<uint32_t*>(strip));
+          }
         }
         const uint32_t* from = dy.pairs() + (first + row) / 2;
         for (int64_t done = 0; done < dy.rows(); done += chunk)

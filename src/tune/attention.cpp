@@ -106,11 +106,15 @@ class Unit {
  private:
   // [positions][head_dim] to [head_dim][stride], zero behind the last.
   void transpose(int64_t place, float* to) const noexcept {
-    for (int64_t d = 0; d < places_.head_dim; ++d) {
-      float* row = to + d * stride_;
-      for (int64_t t = 0; t < document_.length; ++t) row[t] = projected_[t * places_.row() + place + d];
-      for (int64_t t = document_.length; t < stride_; ++t) row[t] = 0;
+    constexpr int64_t kTogether = 16;  // positions: as many lines are read, and as long ones written
+    for (int64_t first = 0; first < document_.length; first += kTogether) {
+      const int64_t count = std::min(kTogether, document_.length - first);
+      for (int64_t d = 0; d < places_.head_dim; ++d)
+        for (int64_t t = first; t < first + count; ++t)
+          to[d * stride_ + t] = projected_[t * places_.row() + place + d];
     }
+    for (int64_t d = 0; d < places_.head_dim; ++d)
+      for (int64_t t = document_.length; t < stride_; ++t) to[d * stride_ + t] = 0;
   }
 
   void set_block(int64_t first) noexcept {

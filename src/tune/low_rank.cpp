@@ -12,15 +12,20 @@ namespace {
 
 constexpr int64_t kRowGrain = 12;  // a multiple of what the products take together
 constexpr int64_t kColumnGrain = 64;
+constexpr int64_t kWideRows = 2 * kRowGrain;
 
-// c = alpha * a b (+ c) with rows of c shared out.
-void by_rows(kernels::ProductArgs args, int threads) {
+// c = alpha * a b (+ c) with rows of c shared out; `together`: rows that are gone along from end to end at a
+// time, a multiple of the grain, 0 for all. Wide rows of c are read and written in order with few.
+void by_rows(kernels::ProductArgs args, int threads, int64_t together = 0) {
   parallel_for(args.m, kRowGrain, threads, [&](int64_t begin, int64_t end) {
-    kernels::ProductArgs own = args;
-    own.a += begin * args.a_row;
-    own.c += begin * args.c_stride;
-    own.m = end - begin;
-    kernels::table().train.product(own);
+    const int64_t step = together > 0 ? together : end - begin;
+    for (int64_t row = begin; row < end; row += step) {
+      kernels::ProductArgs own = args;
+      own.a += row * args.a_row;
+      own.c += row * args.c_stride;
+      own.m = std::min(step, end - row);
+      kernels::table().train.product(own);
+    }
   });
 }
 
@@ -64,7 +69,7 @@ void low_rank_up(const LoraModule& module, const float* z, int64_t rows, float w
            .k = module.rank(),
            .alpha = weight * module.scale(),
            .accumulate = true},
-          threads);
+          threads, kWideRows);
 }
 
 void apply_factors(const LoraModule& module, std::span<const float> bias, int64_t rows, Rows y, int threads) {
@@ -218,7 +223,7 @@ void AdaptedProducts::backward(const LinearGroup& group, std::span<LoraModule> m
              .k = module.rank(),
              .alpha = module.scale(),
              .accumulate = !drops},
-            options_.threads);
+            options_.threads, kWideRows);
     if (!drops) continue;
     const float* gradient = dropped_gradient_.data();
     parallel_for(rows, 1, options_.threads, [&](int64_t begin, int64_t end) {
