@@ -144,7 +144,7 @@ class Chat {
 
   void save(const std::string& path) const {
     if (path.empty()) return say("/save FILE: a file to write");
-    expect_outputs_apart({path}, read_by(options_.model));
+    expect_outputs_apart({{path}}, read_by(options_.model));
     expect_conversation(path);
     write_output_file(path, conversation_.to_json());
     note("Saved to " + path + ".");

@@ -182,7 +182,7 @@ void run(const CodebookOptions& options) {
   if (options.sweep_offset) return sweep_offset(options);
   if (options.explain) return explain(options);
   if (names.empty()) return list_codes(options.json);
-  expect_outputs_apart({options.plot}, {options.file});
+  expect_outputs_apart({{options.plot, "--plot"}}, {{options.file, "--file"}});
   if (!options.plot.empty()) plot_levels(options, names);
   const bool wants_errors = options.errors || options.simulate > 0;
   Json tables = Json::array();

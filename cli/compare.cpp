@@ -162,16 +162,19 @@ class Job {
   }
 
  private:
-  std::vector<std::string> outputs() const {
-    std::vector<std::string> all{options_.json, options_.report, options_.figure};
+  std::vector<NamedPath> outputs() const {
+    std::vector<NamedPath> all{
+        {options_.json, "--json"}, {options_.report, "--report"}, {options_.figure, "--figure"}};
     if (!options_.work.empty())
-      for (const std::string& name : CompareWork::names()) all.push_back(options_.work + "/" + name);
+      for (const std::string& name : CompareWork::names())
+        all.push_back({options_.work + "/" + name, "--work"});
     return all;
   }
-  std::vector<std::string> inputs(const std::string& folder) const {
-    std::vector<std::string> all{folder, options_.text, options_.calibrate};
-    for (const AdapterChoice& adapter : compare_.adapters) all.push_back(adapter.folder);
-    for (const std::string& task : options_.tasks) all.push_back(task.substr(task.find('=') + 1));
+  std::vector<NamedPath> inputs(const std::string& folder) const {
+    std::vector<NamedPath> all{{folder}, {options_.text, "--text"}, {options_.calibrate, "--calibrate"}};
+    for (const AdapterChoice& adapter : compare_.adapters) all.push_back({adapter.folder, "--lora"});
+    for (const std::string& task : options_.tasks)
+      all.push_back({task.substr(task.find('=') + 1), "--tasks"});
     return all;
   }
 

@@ -183,8 +183,12 @@ void run(const Options& options) {
   }
   if (!options.part_size.empty()) bridge.part_bytes = parse_bytes(options.part_size, "--part-size");
   const std::string folder = resolve_model_path(options.input);
-  expect_outputs_apart({options.output, options.write_imatrix},
-                       {folder, bridge.lora, bridge.original, options.calibration.text, options.imatrix});
+  expect_outputs_apart({{options.output}, {options.write_imatrix, "--write-imatrix"}},
+                       {{folder},
+                        {bridge.lora, "--lora"},
+                        {bridge.original, "--original"},
+                        {options.calibration.text, "--calibrate"},
+                        {options.imatrix, "--imatrix"}});
   const CalibratedBlocks calibrated = prepare(options, folder, bridge);
   if (!calibrated.rows.empty())
     bridge.prepared = [&calibrated](const std::string& name) {

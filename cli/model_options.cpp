@@ -168,9 +168,9 @@ ModelOptions library_options(const ModelArguments& arguments) {
   return options;
 }
 
-std::vector<std::string> read_by(const ModelArguments& arguments) {
-  std::vector<std::string> all{model_folder(arguments.model)};
-  for (const std::string& adapter : arguments.lora) all.push_back(parse_adapter(adapter).folder);
+std::vector<NamedPath> read_by(const ModelArguments& arguments) {
+  std::vector<NamedPath> all{{model_folder(arguments.model)}};
+  for (const std::string& adapter : arguments.lora) all.push_back({parse_adapter(adapter).folder, "--lora"});
   return all;
 }
 

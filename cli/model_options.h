@@ -7,6 +7,7 @@
 
 #include "command_line.h"
 #include "nfloat/adapter.h"
+#include "nfloat/files.h"
 #include "nfloat/model.h"
 #include "nfloat/tokenizer.h"
 #include "rank_options.h"
@@ -56,7 +57,7 @@ Model load_draft(ModelArguments arguments, const std::string& path, const Tokeni
 AdapterChoice parse_adapter(const std::string& text);
 
 // What is read of the model and its adapters: folders and files that no output may replace.
-std::vector<std::string> read_by(const ModelArguments& arguments);
+std::vector<NamedPath> read_by(const ModelArguments& arguments);
 
 // The folder or GGUF file that `path` names. Throws Error where it is another file.
 std::string model_folder(const std::string& path);

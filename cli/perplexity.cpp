@@ -108,9 +108,10 @@ class Job {
 
   void run() {
     if (!options_.reference_cache.empty()) {
-      std::vector<std::string> inputs = read_by(options_.model);
-      inputs.insert(inputs.end(), {options_.text, model_folder(options_.reference)});
-      expect_outputs_apart({options_.reference_cache}, inputs);
+      std::vector<NamedPath> inputs = read_by(options_.model);
+      inputs.push_back({options_.text, "--text"});
+      inputs.push_back({model_folder(options_.reference), "--reference"});
+      expect_outputs_apart({{options_.reference_cache, "--reference-cache"}}, inputs);
     }
     if (!options_.tokens.empty()) return score_sequences();
     tokenizer_ = Tokenizer::load(model_folder(options_.model.model));

@@ -137,7 +137,7 @@ CalibrateRequest request(const Options& options, const std::string& folder) {
 // Before work that would be lost: where the output's name leads.
 std::string expect_output(const Options& options, const Checkpoint& input) {
   if (options.output.empty()) throw UsageError("quantize: OUT is missing (only --dry-run goes without)");
-  expect_outputs_apart({options.output}, {options.calibrate});
+  expect_outputs_apart({{options.output}}, {{options.calibrate, "--calibrate"}});
   return expect_quantize_output(input, options.output, options.overwrite);
 }
 

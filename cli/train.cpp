@@ -23,6 +23,7 @@
 #include "train_loftq.h"
 #include "train_log.h"
 #include "train_options.h"
+#include "train_outputs.h"
 #include "train_story.h"
 
 namespace nfloat::cli {
@@ -96,6 +97,7 @@ class Job {
                   fmt::format("{}: there is no checkpoint to go on with (--save-every makes them); without "
                               "--resume the run begins anew",
                               checkpoint()));
+    expect_train_outputs_apart(options_, folder);
     expect_room_for_loftq_base(options_);
     std::optional<OutputFolder> out;
     if (!options_.out.empty() && !options_.dry_run) out.emplace(options_);
@@ -134,7 +136,7 @@ class Job {
  private:
   using Clock = std::chrono::steady_clock;
 
-  std::string checkpoint() const { return (fs::path(options_.out) / "checkpoint").string(); }
+  std::string checkpoint() const { return checkpoint_folder(options_); }
   std::string base_name() const { return options_.model.model; }
 
   void read_held_out(const std::string& folder, TrainDataOptions how) {

@@ -133,6 +133,8 @@ void check_train_arguments(const TrainArguments& options) {
   const TrainStory::Options& story = options.story;
   if (options.out.empty() && !(story.report.empty() && story.samples.empty() && story.also.empty()))
     throw UsageError("--report, --sample and --also go with --out");
+  if (options.out.empty() && !options.dry_run && (!options.log.empty() || options.save_every > 0))
+    throw UsageError("--log and --save-every go with --out");
   if (!options.pairs() && (options.beta > 0 || options.train.label_smoothing > 0))
     throw UsageError("--beta and --label-smoothing go with --loss dpo (--beta also with orpo)");
   if (options.loss == "orpo" && options.train.label_smoothing > 0)

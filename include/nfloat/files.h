@@ -20,11 +20,17 @@ NFLOAT_API void write_output_file(const std::string& path, std::string_view text
 // not writable.
 NFLOAT_API void expect_writable_file(const std::string& path);
 
-// For outputs that replace what has their name: throws kInvalidArgument naming one that is one of `inputs`
-// (files and folders that are read), lies in one or holds one, links followed, and one that two of `outputs`
-// lead to. Empty names, - and what is written into (pipes, devices) pass.
-NFLOAT_API void expect_outputs_apart(const std::vector<std::string>& outputs,
-                                     const std::vector<std::string>& inputs);
+// A path and what the caller calls it, "--log"; without a name the path speaks for itself.
+struct NamedPath {
+  std::string path, name = {};
+};
+
+// For outputs that replace what has their name: throws kInvalidArgument where an output is an input or
+// another output, lies in one or around one, under whatever name: links, hard ones too, count as what they
+// lead to, and an input folder's links as parts of it. Empty paths, - and what is written into (devices,
+// pipes, open descriptors) pass.
+NFLOAT_API void expect_outputs_apart(const std::vector<NamedPath>& outputs,
+                                     const std::vector<NamedPath>& inputs);
 
 // For handlers of signals that end the process: removes what this process has begun to write and has not
 // renamed yet. Async-signal-safe. Nothing can be written by the library afterwards.

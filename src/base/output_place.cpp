@@ -69,6 +69,26 @@ bool is_inside(const fs::path& path, const fs::path& folder) {
   return mismatch == folder.end();
 }
 
+// A path and where it leads.
+struct Known {
+  const NamedPath* named;
+  fs::path at;
+  bool input;
+
+  std::string shown() const { return named->name.empty() ? named->path : named->name + " " + named->path; }
+};
+
+void expect_apart(const Known& output, const Known& other) {
+  std::error_code ignored;
+  const char* where = output.at == other.at || fs::equivalent(output.at, other.at, ignored) ? "is the same as"
+                      : is_inside(output.at, other.at)                                      ? "lies in"
+                      : is_inside(other.at, output.at)                                      ? "lies around"
+                                                                                            : nullptr;
+  if (where != nullptr)
+    fail(ErrorCode::kInvalidArgument, "{}: {} {}, which is {}", output.shown(), where, other.shown(),
+         other.input ? "read" : "written");
+}
+
 }  // namespace
 
 OutputPlace output_place(const std::string& path) {
@@ -118,16 +138,24 @@ void expect_apart(const std::string& input, const std::string& output) {
   }
 }
 
-void expect_outputs_apart(const std::vector<std::string>& outputs, const std::vector<std::string>& inputs) {
-  std::map<std::string, std::string> seen;  // by where it leads
-  for (const std::string& output : outputs) {
-    if (output.empty() || output == "-" || output_place(output).kind == OutputPlace::Kind::kStream) continue;
-    for (const std::string& input : inputs)
-      if (!input.empty() && input != "-") expect_apart(input, output);
-    const auto [other, fresh] = seen.emplace(output_target(output), output);
-    if (!fresh)
-      fail(ErrorCode::kInvalidArgument, "{}: two outputs have this name{}", output,
-           other->second == output ? "" : fmt::format(" ({} leads there)", other->second));
+void expect_outputs_apart(const std::vector<NamedPath>& outputs, const std::vector<NamedPath>& inputs) {
+  const auto is_none = [](const NamedPath& path) { return path.path.empty() || path.path == "-"; };
+  std::vector<Known> known;
+  for (const NamedPath& input : inputs) {
+    if (is_none(input)) continue;
+    const fs::path at = normal_path(input.path);
+    known.push_back({&input, at, true});
+    std::error_code ignored;
+    for (const fs::directory_entry& entry : fs::directory_iterator(at, ignored))
+      if (entry.is_symlink(ignored)) known.push_back({&input, normal_path(entry.path()), true});
+  }
+  for (const NamedPath& output : outputs) {
+    if (is_none(output)) continue;
+    const OutputPlace place = output_place(output.path);
+    if (place.kind == OutputPlace::Kind::kStream) continue;
+    const Known own{&output, normal_path(place.path), false};
+    for (const Known& other : known) expect_apart(own, other);
+    known.push_back(own);
   }
 }
 

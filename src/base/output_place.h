@@ -2,6 +2,7 @@
 #ifndef NFLOAT_BASE_OUTPUT_PLACE_H_
 #define NFLOAT_BASE_OUTPUT_PLACE_H_
 
+#include <filesystem>
 #include <string>
 
 namespace nfloat {

@@ -10,12 +10,82 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <memory>
+#include <vector>
 
 #include "base/fail.h"
 #include "base/fnv.h"
 
 namespace nfloat {
+namespace {
+
+class InputFile {
+ public:
+  explicit InputFile(const std::string& path) : path_(path), fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (fd_ < 0) fail(ErrorCode::kIo, "{}: cannot read: {}", path, std::strerror(errno));
+  }
+  InputFile(const InputFile&) = delete;
+  InputFile& operator=(const InputFile&) = delete;
+  ~InputFile() { ::close(fd_); }
+
+  uint64_t size() const noexcept {
+    struct stat status {};
+    return ::fstat(fd_, &status) == 0 ? static_cast<uint64_t>(status.st_size) : 0;
+  }
+  // As many bytes from `at` on as fit and as there are.
+  std::span<std::byte> read(uint64_t at, std::span<std::byte> to) const {
+    size_t done = 0;
+    while (done < to.size()) {
+      const ssize_t count = ::pread(fd_, to.data() + done, to.size() - done, static_cast<off_t>(at + done));
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) fail(ErrorCode::kIo, "{}: cannot read: {}", path_, std::strerror(errno));
+      if (count == 0) break;
+      done += static_cast<size_t>(count);
+    }
+    return to.first(done);
+  }
+
+ private:
+  const std::string& path_;
+  const int fd_;
+};
+
+// Words in turn for each lane, so that none waits for another's product. A word that differs changes its
+// lane: each step is a permutation of it.
+constexpr size_t kLanes = 4;
+using Lanes = std::array<uint64_t, kLanes>;
+
+void take_in(Lanes& lanes, std::span<const std::byte> bytes) noexcept {
+  for (size_t at = 0; at < bytes.size(); at += kLanes * sizeof(uint64_t))
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      uint64_t word = 0;
+      std::memcpy(&word, bytes.data() + at + lane * sizeof word, sizeof word);
+      const uint64_t next = fnv_step(lanes[lane], word);
+      lanes[lane] = next ^ next >> 32;
+    }
+}
+
+}  // namespace
+
+std::string contents_fingerprint(const Checkpoint& input) {
+  constexpr size_t kChunk = size_t{1} << 20;  // whole rounds of the lanes
+  std::vector<std::byte> buffer(kChunk);
+  uint64_t hash = fnv(input.text_file("config.json"));
+  for (const std::string& path : input.files()) {
+    const InputFile file(path);
+    Lanes lanes{1, 2, 3, 4};
+    uint64_t size = 0;
+    while (true) {
+      const size_t count = file.read(size, buffer).size();
+      size += count;
+      std::fill(buffer.begin() + static_cast<std::ptrdiff_t>(count), buffer.end(), std::byte{0});
+      take_in(lanes, buffer);
+      if (count < buffer.size()) break;
+    }
+    hash = fnv_step(hash, size);
+    for (const uint64_t lane : lanes) hash = fnv(fmt::format("{:016x}", lane), hash);
+  }
+  return fmt::format("{:016x}", hash);
+}
 
 std::string files_fingerprint(const Checkpoint& input) {
   constexpr uint64_t kSample = 4096, kSamples = 256;
@@ -23,19 +93,14 @@ std::string files_fingerprint(const Checkpoint& input) {
   std::array<std::byte, kSample> bytes{};
   for (const std::string& path : input.files()) {
     hash = fnv(std::filesystem::path(path).filename().string(), hash);
-    const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (fd < 0) fail(ErrorCode::kIo, "{}: cannot read: {}", path, std::strerror(errno));
-    const std::shared_ptr<const int> closed(&fd, [](const int* open) { ::close(*open); });
-    struct stat status {};
-    const uint64_t size = ::fstat(fd, &status) == 0 ? static_cast<uint64_t>(status.st_size) : 0;
+    const InputFile file(path);
+    const uint64_t size = file.size();
     hash = fnv_step(hash, size);
     // The beginning, where the header is, the end, and between them at equal distances.
     const uint64_t last = size > kSample ? size - kSample : 0;
     for (uint64_t i = 0; i <= kSamples; ++i) {
       const uint64_t at = i < kSamples ? last / kSamples * i : last;
-      const ssize_t count = ::pread(fd, bytes.data(), bytes.size(), static_cast<off_t>(at));
-      if (count < 0) fail(ErrorCode::kIo, "{}: cannot read: {}", path, std::strerror(errno));
-      hash = fnv(std::span(bytes).first(static_cast<size_t>(count)), hash);
+      hash = fnv(std::span<const std::byte>(file.read(at, bytes)), hash);
     }
   }
   return fmt::format("{:016x}", hash);

@@ -12,6 +12,10 @@ namespace nfloat {
 // of 4 KiB of each file, its beginning and its end among them. Throws kIo.
 std::string files_fingerprint(const Checkpoint& checkpoint);
 
+// Tells what is in them apart, whatever the files are called: by config.json and every byte. Reads at the
+// rate of the disk or of memory. Throws kIo.
+std::string contents_fingerprint(const Checkpoint& checkpoint);
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_CHECKPOINT_FINGERPRINT_H_

@@ -12,6 +12,7 @@
 #include "base/parallel.h"
 #include "base/state_of.h"
 #include "base/stopwatch.h"
+#include "model/finite.h"
 #include "model/loader.h"
 #include "model/model_state.h"
 #include "tune/adapter_file.h"
@@ -20,7 +21,7 @@
 #include "tune/pass.h"
 #include "tune/plan.h"
 #include "tune/preference.h"
-#include "tune/random.h"
+#include "tune/run_identity.h"
 
 namespace nfloat {
 namespace {
@@ -63,50 +64,22 @@ void check_rows(std::span<const TrainRow> rows, int64_t vocabulary) {
   }
 }
 
+// The module whose gradient was so first: the backward pass comes from the last one.
+std::string first_not_finite_gradient(const Adapter& adapter) {
+  for (size_t i = adapter.modules.size(); i-- > 0;) {
+    const LoraModule& module = adapter.modules[i];
+    for (const std::vector<float>* gradient :
+         {&module.a_gradient, &module.b_transposed_gradient, &module.magnitude_gradient})
+      if (first_not_finite(*gradient) >= 0) return fmt::format("'{}'", module.at().name);
+  }
+  return "all modules together";
+}
+
 std::vector<int64_t> lengths_of(std::span<const TrainRow> rows, int64_t length) {
   std::vector<int64_t> lengths;
   for (const TrainRow& row : rows)
     lengths.push_back(std::min(static_cast<int64_t>(row.tokens.size()), length));
   return lengths;
-}
-
-uint64_t fingerprint(std::span<const TrainRow> rows) noexcept {
-  uint64_t hash = rows.size();
-  for (const TrainRow& row : rows)
-    for (size_t t = 0; t < row.tokens.size(); ++t)
-      hash = mixed(hash ^ (static_cast<uint64_t>(static_cast<uint32_t>(row.tokens[t])) << 32 |
-                           static_cast<uint32_t>(row.labels[t])));
-  return hash;
-}
-
-// What must be the same for a run to go on as if it had not stopped.
-Json run_identity(const TrainOptions& o, int64_t total, uint64_t data) {
-  Json run = {{"data", fmt::format("{:016x}", data)},
-              {"steps", total},
-              {"length", o.length},
-              {"packing", o.packing},
-              {"shuffle", o.shuffle},
-              {"rows_per_batch", o.rows_per_batch},
-              {"accumulate", o.accumulate},
-              {"tokens_per_step", o.tokens_per_step},
-              {"learning_rate", o.learning_rate},
-              {"lora_plus", o.lora_plus},
-              {"schedule", static_cast<int>(o.schedule)},
-              {"warmup_steps", o.warmup_steps},
-              {"warmup_share", o.warmup_share},
-              {"betas", std::vector<double>{o.beta1, o.beta2}},
-              {"epsilon", o.epsilon},
-              {"weight_decay", o.weight_decay},
-              {"clip", o.clip},
-              {"dropout", o.dropout},
-              {"dora", o.dora},
-              {"seed", o.seed},
-              {"bf16", o.bf16}};
-  if (o.objective == TrainObjective::kTokens) return run;
-  run["loss"] = o.objective == TrainObjective::kDpo ? "dpo" : "orpo";
-  run["beta"] = o.beta;
-  run["label_smoothing"] = o.label_smoothing;
-  return run;
 }
 
 }  // namespace
@@ -121,6 +94,7 @@ struct Trainer::State {
           std::min(options.length, model.config().position_rows - state_of(model).position_offset);
     if (options.threads == 0) options.threads = model.options().threads;
     options.threads = thread_count(options.threads);
+    asked = options;
     if (rows.empty()) fail(ErrorCode::kInvalidArgument, "there are no rows to train on");
     check_rows(rows, model.config().vocabulary);
     adapter = make_adapter(state_of(model), options);
@@ -135,6 +109,11 @@ struct Trainer::State {
                  : static_cast<int64_t>(
                        std::ceil(options.warmup_share * static_cast<double>(plan->total_steps())));
     optimizer.emplace(adapter);
+  }
+
+  Json identity() {
+    if (base_hash.empty()) base_hash = base_fingerprint(state_of(model));
+    return run_identity(asked, plan->total_steps(), rows, base_hash);
   }
 
   // Made when the adapter is final; for at least so many tokens.
@@ -174,8 +153,8 @@ struct Trainer::State {
     result.step = index + 1;
     result.grad_norm = gradient_norm(adapter);
     if (!std::isfinite(result.grad_norm))
-      fail(ErrorCode::kNotFinite, "step {}: the gradient is not finite, the loss is {}", index + 1,
-           result.loss);
+      fail(ErrorCode::kNotFinite, "step {}: the gradient of {} is not finite, the loss is {}", index + 1,
+           first_not_finite_gradient(adapter), result.loss);
     result.learning_rate =
         options.learning_rate * schedule_factor(options.schedule, index, warmup, plan->total_steps());
     return result;
@@ -222,7 +201,8 @@ struct Trainer::State {
 
   Model model;
   std::vector<TrainRow> rows;
-  TrainOptions options;
+  TrainOptions options, asked;  // the latter before an adapter that is started from changes them
+  std::string base_hash;        // its fingerprint, once it is needed
   Adapter adapter;
   std::optional<Preferences> preferences;  // of a run on pairs
   std::optional<TrainPlan> plan;
@@ -358,7 +338,7 @@ void Trainer::save_adapter(const std::string& folder, const std::string& base) c
 
 void Trainer::save_checkpoint(const std::string& folder, const std::string& base,
                               const std::string& note) const {
-  const State& s = *state_;
+  State& s = *state_;
   const fs::path parent = fs::path(folder).parent_path();
   std::error_code error;
   if (!parent.empty()) fs::create_directories(parent, error);
@@ -379,9 +359,7 @@ void Trainer::save_checkpoint(const std::string& folder, const std::string& base
     tensors.push_back({magnitude_name(module) + ".v", Shape({module.at().out}), own.magnitude.v});
   }
   write_floats((fs::path(whole.path()) / kOptimizerFile).string(), tensors);
-  Json state = {{"step", s.finished},
-                {"note", note},
-                {"run", run_identity(s.options, s.plan->total_steps(), fingerprint(s.rows))}};
+  Json state = {{"step", s.finished}, {"note", note}, {"run", s.identity()}};
   if (s.preferences && !s.preferences->reference().empty()) state["reference"] = s.preferences->reference();
   write_file_atomically((fs::path(whole.path()) / kStateFile).string(), state.dump(2) + "\n");
   whole.commit(Existing::kReplace, [](const std::string& path) {
@@ -398,15 +376,7 @@ std::string Trainer::resume(const std::string& folder) {
   if (!stream) fail(ErrorCode::kNotFound, "{}: no such file; a checkpoint of a training run has it", path);
   const std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
   const Json json = parse_json_object(text, path);
-  const Json now = run_identity(s.options, s.plan->total_steps(), fingerprint(s.rows));
-  const Json& then = json.at("run");
-  if (then.contains("loss") && !now.contains("loss"))
-    fail(ErrorCode::kInvalidArgument, "{}: was saved by a run on pairs of answers, with the loss {}", path,
-         then["loss"].dump());
-  for (const auto& [key, value] : now.items())
-    if (!(then[key] == value))
-      fail(ErrorCode::kInvalidArgument, "{}: \"{}\" was {} when the run was saved and is {} now", path, key,
-           then[key].dump(), value.dump());
+  expect_same_run(json["run"], s.identity(), path);
   s.adapter = read_adapter(folder, state_of(s.model), s.options);
   if (!s.adapter.missing.empty()) fail(ErrorCode::kMalformedFile, "{}", s.adapter.missing);
   s.pass.reset();

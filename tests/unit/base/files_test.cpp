@@ -177,5 +177,40 @@ TEST_F(Files, MappedFileSurvivesReleaseAndNamesWhatItCannotOpen) {
   EXPECT_THROW(MappedFile(folder_.string()), Error);
 }
 
+TEST_F(Files, OutputsLieApartFromInputsAndFromOneAnother) {
+  const auto at = [&](const std::string& name) { return (folder_ / name).string(); };
+  fs::create_directories(folder_ / "model");
+  for (const char* name : {"data", "elsewhere", "other", "model/config.json"})
+    std::ofstream(at(name)) << name;
+  fs::create_symlink("data", folder_ / "link");
+  fs::create_symlink("nothing", folder_ / "to_nothing");
+  fs::create_symlink("../elsewhere", folder_ / "model/weights");
+  fs::create_hard_link(folder_ / "data", folder_ / "twin");
+  const std::vector<NamedPath> inputs{{at("data"), "DATA"}, {at("model"), "MODEL"}};
+  const auto refused = [&](const std::vector<NamedPath>& outputs) -> std::string {
+    try {
+      expect_outputs_apart(outputs, inputs);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
+      return error.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(refused({{at("new"), "--log"}, {at("other"), "--report"}, {at("model2/new"), "--x"}}), "");
+  for (const char* name : {"data", "link", "twin", "model/../data"}) {
+    const std::string why = refused({{at(name), "--log"}});
+    for (const char* word : {"--log ", "is the same as DATA ", "which is read"})
+      EXPECT_NE(why.find(word), std::string::npos) << name << ": " << why;
+  }
+  EXPECT_NE(refused({{at("model/new"), "--log"}}).find("lies in MODEL"), std::string::npos);
+  EXPECT_NE(refused({{at("elsewhere"), "--log"}}).find("the same as MODEL"), std::string::npos);
+  EXPECT_NE(refused({{folder_.string(), "--out"}}).find("lies around DATA"), std::string::npos);
+  EXPECT_NE(refused({{at("nothing"), "--log"}, {at("to_nothing"), "--report"}}).find("the same as --log"),
+            std::string::npos);
+  EXPECT_NE(refused({{at("new/"), "--out"}, {at("new/log"), "--log"}}).find("lies in --out"),
+            std::string::npos);
+  EXPECT_EQ(refused({{"/dev/null", "--log"}, {"/dev/null", "--report"}}), "");
+}
+
 }  // namespace
 }  // namespace nfloat

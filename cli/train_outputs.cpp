@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "train_outputs.h"
+
+#include <filesystem>
+
+#include "nfloat/files.h"
+
+namespace nfloat::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+void add(std::vector<NamedPath>& to, const char* name, const std::string& path) {
+  if (!path.empty()) to.push_back({path, name});
+}
+
+// Of a folder its files of rows.
+void add_rows(std::vector<NamedPath>& to, const char* name, const std::string& path) {
+  if (!fs::is_directory(path)) return add(to, name, path);
+  for (const char* file : {"train.jsonl", "valid.jsonl"}) add(to, name, (fs::path(path) / file).string());
+}
+
+}  // namespace
+
+std::string checkpoint_folder(const TrainArguments& arguments) {
+  return (fs::path(arguments.out) / "checkpoint").string();
+}
+
+void expect_train_outputs_apart(const TrainArguments& arguments, const std::string& model) {
+  std::vector<NamedPath> inputs, outputs;
+  add(inputs, "MODEL", model);
+  add_rows(inputs, "DATA", arguments.data);
+  if (!share(arguments.eval, "--eval")) add_rows(inputs, "--eval", arguments.eval);
+  add(inputs, "--also", arguments.story.also);
+  if (!arguments.loftq.empty()) add(inputs, "--loftq", model_folder(arguments.loftq));
+
+  add(outputs, "--loftq-base", arguments.loftq_base);
+  add(outputs, "--log", arguments.log);
+  add(outputs, "--report", arguments.story.report);
+  add(outputs, "--dump-gradients", arguments.dump_gradients);
+  // An adapter may be trained on in its own folder.
+  if (!arguments.init.empty()) expect_outputs_apart(outputs, {{arguments.init, "--init"}});
+
+  if (!arguments.out.empty()) {
+    for (const char* file : {"adapter_model.safetensors", "adapter_config.json"})
+      add(outputs, "--out", (fs::path(arguments.out) / file).string());
+    add(outputs, "--out", checkpoint_folder(arguments));
+  }
+  expect_outputs_apart(outputs, inputs);
+}
+
+}  // namespace nfloat::cli
