@@ -449,13 +449,17 @@ typedef struct nfloat_model_options {
 
 typedef struct nfloat_model nfloat_model;
 // A folder, a GGUF file, or org/model of the local Hugging Face cache. Progress in bytes.
+  // null: what NFLOAT_DEVICE names, else "cpu"; "vulkan" or "vulkan:N": a card by its Vulkan driver, which
+  // computes every product in float32; "auto": the first card, else the CPU. NFLOAT_NOT_FOUND names those
+  // there are.
+  const char* device;
 NFLOAT_API nfloat_status nfloat_model_load(const char* path, const nfloat_model_options* options,
                                            nfloat_control* control, nfloat_model** model,
                                            nfloat_error** error);
 NFLOAT_API void nfloat_model_free(nfloat_model* model);
 NFLOAT_API int64_t nfloat_model_vocabulary(const nfloat_model* model);  // logits a token
 NFLOAT_API int64_t nfloat_model_context(const nfloat_model* model);     // most positions
-// JSON: path, vocabulary, context, precision, threads, bytes of memory, config.json.
+// JSON: path, vocabulary, context, precision, threads, device, bytes of memory, config.json.
 NFLOAT_API nfloat_status nfloat_model_describe(const nfloat_model* model, nfloat_buffer** json,
                                                nfloat_error** error);
 

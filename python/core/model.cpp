@@ -39,7 +39,8 @@ HeadFormat head_argument(const std::string& name) {
   fail(ErrorCode::kInvalidArgument, "head '{}': keep, int8 or nf4", name);
 }
 
-// path, codebook or None, block_size, double_quantization, head, precision, threads, progress, control
+// path, codebook or None, block_size, double_quantization, head, precision, threads, device or None,
+// progress, control
 Ref load_model(Args& args) {
   const std::string path = args.text();
   ModelOptions options;
@@ -49,6 +50,10 @@ Ref load_model(Args& args) {
   options.head = head_argument(args.text());
   options.precision = precision_argument(args.text());
   options.threads = thread_argument(args.integer());
+  if (const std::optional<std::string> device = args.maybe_text(); device) {
+    if (device->empty()) fail(ErrorCode::kInvalidArgument, "device is '': auto, cpu, vulkan or vulkan:N");
+    options.device = *device;
+  }
   PyObject* progress = args.object();
   Watch watch(control_of(args.object()));
   options.progress = [&](uint64_t done, uint64_t total) { watch.show(done, total); };
@@ -72,7 +77,7 @@ Ref synthetic_model(Args& args) {
   return make_handle(std::move(model));
 }
 
-// JSON of the shape, of the memory and of the options.
+// JSON of the shape and of the memory; precision, device.
 Ref model_info(Args& args) {
   const Model& model = *args.handle<const Model>();
   const ModelConfig& c = model.config();
@@ -99,7 +104,7 @@ Ref model_info(Args& args) {
                     {"other_bytes", m.other_bytes},
                     {"read_per_token_bytes", m.read_per_token_bytes}};
   return tuple(text(config.dump()), text(memory.dump()), text(precision_name(model.options().precision)),
-               integer(model.options().threads));
+               text(model.options().device));
 }
 
 // model, context, kv_cache, precision or None, threads

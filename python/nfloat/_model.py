@@ -57,10 +57,11 @@ class Model:
     def __init__(self, handle: Any, path: str) -> None:
         self._handle = handle
         self._path = path
-        config, memory, precision, _ = _core.model_info(handle)
+        config, memory, precision, device = _core.model_info(handle)
         self._config: dict[str, Any] = json.loads(config)
         self._memory = ModelMemory(**json.loads(memory))
         self._precision = cast(Precision, precision)
+        self._device = str(device)
         self._defaults: Any = _core.make_defaults(path, handle) if path else None
         self._tokenizer: Tokenizer | None = None
         self._chat_template: ChatTemplate | None = None
@@ -77,19 +78,23 @@ class Model:
         head: HeadFormat = "keep",
         precision: Precision = "bf16",
         threads: int = 0,
+        device: str | None = None,
         progress: ProgressFunction | None = None,
         control: Control | None = None,
     ) -> Model:
         """From a Hugging Face folder (plain or bitsandbytes 4-bit), a GGUF file, or `org/model` of the local cache.
 
         `quantize`: a code for the projections of a plain checkpoint, quantized while loading. `precision`: of sessions
-        that say nothing else. Progress in bytes. Raises NotFoundError, MalformedFileError naming all that is missing,
-        UnsupportedError, OutOfMemoryError before loading.
+        that say nothing else. `device`: where the weights are and the layers run: "cpu"; "vulkan" or "vulkan:N", a card
+        by its Vulkan driver, which computes every product in float32; "auto", the first card, else the CPU; None, what
+        the environment variable NFLOAT_DEVICE names, else the CPU. Progress in bytes. Raises NotFoundError (a device that
+        is not there, too: it names those there are), MalformedFileError naming all that is missing, UnsupportedError,
+        OutOfMemoryError before loading.
         """
         found = resolve_model_path(path)
         book = None if quantize is None else codebook_of(quantize, block_size)._handle
         handle = _core.load_model(
-            found, book, block_size, double_quantization, head, precision, thread_count(threads),
+            found, book, block_size, double_quantization, head, precision, thread_count(threads), device,
             progress_function(progress, "bytes"), control_handle(control, "bytes"),
         )  # fmt: skip
         return cls(handle, found)
@@ -118,6 +123,11 @@ class Model:
     def precision(self) -> Precision:
         """Of sessions that say nothing else."""
         return self._precision
+
+    @property
+    def device(self) -> str:
+        """Where the weights are and the layers run: "cpu", "vulkan:0"."""
+        return self._device
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -153,6 +153,7 @@ nfloat_status nfloat_model_load(const char* path, const nfloat_model_options* gi
     options.head = enumerator<nfloat::HeadFormat>(from.head, NFLOAT_HEAD_NF4, "head");
     options.precision = precision_of(from.precision).value_or(nfloat::Precision::kBF16);
     options.threads = thread_count(from.threads);
+    if (from.device != nullptr) options.device = from.device;
     begin_progress(control, 0);
     if (control != nullptr)
       options.progress = [control](uint64_t done, uint64_t total) { show_progress(control, done, total); };

@@ -153,7 +153,7 @@ class EveryFunction(unittest.TestCase):
             (template.render, {"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": True}),
             (nfloat.make_format("nf4").round_trip, {"weights": weights, "threads": 1}),
             (nfloat.Model.load, {"path": TINY, "quantize": None, "block_size": 64, "double_quantization": False, "head": "keep",
-                                 "precision": "bf16", "progress": None, "control": None}),
+                                 "precision": "bf16", "device": None, "progress": None, "control": None}),
             (model.generate, {"prompt": "The", "max_tokens": 1, "temperature": 0, "top_k": None, "top_p": None, "min_p": None,
                               "repetition_penalty": None, "seed": 1, "stop": (), "ignore_end": False, "top_logprobs": 0,
                               "session": None, "control": None}),

@@ -297,6 +297,21 @@ class Models(InFolder):
         with self.assertRaises(nfloat.NotFoundError):
             nfloat.compare_formats(TINY, text, formats=["nf99"], context=128)
 
+    def test_devices(self):
+        self.assertEqual(nfloat.Model.load(TINY, device="cpu").device, "cpu")
+        for name, kind in (("abacus", nfloat.InvalidArgumentError), ("", nfloat.InvalidArgumentError), ("vulkan:99", nfloat.NotFoundError)):
+            with self.assertRaisesRegex(kind, f"{name}.*cpu"):
+                nfloat.Model.load(TINY, device=name)
+        with self.assertRaises(TypeError):
+            nfloat.Model.load(TINY, device=0)
+        try:
+            card = nfloat.Model.load(TINY, device="vulkan", precision="f32")
+        except nfloat.NotFoundError as error:
+            self.skipTest(str(error))
+        self.assertEqual(card.device, "vulkan:0")
+        wanted = nfloat.Model.load(TINY, device="cpu", precision="f32").generate("The old", max_tokens=8, temperature=0).result().tokens
+        self.assertEqual(card.generate("The old", max_tokens=8, temperature=0).result().tokens, wanted)
+
     def test_closed_and_missing(self):
         with nfloat.Model.load(TINY) as model:
             session = model.session(context=8)

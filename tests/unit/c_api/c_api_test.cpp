@@ -28,7 +28,8 @@ static_assert(sizeof(nfloat_quantized_view) == 168 && offsetof(nfloat_quantized_
 static_assert(sizeof(nfloat_tensor_info) == 120 && offsetof(nfloat_tensor_info, companion) == 116);
 static_assert(sizeof(nfloat_checkpoint_options) == 16);
 static_assert(sizeof(nfloat_linear_options) == 32 && offsetof(nfloat_linear_options, output) == 24);
-static_assert(sizeof(nfloat_model_options) == 40 && sizeof(nfloat_session_options) == 32);
+static_assert(sizeof(nfloat_model_options) == 48 && offsetof(nfloat_model_options, threads) == 32 &&
+              offsetof(nfloat_model_options, device) == 40 && sizeof(nfloat_session_options) == 32);
 static_assert(sizeof(nfloat_batch_entry) == 24 && sizeof(nfloat_perplexity_options) == 32 &&
               sizeof(nfloat_perplexity_result) == 48 && sizeof(nfloat_codebook_error_result) == 32);
 static_assert(sizeof(nfloat_quantize_checkpoint_options) == 80 &&

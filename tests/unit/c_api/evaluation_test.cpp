@@ -5,6 +5,7 @@
 #include <cstring>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "c_api/support.h"
@@ -160,6 +161,48 @@ TEST_F(CEvaluation, DescribesAModelAndPlansItsMemory) {
   EXPECT_EQ(taken(json), memory_plan_json(size, plan_memory(size, 1 << 30, planned_context(size)), 1 << 30,
                                           planned_context(size)));
   EXPECT_EQ(nfloat_plan_memory(kTiny.c_str(), 0, -1, &json, nullptr), NFLOAT_INVALID_ARGUMENT);
+}
+
+TEST_F(CEvaluation, ADeviceIsNamedOrRefused) {
+  nfloat_error* error = nullptr;
+  nfloat_model_options options = defaults<nfloat_model_options>();
+  for (const char* name : {"abacus", "vulkan:99", "cuda"}) {
+    options.device = name;
+    nfloat_model* none = nullptr;
+    EXPECT_NE(nfloat_model_load(kTiny.c_str(), &options, nullptr, &none, &error), NFLOAT_OK) << name;
+    EXPECT_EQ(none, nullptr);
+    const nfloat_status status = nfloat_error_status(error);
+    EXPECT_EQ(status, *name == 'v' ? NFLOAT_NOT_FOUND : NFLOAT_INVALID_ARGUMENT) << name;
+    const std::string message = taken(std::exchange(error, nullptr));
+    EXPECT_NE(message.find(name), std::string::npos) << message;
+    EXPECT_NE(message.find("cpu ("), std::string::npos) << message;
+  }
+  // A program from before this field: it says a shorter struct, and what lies behind is not looked at.
+  options.device = "abacus";
+  options.struct_size = offsetof(nfloat_model_options, device);
+  Model older;
+  EXPECT_EQ(nfloat_model_load(kTiny.c_str(), &options, nullptr, older.place(), &error), NFLOAT_OK)
+      << taken(error);
+  const auto loss = [&](const nfloat_model* of) {
+    nfloat_perplexity_result result = defaults<nfloat_perplexity_result>();
+    scoring_.precision = NFLOAT_PRECISION_F32;
+    EXPECT_EQ(nfloat_perplexity(of, tokens_.data(), tokens_.size(), &scoring_, nullptr, &result, nullptr),
+              NFLOAT_OK);
+    return result.mean_loss;
+  };
+  options.struct_size = sizeof options;
+  options.device = "cpu";
+  Model named;
+  ASSERT_EQ(nfloat_model_load(kTiny.c_str(), &options, nullptr, named.place(), &error), NFLOAT_OK)
+      << taken(error);
+  EXPECT_EQ(loss(named), loss(older));
+  options.device = "vulkan";
+  Model card;
+  if (nfloat_model_load(kTiny.c_str(), &options, nullptr, card.place(), &error) == NFLOAT_NOT_FOUND) {
+    nfloat_error_free(error);
+    GTEST_SKIP() << "no device of Vulkan here: no driver, or a build without it";
+  }
+  EXPECT_NEAR(loss(card), loss(named), 1e-4 * loss(named));
 }
 
 TEST_F(CEvaluation, AnalyzesWeights) {
