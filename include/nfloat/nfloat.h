@@ -77,6 +77,10 @@ NFLOAT_API void nfloat_control_free(nfloat_control* control);  // when no call u
 // handler.
 NFLOAT_API void nfloat_control_cancel(nfloat_control* control);
 NFLOAT_API void nfloat_control_reset(nfloat_control* control);
+// Calls `function`. Whatever this thread calls in it and takes no control (quantize, dequantize, convert
+// elements, pack, products, encode, decode, save tensors, analyze) ends with NFLOAT_INTERRUPTED some
+// milliseconds after `control` is cancelled; memory that such a call was to write is then written in part.
+NFLOAT_API void nfloat_control_call(nfloat_control* control, void (*function)(void* user), void* user);
 // In the unit that the call names; total 0: not known yet. done or total may be null.
 NFLOAT_API void nfloat_control_progress(const nfloat_control* control, uint64_t* done, uint64_t* total);
 // Called during the call, from one thread at a time. Must return; to end the call it cancels.
@@ -445,14 +449,14 @@ typedef struct nfloat_model_options {
   nfloat_precision precision;  // bf16; of sessions that say nothing else
   int32_t threads;
   int32_t reserved;  // 0
-} nfloat_model_options;
-
-typedef struct nfloat_model nfloat_model;
-// A folder, a GGUF file, or org/model of the local Hugging Face cache. Progress in bytes.
   // null: what NFLOAT_DEVICE names, else "cpu"; "vulkan" or "vulkan:N": a card by its Vulkan driver, which
   // computes every product in float32; "auto": the first card, else the CPU. NFLOAT_NOT_FOUND names those
   // there are.
   const char* device;
+} nfloat_model_options;
+
+typedef struct nfloat_model nfloat_model;
+// A folder, a GGUF file, or org/model of the local Hugging Face cache. Progress in bytes.
 NFLOAT_API nfloat_status nfloat_model_load(const char* path, const nfloat_model_options* options,
                                            nfloat_control* control, nfloat_model** model,
                                            nfloat_error** error);

@@ -12,9 +12,10 @@
 // 1. What everything is made of.
 #include "nfloat/api.h"
 #include "nfloat/error.h"
-#include "nfloat/targets.h"  // instruction sets
-#include "nfloat/tensor.h"   // element types, shapes, tensors that borrow or own their bytes
-#include "nfloat/threads.h"  // the default number of threads
+#include "nfloat/interrupt.h"  // an end to calls that have no other
+#include "nfloat/targets.h"    // instruction sets
+#include "nfloat/tensor.h"     // element types, shapes, tensors that borrow or own their bytes
+#include "nfloat/threads.h"    // the default number of threads
 #include "nfloat/version.h"
 
 // 2. Codes, and tensors quantized with them.

@@ -142,7 +142,7 @@ Ref save_tensors(Args& args) {
     arrays.push_back(Array::of(PyList_GetItem(objects, static_cast<Py_ssize_t>(i)), said[i]));
     tensors.push_back({names[i], arrays.back().view()});
   }
-  unlocked([&] { nfloat::save_tensors(path, tensors, overwrite); });
+  run_endable(true, true, [&] { nfloat::save_tensors(path, tensors, overwrite); });
   return none();
 }
 

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "base/fail.h"
+#include "nfloat/interrupt.h"
 #include "nfloat/machine.h"
 #include "nfloat/targets.h"
 #include "nfloat/threads.h"
@@ -204,6 +205,13 @@ void Watch::show(uint64_t done, uint64_t total) {
   if (stopped()) throw Error(ErrorCode::kInterrupted, "cancelled by the caller");
 }
 
+void Watch::run_interruptible(const std::function<void()>& work) {
+  run(Py_None, [&] {
+    const Interruptible ends(stop_);
+    work();
+  });
+}
+
 void Watch::run(PyObject* progress, const std::function<void()>& work) {
   using namespace std::chrono_literals;
   count(0, 0);
@@ -253,6 +261,11 @@ void Watch::run(PyObject* progress, const std::function<void()>& work) {
     throw PythonError{};
   }
   if (failure != nullptr) std::rethrow_exception(failure);
+}
+
+void run_endable(bool longer, bool unlock, const std::function<void()>& work) {
+  if (!longer) return unlocked(unlock, work);
+  Watch(std::make_shared<Control>()).run_interruptible(work);
 }
 
 std::shared_ptr<Control> control_of(PyObject* object) {

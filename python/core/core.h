@@ -94,6 +94,16 @@ decltype(auto) unlocked(const Body& body) {
 // Bytes from which giving the lock away costs less than the work.
 inline constexpr size_t kGilBytes = size_t{64} << 10;
 
+// Work that nothing else can end, without the lock where `unlock` says so. What takes `longer` than some
+// hundredths of a second runs in a thread of its own, and Ctrl-C ends it (nfloat/interrupt.h).
+void run_endable(bool longer, bool unlock, const std::function<void()>& work);
+// The same by the bytes that are read or written, at their fastest and at an expression's or a search's pace.
+inline constexpr size_t kLongBytes = size_t{8} << 20, kLongSlowBytes = size_t{1} << 20;
+template <typename Work>
+void over_memory(size_t bytes, const Work& work, size_t longest = kLongBytes) {
+  run_endable(bytes >= longest, bytes >= kGilBytes, work);
+}
+
 // Handles are capsules: a shared C++ object behind the name of its type.
 template <typename T>
 inline constexpr const char* kTypeName = nullptr;
@@ -253,6 +263,8 @@ class Watch {
   bool stopped() const noexcept { return stop_ || control_->cancelled; }
   // Throws kInterrupted when the caller wants an end.
   void show(uint64_t done, uint64_t total);
+  // Work that looks whether its thread is to end (nfloat/interrupt.h), by run().
+  void run_interruptible(const std::function<void()>& work);
   // Sets the counters only.
   void count(uint64_t done, uint64_t total) noexcept;
 

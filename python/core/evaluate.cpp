@@ -128,7 +128,8 @@ Ref round_trip(Args& args) {
   if (rows < 0 || columns < 0 || (columns != 0 && rows != static_cast<int64_t>(values.size()) / columns))
     fail(ErrorCode::kInvalidArgument, "{} weights are no matrix of {} rows and {} columns", values.size(),
          rows, columns);
-  unlocked(weights.bytes() >= kGilBytes, [&] { format->round_trip(values, rows, columns, threads); });
+  over_memory(
+      weights.bytes(), [&] { format->round_trip(values, rows, columns, threads); }, kLongSlowBytes);
   return none();
 }
 Ref format_list(Args&) {
@@ -156,7 +157,9 @@ Ref analyze_weights(Args& args) {
   options.block_size = args.integer();
   if (weights.view().dtype == DType::kU16)
     raise(PyExc_TypeError, "weights are uint16: say dtype=\"bfloat16\" where these are the bits of bfloat16");
-  const WeightStatistics s = unlocked([&] { return nfloat::analyze_weights(weights.view(), options); });
+  WeightStatistics s;
+  over_memory(
+      weights.bytes(), [&] { s = nfloat::analyze_weights(weights.view(), options); }, kLongSlowBytes);
   const auto distribution = [](const DistributionStatistics& d) {
     return Json{{"normal_distance", d.normal_distance},
                 {"normal_accepted", d.normal_accepted()},

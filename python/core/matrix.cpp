@@ -40,9 +40,10 @@ Ref pack(Args& args) {
   source.nested_offset = static_cast<float>(args.real());
   source.nested_block_size = args.integer();
   const int threads = thread_argument(args.integer());
-  return make_handle(unlocked(source.codes.size() >= kGilBytes, [&] {
-    return std::make_shared<const PackedMatrix>(PackedMatrix::pack(source, threads));
-  }));
+  std::shared_ptr<const PackedMatrix> matrix;
+  over_memory(source.codes.size(),
+              [&] { matrix = std::make_shared<const PackedMatrix>(PackedMatrix::pack(source, threads)); });
+  return make_handle(std::move(matrix));
 }
 Ref matrix_shape(Args& args) {
   const PackedMatrix& matrix = *args.handle<const PackedMatrix>();
@@ -97,9 +98,11 @@ struct Rows {
   int64_t count;
 };
 
-// Whether a product takes longer than giving the lock away.
-bool is_large(const Rows& rows, const PackedMatrix& matrix) {
-  return rows.count * matrix.rows() * matrix.cols() >= 1 << 17;
+// A product without the lock where it takes longer than giving that away; Ctrl-C ends one that takes long.
+void run_product(const Rows& rows, const PackedMatrix& matrix, const std::function<void()>& work) {
+  const double products = static_cast<double>(rows.count) * static_cast<double>(matrix.rows()) *
+                          static_cast<double>(matrix.cols());
+  run_endable(products >= 1 << 29, products >= 1 << 17, work);
 }
 
 template <typename Product>
@@ -135,7 +138,7 @@ Ref linear(Args& args) {
     options.bias = biases.data();
   }
   Rows rows(x, matrix->cols());
-  unlocked(is_large(rows, *matrix), [&] {
+  run_product(rows, *matrix, [&] {
     write_product(y, dtype, rows.count * matrix->rows(), [&](float* to) {
       thread_local Activations activations;
       activations.assign(rows.floats(), matrix->cols(), rows.count, matrix->cols());
@@ -155,7 +158,7 @@ Ref linear_transposed(Args& args) {
   const Array y = args.array("", true);
   const int threads = thread_argument(args.integer());
   Rows rows(x, matrix->rows());
-  unlocked(is_large(rows, *matrix), [&] {
+  run_product(rows, *matrix, [&] {
     write_product(y, dtype, rows.count * matrix->cols(), [&](float* to) {
       multiply_transposed(*matrix, rows.floats(), matrix->rows(), rows.count, to, matrix->cols(),
                           precision != Precision::kF32, threads);

@@ -10,6 +10,8 @@ namespace nfloat::python {
 
 namespace {
 
+constexpr size_t kLongText = size_t{256} << 10;  // bytes
+
 Ref load_tokenizer(Args& args) {
   const std::string path = args.text();
   return make_handle(
@@ -30,13 +32,19 @@ Ref encode(Args& args) {
   EncodeOptions options;
   options.add_special_tokens = args.flag();
   options.parse_special_tokens = args.flag();
-  return copied_memory<int32_t>(
-      unlocked(given.size() >= 256, [&] { return tokenizer->encode(given, options); }));
+  auto ids = std::make_shared<std::vector<int32_t>>();
+  run_endable(given.size() >= kLongText, given.size() >= 256,
+              [&] { *ids = tokenizer->encode(given, options); });
+  return make_memory(ids, ids->data(), ids->size() * sizeof(int32_t), true);
 }
 Ref decode(Args& args) {
   const Tokenizer& tokenizer = *args.handle<const Tokenizer>();
-  const Array ids = args.array();
-  return text(tokenizer.decode(ids.items<int32_t>("tokens"), args.flag()));
+  const Array given = args.array();
+  const auto ids = given.items<int32_t>("tokens");
+  const bool skip_special = args.flag();
+  std::string decoded;
+  run_endable(ids.size() >= kLongText / 4, false, [&] { decoded = tokenizer.decode(ids, skip_special); });
+  return text(decoded);
 }
 int32_t token_argument(Args& args, const Tokenizer& tokenizer) {
   const int64_t token = args.integer();

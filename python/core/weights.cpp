@@ -126,11 +126,10 @@ Ref quantize(Args& args) {
     raise(PyExc_TypeError, "weights are uint16: say dtype=\"bfloat16\" where these are the bits of bfloat16");
   if (reinterpret_cast<uintptr_t>(view.data()) % dtype_bytes(view.dtype) != 0)
     fail(ErrorCode::kInvalidArgument, "weights are not aligned to their elements");
-  const float offset = unlocked(weights.bytes() >= kGilBytes, [&] {
-    if (!options.double_quantization) {
-      quantize_blockwise(view, *book, options, code_bytes, scale_floats);
-      return 0.0f;
-    }
+  float offset = 0;
+  const auto work = [&] {
+    if (!options.double_quantization)
+      return quantize_blockwise(view, *book, options, code_bytes, scale_floats);
     if (options.block_size < kMinBlockSize)
       fail(ErrorCode::kInvalidArgument, "block_size is {}: at least {}", options.block_size, kMinBlockSize);
     const auto elements = static_cast<size_t>(view.elements()),
@@ -141,8 +140,9 @@ Ref quantize(Args& args) {
     const NestedScales nested = quantize_blockwise(view, *book, options, code_bytes);
     std::copy(nested.codes.begin(), nested.codes.end(), scale_codes.begin());
     std::copy(nested.absmax.begin(), nested.absmax.end(), absmax.begin());
-    return nested.offset;
-  });
+    offset = nested.offset;
+  };
+  over_memory(weights.bytes(), work, options.scale == ScaleMethod::kAbsmax ? kLongBytes : kLongSlowBytes);
   return real(static_cast<double>(offset));
 }
 
@@ -169,7 +169,7 @@ Ref dequantize(Args& args) {
   // Decoding looks at the levels alone.
   kernels::CodeTable table{};
   std::copy(table_levels.begin(), table_levels.end(), table.levels);
-  unlocked(output.bytes() >= kGilBytes, [&] {
+  over_memory(output.bytes(), [&] {
     decode_tensor(code_bytes.data(), floats.data(), table, elements, block_size, dtype, output.data(),
                   threads);
   });
@@ -184,8 +184,8 @@ Ref quantize_scales(Args& args) {
   const auto to_codes = codes.items<uint8_t>("codes");
   check_count(to_codes.size(), floats.size(), "codes");
   check_count(to_absmax.size(), (floats.size() + 255) / 256, "absmax");
-  const NestedScales nested =
-      unlocked(scales.bytes() >= kGilBytes, [&] { return nfloat::quantize_scales(floats, threads); });
+  NestedScales nested;
+  over_memory(scales.bytes(), [&] { nested = nfloat::quantize_scales(floats, threads); });
   std::copy(nested.codes.begin(), nested.codes.end(), to_codes.begin());
   std::copy(nested.absmax.begin(), nested.absmax.end(), to_absmax.begin());
   return real(static_cast<double>(nested.offset));
@@ -223,7 +223,7 @@ Ref convert_elements(Args& args) {
   if (values.view().dtype == DType::kU16)
     raise(PyExc_TypeError,
           "values are uint16: say source_dtype=\"bfloat16\" where these are the bits of bfloat16");
-  unlocked(values.bytes() >= kGilBytes, [&] {
+  over_memory(values.bytes(), [&] {
     nfloat::convert_elements(values.view(), dtype, {output.data(), output.bytes()});
   });
   return none();

@@ -13,6 +13,9 @@ from . import _core
 from ._types import Message, Path, Tokens, array_of, path_text, sequence, token_array
 
 
+_PIECE = 1 << 20
+
+
 class Tokenizer:
     """Text to token ids and back, as the model's files define it. Immutable: any number of threads may use one."""
 
@@ -48,9 +51,10 @@ class Tokenizer:
     ) -> list[int]:
         """Token ids. `add_special_tokens`: what the model expects around a text. `parse_special_tokens`: False for text
         that is not trusted, whose "<|im_start|>" is then plain characters."""
-        ids: list[int] = self.encode_array(
-            text, add_special_tokens=add_special_tokens, parse_special_tokens=parse_special_tokens
-        ).tolist()
+        array = self.encode_array(text, add_special_tokens=add_special_tokens, parse_special_tokens=parse_special_tokens)
+        ids: list[int] = []
+        for begin in range(0, len(array), _PIECE):  # Ctrl-C is seen between pieces
+            ids += array[begin : begin + _PIECE].tolist()
         return ids
 
     def encode_array(

@@ -2,8 +2,11 @@
 #include "base/parallel.h"
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 
 #include "base/available_threads.h"
+#include "base/interruption.h"
 #include "base/worker_team.h"
 #include "nfloat/threads.h"
 
@@ -14,6 +17,32 @@ namespace {
 // over what it has not begun.
 constexpr int64_t kSharesPerThread = 4;
 
+using Clock = std::chrono::steady_clock;
+// A piece of a loop that can be ended is longer than a look at the clock matters, shorter than anyone
+// notices.
+constexpr std::chrono::milliseconds kShortPiece{2}, kLongPiece{20};
+
+struct Split {
+  int64_t count, grain, grains;
+  int64_t shares;
+  void (*body)(void*, int64_t, int64_t);
+  void* context;
+  const std::atomic<bool>* stop;
+
+  void run(int64_t begin, int64_t end) const {
+    if (stop == nullptr) return body(context, begin, end);
+    for (int64_t piece = grain; begin < end && !stop->load(std::memory_order_relaxed);) {
+      const Clock::time_point start = Clock::now();
+      const int64_t next = end - begin > piece ? begin + piece : end;
+      body(context, begin, next);
+      begin = next;
+      const Clock::duration took = Clock::now() - start;
+      if (took < kShortPiece && piece < end - begin) piece *= 2;
+      if (took > kLongPiece && piece > grain) piece = std::max(grain, piece / 2 / grain * grain);
+    }
+  }
+};
+
 }  // namespace
 
 int thread_count(int requested) noexcept {
@@ -23,28 +52,27 @@ int thread_count(int requested) noexcept {
 void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(void*, int64_t, int64_t),
                      void* context) {
   if (count <= 0) return;
+  const std::atomic<bool>* const stop = interruption();
   const int64_t grains = (count + grain - 1) / grain;
   const int team = static_cast<int>(std::min<int64_t>({thread_count(threads), grains, kMostThreads}));
-  if (team <= 1) {
-    body(context, 0, count);
-    return;
+  Split split{count, grain, grains, std::min(grains, team * kSharesPerThread), body, context, stop};
+  {
+    const Uninterrupted bodies;
+    if (team <= 1) {
+      split.run(0, count);
+    } else {
+      run_shares(
+          team, static_cast<int>(split.shares),
+          [](void* shared, int share) {
+            const Split& s = *static_cast<const Split*>(shared);
+            const int64_t begin = s.grains * share / s.shares * s.grain;
+            const int64_t end = std::min(s.count, s.grains * (share + 1) / s.shares * s.grain);
+            if (begin < end) s.run(begin, end);
+          },
+          &split);
+    }
   }
-  const int64_t shares = std::min(grains, team * kSharesPerThread);
-  struct Split {
-    int64_t count, grain, grains;
-    int64_t shares;
-    void (*body)(void*, int64_t, int64_t);
-    void* context;
-  } split{count, grain, grains, shares, body, context};
-  run_shares(
-      team, static_cast<int>(shares),
-      [](void* shared, int share) {
-        const Split& s = *static_cast<const Split*>(shared);
-        const int64_t begin = s.grains * share / s.shares * s.grain;
-        const int64_t end = std::min(s.count, s.grains * (share + 1) / s.shares * s.grain);
-        if (begin < end) s.body(s.context, begin, end);
-      },
-      &split);
+  end_if_interrupted();
 }
 
 }  // namespace nfloat

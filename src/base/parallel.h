@@ -12,7 +12,9 @@ int thread_count(int requested) noexcept;
 
 // Calls body(context, begin, end) from at most `threads` threads for even, contiguous shares of [0, count), a
 // few for each thread, shares being multiples of `grain` (except the last). The same split for the same
-// arguments. `body` must not throw.
+// arguments. `body` must not throw. Where something can end the thread's work (base/interruption.h) the
+// shares come in pieces of some milliseconds, multiples of `grain` too; throws kInterrupted, bodies done or
+// not begun.
 void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(void*, int64_t, int64_t),
                      void* context);
 

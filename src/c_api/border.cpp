@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "c_api/c_api.h"
+#include "nfloat/interrupt.h"
 #include "nfloat/machine.h"
 #include "nfloat/targets.h"
 #include "nfloat/threads.h"
@@ -259,6 +260,12 @@ void nfloat_control_cancel(nfloat_control* control) {
 }
 void nfloat_control_reset(nfloat_control* control) {
   if (control != nullptr) control->cancelled = false;
+}
+void nfloat_control_call(nfloat_control* control, void (*function)(void* user), void* user) {
+  if (function == nullptr) return;
+  if (control == nullptr) return function(user);
+  const nfloat::Interruptible ends(control->cancelled);
+  function(user);
 }
 void nfloat_control_progress(const nfloat_control* control, uint64_t* done, uint64_t* total) {
   if (done != nullptr) *done = control == nullptr ? 0 : control->done.load();

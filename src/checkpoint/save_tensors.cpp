@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <filesystem>
 #include <set>
 
 #include "base/fail.h"
+#include "base/interruption.h"
 #include "checkpoint/safetensors_writer.h"
 #include "nfloat/checkpoint.h"
 
@@ -27,8 +29,14 @@ void save_tensors(const std::string& path, std::span<const NamedTensor> tensors,
   if (!overwrite && std::filesystem::exists(path, ignored))
     fail(ErrorCode::kAlreadyExists, "{}: exists already", path);
   SafetensorsWriter writer(path, declared, {});
+  constexpr size_t kPiece = size_t{8} << 20;  // between two looks whether the caller wants an end
   for (size_t i = 0; i < tensors.size(); ++i)
-    if (!tensors[i].view.bytes.empty()) writer.write(i, 0, tensors[i].view.bytes);
+    for (std::span<const std::byte> rest = tensors[i].view.bytes; !rest.empty();) {
+      end_if_interrupted();
+      const std::span<const std::byte> piece = rest.first(std::min(kPiece, rest.size()));
+      writer.write(i, static_cast<uint64_t>(piece.data() - tensors[i].view.bytes.data()), piece);
+      rest = rest.subspan(piece.size());
+    }
   writer.finish();
   writer.sync();
   writer.commit(overwrite ? Existing::kReplace : Existing::kKeep);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/tensor.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include "base/fail.h"
 #include "base/float16.h"
 #include "base/huge_pages.h"
+#include "base/interruption.h"
 
 namespace nfloat {
 namespace {
@@ -143,6 +145,19 @@ void convert_elements(const TensorView& view, DType dtype, std::span<std::byte> 
   }
   const std::byte* from = view.bytes.data();
   std::byte* to = output.data();
+  constexpr int64_t kPiece = 1 << 20;
+  if (count > kPiece && interruption() != nullptr) {
+    const size_t width = dtype_bytes(view.dtype), new_width = dtype_bytes(dtype);
+    for (int64_t begin = 0; begin < count; begin += kPiece) {
+      end_if_interrupted();
+      const auto first = static_cast<size_t>(begin),
+                 some = static_cast<size_t>(std::min(kPiece, count - begin));
+      convert_elements(
+          {view.dtype, Shape({static_cast<int64_t>(some)}), view.bytes.subspan(first * width, some * width)},
+          dtype, output.subspan(first * new_width, some * new_width));
+    }
+    return;
+  }
   if (view.dtype == dtype) {
     if (count > 0) std::memcpy(to, from, output.size());
     return;

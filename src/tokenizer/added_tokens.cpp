@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/interruption.h"
 #include "tokenizer/normalizer.h"
 #include "tokenizer/utf8.h"
 
@@ -59,7 +60,9 @@ void AddedTokens::split(std::string_view text, bool normalized, bool special,
                         std::vector<TextPart>& parts) const {
   const TextFinder& finder = finders_[normalized];
   size_t done = 0;
+  Looks looks;
   for (size_t at = 0; at < text.size() && !finder.empty();) {
+    looks.step();
     size_t end = at;
     const int32_t found = finder.match(text, at, &end);
     if (found < 0) {

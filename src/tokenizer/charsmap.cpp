@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstring>
 
+#include "base/interruption.h"
 #include "tokenizer/utf8.h"
 
 namespace nfloat {
@@ -81,7 +82,9 @@ void CharsMap::apply(std::string& text) const {
   out.reserve(text.size());
   const std::string_view in = text;
   std::string_view replacement;
+  Looks looks;
   for (size_t begin = 0; begin < in.size();) {
+    looks.step();
     Utf8Char character = next_char(in, begin);
     size_t end = begin + character.bytes;
     utf8proc_int32_t state = 0;

@@ -6,6 +6,8 @@
 #include <functional>
 #include <queue>
 
+#include "base/interruption.h"
+
 namespace nfloat {
 
 Merges::Merges(size_t expected) {
@@ -89,7 +91,9 @@ void Merges::apply_long(std::vector<int32_t>& tokens) const {
 
   constexpr int32_t kGone = -1;
   std::vector<Candidate> fresh;
+  Looks looks;
   while (!queue.empty()) {
+    looks.step();
     const Candidate top = queue.top();
     queue.pop();
     const uint32_t next = tokens[top.at] == top.left ? links[top.at].next : kEnd;

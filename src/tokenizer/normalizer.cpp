@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/interruption.h"
 #include "tokenizer/byte_level.h"
 #include "tokenizer/charsmap.h"
 #include "tokenizer/pattern.h"
@@ -20,7 +21,9 @@ using Step = std::function<void(std::string&)>;
 void map_chars(std::string& text, const std::function<void(std::string&, char32_t)>& change) {
   std::string out;
   out.reserve(text.size());
+  Looks looks;
   for (size_t at = 0; at < text.size();) {
+    looks.step();
     const Utf8Char next = next_char(text, at);
     at += next.bytes;
     change(out, next.value);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tokenizer/pattern.h"
 
+#include "base/interruption.h"
 #include "tokenizer/utf8.h"
 
 namespace nfloat {
@@ -33,7 +34,9 @@ std::string replace_all(std::string_view text, const Pattern& pattern, std::stri
   std::string out;
   size_t copied = 0;
   Match match{};
+  Looks looks;
   for (size_t at = 0; at <= text.size() && !text.empty() && pattern.find(text, at, &match);) {
+    looks.step();
     const bool empty = match.begin == match.end;
     if (!empty || match.begin != copied || copied == 0) {  // no empty match right behind another match
       out.append(text, copied, match.begin - copied);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/ascii.h"
+#include "base/interruption.h"
 #include "tokenizer/byte_level.h"
 #include "tokenizer/pattern.h"
 #include "tokenizer/script_runs.h"
@@ -39,7 +40,9 @@ void rewrite_pieces(Pieces& pieces,
                     const std::function<void(std::string_view, size_t, std::string&)>& rewrite) {
   std::string out;
   out.reserve(pieces.text.size());
+  Looks looks;
   for (size_t i = 0; i < pieces.ranges.size(); ++i) {
+    looks.step();
     const size_t begin = out.size();
     rewrite(pieces.at(pieces.ranges[i]), i, out);
     pieces.ranges[i] = {begin, out.size()};
@@ -128,7 +131,9 @@ void add_split(SplitBehavior behavior, bool invert, Pattern pattern, std::vector
 void split_words(Pieces& pieces) {
   split_pieces_at_chars(pieces, SplitBehavior::kRemoved, is_white_space);
   std::vector<Match> out;
+  Looks looks;
   for (const Match& range : pieces.ranges) {
+    looks.step();
     Splitter splitter(SplitBehavior::kContiguous, out);
     for (size_t at = range.begin; at < range.end;) {
       const Utf8Char next = next_char(pieces.text, at);
@@ -141,9 +146,11 @@ void split_words(Pieces& pieces) {
 
 void split_fixed(Pieces& pieces, size_t length) {
   std::vector<Match> out;
+  Looks looks;
   for (const Match& range : pieces.ranges) {
     size_t count = 0;
     for (size_t at = range.begin; at < range.end; ++count) {
+      looks.step();
       const uint32_t bytes = next_char(pieces.text, at).bytes;
       if (count % length == 0) out.push_back({at, at});
       at += bytes;

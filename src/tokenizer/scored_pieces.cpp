@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "base/fail.h"
+#include "base/interruption.h"
 #include "llama_cpp/tokenizer.h"
 #include "llama_cpp/vocabulary.h"
 #include "tokenizer/text_finder.h"
@@ -140,10 +141,13 @@ class ScoredPieces final : public Tokenizer::State {
   // one with the smaller id, then the first.
   std::vector<Found> find_tokens(std::string_view text, bool special) const {
     std::vector<Found> all, kept;
-    for (size_t at = 0; at < text.size() && !finder_.empty(); ++at)
+    Looks looks;
+    for (size_t at = 0; at < text.size() && !finder_.empty(); ++at) {
+      looks.step();
       finder_.visit_at(text, at, [&](size_t end, int32_t id) {
         if (special || !is_special(id)) all.push_back({at, end, id});
       });
+    }
     std::sort(all.begin(), all.end(), [](const Found& a, const Found& b) {
       const size_t a_bytes = a.end - a.begin, b_bytes = b.end - b.begin;
       if (a_bytes != b_bytes) return a_bytes > b_bytes;
@@ -167,7 +171,9 @@ class ScoredPieces final : public Tokenizer::State {
     if (pieces_.add_space_prefix) text += kVisibleSpace;
     append_escaped(part, text);
     WordCache cache;
+    Looks looks;
     for (std::string_view rest = text; !rest.empty();) {
+      looks.step();
       const std::string_view word = rest.substr(0, word_end(rest));
       rest.remove_prefix(word.size());
       WordCache::Entry* const entry = cache.find(word);
@@ -213,7 +219,9 @@ class ScoredPieces final : public Tokenizer::State {
       if (id != kNoToken) pairs.push({pieces_.scores[index(id)], left, right, bytes});
     };
     for (int32_t i = 1; i < static_cast<int32_t>(symbols.size()); ++i) offer(i - 1, i);
+    Looks looks;
     while (!pairs.empty()) {
+      looks.step();
       const Pair pair = pairs.top();
       pairs.pop();
       Symbol &left = symbols[index(pair.left)], &right = symbols[index(pair.right)];

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "base/fail.h"
+#include "base/interruption.h"
 #include "llama_cpp/vocabulary.h"
 #include "tokenizer/sentencepiece_file.h"
 #include "tokenizer/text_finder.h"
@@ -83,7 +84,9 @@ class SentencePiece final : public Tokenizer::State {
     std::vector<int32_t> ids;
     if (options.add_special_tokens && add_bos && bos) ids.push_back(*bos);
     size_t done = 0;
+    Looks looks;
     for (size_t at = 0; at < text.size() && options.parse_special_tokens;) {
+      looks.step();
       size_t end = at;
       const int32_t id = finder_.match(text, at, &end);
       if (id < 0) {
@@ -137,7 +140,9 @@ class SentencePiece final : public Tokenizer::State {
   void encode_plain(std::string_view text, std::vector<int32_t>& ids) const {
     if (!words_are_independent_) return encode_part(text, ids);
     WordCache cache;
+    Looks looks;
     while (!text.empty()) {
+      looks.step();
       // A word with the spaces before it. The library puts a space before every text: the word's first is
       // left out.
       const size_t end = word_end(text);

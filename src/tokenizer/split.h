@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/interruption.h"
 #include "tokenizer/json_at.h"
 #include "tokenizer/pre_tokenizer.h"
 #include "tokenizer/utf8.h"
@@ -76,12 +77,15 @@ template <typename Find>
 void split_pieces(Pieces& pieces, SplitBehavior behavior, bool invert, Find&& find) {
   std::vector<Match> out;
   out.reserve(pieces.ranges.size() + pieces.text.size() / 4);
+  Looks looks;
   for (const Match& range : pieces.ranges) {
+    looks.step();
     const std::string_view subject = pieces.at(range);
     Splitter splitter(behavior, out);
     size_t done = 0;
     Match match{};
     for (size_t at = 0; at < subject.size() && find(subject, at, &match);) {
+      looks.step();
       splitter.add(range.begin + done, range.begin + match.begin, invert);
       splitter.add(range.begin + match.begin, range.begin + match.end, !invert);
       done = at = match.end;

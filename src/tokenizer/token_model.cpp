@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "base/interruption.h"
 #include "tokenizer/word_cache.h"
 
 namespace nfloat {
@@ -10,8 +11,10 @@ namespace nfloat {
 void TokenModel::encode(const Pieces& pieces, std::vector<int32_t>& ids) const {
   WordCache cache;
   std::vector<int32_t> tokens;
+  Looks looks;
   for (const Match& range : pieces.ranges) {
     for (std::string_view rest = pieces.at(range); !rest.empty();) {
+      looks.step();
       const std::string_view word = rest.substr(0, pieces.byte_level ? rest.size() : word_end(rest));
       rest.remove_prefix(word.size());
       WordCache::Entry* const entry = cache.find(word);

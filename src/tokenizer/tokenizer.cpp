@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "base/fail.h"
+#include "base/interruption.h"
 #include "base/mapped_file.h"
 #include "llama_cpp/tokenizer.h"
 #include "tokenizer/tokenizer_state.h"
@@ -97,7 +98,9 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOption
 std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_tokens) const {
   Decoding decoding;
   decoding.pieces.reserve(ids.size());
+  Looks looks;
   for (const int32_t id : ids) {
+    looks.step();
     check_id(*state_, id);
     if (!skip_special_tokens || !state_->is_special(id)) decoding.pieces.push_back(piece_of(*state_, id));
   }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/fail.h"
+#include "base/interruption.h"
 #include "tokenizer/utf8.h"
 
 namespace nfloat {
@@ -39,7 +40,9 @@ void sort_marks(std::vector<utf8proc_int32_t>& points) {
 
 void append_normalized(std::string& out, std::string_view run, int options) {
   std::vector<utf8proc_int32_t> points;
+  Looks looks;
   for (size_t at = 0; at < run.size();) {
+    looks.step();
     const Utf8Char next = next_char(run, at);
     at += next.bytes;
     utf8proc_int32_t parts[kMostDecomposed];
@@ -67,7 +70,9 @@ void normalize(std::string& text, NormalForm form) {
   const int options = options_of(form);
   std::string out;
   size_t copied = 0, previous = 0;
+  Looks looks;
   for (size_t at = 0; at < text.size();) {
+    looks.step();
     const Utf8Char next = next_char(text, at);
     if (next.value < plain_below) {
       previous = at;
@@ -94,7 +99,9 @@ void lower_case(std::string& text) {
   constexpr char32_t kCapitalIWithDot = 0x130;
   std::string out;
   out.reserve(text.size());
+  Looks looks;
   for (size_t at = 0; at < text.size();) {
+    looks.step();
     const Utf8Char next = next_char(text, at);
     at += next.bytes;
     if (next.value == kCapitalIWithDot)

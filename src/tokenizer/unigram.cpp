@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "base/interruption.h"
 #include "tokenizer/text_finder.h"
 #include "tokenizer/token_model.h"
 #include "tokenizer/utf8.h"
@@ -43,7 +44,9 @@ class Unigram final : public TokenModel {
   void encode_word(std::string_view word, bool, std::vector<int32_t>& tokens) const override {
     thread_local std::vector<Node> nodes;  // kept between words, given back when one was huge
     nodes.assign(word.size() + 1, {});
+    Looks looks;
     for (size_t at = 0; at < word.size();) {
+      looks.step();
       const uint32_t width = next_char(word, at).bytes;
       const double score = nodes[at].score;
       bool single = false;

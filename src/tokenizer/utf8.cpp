@@ -3,6 +3,8 @@
 
 #include <utf8proc.h>
 
+#include "base/interruption.h"
+
 namespace nfloat {
 namespace {
 
@@ -69,7 +71,9 @@ std::string repair_utf8(std::string_view text) {
   std::string out;
   out.reserve(text.size());
   size_t copied = 0;
+  Looks looks;
   for (size_t at = 0; at < text.size();) {
+    looks.step();
     const Utf8Char next = next_char(text, at);
     if (next.kind != Utf8Char::kValid) {
       out.append(text, copied, at - copied);

@@ -23,7 +23,7 @@ struct Room {
 
 // A room includes only rooms of a lower rank.
 const std::map<std::string, Room> kRooms = {
-    {"base", {0, {"api.h", "error.h", "files.h", "text.h", "threads.h", "version.h"}}},
+    {"base", {0, {"api.h", "error.h", "files.h", "interrupt.h", "text.h", "threads.h", "version.h"}}},
     {"machine", {1, {"machine.h"}}},
     {"ranks", {1, {"ranks.h"}}},
     {"codebook", {1, {"codebook.h", "codebook_errors.h"}}},

@@ -383,6 +383,43 @@ class Interrupted(InFolder):
         self.assertEqual([(s.position, len(s.tokens)) for s in sessions], [(0, 0)] * 4)
         self.assertEqual(sessions[0].prefill([1]).tobytes(), self.model.session(precision="f32", threads=1).decode(1).tobytes())
 
+    def test_control_c_in_calls_without_control(self):
+        """On inputs that grow until the call takes long."""
+        text = "Once upon a time there was a king who had 1001 daughters. "
+        tensor = nfloat.quantize_blockwise(pattern(256, 256))
+        matrix, form = nfloat.PackedMatrix.pack(tensor), nfloat.make_format("nf4:64:search")
+        ids = self.model.tokenizer.encode_array(text)
+
+        def weights(times):
+            return np.tile(pattern(256, 256), (times, 1))
+
+        for name, give, call in (
+            ("quantize", weights, lambda some: nfloat.quantize_blockwise(some, scale="search", threads=1)),
+            ("dequantize", lambda times: nfloat.quantize_blockwise(weights(times)), lambda some: nfloat.dequantize_blockwise(some, threads=1)),
+            ("convert", weights, lambda some: nfloat.convert_elements(some, "float16")),
+            ("round_trip", weights, lambda some: form.round_trip(some, threads=1)),
+            ("linear", weights, lambda some: nfloat.linear(matrix, some, precision="f32", threads=1)),
+            ("linear_transposed", weights, lambda some: nfloat.linear_transposed(matrix, some, precision="f32", threads=1)),
+            ("encode", lambda times: text * 64 * times, self.model.tokenizer.encode),
+            ("decode", lambda times: np.tile(ids, 64 * times), self.model.tokenizer.decode),
+        ):
+            with self.subTest(name):
+                seconds, times = 0.0, 8
+                while seconds < 0.25 and times < 1 << 14:
+                    times *= 2
+                    some = give(times)
+                    begin = time.process_time()  # the processor's, whatever else the machine does
+                    call(some)
+                    seconds = time.process_time() - begin
+                timer = threading.Timer(min(0.05, seconds / 8), self.interrupt)
+                begin = time.process_time()
+                with self.assertRaises(KeyboardInterrupt):
+                    timer.start()
+                    call(some)
+                self.assertLess(time.process_time() - begin, 0.1 + 0.7 * seconds)
+                timer.join()
+        self.assertEqual(nfloat.quantize_blockwise(pattern(256, 256)).codes.tobytes(), tensor.codes.tobytes())
+
     def test_cancelled_from_another_thread(self):
         control = nfloat.Control()
         self.once_at_work(control, control.cancel)
