@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Schemas and expressions; of what compiles, a text is made by following the masks.
+// Schemas and expressions; of what compiles, a text is made by following the masks, which must allow what can
+// be followed.
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -12,28 +13,40 @@
 
 namespace {
 
-const nfloat::GrammarVocabulary& bytes() {
-  static const nfloat::GrammarVocabulary all = [] {
-    std::vector<std::string> tokens;
-    for (int byte = 0; byte < 256; ++byte) tokens.emplace_back(1, static_cast<char>(byte));
-    return nfloat::GrammarVocabulary(tokens);
+// All bytes, then texts whose masks are found without following them.
+const std::vector<std::string>& tokens() {
+  static const std::vector<std::string> all = [] {
+    std::vector<std::string> list;
+    for (int byte = 0; byte < 256; ++byte) list.emplace_back(1, static_cast<char>(byte));
+    for (const char* text :
+         {"ab", "abc", " the", "11", "a\", \"", "\"}", "\xc3\xa9", "a\xe2\x82\xac", "\xe2\x82"})
+      list.emplace_back(text);
+    for (const size_t length : {8, 31, 32, 33, 60}) list.emplace_back(length, 'a');
+    return list;
   }();
   return all;
 }
+const nfloat::GrammarVocabulary& vocabulary() {
+  static const nfloat::GrammarVocabulary one(tokens());
+  return one;
+}
 
-// Takes the allowed byte that the input's next one chooses. True: the text is complete.
+// Takes the allowed token that the input's next one chooses. True: the text is complete.
 bool follow(const nfloat::Grammar& grammar, std::string_view choices, std::string& text) {
-  nfloat::GrammarMatcher matcher(grammar, bytes(), {});
+  nfloat::GrammarMatcher matcher(grammar, vocabulary(), {});
   for (size_t i = 0; i < 300 && !matcher.must_end(); ++i) {
     const auto mask = matcher.allowed();
     std::vector<int32_t> list;
-    for (int32_t token = 0; token < 256; ++token)
-      if ((mask[static_cast<size_t>(token) / 64] >> (token % 64) & 1) != 0) list.push_back(token);
+    for (int32_t token = 0; token < static_cast<int32_t>(tokens().size()); ++token) {
+      const bool allowed = (mask[static_cast<size_t>(token) / 64] >> (token % 64) & 1) != 0;
+      if (i < 40 && nfloat::GrammarMatcher(matcher).accept(token) != allowed) std::abort();
+      if (allowed) list.push_back(token);
+    }
     if (list.empty()) return matcher.may_end();
     const auto choice = static_cast<unsigned char>(choices.empty() ? 0 : choices[i % choices.size()]);
     const int32_t token = list[choice % list.size()];
     if (!matcher.accept(token)) std::abort();
-    text += static_cast<char>(token);
+    text += tokens()[static_cast<size_t>(token)];
   }
   return matcher.may_end();
 }

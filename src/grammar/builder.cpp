@@ -144,15 +144,14 @@ Piece Builder::characters(const Characters& set, Spelling spelling) {
     for (const auto& [low, high] : set) utf8(piece, low, high);
     return piece;
   }
+  std::vector<std::string> escapes;
   const auto escaped = [&](uint32_t c) {
     static constexpr std::string_view kShort = "\"\"\\\\\bb\ff\nn\rr\tt";
     std::string text = "\\";
     for (size_t i = 0; i < kShort.size(); i += 2)
       if (static_cast<uint32_t>(kShort[i]) == c) text += kShort[i + 1];
     if (text.size() == 1) text += fmt::format("u{:04x}", c);
-    const Piece one = literal(text);
-    connect(piece.begin, one.begin);
-    connect(one.end, piece.end);
+    escapes.push_back(std::move(text));
   };
   for (const auto& [low, high] : set) {
     for (uint32_t c = low; c <= high && c < 0x20; ++c) escaped(c);
@@ -164,6 +163,12 @@ Piece Builder::characters(const Characters& set, Spelling spelling) {
       from = c + 1;
     }
     if (from <= high) utf8(piece, from, high);
+  }
+  // One way for all of them, as far as they are alike: states have fewer configurations then.
+  if (!escapes.empty()) {
+    const Piece one = one_of(escapes);
+    connect(piece.begin, one.begin);
+    connect(one.end, piece.end);
   }
   return piece;
 }

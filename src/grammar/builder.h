@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "grammar/automaton.h"
+#include "grammar/net.h"
 
 namespace nfloat::grammar {
 

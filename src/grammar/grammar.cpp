@@ -7,8 +7,10 @@
 #include "base/fail.h"
 #include "base/json.h"
 #include "grammar/automaton.h"
+#include "grammar/masks.h"
 #include "grammar/regex.h"
 #include "grammar/schema.h"
+#include "grammar/vocabulary.h"
 
 namespace nfloat {
 
@@ -19,6 +21,7 @@ using grammar::Piece;
 struct Grammar::State {
   explicit State(grammar::Net net) : automaton(std::move(net)) {}
   Automaton automaton;
+  grammar::Masks masks;
 };
 
 namespace {
@@ -73,77 +76,6 @@ Grammar Grammar::from_functions(std::span<const FunctionSchema> functions) {
   return Grammar(finished(builder, whole));
 }
 
-struct GrammarVocabulary::State {
-  // The tree of all tokens' bytes, each node before its children: where the next node is that does not begin
-  // with its text, and the first token of that text.
-  struct Node {
-    int32_t skip, token;
-    uint16_t depth;
-    uint8_t byte;
-  };
-  std::vector<Node> nodes;
-  std::vector<int32_t> same;  // of each token: another one with the same bytes, or -1
-  std::vector<std::string> texts;
-  int32_t deepest = 0;
-
-  // The longest token that `text` begins with; -1: none.
-  int32_t longest(std::string_view text) const noexcept {
-    int32_t found = -1;
-    const auto count = static_cast<int32_t>(nodes.size());
-    int32_t end = count;
-    for (int32_t at = 0; at < end && !text.empty();) {
-      const Node& node = nodes[static_cast<size_t>(at)];
-      if (node.byte != static_cast<uint8_t>(text[0])) {
-        at = node.skip;
-        continue;
-      }
-      if (node.token >= 0) found = node.token;
-      text.remove_prefix(1);
-      end = node.skip;
-      ++at;
-    }
-    return found;
-  }
-};
-
-GrammarVocabulary::GrammarVocabulary(const std::vector<std::string>& tokens) {
-  auto state = std::make_shared<State>();
-  state->texts = tokens;
-  state->same.assign(tokens.size(), -1);
-  std::vector<int32_t> order;
-  for (size_t i = 0; i < tokens.size(); ++i)
-    if (!tokens[i].empty() && tokens[i].size() < UINT16_MAX) order.push_back(static_cast<int32_t>(i));
-  std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return std::pair(std::string_view(tokens[static_cast<size_t>(a)]), a) <
-           std::pair(std::string_view(tokens[static_cast<size_t>(b)]), b);
-  });
-  std::vector<int32_t> open;  // nodes on the way to the last one
-  std::string_view before;
-  for (const int32_t token : order) {
-    const std::string_view text = tokens[static_cast<size_t>(token)];
-    const auto common = static_cast<size_t>(
-        std::mismatch(before.begin(), before.end(), text.begin(), text.end()).first - before.begin());
-    if (common == text.size()) {  // equal, as tokens are in order
-      int32_t last = state->nodes[static_cast<size_t>(open.back())].token;
-      while (state->same[static_cast<size_t>(last)] >= 0) last = state->same[static_cast<size_t>(last)];
-      state->same[static_cast<size_t>(last)] = token;
-      continue;
-    }
-    for (; open.size() > common; open.pop_back())
-      state->nodes[static_cast<size_t>(open.back())].skip = static_cast<int32_t>(state->nodes.size());
-    for (size_t i = common; i < text.size(); ++i) {
-      open.push_back(static_cast<int32_t>(state->nodes.size()));
-      state->nodes.push_back({0, -1, static_cast<uint16_t>(i), static_cast<uint8_t>(text[i])});
-    }
-    state->nodes.back().token = token;
-    state->deepest = std::max(state->deepest, static_cast<int32_t>(text.size()));
-    before = text;
-  }
-  for (const int32_t node : open)
-    state->nodes[static_cast<size_t>(node)].skip = static_cast<int32_t>(state->nodes.size());
-  state_ = std::move(state);
-}
-
 GrammarMatcher::GrammarMatcher(const Grammar& grammar, const GrammarVocabulary& vocabulary,
                                std::vector<int32_t> end_tokens)
     : grammar_(grammar),
@@ -153,33 +85,16 @@ GrammarMatcher::GrammarMatcher(const Grammar& grammar, const GrammarVocabulary& 
 
 std::span<const uint64_t> GrammarMatcher::allowed() {
   Automaton& automaton = grammar_.state_->automaton;
-  const GrammarVocabulary::State& words = *vocabulary_.state_;
-  mask_.assign((words.texts.size() + 63) / 64, 0);
-  if (at_ == Automaton::kDead) return mask_;
-  if (const std::vector<uint64_t>* const kept = automaton.mask(at_)) {
-    mask_ = *kept;
-  } else {
-    std::vector<int32_t> states(static_cast<size_t>(words.deepest) + 1);
-    states[0] = at_;
-    for (size_t i = 0; i < words.nodes.size();) {
-      const GrammarVocabulary::State::Node& node = words.nodes[i];
-      const int32_t next = automaton.step(states[node.depth], node.byte);
-      if (next == Automaton::kDead) {
-        i = static_cast<size_t>(node.skip);
-        continue;
-      }
-      states[static_cast<size_t>(node.depth) + 1] = next;
-      for (int32_t token = node.token; token >= 0; token = words.same[static_cast<size_t>(token)])
-        mask_[static_cast<size_t>(token) / 64] |= uint64_t{1} << (token % 64);
-      ++i;
-    }
-    automaton.keep_mask(at_, mask_);
+  if (at_ == Automaton::kDead) {
+    mask_.assign(vocabulary_.state_->mask_words(), 0);
+    return mask_;
   }
+  grammar_.state_->masks.copy(automaton, vocabulary_.state_, at_, mask_);
   if (automaton.accepts(at_))
     for (const int32_t token : end_tokens_) {
-      const auto word = static_cast<size_t>(token) / 64;
-      if (word >= mask_.size()) mask_.resize(word + 1);
-      mask_[word] |= uint64_t{1} << (token % 64);
+      const auto words = static_cast<size_t>(token) / 64 + 1;
+      if (words > mask_.size()) mask_.resize(words);
+      grammar::allow(mask_, token);
     }
   return mask_;
 }

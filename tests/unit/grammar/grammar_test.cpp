@@ -10,7 +10,6 @@
 #include <set>
 
 #include "base/json.h"
-#include "grammar/automaton.h"
 #include "nfloat/error.h"
 #include "tokenizer/utf8.h"
 
@@ -330,47 +329,6 @@ TEST(Grammars, LargeSchemasAndTextsStayQuick) {
   EXPECT_TRUE(takes(open, deep + "0" + std::string(61, '}')));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   EXPECT_LT(seconds, 20) << "far above what it takes, below what is felt as a hang under a sanitizer";
-}
-
-// A mask for each state of a long text would take gigabytes with a large vocabulary.
-TEST(Grammars, MasksThatAreKeptHaveABound) {
-  using grammar::Edge;
-  grammar::Net net;
-  constexpr int32_t kLength = 64;
-  for (int32_t state = 0; state < kLength; ++state)
-    net.edges.push_back({Edge{Edge::Kind::kBytes, 'a', 'a', 0, 1, 1, state + 1}});
-  net.edges.emplace_back();
-  net.rules.push_back({0, kLength});
-  grammar::Automaton automaton(net);
-  int32_t at = automaton.start();
-  int kept = 0;
-  for (uint64_t i = 0; i < kLength; ++i, at = automaton.step(at, 'a')) {
-    EXPECT_EQ(automaton.mask(at), nullptr);
-    automaton.keep_mask(at, std::vector<uint64_t>(1 << 17, i));  // a MiB
-    ASSERT_NE(automaton.mask(at), nullptr);
-    EXPECT_EQ(automaton.mask(at)->back(), i);
-    EXPECT_LE(automaton.mask_bytes(), grammar::Automaton::kMostMaskBytes);
-  }
-  int32_t again = automaton.start();
-  for (int32_t i = 0; i < kLength; ++i, again = automaton.step(again, 'a'))
-    kept += automaton.mask(again) != nullptr;
-  EXPECT_EQ(static_cast<size_t>(kept) << 20, automaton.mask_bytes());
-  EXPECT_GT(kept, 0);
-
-  // Masks are the same before and after they had to go.
-  std::vector<std::string> many = tokens();
-  many.resize(size_t{1} << 22);  // half a MiB a mask
-  const GrammarVocabulary large(many);
-  const Grammar text = Grammar::from_regex("[ab]{0,40}c");
-  for (int round = 0; round < 2; ++round) {
-    GrammarMatcher matcher(text, large, {});
-    for (int i = 0; i <= 40; ++i) {
-      const std::span<const uint64_t> mask = matcher.allowed();
-      for (const char byte : {'a', 'b', 'c', 'd'})
-        EXPECT_EQ(may(mask, byte), byte == 'c' || (byte < 'c' && i < 40));
-      EXPECT_EQ(matcher.accept('a'), i < 40);
-    }
-  }
 }
 
 }  // namespace
