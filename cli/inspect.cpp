@@ -81,8 +81,8 @@ bool print_findings(const std::vector<Finding>& findings) {
   for (const Finding& finding : findings) {
     // The same remark about every layer is one line.
     if (repeated[{name_pattern(finding.tensor), finding.text}]++ == 0 || finding.error) {
-      fmt::print("{}: {}: {}\n", finding.error ? "ERROR" : "note", printable(finding.tensor),
-                 printable(finding.text));
+      fmt::print("{}: {}{}{}\n", finding.error ? "ERROR" : "note", printable(finding.tensor),
+                 finding.tensor.empty() ? "" : ": ", printable(finding.text));
     }
   }
   for (const auto& [key, count] : repeated) {

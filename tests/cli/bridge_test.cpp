@@ -106,7 +106,7 @@ TEST_F(Cli, CheckAsksWhatTheLoaderAsks) {
   const std::string weights = folder + "/model.safetensors", config = folder + "/config.json";
   const std::string good = read_file(weights), usual = read_file(config);
   replace(weights, "\"model.norm.weight\"", "\"model.nrom.weight\"");
-  expect_error(folder, "are missing: model.norm.weight");
+  expect_error(folder, "is missing: model.norm.weight");
   write_file(weights, std::string("\2\0\0\0\0\0\0\0{}", 10));
   expect_error(folder, "model.embed_tokens.weight");
   write_file(weights, good);

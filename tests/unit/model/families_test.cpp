@@ -112,7 +112,7 @@ TEST(CheckedTensors, LayersThatTheConfigurationDoesNotCountAreNamed) {
   config.replace(config.find(two), two.size(), "\"num_hidden_layers\": 1");
   testing::write_file(path, config);
   EXPECT_NFLOAT_ERROR(Model::load(random.folder.path()), ErrorCode::kMalformedFile,
-                      "llama of 1 layers does not have: model.layers.1.");
+                      "llama of 1 layer does not have: model.layers.1.");
 }
 
 void add_vector(const RandomModel& random, const std::string& name) {
