@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/linear_group.h"
 
+#include <algorithm>
+
 #include <utility>
 
 #include "base/fail.h"
@@ -59,6 +61,19 @@ void LinearGroup::apply(const Activations& x, float* y, int64_t y_stride, Precis
                    .threads = threads,
                    .bias = part.bias.empty() ? nullptr : part.bias.data(),
                    .y_stride = y_stride});
+    y += part.matrix->rows();
+  }
+}
+
+bool LinearGroup::multiplies_pairs() const {
+  return std::all_of(parts_.begin(), parts_.end(),
+                     [](const Part& part) { return on_cpu(*part.matrix).multiplies_pairs(); });
+}
+
+void LinearGroup::apply_pairs(const PackedGradients& x, float* y, int64_t y_stride, int threads) const {
+  for (const Part& part : parts_) {
+    on_cpu(*part.matrix)
+        .multiply_pairs(x, y, y_stride, part.bias.empty() ? nullptr : part.bias.data(), threads);
     y += part.matrix->rows();
   }
 }

@@ -36,6 +36,9 @@ class LinearGroup {
 
   // y[row][0..outputs) = W x[row] + bias; rows of y are y_stride floats apart.
   void apply(const Activations& x, float* y, int64_t y_stride, Precision precision, int threads) const;
+  // Whether apply_pairs() is there, the same of rows in pairs of bf16 (linear/transposed.h).
+  bool multiplies_pairs() const;
+  void apply_pairs(const PackedGradients& x, float* y, int64_t y_stride, int threads) const;
   // dx[row] = W^T dy[row][first..first + outputs), plus what dx held when accumulating (linear/transposed.h).
   void apply_transposed(const PackedGradients& dy, int64_t first, float* dx, int64_t dx_stride,
                         bool accumulate, int threads) const;

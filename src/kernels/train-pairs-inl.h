@@ -14,6 +14,10 @@ static void pair_tile(const PairProductArgs& args, int64_t row) noexcept {
   NFLOAT_UNROLL
   for (int i = 0; i < kRows; ++i) NFLOAT_UNROLL
   for (int p = 0; p < kPairPanels; ++p) sums[i][p] = _mm512_setzero_ps();
+  // What the sums are added to comes nearer meanwhile.
+  NFLOAT_UNROLL
+  for (int i = 0; i < kRows; ++i) NFLOAT_UNROLL
+  for (int p = 0; p < kPairPanels; ++p) __builtin_prefetch(args.c + (row + i) * args.c_stride + 16 * p, 1);
   const uint32_t* a = args.a + row * args.a_row;
   const uint32_t* b = args.b;
   for (int64_t l = 0; l < args.pairs; ++l, ++a, b += kPairColumns) {
@@ -70,11 +74,13 @@ static void round_row(const float* x, int64_t count, uint16_t* output) noexcept 
   _mm256_mask_storeu_epi16(output + i, mask, reinterpret_cast<__m256i>(rounded));
 }
 
+// Sixteen of one vector and sixteen of the next, in turn.
+alignas(64) static constexpr uint16_t kInTurn[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
+                                                     21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
+                                                     11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+
 static void pair_weights(const float* rows, int64_t pairs, uint32_t* output) noexcept {
-  alignas(64) static constexpr uint16_t kOrder[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                      21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                      11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i order = _mm512_load_si512(kOrder);
+  const __m512i order = _mm512_load_si512(kInTurn);
   for (int64_t l = 0; l < pairs; ++l, rows += 2 * kPairColumns, output += kPairColumns) {
     __m512i paired[kPairPanels];
     NFLOAT_UNROLL
@@ -170,13 +176,55 @@ static void pair_halves(const uint8_t* halves, int64_t octets, uint32_t* output)
     __builtin_memcpy(output + l * kPairColumns, whole + l * kPairColumns, 8 * sizeof(uint32_t));
 }
 
+// One column of sixteen rows.
+template <int kShift>
+static inline __m512 column_of(__m512i codes, __m512 levels, __m512 scales) noexcept {
+  return _mm512_mul_ps(_mm512_permutexvar_ps(_mm512_srli_epi32(codes, kShift), levels), scales);
+}
+
+// Of an octet's dwords: the shifts of two columns.
+template <int kFirst, int kSecond>
+static inline void two_columns(__m512i codes, __m512 levels, __m512 scales, __m512i order,
+                               uint32_t* output) noexcept {
+  const __m512bh both = _mm512_cvtne2ps_pbh(column_of<kSecond>(codes, levels, scales),
+                                            column_of<kFirst>(codes, levels, scales));
+  _mm512_storeu_si512(output, _mm512_permutexvar_epi16(order, reinterpret_cast<__m512i>(both)));
+}
+
+static void pair_columns(const uint8_t* packed, int64_t octets, const LevelTables& tables,
+                         const float* scales, uint32_t* output) noexcept {
+  const __m512 levels = _mm512_load_ps(tables.f32), own = _mm512_loadu_ps(scales);
+  const __m512i order = _mm512_load_si512(kInTurn);
+  for (int64_t octet = 0; octet < octets; ++octet, packed += kPackedOctetBytes, output += 4 * kPairColumns) {
+    const __m512i codes = _mm512_loadu_si512(packed);
+    two_columns<0, 8>(codes, levels, own, order, output);
+    two_columns<16, 24>(codes, levels, own, order, output + kPairColumns);
+    two_columns<4, 12>(codes, levels, own, order, output + 2 * kPairColumns);
+    two_columns<20, 28>(codes, levels, own, order, output + 3 * kPairColumns);
+  }
+}
+
+// Pairs (0,2) and (1,3) to (0,1) and (2,3).
+static void pair_half_columns(const uint8_t* halves, int64_t octets, uint32_t* output) noexcept {
+  constexpr __mmask32 kUpper = 0xaaaaaaaa;
+  for (int64_t i = 0; i < 2 * octets; ++i, output += 2 * kPairColumns) {
+    const uint8_t* from = halves + i / 2 * kHalfOctetBytes + i % 2 * 64;
+    const __m512i even = _mm512_loadu_si512(from), odd = _mm512_loadu_si512(from + 128);
+    _mm512_storeu_si512(output, _mm512_mask_blend_epi16(kUpper, even, _mm512_slli_epi32(odd, 16)));
+    _mm512_storeu_si512(output + kPairColumns,
+                        _mm512_mask_blend_epi16(kUpper, _mm512_srli_epi32(even, 16), odd));
+  }
+}
+
 inline constexpr PairKernels kPairKernels = {.rows = kPairRows,
                                              .columns = static_cast<int>(kPairColumns),
                                              .product = pair_product,
                                              .round_row = round_row,
                                              .pair_weights = pair_weights,
                                              .pair_codes = pair_codes,
-                                             .pair_halves = pair_halves};
+                                             .pair_halves = pair_halves,
+                                             .pair_columns = pair_columns,
+                                             .pair_half_columns = pair_half_columns};
 
 }  // namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE
 

@@ -65,6 +65,11 @@ struct PairKernels {
                      uint32_t* output) noexcept;
   // and octets of bf16 as they are; of these denormals stay.
   void (*pair_halves)(const uint8_t* halves, int64_t octets, uint32_t* output) noexcept;
+  // The same to pairs of columns: those of columns 2l and 2l + 1 of the octets to output[l * columns], a row
+  // each, 16 of them.
+  void (*pair_columns)(const uint8_t* packed, int64_t octets, const LevelTables&, const float* scales,
+                       uint32_t* output) noexcept;
+  void (*pair_half_columns)(const uint8_t* halves, int64_t octets, uint32_t* output) noexcept;
 };
 
 struct TrainKernels {

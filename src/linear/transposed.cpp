@@ -8,6 +8,7 @@
 #include "base/parallel.h"
 #include "base/state_of.h"
 #include "kernels/dispatch.h"
+#include "linear/pair_blocks.h"
 
 namespace nfloat {
 namespace {
@@ -20,11 +21,6 @@ using kernels::kPanelRows;
 // of the second one, as do the gradients of kChunkRows rows.
 constexpr int64_t kExpandedRows = 256;
 constexpr int64_t kBlockColumns = 64;
-constexpr int64_t kChunkRows = 96;
-// Of wide matrices more columns are expanded at a time, as gradients are read again for each block; with as
-// many blocks there is a share for every thread.
-constexpr int64_t kWideBlockColumns = 128;
-constexpr int64_t kWideBlocks = 8;
 
 void round_to_bf16(float* values, int64_t count) noexcept {
   // Infinities and NaN stay what they are.
@@ -35,28 +31,13 @@ void round_to_bf16(float* values, int64_t count) noexcept {
   }
 }
 
-// Where the elements of an expanded block lie: strips of as many columns as the product takes together, each
-// row by row.
-struct Strips {
-  int64_t width;  // of a strip; whole octets
-  int64_t rows;
-  int64_t pitch;  // rows from a strip to the next, at least `rows`
-  float* at(float* block, int64_t row, int64_t column) const noexcept {
-    return block + (column / width * pitch + row) * width + column % width;
-  }
-  // Of pairs of rows: the one that begins with an even row.
-  uint32_t* pairs_at(float* block, int64_t row, int64_t column) const noexcept {
-    return reinterpret_cast<uint32_t*>(at(block, 0, column)) + row / 2 * width;
-  }
-  // Octets from column on that lie in one strip.
-  int64_t octets_from(int64_t column) const noexcept { return (width - column % width) / kOctet; }
-};
-
 // Rows [first, first + strips.rows) of a matrix, columns [column, column + columns), to strips. `first` and
 // `column` are multiples of a panel and an octet.
-class Expander {
+class Expander : public PairSource {
  public:
-  virtual ~Expander() = default;
+  void pairs(int64_t first, int64_t column, int64_t columns, int64_t odd, const Strips& strips,
+             float* scratch, float* block) const noexcept override;
+
   virtual void expand(int64_t first, int64_t column, int64_t columns, const Strips& strips, float* scratch,
                       float* output) const noexcept = 0;
   // The same rounded to bf16, pairs of rows, those of a strip where its rows begin. False where there is no
@@ -65,9 +46,20 @@ class Expander {
                             float* scratch, float* output) const noexcept = 0;
 };
 
-constexpr int64_t kScratchFloats = kPanelRows * kWideBlockColumns * 2;  // an expanded panel, and its scales
+void Expander::pairs(int64_t first, int64_t column, int64_t columns, int64_t odd, const Strips& strips,
+                     float* scratch, float* block) const noexcept {
+  if (odd == 0 && expand_pairs(first, column, columns, strips, scratch, block)) return;
+  expand(first, column, columns, strips, scratch, block + odd * strips.width);
+  for (int64_t panel = 0; panel < columns; panel += strips.width) {
+    float* strip = strips.at(block, 0, panel);
+    if (odd > 0) std::fill_n(strip, strips.width, 0.0f);
+    if (odd + strips.rows < strips.pitch)
+      std::fill_n(strip + (odd + strips.rows) * strips.width, strips.width, 0.0f);
+    kernels::table().train.pairs->pair_weights(strip, strips.pitch / 2, reinterpret_cast<uint32_t*>(strip));
+  }
+}
 
-class PackedExpander : public Expander {
+class PackedExpander final : public Expander {
  public:
   explicit PackedExpander(const PackedMatrix::State& state) : s_(state) {}
   void expand(int64_t first, int64_t column, int64_t columns, const Strips& strips, float* scratch,
@@ -137,7 +129,7 @@ class PackedExpander : public Expander {
   const PackedMatrix::State& s_;
 };
 
-class DenseExpander : public Expander {
+class DenseExpander final : public Expander {
  public:
   explicit DenseExpander(const DenseMatrix::State& state) : s_(state) {}
   void expand(int64_t first, int64_t column, int64_t columns, const Strips& strips, float* scratch,
@@ -195,58 +187,14 @@ class DenseExpander : public Expander {
   const DenseMatrix::State& s_;
 };
 
-// As run() below, with pairs of bf16. Pairs of gradients begin at even columns: where `first` is odd, a row
-// of zeros comes before those of a block.
-void run_pairs(const Expander& expander, int64_t rows, int64_t columns, const PackedGradients& dy,
-               int64_t first, float* dx, int64_t dx_stride, bool accumulate, int threads) {
-  const kernels::PairKernels& kernels = *kernels::table().train.pairs;
-  const int64_t block_columns =
-      columns >= kWideBlocks * kWideBlockColumns ? kWideBlockColumns : kBlockColumns;
-  const int64_t blocks = (columns + block_columns - 1) / block_columns, odd = first % 2;
-  const int64_t chunk = std::max<int64_t>(1, kChunkRows / kernels.rows) * kernels.rows;
-  parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
-    const size_t floats = static_cast<size_t>(kScratchFloats + (kExpandedRows + 2) * block_columns);
-    float* scratch = reinterpret_cast<float*>(thread_scratch(floats * sizeof(float)));
-    float* block = scratch + kScratchFloats;
-    for (int64_t b = begin; b < end; ++b) {
-      const int64_t column = b * block_columns, width = std::min(block_columns, columns - column);
-      for (int64_t row = 0; row < rows; row += kExpandedRows) {
-        const int64_t count = std::min(kExpandedRows, rows - row), pairs = (odd + count + 1) / 2;
-        const Strips strips{kernels.columns, count, 2 * pairs};
-        if (odd > 0 || !expander.expand_pairs(row, column, width, strips, scratch, block)) {
-          expander.expand(row, column, width, strips, scratch, block + odd * strips.width);
-          for (int64_t panel = 0; panel < width; panel += strips.width) {
-            float* strip = strips.at(block, 0, panel);
-            if (odd > 0) std::fill_n(strip, strips.width, 0.0f);
-            if (odd + count < 2 * pairs)
-              std::fill_n(strip + (odd + count) * strips.width, strips.width, 0.0f);
-            kernels.pair_weights(strip, pairs, reinterpret_cast<uint32_t*>(strip));
-          }
-        }
-        const uint32_t* from = dy.pairs() + (first + row) / 2;
-        for (int64_t done = 0; done < dy.rows(); done += chunk)
-          for (int64_t panel = 0; panel < width; panel += strips.width)
-            kernels.product({.a = from + done * dy.pair_stride(),
-                             .a_row = dy.pair_stride(),
-                             .b = reinterpret_cast<const uint32_t*>(strips.at(block, 0, panel)),
-                             .c = dx + done * dx_stride + column + panel,
-                             .c_stride = dx_stride,
-                             .m = std::min(chunk, dy.rows() - done),
-                             .n = std::min(strips.width, width - panel),
-                             .pairs = pairs,
-                             .accumulate = accumulate || row > 0});
-      }
-    }
-  });
-}
-
 void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGradients& dy, int64_t first,
          float* dx, int64_t dx_stride, bool accumulate, int threads) {
   if (first < 0 || dy.columns() < first + rows)
     fail(ErrorCode::kInvalidArgument,
          "transposed product: gradients of {} columns, {} expected from column {} on", dy.columns(), rows,
          first);
-  if (dy.in_pairs()) return run_pairs(expander, rows, columns, dy, first, dx, dx_stride, accumulate, threads);
+  if (dy.in_pairs())
+    return multiply_pair_blocks(expander, rows, columns, dy, first, dx, dx_stride, accumulate, threads);
   const kernels::TrainKernels& train = kernels::table().train;
   const int64_t group_rows = train.product_rows;
   const int64_t groups = (dy.rows() + group_rows - 1) / group_rows;

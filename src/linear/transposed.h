@@ -56,6 +56,21 @@ void multiply_transposed(const DenseMatrix& matrix, const PackedGradients& dy, i
 void multiply_transposed(const PackedMatrix& matrix, const float* dy, int64_t stride, int64_t m, float* dx,
                          int64_t dx_stride, bool bf16, int threads);
 
+// Whether the target and the matrix have the product below: targets that sum pairs of bf16 in one instruction
+// and have no matrix unit, matrices whose rows are whole octets of 4-bit codes or of bf16.
+bool target_multiplies_pairs() noexcept;
+bool multiplies_pairs(const PackedMatrix& matrix) noexcept;
+bool multiplies_pairs(const DenseMatrix& matrix) noexcept;
+
+// y[i][n] = sum over k of x[i][k] * w[n][k], plus bias[n] where that is not null: x as assign() packs it in
+// pairs, weights rounded to bf16 as level * scale, sums in float32. For many rows: a block of the matrix is
+// expanded for all of them. The result does not depend on the number of threads. Throws kInvalidArgument
+// where x has another number of columns, or the matrix no such product.
+void multiply_pairs(const PackedMatrix& matrix, const PackedGradients& x, float* y, int64_t y_stride,
+                    const float* bias, int threads);
+void multiply_pairs(const DenseMatrix& matrix, const PackedGradients& x, float* y, int64_t y_stride,
+                    const float* bias, int threads);
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_LINEAR_TRANSPOSED_H_

@@ -30,13 +30,12 @@ void Pass::product_head(const float* features, int64_t count, float* logits) {
   const int64_t hidden = config_.hidden, embedding = config_.embedding_size;
   const int64_t width = embedding > 0 ? embedding : hidden;
   if (embedding > 0) {
-    head_activations_.assign(features, hidden, count, hidden);
-    state_.project_out.apply(head_activations_, head_projected_, embedding, options_.precision,
-                             options_.threads);
+    multiply_frozen(state_.project_out, {features, hidden}, count, {head_projected_, embedding}, options_,
+                    head_packed_, head_activations_);
     features = head_projected_;
   }
-  head_activations_.assign(features, width, count, width);
-  state_.head.apply(head_activations_, logits, config_.vocabulary, options_.precision, options_.threads);
+  multiply_frozen(state_.head, {features, width}, count, {logits, config_.vocabulary}, options_, head_packed_,
+                  head_activations_);
 }
 
 void Pass::head_logits(int64_t first, int64_t count) {

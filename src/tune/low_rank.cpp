@@ -107,6 +107,16 @@ static void factors_backward(LoraModule& module, std::span<const float> bias, in
   });
 }
 
+void multiply_frozen(const LinearGroup& group, ConstRows x, int64_t rows, Rows y, const PassOptions& options,
+                     PackedGradients& packed, Activations& activations) {
+  if (options.bf16 && group.multiplies_pairs()) {
+    packed.assign(x.data, x.stride, rows, group.inputs(), true, options.threads);
+    return group.apply_pairs(packed, y.data, y.stride, options.threads);
+  }
+  activations.assign(x.data, x.stride, rows, group.inputs());
+  group.apply(activations, y.data, y.stride, options.precision, options.threads);
+}
+
 AdaptedProducts::AdaptedProducts(const PassOptions& options, int64_t rows, int64_t widest_rank,
                                  int64_t widest_input)
     : options_(options), t_(rows * widest_rank) {
@@ -149,8 +159,7 @@ void AdaptedProducts::down(std::span<LoraModule> modules, ConstRows x, int64_t r
 
 void AdaptedProducts::forward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x,
                               int64_t rows, Rows y, std::span<float* const> z) {
-  activations_.assign(x.data, x.stride, rows, group.inputs());
-  group.apply(activations_, y.data, y.stride, options_.precision, options_.threads);
+  multiply_frozen(group, x, rows, y, options_, packed_, activations_);
   down(modules, x, rows, z);
   for (size_t i = 0; i < modules.size(); ++i) {
     low_rank_up(modules[i], z[i], rows, 1.0f, y, options_.threads);

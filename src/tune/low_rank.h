@@ -42,6 +42,10 @@ struct ConstRows {
   int64_t stride = 0;
 };
 
+// y = W x + b of a group of frozen matrices; the last two are memory to pack x in, one of them used.
+void multiply_frozen(const LinearGroup& group, ConstRows x, int64_t rows, Rows y, const PassOptions& options,
+                     PackedGradients& packed, Activations& activations);
+
 // z = A x, [rows][padded rank].
 void low_rank_down(const LoraModule& module, ConstRows x, int64_t rows, float* z, int threads);
 // y += weight * scale * B z, at the module's place in the outputs of its group.

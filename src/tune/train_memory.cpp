@@ -5,6 +5,7 @@
 
 #include "base/parallel.h"
 #include "kernels/dispatch.h"
+#include "linear/transposed.h"
 #include "tune/adapter.h"
 #include "tune/attention.h"
 #include "tune/plan.h"
@@ -98,12 +99,17 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
   if (options.objective != TrainObjective::kTokens) common.rows *= 2;
   const auto octets = [](int64_t columns) { return (columns + kOctet - 1) / kOctet * kOctet; };
   const int64_t widest_input = std::max({config.hidden, config.query_size(), config.intermediate});
-  int64_t floats = common.rows * octets(widest_input) + common.rows * places(config, modules, true).widest +
-                   head_slice_rows(config.vocabulary) * octets(width);
+  int64_t floats = common.rows * places(config, modules, true).widest;
+  // Inputs packed for products, of the layers and of the head; in pairs they lie where the gradients do.
+  const bool pairs = options.bf16 && kernels::table().train.pairs != nullptr;
+  const int64_t slice = head_slice_rows(config.vocabulary);
+  if (!pairs || !target_multiplies_pairs())
+    floats += common.rows * octets(widest_input) + slice * octets(width);
   if (options.bf16) {
-    const int64_t packed = common.rows * std::max((config.gated ? 2 : 1) * config.intermediate,
-                                                  config.query_size() + 2 * config.kv_size());
-    floats += kernels::table().train.pairs != nullptr ? packed / 2 : packed;  // in pairs, or as float32
+    const int64_t gradients = std::max({(config.gated ? 2 : 1) * config.intermediate,
+                                        config.query_size() + 2 * config.kv_size(), widest_input});
+    const int64_t packed = common.rows * gradients + slice * std::max(config.vocabulary, width);
+    floats += pairs ? packed / 2 : packed;
   }
   if (options.dropout > 0) floats += 2 * common.rows * widest_input;
   const int threads = thread_count(options.threads);

@@ -31,6 +31,14 @@ class CpuMatrix final : public DeviceMatrix {
   void multiply(const Activations& x, float* y, const LinearOptions& options) const {
     std::visit([&](const auto& matrix) { linear(matrix, x, y, options); }, matrix_);
   }
+  bool multiplies_pairs() const noexcept {
+    return std::visit([](const auto& matrix) { return nfloat::multiplies_pairs(matrix); }, matrix_);
+  }
+  void multiply_pairs(const PackedGradients& x, float* y, int64_t y_stride, const float* bias,
+                      int threads) const {
+    std::visit([&](const auto& matrix) { nfloat::multiply_pairs(matrix, x, y, y_stride, bias, threads); },
+               matrix_);
+  }
   void multiply_transposed(const PackedGradients& dy, int64_t first, float* dx, int64_t dx_stride,
                            bool accumulate, int threads) const {
     std::visit(

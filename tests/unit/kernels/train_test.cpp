@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Panels of weights as pairs of bf16 along their rows: every number is that of the weight.
+// Panels of weights as pairs of bf16 along their rows and columns: every number is that of the weight.
 #include "kernels/train.h"
 
 #include <gtest/gtest.h>
@@ -37,6 +37,22 @@ void expect_pairs(const PairKernels& pairs, int64_t octets, const std::vector<ui
     }
 }
 
+// Expects pair l of row r to be the numbers of columns 2l and 2l + 1.
+template <typename Value>
+void expect_columns(const PairKernels& pairs, int64_t octets, const std::vector<uint32_t>& made,
+                    Value&& value) {
+  for (int64_t l = 0; l < octets * kOctet / 2; ++l)
+    for (int64_t r = 0; r < pairs.columns; ++r) {
+      const uint32_t one = made[index(l * pairs.columns + r)];
+      if (r >= kPanelRows) {
+        ASSERT_EQ(one, kUntouched) << l << ' ' << r;
+        continue;
+      }
+      ASSERT_EQ(one & 0xffff, value(r, 2 * l)) << l << ' ' << r;
+      ASSERT_EQ(one >> 16, value(r, 2 * l + 1)) << l << ' ' << r;
+    }
+}
+
 TEST(TrainKernels, PairsOfCodesAreTheirRoundedWeights) {
   std::mt19937 generator(3);
   std::normal_distribution<float> normal;
@@ -63,6 +79,9 @@ TEST(TrainKernels, PairsOfCodesAreTheirRoundedWeights) {
         return float_to_bf16(levels.f32[in_octet < 4 ? both & 15 : both >> 4] * scales[index(row)]);
       };
       expect_pairs(pairs, octets, made, value);
+      std::vector<uint32_t> columns(index(octets * kOctet / 2 * pairs.columns), kUntouched);
+      pairs.pair_columns(packed.data(), octets, levels, scales.data(), columns.data());
+      expect_columns(pairs, octets, columns, value);
     }
   }
   if (targets == 0) GTEST_SKIP() << "no target here multiplies pairs of bf16";
@@ -89,9 +108,13 @@ TEST(TrainKernels, PairsOfHalvesAreTheWeights) {
             }
       std::vector<uint32_t> made(index(kPanelRows / 2 * pairs.columns), kUntouched);
       pairs.pair_halves(halves.data(), octets, made.data());
-      expect_pairs(pairs, octets, made, [&](int64_t row, int64_t column) -> uint32_t {
+      const auto value = [&](int64_t row, int64_t column) -> uint32_t {
         return weights[index(column * kPanelRows + row)];
-      });
+      };
+      expect_pairs(pairs, octets, made, value);
+      std::vector<uint32_t> columns(index(octets * kOctet / 2 * pairs.columns), kUntouched);
+      pairs.pair_half_columns(halves.data(), octets, columns.data());
+      expect_columns(pairs, octets, columns, value);
     }
   }
   if (targets == 0) GTEST_SKIP() << "no target here multiplies pairs of bf16";

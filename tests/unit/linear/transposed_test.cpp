@@ -86,6 +86,44 @@ void expect_product(const Matrix& matrix, const Case& c, bool bf16, double round
   for (const int64_t first : {3, 4}) expect_product_from(first, matrix, c, bf16, rounding);
 }
 
+// y = x w^T + bias in pairs of bf16, where the target and the matrix have that; nothing is written beside y.
+template <typename Matrix>
+void expect_pairs(const Matrix& matrix, const Case& c) {
+  if (!multiplies_pairs(matrix)) return;
+  const std::vector<float> x = gaussian(c.m * (c.k + 3), 25), bias = gaussian(c.n, 26);
+  const std::vector<float> old(static_cast<size_t>(c.m * (c.n + 1)), 7.0f);
+  std::vector<float> row(static_cast<size_t>(c.k));
+  std::vector<float> first;
+  for (const float* added : {static_cast<const float*>(nullptr), bias.data()})
+    for (const int threads : {1, 2, 7}) {
+      std::vector<float> y = old;
+      PackedGradients packed;
+      packed.assign(x.data(), c.k + 3, c.m, c.k, true, threads);
+      multiply_pairs(matrix, packed, y.data(), c.n + 1, added, threads);
+      for (int64_t n = 0; n < c.n; ++n) {
+        matrix.dequantize_row(n, row.data());
+        for (int64_t i = 0; i < c.m; ++i) {
+          double sum = added == nullptr ? 0.0 : double{added[n]}, bound = std::abs(sum);
+          for (int64_t k = 0; k < c.k; ++k) {
+            const double product =
+                double{x[static_cast<size_t>(i * (c.k + 3) + k)]} * double{row[static_cast<size_t>(k)]};
+            sum += product;
+            bound += std::abs(product);
+          }
+          ASSERT_NEAR(y[static_cast<size_t>(i * (c.n + 1) + n)], sum, 8e-3 * bound + 1e-6)
+              << c.m << ' ' << c.n << ' ' << c.k << ' ' << c.block << " at " << i << ' ' << n;
+        }
+      }
+      for (int64_t i = 0; i < c.m; ++i) ASSERT_EQ(y[static_cast<size_t>(i * (c.n + 1) + c.n)], 7.0f);
+      if (added == nullptr && first.empty()) first = y;
+      if (added == nullptr) EXPECT_EQ(0, std::memcmp(first.data(), y.data(), y.size() * sizeof(float)));
+    }
+  PackedGradients narrow;
+  narrow.assign(x.data(), c.k + 3, c.m, c.k - 1, true, 1);
+  std::vector<float> y = old;
+  EXPECT_THROW(multiply_pairs(matrix, narrow, y.data(), c.n + 1, nullptr, 1), Error);
+}
+
 // The same of one to five rows that stand on their own: up to four take another way.
 void expect_few_rows(const PackedMatrix& matrix, const Case& c) {
   const int64_t width = c.n + 1, stride = c.k + 1;
@@ -147,6 +185,7 @@ TEST(MultiplyTransposed, PackedMatricesAgreeWithDoublePrecision) {
       expect_product(matrix, c, false, 2e-6);
       expect_product(matrix, c, true, 8e-3);
       expect_few_rows(matrix, c);
+      expect_pairs(matrix, c);
     }
 }
 
@@ -160,6 +199,7 @@ TEST(MultiplyTransposed, DenseMatricesAgreeWithDoublePrecision) {
       const DenseMatrix matrix = DenseMatrix::pack(view, storage, 1);
       expect_product(matrix, c, false, 2e-6);
       if (storage == Storage::kBF16) expect_product(matrix, c, true, 8e-3);
+      expect_pairs(matrix, c);
     }
 }
 
