@@ -17,6 +17,7 @@
 #include "commands.h"
 #include "compare_calibrated.h"
 #include "compare_job.h"
+#include "compare_ranks.h"
 #include "convert_options.h"
 #include "model_options.h"
 #include "nfloat/convert.h"
@@ -35,6 +36,7 @@ namespace nfloat::cli {
 namespace {
 
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
+const RankArguments kRanks{.share = {}, .timeout = kLongestRankWait};
 
 struct Options {
   std::string model, text, reader = "nfloat", protocol = "bos", precision = "f32", budget, json, report,
@@ -53,18 +55,6 @@ struct Options {
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// Changes when the adapter does.
-std::string adapter_identity(const AdapterChoice& adapter) {
-  std::string identity = fmt::format(" {}:{}", adapter.folder, adapter.weight);
-  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
-    const auto file = std::filesystem::path(adapter.folder) / name;
-    std::error_code absent;
-    identity += fmt::format(" {}.{}", std::filesystem::file_size(file, absent),
-                            std::filesystem::last_write_time(file, absent).time_since_epoch().count());
-  }
-  return identity;
 }
 
 class Job {
@@ -89,6 +79,7 @@ class Job {
         throw UsageError(fmt::format("--tasks {}: expected NAME=PATH, as arc-easy=arc_easy.jsonl", task));
       tasks_.push_back(load_task(task.substr(0, equals), task.substr(equals + 1), options.task_limit));
     }
+    if (rank_place().rank > 0) return;
     // An unwritable place is told before the work and not after it.
     for (const std::string& path : {options.json, options.report, options.figure})
       if (!path.empty() && path != "-") expect_writable_file(path);
@@ -97,9 +88,12 @@ class Job {
   Comparison run() {
     const std::string folder = model_folder(options_.model);
     expect_outputs_apart(outputs(), inputs(folder));
-    const std::string text =
+    std::string text =
         options_.text.empty() ? std::string(embedded::stories_txt) : read_text(options_.text, kMaxTextBytes);
     text_name_ = options_.text.empty() ? "stories.txt (embedded)" : options_.text;
+    take_from_first_rank(kRanks, text);
+    if (const auto ranks = joined_ranks(kRanks))
+      compare_.measure.threads = threads_of_rank(*ranks, options_.threads);
     expect_text(text, text_name_);
     const Tokenizer tokenizer = Tokenizer::load(folder);
     MeasureOptions& measure = compare_.measure;
@@ -140,7 +134,15 @@ class Job {
     };
     compare_.planned = [this](const ComparePlan& plan) { announce(plan); };
     compare_.progress = [this](const CompareProgress& progress) { show(progress); };
-    Comparison result = compare(folder);
+    if (const auto ranks = joined_ranks(kRanks))
+      measure_by_ranks(*ranks, compare_.formats, work, [&](const std::vector<std::string>& formats) {
+        CompareOptions own = compare_;
+        own.formats = formats;
+        return compare(folder, own);
+      });
+    if (own_work) finished_ = work;
+    if (rank_place().rank > 0) return {};
+    Comparison result = compare(folder, compare_);
     bar_.finish();
     result.model = options_.model;
     result.text_name = text_name_;
@@ -152,7 +154,6 @@ class Job {
                     [](const FormatMeasurement& m) { return !m.refused.empty(); }))
       throw Error(ErrorCode::kInvalidArgument,
                   fmt::format("nothing to report: {}", result.measurements[0].refused));
-    if (own_work) finished_ = work;
     return result;
   }
 
@@ -180,9 +181,12 @@ class Job {
 
   // A folder for this run alone: the one named, or the one that an earlier run of the same comparison left in
   // the cache; a new one where another run has that or where there is no cache.
-  LockedFolder take_folder(const std::string& identity) const {
+  LockedFolder take_folder(std::string identity) const {
+    // Ranks of one machine have the same cache and the same options.
+    const std::string own = rank_place().rank > 0 ? fmt::format("-rank{}", rank_place().rank) : "";
+    identity += own;
     if (!options_.work.empty()) {
-      if (auto folder = LockedFolder::take(options_.work)) return *folder;
+      if (auto folder = LockedFolder::take(options_.work + own)) return *folder;
       throw Error(ErrorCode::kAlreadyExists,
                   fmt::format("{}: another run is using this folder; --work names another", options_.work));
     }
@@ -255,7 +259,7 @@ class Job {
 
   // Kept among the finished formats, as if the plain model were one.
   std::vector<TaskResult> find_plain_tasks(const Model& model, CompareWork& work) {
-    if (tasks_.empty()) return {};
+    if (tasks_.empty() || rank_place().rank > 0) return {};
     FormatMeasurement plain;
     if (!work.find("plain", plain)) {
       current_ = plain.name = "plain";
@@ -360,9 +364,9 @@ class Job {
                                         : current_);
   }
 
-  Comparison compare(const std::string& folder) const {
+  Comparison compare(const std::string& folder, const CompareOptions& options) const {
     try {
-      return compare_formats(folder, tokens_, compare_);
+      return compare_formats(folder, tokens_, options);
     } catch (const Error& error) {
       const std::string place = compare_.reference_path.substr(0, compare_.reference_path.rfind('/'));
       if (error.code() != ErrorCode::kIo || std::string_view(error.what()).substr(0, place.size()) != place ||
@@ -388,22 +392,11 @@ class Job {
   Clock::time_point start_;
 };
 
-void print(const Comparison& result) {
-  fmt::print("\n{}, {} tokens of {}, protocol {}, windows of {}, {} arithmetic\n", result.model,
-             result.tokens, result.text_name, result.protocol, result.context, result.precision);
-  fmt::print(
-      "* on the Pareto front: no format is as small with less divergence, or smaller with as little\n\n");
-  fmt::print("{}\n", comparison_table(result));
-  if (!result.plain_tasks.empty()) fmt::print("{}\n", task_table(result));
-  for (const std::string& line : comparison_findings(result)) fmt::print("{}\n", line);
-  note("{} in {:.0f} s\n", count_of(static_cast<int64_t>(result.measurements.size()), "format"),
-       result.seconds);
-}
-
 void run(const Options& options) {
   catch_interrupts();
   Job job(options);
   const Comparison result = job.run();
+  if (rank_place().rank > 0) return job.forget();
   const std::string json = options.json.empty() ? "" : comparison_json(result) + "\n";
   if (!options.report.empty()) write_result_file(options.report, comparison_page(comparison_json(result)));
   if (!options.figure.empty()) write_result_file(options.figure, comparison_figure(result));
@@ -413,7 +406,7 @@ void run(const Options& options) {
     fmt::print("{}", json);
     return;
   }
-  print(result);
+  print_comparison(result);
 }
 
 }  // namespace
@@ -495,7 +488,7 @@ void add_compare_command(const Command& app) {
       "folder that is removed at the end");
   command.add_flag("--fresh", options->fresh, "Discard what an earlier run finished");
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024);
-  command.callback([options] { run(*options); });
+  command.callback_of_ranks([options] { run(*options); });
 }
 
 }  // namespace nfloat::cli

@@ -3,6 +3,7 @@
 
 #include "compare_job.h"
 #include "nfloat/text.h"
+#include "notes.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -71,6 +72,18 @@ std::string task_table(const Comparison& c) {
   for (const FormatMeasurement& m : c.measurements)
     if (m.refused.empty()) add(m.name, m.tasks);
   return table.to_string();
+}
+
+void print_comparison(const Comparison& result) {
+  fmt::print("\n{}, {} tokens of {}, protocol {}, windows of {}, {} arithmetic\n", result.model,
+             result.tokens, result.text_name, result.protocol, result.context, result.precision);
+  fmt::print(
+      "* on the Pareto front: no format is as small with less divergence, or smaller with as little\n\n");
+  fmt::print("{}\n", comparison_table(result));
+  if (!result.plain_tasks.empty()) fmt::print("{}\n", task_table(result));
+  for (const std::string& line : comparison_findings(result)) fmt::print("{}\n", line);
+  note("{} in {:.0f} s\n", count_of(static_cast<int64_t>(result.measurements.size()), "format"),
+       result.seconds);
 }
 
 }  // namespace nfloat::cli

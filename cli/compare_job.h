@@ -18,6 +18,12 @@ std::string task_table(const Comparison& comparison);
 // Error and perplexity of every format as bars, in an SVG document. Needs a format that was measured.
 std::string comparison_figure(const Comparison& comparison);
 
+// All that a person reads, on standard output.
+void print_comparison(const Comparison& comparison);
+
+// Changes when the adapter does.
+std::string adapter_identity(const AdapterChoice& adapter);
+
 // Where a comparison keeps what it has: the reference's distributions and a line for each finished format. A
 // run that was stopped goes on from there.
 class CompareWork {

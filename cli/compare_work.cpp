@@ -103,4 +103,15 @@ void CompareWork::remove() noexcept {
   folder_.remove();
 }
 
+std::string adapter_identity(const AdapterChoice& adapter) {
+  std::string identity = fmt::format(" {}:{}", adapter.folder, adapter.weight);
+  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
+    const auto file = std::filesystem::path(adapter.folder) / name;
+    std::error_code absent;
+    identity += fmt::format(" {}.{}", std::filesystem::file_size(file, absent),
+                            std::filesystem::last_write_time(file, absent).time_since_epoch().count());
+  }
+  return identity;
+}
+
 }  // namespace nfloat::cli

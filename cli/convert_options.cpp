@@ -86,9 +86,7 @@ ConvertResult convert_in_parts(const PartOptions& options, ConvertControl contro
     throw UsageError(fmt::format(
         "{}: under mpirun each rank makes a part: --part, --finish and --fresh are for one process",
         command));
-  // A part may take hours longer than another; mpirun ends all when a rank dies.
-  constexpr double kLongestWait = 86400;
-  const std::shared_ptr<Ranks> ranks = joined_ranks({.share = {}, .timeout = kLongestWait});
+  const std::shared_ptr<Ranks> ranks = joined_ranks({.share = {}, .timeout = kLongestRankWait});
   ranks->at("the conversion", -1);
   control.threads = threads_of_rank(*ranks, control.threads);
   control.part = place.rank;

@@ -15,6 +15,9 @@
 // What a command does when mpirun has started it several times.
 namespace nfloat::cli {
 
+// Seconds, where a rank may take hours longer than another; mpirun ends all when one dies.
+inline constexpr double kLongestRankWait = 86400;
+
 struct RankArguments {
   std::string share;
   double timeout = kRankTimeout;

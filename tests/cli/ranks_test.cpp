@@ -189,6 +189,44 @@ TEST_F(RanksCli, WhatOneFindsIsSaidWithItsName) {
   EXPECT_EQ(cached.out, "") << cached;
 }
 
+// Each measures some of the formats; what a rank found is kept until rank 0 has it.
+TEST_F(RanksCli, CompareFindsTheNumbersOfOneProcess) {
+  write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 2000));
+  Limits limits;
+  limits.environment = {{"XDG_CACHE_HOME", path("cache")}};
+  const auto command = [&](const std::string& name, const std::string& folder) {
+    return std::vector<std::string>{
+        "compare", folder,     "--text",    path("text"), "--formats", "nf4:64,fp4:64,q4_0",
+        "--json",  path(name), "--threads", "1"};
+  };
+  // All but times: lines of numbers that are measured with a clock.
+  const auto numbers = [&](const std::string& name) {
+    std::string kept;
+    for (const std::string& line : read_lines(path(name)))
+      if (line.find("seconds") == std::string::npos && line.find("per_second") == std::string::npos)
+        kept += line + "\n";
+    return kept;
+  };
+  const Result one = nfloat(command("one", model()), limits);
+  ASSERT_TRUE(one.ok()) << one;
+  for (const int ranks : {2, 4}) {
+    const Result several = nfloat_by_ranks(ranks, command("several", model()), limits);
+    EXPECT_TRUE(several.ok()) << several;
+    EXPECT_EQ(numbers("several"), numbers("one")) << ranks;
+  }
+  EXPECT_TRUE(snapshot(path("cache")).empty());
+  // The last byte of a weight: another model.
+  fs::copy(model(), path("other"), fs::copy_options::recursive);
+  std::string weights = read_file(path("other/model.safetensors"));
+  for (size_t i = weights.size() / 2; i < weights.size(); i += 2) weights[i] = 0;
+  write_file(path("other/model.safetensors"), weights);
+  const Result differing =
+      nfloat_by_ranks(2, command("differing", model()), limits, command("differing", path("other")));
+  EXPECT_EQ(differing.exit_code, 1) << differing;
+  EXPECT_NE(differing.err.find("has other files than rank 0"), std::string::npos) << differing;
+  EXPECT_FALSE(fs::exists(path("differing")));
+}
+
 TEST_F(RanksCli, QuantizeTheBytesOfOneProcess) {
   ASSERT_TRUE(nfloat({"quantize", model(), path("one"), "--shard-size", "1MB"}).ok());
   const Result result = nfloat_by_ranks(3, {"quantize", model(), path("three"), "--shard-size", "1MB"});
