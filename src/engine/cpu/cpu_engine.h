@@ -42,14 +42,14 @@ class CpuEngine : public LayerEngine {
   // y = the outputs of the group's matrices side by side, for `rows` rows of x.
   virtual void product(const LinearGroup& group, const Activations& x, float* y, int64_t y_stride,
                        int64_t rows, Precision precision);
+  void activate(const ActivationStep& step, float* rows, int64_t stride, int64_t count);
+  float* at(const BufferRows& rows) noexcept {
+    return reinterpret_cast<float*>(buffers_[static_cast<size_t>(rows.buffer)].data()) + rows.offset;
+  }
 
  private:
   class Attention;  // one call of attend()
   class Mixture;    // one call of mix()
-
-  float* at(const BufferRows& rows) noexcept {
-    return reinterpret_cast<float*>(buffers_[static_cast<size_t>(rows.buffer)].data()) + rows.offset;
-  }
 
   // body(begin, end): a single row is not worth a parallel loop.
   template <typename Body>
@@ -57,8 +57,6 @@ class CpuEngine : public LayerEngine {
     if (rows == 1) return body(0, 1);
     parallel_for(rows, 1, threads_, body);
   }
-
-  void activate(const ActivationStep& step, float* rows, int64_t stride, int64_t count);
 
   const kernels::TransformerKernels& kernels_ = kernels::table().transformer;
   int threads_ = 1;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "base/fail.h"
 #include "engine/cpu/cpu_engine.h"
@@ -30,6 +31,7 @@ class RankMatrix final : public DeviceMatrix {
   int64_t own() const noexcept { return rows_of(rank_); }
   int64_t first_of(size_t rank) const noexcept { return bounds_[rank]; }
   int64_t rows_of(size_t rank) const noexcept { return bounds_[rank + 1] - bounds_[rank]; }
+  bool same_shares(const RankMatrix& other) const noexcept { return bounds_ == other.bounds_; }
 
  private:
   const CpuMatrix local_;
@@ -69,62 +71,176 @@ PackSource rows_of(const PackSource& source, int64_t begin, int64_t end) {
   return part;
 }
 
+// A product is computed when it is called and gathered by the step that follows: where that is the activation
+// each rank activates its own rows first, so that half as many numbers of a gated layer travel.
 class RanksEngine final : public CpuEngine {
  public:
   explicit RanksEngine(std::shared_ptr<Ranks> ranks)
-      : ranks_(std::move(ranks)), sizes_(static_cast<size_t>(ranks_->count())) {}
+      : ranks_(std::move(ranks)),
+        rank_(static_cast<size_t>(ranks_->rank())),
+        sizes_(static_cast<size_t>(ranks_->count())) {}
 
   void at_layer(int64_t layer) noexcept override { ranks_->at("layer", layer); }
 
+  // A pass that failed in between leaves nothing to be gathered.
+  void drop(BufferId buffer) noexcept override {
+    open_.y = nullptr;
+    CpuEngine::drop(buffer);
+  }
+  float* host(const BufferRows& rows, int64_t count, int64_t width) override {
+    gather();
+    return CpuEngine::host(rows, count, width);
+  }
+  float* read(const BufferRows& rows, int64_t count, int64_t width) override {
+    gather();
+    return CpuEngine::read(rows, count, width);
+  }
+  bool finite(const BufferRows& rows, int64_t count, int64_t width) override {
+    gather();
+    return CpuEngine::finite(rows, count, width);
+  }
+  void copy(const BufferRows& from, const BufferRows& to, int64_t rows, int64_t width) override {
+    gather();
+    CpuEngine::copy(from, to, rows, width);
+  }
+  void embed(const EmbeddingStep& step, const BufferRows& x) override {
+    gather();
+    CpuEngine::embed(step, x);
+  }
+  void norm(const NormStep& step, const BufferRows& from, const BufferRows& to, int64_t rows) override {
+    gather();
+    CpuEngine::norm(step, from, to, rows);
+  }
+  void multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
+                Precision precision) override {
+    gather();
+    mixing_ = false;  // where a mixture failed
+    CpuEngine::multiply(weights, x, y, rows, precision);
+  }
+  void attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) override {
+    gather();
+    CpuEngine::attend(step, projected, attended);
+  }
+  void activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) override {
+    if (open_.y == at(gate_up) && open_.rows == rows && activates_alone(step)) return activate_own(step);
+    gather();
+    CpuEngine::activate(step, gate_up, rows);
+  }
+  void mix(const MixtureStep& step, const BufferRows& normed, const BufferRows& added,
+           int64_t rows) override {
+    gather();
+    mixing_ = true;
+    CpuEngine::mix(step, normed, added, rows);
+    mixing_ = false;
+  }
+  void add(const NormStep& before, float scale, const NormStep& after, const BufferRows& added,
+           const BufferRows& x, int64_t rows, int64_t width) override {
+    gather();
+    CpuEngine::add(before, scale, after, added, x, rows, width);
+  }
+  void finish(float scale, float softcap, const BufferRows& x, int64_t rows, int64_t width) override {
+    gather();
+    CpuEngine::finish(scale, softcap, x, rows, width);
+  }
+
  private:
+  // A product of which every rank has its own rows only: own_ [rows][widths_[rank_]].
+  struct Open {
+    float* y = nullptr;  // null: there is none
+    int64_t y_stride = 0;
+    int64_t rows = 0;
+    std::vector<const RankMatrix*> parts;
+  };
+
   void product(const LinearGroup& group, const Activations& x, float* y, int64_t y_stride, int64_t rows,
                Precision precision) override {
-    const auto matrix = [&](size_t part) -> const RankMatrix& {
-      return static_cast<const RankMatrix&>(group.matrix(part));
-    };
-    const size_t ranks = sizes_.size();
-    std::vector<int64_t>& widths = widths_;
-    widths.assign(ranks, 0);
+    open_.parts.clear();
     for (size_t part = 0; part < group.parts(); ++part)
-      for (size_t rank = 0; rank < ranks; ++rank) widths[rank] += matrix(part).rows_of(rank);
-    const int64_t width = widths[static_cast<size_t>(ranks_->rank())];
-    const int64_t all = std::accumulate(widths.begin(), widths.end(), int64_t{0});
-    for (size_t rank = 0; rank < ranks; ++rank)
-      sizes_[rank] = static_cast<size_t>(rows * widths[rank]) * sizeof(float);
-
+      open_.parts.push_back(&static_cast<const RankMatrix&>(group.matrix(part)));
+    count_widths(open_.parts);
+    const int64_t width = widths_[rank_];
     float* const own = grown(own_, rows * width);
-    int64_t at = 0;
+    int64_t place = 0;
     for (size_t part = 0; part < group.parts(); ++part) {
-      const RankMatrix& weights = matrix(part);
+      const RankMatrix& weights = *open_.parts[part];
       if (weights.own() == 0) continue;
       const Constant& bias = group.bias(part);
-      weights.local().multiply(x, own + at,
+      weights.local().multiply(x, own + place,
                                {.precision = precision,
                                 .threads = threads(),
                                 .bias = bias.empty() ? nullptr : bias.data() + weights.first(),
                                 .y_stride = width});
-      at += weights.own();
+      place += weights.own();
     }
-    const bool in_place = rows == 1 && group.parts() == 1;
+    open_.y = y;
+    open_.y_stride = y_stride;
+    open_.rows = rows;
+    if (mixing_) gather();  // its own steps follow
+  }
+
+  // Numbers of a row that each rank has of these matrices together.
+  void count_widths(std::span<const RankMatrix* const> parts) {
+    widths_.assign(sizes_.size(), 0);
+    for (const RankMatrix* part : parts)
+      for (size_t rank = 0; rank < sizes_.size(); ++rank) widths_[rank] += part->rows_of(rank);
+  }
+
+  void gather() {
+    if (open_.y != nullptr) gather(open_.parts);
+  }
+
+  // Puts what all ranks have of these parts side by side into y.
+  void gather(std::span<const RankMatrix* const> parts) {
+    const int64_t rows = open_.rows;
+    float* const y = std::exchange(open_.y, nullptr);
+    const int64_t all = std::accumulate(widths_.begin(), widths_.end(), int64_t{0});
+    for (size_t rank = 0; rank < sizes_.size(); ++rank)
+      sizes_[rank] = static_cast<size_t>(rows * widths_[rank]) * sizeof(float);
+    const bool in_place = rows == 1 && parts.size() == 1;
     float* const gathered = in_place ? y : grown(gathered_, rows * all);
-    ranks_->gather(own, sizes_, gathered);
+    ranks_->gather(own_.data(), sizes_, gathered);
     if (in_place) return;
     const float* from = gathered;
-    for (size_t rank = 0; rank < ranks; ++rank)
+    for (size_t rank = 0; rank < sizes_.size(); ++rank)
       for (int64_t row = 0; row < rows; ++row) {
-        float* to = y + row * y_stride;
-        for (size_t part = 0; part < group.parts(); ++part) {
-          const auto count = matrix(part).rows_of(rank);
-          std::memcpy(to + matrix(part).first_of(rank), from, static_cast<size_t>(count) * sizeof(float));
+        float* to = y + row * open_.y_stride;
+        for (const RankMatrix* part : parts) {
+          const auto count = part->rows_of(rank);
+          std::memcpy(to + part->first_of(rank), from, static_cast<size_t>(count) * sizeof(float));
           from += count;
-          to += matrix(part).rows();
+          to += part->rows();
         }
       }
   }
 
+  // Whether the activation of a number needs none of another rank.
+  bool activates_alone(const ActivationStep& step) const noexcept {
+    if (step.limit > 0 || open_.parts.size() != (step.gated ? 2u : 1u)) return false;
+    for (const RankMatrix* part : open_.parts)
+      if (part->rows() != step.width || !part->same_shares(*open_.parts[0])) return false;
+    return true;
+  }
+
+  void activate_own(const ActivationStep& step) {
+    const int64_t width = widths_[rank_], left = open_.parts[0]->own();
+    ActivationStep own_step = step;
+    own_step.width = left;
+    auto* const own = reinterpret_cast<float*>(own_.data());
+    if (left > 0) CpuEngine::activate(own_step, own, width, open_.rows);
+    if (width != left)
+      for (int64_t row = 1; row < open_.rows; ++row)
+        std::memmove(own + row * left, own + row * width, static_cast<size_t>(left) * sizeof(float));
+    const std::span<const RankMatrix* const> first(open_.parts.data(), 1);
+    count_widths(first);
+    gather(first);
+  }
+
   const std::shared_ptr<Ranks> ranks_;
-  std::vector<size_t> sizes_;
-  std::vector<int64_t> widths_;
+  const size_t rank_;
+  std::vector<size_t> sizes_;    // of each rank's part of an exchange, in bytes
+  std::vector<int64_t> widths_;  // of the product that is open
+  Open open_;
+  bool mixing_ = false;
   Buffer own_, gathered_;
 };
 

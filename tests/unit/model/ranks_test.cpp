@@ -43,6 +43,56 @@ TEST(RankModels, TheEmbeddedModelHasTheSameBits) {
   }
 }
 
+// Ranks that count what they exchange.
+class CountedRanks final : public Ranks {
+ public:
+  explicit CountedRanks(std::shared_ptr<Ranks> inner)
+      : Ranks(inner->rank(), inner->count()), inner_(std::move(inner)) {
+    for (int i = 0; i < inner_->count(); ++i) hosts_.push_back(inner_->host(i));
+  }
+  void gather(const void* own, std::span<const size_t> sizes, void* all) override {
+    ++gathers;
+    for (const size_t size : sizes) bytes += size;
+    inner_->gather(own, sizes, all);
+  }
+  void broadcast(void* data, size_t count, int from, Patience patience) override {
+    inner_->broadcast(data, count, from, patience);
+  }
+  void abort(int exit_code) noexcept override { inner_->abort(exit_code); }
+
+  size_t gathers = 0, bytes = 0;
+
+ private:
+  const std::shared_ptr<Ranks> inner_;
+};
+
+// docs/ranks.md: four exchanges a layer and that of the logits; of gate and up their product alone travels.
+TEST(RankModels, ATokenHasTheExchangesThatAreDocumented) {
+  const auto ranks = thread_ranks(2);
+  std::vector<std::shared_ptr<CountedRanks>> counted;
+  for (const auto& one : ranks) counted.push_back(std::make_shared<CountedRanks>(one));
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < 2; ++i)
+    threads.emplace_back([&, i] {
+      ModelOptions options;
+      options.ranks = counted[i];
+      options.threads = 1;
+      const Model model = Model::load(kTiny, options);
+      const ModelConfig& config = model.config();
+      Session session(model);
+      for (const std::vector<int32_t>& tokens : {std::vector<int32_t>{3}, {5, 7, 9}}) {
+        counted[i]->gathers = counted[i]->bytes = 0;
+        session.prefill(tokens);
+        const int64_t layer = config.query_size() + 2 * config.kv_heads * config.head_dim +
+                              2 * config.hidden + config.intermediate;
+        const int64_t floats = std::ssize(tokens) * config.layers * layer + config.vocabulary;
+        EXPECT_EQ(counted[i]->gathers, static_cast<size_t>(4 * config.layers + 1));
+        EXPECT_EQ(counted[i]->bytes, static_cast<size_t>(floats) * sizeof(float));
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+}
+
 TEST(RankModels, StreamedLayersHaveTheSameBits) {
   ModelOptions options;
   options.stream_layers = true;
