@@ -164,7 +164,10 @@ ModelOptions library_options(const ModelArguments& arguments) {
   choose_precision(arguments, options);
   options.threads = arguments.threads;
   options.stream_layers = arguments.stream_layers;
-  run_by_ranks(arguments.ranks, options);
+  if (!arguments.whole)
+    run_by_ranks(arguments.ranks, options);
+  else if (const std::shared_ptr<Ranks> ranks = joined_ranks(arguments.ranks))
+    options.threads = threads_of_rank(*ranks, options.threads);
   return options;
 }
 

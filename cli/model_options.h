@@ -31,6 +31,7 @@ struct ModelArguments {
   bool stream_layers = false;
   std::vector<std::string> lora;  // DIR or DIR:WEIGHT
   RankArguments ranks;
+  bool whole = false;  // every rank of mpirun loads all of it
 };
 
 // Declares MODEL and its options; `model_required` is false where something else can take its place.

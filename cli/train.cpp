@@ -100,7 +100,8 @@ class Job {
     expect_train_outputs_apart(options_, folder);
     expect_room_for_loftq_base(options_);
     std::optional<OutputFolder> out;
-    if (!options_.out.empty() && !options_.dry_run) out.emplace(options_);
+    const bool writes = rank_place().rank == 0;  // all of them read and compute
+    if (!options_.out.empty() && !options_.dry_run && writes) out.emplace(options_);
     train_.length = std::max<int64_t>(2, std::min(train_.length, context_of(folder)));
     const TrainDataOptions how{.train_on = options_.train_on == "all"    ? TrainOn::kAll
                                            : options_.train_on == "last" ? TrainOn::kLast
@@ -115,7 +116,11 @@ class Job {
       make_loftq_base(options_, train_, folder, data_.rows);
       options_.model.model = options_.loftq_base;
     }
+    options_.model.whole = true;
+    options_.model.ranks.timeout = kLongestRankWait;
     const Model model = load_model(options_.model);
+    train_.threads = model.options().threads;
+    train_.ranks = joined_ranks();
     if (rates_.size() > 1) return sweep(model);
     Trainer trainer(model, data_.rows, train_);
     start(trainer, true);
@@ -128,6 +133,7 @@ class Job {
            step.grad_norm, options_.dump_gradients);
     }
     if (options_.out.empty()) return;
+    if (!writes) return follow(trainer);
     options_.story.pairs = options_.pairs();
     TrainStory story(options_.story, model, folder, train_.length);
     train(trainer, model, story);
@@ -237,6 +243,18 @@ class Job {
     return text;
   }
 
+  // Rank 0 evaluates, writes and decides; the others make the steps that it announces.
+  void announce_step(char follows) const {
+    if (train_.ranks) train_.ranks->broadcast(&follows, 1);
+  }
+  void follow(Trainer& trainer) const {
+    for (char follows = 1;;) {
+      train_.ranks->broadcast(&follows, 1);
+      if (follows == 0) return;
+      trainer.step();
+    }
+  }
+
   void train(Trainer& trainer, const Model& model, TrainStory& story) {
     TrainLog log(options_.log, options_.resume, options_.pairs());
     ProgressBar bar("train", "steps");
@@ -250,6 +268,7 @@ class Job {
     const auto enough = [&] { return options_.patience > 0 && best_.others >= options_.patience; };
     bool stopped = enough();
     while (trainer.finished_steps() < trainer.total_steps() && !stopped) {
+      announce_step(1);
       last = trainer.step();
       tokens += last.rows;
       const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
@@ -278,6 +297,7 @@ class Job {
       }
     }
     bar.finish();
+    announce_step(0);
     if (!best_.known()) {
       trainer.save_adapter(options_.out, base_name());
       if (held) best_.add(trainer.finished_steps(), evaluate(trainer));
@@ -375,8 +395,9 @@ void add_train_command(const Command& app) {
       "With --loss dpo or orpo: \"prompt\", \"chosen\" and \"rejected\", texts or lists of messages.\n"
       "The adapter is a folder as PEFT writes it. The results do not depend on --threads or --recompute.");
   add_train_options(command, *options);
-  command.callback([options] {
+  command.callback_of_ranks([options] {
     check_train_arguments(*options);
+    if (rank_place().count > 1) check_train_over_ranks(*options);
     Job(*options).run();
   });
 }

@@ -124,6 +124,16 @@ TrainOptions train_options(const TrainArguments& options) {
   return result;
 }
 
+void check_train_over_ranks(const TrainArguments& options) {
+  const auto refuse = [](const char* what) {
+    throw UsageError(fmt::format("train: {} not done by several ranks", what));
+  };
+  if (options.pairs()) refuse("--loss dpo and orpo are");
+  if (options.learning_rates.size() > 1) refuse("several rates of --lr are");
+  if (!options.dump_gradients.empty()) refuse("--dump-gradients is");
+  if (options.loftq_rounds > 1) refuse("--loftq-rounds 2 and more are");
+}
+
 void check_train_arguments(const TrainArguments& options) {
   const bool sweep = options.learning_rates.size() > 1;
   if (options.out.empty() && options.dump_gradients.empty() && !options.dry_run && !sweep)

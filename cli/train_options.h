@@ -36,6 +36,9 @@ void add_train_options(const Command& command, TrainArguments& arguments);
 // Throws UsageError for options that do not go together.
 void check_train_arguments(const TrainArguments& arguments);
 
+// Throws UsageError for what several ranks do not do together.
+void check_train_over_ranks(const TrainArguments& arguments);
+
 // Of --loss: sft, dpo or orpo.
 TrainObjective train_objective(const std::string& loss) noexcept;
 // The same for the library, with the first of the rates. Throws UsageError.

@@ -73,6 +73,11 @@ struct TrainOptions {
   bool bf16 = false;  // gradients and weights of the backward products rounded to bf16
   std::optional<Recompute> recompute = std::nullopt;  // unset: the first that the memory there is allows
   int threads = 0;
+  // Each of these ranks computes some of the batches of a step, batch i rank i modulo their number, and all
+  // make the step with the sum: all have the whole model and the same rows, and call step() together. The
+  // losses are those of one process up to the rounding of sums. Only TrainObjective::kTokens. Null: this
+  // process alone.
+  std::shared_ptr<Ranks> ranks = nullptr;
 };
 
 // One row of training data. labels[t + 1] is what is to be predicted at t, -100 where nothing is; as long as

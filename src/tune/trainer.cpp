@@ -18,6 +18,7 @@
 #include "tune/adapter_file.h"
 #include "tune/loftq.h"
 #include "tune/optimizer.h"
+#include "tune/over_ranks.h"
 #include "tune/pass.h"
 #include "tune/plan.h"
 #include "tune/preference.h"
@@ -109,6 +110,11 @@ struct Trainer::State {
                  : static_cast<int64_t>(
                        std::ceil(options.warmup_share * static_cast<double>(plan->total_steps())));
     optimizer.emplace(adapter);
+    if (!options.ranks) return;
+    if (options.objective != TrainObjective::kTokens)
+      fail(ErrorCode::kUnsupported, "pairs are not trained on by several ranks");
+    options.ranks->at("training", -1);
+    expect_same_run(*options.ranks, identity());
   }
 
   Json identity() {
@@ -185,8 +191,10 @@ struct Trainer::State {
       result.rows += batches.back().rows();
     }
     for (LoraModule& module : adapter.modules) module.clear_gradients();
+    const auto rank = static_cast<size_t>(options.ranks ? options.ranks->rank() : 0);
+    const auto ranks = static_cast<size_t>(options.ranks ? options.ranks->count() : 1);
     double sum = 0;
-    for (size_t i = 0; i < batches.size() && result.tokens > 0; ++i) {
+    for (size_t i = rank; i < batches.size() && result.tokens > 0; i += ranks) {
       const DropoutKey key{.active = true, .step = static_cast<uint64_t>(index), .batch = i};
       try {
         sum += passes().loss_and_gradients(batches[i], 1.0 / static_cast<double>(result.tokens), key);
@@ -194,6 +202,10 @@ struct Trainer::State {
         if (error.code() != ErrorCode::kNotFinite) throw;
         fail(ErrorCode::kNotFinite, "step {}: {}", index + 1, error.what());
       }
+    }
+    if (options.ranks) {
+      options.ranks->at("step", index + 1);
+      add_over_ranks(*options.ranks, adapter, sum);
     }
     result.loss = result.tokens > 0 ? sum / static_cast<double>(result.tokens) : 0;
     return result;

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// Training by several ranks, which are threads, against one process with the same batches.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <thread>
+
+#include "nfloat/error.h"
+#include "nfloat/train.h"
+#include "support/thread_ranks.h"
+#include "unit/tune/adapters.h"
+
+namespace nfloat {
+namespace {
+
+using testing::bytes_of;
+using testing::OwnFolder;
+using testing::RandomModel;
+
+constexpr const char* kConfig = R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
+  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61,
+  "max_position_embeddings": 200, "tie_word_embeddings": true})";
+
+std::vector<TrainRow> some_rows(size_t count) {
+  std::mt19937 generator(23);
+  std::vector<TrainRow> rows(count);
+  for (TrainRow& row : rows) {
+    row.tokens.resize(5 + generator() % 30);
+    for (int32_t& token : row.tokens) token = static_cast<int32_t>(generator() % 61);
+    row.labels = row.tokens;
+  }
+  return rows;
+}
+
+struct Course {
+  std::vector<TrainStep> steps;
+  std::string adapter, error;
+};
+
+class TrainOverRanks : public ::testing::Test {
+ protected:
+  // Five batches a step: of no number of ranks below that a multiple.
+  Course run(std::shared_ptr<Ranks> ranks, bool dora = false, size_t rows = 60) const {
+    TrainOptions options;
+    options.rank = 4;
+    options.alpha = 8;
+    options.dora = dora;
+    options.steps = 10;
+    options.packing = false;
+    options.rows_per_batch = 2;
+    options.accumulate = 5;
+    options.learning_rate = 5e-3;
+    options.dropout = 0.1;
+    options.seed = 4;
+    options.threads = 1;
+    options.ranks = std::move(ranks);
+    Course result;
+    try {
+      Trainer trainer(model_, some_rows(rows), options);
+      while (trainer.finished_steps() < trainer.total_steps()) result.steps.push_back(trainer.step());
+      const OwnFolder folder;
+      trainer.save_adapter(folder.path(), "base");
+      result.adapter = bytes_of(folder.path() + "/adapter_model.safetensors");
+    } catch (const Error& error) {
+      result.error = error.what();
+    }
+    return result;
+  }
+  std::vector<Course> by_ranks(size_t count, const std::vector<size_t>& rows, bool dora = false) const {
+    const auto ranks = thread_ranks(static_cast<int>(count));
+    std::vector<Course> runs(count);
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < count; ++i)
+      threads.emplace_back([&, i] { runs[i] = run(ranks[i], dora, rows[i]); });
+    for (std::thread& thread : threads) thread.join();
+    return runs;
+  }
+  const RandomModel random_{kConfig};
+  const Model model_ =
+      Model::load(random_.folder.path(), {.quantize = make_codebook("nf4"), .precision = Precision::kF32});
+};
+
+TEST_F(TrainOverRanks, TheLossesAreThoseOfOneProcess) {
+  for (const bool dora : {false, true}) {
+    const Course one = run(nullptr, dora);
+    ASSERT_EQ(one.error, "");
+    ASSERT_EQ(one.steps.size(), 10u);
+    for (const size_t count : {2u, 3u, 7u}) {
+      const std::vector<Course> runs = by_ranks(count, std::vector<size_t>(count, 60), dora);
+      for (const Course& own : runs) {
+        ASSERT_EQ(own.error, "");
+        ASSERT_EQ(own.steps.size(), one.steps.size());
+        // Bit for bit on all ranks.
+        EXPECT_TRUE(own.adapter == runs[0].adapter) << count;
+      }
+      for (size_t i = 0; i < one.steps.size(); ++i) {
+        const TrainStep &own = runs[0].steps[i], &expected = one.steps[i];
+        // At first no sum but that of five numbers; then gradients differ in their last places, of which Adam
+        // makes as much as of others where a gradient is nearly 0.
+        const double tolerance = i == 0 ? 1e-12 : 1e-5;
+        EXPECT_NEAR(own.loss, expected.loss, tolerance * expected.loss) << count << " ranks, step " << i;
+        EXPECT_NEAR(own.grad_norm, expected.grad_norm, (i == 0 ? 1e-5 : 1e-3) * expected.grad_norm);
+        EXPECT_EQ(own.tokens, expected.tokens);
+      }
+      EXPECT_LT(one.steps.back().loss, one.steps.front().loss);
+    }
+  }
+}
+
+TEST_F(TrainOverRanks, OtherRowsAreRefusedOnEveryRank) {
+  for (const Course& own : by_ranks(2, {60, 59}))
+    EXPECT_EQ(own.error,
+              "rank 1 on this machine trains on other rows, weights or options than rank 0 on this machine");
+}
+
+TEST_F(TrainOverRanks, PairsAreRefused) {
+  TrainOptions options;
+  options.objective = TrainObjective::kDpo;
+  options.ranks = thread_ranks(2)[0];
+  EXPECT_THROW(Trainer(model_, some_rows(4), options), Error);
+}
+
+}  // namespace
+}  // namespace nfloat
