@@ -115,8 +115,9 @@ void expect_pairs(const Matrix& matrix, const Case& c) {
         }
       }
       for (int64_t i = 0; i < c.m; ++i) ASSERT_EQ(y[static_cast<size_t>(i * (c.n + 1) + c.n)], 7.0f);
-      if (added == nullptr && first.empty()) first = y;
-      if (added == nullptr) EXPECT_EQ(0, std::memcmp(first.data(), y.data(), y.size() * sizeof(float)));
+      if (added != nullptr) continue;
+      if (first.empty()) first = y;
+      EXPECT_EQ(0, std::memcmp(first.data(), y.data(), y.size() * sizeof(float)));
     }
   PackedGradients narrow;
   narrow.assign(x.data(), c.k + 3, c.m, c.k - 1, true, 1);
