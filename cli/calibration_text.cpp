@@ -13,6 +13,7 @@
 #include "nfloat/text.h"
 #include "nfloat/tokenizer.h"
 #include "scoring_input.h"
+#include "signals.h"
 
 namespace nfloat::cli {
 namespace {
@@ -43,6 +44,7 @@ std::vector<std::string> rows_of(const std::string& text, const std::string& pat
   std::vector<std::string> rows;
   size_t number = 0;
   for (size_t begin = 0; begin < text.size();) {
+    if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted while reading the text");
     const size_t end = std::min(text.find('\n', begin), text.size());
     const std::string line = text.substr(begin, end - begin);
     begin = end + 1;
