@@ -134,11 +134,11 @@ CalibrateRequest request(const Options& options, const std::string& folder) {
   return result;
 }
 
-// Before work that would be lost: where the output's name leads.
-std::string expect_output(const Options& options, const Checkpoint& input) {
+// Before work that would be lost: where the output's name leads. `bytes`: of its weights, as far as known.
+std::string expect_output(const Options& options, const Checkpoint& input, uint64_t bytes = 0) {
   if (options.output.empty()) throw UsageError("quantize: OUT is missing (only --dry-run goes without)");
   expect_outputs_apart({{options.output}}, {{options.calibrate, "--calibrate"}});
-  return expect_quantize_output(input, options.output, options.overwrite);
+  return expect_quantize_output(input, options.output, options.overwrite, bytes);
 }
 
 void run(const Options& options, bool scale_given, bool tokens_given) {
@@ -184,6 +184,7 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
   if (options.calibrates()) {
     CalibrateRequest calibration = request(options, folder);
     calibration.output = expect_output(options, input);
+    expect_output(options, input, plan_quantization(input, settings).bytes_after);
     for (;;) {
       calibrated = calibrate_model(calibration, settings, file);
       if (!search || search->met(calibrated->record.report.kl)) break;

@@ -124,10 +124,11 @@ NFLOAT_API ConvertResult quantize_checkpoint(const Checkpoint& input, const std:
                                              const QuantizeCheckpointOptions& options,
                                              const ConvertControl& control = {});
 
-// Throws what quantize_checkpoint would about its output, before work that comes before it. Returns the path
-// that it leads to, behind links and without a trailing slash.
+// Throws what quantize_checkpoint would about its output, before work that comes before it; kIo where the
+// disk has no room for `bytes`, the plan's bytes_after. Returns the path that it leads to, behind links and
+// without a trailing slash.
 NFLOAT_API std::string expect_quantize_output(const Checkpoint& input, const std::string& output,
-                                              bool overwrite);
+                                              bool overwrite, uint64_t bytes = 0);
 
 // The reverse: quantized weights become plain ones of `dtype` (F32, F16, BF16), plain tensors stay as they
 // are, quantization_config is removed. Levels are those of the quant_type, as bitsandbytes' kernels have it.

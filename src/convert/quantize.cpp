@@ -99,9 +99,10 @@ ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& ou
   return result;
 }
 
-std::string expect_quantize_output(const Checkpoint& input, const std::string& output, bool overwrite) {
+std::string expect_quantize_output(const Checkpoint& input, const std::string& output, bool overwrite,
+                                   uint64_t bytes) {
   return check_output(input, output, input.is_folder() ? OutputKind::kFolder : OutputKind::kSafetensors,
-                      overwrite, 0);
+                      overwrite, bytes);
 }
 
 }  // namespace nfloat

@@ -202,9 +202,11 @@ TEST_F(BadInput, ANewDiskThatIsTooSmallIsSaidBeforeTheWork) {
   if (::mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=1m") != 0)
     GTEST_SKIP() << "mounting needs root: " << std::strerror(errno);
   const Result result = nfloat({"quantize", model(), disk + "/out"});
+  const Result calibrated = nfloat({"quantize", model(), disk + "/out", "--preset", "calibrated"});
   EXPECT_TRUE(fs::is_empty(disk));
   ::umount(disk.c_str());
   expect_complaint(result, {"full", "GB"});
+  expect_complaint(calibrated, {"full", "GB"});
 }
 
 }  // namespace
