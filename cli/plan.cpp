@@ -121,7 +121,7 @@ void run(const Options& options) {
   std::vector<Table::Column> columns = {{"format", Table::Align::kLeft},
                                         {"bits/weight"},
                                         {"weights"},
-                                        {fmt::format("KV cache ({} tokens)", context)},
+                                        {fmt::format("KV cache ({})", count_of(context, "token"))},
                                         {"peak"}};
   if (memory > 0) {
     columns.push_back({"fits " + format_bytes(memory)});

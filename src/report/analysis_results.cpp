@@ -62,7 +62,7 @@ std::vector<std::string> analyzed_codes() {
 
 AnalyzedWeight analysis_total(const std::vector<AnalyzedWeight>& rows) {
   AnalyzedWeight total;
-  total.name = fmt::format("all {} tensors", rows.size());
+  total.name = rows.size() == 1 ? std::string("the tensor") : fmt::format("all {} tensors", rows.size());
   WeightStatistics& all = total.statistics;
   double m1 = 0, m2 = 0, m3 = 0, m4 = 0, outliers = 0, best = 0, power = 0;
   total.codes = rows[0].codes;
