@@ -21,7 +21,7 @@ const std::vector<std::string>& tokens() {
     for (const char* text :
          {"ab", "abc", " the", "11", "a\", \"", "\"}", "\xc3\xa9", "a\xe2\x82\xac", "\xe2\x82"})
       list.emplace_back(text);
-    for (const size_t length : {8, 31, 32, 33, 60}) list.emplace_back(length, 'a');
+    for (const size_t length : {8u, 31u, 32u, 33u, 60u}) list.emplace_back(length, 'a');
     return list;
   }();
   return all;

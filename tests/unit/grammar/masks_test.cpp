@@ -86,7 +86,7 @@ class NetText {
 std::vector<std::string> words(uint64_t seed) {
   std::vector<std::string> all;
   for (int byte = 0; byte < 256; ++byte) all.emplace_back(1, static_cast<char>(byte));
-  for (const size_t length : {15, 16, 17, 31, 32, 33, 34, 40, 64, 70}) {
+  for (const size_t length : {15u, 16u, 17u, 31u, 32u, 33u, 34u, 40u, 64u, 70u}) {
     all.emplace_back(length, ' ');
     all.emplace_back(length, 'a');
     all.push_back(std::string(length - 1, 'b') + "\"");
