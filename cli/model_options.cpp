@@ -153,11 +153,19 @@ Precision parse_precision(const std::string& name) {
   return name == "f32" ? Precision::kF32 : name == "bf16" ? Precision::kBF16 : Precision::kInt8;
 }
 
-ModelOptions library_options(const ModelArguments& arguments) {
-  ModelOptions options;
-  if (!arguments.quantize.empty()) parse_quantize(arguments.quantize, options);
+void check_model_arguments(const ModelArguments& arguments) {
+  ModelOptions ignored;
+  if (!arguments.quantize.empty()) parse_quantize(arguments.quantize, ignored);
   if (arguments.double_quantization && arguments.quantize.empty())
     throw UsageError("--double-quantization goes with --quantize");
+  parse_head(arguments.head);
+  resolved_device(arguments.device);
+}
+
+ModelOptions library_options(const ModelArguments& arguments) {
+  check_model_arguments(arguments);
+  ModelOptions options;
+  if (!arguments.quantize.empty()) parse_quantize(arguments.quantize, options);
   options.quantize_double = arguments.double_quantization;
   options.head = parse_head(arguments.head);
   options.device = resolved_device(arguments.device);

@@ -38,6 +38,8 @@ struct ModelArguments {
 void add_model_options(const Command& command, ModelArguments& arguments, bool model_required = true);
 
 // The same for the library. Throws UsageError or Error.
+// Throws for options that no model can be loaded with, before one is looked at.
+void check_model_arguments(const ModelArguments& arguments);
 ModelOptions library_options(const ModelArguments& arguments);
 KvCacheType parse_kv_cache(const std::string& name);
 Precision parse_precision(const std::string& name);

@@ -4,14 +4,18 @@
 #include <algorithm>
 #include <cctype>
 #include <exception>
+#include <filesystem>
 #include <memory>
+#include <set>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "commands.h"
 #include "convert_options.h"
 #include "model_options.h"
+#include "nfloat/chat.h"
 #include "nfloat/error.h"
 #include "nfloat/lead.h"
 #include "nfloat/serve.h"
@@ -91,6 +95,24 @@ void open(const Options& options, Server& server, const std::string& folder) {
   note("Ready: API at {}/v1, page at {}/\n", server.address(), server.address());
 }
 
+// What is wrong with the options themselves is said before anyone can connect.
+void check(const Options& options) {
+  check_model_arguments(options.model);
+  std::set<std::string> names{options.serve.model_name};
+  for (const ServedAdapter& adapter : options.serve.adapters) {
+    if (!names.insert(adapter.name).second)
+      throw UsageError(fmt::format("--adapter {}: several models have this name", adapter.name));
+    const auto file = std::filesystem::path(adapter.choice.folder) / "adapter_config.json";
+    std::error_code ignored;
+    if (!std::filesystem::exists(file, ignored))
+      throw Error(ErrorCode::kNotFound,
+                  fmt::format("--adapter {}: there is no {}", adapter.name, file.string()));
+  }
+  if (!options.draft.empty()) model_folder(options.draft);
+  if (!options.serve.chat_template.empty())
+    ChatTemplate::parse(options.serve.chat_template, "--chat-template");
+}
+
 void run(Options& options) {
   options.serve.port = static_cast<uint16_t>(options.port);
   options.serve.step_seconds = static_cast<double>(options.step_milliseconds) * 1e-3;
@@ -116,6 +138,7 @@ void run(Options& options) {
   if (!options.api_key_file.empty()) options.serve.api_keys = read_keys(options.api_key_file);
   if (!options.chat_template.empty())
     options.serve.chat_template = read_text(options.chat_template, kMostFileBytes);
+  check(options);
   catch_interrupts();
   Server server(options.serve);
   note("Listening at {}; loading {}.\n", server.address(), options.model.model);

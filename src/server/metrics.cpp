@@ -71,6 +71,7 @@ Json Server::State::models(const std::string& only) const {
              {"context_trained", config.context},
              {"vocabulary", config.vocabulary},
              {"precision", precision_name(model->model.options().precision)},
+             {"device", model->model.options().device},
              {"weight_bytes", model->model.memory().resident_bytes()},
              {"chat_template", model->chat.has_value()}}}};
   Json list = Json::array({one});
@@ -93,6 +94,7 @@ Json Server::State::properties() const {
           {"streams", options.streams},
           {"queue", options.queue},
           {"precision", precision_name(model->model.options().precision)},
+          {"device", model->model.options().device},
           {"end_tokens", model->ends},
           {"defaults",
            {{"temperature", sampler.temperature},
@@ -118,8 +120,9 @@ std::string Server::State::metrics() const {
   const EngineStatistics now = model->engine.statistics();
   out.head("model_info", "gauge", "The model that is served.");
   out.labelled("model_info",
-               fmt::format("model=\"{}\",context=\"{}\",precision=\"{}\"", label(model->name),
-                           model->engine.context(), precision_name(model->model.options().precision)),
+               fmt::format("model=\"{}\",context=\"{}\",precision=\"{}\",device=\"{}\"", label(model->name),
+                           model->engine.context(), precision_name(model->model.options().precision),
+                           label(model->model.options().device)),
                1);
   out.value("requests_running", "gauge", "Requests with a sequence at work.", now.running);
   out.value("requests_waiting", "gauge", "Requests in the queue.", now.waiting);

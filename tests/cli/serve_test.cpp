@@ -40,5 +40,26 @@ TEST_F(Serve, WhatCannotBeServedIsNamed) {
   EXPECT_EQ(nfloat({"serve", model(), "--port", "0", "--kv-memory", "much"}).exit_code, 2);
 }
 
+TEST_F(Serve, OptionsAreRefusedBeforeItListens) {
+  write_file(path("bad.jinja"), "{% if %}");
+  write_file(path("lora/adapter_config.json"), "{}");
+  const auto refused = [&](const std::vector<std::string>& options, const std::vector<std::string>& words) {
+    std::vector<std::string> all{"serve", model(), "--port", "0", "--model-name", "base"};
+    all.insert(all.end(), options.begin(), options.end());
+    const auto result = nfloat(all);
+    EXPECT_NE(result.exit_code, 0);
+    for (const std::string& word : words)
+      EXPECT_NE(result.err.find(word), std::string::npos) << word << result;
+    EXPECT_EQ(result.err.find("Listening"), std::string::npos) << result;
+  };
+  refused({"--device", "abacus"}, {"abacus"});
+  refused({"--adapter", "poet=" + path("absent")}, {"poet", "absent"});
+  refused({"--adapter", "poet"}, {"NAME=FOLDER"});
+  refused({"--adapter", "base=" + path("lora")}, {"base", "several"});
+  refused({"--adapter", "a=" + path("lora"), "--adapter", "a=" + path("lora")}, {"--adapter a", "several"});
+  refused({"--draft", path("absent")}, {"absent"});
+  refused({"--chat-template", path("bad.jinja")}, {"--chat-template"});
+}
+
 }  // namespace
 }  // namespace nfloat::cli_test

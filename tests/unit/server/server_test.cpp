@@ -400,6 +400,8 @@ TEST_F(Servers, RequestsChooseAnAdapterByTheNameOfTheModel) {
   EXPECT_EQ(status(post("/v1/chat/completions", named("three"))), 404);
   const Json models = body(get("/v1/models"))["data"];
   ASSERT_EQ(models.size(), 3u);
+  EXPECT_EQ(models[0]["meta"]["device"], "cpu");
+  EXPECT_EQ(body(get("/props"))["device"], "cpu");
   EXPECT_EQ(models[1]["id"], "one");
   EXPECT_EQ(models[1]["parent"], "base");
   EXPECT_EQ(body(get("/v1/models/two"))["id"], "two");
