@@ -13,7 +13,7 @@ class GuessLength {
   // At most `most`. `cost`: of one guessed token, as a part of what a token costs without guesses.
   int64_t operator()(int64_t most, double cost) noexcept {
     int64_t best = 0;
-    double most_gained = 1, expected = 1, all_right = 1;
+    double most_gained = kWorthIt, expected = 1, all_right = 1;
     for (int64_t guesses = 1; guesses <= most; ++guesses) {
       all_right *= chance_;
       expected += all_right;
@@ -23,20 +23,24 @@ class GuessLength {
       best = guesses;
     }
     // What has become better shows only when it is tried.
-    return best == 0 && most > 0 && ++skipped_ > kLongestPause ? 1 : best;
+    return best == 0 && most > 0 && ++skipped_ > pause_ ? 1 : best;
   }
   void checked(int64_t guessed, int64_t right) noexcept {
     if (guessed <= 0) return;
+    // A source that was of no use is asked again ever more seldom.
+    if (skipped_ > 0) pause_ = right > 0 ? kShortestPause : std::min(2 * pause_, kLongestPause);
     skipped_ = 0;
     const auto tries = static_cast<double>(std::min(right + 1, guessed));
     chance_ = (chance_ * kMemory + static_cast<double>(right)) / (kMemory + tries);
   }
 
  private:
-  static constexpr double kMemory = 4;          // tries that the estimate remembers
-  static constexpr int64_t kLongestPause = 40;  // passes
-  double chance_ = 0.85;                        // that a token is right when those before it are
-  int64_t skipped_ = 0;
+  static constexpr double kMemory = 4;  // tries that the estimate remembers
+  // Gained at least, as times are measured with errors, and guesses cost more than their rows.
+  static constexpr double kWorthIt = 1.03;
+  static constexpr int64_t kShortestPause = 16, kLongestPause = 512;  // passes
+  double chance_ = 0.6;  // that a token is right when those before it are; at first not better than that
+  int64_t skipped_ = 0, pause_ = kShortestPause;
 };
 
 // What passes cost: with one token of each of `sequences`, and with guesses beside. A clock that stands still
