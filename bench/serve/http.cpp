@@ -112,11 +112,15 @@ Answer ask(int port, const std::vector<int32_t>& prompt, int64_t tokens) {
   return answer;
 }
 
-Answers ask_all(const Setting& setting, int port, int streams, int64_t tokens) {
-  Answers answers;
-  answers.of.resize(static_cast<size_t>(streams));
+std::vector<std::vector<int32_t>> some_prompts(const Setting& setting, int count) {
   std::vector<std::vector<int32_t>> prompts;
-  for (int i = 0; i < streams; ++i) prompts.push_back(some_prompt(setting, setting.prompt));
+  for (int i = 0; i < count; ++i) prompts.push_back(some_prompt(setting, setting.prompt));
+  return prompts;
+}
+
+Answers ask_all(const std::vector<std::vector<int32_t>>& prompts, int port, int64_t tokens) {
+  Answers answers;
+  answers.of.resize(prompts.size());
   const double begun = now();
   std::vector<std::thread> clients;
   for (size_t i = 0; i < prompts.size(); ++i)
@@ -148,27 +152,31 @@ void measure_http(const Setting& setting) {
   const int64_t context = setting.prompt + setting.tokens;
   std::vector<double> alone, generation, engine, http, served, engine_ratio, one_ratio, one_whole,
       eight_whole;
-  const auto requests = [&] {
+  const auto requests = [&](const std::vector<std::vector<int32_t>>& prompts) {
     std::vector<EngineRequest> all;
-    for (int i = 0; i < kStreams; ++i)
-      all.push_back(some_request(setting, some_prompt(setting, setting.prompt), setting.tokens));
+    for (const std::vector<int32_t>& prompt : prompts)
+      all.push_back(some_request(setting, prompt, setting.tokens));
     return all;
   };
   Runner runner(setting, {.streams = kStreams, .context = context});
   Serving serving(setting, kStreams, context);
-  ask_all(setting, serving.port, 1, 8);
+  ask_all(some_prompts(setting, 1), serving.port, 8);
   generate(setting);
   for (int round = 0; round < setting.rounds; ++round) {
     const Answers by_generate = generate(setting),
-                  by_http = ask_all(setting, serving.port, 1, setting.tokens);
+                  by_http = ask_all(some_prompts(setting, 1), serving.port, setting.tokens);
     generation.push_back(by_generate.steady_rate());
     alone.push_back(by_http.steady_rate());
     one_ratio.push_back(alone.back() / generation.back());
     one_whole.push_back(by_generate.seconds / by_http.seconds);
-    const Answers by_engine = runner.run(requests()),
-                  by_server = ask_all(setting, serving.port, kStreams, setting.tokens);
-    engine.push_back(by_engine.steady_rate());
-    http.push_back(by_server.steady_rate());
+    // Then once more: the prompts are known, so that all of them begin at once.
+    const auto prompts = some_prompts(setting, kStreams);
+    const Answers by_engine = runner.run(requests(prompts)),
+                  by_server = ask_all(prompts, serving.port, setting.tokens),
+                  engine_again = runner.run(requests(prompts)),
+                  server_again = ask_all(prompts, serving.port, setting.tokens);
+    engine.push_back(engine_again.steady_rate());
+    http.push_back(server_again.steady_rate());
     engine_ratio.push_back(http.back() / engine.back());
     eight_whole.push_back(by_engine.seconds / by_server.seconds);
   }
@@ -189,7 +197,7 @@ void measure_health(const Setting& setting) {
   for (int round = 0; round < setting.rounds; ++round) {
     std::atomic<bool> ended{false};
     std::thread load([&] {
-      ask_all(setting, serving.port, kStreams, setting.tokens);
+      ask_all(some_prompts(setting, kStreams), serving.port, setting.tokens);
       ended = true;
     });
     std::vector<double> times;
