@@ -105,6 +105,14 @@ void run_product(const Rows& rows, const PackedMatrix& matrix, const std::functi
   run_endable(products >= 1 << 29, products >= 1 << 17, work);
 }
 
+// Of so many rows that are left, those of one product: a loop over panels of the matrix looks at its end
+// between panels, and one of them goes over all rows. Many enough for each row to take the same kernels as
+// among all.
+int64_t rows_at_once(int64_t left) {
+  constexpr int64_t kRows = 4096;
+  return left < 2 * kRows ? left : kRows;
+}
+
 template <typename Product>
 void write_product(const Array& output, DType dtype, int64_t elements, const Product& product) {
   if (!is_quantizable(dtype))
@@ -141,8 +149,13 @@ Ref linear(Args& args) {
   run_product(rows, *matrix, [&] {
     write_product(y, dtype, rows.count * matrix->rows(), [&](float* to) {
       thread_local Activations activations;
-      activations.assign(rows.floats(), matrix->cols(), rows.count, matrix->cols());
-      nfloat::linear(*matrix, activations, to, options);
+      const float* from = rows.floats();
+      for (int64_t begin = 0; begin < rows.count;) {
+        const int64_t count = rows_at_once(rows.count - begin);
+        activations.assign(from + begin * matrix->cols(), matrix->cols(), count, matrix->cols());
+        nfloat::linear(*matrix, activations, to + begin * matrix->rows(), options);
+        begin += count;
+      }
     });
   });
   return none();

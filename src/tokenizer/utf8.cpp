@@ -58,8 +58,10 @@ void append_utf8(std::string& out, char32_t value) {
   }
 }
 
-bool is_valid_utf8(std::string_view text) noexcept {
+bool is_valid_utf8(std::string_view text) {
+  Looks looks;
   for (size_t at = 0; at < text.size();) {
+    looks.step();
     const Utf8Char next = next_char(text, at);
     if (next.kind != Utf8Char::kValid) return false;
     at += next.bytes;

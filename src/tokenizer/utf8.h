@@ -21,7 +21,7 @@ struct Utf8Char {
 Utf8Char next_char(std::string_view text, size_t at) noexcept;
 
 void append_utf8(std::string& out, char32_t value);
-bool is_valid_utf8(std::string_view text) noexcept;
+bool is_valid_utf8(std::string_view text);
 // Every broken part replaced by one U+FFFD (Unicode's "substitution of maximal subparts").
 std::string repair_utf8(std::string_view text);
 
