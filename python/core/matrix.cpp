@@ -109,7 +109,7 @@ void run_product(const Rows& rows, const PackedMatrix& matrix, const std::functi
 // between panels, and one of them goes over all rows. Many enough for each row to take the same kernels as
 // among all.
 int64_t rows_at_once(int64_t left) {
-  constexpr int64_t kRows = 4096;
+  constexpr int64_t kRows = 1024;
   return left < 2 * kRows ? left : kRows;
 }
 

@@ -260,7 +260,8 @@ def compare_checkpoints(
 
 
 def plan_memory(path: Path, *, memory_bytes: int = 0, context: int = 0) -> list[dict[str, Any]]:
-    """The memory that a model needs, one row a format: from its config.json alone. `context`: tokens; 0: 4096.
+    """The memory that a model needs, one row a format: from its config.json alone. `context`: tokens; 0: the model's, at
+    most 4096.
     `memory_bytes`: what there is, for "largest_context"; 0: no limit."""
-    rows: list[dict[str, Any]] = json.loads(_core.plan_memory(path_text(path), memory_bytes, index(context) or 4096))
+    rows: list[dict[str, Any]] = json.loads(_core.plan_memory(path_text(path), memory_bytes, index(context)))
     return rows

@@ -139,6 +139,11 @@ class Checkpoints(InFolder):
         nfloat.write_folder(self.path / "tiny.gguf", self.path / "back", type="float16")
         self.assertEqual(nfloat.Checkpoint(self.path / "back")[name].dtype, "F16")
         self.assertTrue(nfloat.plan_memory(TINY)[0]["weight_bytes"])
+        context = min(4096, nfloat.Model.load(TINY).context)
+        self.assertEqual(nfloat.plan_memory(TINY), nfloat.plan_memory(TINY, context=context))
+        for context in (-1, -(2**63), 2**62):
+            with self.assertRaises(nfloat.InvalidArgumentError):
+                nfloat.plan_memory(TINY, context=context)
 
     def test_an_exception_of_progress_ends_the_work(self):
         class Enough(Exception):

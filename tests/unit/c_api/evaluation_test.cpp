@@ -160,7 +160,8 @@ TEST_F(CEvaluation, DescribesAModelAndPlansItsMemory) {
   const ModelSize size = measure_model(kTiny);
   EXPECT_EQ(taken(json), memory_plan_json(size, plan_memory(size, 1 << 30, planned_context(size)), 1 << 30,
                                           planned_context(size)));
-  EXPECT_EQ(nfloat_plan_memory(kTiny.c_str(), 0, -1, &json, nullptr), NFLOAT_INVALID_ARGUMENT);
+  for (const int64_t context : {int64_t{-1}, INT64_MIN, INT64_MAX})
+    EXPECT_EQ(nfloat_plan_memory(kTiny.c_str(), 0, context, &json, nullptr), NFLOAT_INVALID_ARGUMENT);
 }
 
 TEST_F(CEvaluation, ADeviceIsNamedOrRefused) {
