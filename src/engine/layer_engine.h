@@ -133,11 +133,11 @@ struct EmbeddingStep {
   std::span<const Run> runs{};
 };
 
-// Calls queue work in the order in which they are made; only read() and finite(), which reads one bit, wait
-// for it. A step has at least one row; its outputs do not overlap its inputs unless it says so. Rows depend
-// on one another by keys and values alone: NaN in a row changes nothing that is made of others. Steps throw
-// std::bad_alloc or kOutOfMemory where they grow their memory, which they keep; nothing else unless it is
-// said: shapes are the caller's promise. One thread at a time.
+// Calls queue work in the order in which they are made; only read() and first_broken() wait for it. A step
+// has at least one row; its outputs do not overlap its inputs unless it says so. Rows depend on one another
+// by keys and values alone: NaN in a row changes nothing that is made of others. Steps throw std::bad_alloc
+// or kOutOfMemory where they grow their memory, which they keep; nothing else unless it is said: shapes are
+// the caller's promise. One thread at a time.
 class LayerEngine {
  public:
   virtual ~LayerEngine() = default;
@@ -160,8 +160,14 @@ class LayerEngine {
   // Waits; then the rows, laid out as they are in the buffer. Valid until the next step; to be changed only
   // if write() follows. Throws kIo when the device has failed.
   virtual float* read(const BufferRows& rows, int64_t count, int64_t width) = 0;
-  // Waits. False: a number among them is NaN or infinite.
+  // Looks for numbers that are NaN or infinite. False: there is one. An engine whose steps run later answers
+  // true, and says it with first_broken().
   virtual bool finite(const BufferRows& rows, int64_t count, int64_t width) = 0;
+  // Waits for the answers of all calls of finite() since the last one of this or of forget_looks(): which of
+  // them, from 0 on, was the first that should have been false; -1: none.
+  virtual int64_t first_broken() { return -1; }
+  // Nobody asks for those answers any more.
+  virtual void forget_looks() noexcept {}
 
   // to = from.
   virtual void copy(const BufferRows& from, const BufferRows& to, int64_t rows, int64_t width) = 0;

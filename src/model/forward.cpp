@@ -119,6 +119,7 @@ void run(std::span<const BatchEntry> entries, int64_t total, Workspace& workspac
       std::copy(values.begin(), values.end(), session.logits.begin());
       session.has_logits = true;
     });
+    executor.settle();
   };
   size_t entry = 0;
   int64_t taken = 0;  // tokens of `entry` already done

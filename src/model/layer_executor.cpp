@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "model/layer_executor.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/fail.h"
@@ -201,6 +202,8 @@ LayerExecutor::LayerExecutor(const Model::State& model, Workspace& workspace,
       engine_(*workspace.engine),
       options_(options) {
   engine_.use_threads(thread_count(options.threads));
+  engine_.forget_looks();
+  workspace_.looks.clear();
 }
 
 void LayerExecutor::layer(int64_t layer, const LayerWeights& weights, std::span<const Segment> segments,
@@ -261,7 +264,9 @@ const float* LayerExecutor::head(int64_t count) {
   const auto softcap = static_cast<float>(config_.logit_softcap);
   if (scale != 1.0f || softcap > 0) engine_.finish(scale, softcap, logits, count, config_.vocabulary);
   expect_finite(config_.layers, logits, count, config_.vocabulary, "a logit");
-  return engine_.read(logits, count, config_.vocabulary);
+  const float* const found = engine_.read(logits, count, config_.vocabulary);
+  settle();  // waits for nothing: the rows are there
+  return found;
 }
 
 void LayerExecutor::expect_wanted() const {
@@ -278,7 +283,17 @@ NormStep LayerExecutor::norm_step(const NormWeights& weights) const noexcept {
 
 void LayerExecutor::expect_finite(int64_t layer, const BufferRows& rows, int64_t count, int64_t width,
                                   const char* what) const {
-  if (options_.expect_finite && !engine_.finite(rows, count, width)) fail_not_finite(model_, layer, what);
+  if (!options_.expect_finite) return;
+  if (!engine_.finite(rows, count, width)) fail_not_finite(model_, layer, what);
+  workspace_.looks.push_back({layer, what});
+}
+
+void LayerExecutor::settle() {
+  if (workspace_.looks.empty()) return;
+  const int64_t broken = engine_.first_broken();
+  const Workspace::Look look = workspace_.looks[static_cast<size_t>(std::max<int64_t>(broken, 0))];
+  workspace_.looks.clear();
+  if (broken >= 0) fail_not_finite(model_, look.layer, look.what);
 }
 
 }  // namespace nfloat

@@ -72,6 +72,11 @@ class LayerExecutor {
   // Logits [count][vocabulary] of the rows selected into [0, count); valid until the next step.
   const float* head(int64_t count);
 
+  // To be called when a pass is done, unless head() came last: throws kNotFinite where expect_finite is asked
+  // for and an engine whose steps run later has found a number that is not finite. The first of them is
+  // named.
+  void settle();
+
  private:
   class Pass;  // one call of layer()
 

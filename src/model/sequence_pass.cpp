@@ -63,6 +63,7 @@ SequencePass::SequencePass(const Model& model, std::span<const std::span<const i
 
 void SequencePass::embed(LayerExecutor& executor, const BufferRows& x) const {
   over_chunks(x, [&](const Chunk& chunk, const BufferRows& rows) { executor.embed(chunk.runs, rows); });
+  executor.settle();
 }
 
 void SequencePass::layer(LayerExecutor& executor, int64_t layer, const LayerWeights& weights,
@@ -70,6 +71,7 @@ void SequencePass::layer(LayerExecutor& executor, int64_t layer, const LayerWeig
   over_chunks(x, [&](const Chunk& chunk, const BufferRows& rows) {
     executor.layer(layer, weights, chunk.segments, rows, 0);
   });
+  executor.settle();
 }
 
 void SequencePass::logits(LayerExecutor& executor, const BufferRows& x, const LogitsVisitor& visitor) const {

@@ -54,6 +54,12 @@ struct Workspace {
   // Of the step at work, kept so that none allocates.
   std::vector<SequenceRows> sequences;
   std::vector<EmbeddingStep::Run> runs;
+  // What the engine was asked to look at for numbers that are not finite, of which layer, in order.
+  struct Look {
+    int64_t layer;
+    const char* what;
+  };
+  std::vector<Look> looks;
 
  private:
   int64_t rows_ = 0;

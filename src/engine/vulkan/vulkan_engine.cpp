@@ -85,18 +85,46 @@ float* VulkanEngine::read(const BufferRows& rows, int64_t count, int64_t width) 
 }
 
 bool VulkanEngine::finite(const BufferRows& rows, int64_t count, int64_t width) {
-  const Recorder::Params flag = recorder_.params(sizeof(uint32_t));
-  std::memset(flag.host, 0, sizeof(uint32_t));
+  if (looks_.words.host() == nullptr)
+    looks_.words = GpuMemory(gpu_, Looks::kMost * sizeof(uint32_t), Place::kHost);
+  if (looks_.end == Looks::kMost) collect_looks();
+  const uint64_t place = looks_.end * sizeof(uint32_t);
+  std::memset(looks_.words.host() + place, 0, sizeof(uint32_t));
   over_rows(recorder_, RowsOperation::kFindBroken,
             {.from = address(rows),
-             .to = flag.address,
+             .to = looks_.words.address() + place,
              .rows = u32(count),
              .width = u32(width),
              .from_stride = u32(rows.stride)});
-  recorder_.finish();
-  uint32_t found = 0;
-  std::memcpy(&found, flag.host, sizeof found);
-  return found == 0;
+  ++looks_.end;
+  looks_.finished = recorder_.finished();
+  return true;
+}
+
+void VulkanEngine::collect_looks() {
+  if (looks_.finished == recorder_.finished()) recorder_.finish();  // else all of them are done
+  for (uint32_t i = looks_.begin; i < looks_.end && looks_.broken < 0; ++i) {
+    uint32_t found = 0;
+    std::memcpy(&found, looks_.words.host() + i * sizeof found, sizeof found);
+    if (found != 0) looks_.broken = looks_.collected + (i - looks_.begin);
+  }
+  looks_.collected += looks_.end - looks_.begin;
+  looks_.begin = looks_.end = 0;
+}
+
+int64_t VulkanEngine::first_broken() {
+  if (looks_.end > looks_.begin) collect_looks();
+  const int64_t broken = looks_.broken;
+  looks_.collected = 0;
+  looks_.broken = -1;
+  return broken;
+}
+
+// The places are not taken again before the recorder has finished what writes them.
+void VulkanEngine::forget_looks() noexcept {
+  looks_.begin = looks_.end;
+  looks_.collected = 0;
+  looks_.broken = -1;
 }
 
 void VulkanEngine::copy(const BufferRows& from, const BufferRows& to, int64_t rows, int64_t width) {

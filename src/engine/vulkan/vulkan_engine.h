@@ -31,6 +31,8 @@ class VulkanEngine final : public LayerEngine {
   void write(const BufferRows& rows, int64_t count, int64_t width) override;
   float* read(const BufferRows& rows, int64_t count, int64_t width) override;
   bool finite(const BufferRows& rows, int64_t count, int64_t width) override;
+  int64_t first_broken() override;
+  void forget_looks() noexcept override;
 
   void copy(const BufferRows& from, const BufferRows& to, int64_t rows, int64_t width) override;
   void embed(const EmbeddingStep& step, const BufferRows& x) override;
@@ -67,8 +69,20 @@ class VulkanEngine final : public LayerEngine {
   void multiply(const DeviceMatrix& matrix, const Constant& bias, const BufferRows& x, const BufferRows& y,
                 int64_t rows, bool together);
 
+  // Waits for the answers in looks_ and begins with its first place again.
+  void collect_looks();
+
   const std::shared_ptr<Gpu> gpu_;
   Recorder recorder_;
+  // Of finite(): a word of host memory for each call, not 0 where it found something.
+  struct Looks {
+    static constexpr uint32_t kMost = 1024;
+    GpuMemory words;
+    uint32_t begin = 0, end = 0;  // places asked for and not collected
+    int64_t collected = 0;        // calls before them
+    int64_t broken = -1;          // among those
+    uint64_t finished = 0;        // the recorder's finished() at the last call
+  } looks_;
   std::vector<Buffer> buffers_;
   std::vector<BufferId> dropped_;
   // Of mixtures, which grow to the largest number of rows seen.

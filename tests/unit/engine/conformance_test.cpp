@@ -255,15 +255,42 @@ TEST_P(EngineConformance, CopiesAndTellsWhatIsNotFinite) {
   from.fill(x);
   engine_->copy(from.at().from(2), to.at(), 4, 33);
   EXPECT_EQ(to.values(), std::vector<float>(x.begin() + 2 * 33, x.begin() + 6 * 33));
-  EXPECT_TRUE(engine_->finite(from.at(), 7, 33)) << "what lies between rows does not count";
+  const auto finite = [&](const BufferRows& rows, int64_t count) {
+    const bool at_once = engine_->finite(rows, count, 33);
+    return at_once && engine_->first_broken() < 0;
+  };
+  EXPECT_TRUE(finite(from.at(), 7)) << "what lies between rows does not count";
   for (const float bad : {kNaN, INFINITY, -INFINITY})
     for (const size_t place : {size_t{0}, size_t{6 * 33 + 32}}) {
       std::vector<float> with = x;
       with[place] = bad;
       from.fill(with);
-      EXPECT_FALSE(engine_->finite(from.at(), 7, 33));
-      EXPECT_TRUE(engine_->finite(from.at().from(1), 5, 33));
+      EXPECT_FALSE(finite(from.at(), 7));
+      EXPECT_TRUE(finite(from.at().from(1), 5));
     }
+  EXPECT_EQ(engine_->first_broken(), -1) << "nothing was asked";
+}
+
+// What is found late is counted from the first question on, and questions that were given up answer nothing.
+TEST_P(EngineConformance, TellsTheFirstPlaceThatIsNotFinite) {
+  std::vector<float> with = random(4 * 33);
+  with[2 * 33 + 5] = kNaN;
+  Table& x = table(4, 33, 2);
+  x.fill(with);
+  if (!engine_->finite(x.at(), 4, 33)) GTEST_SKIP() << "this engine tells at once";
+  EXPECT_EQ(engine_->first_broken(), 0);
+  for (const int64_t before : {0, 1, 5, 1500}) {  // more than the engine keeps answers for
+    for (int64_t i = 0; i < before; ++i) EXPECT_TRUE(engine_->finite(x.at(), 2, 33));
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(engine_->finite(x.at().from(2), 1, 33));
+    x.values();  // waits, too
+    EXPECT_EQ(engine_->first_broken(), before);
+    for (int64_t i = 0; i < before; ++i) engine_->finite(x.at().from(1), 2, 33);
+    engine_->forget_looks();
+    EXPECT_EQ(engine_->first_broken(), -1);
+    engine_->finite(x.at(), 1, 33);
+    engine_->finite(x.at(), 4, 33);
+    EXPECT_EQ(engine_->first_broken(), 1);
+  }
 }
 
 TEST_P(EngineConformance, PlacesEmbeddings) {
