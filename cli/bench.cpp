@@ -135,6 +135,7 @@ void print_text(const Options& options, const Model& model, const std::vector<Re
   fmt::print("weights {}, {} of them read for each token: layers {}, head {}\n",
              format_bytes(memory.resident_bytes()), format_bytes(memory.read_per_token_bytes),
              format_bytes(memory.projection_bytes), format_bytes(memory.head_bytes));
+  fmt::print("device {}\n", device_text(model.options().device));
   Table table({{"test", Table::Align::kLeft},
                {"precision"},
                {"threads"},
@@ -160,6 +161,7 @@ void print_json(const Options& options, const Model& model, const std::vector<Re
   const ModelMemory& memory = model.memory();
   Json json{{"model", options.synthetic.empty() ? options.model.model : "synthetic " + options.synthetic},
             {"parameters", model.config().parameters()},
+            {"device", Json::parse(device_json(model.options().device))},
             {"weight_bytes", memory.resident_bytes()},
             {"read_per_token_bytes", memory.read_per_token_bytes},
             {"head_bytes", memory.head_bytes},

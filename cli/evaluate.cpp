@@ -56,7 +56,7 @@ void run(const Options& options) {
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (options.json) {
-    fmt::print("{}\n", evaluation_json(options.model.model, results, seconds));
+    fmt::print("{}\n", evaluation_json(options.model.model, results, seconds, model.options().device));
     return;
   }
   Table table({{"task", Table::Align::kLeft},

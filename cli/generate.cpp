@@ -121,6 +121,7 @@ void run(const Options& options) {
   GenerationRecord result =
       generate(options, std::move(session), std::move(draft), tokenizer, sampler, ends, prompt);
   result.precision = precision_text(precisions(model.options()));
+  result.device = model.options().device;
   if (options.json)
     fmt::print("{}\n", generation_json(result, &tokenizer));
   else

@@ -67,6 +67,8 @@ std::string told(const std::exception& error) {
 int run(nfloat::cli::CommandLine& command_line, int argc, char** argv) {
   if (const std::string error = nfloat::forced_target_error(); !error.empty())
     return complain(kExitUsage, error);
+  if (const std::string error = nfloat::forced_device_error(); !error.empty())
+    return complain(kExitUsage, error);
   switch (command_line.run(argc, argv)) {
     case nfloat::cli::CommandLine::Outcome::kDone:
       break;

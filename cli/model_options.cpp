@@ -153,13 +153,33 @@ Precision parse_precision(const std::string& name) {
   return name == "f32" ? Precision::kF32 : name == "bf16" ? Precision::kBF16 : Precision::kInt8;
 }
 
+std::string device_text(const std::string& name) {
+  const DeviceInfo device = device_info(name);
+  return device.name == "cpu" ? fmt::format("cpu ({}, target {})", device.model, active_target())
+                              : fmt::format("{} ({})", device.name, device.model);
+}
+
+namespace {
+
+// A name that is none is wrong usage.
+std::string device_of(const ModelArguments& arguments) {
+  try {
+    return resolved_device(arguments.device);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kInvalidArgument) throw;
+    throw UsageError(error.what());
+  }
+}
+
+}  // namespace
+
 void check_model_arguments(const ModelArguments& arguments) {
   ModelOptions ignored;
   if (!arguments.quantize.empty()) parse_quantize(arguments.quantize, ignored);
   if (arguments.double_quantization && arguments.quantize.empty())
     throw UsageError("--double-quantization goes with --quantize");
   parse_head(arguments.head);
-  resolved_device(arguments.device);
+  device_of(arguments);
 }
 
 ModelOptions library_options(const ModelArguments& arguments) {
@@ -168,7 +188,7 @@ ModelOptions library_options(const ModelArguments& arguments) {
   if (!arguments.quantize.empty()) parse_quantize(arguments.quantize, options);
   options.quantize_double = arguments.double_quantization;
   options.head = parse_head(arguments.head);
-  options.device = resolved_device(arguments.device);
+  options.device = device_of(arguments);
   choose_precision(arguments, options);
   options.threads = arguments.threads;
   options.stream_layers = arguments.stream_layers;

@@ -37,6 +37,8 @@ struct ModelArguments {
 // Declares MODEL and its options; `model_required` is false where something else can take its place.
 void add_model_options(const Command& command, ModelArguments& arguments, bool model_required = true);
 
+// "vulkan:0 (NVIDIA H100)"; of the CPU its instruction set, too.
+std::string device_text(const std::string& name);
 // The same for the library. Throws UsageError or Error.
 // Throws for options that no model can be loaded with, before one is looked at.
 void check_model_arguments(const ModelArguments& arguments);

@@ -57,13 +57,14 @@ std::vector<std::vector<int32_t>> read_sequences(const std::string& path, const 
 }
 
 // `reference`: what the reference is, in words.
-void print_divergence(const Options& options, const DivergenceResult& d, const std::string& precision,
+void print_divergence(const Options& options, const DivergenceResult& d, const Model& model,
                       const std::string& reference) {
   if (options.json) {
-    fmt::print(
-        "{}\n",
-        divergence_json(d, {precision, options.reference.empty() ? options.model.model : options.reference,
-                            options.reference_precision.empty() ? precision : options.reference_precision}));
+    const std::string precision = precision_name(model.options().precision);
+    fmt::print("{}\n", divergence_json(
+                           d, {precision, options.reference.empty() ? options.model.model : options.reference,
+                               options.reference_precision.empty() ? precision : options.reference_precision,
+                               model.options().device}));
     return;
   }
   fmt::print("perplexity              {:.4f} +- {:.4f}\n", d.model.perplexity, d.model.perplexity_error());
@@ -80,10 +81,11 @@ void print_divergence(const Options& options, const DivergenceResult& d, const s
              count_of(d.tokens, "token"));
 }
 
-void print_perplexity(const Options& options, const PerplexityResult& result, double seconds) {
+void print_perplexity(const Options& options, const PerplexityResult& result, double seconds,
+                      const Model& model) {
   if (options.json) {
-    fmt::print("{}\n",
-               perplexity_json(result, options.tokens.empty() ? options.protocol : "sequences", seconds));
+    fmt::print("{}\n", perplexity_json(result, options.tokens.empty() ? options.protocol : "sequences",
+                                       seconds, model.options().device));
     return;
   }
   fmt::print("perplexity {:.4f} +- {:.4f}\n", result.perplexity, result.perplexity_error());
@@ -130,13 +132,12 @@ class Job {
       const auto start = Clock::now();
       const PerplexityResult result = perplexity(model, tokens_, scoring_);
       bar_.finish();
-      return print_perplexity(options_, result, seconds_since(start));
+      return print_perplexity(options_, result, seconds_since(start), model);
     }
     const DivergenceResult result =
         divergence(model, model, tokens_, scoring_, parse_precision(options_.reference_precision));
     bar_.finish();
-    print_divergence(options_, result, precision_name(model.options().precision),
-                     fmt::format("{} arithmetic", options_.reference_precision));
+    print_divergence(options_, result, model, fmt::format("{} arithmetic", options_.reference_precision));
   }
 
  private:
@@ -156,7 +157,7 @@ class Job {
     const auto start = Clock::now();
     const PerplexityResult result = perplexity_of_sequences(model, sequences, scoring_);
     bar_.finish();
-    print_perplexity(options_, result, seconds_since(start));
+    print_perplexity(options_, result, seconds_since(start), model);
   }
 
   // The original's distributions come from the cache, or are put there first, or, where the file would be too
@@ -213,7 +214,7 @@ class Job {
     const DivergenceResult result = distributions ? divergence(*distributions, model, tokens_, scoring_)
                                                   : divergence(*reference, model, tokens_, scoring_);
     bar_.finish();
-    print_divergence(options_, result, precision_name(model.options().precision), "the original");
+    print_divergence(options_, result, model, "the original");
   }
 
   // Writes the original's distributions. Nothing where the cache cannot be written to: then both models run

@@ -14,6 +14,7 @@
 #include "model_options.h"
 #include "nfloat/checkpoint.h"
 #include "nfloat/error.h"
+#include "nfloat/model.h"
 #include "nfloat/text.h"
 #include "nfloat/train.h"
 #include "nfloat/train_data.h"
@@ -91,6 +92,13 @@ class Job {
       : options_(options), train_(train_options(options)), rates_(learning_rates(options)) {}
 
   void run() {
+    // Before data are read and a folder is made.
+    if (const std::string device = resolved_device(options_.model.device); device != "cpu")
+      throw Error(
+          ErrorCode::kUnsupported,
+          fmt::format("training computes on the CPU, and NFLOAT_DEVICE names {}: NFLOAT_DEVICE=cpu nfloat "
+                      "train ...",
+                      device));
     const std::string folder = model_folder(options_.model.model);
     if (options_.resume && !fs::exists(checkpoint()))
       throw Error(ErrorCode::kNotFound,

@@ -5,6 +5,7 @@
 
 #include "base/json.h"
 #include "commands.h"
+#include "nfloat/model.h"
 #include "nfloat/ranks.h"
 #include "nfloat/targets.h"
 #include "nfloat_commit.h"
@@ -22,22 +23,29 @@ constexpr const char* kProcessor = "other";
 
 void run(bool as_json) {
   if (as_json) {
-    const Json json = {{"version", NFLOAT_VERSION_STRING}, {"commit", NFLOAT_COMMIT},
-                       {"compiler", __VERSION__},          {"processor", kProcessor},
-                       {"target", active_target()},        {"targets", runnable_targets()},
-                       {"vega", NFLOAT_WITH_VEGA != 0},    {"open_mpi", knows_open_mpi()}};
+    Json json = {{"version", NFLOAT_VERSION_STRING}, {"commit", NFLOAT_COMMIT},
+                 {"compiler", __VERSION__},          {"processor", kProcessor},
+                 {"target", active_target()},        {"targets", runnable_targets()},
+                 {"vega", NFLOAT_WITH_VEGA != 0},    {"open_mpi", knows_open_mpi()}};
+    json["devices"] = Json::array();
+    for (const DeviceInfo& device : available_devices())
+      json["devices"].push_back({{"name", device.name}, {"model", device.model}});
     fmt::print("{}\n", json.dump(2));
     return;
   }
+  std::vector<std::string> devices;
+  for (const DeviceInfo& device : available_devices())
+    devices.push_back(fmt::format("{} ({})", device.name, device.model));
   fmt::print(
       "nfloat {}\n"
       "commit     {}\n"
       "compiler   {}\n"
       "processor  {}\n"
       "target     {} (this processor runs {}; NFLOAT_TARGET chooses)\n"
+      "devices    {} (--device or NFLOAT_DEVICE chooses)\n"
       "features   Vega figures in reports: {}, ranks over Open MPI: {}\n",
       NFLOAT_VERSION_STRING, NFLOAT_COMMIT, __VERSION__, kProcessor, active_target(),
-      fmt::join(runnable_targets(), ", "), NFLOAT_WITH_VEGA != 0 ? "yes" : "no",
+      fmt::join(runnable_targets(), ", "), fmt::join(devices, ", "), NFLOAT_WITH_VEGA != 0 ? "yes" : "no",
       knows_open_mpi() ? "yes" : "no");
 }
 

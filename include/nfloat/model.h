@@ -66,6 +66,19 @@ struct ModelOptions {
 // The device that ModelOptions::device names: "cpu", "vulkan:0". Throws kInvalidArgument for what is no name
 // of one, kNotFound where there is no such device; both say which there are.
 NFLOAT_API std::string resolved_device(const std::string& name);
+// Why NFLOAT_DEVICE can name no device on any machine; empty: it can, or is not set.
+NFLOAT_API std::string forced_device_error();
+
+struct DeviceInfo {
+  std::string name;                                   // "cpu", "vulkan:0"
+  std::string model;                                  // what it is, as its driver says it
+  bool accelerator = false;                           // hardware of its own, not the host's processor
+  std::optional<uint64_t> free_bytes = std::nullopt;  // of its own memory; none: it takes the host's
+};
+// Every device that can compute here, the CPU first.
+NFLOAT_API std::vector<DeviceInfo> available_devices();
+// The one that `name` names. Throws what resolved_device() throws.
+NFLOAT_API DeviceInfo device_info(const std::string& name);
 
 // The memory of a model.
 struct ModelMemory {

@@ -70,6 +70,7 @@ struct GenerationRecord {
   std::optional<FinishReason> reason;  // unset: it goes on
   double prefill_seconds = 0, decode_seconds = 0;
   std::string precision;                          // that would give it again, as "int8"; empty: left out
+  std::string device;                             // of the model (ModelOptions::device); empty: left out
   std::vector<GeneratedToken> log_probabilities;  // of each token; empty: not asked for
 };
 // "end of text", "stop", "length", "interrupted".
@@ -103,15 +104,18 @@ NFLOAT_API std::string weight_analysis_json(const AnalyzedWeight& weight);
 NFLOAT_API std::string analysis_json(const std::string& model, const std::vector<AnalyzedWeight>& weights,
                                      int64_t block_size, uint64_t bytes, double seconds);
 
-// As `nfloat evaluate`.
+// What a document says of the device that computed it (ModelOptions::device).
+NFLOAT_API std::string device_json(const std::string& device);
+// As `nfloat evaluate`. `device` here and below: of the model; empty: left out.
 NFLOAT_API std::string evaluation_json(const std::string& model, const std::vector<TaskResult>& results,
-                                       double seconds);
+                                       double seconds, const std::string& device = {});
 // As `nfloat perplexity`. `protocol`: "paper", "llama.cpp", "bos" or "sequences".
 NFLOAT_API std::string perplexity_json(const PerplexityResult& result, const std::string& protocol,
-                                       double seconds);
+                                       double seconds, const std::string& device = {});
 // As `nfloat perplexity --reference`: the two models by name, and their precisions.
 struct DivergenceNames {
   std::string precision, reference, reference_precision;
+  std::string device = {};
 };
 NFLOAT_API std::string divergence_json(const DivergenceResult& result, const DivergenceNames& names);
 

@@ -58,8 +58,8 @@ nfloat_status nfloat_divergence(const nfloat_model* reference, const nfloat_mode
     const auto precision = [&](const nfloat_model* of) {
       return nfloat::precision_name(options.precision.value_or(of->value.options().precision));
     };
-    *json = make_buffer(
-        nfloat::divergence_json(made, {precision(model), reference->defaults->path(), precision(reference)}));
+    *json = make_buffer(nfloat::divergence_json(made, {precision(model), reference->defaults->path(),
+                                                       precision(reference), model->value.options().device}));
   });
 }
 
@@ -81,7 +81,8 @@ nfloat_status nfloat_evaluate_task(const nfloat_model* model, const nfloat_token
     const nfloat::Stopwatch watch;
     const nfloat::TaskResult result = nfloat::evaluate_task(model->value, tokenizer->value, loaded, options);
     const double seconds = watch.seconds();
-    *json = make_buffer(nfloat::evaluation_json(model->defaults->path(), {result}, seconds));
+    *json = make_buffer(
+        nfloat::evaluation_json(model->defaults->path(), {result}, seconds, model->value.options().device));
   });
 }
 

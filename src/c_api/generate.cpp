@@ -196,6 +196,7 @@ nfloat_status nfloat_generator_create(nfloat_session* session, const nfloat_toke
     if (tokenizer != nullptr) made->tokenizer = tokenizer->value;
     made->keeps_probabilities = from.top_logprobs > 0;
     made->record.prompt.assign(tokens.begin(), tokens.end());
+    made->record.device = on.model().options().device;
     made->continuation.emplace(made->tokenizer ? &*made->tokenizer : nullptr, made->sampler, tokens, options);
     *generator = made.release();
   });

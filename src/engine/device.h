@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -52,6 +53,9 @@ class Device {
   virtual bool accelerator() const noexcept {
     return false;
   }  // hardware of its own, not the host's processor
+  // Throws kUnsupported with the reason where it cannot be used here: in a child of the process that opened
+  // it.
+  virtual void expect_usable() const {}
   // Bytes that it could still give; none: it takes the host's memory.
   virtual std::optional<uint64_t> free_bytes() const noexcept { return std::nullopt; }
 
@@ -85,6 +89,9 @@ std::vector<std::shared_ptr<Device>> devices();
 // accelerator, else the CPU; "": what NFLOAT_DEVICE names, else the CPU. Throws kInvalidArgument for another
 // name, and kNotFound where there is no such device; both say which there are.
 std::shared_ptr<Device> find_device(std::string_view name);
+
+// Why NFLOAT_DEVICE cannot be such a name; empty: it can, or is not set.
+std::string forced_device_error();
 
 // find_device(""): where models are loaded unless somebody says.
 std::shared_ptr<Device> default_device();

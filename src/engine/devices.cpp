@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fmt/format.h>
+
 #include <cstdlib>
 #include <string>
 
@@ -10,6 +12,7 @@ namespace nfloat {
 namespace {
 
 constexpr std::string_view kVulkan = "vulkan";
+constexpr std::string_view kNames = "auto, cpu, vulkan or vulkan:N";
 
 // "vulkan", "vulkan:0", ...
 bool is_vulkan_name(std::string_view name) noexcept {
@@ -39,16 +42,24 @@ std::shared_ptr<Device> find_device(std::string_view name) {
   std::string names;
   const std::vector<std::shared_ptr<Device>> all = devices();
   for (const std::shared_ptr<Device>& device : all) {
-    if (name == "auto" ? device->accelerator() : device->name() == (name == kVulkan ? "vulkan:0" : name))
+    if (name == "auto" ? device->accelerator() : device->name() == (name == kVulkan ? "vulkan:0" : name)) {
+      device->expect_usable();
       return device;
+    }
     names +=
         (names.empty() ? "" : ", ") + std::string(device->name()) + " (" + std::string(device->model()) + ")";
   }
   if (name == "auto") return cpu_device();
   if (is_vulkan_name(name))
     fail(ErrorCode::kNotFound, "{} is \"{}\", which is not there; there are: {}", from, name, names);
-  fail(ErrorCode::kInvalidArgument, "{} is \"{}\", expected auto, cpu, vulkan or vulkan:N; there are: {}",
-       from, name, names);
+  fail(ErrorCode::kInvalidArgument, "{} is \"{}\", expected {}; there are: {}", from, name, kNames, names);
+}
+
+std::string forced_device_error() {
+  const char* const wanted = std::getenv("NFLOAT_DEVICE");
+  const std::string_view name = wanted != nullptr ? wanted : "";
+  if (name.empty() || name == "cpu" || name == "auto" || is_vulkan_name(name)) return {};
+  return fmt::format("NFLOAT_DEVICE is \"{}\", expected {}", name, kNames);
 }
 
 std::shared_ptr<Device> default_device() {

@@ -136,6 +136,7 @@ void count_memory(Model::State& state) noexcept {
 }
 
 void check_available_memory(uint64_t needed, const std::string& what, const Device* device) {
+  if (device != nullptr) device->expect_usable();
   if (const auto free = device != nullptr ? device->free_bytes() : std::nullopt; free && needed > *free)
     fail(ErrorCode::kOutOfMemory, "{} takes {} MiB of memory and {} MiB are available on {} ({})", what,
          needed >> 20, *free >> 20, device->name(), device->model());
@@ -230,6 +231,24 @@ Model load_repeating(const std::string& path, const ModelOptions& options, int64
 
 std::string resolved_device(const std::string& name) {
   return std::string(find_device(name)->name());
+}
+
+namespace {
+
+DeviceInfo info_of(const Device& device) {
+  return {std::string(device.name()), std::string(device.model()), device.accelerator(), device.free_bytes()};
+}
+
+}  // namespace
+
+std::vector<DeviceInfo> available_devices() {
+  std::vector<DeviceInfo> all;
+  for (const std::shared_ptr<Device>& device : devices()) all.push_back(info_of(*device));
+  return all;
+}
+
+DeviceInfo device_info(const std::string& name) {
+  return info_of(*find_device(name));
 }
 
 const ModelConfig& Model::config() const noexcept {

@@ -15,6 +15,9 @@ inline std::string to_text(const Json& json) {
   return json.dump(2, Json::Invalid::kReplace);
 }
 
+// Member "device", unless the name is empty.
+void add_device(Json& json, const std::string& device);
+
 inline double bits_per_weight(uint64_t bytes, int64_t elements) noexcept {
   return elements > 0 ? 8 * static_cast<double>(bytes) / static_cast<double>(elements) : 0;
 }

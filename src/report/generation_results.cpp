@@ -42,6 +42,7 @@ std::string generation_json(const GenerationRecord& record, const Tokenizer* tok
             {"prefill_seconds", record.prefill_seconds},
             {"decode_seconds", record.decode_seconds}};
   if (!record.precision.empty()) json["precision"] = record.precision;
+  add_device(json, record.device);
   for (const GeneratedToken& token : record.log_probabilities) {
     Json entry = probability_document(tokenizer, token.token, token.log_probability);
     entry["top"] = Json::array();

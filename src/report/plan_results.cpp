@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "nfloat/model.h"
 #include "nfloat/results.h"
+#include "nfloat/targets.h"
 #include "report/document.h"
 
 namespace nfloat {
@@ -51,6 +53,25 @@ std::string memory_plan_json(const ModelSize& model, const std::vector<MemoryPla
   return to_text(json);
 }
 
+namespace {
+
+Json device_document(const std::string& name) {
+  const DeviceInfo device = device_info(name);
+  Json json{{"name", device.name}, {"model", device.model}};
+  if (device.name == "cpu") json["target"] = active_target();
+  return json;
+}
+
+}  // namespace
+
+std::string device_json(const std::string& device) {
+  return to_text(device_document(device));
+}
+
+void add_device(Json& json, const std::string& device) {
+  if (!device.empty()) json["device"] = device_document(device);
+}
+
 std::string model_json(const Model& model, const std::string& path) {
   const ModelMemory& memory = model.memory();
   const std::string config = Checkpoint(path).text_file("config.json");
@@ -60,6 +81,7 @@ std::string model_json(const Model& model, const std::string& path) {
   json["context"] = model.config().context;
   json["precision"] = precision_name(model.options().precision);
   json["threads"] = model.options().threads;
+  add_device(json, model.options().device);
   json["memory"] = {
       {"projection_bytes", memory.projection_bytes},         {"head_bytes", memory.head_bytes},
       {"embedding_bytes", memory.embedding_bytes},           {"other_bytes", memory.other_bytes},

@@ -9,6 +9,11 @@ namespace {
 
 class Devices : public Cli {
  protected:
+  static Limits on(const std::string& device) {
+    Limits limits;
+    limits.environment["NFLOAT_DEVICE"] = device;
+    return limits;
+  }
   static std::vector<std::string> greedy(const std::string& device) {
     return {"generate",      model(), "-p",     "On the farthest end", "-n",  "8",
             "--temperature", "0",     "--json", "--precision",         "f32", "--device",
@@ -19,11 +24,65 @@ class Devices : public Cli {
 TEST_F(Devices, WhatIsNotThereIsNamedBeforeAnythingIsLoaded) {
   for (const std::string name : {"abacus", "vulkan:99", "cuda", "vulkan:-1"}) {
     const Result result = nfloat(greedy(name));
-    EXPECT_FALSE(result.ok()) << name;
+    EXPECT_EQ(result.exit_code, name == "vulkan:99" ? 1 : 2) << name;
     EXPECT_TRUE(result.out.empty()) << result.out;
     EXPECT_NE(result.err.find(name), std::string::npos) << result.err;
     EXPECT_NE(result.err.find("cpu"), std::string::npos) << result.err;
   }
+}
+
+TEST_F(Devices, AnEnvironmentThatNamesNoneIsWrongUsageOfEveryCommand) {
+  write_file(path("rows"), R"({"prompt": "Once", "completion": " more"})");
+  for (const std::vector<std::string>& command :
+       std::vector<std::vector<std::string>>{{"generate", model(), "-p", "Once"},
+                                             {"train", model(), path("rows"), "--out", path("adapter")},
+                                             {"quantize", model(), path("out")},
+                                             {"bench", model()},
+                                             {"version"}}) {
+    const Result result = nfloat(command, on("abacus"));
+    EXPECT_EQ(result.exit_code, 2) << result;
+    EXPECT_NE(result.err.find("NFLOAT_DEVICE is \"abacus\", expected auto, cpu"), std::string::npos)
+        << result;
+  }
+  EXPECT_TRUE(nfloat({"version"}, on("cpu")).ok());
+}
+
+TEST_F(Devices, ResultsNameTheirDevice) {
+  std::vector<std::string> devices{"cpu"};
+  const Json version = Json::parse(nfloat({"version", "--json"}).out);
+  for (const Json& device : version["devices"])
+    if (device["name"].text() == "vulkan:0") devices.push_back("vulkan:0");
+  EXPECT_EQ(version["devices"][0]["name"], "cpu");
+  EXPECT_NE(nfloat({"version"}).out.find("devices    cpu ("), std::string::npos);
+  write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 1000));
+  for (const std::string& device : devices) {
+    for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{
+             greedy(device),
+             {"perplexity", model(), "--text", path("text"), "--json", "--context", "64", "--device", device},
+             {"perplexity", model(), "--text", path("text"), "--json", "--device", device, "--context", "64",
+              "--reference-precision", "f32"},
+             {"bench", model(), "--prefill", "4", "--generate", "2", "--repetitions", "1", "--no-limit",
+              "--json", "--device", device}}) {
+      const Result result = nfloat(command);
+      ASSERT_TRUE(result.ok()) << result;
+      const Json named = Json::parse(result.out)["device"];
+      EXPECT_EQ(named["name"], device) << result;
+      EXPECT_FALSE(named["model"].text().empty()) << result;
+      EXPECT_EQ(named.contains("target"), device == "cpu") << result;
+    }
+    const Result text = nfloat(
+        {"bench", model(), "--prefill", "4", "--generate", "0", "--repetitions", "1", "--device", device});
+    EXPECT_NE(text.out.find("\ndevice " + device + " ("), std::string::npos) << text;
+  }
+}
+
+TEST_F(Devices, TrainingSaysThatItComputesOnTheCpu) {
+  write_file(path("rows"), R"({"prompt": "Once", "completion": " more"})");
+  const Result result = nfloat({"train", model(), path("rows"), "--out", path("adapter")}, on("vulkan"));
+  if (result.err.find("which is not there") != std::string::npos)
+    GTEST_SKIP() << "no device of Vulkan here: no driver, or a build without it";
+  expect_complaint(result, {"training computes on the CPU", "vulkan:0", "NFLOAT_DEVICE=cpu"});
+  EXPECT_FALSE(std::filesystem::exists(path("adapter")));
 }
 
 TEST_F(Devices, TheCpuIsTheDefault) {
