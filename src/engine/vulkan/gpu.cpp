@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/vulkan/gpu.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <optional>
@@ -42,6 +44,21 @@ struct Gpu::Uploads {
   GpuMemory staging;
   Recorder recorder;
 };
+
+Gpu::Gpu() noexcept : process_(::getpid()) {}
+
+bool Gpu::own_process() const noexcept {
+  return process_ == ::getpid();
+}
+
+void Gpu::expect_own_process() const {
+  if (!own_process())
+    fail(ErrorCode::kUnsupported,
+         "{} ({}) was opened before this process was forked, and works only in the process that opened it: "
+         "load "
+         "the model here on the CPU, or begin a new program instead of a fork",
+         name_, model_);
+}
 
 std::shared_ptr<Gpu> Gpu::open(const InstanceApi& instance, VkPhysicalDevice physical, std::string name) {
   std::shared_ptr<Gpu> gpu(new Gpu);
@@ -166,6 +183,7 @@ Gpu::~Gpu() {
 }
 
 uint64_t Gpu::free_bytes() const noexcept {
+  if (!own_process()) return 0;
   VkPhysicalDeviceMemoryBudgetPropertiesEXT budget{};
   budget.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT;
   VkPhysicalDeviceMemoryProperties2 memory{};
@@ -178,6 +196,7 @@ uint64_t Gpu::free_bytes() const noexcept {
 }
 
 Piece Gpu::take(uint64_t bytes, Place place) {
+  expect_own_process();
   const Piece piece = memory_->take(bytes, place);
   if (piece.block == nullptr)
     fail(ErrorCode::kOutOfMemory, "{} ({}): no {} MiB of memory: {} MiB are free", name_, model_,
@@ -186,6 +205,7 @@ Piece Gpu::take(uint64_t bytes, Place place) {
 }
 
 void Gpu::give_back(const Piece& piece) noexcept {
+  if (!own_process()) return;
   flush_all();
   try {
     uint64_t last = 0;
@@ -238,6 +258,7 @@ VkPipeline Gpu::pipeline(Shader shader, const Constants& constants) {
 }
 
 uint64_t Gpu::submit(VkCommandBuffer commands) {
+  expect_own_process();
   const std::scoped_lock lock(queue_mutex_);
   const uint64_t number = submitted_ + 1;
   VkTimelineSemaphoreSubmitInfo timeline{};
@@ -258,6 +279,7 @@ uint64_t Gpu::submit(VkCommandBuffer commands) {
 }
 
 void Gpu::wait(uint64_t number) {
+  expect_own_process();
   VkSemaphoreWaitInfo info{};
   info.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO;
   info.semaphoreCount = 1;
@@ -268,6 +290,7 @@ void Gpu::wait(uint64_t number) {
 }
 
 void Gpu::upload(Address to, std::span<const std::byte> bytes) {
+  expect_own_process();
   const std::scoped_lock lock(uploads_mutex_);
   if (!uploads_) uploads_ = std::make_unique<Uploads>(shared_from_this());
   while (!bytes.empty()) {
@@ -282,6 +305,7 @@ void Gpu::upload(Address to, std::span<const std::byte> bytes) {
 }
 
 void Gpu::copy(Address to, Address from, uint64_t bytes) {
+  expect_own_process();
   flush_all();  // what writes or reads the pages may not have been handed over
   const std::scoped_lock lock(uploads_mutex_);
   if (!uploads_) uploads_ = std::make_unique<Uploads>(shared_from_this());

@@ -2,6 +2,8 @@
 #ifndef NFLOAT_ENGINE_VULKAN_GPU_H_
 #define NFLOAT_ENGINE_VULKAN_GPU_H_
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -21,7 +23,8 @@ class Recorder;
 
 // One device of Vulkan with its queue. Needs Vulkan 1.2 with buffer device addresses: shaders get pointers,
 // there are no descriptors and no limit on the size of a buffer but the memory. For use by any number of
-// threads.
+// threads of the process that opened it: a driver's threads and queues do not come along with fork(), and a
+// child would wait for ever. There what can fail throws kUnsupported, and nothing is given back.
 class Gpu : public std::enable_shared_from_this<Gpu> {
  public:
   // Null where it lacks what the engine needs.
@@ -36,6 +39,9 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   uint32_t subgroup() const noexcept { return subgroup_; }      // invocations, as reported
   uint64_t most_allocation() const noexcept { return most_allocation_; }
   uint64_t free_bytes() const noexcept;
+
+  bool own_process() const noexcept;
+  void expect_own_process() const;
 
   // Throws kOutOfMemory with the numbers.
   Piece take(uint64_t bytes, Place place);
@@ -62,7 +68,7 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
 
  private:
   struct Uploads;
-  Gpu() = default;
+  Gpu() noexcept;
   bool look(const InstanceApi& instance);
   bool make_device(const InstanceApi& instance);
   bool choose_memory(const InstanceApi& instance);
@@ -70,6 +76,7 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   void flush_all() noexcept;
 
   const InstanceApi* instance_ = nullptr;
+  const pid_t process_;
   VkPhysicalDevice physical_ = VK_NULL_HANDLE;
   VkDevice device_ = VK_NULL_HANDLE;
   VkQueue queue_ = VK_NULL_HANDLE;

@@ -14,6 +14,7 @@ constexpr uint64_t kChunkBytes = 65536;  // of parameters
 }  // namespace
 
 Recorder::Recorder(std::shared_ptr<Gpu> gpu) : gpu_(std::move(gpu)) {
+  gpu_->expect_own_process();
   VkCommandPoolCreateInfo info{};
   info.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO;
   info.flags = VK_COMMAND_POOL_CREATE_RESET_COMMAND_BUFFER_BIT;
@@ -25,6 +26,7 @@ Recorder::Recorder(std::shared_ptr<Gpu> gpu) : gpu_(std::move(gpu)) {
 }
 
 Recorder::~Recorder() {
+  if (!gpu_->own_process()) return;
   try {
     finish();
   } catch (const std::exception&) {  // a device that failed runs nothing any more
@@ -79,6 +81,7 @@ void Recorder::barrier(VkPipelineStageFlags to, VkAccessFlags access) noexcept {
 
 void Recorder::dispatch(Shader shader, const Constants& constants, const void* arguments, uint32_t bytes,
                         Groups groups, bool together) {
+  gpu_->expect_own_process();
   if (last_.pipeline == VK_NULL_HANDLE || last_.shader != shader || last_.constants != constants)
     last_ = {shader, constants, gpu_->pipeline(shader, constants)};
   bool full = false;
@@ -117,6 +120,7 @@ void Recorder::flush() noexcept {
 }
 
 void Recorder::finish() {
+  gpu_->expect_own_process();
   flush();
   gpu_->wait(number_);
   if (failed_)

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the steps of the other files do not reach on a device of Vulkan: matrices in parts, every storage and
 // odd block against the CPU's own decoding, pages copied while steps wait, memory given back.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <functional>
 #include <tuple>
 
@@ -317,6 +320,57 @@ TEST_F(Vulkan, MemoryIsGivenBackAndUsedAgain) {
     }
   }
   for (size_t i = 0; i < all.size(); ++i) check(i);
+}
+
+// A child of fork() has neither the driver's threads nor its queues: every call says so, and nothing waits.
+TEST_F(Vulkan, AChildProcessIsRefused) {
+  const std::unique_ptr<LayerEngine> engine = device_->engine();
+  Table x(*engine, 2, 8);
+  x.fill(random(16));
+  std::shared_ptr<std::byte> kept = device_->page(4096);
+  std::unique_ptr<LayerEngine> own = device_->engine();
+  const BufferRows rows{own->make(32), 0, 8}, other = rows.from(2);
+  own->copy(rows, other, 2, 8);  // recorded, not handed over
+  const std::vector<std::function<void()>> calls{
+      [&] { find_device("vulkan"); },
+      [&] { device_->engine(); },
+      [&] { device_->page(64); },
+      [&] { device_->copy_page(kept.get(), kept.get() + 64, 64); },
+      [&] {
+        Constant constant(std::vector<float>{1, 2});
+        device_->place(constant);
+      },
+      [&] { device_->matrix(coded(4, 64, 64, false).source, 1); },
+      [&] { x.values(); },
+      [&] { own->copy(rows, other, 2, 8); },
+      [&] { own->read(rows, 1, 8); },
+      [&] { own->finite(rows, 1, 8); },
+      [&] { own->make(100); },
+  };
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    ::alarm(60);  // ends a child that waits
+    int status = find_device("cpu")->name() == "cpu" && devices().size() > 1 ? 0 : 100;
+    for (size_t i = 0; i < calls.size() && status == 0; ++i) {
+      status = static_cast<int>(i) + 1;
+      try {
+        calls[i]();
+      } catch (const Error& error) {
+        const std::string text = error.what();
+        if (error.code() == ErrorCode::kUnsupported && text.find("was forked") != std::string::npos)
+          status = 0;
+      }
+    }
+    kept.reset();
+    own.reset();
+    ::_exit(status);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << "the child was ended by signal " << WTERMSIG(status);
+  EXPECT_EQ(WEXITSTATUS(status), 0) << "this call was not refused";
+  EXPECT_EQ(x.values().size(), 16u);  // the parent goes on
 }
 
 TEST_F(Vulkan, MoreThanThereIsNamesTheNumbers) {
