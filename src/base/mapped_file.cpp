@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -61,6 +62,19 @@ void forget(const std::byte* data) noexcept {
   }
 }
 
+// Files are mapped whole and read as they are needed: a limit on addresses counts them, though not on memory.
+[[noreturn]] void fail_to_map(const std::string& path, size_t size, int error) {
+  rlimit limit{};
+  if (error == ENOMEM && ::getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+    fail(ErrorCode::kOutOfMemory,
+         "{}: cannot map its {} MiB: this process may use {} MiB of addresses (ulimit -v), which count files "
+         "that "
+         "are mapped and take no memory; limit memory by a control group instead (systemd-run --scope -p "
+         "MemoryMax=...), or raise that limit",
+         path, size >> 20, limit.rlim_cur >> 20);
+  fail(ErrorCode::kIo, "{}: cannot map: {}", path, std::strerror(error));
+}
+
 }  // namespace
 
 const char* mapped_file_at(const void* address) noexcept {
@@ -93,7 +107,7 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
     void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, fd, 0);
     const int error = errno;
     ::close(fd);
-    if (mapped == MAP_FAILED) fail(ErrorCode::kIo, "{}: cannot map: {}", path, std::strerror(error));
+    if (mapped == MAP_FAILED) fail_to_map(path, size_, error);
     data_ = static_cast<const std::byte*>(mapped);
     remember(data_, size_, path_);
   } else {

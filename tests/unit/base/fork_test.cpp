@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -7,9 +8,12 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <string>
 #include <thread>
 
+#include "base/mapped_file.h"
 #include "base/parallel.h"
+#include "nfloat/error.h"
 
 #if defined(__has_feature)
 #define NFLOAT_TEST_HAS(feature) __has_feature(feature)
@@ -109,6 +113,35 @@ TEST(Fork, LoopsRunWhereTheSystemRefusesThreads) {
               return 0;
             }),
             0);
+}
+
+// A limit on addresses counts mapped files: what to do instead is said.
+TEST(Fork, AFileThatTheLimitOnAddressesKeepsOutNamesTheLimit) {
+  if (kAddressSanitizer || kThreadSanitizer)
+    GTEST_SKIP() << "sanitizers take more addresses than a limit lets";
+  const std::string path = ::testing::TempDir() + "/mapped." + std::to_string(::getpid());
+  const int fd = ::open(path.c_str(), O_CREAT | O_WRONLY, 0600);
+  ASSERT_GE(fd, 0);
+  const bool sparse = ::ftruncate(fd, off_t{1} << 36) == 0;
+  ::close(fd);
+  if (sparse)
+    EXPECT_EQ(exit_code_of_child([&] {
+                const rlimit limit{rlim_t{1} << 35, rlim_t{1} << 35};
+                ::setrlimit(RLIMIT_AS, &limit);
+                try {
+                  const MappedFile file(path);
+                  return 1;
+                } catch (const Error& error) {
+                  const std::string text = error.what();
+                  for (const std::string& word : {path, std::string("ulimit -v"), std::string("65536 MiB"),
+                                                  std::string("32768 MiB"), std::string("MemoryMax")})
+                    if (text.find(word) == std::string::npos) return 2;
+                  return error.code() == ErrorCode::kOutOfMemory ? 0 : 3;
+                }
+              }),
+              0);
+  ::unlink(path.c_str());
+  if (!sparse) GTEST_SKIP() << "no sparse file of 64 GiB here";
 }
 
 }  // namespace
