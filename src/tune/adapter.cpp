@@ -71,7 +71,9 @@ const LinearGroup& group_at(const LayerWeights& layer, Place place) noexcept {
 std::vector<LinearModule> linear_modules(const Model::State& model) {
   if (model.streamed())
     fail(ErrorCode::kUnsupported,
-         "a model whose layers are streamed is not trained: every step needs them all");
+         "an adapter beside the weights needs layers that stay in memory, and this model's are read from the "
+         "file (--stream-layers, or there is too little memory): write the merged model with nfloat convert "
+         "MODEL OUT --lora ADAPTER, and stream OUT");
   return linear_modules(model.config);
 }
 
@@ -279,7 +281,9 @@ int64_t Adapter::parameters() const noexcept {
 Adapter make_adapter(const Model::State& model, const TrainOptions& options) {
   Adapter adapter;
   uint64_t number = 0;
-  linear_modules(model);  // refuses what is streamed
+  if (model.streamed())
+    fail(ErrorCode::kUnsupported,
+         "a model whose layers are streamed is not trained: every step needs them all");
   for (LinearModule& module : chosen_modules(model.config, options)) {
     const int64_t rank = rank_of(module, options);
     const double alpha = by_pattern(options.alpha_pattern, module.name, options.alpha);

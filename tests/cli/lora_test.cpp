@@ -315,5 +315,12 @@ TEST_F(Lora, BadAdaptersAreNamed) {
                    {"empty", "adapter_config.json"});
 }
 
+TEST_F(Lora, StreamedLayersSayWhatToDo) {
+  write_file(path("text"), std::string(200, 'a'));
+  expect_complaint(nfloat({"perplexity", model(), "--text", path("text"), "--context", "16",
+                           "--stream-layers", "--lora", adapter(pair())}),
+                   {"layers that stay in memory", "nfloat convert MODEL OUT --lora ADAPTER"});
+}
+
 }  // namespace
 }  // namespace nfloat::cli_test
