@@ -124,7 +124,7 @@ TEST(Fork, AFileThatTheLimitOnAddressesKeepsOutNamesTheLimit) {
   ASSERT_GE(fd, 0);
   const bool sparse = ::ftruncate(fd, off_t{1} << 36) == 0;
   ::close(fd);
-  if (sparse)
+  if (sparse) {
     EXPECT_EQ(exit_code_of_child([&] {
                 const rlimit limit{rlim_t{1} << 35, rlim_t{1} << 35};
                 ::setrlimit(RLIMIT_AS, &limit);
@@ -140,6 +140,7 @@ TEST(Fork, AFileThatTheLimitOnAddressesKeepsOutNamesTheLimit) {
                 }
               }),
               0);
+  }
   ::unlink(path.c_str());
   if (!sparse) GTEST_SKIP() << "no sparse file of 64 GiB here";
 }
