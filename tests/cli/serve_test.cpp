@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <filesystem>
+
 #include "cli/process.h"
 
 namespace nfloat::cli_test {
@@ -42,6 +44,7 @@ TEST_F(Serve, WhatCannotBeServedIsNamed) {
 
 TEST_F(Serve, OptionsAreRefusedBeforeItListens) {
   write_file(path("bad.jinja"), "{% if %}");
+  std::filesystem::create_directories(path("lora"));
   write_file(path("lora/adapter_config.json"), "{}");
   const auto refused = [&](const std::vector<std::string>& options, const std::vector<std::string>& words) {
     std::vector<std::string> all{"serve", model(), "--port", "0", "--model-name", "base"};
