@@ -3,6 +3,8 @@
 import ctypes
 import json
 import pathlib
+import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -17,20 +19,32 @@ BUILD = pathlib.Path(sys.argv[1])
 TINY = "models/nfloat-tiny"
 
 
-def best(call, number, repeat=7):
+def user_seconds():
+    """Of all threads of this process, as user: what else runs on the machine costs none. Memory that the system fills
+    with zeros is in `processor_seconds` only."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_utime
+
+
+def processor_seconds():
+    """As user and in the system, of all threads."""
+    return time.process_time()
+
+
+def median(call, number, repeat=9):
     """Seconds of the processor a call."""
-    return min(timeit.repeat(call, number=number, repeat=repeat, timer=time.process_time)) / number
+    return statistics.median(timeit.repeat(call, number=number, repeat=repeat, timer=user_seconds)) / number
 
 
-def alternating(calls, rounds):
-    """The least seconds of each, taken in turn: what else runs on the machine meets all of them."""
-    least = [float("inf")] * len(calls)
+def alternating(calls, rounds, number=1, clock=user_seconds):
+    """The median seconds of each, taken in turn, `number` calls a turn: what else runs on the machine meets all of them."""
+    taken = [[] for _ in calls]
     for _ in range(rounds):
-        for i, call in enumerate(calls):
-            begin = time.perf_counter()
-            call()
-            least[i] = min(least[i], time.perf_counter() - begin)
-    return least
+        for call, seconds in zip(calls, taken):
+            begin = clock()
+            for _ in range(number):
+                call()
+            seconds.append((clock() - begin) / number)
+    return [statistics.median(seconds) for seconds in taken]
 
 
 def small_calls():
@@ -44,11 +58,11 @@ def small_calls():
 
     matrix = nfloat.PackedMatrix.pack(nfloat.quantize_blockwise(np.ones((64, 64), np.float32)))
     y = np.empty(64, np.float32)
-    print(f"a call that does nothing           {best(_core.nothing, 200000) * 1e9:7.0f} ns")
-    print(f"64 weights into arrays, core       {best(core, 20000) * 1e9:7.0f} ns")
-    print(f"64 weights, quantize_blockwise     {best(lambda: nfloat.quantize_blockwise(weights), 10000) * 1e6:7.2f} us")
-    print(f"64 weights, into `out`             {best(lambda: nfloat.quantize_blockwise(weights, out=tensor), 10000) * 1e6:7.2f} us")
-    print(f"linear 64 x 64, one row, into out  {best(lambda: nfloat.linear(matrix, weights, out=y, dtype='float32'), 10000) * 1e6:7.2f} us")
+    print(f"a call that does nothing           {median(_core.nothing, 200000) * 1e9:7.0f} ns")
+    print(f"64 weights into arrays, core       {median(core, 20000) * 1e9:7.0f} ns")
+    print(f"64 weights, quantize_blockwise     {median(lambda: nfloat.quantize_blockwise(weights), 10000) * 1e6:7.2f} us")
+    print(f"64 weights, into `out`             {median(lambda: nfloat.quantize_blockwise(weights, out=tensor), 10000) * 1e6:7.2f} us")
+    print(f"linear 64 x 64, one row, into out  {median(lambda: nfloat.linear(matrix, weights, out=y, dtype='float32'), 10000) * 1e6:7.2f} us")
 
 
 class Tensor(ctypes.Structure):
@@ -75,31 +89,37 @@ def large_tensor():
         )  # fmt: skip
         assert status == 0
 
-    base, into, returned = alternating(
-        [own, lambda: nfloat.quantize_blockwise(weights, out=out), lambda: nfloat.quantize_blockwise(weights)], 30
-    )
+    calls = [own, lambda: nfloat.quantize_blockwise(weights, out=out), lambda: nfloat.quantize_blockwise(weights)]
+    for name, clock in (("user", user_seconds), ("user and system", processor_seconds)):
+        base, into, returned = alternating(calls, 25, 10, clock)
+        print(
+            f"4096 x 4096, {name}: library {base * 1e3:.2f} ms; time of Python into out {into / base:.1%} of it, returned "
+            f"{returned / base:.1%}"
+        )
     assert codes.tobytes() == out.codes.tobytes()
-    rate = weights.size / 1e9
-    print(f"4096 x 4096: library {rate / base:.2f} Gw/s; Python into out {base / into:.1%}, returned {base / returned:.1%}")
 
 
 def generation():
+    """Of 300 tokens: what 400 take more than 100, so that neither loading nor the start of a process counts."""
     model = nfloat.Model.load(TINY, quantize="nf4")
-    ratios, rates = [], []
-    for _ in range(7):
-        tool = json.loads(
-            subprocess.run(
-                [BUILD / "bin/nfloat", "generate", TINY, "--quantize", "nf4", "--precision", "bf16", "-p", "Once", "-n",
-                 "400", "--temperature", "0", "--ignore-eos", "--json"], capture_output=True, check=True,
-            ).stdout
+
+    def tool(tokens):
+        begin = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+        subprocess.run(
+            [BUILD / "bin/nfloat", "generate", TINY, "--quantize", "nf4", "--precision", "bf16", "-p", "Once", "-n",
+             str(tokens), "--temperature", "0", "--ignore-eos", "--json"], capture_output=True, check=True,
         )  # fmt: skip
-        begin = None
-        for count, _ in enumerate(model.generate("Once", max_tokens=400, temperature=0, ignore_end=True)):
-            begin = begin or time.perf_counter()
-        ours = count / (time.perf_counter() - begin)
-        rates.append((ours, (len(tool["tokens"]) - 1) / tool["decode_seconds"]))
-    ours, theirs = max(r[0] for r in rates), max(r[1] for r in rates)
-    print(f"generation: Python {ours:.0f} tokens/s, command line {theirs:.0f}: {ours / theirs:.1%}")
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - begin
+
+    def ours(tokens):
+        begin = user_seconds()
+        made = sum(1 for _ in model.generate("Once", max_tokens=tokens, temperature=0, ignore_end=True))
+        assert made >= tokens
+        return user_seconds() - begin
+
+    taken = [[function(400) - function(100) for function in (ours, tool)] for _ in range(15)]
+    here, there = (300 / statistics.median(seconds) for seconds in zip(*taken))
+    print(f"generation: Python {here:.0f} tokens a second, command line {there:.0f}: {here / there:.1%}")
 
 
 def layers():
@@ -111,30 +131,34 @@ def layers():
         print("torch is not installed")
         return
     torch.set_num_threads(nfloat.threads())
-    layer = nfloat.torch.Linear4bit(4096, 4096, bias=False)
-    for rows in (1, 64):
+    for rows, nested in ((1, False), (1, True), (64, False), (64, True)):
+        layer = nfloat.torch.Linear4bit(4096, 4096, bias=False, compress_statistics=nested)
         x = torch.randn(rows, 4096)
         z = x.clone().requires_grad_(True)
         dy = torch.randn(rows, 4096)
         y = layer(z)
         packed, numpy_x, out = layer.matrix, x.numpy(), np.empty((rows, 4096), np.float32)
-        with torch.no_grad():
-            forward, core, decoded = alternating(
-                [
-                    lambda: layer(x),
-                    lambda: nfloat.linear(packed, numpy_x, out=out),
-                    lambda: torch.nn.functional.linear(x, layer.dequantize(torch.float32)),
-                ],
-                10,
-            )
-        (backward,) = alternating([lambda: y.backward(dy, retain_graph=True)], 10)
+        number = 100 if rows == 1 else 1
+
+        def forward_only():
+            with torch.no_grad():
+                layer(x)
+
+        def in_torch():
+            with torch.no_grad():
+                torch.nn.functional.linear(x, layer.dequantize(torch.float32))
+
+        forward, core, backward = alternating(
+            [forward_only, lambda: nfloat.linear(packed, numpy_x, out=out), lambda: y.backward(dy, retain_graph=True)], 9, number
+        )
+        (decoded,) = alternating([in_torch], 3)
         print(
-            f"Linear4bit 4096 x 4096, {rows:2} rows: forward {forward * 1e3:.2f} ms (nfloat.linear {core * 1e3:.2f}), backward "
+            f"Linear4bit 4096 x 4096, {8 if nested else 32}-bit scales, {rows:2} rows: forward {forward * 1e3:.2f} ms (nfloat.linear {core * 1e3:.2f}), backward "
             f"{backward / forward:.2f} of it; dequantize and multiply in torch {decoded * 1e3:.1f} ms"
         )
 
 
-print(f"nfloat {nfloat.version()}, {nfloat.target()}, {nfloat.threads()} threads")
+print(f"nfloat {nfloat.version()}, {nfloat.target()}, {nfloat.threads()} threads; seconds of the processor as user, medians")
 small_calls()
 large_tensor()
 generation()

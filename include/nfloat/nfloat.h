@@ -80,6 +80,7 @@ NFLOAT_API void nfloat_control_reset(nfloat_control* control);
 // Calls `function`. Whatever this thread calls in it and takes no control (quantize, dequantize, convert
 // elements, pack, products, encode, decode, save tensors, analyze) ends with NFLOAT_INTERRUPTED some
 // milliseconds after `control` is cancelled; memory that such a call was to write is then written in part.
+// Where one is inside another, the inner control counts.
 NFLOAT_API void nfloat_control_call(nfloat_control* control, void (*function)(void* user), void* user);
 // In the unit that the call names; total 0: not known yet. done or total may be null.
 NFLOAT_API void nfloat_control_progress(const nfloat_control* control, uint64_t* done, uint64_t* total);

@@ -121,6 +121,8 @@ def linear(
     given, said = array_in(x)
     shape = given.shape if isinstance(given, np.ndarray) else _core.describe_array(given, said)[1]
     y, name = _result(tuple(shape[:-1]), matrix._rows, dtype, out)
+    if bias is not None:
+        bias, _ = array_in(bias)
     _core.linear(matrix._handle, given, said, bias, precision, name, y, thread_count(threads))
     return cast("npt.NDArray[Any]", y)
 

@@ -134,7 +134,8 @@ class QuantizedTensor:
 
     def _scale_floats(self) -> npt.NDArray[np.float32]:
         if self._nested is None:
-            assert self._scales is not None
+            if self._scales is None:
+                raise InvalidArgumentError("the tensor has neither scales nor nested scales")
             return self._scales
         output = np.empty(len(self._nested.codes), np.float32)
         _core.dequantize_scales(
@@ -156,8 +157,7 @@ class QuantizedTensor:
         nested = self._nested
         state: dict[str, npt.NDArray[Any]] = {name: self.codes.reshape(-1, 1)}
         if nested is None:
-            assert self._scales is not None
-            state[f"{name}.absmax"] = frozen(self._scales)
+            state[f"{name}.absmax"] = frozen(self._scale_floats())
         else:
             state[f"{name}.absmax"] = frozen(nested.codes)
         state[f"{name}.quant_map"] = self._codebook.levels
@@ -292,8 +292,8 @@ def quantize_blockwise(
     `weights`: anything with the buffer protocol or DLPack on the CPU; contiguous memory is not copied. bfloat16 comes
     from torch or ml_dtypes, or as uint16 with `dtype="bfloat16"`. `scale`: "absmax" gives bitsandbytes' bytes,
     "search" and "signed" the scales of least squared error. `double_quantization`: scales in 8 bits. `out`: a tensor of
-    the same shape, block size and kind, whose memory is written instead of new one. Raises NotFiniteError naming the
-    first bad index unless `allow_nonfinite`, InvalidArgumentError, TypeError.
+    the same shape, block size and kind, whose memory is written instead of new one; a call that fails may have written
+    part of it. Raises NotFiniteError naming the first bad index unless `allow_nonfinite`, InvalidArgumentError, TypeError.
 
     >>> import numpy as np
     >>> tensor = quantize_blockwise(np.ones((2, 64), np.float32), "nf4", double_quantization=True)
@@ -332,6 +332,8 @@ def quantize_blockwise(
     )
     out._codebook, out._dtype = book, kind
     if nested is not None:
+        # A tensor that came from elsewhere may have had another table of scales.
+        out._map, out._nested_block = None, _NESTED_BLOCK
         out._nested = NestedScales(nested.codes, nested.absmax, offset)
     return out
 

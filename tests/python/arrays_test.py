@@ -65,6 +65,20 @@ class Arrays(unittest.TestCase):
         with self.assertRaises(ValueError):
             tensor.codes[0] = 1
 
+    def test_out_forgets_the_table_of_scales_that_it_came_with(self):
+        first = nfloat.quantize_blockwise(pattern(64, 80), double_quantization=True)
+        state = {key: np.array(values) for key, values in first.to_state_dict().items()}
+        state["weight.nested_quant_map"] = np.linspace(-1, 1, 256, dtype=np.float32)
+        out = nfloat.QuantizedTensor.from_state_dict(state)
+        weights = pattern(64, 80, seed=2)
+        wanted = nfloat.quantize_blockwise(weights, double_quantization=True)
+        self.assertFalse(np.array_equal(nfloat.dequantize_blockwise(out), nfloat.dequantize_blockwise(first)))
+        given = nfloat.quantize_blockwise(weights, double_quantization=True, out=out)
+        self.assertIs(given, out)
+        for key, values in wanted.to_state_dict().items():
+            self.assertEqual(given.to_state_dict()[key].tobytes(), values.tobytes(), key)
+        np.testing.assert_array_equal(nfloat.dequantize_blockwise(given), nfloat.dequantize_blockwise(wanted))
+
     def test_every_kind_of_memory_gives_the_same(self):
         weights = pattern(33, 96)
         wanted = nfloat.quantize_blockwise(weights)
@@ -204,6 +218,8 @@ class Products(unittest.TestCase):
                 dx = nfloat.linear_transposed(matrix, dy, precision=precision)
                 size = np.abs(dy).astype(np.float64) @ np.abs(values)
                 self.assertLess((np.abs(dx - dy @ values) / size).max(), max(bound, 1e-6) if precision == "f32" else 8e-3)
+            spread = np.repeat(bias, 2)[::2]
+            self.assertEqual(nfloat.linear(matrix, x, spread).tobytes(), nfloat.linear(matrix, x, bias).tobytes())
             out = np.empty((3, 5, rows), np.float32)
             self.assertIs(nfloat.linear(matrix, x, out=out), out)
             self.assertEqual(nfloat.linear(matrix, np.empty((0, cols), np.float32)).shape, (0, rows))
@@ -216,6 +232,7 @@ class Products(unittest.TestCase):
 
     def test_refused(self):
         matrix = nfloat.PackedMatrix.pack(nfloat.quantize_blockwise(pattern(8, 64)))
+        bare = nfloat.QuantizedTensor(nfloat.make_codebook("nf4"), "float32", (2, 64), 64, np.zeros(64, np.uint8), None)
         for call in (
             lambda: nfloat.linear(matrix, pattern(3, 63)),
             lambda: nfloat.linear(matrix, pattern(3, 64), np.zeros(7, np.float32)),
@@ -224,6 +241,8 @@ class Products(unittest.TestCase):
             lambda: nfloat.linear_transposed(matrix, pattern(3, 64)),
             lambda: nfloat.PackedMatrix.pack(nfloat.quantize_blockwise(pattern(64))),
             lambda: matrix.dequantize_row(8),
+            lambda: nfloat.dequantize_blockwise(bare),
+            lambda: nfloat.PackedMatrix.pack(bare),
         ):
             with self.assertRaises(nfloat.InvalidArgumentError):
                 call()

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import unittest
 
-from support import ROOT, TINY
+from support import PYTHON_ENVIRONMENT, ROOT, TINY
 
 try:
     import torch  # noqa: F401
@@ -40,7 +40,10 @@ class Documentation(unittest.TestCase):
         for file in files:
             with self.subTest(file=file.name):
                 done = subprocess.run(
-                    [sys.executable, "-W", "error::ResourceWarning", file, "nfloat-tiny"], capture_output=True, text=True
+                    [sys.executable, "-W", "error::ResourceWarning", file, "nfloat-tiny"],
+                    capture_output=True,
+                    text=True,
+                    env=PYTHON_ENVIRONMENT,
                 )
                 if done.returncode == 77:
                     print(f"{file.name}: skipped, {done.stdout.strip()}")

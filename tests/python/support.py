@@ -12,7 +12,10 @@ TINY = ROOT / "models" / "nfloat-tiny"
 GOLDEN = ROOT / "tests" / "golden" / "bitsandbytes"
 
 # The address sanitizer comes into Debian's python3 by LD_PRELOAD, and must not into programs that it starts.
-SANITIZED = "asan" in os.environ.pop("LD_PRELOAD", "")
+_preload = os.environ.pop("LD_PRELOAD", "")
+SANITIZED = "asan" in _preload
+# What a Python that imports the package starts with.
+PYTHON_ENVIRONMENT = {**os.environ, "LD_PRELOAD": _preload} if SANITIZED else dict(os.environ)
 
 TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U8": np.uint8, "I64": np.int64, "I32": np.int32}
 
