@@ -191,6 +191,10 @@ void PartialFolder::seal(const std::string& shard, const std::string& written) c
   write_file_atomically(sum_path(shard), fmt::format("{:016x}\n", checksum_of_file(written)));
 }
 
+bool PartialFolder::is_sealed(const std::string& shard) const {
+  return fs::exists(sum_path(shard));
+}
+
 bool PartialFolder::is_intact(const std::string& shard, const std::function<bool()>& cancelled) const {
   constexpr size_t kMostSum = 64;
   const std::string there = beginning_of(sum_path(shard), kMostSum);

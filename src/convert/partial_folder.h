@@ -45,6 +45,7 @@ class PartialFolder {
   const std::string& files() const noexcept { return files_; }
   // Before a shard gets its name: notes the checksum of its bytes, which are in the file `written` meanwhile.
   void seal(const std::string& shard, const std::string& written) const;
+  bool is_sealed(const std::string& shard) const;
   // Whether a shard still has the bytes that it was sealed with. Reads all of it.
   bool is_intact(const std::string& shard, const std::function<bool()>& cancelled) const;
   // Removes what a run that died left beside the shards.
