@@ -286,7 +286,8 @@ TEST_F(RanksCli, QuantizeTheBytesOfOneProcess) {
 // Of two processors each rank takes one, whether mpirun has bound it or not, and however many there are.
 TEST_F(RanksCli, ShareTheProcessorsThatTheyMayUse) {
   cpu_set_t all, two;
-  if (::sched_getaffinity(0, sizeof all, &all) != 0 || CPU_COUNT(&all) < 2) GTEST_SKIP() << "one processor";
+  if (::sched_getaffinity(0, sizeof all, &all) != 0 || CPU_COUNT(&all) < 2)
+    GTEST_SKIP() << "needs two processors, of which each rank may take one";
   CPU_ZERO(&two);
   for (size_t i = 0; CPU_COUNT(&two) < 2; ++i)
     if (CPU_ISSET(i, &all)) CPU_SET(i, &two);

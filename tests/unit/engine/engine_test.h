@@ -75,7 +75,7 @@ class EngineTest : public ::testing::TestWithParam<size_t> {
  protected:
   void SetUp() override {
     if (std::getenv("NFLOAT_TARGET") != nullptr && kernels::forced_target_error() != nullptr)
-      GTEST_SKIP() << "this machine cannot run this target";
+      GTEST_SKIP() << "needs a processor that can run the target NFLOAT_TARGET names";
     device_ = devices()[GetParam()];
     engine_ = device_->engine();
     engine_->use_threads(3);

@@ -112,7 +112,7 @@ class LinearTest : public ::testing::Test {
     const char* wanted = std::getenv("NFLOAT_TARGET");
     if (wanted != nullptr && kernels::forced_target_error() != nullptr) {
       std::puts("cannot run this target");
-      GTEST_SKIP() << "this machine cannot run " << wanted;
+      GTEST_SKIP() << "needs a processor that can run the target " << wanted;
     }
   }
 };

@@ -161,7 +161,7 @@ void expect_few_rows(const PackedMatrix& matrix, const Case& c) {
 }
 
 TEST(MultiplyTransposed, PackedMatricesAgreeWithDoublePrecision) {
-  if (target_is_missing()) GTEST_SKIP() << "cannot run this target";
+  if (target_is_missing()) GTEST_SKIP() << "needs a processor that can run the target NFLOAT_TARGET names";
   for (const Case& c : kCases)
     for (const bool nested : {false, true}) {
       const std::vector<float> weights = gaussian(c.n * c.k, 9);
@@ -191,7 +191,7 @@ TEST(MultiplyTransposed, PackedMatricesAgreeWithDoublePrecision) {
 }
 
 TEST(MultiplyTransposed, DenseMatricesAgreeWithDoublePrecision) {
-  if (target_is_missing()) GTEST_SKIP() << "cannot run this target";
+  if (target_is_missing()) GTEST_SKIP() << "needs a processor that can run the target NFLOAT_TARGET names";
   using Storage = DenseMatrix::Storage;
   for (const Case& c : kCases)
     for (const Storage storage : {Storage::kF32, Storage::kF16, Storage::kBF16, Storage::kInt8}) {

@@ -29,7 +29,7 @@ std::string failure_of(const std::function<void()>& call, ErrorCode code) {
 // Ranks are joined once. Rank 1 does not answer. Rank 0 waits once, not again for what follows nor at the
 // end.
 TEST(OpenMpi, AfterAMissedDeadlineNothingWaits) {
-  if (rank_place().count != 2) GTEST_SKIP() << "for two ranks of mpirun";
+  if (rank_place().count != 2) GTEST_SKIP() << "needs two ranks, started by mpirun -n 2";
   constexpr double kTimeout = 2;
   std::shared_ptr<Ranks> ranks = join_ranks(kTimeout);
   failure_of([] { join_ranks(); }, ErrorCode::kUnsupported);
