@@ -10,8 +10,8 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <vector>
 
+#include "base/checksum.h"
 #include "base/fail.h"
 #include "base/fnv.h"
 
@@ -49,40 +49,13 @@ class InputFile {
   const int fd_;
 };
 
-// Words in turn for each lane, so that none waits for another's product. A word that differs changes its
-// lane: each step is a permutation of it.
-constexpr size_t kLanes = 4;
-using Lanes = std::array<uint64_t, kLanes>;
-
-void take_in(Lanes& lanes, std::span<const std::byte> bytes) noexcept {
-  for (size_t at = 0; at < bytes.size(); at += kLanes * sizeof(uint64_t))
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      uint64_t word = 0;
-      std::memcpy(&word, bytes.data() + at + lane * sizeof word, sizeof word);
-      const uint64_t next = fnv_step(lanes[lane], word);
-      lanes[lane] = next ^ next >> 32;
-    }
-}
-
 }  // namespace
 
 std::string contents_fingerprint(const Checkpoint& input) {
-  constexpr size_t kChunk = size_t{1} << 20;  // whole rounds of the lanes
-  std::vector<std::byte> buffer(kChunk);
   uint64_t hash = fnv(input.text_file("config.json"));
   for (const std::string& path : input.files()) {
-    const InputFile file(path);
-    Lanes lanes{1, 2, 3, 4};
-    uint64_t size = 0;
-    while (true) {
-      const size_t count = file.read(size, buffer).size();
-      size += count;
-      std::fill(buffer.begin() + static_cast<std::ptrdiff_t>(count), buffer.end(), std::byte{0});
-      take_in(lanes, buffer);
-      if (count < buffer.size()) break;
-    }
-    hash = fnv_step(hash, size);
-    for (const uint64_t lane : lanes) hash = fnv(fmt::format("{:016x}", lane), hash);
+    hash = fnv_step(hash, InputFile(path).size());
+    hash = fnv(fmt::format("{:016x}", checksum_of_file(path)), hash);
   }
   return fmt::format("{:016x}", hash);
 }

@@ -12,8 +12,8 @@ namespace nfloat {
 // of 4 KiB of each file, its beginning and its end among them. Throws kIo.
 std::string files_fingerprint(const Checkpoint& checkpoint);
 
-// Tells what is in them apart, whatever the files are called: by config.json and every byte. Reads at the
-// rate of the disk or of memory. Throws kIo.
+// Tells what is in them apart, whatever the files are called: by config.json and every byte. Reads all of
+// them (base/checksum.h). Throws kIo.
 std::string contents_fingerprint(const Checkpoint& checkpoint);
 
 }  // namespace nfloat
