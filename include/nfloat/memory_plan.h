@@ -29,6 +29,7 @@ struct MemoryPlanRow {
 };
 
 // One row a format, widest first. `memory_bytes` 0: no limit, largest_context stays 0. KV cache in f16.
+// Throws kInvalidArgument for a context of no tokens, or more than 2^40.
 NFLOAT_API std::vector<MemoryPlanRow> plan_memory(const ModelSize& model, uint64_t memory_bytes,
                                                   int64_t context);
 

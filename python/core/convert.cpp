@@ -178,13 +178,10 @@ Ref plan_memory(Args& args) {
   const std::string path = args.text();
   const uint64_t memory = args.natural();
   const int64_t context = args.integer();
-  constexpr int64_t kMost = int64_t{1} << 40;  // of which the bytes can be counted
-  if (context < 0 || context > kMost)
-    fail(ErrorCode::kInvalidArgument, "context is {}: 1 to {}, or 0 for the model's", context, kMost);
   const ModelSize model = measure_model(path);
   Json rows = Json::array();
   for (const MemoryPlanRow& row :
-       nfloat::plan_memory(model, memory, context > 0 ? context : planned_context(model)))
+       nfloat::plan_memory(model, memory, context != 0 ? context : planned_context(model)))
     rows.push_back({{"format", row.format},
                     {"bits_per_weight", row.bits_per_weight},
                     {"weight_bytes", row.weight_bytes},

@@ -155,11 +155,8 @@ nfloat_status nfloat_plan_memory(const char* path, uint64_t memory_bytes, int64_
                                  nfloat_buffer** json, nfloat_error** error) {
   return guard(error, [&] {
     needed_result(json, "json");
-    constexpr int64_t kMost = int64_t{1} << 40;  // of which the bytes can be counted
-    if (context < 0 || context > kMost)
-      fail(ErrorCode::kInvalidArgument, "context is {}: 1 to {}, or 0 for the model's", context, kMost);
     const nfloat::ModelSize model = nfloat::measure_model(nfloat::resolve_model_path(needed(path, "path")));
-    const int64_t planned = context > 0 ? context : nfloat::planned_context(model);
+    const int64_t planned = context != 0 ? context : nfloat::planned_context(model);
     *json = make_buffer(nfloat::memory_plan_json(model, nfloat::plan_memory(model, memory_bytes, planned),
                                                  memory_bytes, planned));
   });

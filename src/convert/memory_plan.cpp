@@ -17,7 +17,7 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr int64_t kPrefillTokens = 512;                // that the forward pass takes at once
-constexpr int64_t kLongestContext = int64_t{1} << 40;  // of a model that names no limit
+constexpr int64_t kLongestContext = int64_t{1} << 40;  // of which the bytes can be counted
 
 Json read_config(const std::string& path) {
   const MappedFile file(path);
@@ -89,6 +89,8 @@ ModelSize measure_model(const std::string& path) {
 }
 
 std::vector<MemoryPlanRow> plan_memory(const ModelSize& model, uint64_t memory_bytes, int64_t context) {
+  if (context < 1 || context > kLongestContext)
+    fail(ErrorCode::kInvalidArgument, "context is {}: 1 to {}", context, kLongestContext);
   struct Format {
     const char* name;
     double bits;

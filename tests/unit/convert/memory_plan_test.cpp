@@ -437,6 +437,8 @@ TEST_F(MemoryPlan, SaysWhatFits) {
   EXPECT_LT(rows.back().peak_bytes(), 15'000'000u);
   EXPECT_EQ(rows.back().largest_context, 512);
   for (size_t i = 1; i < rows.size(); ++i) EXPECT_LE(rows[i].weight_bytes, rows[i - 1].weight_bytes);
+  for (const int64_t none : {int64_t{0}, int64_t{-1}, INT64_MIN, (int64_t{1} << 40) + 1, INT64_MAX})
+    EXPECT_THROW(plan_memory(model, 0, none), Error) << none;
 }
 
 TEST_F(MemoryPlan, RefusesWhatItCannotKnow) {
