@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/vulkan/gpu.h"
 
+#include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <optional>
 
@@ -45,18 +47,22 @@ struct Gpu::Uploads {
   Recorder recorder;
 };
 
+// Kept: every dispatch asks for it, and getpid() is a call of the system.
+static std::atomic<pid_t> current_process{::getpid()};
+static const bool follows_forks =
+    ::pthread_atfork(nullptr, nullptr, [] { current_process = ::getpid(); }) == 0;
+
 Gpu::Gpu() noexcept : process_(::getpid()) {}
 
 bool Gpu::own_process() const noexcept {
-  return process_ == ::getpid();
+  return process_ == (follows_forks ? current_process.load(std::memory_order_relaxed) : ::getpid());
 }
 
 void Gpu::expect_own_process() const {
   if (!own_process())
     fail(ErrorCode::kUnsupported,
          "{} ({}) was opened before this process was forked, and works only in the process that opened it: "
-         "load "
-         "the model here on the CPU, or begin a new program instead of a fork",
+         "load the model here on the CPU, or begin a new program instead of a fork",
          name_, model_);
 }
 
