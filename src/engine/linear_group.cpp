@@ -2,7 +2,6 @@
 #include "engine/linear_group.h"
 
 #include <algorithm>
-
 #include <utility>
 
 #include "base/fail.h"
