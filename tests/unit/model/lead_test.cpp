@@ -31,20 +31,17 @@ template <typename Work>
 std::vector<std::string> led(int count, size_t models, const Work& work, double timeout = kRankTimeout) {
   const auto ranks = thread_ranks(count, timeout);
   std::vector<std::string> errors(static_cast<size_t>(count));
-  std::vector<std::thread> threads;
-  for (size_t rank = 0; rank < ranks.size(); ++rank)
-    threads.emplace_back([&, rank] {
-      LedModels own;
-      for (size_t i = 0; i < models; ++i) own.models.push_back(Model::load(kTiny, options_over(ranks[rank])));
-      try {
-        const bool leads = lead_ranks(own);
-        EXPECT_EQ(leads, rank == 0);
-        if (leads) work(std::move(own.models));
-      } catch (const Error& error) {
-        errors[rank] = error.what();
-      }
-    });
-  for (std::thread& thread : threads) thread.join();
+  on_each_rank(ranks.size(), [&](size_t rank) {
+    LedModels own;
+    for (size_t i = 0; i < models; ++i) own.models.push_back(Model::load(kTiny, options_over(ranks[rank])));
+    try {
+      const bool leads = lead_ranks(own);
+      EXPECT_EQ(leads, rank == 0);
+      if (leads) work(std::move(own.models));
+    } catch (const Error& error) {
+      errors[rank] = error.what();
+    }
+  });
   return errors;
 }
 

@@ -4,7 +4,6 @@
 
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "nfloat/model.h"
@@ -45,10 +44,8 @@ inline std::vector<Logits> logits_by_ranks(const std::string& folder, const std:
                                            const ModelOptions& options = {}) {
   const auto ranks = thread_ranks(static_cast<int>(shares.size()));
   std::vector<Logits> found(shares.size());
-  std::vector<std::thread> threads;
-  for (size_t i = 0; i < shares.size(); ++i)
-    threads.emplace_back([&, i] { found[i] = logits_of(folder, tokens, ranks[i], shares, options); });
-  for (std::thread& thread : threads) thread.join();
+  on_each_rank(shares.size(),
+               [&](size_t i) { found[i] = logits_of(folder, tokens, ranks[i], shares, options); });
   return found;
 }
 

@@ -71,26 +71,23 @@ TEST(RankModels, ATokenHasTheExchangesThatAreDocumented) {
   const auto ranks = thread_ranks(2);
   std::vector<std::shared_ptr<CountedRanks>> counted;
   for (const auto& one : ranks) counted.push_back(std::make_shared<CountedRanks>(one));
-  std::vector<std::thread> threads;
-  for (size_t i = 0; i < 2; ++i)
-    threads.emplace_back([&, i] {
-      ModelOptions options;
-      options.ranks = counted[i];
-      options.threads = 1;
-      const Model model = Model::load(kTiny, options);
-      const ModelConfig& config = model.config();
-      Session session(model);
-      for (const std::vector<int32_t>& tokens : {std::vector<int32_t>{3}, {5, 7, 9}}) {
-        counted[i]->gathers = counted[i]->bytes = 0;
-        session.prefill(tokens);
-        const int64_t layer = config.query_size() + 2 * config.kv_heads * config.head_dim +
-                              2 * config.hidden + config.intermediate;
-        const int64_t floats = std::ssize(tokens) * config.layers * layer + config.vocabulary;
-        EXPECT_EQ(counted[i]->gathers, static_cast<size_t>(4 * config.layers + 1));
-        EXPECT_EQ(counted[i]->bytes, static_cast<size_t>(floats) * sizeof(float));
-      }
-    });
-  for (std::thread& thread : threads) thread.join();
+  on_each_rank(2, [&](size_t i) {
+    ModelOptions options;
+    options.ranks = counted[i];
+    options.threads = 1;
+    const Model model = Model::load(kTiny, options);
+    const ModelConfig& config = model.config();
+    Session session(model);
+    for (const std::vector<int32_t>& tokens : {std::vector<int32_t>{3}, {5, 7, 9}}) {
+      counted[i]->gathers = counted[i]->bytes = 0;
+      session.prefill(tokens);
+      const int64_t layer = config.query_size() + 2 * config.kv_heads * config.head_dim + 2 * config.hidden +
+                            config.intermediate;
+      const int64_t floats = std::ssize(tokens) * config.layers * layer + config.vocabulary;
+      EXPECT_EQ(counted[i]->gathers, static_cast<size_t>(4 * config.layers + 1));
+      EXPECT_EQ(counted[i]->bytes, static_cast<size_t>(floats) * sizeof(float));
+    }
+  });
 }
 
 TEST(RankModels, StreamedLayersHaveTheSameBits) {
@@ -106,15 +103,12 @@ TEST(RankModels, ARankHoldsItsShareOfTheMatrices) {
   const uint64_t whole = Model::load(kTiny, options).memory().projection_bytes;
   const auto ranks = thread_ranks(2);
   std::vector<uint64_t> bytes(2);
-  std::vector<std::thread> threads;
-  for (size_t i = 0; i < 2; ++i)
-    threads.emplace_back([&, i] {
-      ModelOptions own = options;
-      own.ranks = ranks[i];
-      own.rank_shares = {3, 1};
-      bytes[i] = Model::load(kTiny, own).memory().projection_bytes;
-    });
-  for (std::thread& thread : threads) thread.join();
+  on_each_rank(2, [&](size_t i) {
+    ModelOptions own = options;
+    own.ranks = ranks[i];
+    own.rank_shares = {3, 1};
+    bytes[i] = Model::load(kTiny, own).memory().projection_bytes;
+  });
   EXPECT_NEAR(static_cast<double>(bytes[0]), .75 * static_cast<double>(whole),
               .05 * static_cast<double>(whole));
   EXPECT_NEAR(static_cast<double>(bytes[1]), .25 * static_cast<double>(whole),
@@ -124,14 +118,11 @@ TEST(RankModels, ARankHoldsItsShareOfTheMatrices) {
 TEST(RankModels, AModelsOptionsLoadItAgain) {
   const auto ranks = thread_ranks(2);
   std::vector<std::string> devices(2);
-  std::vector<std::thread> threads;
-  for (size_t i = 0; i < 2; ++i)
-    threads.emplace_back([&, i] {
-      ModelOptions options;
-      options.ranks = ranks[i];
-      devices[i] = Model::load(kTiny, Model::load(kTiny, options).options()).options().device;
-    });
-  for (std::thread& thread : threads) thread.join();
+  on_each_rank(2, [&](size_t i) {
+    ModelOptions options;
+    options.ranks = ranks[i];
+    devices[i] = Model::load(kTiny, Model::load(kTiny, options).options()).options().device;
+  });
   EXPECT_EQ(devices, std::vector<std::string>(2, "cpu"));
 }
 
@@ -187,18 +178,15 @@ TEST(RankModels, OtherFilesAreRefusedOnEveryRank) {
     "max_position_embeddings": 65})");
   const auto ranks = thread_ranks(2);
   std::vector<std::string> errors(2);
-  std::vector<std::thread> threads;
-  for (size_t i = 0; i < 2; ++i)
-    threads.emplace_back([&, i] {
-      ModelOptions options;
-      options.ranks = ranks[i];
-      try {
-        Model::load(i == 0 ? one.folder.path() : other.folder.path(), options);
-      } catch (const Error& error) {
-        errors[i] = error.what();
-      }
-    });
-  for (std::thread& thread : threads) thread.join();
+  on_each_rank(2, [&](size_t i) {
+    ModelOptions options;
+    options.ranks = ranks[i];
+    try {
+      Model::load(i == 0 ? one.folder.path() : other.folder.path(), options);
+    } catch (const Error& error) {
+      errors[i] = error.what();
+    }
+  });
   for (const std::string& error : errors)
     EXPECT_NE(error.find("rank 1 on this machine has other files than rank 0"), std::string::npos) << error;
 }

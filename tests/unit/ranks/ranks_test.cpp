@@ -15,9 +15,7 @@ namespace nfloat {
 namespace {
 
 void by_all(const std::vector<std::shared_ptr<Ranks>>& ranks, const std::function<void(Ranks&)>& body) {
-  std::vector<std::thread> threads;
-  for (const auto& rank : ranks) threads.emplace_back([&] { body(*rank); });
-  for (std::thread& thread : threads) thread.join();
+  on_each_rank(ranks.size(), [&](size_t i) { body(*ranks[i]); });
 }
 
 TEST(Ranks, GatherPutsUnevenPartsInOrder) {

@@ -6,6 +6,7 @@
 #include <iterator>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "base/state_of.h"
 #include "tune/adapter.h"
@@ -26,6 +27,24 @@ inline Adapter random_adapter(const Model& model) {
     module.refresh();
   }
   return adapter;
+}
+
+// Of a model of 61 tokens that is trained in a moment.
+inline constexpr const char* kTrainedModel =
+    R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
+  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61,
+  "max_position_embeddings": 200, "tie_word_embeddings": true})";
+
+// Rows of 5 to 34 of its tokens, all of them predicted.
+inline std::vector<TrainRow> random_rows(size_t count, unsigned seed) {
+  std::mt19937 generator(seed);
+  std::vector<TrainRow> rows(count);
+  for (TrainRow& row : rows) {
+    row.tokens.resize(5 + generator() % 30);
+    for (int32_t& token : row.tokens) token = static_cast<int32_t>(generator() % 61);
+    row.labels = row.tokens;
+  }
+  return rows;
 }
 
 // The bytes of a file.

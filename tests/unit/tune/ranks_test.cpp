@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <random>
-#include <thread>
 
 #include "nfloat/error.h"
 #include "nfloat/train.h"
@@ -15,23 +14,10 @@ namespace nfloat {
 namespace {
 
 using testing::bytes_of;
+using testing::kTrainedModel;
 using testing::OwnFolder;
+using testing::random_rows;
 using testing::RandomModel;
-
-constexpr const char* kConfig = R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
-  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61,
-  "max_position_embeddings": 200, "tie_word_embeddings": true})";
-
-std::vector<TrainRow> some_rows(size_t count) {
-  std::mt19937 generator(23);
-  std::vector<TrainRow> rows(count);
-  for (TrainRow& row : rows) {
-    row.tokens.resize(5 + generator() % 30);
-    for (int32_t& token : row.tokens) token = static_cast<int32_t>(generator() % 61);
-    row.labels = row.tokens;
-  }
-  return rows;
-}
 
 struct Course {
   std::vector<TrainStep> steps;
@@ -57,7 +43,7 @@ class TrainOverRanks : public ::testing::Test {
     options.ranks = std::move(ranks);
     Course result;
     try {
-      Trainer trainer(model_, some_rows(rows), options);
+      Trainer trainer(model_, random_rows(rows, 23), options);
       while (trainer.finished_steps() < trainer.total_steps()) result.steps.push_back(trainer.step());
       const OwnFolder folder;
       trainer.save_adapter(folder.path(), "base");
@@ -70,13 +56,10 @@ class TrainOverRanks : public ::testing::Test {
   std::vector<Course> by_ranks(size_t count, const std::vector<size_t>& rows, bool dora = false) const {
     const auto ranks = thread_ranks(static_cast<int>(count));
     std::vector<Course> runs(count);
-    std::vector<std::thread> threads;
-    for (size_t i = 0; i < count; ++i)
-      threads.emplace_back([&, i] { runs[i] = run(ranks[i], dora, rows[i]); });
-    for (std::thread& thread : threads) thread.join();
+    on_each_rank(count, [&](size_t i) { runs[i] = run(ranks[i], dora, rows[i]); });
     return runs;
   }
-  const RandomModel random_{kConfig};
+  const RandomModel random_{kTrainedModel};
   const Model model_ =
       Model::load(random_.folder.path(), {.quantize = make_codebook("nf4"), .precision = Precision::kF32});
 };
@@ -118,7 +101,7 @@ TEST_F(TrainOverRanks, PairsAreRefused) {
   TrainOptions options;
   options.objective = TrainObjective::kDpo;
   options.ranks = thread_ranks(2)[0];
-  EXPECT_THROW(Trainer(model_, some_rows(4), options), Error);
+  EXPECT_THROW(Trainer(model_, random_rows(4, 23), options), Error);
 }
 
 }  // namespace

@@ -15,24 +15,17 @@ namespace nfloat {
 namespace {
 
 using testing::bytes_of;
+using testing::kTrainedModel;
 using testing::OwnFolder;
+using testing::random_rows;
 using testing::RandomModel;
-
-constexpr const char* kConfig = R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
-  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 61,
-  "max_position_embeddings": 200, "tie_word_embeddings": true})";
 
 class TrainerTest : public ::testing::Test {
  protected:
   std::vector<TrainRow> rows(size_t count) const {
-    std::mt19937 generator(17);
-    std::vector<TrainRow> result(count);
-    for (TrainRow& row : result) {
-      row.tokens.resize(5 + generator() % 30);
-      for (int32_t& token : row.tokens) token = static_cast<int32_t>(generator() % 61);
-      row.labels = row.tokens;
+    std::vector<TrainRow> result = random_rows(count, 17);
+    for (TrainRow& row : result)
       for (size_t i = 0; i < row.labels.size() / 3; ++i) row.labels[i] = -100;
-    }
     return result;
   }
   static TrainOptions options() {
@@ -54,7 +47,7 @@ class TrainerTest : public ::testing::Test {
     return bytes_of(folder.path() + "/adapter_model.safetensors") +
            bytes_of(folder.path() + "/adapter_config.json");
   }
-  const RandomModel random_{kConfig};
+  const RandomModel random_{kTrainedModel};
   const Model model_ =
       Model::load(random_.folder.path(), {.quantize = make_codebook("nf4"), .precision = Precision::kF32});
 };
