@@ -9,6 +9,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdint>
@@ -214,6 +215,12 @@ void AtomicFolder::commit(Existing existing, const std::function<void(const std:
   }
   temporary_.clear();
   sync_directory(parent_of(target_));
+}
+
+std::string_view target_of_temporary(std::string_view file) noexcept {
+  const size_t mark = file.rfind(kMark);
+  if (!file.starts_with('.') || mark == std::string_view::npos || !file.ends_with(kSuffix)) return {};
+  return file.substr(1, std::max<size_t>(mark, 1) - 1);
 }
 
 void remove_stale_temporaries(const std::string& target) noexcept {

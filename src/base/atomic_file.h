@@ -79,6 +79,9 @@ class AtomicFolder {
   bool kept_ = false;
 };
 
+// The NAME that ".NAME.nfloat-PID-RANDOM.tmp" is written for; empty: `file` is no such name.
+std::string_view target_of_temporary(std::string_view file) noexcept;
+
 // Removes what killed runs left of `target`; what a living process is writing stays.
 void remove_stale_temporaries(const std::string& target) noexcept;
 

@@ -29,7 +29,6 @@ constexpr std::string_view kFirstLine = "nfloat conversion 1: ";
 // In place of a key: every file was there, and the folder was about to become the output, or did.
 constexpr std::string_view kWhole = "whole\n";
 constexpr std::string_view kSumSuffix = ".sum";
-constexpr std::string_view kTemporary = ".nfloat-";
 // What network file systems keep in place of a file that is removed while it is open.
 constexpr std::string_view kNetworkRest = ".nfs";
 constexpr size_t kMostKey = size_t{1} << 24;
@@ -50,12 +49,11 @@ std::string read_key(const std::string& path) {
 // behind what else is there, and once more when it has gone in between.
 bool is_ours(const fs::path& folder) {
   if (!fs::is_directory(fs::symlink_status(folder))) return false;
-  const std::string unfinished = fmt::format(".{}.nfloat-", kKeyName);
   for (int look = 0; look < 2; ++look) {
     std::error_code gone;
     const bool empty = std::all_of(fs::directory_iterator(folder, gone), fs::directory_iterator(),
-                                   [&](const fs::directory_entry& entry) {
-                                     return entry.path().filename().string().starts_with(unfinished);
+                                   [](const fs::directory_entry& entry) {
+                                     return target_of_temporary(entry.path().filename().string()) == kKeyName;
                                    });
     if (empty || read_key((folder / kKeyName).string()).starts_with(kFirstLine)) return true;
   }
@@ -86,9 +84,8 @@ std::string difference(const std::string& there, const ConversionKey& here, cons
        folder);
 }
 
-// ".NAME.nfloat-PID-RANDOM.tmp"
 bool is_temporary(std::string_view name) {
-  return name.starts_with('.') && name.find(kTemporary) != std::string_view::npos && name.ends_with(".tmp");
+  return !target_of_temporary(name).empty();
 }
 
 // "model.safetensors", "model-00001-of-00004.safetensors"
@@ -206,8 +203,7 @@ void PartialFolder::clear_others() const {
   std::set<fs::path> begun;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(files_)) {
     const std::string name = entry.path().filename().string();
-    if (is_temporary(name))
-      begun.insert(entry.path().parent_path() / name.substr(1, name.find(kTemporary) - 1));
+    if (is_temporary(name)) begun.insert(entry.path().parent_path() / target_of_temporary(name));
   }
   for (const fs::path& path : begun) remove_stale_temporaries(path.string());
   for (const std::string& name : names_)

@@ -177,6 +177,18 @@ TEST_F(Files, MappedFileSurvivesReleaseAndNamesWhatItCannotOpen) {
   EXPECT_THROW(MappedFile(folder_.string()), Error);
 }
 
+TEST_F(Files, TemporaryNamesTellWhatTheyAreFor) {
+  std::string name;
+  for (const std::string target : {"a.b.nfloat-1", "a.b"}) {
+    const AtomicFile file((folder_ / target).string());
+    name = fs::path(file.temporary_path()).filename().string();
+    EXPECT_EQ(target_of_temporary(name), target) << name;
+  }
+  for (const std::string& other : {std::string(), std::string("a.b"), name.substr(1), name + "x",
+                                   std::string(".nfloat-1-2.tmp"), std::string(".a.tmp")})
+    EXPECT_EQ(target_of_temporary(other), "") << other;
+}
+
 TEST_F(Files, OutputsLieApartFromInputsAndFromOneAnother) {
   const auto at = [&](const std::string& name) { return (folder_ / name).string(); };
   fs::create_directories(folder_ / "model");
