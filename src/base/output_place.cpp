@@ -69,14 +69,16 @@ bool is_inside(const fs::path& path, const fs::path& folder) {
   return mismatch == folder.end();
 }
 
-// A path and where it leads.
+// What a path is called, and where it leads.
 struct Known {
-  const NamedPath* named;
+  std::string shown;
   fs::path at;
   bool input;
-
-  std::string shown() const { return named->name.empty() ? named->path : named->name + " " + named->path; }
 };
+
+std::string shown(const NamedPath& named, const std::string& path) {
+  return named.name.empty() ? path : named.name + " " + path;
+}
 
 void expect_apart(const Known& output, const Known& other) {
   std::error_code ignored;
@@ -85,7 +87,7 @@ void expect_apart(const Known& output, const Known& other) {
                       : is_inside(other.at, output.at)                                      ? "lies around"
                                                                                             : nullptr;
   if (where != nullptr)
-    fail(ErrorCode::kInvalidArgument, "{}: {} {}, which is {}", output.shown(), where, other.shown(),
+    fail(ErrorCode::kInvalidArgument, "{}: {} {}, which is {}", output.shown, where, other.shown,
          other.input ? "read" : "written");
 }
 
@@ -119,41 +121,25 @@ std::string output_target(const std::string& output) {
   return normal_path(output_place(output).path).string();
 }
 
-void expect_apart(const std::string& input, const std::string& output) {
-  const fs::path from = normal_path(input), to = output_target(output);
-  if (from == to) fail(ErrorCode::kInvalidArgument, "{}: input and output are the same", output);
-  const auto expect_outside = [&](const fs::path& read, const std::string& name) {
-    if (is_inside(read, to))
-      fail(ErrorCode::kInvalidArgument, "{}: the input {} lies inside the output", output, name);
-  };
-  expect_outside(from, input);
-  if (!fs::is_directory(from)) return;
-  if (is_inside(to, from))
-    fail(ErrorCode::kInvalidArgument, "{}: the output lies inside the input folder {}", output, input);
-  std::error_code ignored;
-  for (const fs::directory_entry& entry : fs::directory_iterator(from, ignored)) {
-    if (!entry.is_symlink(ignored)) continue;
-    const fs::path read = fs::weakly_canonical(entry.path(), ignored);
-    if (!ignored) expect_outside(read, entry.path().string());
-  }
-}
-
 void expect_outputs_apart(const std::vector<NamedPath>& outputs, const std::vector<NamedPath>& inputs) {
   const auto is_none = [](const NamedPath& path) { return path.path.empty() || path.path == "-"; };
   std::vector<Known> known;
   for (const NamedPath& input : inputs) {
     if (is_none(input)) continue;
     const fs::path at = normal_path(input.path);
-    known.push_back({&input, at, true});
+    known.push_back({shown(input, input.path), at, true});
     std::error_code ignored;
-    for (const fs::directory_entry& entry : fs::directory_iterator(at, ignored))
-      if (entry.is_symlink(ignored)) known.push_back({&input, normal_path(entry.path()), true});
+    for (const fs::directory_entry& entry : fs::directory_iterator(at, ignored)) {
+      if (!entry.is_symlink(ignored)) continue;
+      const fs::path read = fs::weakly_canonical(entry.path(), ignored);
+      if (!ignored) known.push_back({shown(input, entry.path().string()), read, true});
+    }
   }
   for (const NamedPath& output : outputs) {
     if (is_none(output)) continue;
     const OutputPlace place = output_place(output.path);
     if (place.kind == OutputPlace::Kind::kStream) continue;
-    const Known own{&output, normal_path(place.path), false};
+    const Known own{shown(output, output.path), normal_path(place.path), false};
     for (const Known& other : known) expect_apart(own, other);
     known.push_back(own);
   }

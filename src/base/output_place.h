@@ -2,7 +2,6 @@
 #ifndef NFLOAT_BASE_OUTPUT_PLACE_H_
 #define NFLOAT_BASE_OUTPUT_PLACE_H_
 
-#include <filesystem>
 #include <string>
 
 namespace nfloat {
@@ -26,9 +25,6 @@ OutputPlace output_place(const std::string& path);
 // What an output's name means: its path behind links, without a trailing slash. Throws kInvalidArgument for
 // none.
 std::string output_target(const std::string& output);
-// Throws kInvalidArgument where an output is something that is read, lies in it or holds it; of a folder that
-// is read, the places too that links in it lead to.
-void expect_apart(const std::string& input, const std::string& output);
 
 }  // namespace nfloat
 

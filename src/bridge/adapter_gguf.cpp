@@ -179,14 +179,9 @@ void expect_adapter_alone(const std::string& folder, const std::string& name) {
 // nothing is there without `overwrite`.
 std::string adapter_place(const std::string& input, const Checkpoint& base, const std::string& output,
                           bool overwrite) {
-  if (output.empty()) fail(ErrorCode::kInvalidArgument, "the output has no name");
-  const auto normal = [](const std::string& path) {
-    const fs::path whole = fs::weakly_canonical(fs::absolute(path));
-    return whole.has_filename() ? whole : whole.parent_path();
-  };
-  const fs::path to = normal(output_place(output).path);
+  const fs::path to = output_target(output);
   for (const std::string& read : {input, base.path()}) {
-    const fs::path from = normal(read);
+    const fs::path from = fs::canonical(read);
     if (std::mismatch(to.begin(), to.end(), from.begin(), from.end()).first == to.end())
       fail(ErrorCode::kInvalidArgument, "{}: the output is the input {} or lies around it", output, read);
   }

@@ -324,8 +324,7 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
   std::optional<Checkpoint> original;
   if (!options.original.empty()) original.emplace(options.original);
   const auto adapter = load_adapter(options, original ? *original : input);
-  for (const std::string& read : {options.lora, options.original})
-    if (!read.empty()) expect_apart(read, output);
+  expect_outputs_apart({{output}}, {{options.lora}, {options.original}});
   if (original) check_original(input, *original, adapter ? &*adapter : nullptr, options, control);
   const std::vector<Target> targets = plan_folder(input, config, adapter ? &*adapter : nullptr, dtype,
                                                   options, original ? &*original : nullptr);

@@ -375,11 +375,10 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
                                         result.bytes_after + plan.metadata.bytes().size());
   remove_stale_temporaries(path);
   std::vector<Part> parts = make_parts(path, plan, options.part_bytes);
-  std::vector<std::string> reads = input.files();
-  reads.push_back(input.path());
-  if (!options.lora.empty()) reads.push_back(options.lora);
+  std::vector<NamedPath> reads = read_of(input);
+  reads.push_back({options.lora});
   const auto expect_place = [&](const std::string& place) {
-    for (const std::string& read : reads) expect_apart(read, place);
+    expect_outputs_apart({{place}}, reads);
     if (!std::filesystem::exists(place)) return;
     if (control.overwrite) return expect_replaceable(place, OutputKind::kGguf, place);
     fail(ErrorCode::kAlreadyExists, "{}: exists already (--overwrite replaces it when the new one is whole)",

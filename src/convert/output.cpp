@@ -104,12 +104,17 @@ void expect_replaceable(const std::string& path, OutputKind kind, const std::str
     expect(file && is_gguf(path, "adapter"), "a GGUF adapter");
 }
 
+std::vector<NamedPath> read_of(const Checkpoint& input) {
+  std::vector<NamedPath> all{{input.path()}};
+  for (const std::string& file : input.files()) all.push_back({file});
+  return all;
+}
+
 std::string check_output(const Checkpoint& input, const std::string& output, OutputKind kind, bool overwrite,
                          uint64_t needed_bytes) {
   const bool output_is_folder = kind == OutputKind::kFolder;
   expect_no_lone_companions(input);
-  expect_apart(input.path(), output);
-  for (const std::string& file : input.files()) expect_apart(file, output);
+  expect_outputs_apart({{output}}, read_of(input));
   const fs::path to = output_target(output);
   const bool input_is_folder = fs::is_directory(input.path());
   if (fs::exists(to)) {

@@ -15,6 +15,7 @@
 #include "convert/partial_folder.h"
 #include "convert/stream.h"
 #include "nfloat/convert.h"
+#include "nfloat/files.h"
 
 namespace nfloat {
 
@@ -54,6 +55,9 @@ void expect_replaceable(const std::string& path, OutputKind kind, const std::str
 
 // The first bytes of a regular file; empty where it is none or cannot be read.
 std::string beginning_of(const std::filesystem::path& path, size_t most_bytes);
+
+// What is read of a checkpoint: for expect_outputs_apart().
+std::vector<NamedPath> read_of(const Checkpoint& input);
 
 // Checks that `output` may be written, and gives its path without a trailing slash. Throws kInvalidArgument,
 // kAlreadyExists, kNotFound, kIo when the disk is too full.

@@ -209,11 +209,8 @@ class CheckpointWriting {
       }
     }
     target_ = check_output(input_, output_, kind_, control_.overwrite, needed);
-    if (resumable) {  // shards, of which some may be made or removed
-      const std::string partial = PartialFolder::path_of(target_.string());
-      expect_apart(input_.path(), partial);
-      for (const std::string& file : input_.files()) expect_apart(file, partial);
-    }
+    if (resumable)  // shards, of which some may be made or removed
+      expect_outputs_apart({{PartialFolder::path_of(target_.string())}}, read_of(input_));
     remove_stale_temporaries(target_.string());
     if (resumable)
       partial_ = std::make_unique<PartialFolder>(input_, target_.string(), key, control_, output_files());

@@ -147,7 +147,7 @@ TEST_F(BadInput, OutputsAreNeverInTheWay) {
 
   fs::copy(model(), path("model"));
   expect_complaint(nfloat({"quantize", path("model"), path("model")}), {"model"});
-  expect_complaint(nfloat({"quantize", path("model"), path("model/packed")}), {"inside"});
+  expect_complaint(nfloat({"quantize", path("model"), path("model/packed")}), {"packed: lies in"});
   expect_complaint(nfloat({"quantize", path("model"), path("model"), "--overwrite"}), {"model"});
   EXPECT_TRUE(snapshot(path("model")) == snapshot(model()));
 

@@ -325,9 +325,9 @@ TEST_F(Convert, OutputsLoseNothing) {
     control.overwrite = overwrite;
     quantize_checkpoint(input, to, {}, control);
   };
-  EXPECT_NFLOAT_ERROR(quantize(path("model")), ErrorCode::kInvalidArgument, "are the same");
-  EXPECT_NFLOAT_ERROR(quantize(path("model/out")), ErrorCode::kInvalidArgument, "inside the input");
-  EXPECT_NFLOAT_ERROR(quantize(folder_.string(), true), ErrorCode::kInvalidArgument, "inside the output");
+  EXPECT_NFLOAT_ERROR(quantize(path("model")), ErrorCode::kInvalidArgument, "is the same as");
+  EXPECT_NFLOAT_ERROR(quantize(path("model/out")), ErrorCode::kInvalidArgument, "lies in");
+  EXPECT_NFLOAT_ERROR(quantize(folder_.string(), true), ErrorCode::kInvalidArgument, "lies around");
   EXPECT_NFLOAT_ERROR(quantize(path("absent/out")), ErrorCode::kNotFound, "does not exist");
   EXPECT_NFLOAT_ERROR(quantize(""), ErrorCode::kInvalidArgument, "no name");
   write_file(path("file"), "precious");
