@@ -152,6 +152,9 @@ AdapterConfig::AdapterConfig(const std::string& folder)
          folder.ends_with(".gguf")
              ? " (nfloat convert FILE.gguf FOLDER --adapter-of MODEL makes one of a GGUF adapter)"
              : "");
+  std::error_code none;
+  if (fs::exists(source_, none) && !fs::is_regular_file(source_, none))  // a pipe would be waited for
+    fail(ErrorCode::kIo, "{}: not a regular file", source_);
   std::ifstream file(source_, std::ios::binary);
   if (!file && errno != ENOENT && errno != ENOTDIR)
     fail(ErrorCode::kIo, "{}: cannot open: {}", source_, std::strerror(errno));

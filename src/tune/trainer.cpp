@@ -389,6 +389,9 @@ std::string Trainer::resume(const std::string& folder) {
   State& s = *state_;
   const Checkpoint file((fs::path(folder) / kOptimizerFile).string());
   const std::string path = (fs::path(folder) / kStateFile).string();
+  std::error_code none;
+  if (fs::exists(path, none) && !fs::is_regular_file(path, none))  // a pipe would be waited for
+    fail(ErrorCode::kIo, "{}: not a regular file", path);
   std::ifstream stream(path, std::ios::binary);
   if (!stream) fail(ErrorCode::kNotFound, "{}: no such file; a checkpoint of a training run has it", path);
   const std::string text((std::istreambuf_iterator<char>(stream)), std::istreambuf_iterator<char>());
@@ -410,7 +413,9 @@ std::string Trainer::resume(const std::string& folder) {
     own.magnitude.m = read_floats(file, magnitude_name(module) + ".m", Shape({module.at().out}));
     own.magnitude.v = read_floats(file, magnitude_name(module) + ".v", Shape({module.at().out}));
   }
-  s.finished = json.at("step").get<int64_t>();
+  if (!json["step"].is_number_integer())
+    fail(ErrorCode::kMalformedFile, "{}: \"step\" is not a whole number", path);
+  s.finished = json["step"].get<int64_t>();
   if (s.finished < 0 || s.finished > s.plan->total_steps())
     fail(ErrorCode::kMalformedFile, "{}: step {} of {}", path, s.finished, s.plan->total_steps());
   s.optimizer->set_steps(s.finished);

@@ -2,6 +2,8 @@
 // `nfloat train`: data in, an adapter out.
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
+
 #include <iterator>
 #include <sstream>
 
@@ -201,6 +203,30 @@ TEST_F(Train, OutputsThatWouldMeetAreRefused) {
                   .ok());
   // Several rates write nothing.
   EXPECT_EQ(2, train({"--lr", "1e-4,1e-3", "--log", path("log.jsonl")}).exit_code);
+}
+
+// They would be waited for without end.
+TEST_F(Train, PipesInTheFoldersOfARunAreNamed) {
+  const std::string out = path("out");
+  const std::vector<std::string> run{"--out", out,      "--steps", "2",      "--save-every",
+                                     "1",     "--rank", "2",       "--quiet"};
+  ASSERT_TRUE(train(run).ok());
+  const std::string state = out + "/checkpoint/train_state.json", config = out + "/adapter_config.json";
+  Json json = parse_json_object(read_file(state), state);
+  json["step"] = "two";
+  write_file(state, json.dump());
+  std::vector<std::string> resume = run;
+  resume.push_back("--resume");
+  expect_complaint(train(resume), {"train_state.json", "\"step\""});
+  for (const std::string& file : {state, config}) {
+    std::filesystem::remove(file);
+    ASSERT_EQ(0, ::mkfifo(file.c_str(), 0600));
+  }
+  expect_complaint(train(resume), {"train_state.json", "not a regular file"});
+  expect_complaint(train({"--out", path("next"), "--init", out, "--steps", "1", "--quiet"}),
+                   {"adapter_config.json", "not a regular file"});
+  expect_complaint(nfloat({"generate", model(), "--prompt", "x", "-n", "1", "--lora", out}),
+                   {"adapter_config.json", "not a regular file"});
 }
 
 // A disk that is full when a checkpoint is saved: the one before stays, and the run goes on from it.
