@@ -144,19 +144,19 @@ class Chat {
 
   void save(const std::string& path) const {
     if (path.empty()) return say("/save FILE: a file to write");
-    expect_outputs_apart({{path}}, read_by(options_.model));
-    expect_conversation(path);
+    if (!replaces_conversation(path)) expect_outputs_apart({{path}}, read_by(options_.model));
     write_output_file(path, conversation_.to_json());
     note("Saved to " + path + ".");
   }
 
-  // Throws for a file that holds something else: it would be lost.
-  static void expect_conversation(const std::string& path) {
+  // Whether one is there. Throws for a file that holds something else: it would be lost.
+  static bool replaces_conversation(const std::string& path) {
     std::error_code none;
-    if (!std::filesystem::is_regular_file(path, none) || std::filesystem::file_size(path, none) == 0) return;
+    if (!std::filesystem::is_regular_file(path, none) || std::filesystem::file_size(path, none) == 0)
+      return false;
     try {
       const Json there = parse_json_object(read_text(path, kMostFileBytes), path);
-      if (there.contains("messages") || there.contains("text")) return;
+      if (there.contains("messages") || there.contains("text")) return true;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kMalformedFile) throw;
     }

@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "train_outputs.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 
+#include "nfloat/error.h"
 #include "nfloat/files.h"
 
 namespace nfloat::cli {
 namespace {
 
 namespace fs = std::filesystem;
+constexpr const char* kAdapterFiles[] = {"adapter_model.safetensors", "adapter_config.json"};
 
 void add(std::vector<NamedPath>& to, const char* name, const std::string& path) {
   if (!path.empty()) to.push_back({path, name});
@@ -38,12 +42,19 @@ void expect_train_outputs_apart(const TrainArguments& arguments, const std::stri
   add(outputs, "--log", arguments.log);
   add(outputs, "--report", arguments.story.report);
   add(outputs, "--dump-gradients", arguments.dump_gradients);
-  // An adapter may be trained on in its own folder.
-  if (!arguments.init.empty()) expect_outputs_apart(outputs, {{arguments.init, "--init"}});
+  // An adapter may be trained on in its own folder, where its log is too.
+  if (!arguments.init.empty()) {
+    std::vector<NamedPath> start;
+    for (const char* file : kAdapterFiles) add(start, "--init", (fs::path(arguments.init) / file).string());
+    expect_outputs_apart(outputs, start);
+  }
 
   if (!arguments.out.empty()) {
-    for (const char* file : {"adapter_model.safetensors", "adapter_config.json"})
-      add(outputs, "--out", (fs::path(arguments.out) / file).string());
+    std::error_code ignored;
+    if (fs::equivalent(arguments.out, model, ignored))
+      throw Error(ErrorCode::kInvalidArgument,
+                  fmt::format("--out {}: is the same as MODEL {}, which is read", arguments.out, model));
+    for (const char* file : kAdapterFiles) add(outputs, "--out", (fs::path(arguments.out) / file).string());
     add(outputs, "--out", checkpoint_folder(arguments));
   }
   expect_outputs_apart(outputs, inputs);

@@ -27,8 +27,10 @@ struct NamedPath {
 
 // For outputs that replace what has their name: throws kInvalidArgument where an output is an input or
 // another output, lies in one or around one, under whatever name: links, hard ones too, count as what they
-// lead to, and an input folder's links as parts of it. Empty paths, - and what is written into (devices,
-// pipes, open descriptors) pass.
+// lead to, and an input folder's links as parts of it. Of an input folder the files in it are read; a new
+// file may lie there, and a picture (.html, .svg), distributions that nfloat wrote, what is in a sub-folder.
+// Empty paths, - and what is written into (devices, pipes, open descriptors) pass. Throws kIo naming a path
+// that cannot be looked at.
 NFLOAT_API void expect_outputs_apart(const std::vector<NamedPath>& outputs,
                                      const std::vector<NamedPath>& inputs);
 

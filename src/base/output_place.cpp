@@ -11,7 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
-#include <map>
+#include <fstream>
 
 #include "base/atomic_file.h"
 #include "base/fail.h"
@@ -60,7 +60,9 @@ void write_into(const OutputPlace& place, std::string_view text) {
 }
 
 fs::path normal_path(const fs::path& path) {
-  fs::path normal = fs::weakly_canonical(fs::absolute(path));
+  std::error_code error;
+  fs::path normal = fs::weakly_canonical(fs::absolute(path), error);
+  if (error) fail(ErrorCode::kIo, "{}: {}", path.string(), error.message());
   return normal.has_filename() ? normal : normal.parent_path();
 }
 
@@ -80,15 +82,63 @@ std::string shown(const NamedPath& named, const std::string& path) {
   return named.name.empty() ? path : named.name + " " + path;
 }
 
-void expect_apart(const Known& output, const Known& other) {
+// What no model is made of: pictures, and the distributions that nfloat itself keeps.
+bool is_apart_from_models(const fs::path& path) {
+  if (path.extension() == ".html" || path.extension() == ".svg") return true;
+  constexpr std::string_view kOwn = "nfloat";
+  std::string begins(kOwn.size(), '\0');
+  std::ifstream(path, std::ios::binary).read(begins.data(), std::ssize(begins));
+  return begins == kOwn;
+}
+
+// Of a folder that is read, the files in it are; not those that are not there yet, nor those of its
+// sub-folders.
+bool is_read_with(const fs::path& folder, const fs::path& path) {
   std::error_code ignored;
-  const char* where = output.at == other.at || fs::equivalent(output.at, other.at, ignored) ? "is the same as"
-                      : is_inside(output.at, other.at)                                      ? "lies in"
-                      : is_inside(other.at, output.at)                                      ? "lies around"
-                                                                                            : nullptr;
+  if (path.parent_path() != folder || !fs::exists(path, ignored)) return false;
+  return !fs::is_regular_file(path, ignored) || !is_apart_from_models(path);
+}
+
+// What may lie in a folder that is read.
+enum class Inside { kNothing, kWhatIsNotRead };
+
+void expect_apart(const Known& output, const Known& other, Inside inside) {
+  std::error_code ignored;
+  const bool same = output.at == other.at || fs::equivalent(output.at, other.at, ignored);
+  const bool in = is_inside(output.at, other.at) &&
+                  (!other.input || inside == Inside::kNothing || is_read_with(other.at, output.at));
+  const char* where = same                             ? "is the same as"
+                      : in                             ? "lies in"
+                      : is_inside(other.at, output.at) ? "lies around"
+                                                       : nullptr;
   if (where != nullptr)
     fail(ErrorCode::kInvalidArgument, "{}: {} {}, which is {}", output.shown, where, other.shown,
          other.input ? "read" : "written");
+}
+
+void expect_apart(const std::vector<NamedPath>& outputs, const std::vector<NamedPath>& inputs,
+                  Inside inside) {
+  const auto is_none = [](const NamedPath& path) { return path.path.empty() || path.path == "-"; };
+  std::vector<Known> known;
+  for (const NamedPath& input : inputs) {
+    if (is_none(input)) continue;
+    const fs::path at = normal_path(input.path);
+    known.push_back({shown(input, input.path), at, true});
+    std::error_code ignored;
+    for (const fs::directory_entry& entry : fs::directory_iterator(at, ignored)) {
+      if (!entry.is_symlink(ignored)) continue;
+      const fs::path read = fs::weakly_canonical(entry.path(), ignored);
+      if (!ignored) known.push_back({shown(input, entry.path().string()), read, true});
+    }
+  }
+  for (const NamedPath& output : outputs) {
+    if (is_none(output)) continue;
+    const OutputPlace place = output_place(output.path);
+    if (place.kind == OutputPlace::Kind::kStream) continue;
+    const Known own{shown(output, output.path), normal_path(place.path), false};
+    for (const Known& other : known) expect_apart(own, other, inside);
+    known.push_back(own);
+  }
 }
 
 }  // namespace
@@ -122,27 +172,11 @@ std::string output_target(const std::string& output) {
 }
 
 void expect_outputs_apart(const std::vector<NamedPath>& outputs, const std::vector<NamedPath>& inputs) {
-  const auto is_none = [](const NamedPath& path) { return path.path.empty() || path.path == "-"; };
-  std::vector<Known> known;
-  for (const NamedPath& input : inputs) {
-    if (is_none(input)) continue;
-    const fs::path at = normal_path(input.path);
-    known.push_back({shown(input, input.path), at, true});
-    std::error_code ignored;
-    for (const fs::directory_entry& entry : fs::directory_iterator(at, ignored)) {
-      if (!entry.is_symlink(ignored)) continue;
-      const fs::path read = fs::weakly_canonical(entry.path(), ignored);
-      if (!ignored) known.push_back({shown(input, entry.path().string()), read, true});
-    }
-  }
-  for (const NamedPath& output : outputs) {
-    if (is_none(output)) continue;
-    const OutputPlace place = output_place(output.path);
-    if (place.kind == OutputPlace::Kind::kStream) continue;
-    const Known own{shown(output, output.path), normal_path(place.path), false};
-    for (const Known& other : known) expect_apart(own, other);
-    known.push_back(own);
-  }
+  expect_apart(outputs, inputs, Inside::kWhatIsNotRead);
+}
+
+void expect_checkpoint_apart(const std::string& output, const std::vector<NamedPath>& inputs) {
+  expect_apart({{output}}, inputs, Inside::kNothing);
 }
 
 void expect_writable_file(const std::string& path) {

@@ -3,6 +3,9 @@
 #define NFLOAT_BASE_OUTPUT_PLACE_H_
 
 #include <string>
+#include <vector>
+
+#include "nfloat/files.h"
 
 namespace nfloat {
 
@@ -25,6 +28,10 @@ OutputPlace output_place(const std::string& path);
 // What an output's name means: its path behind links, without a trailing slash. Throws kInvalidArgument for
 // none.
 std::string output_target(const std::string& output);
+
+// As expect_outputs_apart(), for what goes nowhere into a folder that is read: its files go along with what
+// is made of it.
+void expect_checkpoint_apart(const std::string& output, const std::vector<NamedPath>& inputs);
 
 }  // namespace nfloat
 

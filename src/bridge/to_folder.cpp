@@ -10,6 +10,7 @@
 #include "architecture/tensor_roles.h"
 #include "base/fail.h"
 #include "base/json.h"
+#include "base/output_place.h"
 #include "bridge/adapter.h"
 #include "bridge/count_not_finite.h"
 #include "convert/compare.h"
@@ -324,7 +325,7 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
   std::optional<Checkpoint> original;
   if (!options.original.empty()) original.emplace(options.original);
   const auto adapter = load_adapter(options, original ? *original : input);
-  expect_outputs_apart({{output}}, {{options.lora}, {options.original}});
+  expect_checkpoint_apart(output, {{options.lora}, {options.original}});
   if (original) check_original(input, *original, adapter ? &*adapter : nullptr, options, control);
   const std::vector<Target> targets = plan_folder(input, config, adapter ? &*adapter : nullptr, dtype,
                                                   options, original ? &*original : nullptr);

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "base/fail.h"
+#include "base/output_place.h"
 #include "base/stopwatch.h"
 #include "bridge/adapter.h"
 #include "bridge/count_not_finite.h"
@@ -378,7 +379,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   std::vector<NamedPath> reads = read_of(input);
   reads.push_back({options.lora});
   const auto expect_place = [&](const std::string& place) {
-    expect_outputs_apart({{place}}, reads);
+    expect_checkpoint_apart(place, reads);
     if (!std::filesystem::exists(place)) return;
     if (control.overwrite) return expect_replaceable(place, OutputKind::kGguf, place);
     fail(ErrorCode::kAlreadyExists, "{}: exists already (--overwrite replaces it when the new one is whole)",

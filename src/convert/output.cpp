@@ -114,7 +114,7 @@ std::string check_output(const Checkpoint& input, const std::string& output, Out
                          uint64_t needed_bytes) {
   const bool output_is_folder = kind == OutputKind::kFolder;
   expect_no_lone_companions(input);
-  expect_outputs_apart({{output}}, read_of(input));
+  expect_checkpoint_apart(output, read_of(input));
   const fs::path to = output_target(output);
   const bool input_is_folder = fs::is_directory(input.path());
   if (fs::exists(to)) {

@@ -56,7 +56,7 @@ void expect_replaceable(const std::string& path, OutputKind kind, const std::str
 // The first bytes of a regular file; empty where it is none or cannot be read.
 std::string beginning_of(const std::filesystem::path& path, size_t most_bytes);
 
-// What is read of a checkpoint: for expect_outputs_apart().
+// What is read of a checkpoint: for expect_checkpoint_apart().
 std::vector<NamedPath> read_of(const Checkpoint& input);
 
 // Checks that `output` may be written, and gives its path without a trailing slash. Throws kInvalidArgument,

@@ -13,6 +13,7 @@
 #include "base/counted.h"
 #include "base/fail.h"
 #include "base/mapped_file.h"
+#include "base/output_place.h"
 #include "base/stopwatch.h"
 #include "checkpoint/safetensors_header.h"
 #include "convert/output.h"
@@ -210,7 +211,7 @@ class CheckpointWriting {
     }
     target_ = check_output(input_, output_, kind_, control_.overwrite, needed);
     if (resumable)  // shards, of which some may be made or removed
-      expect_outputs_apart({{PartialFolder::path_of(target_.string())}}, read_of(input_));
+      expect_checkpoint_apart(PartialFolder::path_of(target_.string()), read_of(input_));
     remove_stale_temporaries(target_.string());
     if (resumable)
       partial_ = std::make_unique<PartialFolder>(input_, target_.string(), key, control_, output_files());

@@ -197,10 +197,16 @@ TEST_F(Train, OutputsThatWouldMeetAreRefused) {
   refused({"--out", out, "--log", out + "/checkpoint/log"}, {"--out ", "lies around --log"});
   refused({"--out", out, "--also", path("also.txt"), "--log", path("also.txt")}, {"the same as --also"});
   refused({"--out", out, "--eval", path("link"), "--report", path("link")}, {"--report ", "DATA"});
-  refused({"--out", path("model"), "--overwrite"}, {"--out ", "lies in MODEL"});
+  refused({"--out", path("model"), "--overwrite"}, {"--out ", "is the same as MODEL"});
   EXPECT_TRUE(train({"--out", out, "--steps", "1", "--rank", "2", "--log", path("log.jsonl"), "--report",
                      path("page.html"), "--dump-gradients", path("gradients.safetensors")})
                   .ok());
+  // An adapter is trained on in its own folder, where its log is.
+  EXPECT_TRUE(train({"--out", out, "--init", out, "--overwrite", "--steps", "1", "--rank", "2", "--log",
+                     out + "/log.jsonl"})
+                  .ok());
+  refused({"--out", path("next"), "--init", out, "--log", out + "/adapter_config.json"},
+          {"--log ", "the same as --init"});
   // Several rates write nothing.
   EXPECT_EQ(2, train({"--lr", "1e-4,1e-3", "--log", path("log.jsonl")}).exit_code);
 }

@@ -11,6 +11,7 @@
 
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
+#include "base/output_place.h"
 #include "nfloat/error.h"
 #include "nfloat/files.h"
 
@@ -215,7 +216,18 @@ TEST_F(Files, OutputsLieApartFromInputsAndFromOneAnother) {
     for (const char* word : {"--log ", "is the same as DATA ", "which is read"})
       EXPECT_NE(why.find(word), std::string::npos) << name << ": " << why;
   }
-  EXPECT_NE(refused({{at("model/new"), "--log"}}).find("lies in MODEL"), std::string::npos);
+  // Of a folder that is read the files are; new ones, pictures and sub-folders lose nothing.
+  fs::create_directories(folder_ / "model/sub");
+  for (const char* name : {"model/report.html", "model/sub/log.json"}) std::ofstream(at(name)) << name;
+  fs::create_symlink("circle", folder_ / "model/circle");
+  EXPECT_NE(refused({{at("model/config.json"), "--log"}}).find("lies in MODEL"), std::string::npos);
+  for (const char* name : {"model/new", "model/report.html", "model/sub/log.json", "model/sub/new"})
+    EXPECT_EQ(refused({{at(name), "--log"}}), "");
+  EXPECT_THROW(expect_outputs_apart({{at(std::string(300, 'x')), "--log"}}, inputs), Error);
+  // A checkpoint goes nowhere into it.
+  EXPECT_THROW(expect_checkpoint_apart(at("model/new"), inputs), Error);
+  EXPECT_THROW(expect_checkpoint_apart(at("model/sub/new"), inputs), Error);
+  EXPECT_NO_THROW(expect_checkpoint_apart(at("new"), inputs));
   EXPECT_NE(refused({{at("elsewhere"), "--log"}}).find("the same as MODEL " + at("model/weights")),
             std::string::npos);
   EXPECT_NE(refused({{folder_.string(), "--out"}}).find("lies around DATA"), std::string::npos);
