@@ -125,7 +125,8 @@ void convert_adapter(const Options& options) {
 }
 
 // What is found out about the model before it is converted.
-CalibratedBlocks prepare(const Options& options, const std::string& folder, BridgeOptions& bridge) {
+CalibratedBlocks prepare(const Options& options, const std::string& folder, BridgeOptions& bridge,
+                         std::optional<CalibrationFile>& state) {
   CalibratedBlocks calibrated;
   const bool measures = options.calibration.any() || !options.write_imatrix.empty();
   if (!measures && options.imatrix.empty()) return calibrated;
@@ -147,17 +148,10 @@ CalibratedBlocks prepare(const Options& options, const std::string& folder, Brid
     return calibrated;
   }
   catch_interrupts();
-  const bool feedback = type->type == GgufType::kQ4_0 || type->type == GgufType::kIQ4_NL;
-  if (!feedback && (options.calibration.level > 1 || options.calibration.fast))
-    throw UsageError("--level and --fast are for --type q4_0 and iq4_nl");
-  if (!feedback || !options.write_imatrix.empty()) {
-    const auto importance = importance_of_text(folder, options.calibration, options.threads);
-    if (!options.write_imatrix.empty())
-      write_importance(options.write_imatrix, *importance, options.overwrite);
-    if (!feedback) bridge.importance = importance;
-  }
-  if (!feedback) return calibrated;
-  return calibrate_blocks(folder, type->type, options.calibration, options.threads);
+  if (!options.write_imatrix.empty())
+    write_importance(options.write_imatrix, *importance_of_text(folder, options.calibration, options.threads),
+                     options.overwrite);
+  return calibrate_blocks(folder, options.output, type->type, options.calibration, options.threads, state);
 }
 
 void run(const Options& options) {
@@ -189,7 +183,8 @@ void run(const Options& options) {
                         {bridge.original, "--original"},
                         {options.calibration.text, "--calibrate"},
                         {options.imatrix, "--imatrix"}});
-  const CalibratedBlocks calibrated = prepare(options, folder, bridge);
+  std::optional<CalibrationFile> state;
+  const CalibratedBlocks calibrated = prepare(options, folder, bridge, state);
   if (!calibrated.rows.empty())
     bridge.prepared = [&calibrated](const std::string& name) {
       const auto found = calibrated.rows.find(name);
@@ -202,6 +197,7 @@ void run(const Options& options) {
   const BridgeResult result = to_gguf ? write_gguf(input, options.output, bridge, control)
                                       : write_folder(input, options.output, bridge, control);
   bar->finish();
+  if (state) state->remove();
   warn_of_not_finite(result);
   warn_of_loss(result, !options.original.empty());
   if (options.json) {
@@ -291,11 +287,10 @@ void add_convert_command(const Command& app) {
       .one_of({"absmax", "search", "signed"})
       .show_default();
   ConvertCalibration& calibration = options->calibration;
-  command.add_option(
-      "--calibrate", calibration.text,
-      "Let what the model does with this text choose: with --type q4_0 or iq4_nl codes and "
-      "factors, as nfloat quantize --calibrate does; with q4_k, q5_k, q6_k and iq4_xs the scales, by "
-      "how large the inputs of each column are");
+  command.add_option("--calibrate", calibration.text,
+                     "Let what the model does with this text choose codes, scales and minima of --type q4_0, "
+                     "iq4_nl, iq4_xs, "
+                     "q4_k, q5_k or q6_k, as nfloat quantize --calibrate does");
   command
       .add_option("--calibration-tokens", calibration.tokens,
                   fmt::format("Tokens of it that are used; {} unless given", calibration_tokens(1)))
@@ -313,6 +308,9 @@ void add_convert_command(const Command& app) {
       "Write what was measured on the text of --calibrate as an importance matrix: NAME.gguf, or the "
       "older form under any other name");
   command.add_flag("--fast", calibration.fast, "Calibrate with less searching");
+  command.add_flag("--fresh", calibration.fresh,
+                   "Begin the calibration anew instead of going on with OUT.calibration, which a run leaves "
+                   "that was cut short");
   command.add_flag("--check", options->check, "Read the result back and compare every byte");
   command.add_flag("--all", options->all, "One line a tensor");
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();

@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "calibration_text.h"
 #include "nfloat/error.h"
 #include "notes.h"
@@ -40,44 +42,78 @@ std::shared_ptr<const ImportanceMatrix> importance_of_text(const std::string& fo
   return result;
 }
 
-CalibratedBlocks calibrate_blocks(const std::string& folder, GgufType type,
-                                  const ConvertCalibration& calibration, int threads) {
+CalibratedBlocks calibrate_blocks(const std::string& folder, const std::string& output, GgufType type,
+                                  const ConvertCalibration& calibration, int threads,
+                                  std::optional<CalibrationFile>& file) {
   const CalibrationSubject on = subject(folder, calibration);
   const std::string& name = on.text;
   CalibrationOptions options;
   options.level = std::max(1, calibration.level);
   options.fast = calibration.fast;
   options.gguf = type;
+  options.beside = on.beside;
   options.threads = threads;
   options.cancelled = interrupted;
+  const std::string path = output + ".calibration";
+  if (calibration.fresh) CalibrationFile::discard(path);
+  int64_t count = 0;
+  for (const auto& window : on.windows) count += std::ssize(window);
+  const std::string beside =
+      on.beside.empty() ? "" : fmt::format(" beside {} of {}", on.beside_tokens(), on.general_hash);
+  file.emplace(path,
+               fmt::format("source {} text {} tokens {}{} level {}{} as {}",
+                           checkpoint_fingerprint(*on.checkpoint), on.text_hash, count, beside, options.level,
+                           options.fast ? " fast" : "", gguf_type_info(type).name),
+               QuantizeCheckpointOptions());
+  options.earlier = file->layers();
+  const auto first = std::ssize(options.earlier);
+  bool kept = first > 0;
+  if (!on.left_out.empty()) note("without the general text beside the ids: {}\n", on.left_out);
+  if (kept) note("going on behind {} that {} holds\n", count_of(first, "layer"), path);
+  options.finished = [&](const CalibratedLayer& layer) {
+    file->append(layer);
+    kept = true;
+  };
   options.estimated = [&](const CalibrationEstimate& estimate) {
-    note("calibrating at level {} on {}: about {:.0f} s and {} of memory\n", options.level, name,
-         std::max(estimate.seconds, 1.0), format_bytes(estimate.memory_bytes));
+    note("calibrating at level {} on {}: about {:.0f} s and {} of memory; {} keeps what is finished\n",
+         options.level, name, std::max(estimate.seconds, 1.0), format_bytes(estimate.memory_bytes), path);
   };
   ProgressBar bar("calibrate", "layers");
   options.progress = [&](int64_t layer, int64_t layers) {
     bar.update(static_cast<uint64_t>(layer), static_cast<uint64_t>(layers),
                fmt::format("{}/{} layers", layer, layers));
   };
-  Calibration found = calibrate(on.checkpoint, on.config, on.windows, {}, options);
+  Calibration found;
+  try {
+    found = calibrate(on.checkpoint, on.config, on.windows, {}, options);
+  } catch (const Error& error) {
+    if (!kept) file->remove();
+    if (error.code() != ErrorCode::kInterrupted) throw;
+    throw Error(error.code(),
+                kept ? fmt::format("interrupted while calibrating; the same command goes on with {}", path)
+                     : std::string("interrupted while calibrating, before a layer was finished"));
+  } catch (...) {
+    if (!kept) file->remove();
+    throw;
+  }
   bar.finish();
   const CalibrationReport& report = found.report;
   const std::string type_name(gguf_type_info(type).name);
-  if (report.tensors == 0)
+  if (report.tensors == 0) {
+    file->remove();
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{}: no matrix has rows of whole blocks of {}", folder, type_name));
-  if (!(report.kl <= report.plain_kl))
+  }
+  if (!(report.kl <= report.plain_kl)) {
+    file->remove();
     throw Error(ErrorCode::kInvalidArgument,
                 fmt::format("{}: on the held-back tenth of the text the calibrated weights diverge by {:.6f} "
                             "nats a token, those of {} without a text by {:.6f}: nothing was written; give "
                             "more or other text",
                             name, report.kl, type_name, report.plain_kl));
-  CalibratedBlocks result;
-  while (!found.tensors.empty()) {
-    const auto first = found.tensors.begin();
-    result.rows[first->first] = gguf_blocks(first->second, type);
-    found.tensors.erase(first);
   }
+  CalibratedBlocks result;
+  result.rows = std::move(found.blocks);
   result.sentence = fmt::format(
       "Calibrated at level {} on {} tokens of {}. On {} tokens held back: mean KL {:.6f} nats from the "
       "original, {:.0f} % of the {:.6f} of {} without a text",

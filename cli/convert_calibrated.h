@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,19 +20,22 @@ struct ConvertCalibration {
   int64_t tokens = 0;  // 0: as quantize
   int level = 0;       // 0: 1
   bool fast = false;
+  bool fresh = false;  // does not go on with what a run before has found
 
   bool any() const { return !text.empty() || tokens > 0 || level > 0 || fast; }
 };
 
 struct CalibratedBlocks {
-  std::map<std::string, std::vector<std::byte>> rows;  // by name in the checkpoint: BridgeOptions::prepared
+  std::map<std::string, GgufMatrix> rows;  // by name in the checkpoint: BridgeOptions::prepared
   std::string sentence;
 };
 
-// The matrices of the plain model in `folder` in llama.cpp's blocks. Throws Error, also when the result is
-// worse than what needs no text.
-CalibratedBlocks calibrate_blocks(const std::string& folder, GgufType type,
-                                  const ConvertCalibration& calibration, int threads);
+// The matrices of the plain model in `folder` in llama.cpp's blocks. The finished layers stand in
+// OUTPUT.calibration meanwhile, which the caller removes when the output is written: `file`. Throws Error,
+// also when the result is worse than what needs no text.
+CalibratedBlocks calibrate_blocks(const std::string& folder, const std::string& output, GgufType type,
+                                  const ConvertCalibration& calibration, int threads,
+                                  std::optional<CalibrationFile>& file);
 
 // How large the inputs of the model's matrices are on the text. Throws Error.
 std::shared_ptr<const ImportanceMatrix> importance_of_text(const std::string& folder,

@@ -38,9 +38,10 @@ struct BridgeOptions {
   // that the adapter changes are then sums with the plain ones. A sum with 4-bit values lies near the levels
   // that it came from, and rounding takes most of a small change away.
   std::string original = {};
-  // GGUF files: weights that were quantized before (gguf_blocks), by their name in the checkpoint: the rows
-  // in `type`, [out]; null for all others. May be empty. Not together with lora.
-  std::function<const std::vector<std::byte>*(const std::string& name)> prepared = nullptr;
+  // GGUF files: weights that were quantized before (Calibration::blocks), by their name in the checkpoint,
+  // [out, in], of the type that the file has them in; null for all others. May be empty. Not together with
+  // lora.
+  std::function<const GgufMatrix*(const std::string& name)> prepared = nullptr;
   // GGUF files: by which the errors of the columns count where scales are searched for; null: all alike.
   std::shared_ptr<const ImportanceMatrix> importance = nullptr;
 };

@@ -33,6 +33,7 @@ struct CalibrationEstimate {
 // One layer's share of a result.
 struct CalibratedLayer {
   std::map<std::string, QuantizedTensor> tensors;  // by name in the checkpoint; [out, in]
+  std::map<std::string, GgufMatrix> blocks;        // of CalibrationOptions::gguf, instead of `tensors`
   int64_t kept_plain = 0;
   double loss = 0, plain_loss = 0;
 };
@@ -44,8 +45,8 @@ struct CalibrationOptions {
   // memory; its start sees the first 65,536 tokens.
   int level = 1;
   bool fast = false;  // no new coding of whole blocks: most of the gain in less time
-  // Codes and float16 factors of llama.cpp's blocks, Q4_0 or IQ4_NL, instead of those that the other options
-  // say; matrices whose rows are not whole blocks stay plain. Not at level 3.
+  // llama.cpp's blocks instead of those that the other options say: Q4_0, IQ4_NL, Q4_K, Q5_K, Q6_K or IQ4_XS,
+  // in the type that write_gguf gives each matrix for it. Not at level 3.
   std::optional<GgufType> gguf = std::nullopt;
   int threads = 0;
   // Calibrated on beside `windows`, in the same way, but none of it is held back: a little of other text
@@ -73,7 +74,7 @@ struct CalibrationReport {
   int64_t held_tokens = 0;    // held back
   double plain_kl = 0;        // of signed scales with the least squared error, of `gguf` of encode_gguf
   double kl = 0;              // of the result
-  int64_t tensors = 0;        // calibrated
+  int64_t tensors = 0;        // calibrated, or blocks
   int64_t kept_plain = 0;     // of them, whose loss was not below that of the signed scales, which they keep
   double loss = 0;            // sums over all tensors of tr(R H R^T)
   double plain_loss = 0;      // the same for signed scales
@@ -84,6 +85,7 @@ struct CalibrationReport {
 
 struct Calibration {
   std::map<std::string, QuantizedTensor> tensors;  // of all layers
+  std::map<std::string, GgufMatrix> blocks;        // of CalibrationOptions::gguf: BridgeOptions::prepared
   // Level 3: gains of norms, by name, of the checkpoint's types and shapes:
   // QuantizeCheckpointOptions::replaced takes them.
   std::map<std::string, Tensor> norms;
@@ -101,10 +103,6 @@ NFLOAT_API Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, c
                                  std::span<const std::vector<int32_t>> windows,
                                  const QuantizeCheckpointOptions& quantize,
                                  const CalibrationOptions& options = {});
-
-// A matrix that was calibrated for CalibrationOptions::gguf in the bytes of llama.cpp's type, row by row:
-// BridgeOptions::prepared takes it. Throws kInvalidArgument for what is coded in another way.
-NFLOAT_API std::vector<std::byte> gguf_blocks(const QuantizedTensor& tensor, GgufType type);
 
 // The finished layers of a calibration in a file, so that a run that was cut short goes on: a record a layer,
 // on the disk when append() returns. What a killed run wrote half is passed over. The file belongs to one

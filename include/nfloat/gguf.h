@@ -72,6 +72,13 @@ NFLOAT_API bool is_encodable(GgufType type) noexcept;
 NFLOAT_API void encode_gguf(GgufType type, std::span<const float> weights, std::span<std::byte> output,
                             std::span<const float> importance = {});
 
+// A matrix in the bytes of a type, row by row.
+struct GgufMatrix {
+  GgufType type = GgufType::kF32;
+  int64_t rows = 0, columns = 0;
+  std::vector<std::byte> bytes;
+};
+
 // The 16 values that the codes of a 4-bit type stand for, before the block's scale (Q4_0: -8 to 7); empty for
 // a type that is not a code table and a scale for every 32 elements.
 NFLOAT_API std::span<const float> gguf_levels(GgufType type) noexcept;

@@ -83,8 +83,8 @@ class TargetJob : public StreamJob {
     if (!readers_.empty()) result.before = readers_[0]->stored_type();
     chunk_rows_ = std::max<int64_t>(1, kChunkElements / std::max<int64_t>(1, target.cols));
     const GgufTypeInfo& type = gguf_type_info(target.type);
-    if (options.prepared && options.type == target.type)
-      for (const GgufSource& source : target.sources) prepared_.push_back(options.prepared(source.name));
+    if (options.prepared && plain_dtype(target.type) == nullptr)
+      for (const GgufSource& source : target.sources) take_note_of(options.prepared(source.name), source);
     importance_ = importance_of(options, target);
     row_bytes_ = static_cast<uint64_t>(target.cols) * static_cast<uint64_t>(type.block_bytes) /
                  static_cast<uint64_t>(type.block_elements);
@@ -168,17 +168,28 @@ class TargetJob : public StreamJob {
     }
   }
 
+  void take_note_of(const GgufMatrix* rows, const GgufSource& source) {
+    prepared_.push_back(rows);
+    if (rows == nullptr) return;
+    const GgufTypeInfo& type = gguf_type_info(target_.type);
+    const auto size = static_cast<uint64_t>(rows->rows) * static_cast<uint64_t>(target_.cols) /
+                      static_cast<uint64_t>(type.block_elements) * static_cast<uint64_t>(type.block_bytes);
+    if (rows->type != target_.type || rows->columns != target_.cols || rows->bytes.size() != size)
+      fail(ErrorCode::kInvalidArgument, "'{}': {} rows of {} in {} were prepared for rows of {} in {}",
+           source.name, rows->rows, rows->columns, gguf_type_info(rows->type).name, target_.cols, type.name);
+  }
+
   // Rows that were quantized before, over those that were encoded.
   void take_prepared(int64_t first, int64_t count, std::span<std::byte> output) const {
     for_runs(first, count, [&](size_t source, int64_t from, int64_t at, int64_t rows) {
-      const std::vector<std::byte>* blocks = prepared_[source];
-      if (blocks == nullptr) return;
+      const GgufMatrix* prepared = prepared_[source];
+      if (prepared == nullptr) return;
       const auto begin = static_cast<size_t>(from) * row_bytes_,
                  size = static_cast<size_t>(rows) * row_bytes_;
-      if (blocks->size() < begin + size)
-        fail(ErrorCode::kInvalidArgument, "'{}': {} bytes were prepared, more were expected",
-             target_.sources[source].name, blocks->size());
-      std::memcpy(output.data() + static_cast<size_t>(at) * row_bytes_, blocks->data() + begin, size);
+      if (prepared->bytes.size() < begin + size)
+        fail(ErrorCode::kInvalidArgument, "'{}': {} rows were prepared, more were expected",
+             target_.sources[source].name, prepared->rows);
+      std::memcpy(output.data() + static_cast<size_t>(at) * row_bytes_, prepared->bytes.data() + begin, size);
     });
   }
 
@@ -239,9 +250,9 @@ class TargetJob : public StreamJob {
   const GgufTarget& target_;
   BridgeTensor& result_;
   const Sink sink_;
-  std::vector<std::unique_ptr<RowReader>> readers_;      // beside the sources
-  std::vector<const TensorInfo*> parts_;                 // codes and scales of MXFP4
-  std::vector<const std::vector<std::byte>*> prepared_;  // beside the sources; empty: none
+  std::vector<std::unique_ptr<RowReader>> readers_;  // beside the sources
+  std::vector<const TensorInfo*> parts_;             // codes and scales of MXFP4
+  std::vector<const GgufMatrix*> prepared_;          // beside the sources; empty: none
   const ColumnImportance* importance_ = nullptr;
   int64_t chunk_rows_ = 1;
   uint64_t row_bytes_ = 0;

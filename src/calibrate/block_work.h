@@ -49,6 +49,15 @@ inline std::vector<float> inverse_diagonal(const SquareMatrix& matrix, int64_t s
   return inverse;
 }
 
+using Range = std::pair<int64_t, int64_t>;  // of columns, [begin, end)
+
+// Of a range: the inverse of H there, and the upper triangular U with U^T U equal to it.
+struct RangeInverse {
+  std::vector<float> inverse, upper;    // [n][n]
+  std::vector<float> inverse_diagonal;  // 1 / the diagonal of U
+};
+RangeInverse inverse_of(const SquareMatrix& h, int64_t columns, const Range& range);
+
 // The scales that a file can hold, as codes of 8 bits: code 127 is zero; those of s and -s add up to 254. Of
 // a double-quantized file without an offset they are the second-level map times the scale of 256 blocks; of
 // one with a float16 a block, those in steps of .9 % around what the block wants.
@@ -62,6 +71,7 @@ class StoredScales {
   StoredScales(std::span<const float> wanted, float unit);
 
   const std::vector<float>& absmax() const noexcept { return absmax_; }
+  bool float16() const noexcept { return unit_ > 0; }
   float at(int64_t block, int code) const noexcept {
     const float scale = (*map_)[static_cast<size_t>(code)] * absmax(block);
     return unit_ > 0 ? stored(scale) : scale;

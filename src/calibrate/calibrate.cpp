@@ -7,13 +7,14 @@
 
 #include "base/fail.h"
 #include "base/parallel.h"
+#include "bridge/gguf_plan.h"
 #include "calibrate/cancel.h"
 #include "calibrate/distill.h"
 #include "calibrate/estimate.h"
-#include "calibrate/gguf_coding.h"
 #include "calibrate/inputs.h"
 #include "calibrate/matrix.h"
 #include "calibrate/stream.h"
+#include "calibrate/super_coding.h"
 #include "model/layer_reader.h"
 #include "model/loader.h"
 
@@ -40,18 +41,22 @@ class Calibrator {
             model_options([this](const std::string& name, std::span<float> weights, int64_t, int64_t) {
               const auto found = result_.tensors.find(name);
               if (found != result_.tensors.end()) decode(found->second, weights);
+              const auto rows = result_.blocks.find(name);
+              if (rows != result_.blocks.end()) decode_rows(rows->second, weights, threads_);
             })),
         plain_(checkpoint_, config,
                model_options([this](const std::string& name, std::span<float> weights, int64_t rows,
                                     int64_t columns) { round_plainly(name, weights, rows, columns); })) {
-    matrix_.gguf = options.gguf;
-    matrix_.codebook = options.gguf ? gguf_codebook(*options.gguf) : make_codebook(quantize.format);
+    if (!options.gguf) matrix_.codebook = make_codebook(quantize.format);
     matrix_.whole = !options.fast;
     matrix_.sweeps = 4;
     matrix_.threads = threads_;
-    for (const TensorPlan& plan : plan_quantization(*checkpoint_, quantize).tensors)
-      if (plan.quantize && plan.input.shape.rank() == 2 && fits(plan))
-        wanted_[plan.input.name] = {plan.input.dtype, options.gguf ? kGgufBlock : plan.block_size};
+    if (options.gguf)
+      want_blocks(*options.gguf, config);
+    else
+      for (const TensorPlan& plan : plan_quantization(*checkpoint_, quantize).tensors)
+        if (plan.quantize && plan.input.shape.rank() == 2)
+          wanted_[plan.input.name] = {plan.input.dtype, plan.block_size, std::nullopt};
     const auto vocabulary = static_cast<size_t>(config.vocabulary);
     size_t held_tokens = 0;
     for (size_t i = 0; i < windows.size(); ++i) {
@@ -108,11 +113,8 @@ class Calibrator {
   struct Wanted {
     DType dtype = DType::kBF16;
     int64_t block_size = 0;
+    std::optional<GgufType> gguf;  // then not the others
   };
-  // Whether its rows are whole blocks where they have to be.
-  bool fits(const TensorPlan& plan) const {
-    return !matrix_.gguf || plan.input.shape[plan.transpose ? 0 : 1] % kGgufBlock == 0;
-  }
   using Transform = decltype(ModelOptions::transform);
 
   void quantize_layers() {
@@ -213,7 +215,8 @@ class Calibrator {
     const auto wanted = wanted_.find(name);
     if (wanted == wanted_.end()) return;
     cancel_.expect_none();
-    if (matrix_.gguf) return decode(gguf_rounded(*matrix_.gguf, weights, rows, columns, threads_), weights);
+    if (const auto& type = wanted->second.gguf)
+      return decode_rows(encoded_rows(*type, weights, rows, columns, threads_), weights, threads_);
     QuantizeOptions options;
     options.block_size = wanted->second.block_size;
     options.scale = ScaleMethod::kSigned;
@@ -224,24 +227,46 @@ class Calibrator {
         weights);
   }
 
+  // The matrices that a GGUF file has in blocks of 4 to 6 bits; embedding and head have others.
+  void want_blocks(GgufType type, const ModelConfig& config) {
+    if (!is_calibrated(type))
+      fail(ErrorCode::kUnsupported, "{} is not calibrated: Q4_0, IQ4_NL, IQ4_XS, Q4_K, Q5_K and Q6_K are",
+           gguf_type_info(type).name);
+    for (const GgufTarget& target : plan_gguf(*checkpoint_, config, "", type, "").targets)
+      for (const GgufSource& source : target.sources)
+        if (is_calibrated(target.type) && checkpoint_->find(source.name)->shape.rank() == 2)
+          wanted_[source.name] = {DType::kF32, 0, target.type};
+  }
+  static bool is_calibrated(GgufType type) noexcept {
+    return type == GgufType::kQ4_0 || type == GgufType::kIQ4_NL || SuperFormat::knows(type);
+  }
+
   // What a run before has found.
   void take_earlier(int64_t layer, const LayerWeights& weights, Stream& original) {
     layer_ = options_.earlier[static_cast<size_t>(layer)];
     for (auto& [name, tensor] : layer_.tensors) {
       const TensorInfo* info = checkpoint_->find(name);
       const auto wanted = wanted_.find(name);
-      const bool fits = wanted != wanted_.end() && info != nullptr &&
+      const bool fits = wanted != wanted_.end() && info != nullptr && !wanted->second.gguf &&
                         tensor.block_size == wanted->second.block_size &&
                         tensor.elements() == info->shape.elements();
       if (!fits) fail(ErrorCode::kMalformedFile, "{}: calibrated before for another model", name);
       result_.tensors[name] = tensor;
+    }
+    for (const auto& [name, rows] : layer_.blocks) {
+      const TensorInfo* info = checkpoint_->find(name);
+      const auto wanted = wanted_.find(name);
+      if (wanted == wanted_.end() || info == nullptr || wanted->second.gguf != rows.type ||
+          rows.rows * rows.columns != info->shape.elements() || rows.rows != rows_of(name))
+        fail(ErrorCode::kMalformedFile, "{}: calibrated before for another model", name);
+      result_.blocks[name] = rows;
     }
     original.advance(layer, weights);
   }
 
   void add_to_report(bool earlier) {
     CalibrationReport& report = result_.report;
-    report.tensors += std::ssize(layer_.tensors);
+    report.tensors += std::ssize(layer_.tensors) + std::ssize(layer_.blocks);
     report.kept_plain += layer_.kept_plain;
     report.loss += layer_.loss;
     report.plain_loss += layer_.plain_loss;
@@ -340,11 +365,16 @@ class Calibrator {
   void quantize_one(const std::string& name, std::span<const float> target, const HessianFactor& factor) {
     const Wanted& wanted = wanted_.at(name);
     matrix_.block_size = wanted.block_size;
+    matrix_.gguf = wanted.gguf;
     CalibratedMatrix matrix = calibrate_matrix(target, std::ssize(target) / factor.size, factor, matrix_);
-    matrix.tensor.dtype = wanted.dtype;
     layer_.kept_plain += matrix.kept_plain ? 1 : 0;
     layer_.loss += matrix.loss;
     layer_.plain_loss += matrix.plain_loss;
+    if (wanted.gguf) {
+      result_.blocks[name] = layer_.blocks[name] = std::move(matrix.blocks);
+      return;
+    }
+    matrix.tensor.dtype = wanted.dtype;
     result_.tensors[name] = layer_.tensors[name] = std::move(matrix.tensor);
   }
 

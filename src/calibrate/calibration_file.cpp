@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A line that says what is calibrated, then a record a layer: a line of JSON, behind it codes, scales and
-// second-level scales of its tensors.
+// second-level scales of its tensors, then the rows of its matrices in llama.cpp's blocks.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -79,6 +79,27 @@ bool make_room(QuantizedTensor& tensor, const std::vector<int64_t>& dims, uint64
   return true;
 }
 
+bool make_room(GgufMatrix& matrix, uint64_t bytes_left) {
+  const GgufTypeInfo& info = gguf_type_info(matrix.type);
+  const auto block_bytes = static_cast<uint64_t>(info.block_bytes);
+  if (matrix.rows <= 0 || matrix.columns <= 0 || matrix.columns % info.block_elements != 0) return false;
+  const uint64_t blocks = static_cast<uint64_t>(matrix.columns / info.block_elements);
+  if (blocks > bytes_left / block_bytes ||
+      static_cast<uint64_t>(matrix.rows) > bytes_left / (blocks * block_bytes))
+    return false;
+  matrix.bytes.resize(static_cast<uint64_t>(matrix.rows) * blocks * block_bytes);
+  return true;
+}
+
+// Fills `part` from the head of `bytes`; false: there is less.
+bool take_part(std::span<const std::byte>& bytes, std::span<std::byte> part, uint64_t& hash) {
+  if (part.size() > bytes.size()) return false;
+  if (!part.empty()) std::memcpy(part.data(), bytes.data(), part.size());
+  hash = fnv(part, hash);
+  bytes = bytes.subspan(part.size());
+  return true;
+}
+
 // The line that begins at the head of `bytes`, taken off them; empty when there is none.
 std::string_view take_line(std::span<const std::byte>& bytes) {
   const std::string_view view = text_of(bytes).substr(0, kMostLine);
@@ -109,12 +130,17 @@ bool take_layer(std::span<const std::byte>& bytes, const std::string& path,
       tensor.block_size = quantize.block_size_of(entry["name"].get<std::string>());
       if (!parse_dtype(entry["dtype"].get<std::string>(), &tensor.dtype)) return false;
       if (!make_room(tensor, dims, bytes.size())) return false;
-      for (const std::span<std::byte> part : parts_of(tensor)) {
-        if (part.size() > bytes.size()) return false;
-        std::memcpy(part.data(), bytes.data(), part.size());
-        hash = fnv(part, hash);
-        bytes = bytes.subspan(part.size());
-      }
+      for (const std::span<std::byte> part : parts_of(tensor))
+        if (!take_part(bytes, part, hash)) return false;
+    }
+    for (const Json& entry : record["blocks"]) {
+      GgufMatrix& matrix = layer.blocks[entry["name"].get<std::string>()];
+      const GgufTypeInfo* type = find_gguf_type(entry["type"].get<std::string>());
+      if (type == nullptr) return false;
+      matrix.type = type->type;
+      matrix.rows = entry["rows"].get<int64_t>();
+      matrix.columns = entry["columns"].get<int64_t>();
+      if (!make_room(matrix, bytes.size()) || !take_part(bytes, matrix.bytes, hash)) return false;
     }
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kMalformedFile) throw;
@@ -211,6 +237,16 @@ void CalibrationFile::append(const CalibratedLayer& layer) {
     record["tensors"].push_back(std::move(entry));
     for (const std::span<const std::byte> part : parts_of(tensor)) hash = fnv(part, hash);
   }
+  record["blocks"] = Json::array();
+  for (const auto& [name, matrix] : layer.blocks) {
+    Json entry;
+    entry["name"] = name;
+    entry["type"] = gguf_type_info(matrix.type).name;
+    entry["rows"] = matrix.rows;
+    entry["columns"] = matrix.columns;
+    record["blocks"].push_back(std::move(entry));
+    hash = fnv(std::span<const std::byte>(matrix.bytes), hash);
+  }
   record["hash"] = fmt::format("{:016x}", hash);
   struct stat before {};
   if (::fstat(*file_, &before) != 0) fail(ErrorCode::kIo, "{}: cannot read: {}", path_, std::strerror(errno));
@@ -220,6 +256,7 @@ void CalibrationFile::append(const CalibratedLayer& layer) {
     file.write(std::as_bytes(std::span(line)));
     for (const auto& [name, tensor] : layer.tensors)
       for (const std::span<const std::byte> part : parts_of(tensor)) file.write(part);
+    for (const auto& [name, matrix] : layer.blocks) file.write(matrix.bytes);
     file.sync();
   } catch (const Error&) {
     cut_to(static_cast<uint64_t>(before.st_size));  // of a full disk, a torn record would keep it full

@@ -12,46 +12,7 @@ namespace {
 constexpr int kSteps = 3;  // of stored scales to either side that a block tries, and their negatives
 constexpr double kWorthwhile = 1e-5;  // share of a block's loss that a new coding has to win
 
-// Of the columns [begin, end): the inverse of H there, and the upper triangular U with U^T U equal to it.
-struct RangeInverse {
-  std::vector<float> inverse, upper;    // [n][n]
-  std::vector<float> inverse_diagonal;  // 1 / the diagonal of U
-};
-using Range = std::pair<int64_t, int64_t>;
 using RangeInverses = std::map<Range, RangeInverse>;
-
-RangeInverse inverse_of(const SquareMatrix& h, int64_t columns, const Range& range) {
-  const int64_t n = range.second - range.first;
-  const auto at = [n](int64_t i, int64_t j) { return static_cast<size_t>(i * n + j); };
-  std::vector<double> lower(static_cast<size_t>(n * n)), upper(lower.size()), inverse(lower.size());
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j <= i; ++j) {
-      double sum = h[static_cast<size_t>((range.second - 1 - i) * columns + range.second - 1 - j)];
-      for (int64_t p = 0; p < j; ++p) sum -= lower[at(i, p)] * lower[at(j, p)];
-      lower[at(i, j)] = i == j ? std::sqrt(std::max(sum, 1e-300)) : sum / lower[at(j, j)];
-    }
-  for (int64_t i = 0; i < n; ++i)
-    for (int64_t j = 0; j <= i; ++j) upper[at(n - 1 - i, n - 1 - j)] = lower[at(i, j)];
-  for (int64_t i = n - 1; i >= 0; --i) {
-    inverse[at(i, i)] = 1;
-    for (int64_t p = i + 1; p < n; ++p)
-      for (int64_t j = p; j < n; ++j) inverse[at(i, j)] -= upper[at(i, p)] * inverse[at(p, j)];
-    for (int64_t j = i; j < n; ++j) inverse[at(i, j)] /= upper[at(i, i)];
-  }
-  RangeInverse result;
-  result.upper.assign(inverse.begin(), inverse.end());
-  for (int64_t i = 0; i < n; ++i) result.inverse_diagonal.push_back(1 / result.upper[at(i, i)]);
-  result.inverse.resize(result.upper.size());
-  std::vector<double> sums(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) {
-    std::fill(sums.begin(), sums.end(), 0.0);
-    for (int64_t p = 0; p <= i; ++p)
-      for (int64_t j = p; j < n; ++j) sums[static_cast<size_t>(j)] += inverse[at(p, i)] * inverse[at(p, j)];
-    for (int64_t j = 0; j < n; ++j)
-      result.inverse[at(i, j)] = static_cast<float>(sums[static_cast<size_t>(j)]);
-  }
-  return result;
-}
 
 // Of every range of columns that a block of the coding covers.
 RangeInverses inverses_of(const HessianFactor& factor, int threads, const Coding& coding,
@@ -371,6 +332,39 @@ class Descent {
 };
 
 }  // namespace
+
+RangeInverse inverse_of(const SquareMatrix& h, int64_t columns, const Range& range) {
+  const int64_t n = range.second - range.first;
+  const auto at = [n](int64_t i, int64_t j) { return static_cast<size_t>(i * n + j); };
+  std::vector<double> lower(static_cast<size_t>(n * n)), upper(lower.size()), inverse(lower.size());
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j <= i; ++j) {
+      double sum = h[static_cast<size_t>((range.second - 1 - i) * columns + range.second - 1 - j)];
+      for (int64_t p = 0; p < j; ++p) sum -= lower[at(i, p)] * lower[at(j, p)];
+      lower[at(i, j)] = i == j ? std::sqrt(std::max(sum, 1e-300)) : sum / lower[at(j, j)];
+    }
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t j = 0; j <= i; ++j) upper[at(n - 1 - i, n - 1 - j)] = lower[at(i, j)];
+  for (int64_t i = n - 1; i >= 0; --i) {
+    inverse[at(i, i)] = 1;
+    for (int64_t p = i + 1; p < n; ++p)
+      for (int64_t j = p; j < n; ++j) inverse[at(i, j)] -= upper[at(i, p)] * inverse[at(p, j)];
+    for (int64_t j = i; j < n; ++j) inverse[at(i, j)] /= upper[at(i, i)];
+  }
+  RangeInverse result;
+  result.upper.assign(inverse.begin(), inverse.end());
+  for (int64_t i = 0; i < n; ++i) result.inverse_diagonal.push_back(1 / result.upper[at(i, i)]);
+  result.inverse.resize(result.upper.size());
+  std::vector<double> sums(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    std::fill(sums.begin(), sums.end(), 0.0);
+    for (int64_t p = 0; p <= i; ++p)
+      for (int64_t j = p; j < n; ++j) sums[static_cast<size_t>(j)] += inverse[at(p, i)] * inverse[at(p, j)];
+    for (int64_t j = 0; j < n; ++j)
+      result.inverse[at(i, j)] = static_cast<float>(sums[static_cast<size_t>(j)]);
+  }
+  return result;
+}
 
 void descend(std::span<const float> weights, const HessianFactor& factor, const Levels& levels,
              const StoredScales& scales, bool whole, int threads, Coding& coding) {

@@ -2,8 +2,10 @@
 #ifndef NFLOAT_CALIBRATE_GGUF_CODING_H_
 #define NFLOAT_CALIBRATE_GGUF_CODING_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "nfloat/codebook.h"
 #include "nfloat/gguf.h"
@@ -19,9 +21,8 @@ inline constexpr int64_t kGgufBlock = 32;
 Codebook gguf_codebook(GgufType type);
 float gguf_unit(GgufType type) noexcept;
 
-// What encode_gguf makes of [rows][columns], whole blocks a row.
-QuantizedTensor gguf_rounded(GgufType type, std::span<const float> weights, int64_t rows, int64_t columns,
-                             int threads);
+// The bytes of what is coded so, row by row. Throws kInvalidArgument for what is coded in another way.
+std::vector<std::byte> gguf_blocks(const QuantizedTensor& tensor, GgufType type);
 
 }  // namespace nfloat
 

@@ -46,7 +46,7 @@ std::vector<float> corrected_target(std::span<const float> weights, int64_t rows
 struct CalibratedOptions {
   Codebook codebook;  // of at most 16 levels
   int64_t block_size = 64;
-  std::optional<GgufType> gguf = std::nullopt;  // then `codebook` is gguf_codebook(), blocks are of 32
+  std::optional<GgufType> gguf = std::nullopt;  // instead of `codebook` and `block_size`
   int sweeps = 4;                               // of block descent
   bool whole = true;  // sweeps choose blocks anew; false: scales and single codes only
   int finalists = 8;  // scales of a block judged with feedback, at most 8
@@ -54,7 +54,8 @@ struct CalibratedOptions {
 };
 
 struct CalibratedMatrix {
-  QuantizedTensor tensor;   // double-quantized, nested offset 0; of `gguf` with a scale a block
+  QuantizedTensor tensor;   // double-quantized, nested offset 0
+  GgufMatrix blocks;        // of `gguf`, instead
   double loss = 0;          // tr(R H R^T) of it, H damped
   double plain_loss = 0;    // of signed scales with the least squared error, chosen without H; of encode_gguf
   bool kept_plain = false;  // the latter was not worse and is what `tensor` holds
@@ -65,9 +66,17 @@ struct CalibratedMatrix {
 CalibratedMatrix calibrate_matrix(std::span<const float> weights, int64_t rows, const HessianFactor& factor,
                                   const CalibratedOptions& options);
 
-// tr(R H R^T), R = decoded(tensor) - weights.
+// tr(R H R^T), R = values - weights.
+double proxy_loss(std::span<const float> values, std::span<const float> weights, int64_t rows,
+                  const HessianFactor& factor, int threads);
+
 double proxy_loss(const QuantizedTensor& tensor, std::span<const float> weights, int64_t rows,
                   const HessianFactor& factor, int threads);
+
+// A matrix [rows][columns] in the bytes of a type, as encode_gguf has it; and what they stand for.
+GgufMatrix encoded_rows(GgufType type, std::span<const float> weights, int64_t rows, int64_t columns,
+                        int threads);
+void decode_rows(const GgufMatrix& matrix, std::span<float> values, int threads);
 
 }  // namespace nfloat
 

@@ -4,15 +4,15 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
+#include <iterator>
 
 #include "base/float16.h"
+#include "gguf/super_block.h"
 #include "gguf/tables.h"
 
 namespace nfloat {
 namespace {
 
-constexpr int kSuperBlock = 256;
 constexpr int kLanes = 8;  // independent partial sums: their order is fixed, so compilers may use vectors
 
 // `y` between the ends, and `low` for NaN.
@@ -60,10 +60,6 @@ Factor factor(float value) noexcept {
   }
   result.value = f16_to_float(result.bits);
   return result;
-}
-
-void put_factor(uint8_t* to, const Factor& factor) noexcept {
-  std::memcpy(to, &factor.bits, sizeof factor.bits);
 }
 
 // Blocks of 32 that stand for scale * code - minimum, codes from 0 to kMost. Squared errors count by
@@ -172,27 +168,6 @@ struct Even {
     const float inverse = own_scale > 0 ? 1.0f / own_scale : 0.0f;
     for (int i = 0; i < kBlock; ++i)
       codes[b * kBlock + i] = static_cast<uint8_t>(code(inverse * (x[i] + own_minimum)));
-  }
-
-  // Both factors, then eight pairs of 6 bits: the first four whole in bytes 0-3 and 4-7, the others with
-  // their low nibbles in bytes 8-11 and their high two bits on top of the first four.
-  void put_scales(uint8_t* block) const noexcept {
-    put_factor(block, scale);
-    put_factor(block + 2, minimum);
-    uint8_t* six = block + 4;
-    for (int b = 0; b < 4; ++b) {
-      six[b] = static_cast<uint8_t>(scales[b] | scales[b + 4] >> 4 << 6);
-      six[b + 4] = static_cast<uint8_t>(minima[b] | minima[b + 4] >> 4 << 6);
-      six[b + 8] = static_cast<uint8_t>((scales[b + 4] & 15) | (minima[b + 4] & 15) << 4);
-    }
-  }
-
-  // Of each 64 elements, the first 32 are low nibbles and the others high.
-  void put_nibbles(uint8_t* to) const noexcept {
-    for (int i = 0; i < kSuperBlock / 2; ++i) {
-      const int low = i / 32 * 64 + i % 32;
-      to[i] = static_cast<uint8_t>((codes[low] & 15) | (codes[low + 32] & 15) << 4);
-    }
   }
 };
 
@@ -303,72 +278,66 @@ struct Scaled {
   }
 };
 
-template <typename Importance>
-void q4_k(const float* x, Importance w, uint8_t* block) noexcept {
-  const Even<15, Importance> coded(x, w);
-  coded.put_scales(block);
-  coded.put_nibbles(block + 16);
+template <int kMost, typename Importance>
+void search_even(const float* x, Importance w, SuperBlock& found) noexcept {
+  const Even<kMost, Importance> coded(x, w);
+  found.scale = coded.scale.bits;
+  found.minimum = coded.minimum.bits;
+  std::copy(std::begin(coded.scales), std::end(coded.scales), found.scales);
+  std::copy(std::begin(coded.minima), std::end(coded.minima), found.minima);
+  std::copy(std::begin(coded.codes), std::end(coded.codes), found.codes);
+}
+
+template <typename Kind, typename Importance>
+void search_scaled(const float* x, Importance w, SuperBlock& found) noexcept {
+  const Scaled<Kind, Importance> coded(x, w);
+  found.scale = coded.scale.bits;
+  for (int b = 0; b < Scaled<Kind, Importance>::kBlocks; ++b)
+    found.scales[b] = static_cast<int8_t>(coded.scales[b]);
+  std::copy(std::begin(coded.codes), std::end(coded.codes), found.codes);
 }
 
 template <typename Importance>
-void q5_k(const float* x, Importance w, uint8_t* block) noexcept {
-  const Even<31, Importance> coded(x, w);
-  coded.put_scales(block);
-  uint8_t* high = block + 16;  // bit b of byte i: the fifth of element 32 * b + i
-  for (int i = 0; i < 32; ++i) {
-    high[i] = 0;
-    for (int b = 0; b < 8; ++b) high[i] = static_cast<uint8_t>(high[i] | (coded.codes[b * 32 + i] >> 4) << b);
+void search_block(GgufType type, const float* x, Importance w, SuperBlock& found) noexcept {
+  switch (type) {
+    case GgufType::kQ4_K:
+      return search_even<15>(x, w, found);
+    case GgufType::kQ5_K:
+      return search_even<31>(x, w, found);
+    case GgufType::kQ6_K:
+      return search_scaled<SixBits>(x, w, found);
+    default:
+      return search_scaled<Table>(x, w, found);
   }
-  coded.put_nibbles(block + 48);
 }
 
-template <typename Importance>
-void q6_k(const float* x, Importance w, uint8_t* block) noexcept {
-  const Scaled<SixBits, Importance> coded(x, w);
-  uint8_t *low = block, *high = block + 128;
-  std::memset(block, 0, 192);
-  for (int i = 0; i < kSuperBlock; ++i) {
-    const int part = i / 128, place = i % 128;
-    uint8_t& nibbles = low[part * 64 + place % 64];
-    uint8_t& pairs = high[part * 32 + place % 32];
-    nibbles = static_cast<uint8_t>(nibbles | (coded.codes[i] & 15) << place / 64 * 4);
-    pairs = static_cast<uint8_t>(pairs | (coded.codes[i] >> 4) << place / 32 * 2);
-  }
-  for (int b = 0; b < 16; ++b) block[192 + b] = static_cast<uint8_t>(static_cast<int8_t>(coded.scales[b]));
-  put_factor(block + 208, coded.scale);
-}
-
-template <typename Importance>
-void iq4_xs(const float* x, Importance w, uint8_t* block) noexcept {
-  const Scaled<Table, Importance> coded(x, w);
-  put_factor(block, coded.scale);
-  std::memset(block + 2, 0, 6);
-  for (int b = 0; b < 8; ++b) {
-    const int six = coded.scales[b] + 32;
-    block[4 + b / 2] = static_cast<uint8_t>(block[4 + b / 2] | (six & 15) << b % 2 * 4);
-    block[2 + b / 4] = static_cast<uint8_t>(block[2 + b / 4] | (six >> 4) << b % 4 * 2);
-    for (int i = 0; i < 16; ++i)
-      block[8 + b * 16 + i] =
-          static_cast<uint8_t>(coded.codes[b * 32 + i] | coded.codes[b * 32 + 16 + i] << 4);
-  }
+template <GgufType kType>
+void encode_block(const float* x, const float* importance, uint8_t* block) noexcept {
+  SuperBlock found;
+  search_super_block(kType, x, importance, found);
+  put_super_block(kType, found, block);
 }
 
 }  // namespace
 
+void search_super_block(GgufType type, const float* x, const float* importance, SuperBlock& found) noexcept {
+  importance != nullptr ? search_block(type, x, importance, found) : search_block(type, x, Equal(), found);
+}
+
 void encode_q4_k(const float* x, const float* importance, uint8_t* block) noexcept {
-  importance != nullptr ? q4_k(x, importance, block) : q4_k(x, Equal(), block);
+  encode_block<GgufType::kQ4_K>(x, importance, block);
 }
 
 void encode_q5_k(const float* x, const float* importance, uint8_t* block) noexcept {
-  importance != nullptr ? q5_k(x, importance, block) : q5_k(x, Equal(), block);
+  encode_block<GgufType::kQ5_K>(x, importance, block);
 }
 
 void encode_q6_k(const float* x, const float* importance, uint8_t* block) noexcept {
-  importance != nullptr ? q6_k(x, importance, block) : q6_k(x, Equal(), block);
+  encode_block<GgufType::kQ6_K>(x, importance, block);
 }
 
 void encode_iq4_xs(const float* x, const float* importance, uint8_t* block) noexcept {
-  importance != nullptr ? iq4_xs(x, importance, block) : iq4_xs(x, Equal(), block);
+  encode_block<GgufType::kIQ4_XS>(x, importance, block);
 }
 
 }  // namespace nfloat

@@ -14,11 +14,49 @@ inline constexpr int kFeedSets = 4, kFeedColumns = 2;
 inline constexpr int kFeedSets = 2, kFeedColumns = 2;
 #endif
 
-static inline void store_ranks(int32_t* to, const I32x16& ranks) noexcept {
+// Levels of a table, by their rank.
+struct TableCode {
+  using Rank = I32x16;
+
+  template <typename Args>
+  explicit TableCode(const Args& args) noexcept
+      : tables(make_rank_tables(*args.table)), below(multiply(tables.levels, splat16(-1.0f))) {}
+  inline Rank rank(const F32x16& x) const noexcept { return rank_of<false, true>(x, tables); }
+  inline F32x16 level(const Rank& rank) const noexcept { return lookup16(tables.levels, rank); }
+  inline F32x16 minus_level(const Rank& rank) const noexcept { return lookup16(below, rank); }
+
+  RankTables tables;
+  F32x16 below;
+};
+
+// Levels 0 to `steps`; a rank is 1.5 * 2^23 plus the level, where floats are whole numbers.
+struct StepCode {
+  using Rank = F32x16;
+  static constexpr float kShift = 12582912.0f;
+
+  template <typename Args>
+  explicit StepCode(const Args& args) noexcept : most(splat16(static_cast<float>(args.steps))) {}
+  inline Rank rank(const F32x16& x) const noexcept {
+    const F32x16 minus = splat16(-1.0f);
+    const F32x16 below_zero = smaller(multiply(smaller(x, most), minus), splat16(0.0f));
+    return add(multiply(below_zero, minus), splat16(kShift));
+  }
+  inline F32x16 level(const Rank& rank) const noexcept { return add(rank, splat16(-kShift)); }
+  inline F32x16 minus_level(const Rank& rank) const noexcept {
+    return add(multiply(rank, splat16(-1.0f)), splat16(kShift));
+  }
+
+  F32x16 most;
+};
+
+template <typename Rank>
+static inline void store_ranks(int32_t* to, const Rank& ranks) noexcept {
+  static_assert(sizeof ranks == 16 * sizeof *to);
   std::memcpy(to, &ranks, sizeof ranks);
 }
-static inline I32x16 load_ranks(const int32_t* from) noexcept {
-  I32x16 ranks;
+template <typename Rank>
+static inline Rank load_ranks(const int32_t* from) noexcept {
+  Rank ranks;
   std::memcpy(&ranks, from, sizeof ranks);
   return ranks;
 }
@@ -26,31 +64,33 @@ static inline I32x16 load_ranks(const int32_t* from) noexcept {
 // What becomes of a column whose target, or gradient, is final.
 struct FeedColumn {
   static constexpr bool kSumsLosses = true;
-  static inline F32x16 decide(const F32x16& target, const RankTables& tables, const F32x16& scale,
+  template <typename Code>
+  static inline F32x16 decide(const F32x16& target, const Code& code, const F32x16& scale,
                               const F32x16& inverse, const F32x16& inverse_diagonal,
                               int32_t* ranks) noexcept {
-    const I32x16 rank = rank_of<false, true>(multiply(target, inverse), tables);
+    const typename Code::Rank rank = code.rank(multiply(target, inverse));
     store_ranks(ranks, rank);
-    const F32x16 coded = multiply(scale, lookup16(tables.levels, rank));
+    const F32x16 coded = multiply(scale, code.level(rank));
     return multiply(add(coded, multiply(target, splat16(-1.0f))), inverse_diagonal);
   }
 };
 struct MoveColumn {
   static constexpr bool kSumsLosses = false;
-  static inline F32x16 decide(const F32x16& gradient, const RankTables& tables, const F32x16& scale,
+  template <typename Code>
+  static inline F32x16 decide(const F32x16& gradient, const Code& code, const F32x16& scale,
                               const F32x16& inverse, const F32x16& inverse_diagonal,
                               int32_t* ranks) noexcept {
     const F32x16 minus = splat16(-1.0f);
-    const F32x16 coded = multiply(scale, lookup16(tables.levels, load_ranks(ranks)));
+    const F32x16 coded = multiply(scale, code.level(load_ranks<typename Code::Rank>(ranks)));
     const F32x16 wanted = add(coded, multiply(multiply(gradient, inverse_diagonal), minus));
-    const I32x16 rank = rank_of<false, true>(multiply(wanted, inverse), tables);
+    const typename Code::Rank rank = code.rank(multiply(wanted, inverse));
     store_ranks(ranks, rank);
-    return add(multiply(scale, lookup16(tables.levels, rank)), multiply(coded, minus));
+    return add(multiply(scale, code.level(rank)), multiply(coded, minus));
   }
 };
 
-template <typename Column, int kSets, int kColumns>
-static inline void column_group(const ColumnsArgs& args, const RankTables& tables, int64_t set, int64_t first,
+template <typename Column, int kSets, int kColumns, typename Code>
+static inline void column_group(const ColumnsArgs& args, const Code& code, int64_t set, int64_t first,
                                 float* losses) noexcept {
   const int64_t size = args.columns * 16;
   F32x16 sums[kSets][kColumns];
@@ -77,7 +117,7 @@ static inline void column_group(const ColumnsArgs& args, const RankTables& table
     for (int s = 0; s < kSets; ++s) {
       const int64_t lanes = (set + s) * 16, place = (set + s) * size + at * 16;
       const F32x16 passed =
-          Column::decide(sums[s][c], tables, load16(args.scales + lanes), load16(args.inverses + lanes),
+          Column::decide(sums[s][c], code, load16(args.scales + lanes), load16(args.inverses + lanes),
                          inverse_diagonal, args.ranks + place);
       store16(args.work + place, passed);
       if constexpr (Column::kSumsLosses)
@@ -89,22 +129,27 @@ static inline void column_group(const ColumnsArgs& args, const RankTables& table
   }
 }
 
-template <typename Column, int kSets>
-static inline void column_sets(const ColumnsArgs& args, const RankTables& tables, int64_t set,
+template <typename Column, int kSets, typename Code>
+static inline void column_sets(const ColumnsArgs& args, const Code& code, int64_t set,
                                float* losses) noexcept {
   int64_t first = 0;
   for (; first + kFeedColumns <= args.columns; first += kFeedColumns)
-    column_group<Column, kSets, kFeedColumns>(args, tables, set, first, losses);
-  for (; first < args.columns; ++first) column_group<Column, kSets, 1>(args, tables, set, first, losses);
+    column_group<Column, kSets, kFeedColumns>(args, code, set, first, losses);
+  for (; first < args.columns; ++first) column_group<Column, kSets, 1>(args, code, set, first, losses);
+}
+
+template <typename Column, typename Code>
+static inline void all_sets(const ColumnsArgs& args, float* losses) noexcept {
+  const Code code(args);
+  int64_t set = 0;
+  for (; set + kFeedSets <= args.sets; set += kFeedSets)
+    column_sets<Column, kFeedSets>(args, code, set, losses);
+  for (; set < args.sets; ++set) column_sets<Column, 1>(args, code, set, losses);
 }
 
 template <typename Column>
 static inline void all_columns(const ColumnsArgs& args, float* losses) noexcept {
-  const RankTables tables = make_rank_tables(*args.table);
-  int64_t set = 0;
-  for (; set + kFeedSets <= args.sets; set += kFeedSets)
-    column_sets<Column, kFeedSets>(args, tables, set, losses);
-  for (; set < args.sets; ++set) column_sets<Column, 1>(args, tables, set, losses);
+  args.steps == 0 ? all_sets<Column, TableCode>(args, losses) : all_sets<Column, StepCode>(args, losses);
 }
 
 static void feed_columns(const ColumnsArgs& args, float* losses) noexcept {
@@ -114,24 +159,36 @@ static void move_columns(const ColumnsArgs& args) noexcept {
   all_columns<MoveColumn>(args, nullptr);
 }
 
-static void scale_losses(const ScaleLossArgs& args) noexcept {
-  const RankTables tables = make_rank_tables(*args.table);
-  const F32x16 below_zero = multiply(tables.levels, splat16(-1.0f));
+template <typename Code, bool kMinima>
+static inline void losses_of(const ScaleLossArgs& args) noexcept {
+  const Code code(args);
   for (int64_t row = 0; row < args.rows; ++row) {
     const float* values = args.values + row * args.value_stride;
     for (int64_t first = 0; first < args.counts[row]; first += 16) {
       const int64_t place = row * args.candidate_stride + first;
       const F32x16 inverse = load16(args.inverses + place);
+      F32x16 minimum = splat16(0.0f);
+      if constexpr (kMinima) minimum = load16(args.minima + place);
       F32x16 sum = load16(args.losses + place);
       for (int64_t j = 0; j < args.columns; ++j) {
-        const F32x16 x = multiply(splat16(values[j]), inverse);
-        const F32x16 level = lookup16(below_zero, rank_of<false, true>(x, tables));
-        const F32x16 error = multiply(add(x, level), splat16(args.weights[j]));
+        F32x16 value = splat16(values[j]);
+        if constexpr (kMinima) value = add(value, minimum);
+        const F32x16 x = multiply(value, inverse);
+        const F32x16 error = multiply(add(x, code.minus_level(code.rank(x))), splat16(args.weights[j]));
         sum = add(sum, multiply(error, error));
       }
       store16(args.losses + place, sum);
     }
   }
+}
+
+template <typename Code>
+static inline void losses_of(const ScaleLossArgs& args) noexcept {
+  args.minima == nullptr ? losses_of<Code, false>(args) : losses_of<Code, true>(args);
+}
+
+static void scale_losses(const ScaleLossArgs& args) noexcept {
+  args.steps == 0 ? losses_of<TableCode>(args) : losses_of<StepCode>(args);
 }
 
 inline constexpr CalibrateKernels kCalibrateKernels = {

@@ -11,11 +11,15 @@
 // gives the same bits: float32 operations in one order, none fused.
 namespace nfloat::kernels {
 
+// Of levels that are whole numbers, ranks are kStepBits plus the level: as a float, 1.5 * 2^23 plus it.
+inline constexpr int32_t kStepBits = 0x4b400000;
+
 // Lane l of column j lies at [j * 16 + l], a set behind a set.
 struct ColumnsArgs {
   const CodeTable* table;
+  int32_t steps = 0;      // not 0: no table, the levels are 0 to steps, less than 2^16
   float* work;            // [sets][columns][16]
-  int32_t* ranks;         // [sets][columns][16]: rank of the level, in the low four bits
+  int32_t* ranks;         // [sets][columns][16]: rank of the level, in the low four bits; of steps as above
   const float* scales;    // [sets][16]
   const float* inverses;  // [sets][16]: 1 / scale
   const float* matrix;    // row i, column j at [i * stride + j]
@@ -27,11 +31,13 @@ struct ColumnsArgs {
 // Of `rows` rows of values: how far each is from its coding by each of its candidate scales.
 struct ScaleLossArgs {
   const CodeTable* table;
-  const float* values;    // row r at [r * value_stride]
-  const float* weights;   // [columns]
-  const float* inverses;  // of the candidates, row r at [r * candidate_stride]
-  float* losses;          // the same places
-  const int32_t* counts;  // candidates of each row; whole sixteens of them are read and written
+  int32_t steps = 0;              // as of ColumnsArgs
+  const float* values;            // row r at [r * value_stride]
+  const float* weights;           // [columns]
+  const float* inverses;          // of the candidates, row r at [r * candidate_stride]
+  const float* minima = nullptr;  // the same places: added to the values first; null: none
+  float* losses;                  // the same places
+  const int32_t* counts;          // candidates of each row; whole sixteens of them are read and written
   int64_t rows, columns, value_stride, candidate_stride;  // the last one a multiple of 16
 };
 

@@ -185,30 +185,35 @@ TEST_F(Calibrate, ConvertWritesCalibratedBlocks) {
     return Json::parse(result.out).at("divergence").at("mean_kl").get<double>();
   };
   const std::vector<std::string> some = {"--calibrate", stories(), "--calibration-tokens", "3000"};
-  // What an importance matrix alone gives is of the size of chance on so little text.
-  for (const std::string type : {"q4_0", "iq4_nl", "q4_k"}) {
+  for (const std::string type : {"q4_0", "iq4_nl", "q4_k", "iq4_xs"}) {
     ASSERT_TRUE(convert(type, {}).ok());
     const double before = divergence(type);
     std::vector<std::string> more = some;
     more.emplace_back("--check");
-    if (type == "q4_k") more.insert(more.end(), {"--write-imatrix", path("imatrix.dat")});
     const Result result = convert(type, more);
     ASSERT_TRUE(result.ok()) << result;
-    EXPECT_NE(result.out.find(type == "q4_k" ? "importance matrix: 42 tensors" : "Calibrated at level 1"),
-              std::string::npos)
-        << result;
-    EXPECT_LT(divergence(type), (type == "q4_k" ? 1.1 : .8) * before) << type;
+    EXPECT_NE(result.out.find("Calibrated at level 1"), std::string::npos) << result;
+    EXPECT_LT(divergence(type), .8 * before) << type;
   }
-  // The file that was written says what was measured.
-  const std::string measured = read_file(path("q4_k.gguf"));
-  ASSERT_TRUE(convert("q4_k", {"--calibrate", stories(), "--calibration-tokens", "3000", "--write-imatrix",
-                               path("imatrix.gguf")})
-                  .ok());
-  ASSERT_TRUE(convert("q4_k", {"--imatrix", path("imatrix.gguf")}).ok());
-  EXPECT_EQ(read_file(path("q4_k.gguf")), measured);
+  // An importance matrix of the text alone: both forms give the same bytes but for what rounding of the means
+  // in the older one changes.
+  std::string measured;
+  for (const std::string name : {"imatrix.dat", "imatrix.gguf"}) {
+    std::vector<std::string> more = some;
+    more.insert(more.end(), {"--fast", "--write-imatrix", path(name)});
+    ASSERT_TRUE(convert("q4_k", more).ok());
+    const Result result = convert("q4_k", {"--imatrix", path(name)});
+    ASSERT_TRUE(result.ok()) << result;
+    EXPECT_NE(result.out.find("importance matrix: 42 tensors"), std::string::npos) << result;
+    if (measured.empty()) measured = read_file(path("q4_k.gguf"));
+    const std::string bytes = read_file(path("q4_k.gguf"));
+    ASSERT_EQ(bytes.size(), measured.size());
+    size_t others = 0;
+    for (size_t i = 0; i < bytes.size(); ++i) others += bytes[i] != measured[i] ? 1 : 0;
+    EXPECT_LT(others, bytes.size() / 1000);
+  }
   expect_refusal(convert("q8_0", some), {"--type q4_0"}, 2);
   expect_refusal(convert("q4_k", {"--imatrix", stories()}), {"is no imatrix file"});
-  expect_refusal(convert("q4_k", {"--level", "2"}), {"--level and --fast"}, 2);
 }
 
 TEST_F(Calibrate, GoesOnAfterItsEnd) {
@@ -239,6 +244,37 @@ TEST_F(Calibrate, GoesOnAfterItsEnd) {
   EXPECT_NE(rest.err.find("going on behind "), std::string::npos) << rest;
   EXPECT_EQ(read_file(path("out/model.safetensors")), read_file(path("whole/model.safetensors")));
   EXPECT_FALSE(fs::exists(path("out.calibration")));
+}
+
+TEST_F(Calibrate, ConvertGoesOnAfterItsEnd) {
+  const auto arguments = [&](const std::string& output) {
+    return std::vector<std::string>{"convert",     model(),   path(output),           "--type", "q4_k",
+                                    "--calibrate", stories(), "--calibration-tokens", "1500"};
+  };
+  const Result whole = nfloat(arguments("whole.gguf"));
+  ASSERT_TRUE(whole.ok()) << whole;
+  EXPECT_FALSE(fs::exists(path("whole.gguf.calibration")));
+  const std::string state = path("out.gguf.calibration");
+  const auto holds_a_layer = [&] {
+    const std::string text = fs::exists(state) ? read_file(state) : "", word = "\"kept_plain\":";
+    return text.find(word) != text.rfind(word);
+  };
+  for (int share = 3; share < 20 && !holds_a_layer(); ++share) {
+    Limits limits;
+    limits.signal = SIGKILL;
+    limits.after = std::chrono::nanoseconds(static_cast<int64_t>(whole.seconds * 1e8 * share));
+    nfloat(arguments("out.gguf"), limits);
+    ASSERT_FALSE(fs::exists(path("out.gguf"))) << "not killed in time, and no layer before";
+  }
+  ASSERT_TRUE(holds_a_layer());
+  std::vector<std::string> other = arguments("out.gguf");
+  other.insert(other.end(), {"--level", "2"});
+  expect_refusal(nfloat(other), {"out.gguf.calibration", "another calibration"});
+  const Result rest = nfloat(arguments("out.gguf"));
+  ASSERT_TRUE(rest.ok()) << rest;
+  EXPECT_NE(rest.err.find("going on behind "), std::string::npos) << rest;
+  EXPECT_EQ(read_file(path("out.gguf")), read_file(path("whole.gguf")));
+  EXPECT_FALSE(fs::exists(state));
 }
 
 TEST_F(Calibrate, LooksAtTheOutputFirst) {

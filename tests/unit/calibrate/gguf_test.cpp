@@ -7,7 +7,9 @@
 
 #include "calibrate/gguf_coding.h"
 #include "calibrate/matrix.h"
+#include "calibrate/super_coding.h"
 #include "engine/linear_id.h"
+#include "nfloat/bridge.h"
 #include "nfloat/calibrate.h"
 #include "nfloat/error.h"
 #include "nfloat/imatrix.h"
@@ -16,7 +18,8 @@
 namespace nfloat {
 namespace {
 
-constexpr GgufType kTypes[] = {GgufType::kQ4_0, GgufType::kIQ4_NL};
+constexpr GgufType kTypes[] = {GgufType::kQ4_0, GgufType::kIQ4_NL, GgufType::kQ4_K,
+                               GgufType::kQ5_K, GgufType::kQ6_K,   GgufType::kIQ4_XS};
 
 std::vector<float> gaussian(int64_t count, uint32_t seed) {
   std::mt19937 generator(seed);
@@ -36,54 +39,93 @@ std::vector<float> hessian_of(int64_t columns) {
   return hessian;
 }
 
-std::vector<float> decoded(const QuantizedTensor& tensor) {
-  std::vector<float> values(static_cast<size_t>(tensor.elements()));
-  dequantize_blockwise(tensor, DType::kF32, std::as_writable_bytes(std::span(values)), 1);
+std::vector<float> decoded(const GgufMatrix& matrix) {
+  std::vector<float> values(static_cast<size_t>(matrix.rows * matrix.columns));
+  decode_gguf(matrix.type, matrix.bytes, values);
   return values;
 }
 
-TEST(GgufCoding, BlocksAreThoseOfTheType) {
-  std::vector<float> weights = gaussian(3 * 96, 1);
-  std::fill_n(weights.begin() + 32, 32, 0.0f);
-  for (const GgufType type : kTypes) {
-    std::vector<std::byte> expected(weights.size() / 32 * 18);
-    encode_gguf(type, weights, expected);
-    const QuantizedTensor tensor = gguf_rounded(type, weights, 3, 96, 2);
-    EXPECT_EQ(gguf_blocks(tensor, type), expected);
-    std::vector<float> values(weights.size());
-    decode_gguf(type, expected, values);
-    const std::vector<float> own = decoded(tensor);
-    for (size_t i = 0; i < own.size(); ++i) EXPECT_NEAR(own[i], values[i], 1e-6 * std::fabs(values[i]));
-  }
-  EXPECT_THROW(gguf_codebook(GgufType::kQ8_0), Error);
-  EXPECT_THROW(gguf_codebook(GgufType::kMXFP4), Error);
-  EXPECT_THROW(gguf_blocks(gguf_rounded(GgufType::kQ4_0, weights, 3, 96, 1), GgufType::kIQ4_NL), Error);
+// tr(R H R^T) in double.
+double reference_loss(const GgufMatrix& matrix, const std::vector<float>& weights, const SquareMatrix& h) {
+  const std::vector<float> values = decoded(matrix);
+  const auto n = static_cast<size_t>(matrix.columns);
+  double total = 0;
+  for (size_t row = 0; row < weights.size(); row += n)
+    for (size_t i = 0; i < n; ++i) {
+      const double error = double{values[row + i]} - weights[row + i];
+      for (size_t j = 0; j < n; ++j)
+        total += error * h[i * n + j] * (double{values[row + j]} - weights[row + j]);
+    }
+  return total;
 }
 
-TEST(GgufCoding, FeedbackLosesLessThanRounding) {
+TEST(GgufCoding, OtherTypesAreRefused) {
+  EXPECT_THROW(gguf_codebook(GgufType::kQ8_0), Error);
+  EXPECT_THROW(gguf_codebook(GgufType::kMXFP4), Error);
+  EXPECT_THROW(SuperFormat{GgufType::kQ3_K}, Error);
+  QuantizedTensor tensor;
+  tensor.codebook = gguf_codebook(GgufType::kQ4_0);
+  tensor.block_size = kGgufBlock;
+  EXPECT_THROW(gguf_blocks(tensor, GgufType::kIQ4_NL), Error);
+}
+
+std::vector<std::pair<int64_t, int64_t>> shapes_of(GgufType type) {
+  if (SuperFormat::knows(type)) return {{5, 512}, {67, 256}, {1, 256}};
+  return {{5, 96}, {64, 64}, {1, 32}};
+}
+
+TEST(GgufCoding, FeedbackLosesLessThanRoundingAndTellsTheTruth) {
   for (const GgufType type : kTypes)
-    for (const auto& [rows, columns] : {std::pair{5, 96}, std::pair{64, 64}, std::pair{1, 32}}) {
+    for (const auto& [rows, columns] : shapes_of(type)) {
+      SCOPED_TRACE(::testing::Message() << gguf_type_info(type).name << " " << rows << " " << columns);
       std::vector<float> weights = gaussian(rows * columns, 2);
-      if (rows > 1) std::fill_n(weights.begin() + columns, 32, 0.0f);
+      if (rows > 1) {
+        std::fill_n(weights.begin() + columns, 32, 0.0f);
+        std::fill_n(weights.end() - columns, columns, -.03f);  // a row that is one number
+      }
       const HessianFactor factor = factorize(hessian_of(columns), columns, 100000, 1);
       CalibratedOptions options;
-      options.codebook = gguf_codebook(type);
-      options.block_size = kGgufBlock;
       options.gguf = type;
       options.threads = 1;
       const CalibratedMatrix one = calibrate_matrix(weights, rows, factor, options);
       EXPECT_FALSE(one.kept_plain);
-      EXPECT_LT(one.loss, .8 * one.plain_loss);
+      EXPECT_LT(one.loss, .9 * one.plain_loss);
+      EXPECT_EQ(one.blocks.type, type);
+      // What the decoder gives is what was judged.
+      EXPECT_NEAR(one.loss, reference_loss(one.blocks, weights, factor.damped), 1e-3 * one.loss + 1e-12);
+      const GgufMatrix plain = encoded_rows(type, weights, rows, columns, 1);
+      EXPECT_NEAR(one.plain_loss, reference_loss(plain, weights, factor.damped), 1e-3 * one.plain_loss);
       options.threads = 2;
-      const CalibratedMatrix two = calibrate_matrix(weights, rows, factor, options);
-      const std::vector<std::byte> blocks = gguf_blocks(one.tensor, type);
-      EXPECT_EQ(blocks, gguf_blocks(two.tensor, type));
-      // What llama.cpp reads is what was judged: scales are float16 already.
-      std::vector<float> values(weights.size());
-      decode_gguf(type, blocks, values);
-      const std::vector<float> own = decoded(one.tensor);
-      for (size_t i = 0; i < own.size(); ++i) EXPECT_NEAR(own[i], values[i], 1e-6 * std::fabs(values[i]));
+      EXPECT_EQ(one.blocks.bytes, calibrate_matrix(weights, rows, factor, options).blocks.bytes);
+      // Every sweep lowers the loss.
+      double before = INFINITY;
+      for (const int sweeps : {0, 1, 3}) {
+        options.sweeps = sweeps;
+        const double loss = calibrate_matrix(weights, rows, factor, options).loss;
+        EXPECT_LE(loss, before * 1.0001);
+        before = loss;
+      }
     }
+}
+
+TEST(GgufCoding, NothingIsEverWorseThanRounding) {
+  for (const GgufType type : kTypes) {
+    const int64_t rows = 3, columns = 256;
+    const std::vector<float> one(static_cast<size_t>(columns * columns), 1.0f), none(one.size(), 0.0f);
+    std::vector<float> uneven = gaussian(rows * columns, 4);
+    for (size_t i = 0; i < uneven.size(); i += 37) uneven[i] *= 1000;
+    for (const std::vector<float>& hessian : {one, none, hessian_of(columns)})
+      for (const std::vector<float>& weights :
+           {std::vector<float>(static_cast<size_t>(rows * columns)), uneven,
+            std::vector<float>(static_cast<size_t>(rows * columns), 1e-9f)}) {
+        const HessianFactor factor = factorize(hessian, columns, 10, 1);
+        CalibratedOptions options;
+        options.gguf = type;
+        const CalibratedMatrix found = calibrate_matrix(weights, rows, factor, options);
+        EXPECT_LE(found.loss, found.plain_loss) << gguf_type_info(type).name;
+        for (const float value : decoded(found.blocks)) ASSERT_TRUE(std::isfinite(value));
+      }
+  }
 }
 
 constexpr const char* kConfig = R"({"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
@@ -101,9 +143,11 @@ class GgufModel : public ::testing::Test {
   std::vector<std::vector<int32_t>> windows_ = std::vector<std::vector<int32_t>>(20);
 };
 
-TEST_F(GgufModel, BothLevelsCodeEveryMatrixOfWholeBlocks) {
+TEST_F(GgufModel, BothLevelsCodeEveryMatrixInTheTypeOfTheFile) {
   const auto checkpoint = std::make_shared<const Checkpoint>(random_.folder.path());
-  for (const GgufType type : kTypes)
+  for (const auto& [type, written] :
+       {std::pair{GgufType::kQ4_0, GgufType::kQ4_0}, std::pair{GgufType::kIQ4_NL, GgufType::kIQ4_NL},
+        std::pair{GgufType::kQ4_K, GgufType::kIQ4_NL}})  // rows of less than 256
     for (const int level : {1, 2, 3}) {
       CalibrationOptions options;
       options.gguf = type;
@@ -114,11 +158,42 @@ TEST_F(GgufModel, BothLevelsCodeEveryMatrixOfWholeBlocks) {
         continue;
       }
       const Calibration found = calibrate(checkpoint, random_.config, windows_, {}, options);
-      EXPECT_EQ(found.tensors.size(), 14u);
+      EXPECT_EQ(found.blocks.size(), 14u);
+      EXPECT_TRUE(found.tensors.empty());
       EXPECT_LT(found.report.loss, found.report.plain_loss);
-      for (const auto& [name, tensor] : found.tensors)
-        EXPECT_EQ(gguf_blocks(tensor, type).size(), static_cast<size_t>(tensor.elements() / 32 * 18)) << name;
+      for (const auto& [name, matrix] : found.blocks) {
+        EXPECT_EQ(matrix.type, written) << name;
+        EXPECT_EQ(matrix.bytes.size(), static_cast<size_t>(matrix.rows * matrix.columns / 32 * 18)) << name;
+      }
     }
+  CalibrationOptions other;
+  other.gguf = GgufType::kQ8_0;
+  EXPECT_THROW(calibrate(checkpoint, random_.config, windows_, {}, other), Error);
+}
+
+// Feedback reaches experts that are matrices of their own; those of one tensor stay as without a text.
+TEST_F(GgufModel, ExpertsOfOneTensorStay) {
+  const std::string mixture = R"({"model_type": "mixtral", "hidden_size": 64, "intermediate_size": 64,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 61,
+    "num_local_experts": 4, "num_experts_per_tok": 2, "max_position_embeddings": 200})";
+  for (const auto& [layout, blocks] :
+       {std::pair{ExpertLayout::kSingle, 8u + 24u}, std::pair{ExpertLayout::kFused, 8u}}) {
+    const testing::OwnFolder output;
+    const testing::RandomModel model(mixture, {}, layout);
+    const auto checkpoint = std::make_shared<const Checkpoint>(model.folder.path());
+    CalibrationOptions options;
+    options.gguf = GgufType::kQ4_0;
+    options.fast = true;
+    const Calibration found = calibrate(checkpoint, model.config, windows_, {}, options);
+    EXPECT_EQ(found.blocks.size(), blocks);
+    BridgeOptions bridge;
+    bridge.type = options.gguf;
+    bridge.prepared = [&](const std::string& name) {
+      const auto rows = found.blocks.find(name);
+      return rows == found.blocks.end() ? nullptr : &rows->second;
+    };
+    EXPECT_NO_THROW(write_gguf(*checkpoint, output.path() + "/out.gguf", bridge));
+  }
 }
 
 // The squares that an observer of a plain pass sees.

@@ -16,6 +16,8 @@ namespace nfloat::kernels {
 namespace {
 
 constexpr size_t kLanes = 16;
+// What float32 leaves of sums of up to 64 products, a share of the sum of their sizes.
+constexpr double kSums = 64 * 0x1p-24;
 
 std::vector<float> gaussian(size_t count, uint32_t seed, float size = 1) {
   std::mt19937 generator(seed);
@@ -51,15 +53,23 @@ double distance_to_nearest(const CodeTable& table, double x) {
   return best;
 }
 
+// Of levels that are whole numbers; 0: the table.
+double distance_to_nearest(const CodeTable& table, int32_t steps, double x) {
+  return steps == 0 ? distance_to_nearest(table, x)
+                    : std::fabs(x - std::clamp(std::nearbyint(x), 0.0, static_cast<double>(steps)));
+}
+
 struct Columns {
   CodeTable table = uneven_code(16);
+  int32_t steps;
   size_t columns, sets, stride;
   std::vector<float> work, scales, inverses, matrix, inverse_diagonal, losses;
   std::vector<int32_t> ranks;
 
-  Columns(size_t width, size_t set_count, bool symmetric)
-      : columns(width), sets(set_count), stride(width + 3) {
-    work = gaussian(sets * columns * kLanes, 1);
+  Columns(int32_t step_count, size_t width, size_t set_count, bool symmetric)
+      : steps(step_count), columns(width), sets(set_count), stride(width + 3) {
+    // Of steps some of the targets lie outside.
+    work = gaussian(sets * columns * kLanes, 1, steps == 0 ? 1 : .7f * static_cast<float>(steps));
     scales = gaussian(sets * kLanes, 2);
     for (float& scale : scales) scale = std::copysign(1 + std::fabs(scale), scale);
     for (const float scale : scales) inverses.push_back(1 / scale);
@@ -71,10 +81,17 @@ struct Columns {
     }
     losses.assign(sets * kLanes, .5f);
     ranks.resize(work.size());
-    for (size_t i = 0; i < ranks.size(); ++i) ranks[i] = static_cast<int32_t>(i * 5 % 16);
+    for (size_t i = 0; i < ranks.size(); ++i)
+      ranks[i] = steps == 0 ? static_cast<int32_t>(i * 5 % 16)
+                            : kStepBits + static_cast<int32_t>(i * 5) % (steps + 1);
   }
+  float level(int32_t rank) const {
+    return steps == 0 ? level_of(table, rank) : static_cast<float>(rank - kStepBits);
+  }
+  double distance(double x) const { return distance_to_nearest(table, steps, x); }
   ColumnsArgs args() {
     return {.table = &table,
+            .steps = steps,
             .work = work.data(),
             .ranks = ranks.data(),
             .scales = scales.data(),
@@ -86,22 +103,24 @@ struct Columns {
             .sets = static_cast<int64_t>(sets)};
   }
   void clean_ranks() {
+    if (steps != 0) return;
     for (int32_t& rank : ranks) rank &= 15;
   }
 };
 
 template <typename Body>
 void for_shapes(const Body& body) {
-  for (const size_t columns : {1u, 2u, 3u, 16u, 33u, 64u})
-    for (const size_t sets : {1u, 2u, 3u, 5u}) {
-      SCOPED_TRACE(testing::Message() << columns << " columns, " << sets << " sets");
-      body(columns, sets);
-    }
+  for (const int32_t steps : {0, 15, 63})
+    for (const size_t columns : {1u, 2u, 3u, 16u, 33u, 64u})
+      for (const size_t sets : {1u, 2u, 3u, 5u}) {
+        SCOPED_TRACE(testing::Message() << steps << " steps, " << columns << " columns, " << sets << " sets");
+        body(steps, columns, sets);
+      }
 }
 
 TEST(CalibrateKernels, FeedColumnsEverywhereAsInDouble) {
-  for_shapes([](size_t columns, size_t sets) {
-    const Columns before(columns, sets, false);
+  for_shapes([](int32_t steps, size_t columns, size_t sets) {
+    const Columns before(steps, columns, sets, false);
     Columns first = before;
     runnable_tables()[0]->calibrate.feed_columns(first.args(), first.losses.data());
     first.clean_ranks();
@@ -112,12 +131,17 @@ TEST(CalibrateKernels, FeedColumnsEverywhereAsInDouble) {
         for (size_t j = 0; j < columns; ++j) {
           const auto at = [&](size_t column) { return (set * columns + column) * kLanes + lane; };
           double target = before.work[at(j)];
-          for (size_t i = 0; i < j; ++i)
-            target += static_cast<double>(first.work[at(i)]) * before.matrix[i * before.stride + j];
-          const double level = level_of(first.table, first.ranks[at(j)]), x = target / scale;
-          ASSERT_LE(std::fabs(x - level), distance_to_nearest(first.table, x) + 1e-5);
+          double size = std::fabs(target);
+          for (size_t i = 0; i < j; ++i) {
+            const double fed = static_cast<double>(first.work[at(i)]) * before.matrix[i * before.stride + j];
+            target += fed;
+            size += std::fabs(fed);
+          }
+          const double level = first.level(first.ranks[at(j)]), x = target / scale;
+          const double rounding = kSums * (size + std::fabs(scale * level));
+          ASSERT_LE(std::fabs(x - level), first.distance(x) + rounding / std::fabs(scale));
           const double error = (scale * level - target) * before.inverse_diagonal[j];
-          ASSERT_NEAR(first.work[at(j)], error, 1e-5);
+          ASSERT_NEAR(first.work[at(j)], error, rounding * std::fabs(before.inverse_diagonal[j]));
           loss += error * error;
         }
         ASSERT_NEAR(first.losses[set * kLanes + lane], loss, 1e-5 * loss);
@@ -135,8 +159,8 @@ TEST(CalibrateKernels, FeedColumnsEverywhereAsInDouble) {
 }
 
 TEST(CalibrateKernels, MoveColumnsEverywhereAsInDouble) {
-  for_shapes([](size_t columns, size_t sets) {
-    const Columns before(columns, sets, true);
+  for_shapes([](int32_t steps, size_t columns, size_t sets) {
+    const Columns before(steps, columns, sets, true);
     Columns first = before;
     runnable_tables()[0]->calibrate.move_columns(first.args());
     first.clean_ranks();
@@ -146,13 +170,19 @@ TEST(CalibrateKernels, MoveColumnsEverywhereAsInDouble) {
         for (size_t j = 0; j < columns; ++j) {
           const auto at = [&](size_t column) { return (set * columns + column) * kLanes + lane; };
           double gradient = before.work[at(j)];
-          for (size_t i = 0; i < j; ++i)
-            gradient += static_cast<double>(first.work[at(i)]) * before.matrix[i * before.stride + j];
-          const double coded = scale * level_of(first.table, before.ranks[at(j)]);
+          double size = std::fabs(gradient);
+          for (size_t i = 0; i < j; ++i) {
+            const double fed = static_cast<double>(first.work[at(i)]) * before.matrix[i * before.stride + j];
+            gradient += fed;
+            size += std::fabs(fed);
+          }
+          const double coded = scale * before.level(before.ranks[at(j)]);
           const double x = (coded - gradient * before.inverse_diagonal[j]) / scale;
-          const double level = level_of(first.table, first.ranks[at(j)]);
-          ASSERT_LE(std::fabs(x - level), distance_to_nearest(first.table, x) + 1e-5);
-          ASSERT_NEAR(first.work[at(j)], scale * level - coded, 1e-5);
+          const double level = first.level(first.ranks[at(j)]);
+          const double rounding = kSums * (size * std::fabs(before.inverse_diagonal[j]) + std::fabs(coded) +
+                                           std::fabs(scale * level));
+          ASSERT_LE(std::fabs(x - level), first.distance(x) + rounding / std::fabs(scale));
+          ASSERT_NEAR(first.work[at(j)], scale * level - coded, rounding);
         }
       }
     for (const KernelTable* table : runnable_tables()) {
@@ -166,41 +196,56 @@ TEST(CalibrateKernels, MoveColumnsEverywhereAsInDouble) {
   });
 }
 
-TEST(CalibrateKernels, ScaleLossesEverywhereAsInDouble) {
-  for (const size_t levels : {16u, 7u})
-    for (const size_t columns : {1u, 5u, 64u}) {
-      const CodeTable table = uneven_code(levels);
-      const size_t rows = 3, stride = columns + 2, cells = 48;
-      const std::vector<float> values = gaussian(rows * stride, 4), weights = gaussian(columns, 5);
-      const std::vector<float> inverses = gaussian(rows * cells, 6);
-      const std::vector<int32_t> counts = {1, 33, 20};
-      std::vector<float> first;
-      for (const KernelTable* target : runnable_tables()) {
-        SCOPED_TRACE(target->name);
-        std::vector<float> losses(rows * cells, .25f);
-        target->calibrate.scale_losses({.table = &table,
-                                        .values = values.data(),
-                                        .weights = weights.data(),
-                                        .inverses = inverses.data(),
-                                        .losses = losses.data(),
-                                        .counts = counts.data(),
-                                        .rows = static_cast<int64_t>(rows),
-                                        .columns = static_cast<int64_t>(columns),
-                                        .value_stride = static_cast<int64_t>(stride),
-                                        .candidate_stride = static_cast<int64_t>(cells)});
-        if (first.empty()) first = losses;
-        ASSERT_EQ(losses, first);
-        for (size_t row = 0; row < rows; ++row)
-          for (size_t i = 0; i < static_cast<size_t>(counts[row]); ++i) {
-            double loss = .25;
-            for (size_t j = 0; j < columns; ++j)
-              loss += std::pow(distance_to_nearest(table, static_cast<double>(values[row * stride + j]) *
-                                                              inverses[row * cells + i]) *
-                                   weights[j],
-                               2);
-            ASSERT_NEAR(losses[row * cells + i], loss, 1e-5 * loss);
-          }
+struct LossCase {
+  int32_t steps;
+  size_t levels, columns;
+  bool minima;
+};
+
+void check_losses(const LossCase& one) {
+  const CodeTable table = uneven_code(one.levels);
+  const size_t rows = 3, stride = one.columns + 2, cells = 48;
+  const std::vector<float> values = gaussian(rows * stride, 4, one.steps == 0 ? 1 : 9);
+  const std::vector<float> weights = gaussian(one.columns, 5);
+  const std::vector<float> inverses = gaussian(rows * cells, 6), minima = gaussian(rows * cells, 7);
+  const std::vector<int32_t> counts = {1, 33, 20};
+  std::vector<float> first;
+  for (const KernelTable* target : runnable_tables()) {
+    SCOPED_TRACE(target->name);
+    std::vector<float> losses(rows * cells, .25f);
+    target->calibrate.scale_losses({.table = &table,
+                                    .steps = one.steps,
+                                    .values = values.data(),
+                                    .weights = weights.data(),
+                                    .inverses = inverses.data(),
+                                    .minima = one.minima ? minima.data() : nullptr,
+                                    .losses = losses.data(),
+                                    .counts = counts.data(),
+                                    .rows = static_cast<int64_t>(rows),
+                                    .columns = static_cast<int64_t>(one.columns),
+                                    .value_stride = static_cast<int64_t>(stride),
+                                    .candidate_stride = static_cast<int64_t>(cells)});
+    if (first.empty()) first = losses;
+    ASSERT_EQ(losses, first);
+    for (size_t row = 0; row < rows; ++row)
+      for (size_t i = 0; i < static_cast<size_t>(counts[row]); ++i) {
+        const size_t place = row * cells + i;
+        double loss = .25;
+        for (size_t j = 0; j < one.columns; ++j) {
+          const double value =
+              static_cast<double>(values[row * stride + j]) + (one.minima ? minima[place] : 0);
+          loss += std::pow(distance_to_nearest(table, one.steps, value * inverses[place]) * weights[j], 2);
+        }
+        ASSERT_NEAR(losses[place], loss, 1e-5 * loss);
       }
+  }
+}
+
+TEST(CalibrateKernels, ScaleLossesEverywhereAsInDouble) {
+  for (const size_t columns : {1u, 5u, 64u})
+    for (const bool minima : {false, true}) {
+      for (const size_t levels : {16u, 7u}) check_losses({0, levels, columns, minima});
+      for (const int32_t steps : {15, 31, 63}) check_losses({steps, 16, columns, minima});
     }
 }
 
