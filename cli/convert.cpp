@@ -129,6 +129,8 @@ CalibratedBlocks prepare(const Options& options, const std::string& folder, Brid
                          std::optional<CalibrationFile>& state) {
   CalibratedBlocks calibrated;
   const bool measures = options.calibration.any() || !options.write_imatrix.empty();
+  if (!measures && options.calibration.fresh)
+    throw UsageError("--fresh begins a calibration anew: it goes with --calibrate, --level or --fast");
   if (!measures && options.imatrix.empty()) return calibrated;
   const GgufTypeInfo* type = bridge.type ? &gguf_type_info(*bridge.type) : nullptr;
   const bool blocks = type != nullptr && type->block_elements > 1 && type->type != GgufType::kQ8_0;
@@ -148,10 +150,13 @@ CalibratedBlocks prepare(const Options& options, const std::string& folder, Brid
     return calibrated;
   }
   catch_interrupts();
+  calibrated =
+      calibrate_blocks(folder, options.output, type->type, options.calibration, options.threads, state);
+  // After it: a run that was cut short and goes on would find it there.
   if (!options.write_imatrix.empty())
     write_importance(options.write_imatrix, *importance_of_text(folder, options.calibration, options.threads),
                      options.overwrite);
-  return calibrate_blocks(folder, options.output, type->type, options.calibration, options.threads, state);
+  return calibrated;
 }
 
 void run(const Options& options) {
@@ -289,8 +294,7 @@ void add_convert_command(const Command& app) {
   ConvertCalibration& calibration = options->calibration;
   command.add_option("--calibrate", calibration.text,
                      "Let what the model does with this text choose codes, scales and minima of --type q4_0, "
-                     "iq4_nl, iq4_xs, "
-                     "q4_k, q5_k or q6_k, as nfloat quantize --calibrate does");
+                     "iq4_nl, iq4_xs, q4_k, q5_k or q6_k, as nfloat quantize --calibrate does");
   command
       .add_option("--calibration-tokens", calibration.tokens,
                   fmt::format("Tokens of it that are used; {} unless given", calibration_tokens(1)))

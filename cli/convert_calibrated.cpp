@@ -88,10 +88,11 @@ CalibratedBlocks calibrate_blocks(const std::string& folder, const std::string& 
     found = calibrate(on.checkpoint, on.config, on.windows, {}, options);
   } catch (const Error& error) {
     if (!kept) file->remove();
-    if (error.code() != ErrorCode::kInterrupted) throw;
-    throw Error(error.code(),
-                kept ? fmt::format("interrupted while calibrating; the same command goes on with {}", path)
-                     : std::string("interrupted while calibrating, before a layer was finished"));
+    const bool interrupt = error.code() == ErrorCode::kInterrupted;
+    if (!interrupt && (!kept || error.code() != ErrorCode::kIo)) throw;
+    const std::string what = interrupt ? "interrupted while calibrating" : error.what();
+    throw Error(error.code(), kept ? fmt::format("{}; the same command goes on with {}", what, path)
+                                   : fmt::format("{}, before a layer was finished", what));
   } catch (...) {
     if (!kept) file->remove();
     throw;

@@ -214,6 +214,7 @@ TEST_F(Calibrate, ConvertWritesCalibratedBlocks) {
   }
   expect_refusal(convert("q8_0", some), {"--type q4_0"}, 2);
   expect_refusal(convert("q4_k", {"--imatrix", stories()}), {"is no imatrix file"});
+  expect_refusal(convert("q4_k", {"--fresh"}), {"--fresh", "--calibrate"}, 2);
 }
 
 TEST_F(Calibrate, GoesOnAfterItsEnd) {
