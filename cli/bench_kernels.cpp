@@ -9,7 +9,9 @@
 #include <random>
 
 #include "base/json.h"
+#include "bench_device.h"
 #include "commands.h"
+#include "model_options.h"
 #include "nfloat/error.h"
 #include "nfloat/linear.h"
 #include "nfloat/machine.h"
@@ -25,6 +27,7 @@ using Clock = std::chrono::steady_clock;
 struct Options {
   std::vector<int> threads;
   double seconds = 45;
+  std::string device;
   int64_t memory_mib = 1024;
   std::string only;
   bool json = false;
@@ -438,6 +441,11 @@ void print_json(const std::vector<MachineLimits>& limits, const std::vector<Row>
 }
 
 void run(const Options& options) {
+  if (!options.device.empty() && chosen_device(options.device) != "cpu") {
+    if (!options.threads.empty())
+      throw UsageError("bench kernels: --threads-list is of the CPU: it does not go with --device");
+    return bench_on_device({options.device, options.only, options.memory_mib, options.seconds, options.json});
+  }
   catch_interrupts();
   std::vector<MachineLimits> limits;
   Kernels kernels(options, limits);
@@ -481,6 +489,8 @@ void add_bench_kernels_command(const Command& bench) {
       .between(0.01, 86400.0)
       .show_default();
   command.add_option("--memory", options->memory_mib, "MiB passed over").between(16, 1 << 20).show_default();
+  command.add_option("--device", options->device,
+                     "Products on this device beside its own limits: vulkan, vulkan:N; cpu: as without");
   command.add_option("--only", options->only, "Rows whose name contains this");
   command.add_flag("--json", options->json, "Print JSON");
   command.callback([options] { run(*options); });

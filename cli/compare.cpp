@@ -49,6 +49,7 @@ struct Options {
   int64_t context = 0;  // 256, or the model's own where that is less
   std::string calibrate;
   int threads = 0;
+  std::string device;
   bool fresh = false;
 };
 
@@ -64,6 +65,7 @@ class Job {
     measure.scoring.protocol = parse_perplexity_protocol(options.protocol);
     measure.precision = parse_precision(options.precision);
     measure.threads = options.threads;
+    measure.device = chosen_device(options.device);
     if (!options.budget.empty())
       compare_.limits.budget_bytes = static_cast<double>(parse_bytes(options.budget, "--budget"));
     compare_.limits.max_divergence = options.max_divergence;
@@ -104,8 +106,8 @@ class Job {
     total_ = static_cast<int64_t>(tokens_.size());
     compare_.identity = scoring_identity(
         folder, text,
-        fmt::format("{} {} {}{}{}", options_.protocol, measure.scoring.context, options_.precision,
-                    task_identity(),
+        fmt::format("{} {} {}{}{}{}", options_.protocol, measure.scoring.context, options_.precision,
+                    measure.device == "cpu" ? "" : " " + measure.device, task_identity(),
                     options_.calibrate.empty() ? "" : " " + read_text(options_.calibrate, kMaxTextBytes)));
     if (!compare_.adapters.empty()) {
       std::string adapters = compare_.identity;
@@ -113,7 +115,7 @@ class Job {
       compare_.identity = scoring_identity(folder, text, adapters);
     }
     const bool own_work = options_.work.empty();
-    CompareWork work(take_folder(compare_.identity), compare_.identity);
+    CompareWork work(take_work_folder(options_.work, compare_.identity), compare_.identity);
     if (options_.fresh) work.clear();
     if (!tasks_.empty())
       measure.tasks = [this, &tokenizer](const Model& model) { return run_tasks(model, tokenizer); };
@@ -177,34 +179,6 @@ class Job {
     for (const std::string& task : options_.tasks)
       all.push_back({task.substr(task.find('=') + 1), "--tasks"});
     return all;
-  }
-
-  // A folder for this run alone: the one named, or the one that an earlier run of the same comparison left in
-  // the cache; a new one where another run has that or where there is no cache.
-  LockedFolder take_folder(std::string identity) const {
-    // Ranks of one machine have the same cache and the same options.
-    const std::string own = rank_place().rank > 0 ? fmt::format("-rank{}", rank_place().rank) : "";
-    identity += own;
-    if (!options_.work.empty()) {
-      if (auto folder = LockedFolder::take(options_.work + own)) return *folder;
-      throw Error(ErrorCode::kAlreadyExists,
-                  fmt::format("{}: another run is using this folder; --work names another", options_.work));
-    }
-    std::string why = "no home folder is known";
-    if (const std::optional<std::string> cache = cache_folder()) {
-      try {
-        if (auto folder = LockedFolder::take(*cache + "/compare-" + identity)) return *folder;
-        return LockedFolder::make(*cache);
-      } catch (const Error& error) {
-        if (error.code() != ErrorCode::kIo) throw;
-        why = error.what();
-      }
-    }
-    const char* temporary = std::getenv("TMPDIR");
-    const std::string parent = temporary != nullptr && *temporary == '/' ? temporary : "/tmp";
-    note("no cache ({}): working in {}; a run that is stopped begins anew (--work FOLDER keeps it)\n", why,
-         parent);
-    return LockedFolder::make(parent);
   }
 
   // Of a format that is calibrated, the matrices and norms that are measured.
@@ -488,6 +462,7 @@ void add_compare_command(const Command& app) {
       "folder that is removed at the end");
   command.add_flag("--fresh", options->fresh, "Discard what an earlier run finished");
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024);
+  add_device_option(command, options->device);
   command.callback_of_ranks([options] { run(*options); });
 }
 

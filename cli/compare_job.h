@@ -24,6 +24,11 @@ void print_comparison(const Comparison& comparison);
 // Changes when the adapter does.
 std::string adapter_identity(const AdapterChoice& adapter);
 
+// A folder for this run alone: `named`, or the one that an earlier run of the same comparison left in the
+// cache; a new one where another run has that or where there is no cache. Throws kAlreadyExists where another
+// run has the one named.
+LockedFolder take_work_folder(const std::string& named, std::string identity);
+
 // Where a comparison keeps what it has: the reference's distributions and a line for each finished format. A
 // run that was stopped goes on from there.
 class CompareWork {

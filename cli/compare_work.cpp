@@ -4,6 +4,7 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -13,6 +14,8 @@
 #include "model_options.h"
 #include "nfloat/error.h"
 #include "nfloat/text.h"
+#include "notes.h"
+#include "rank_options.h"
 
 namespace nfloat::cli {
 // A line is {"check":"<16 digits>",REST with a hash of REST: what was damaged is measured again.
@@ -101,6 +104,32 @@ void CompareWork::clear() noexcept {
 void CompareWork::remove() noexcept {
   clear();
   folder_.remove();
+}
+
+LockedFolder take_work_folder(const std::string& named, std::string identity) {
+  // Ranks of one machine have the same cache and the same options.
+  const std::string own = rank_place().rank > 0 ? fmt::format("-rank{}", rank_place().rank) : "";
+  identity += own;
+  if (!named.empty()) {
+    if (auto folder = LockedFolder::take(named + own)) return *folder;
+    throw Error(ErrorCode::kAlreadyExists,
+                fmt::format("{}: another run is using this folder; --work names another", named));
+  }
+  std::string why = "no home folder is known";
+  if (const std::optional<std::string> cache = cache_folder()) {
+    try {
+      if (auto folder = LockedFolder::take(*cache + "/compare-" + identity)) return *folder;
+      return LockedFolder::make(*cache);
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kIo) throw;
+      why = error.what();
+    }
+  }
+  const char* temporary = std::getenv("TMPDIR");
+  const std::string parent = temporary != nullptr && *temporary == '/' ? temporary : "/tmp";
+  note("no cache ({}): working in {}; a run that is stopped begins anew (--work FOLDER keeps it)\n", why,
+       parent);
+  return LockedFolder::make(parent);
 }
 
 std::string adapter_identity(const AdapterChoice& adapter) {

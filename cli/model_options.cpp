@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 
@@ -93,15 +94,19 @@ void add_model_options(const Command& command, ModelArguments& arguments, bool m
       .one_of({"auto", "f32", "f16", "int8"})
       .show_default();
   command.add_option("--threads", arguments.threads, "Threads; 0: all cores").between(0, 1024);
-  command.add_option(
-      "--device", arguments.device,
-      "Where the weights are and the layers run: cpu (unless NFLOAT_DEVICE says another); vulkan or "
-      "vulkan:N, a graphics card by its Vulkan driver; auto: the first card, else the CPU");
+  add_device_option(command, arguments.device);
   command
       .add_option("--lora", arguments.lora,
                   "Adapter folder as PEFT saves it, beside the weights; DIR:0.5 counts half; may be repeated")
       .one_at_a_time();
   add_rank_options(command, arguments.ranks);
+}
+
+void add_device_option(const Command& command, std::string& device) {
+  command.add_option(
+      "--device", device,
+      "Where the weights are and the layers run: cpu (unless NFLOAT_DEVICE says another); vulkan or "
+      "vulkan:N, a graphics card by its Vulkan driver; auto: the first card, else the CPU");
 }
 
 void add_stream_option(const Command& command, ModelArguments& arguments) {
@@ -159,19 +164,29 @@ std::string device_text(const std::string& name) {
                               : fmt::format("{} ({})", device.name, device.model);
 }
 
-namespace {
-
-// A name that is none is wrong usage.
-std::string device_of(const ModelArguments& arguments) {
+std::string chosen_device(const std::string& name) {
   try {
-    return resolved_device(arguments.device);
+    return resolved_device(name);
   } catch (const Error& error) {
     if (error.code() != ErrorCode::kInvalidArgument) throw;
     throw UsageError(error.what());
   }
 }
 
-}  // namespace
+void expect_cpu(const std::string& what, const std::string& device) {
+  const char* const forced = std::getenv("NFLOAT_DEVICE");
+  if ((device.empty() && forced != nullptr ? forced : device) == "auto") return;
+  const std::string found = chosen_device(device);
+  if (found == "cpu") return;
+  throw Error(ErrorCode::kUnsupported,
+              device.empty()
+                  ? fmt::format("{} computes on the CPU, and NFLOAT_DEVICE names {}: set it to cpu for this "
+                                "command (NFLOAT_DEVICE=cpu), or say --device cpu",
+                                what, found)
+                  : fmt::format("{} computes on the CPU, and --device names {}: say --device cpu, or leave "
+                                "it out",
+                                what, found));
+}
 
 void check_model_arguments(const ModelArguments& arguments) {
   ModelOptions ignored;
@@ -179,7 +194,7 @@ void check_model_arguments(const ModelArguments& arguments) {
   if (arguments.double_quantization && arguments.quantize.empty())
     throw UsageError("--double-quantization goes with --quantize");
   parse_head(arguments.head);
-  device_of(arguments);
+  chosen_device(arguments.device);
 }
 
 ModelOptions library_options(const ModelArguments& arguments) {
@@ -188,7 +203,7 @@ ModelOptions library_options(const ModelArguments& arguments) {
   if (!arguments.quantize.empty()) parse_quantize(arguments.quantize, options);
   options.quantize_double = arguments.double_quantization;
   options.head = parse_head(arguments.head);
-  options.device = device_of(arguments);
+  options.device = chosen_device(arguments.device);
   choose_precision(arguments, options);
   options.threads = arguments.threads;
   options.stream_layers = arguments.stream_layers;

@@ -12,6 +12,7 @@
 #include "nfloat/results.h"
 #include "nfloat/train.h"
 #include "notes.h"
+#include "plan_device.h"
 #include "plan_ranks.h"
 #include "table.h"
 #include "train_options.h"
@@ -20,7 +21,7 @@ namespace nfloat::cli {
 namespace {
 
 struct Options {
-  std::string path, memory, loss = "sft";
+  std::string path, memory, device, loss = "sft";
   int64_t context = 0;
   bool json = false, train = false;
   TrainOptions training;
@@ -71,14 +72,24 @@ void plan_training(const Options& options) {
 }
 
 void run(const Options& options) {
-  if (options.train) return plan_training(options);
+  if (options.train) {
+    if (!options.device.empty()) expect_cpu("training", options.device);
+    return plan_training(options);
+  }
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   const ModelSize model = measure_model(resolve_model_path(options.path));
   const int64_t context = options.context > 0 ? options.context : planned_context(model);
   if (!options.ranks.memory.empty()) {
+    if (!options.device.empty())
+      throw UsageError("plan: several ranks compute on the CPU: --device does not go with --ranks");
     if (memory > 0)
       throw UsageError("plan: --memory is of one machine, --ranks of several: give one of them");
     return plan_ranks(options.ranks, model, context, options.json);
+  }
+  if (!options.device.empty()) {
+    if (memory > 0)
+      throw UsageError("plan: --memory says what may be used, --device asks a device: give one of them");
+    return plan_on_device(options.device, model, context, options.json);
   }
   const std::vector<MemoryPlanRow> rows = plan_memory(model, memory, context);
   if (options.json) {
@@ -153,6 +164,7 @@ void add_plan_command(const Command& app) {
   command.footer(
       "Example:\n"
       "  nfloat plan ./config.json --memory 16GB --context 8192\n"
+      "  nfloat plan ./config.json --device vulkan\n"
       "  nfloat plan ./config.json --train --rank 16 --length 2048 --memory 8GB\n"
       "Only config.json is needed, so this works before a download. Weights beside it are "
       "counted.");
@@ -172,6 +184,8 @@ void add_plan_command(const Command& app) {
                   "With --ranks and --read: ms of an exchange between them (nfloat bench ranks)")
       .above_zero()
       .show_default();
+  command.add_option("--device", options->device,
+                     "What lies on this device and fits into its free memory: vulkan, vulkan:N, auto");
   command.add_option("--context", options->context, "Tokens of context (default: the model's, at most 4096)")
       .between(int64_t{1}, int64_t{1} << 30);
   command.add_flag("--train", options->train, "What `nfloat train` needs, for each level of --recompute");

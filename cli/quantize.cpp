@@ -9,6 +9,7 @@
 #include "calibration_text.h"
 #include "commands.h"
 #include "convert_options.h"
+#include "model_options.h"
 #include "nfloat/convert.h"
 #include "nfloat/error.h"
 #include "nfloat/files.h"
@@ -30,7 +31,7 @@ struct Options {
   std::vector<std::string> skip, only;
   bool quantize_experts = false, allow_nonfinite = false, overwrite = false, dry_run = false, json = false;
   int threads = 0;
-  std::string calibrate;
+  std::string calibrate, device;
   int64_t calibration_tokens = 0;  // 0: by level
   int level = 0;                   // 0: 1, of --preset calibrated 2
   bool fast = false, text_alone = false;
@@ -142,6 +143,7 @@ std::string expect_output(const Options& options, const Checkpoint& input, uint6
 }
 
 void run(const Options& options, bool scale_given, bool tokens_given) {
+  if (!options.device.empty()) expect_cpu("quantizing", options.device);
   if (options.text_alone && options.calibrate.empty())
     throw UsageError("quantize: --text-alone is for a text of one's own: it goes with --calibrate");
   if (!options.calibrates() && tokens_given)
@@ -334,6 +336,8 @@ void add_quantize_command(const Command& app) {
       .show_default();
   command.add_option("--shard-size", options->shard_size, "Largest size of an output file").show_default();
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
+  command.add_option("--device", options->device,
+                     "cpu, or auto, which is the CPU: no other device quantizes, and those are refused");
   command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
   command.add_flag("--dry-run", options->dry_run, "Only report what would be done");
   command.add_flag("--json", options->json, "Print JSON");

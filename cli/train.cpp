@@ -93,12 +93,8 @@ class Job {
 
   void run() {
     // Before data are read and a folder is made.
-    if (const std::string device = resolved_device(options_.model.device); device != "cpu")
-      throw Error(
-          ErrorCode::kUnsupported,
-          fmt::format("training computes on the CPU, and NFLOAT_DEVICE names {}: NFLOAT_DEVICE=cpu nfloat "
-                      "train ...",
-                      device));
+    expect_cpu("training", options_.model.device);
+    options_.model.device = "cpu";
     const std::string folder = model_folder(options_.model.model);
     if (options_.resume && !fs::exists(checkpoint()))
       throw Error(ErrorCode::kNotFound,

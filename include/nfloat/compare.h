@@ -23,6 +23,7 @@ struct MeasureOptions {
   Precision precision =
       Precision::kF32;  // kF32 keeps the decoded weights in float32, others in the file's dtype
   int threads = 0;
+  std::string device = {};       // where all models are loaded, as ModelOptions::device
   int64_t generate_tokens = 64;  // decoded to time the kernels; 0: not measured
   // Called with every model that is loaded, before it is run: attaches what is beside the weights. May be
   // empty.

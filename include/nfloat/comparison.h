@@ -38,6 +38,7 @@ struct Comparison {
   std::string protocol;
   int64_t context = 0;
   std::string precision;
+  std::string device = {};  // that the models were on; empty: left out
   int64_t tokens = 0;
   uint64_t plain_bytes = 0;  // of the checkpoint
   PerplexityResult reference;

@@ -33,6 +33,13 @@ struct MemoryPlanRow {
 NFLOAT_API std::vector<MemoryPlanRow> plan_memory(const ModelSize& model, uint64_t memory_bytes,
                                                   int64_t context);
 
+// What of it lies on a device that runs the model (ModelOptions::device), with `memory_bytes` free there: the
+// matrices as the device keeps them, the head's own copy even where it is tied, norms and learned positions
+// in float32; embeddings stay in the file. Keys and values in f16, whole pages of all layers. The working
+// memory is that of a pass and what an allocator rounds up. Throws kUnsupported for a model that is not run.
+NFLOAT_API std::vector<MemoryPlanRow> plan_device_memory(const ModelSize& model, uint64_t memory_bytes,
+                                                         int64_t context);
+
 }  // namespace nfloat
 
 #endif  // NFLOAT_MEMORY_PLAN_H_

@@ -70,10 +70,11 @@ NFLOAT_API std::string resolved_device(const std::string& name);
 NFLOAT_API std::string forced_device_error();
 
 struct DeviceInfo {
-  std::string name;                                   // "cpu", "vulkan:0"
-  std::string model;                                  // what it is, as its driver says it
-  bool accelerator = false;                           // hardware of its own, not the host's processor
-  std::optional<uint64_t> free_bytes = std::nullopt;  // of its own memory; none: it takes the host's
+  std::string name;                                    // "cpu", "vulkan:0"
+  std::string model;                                   // what it is, as its driver says it
+  bool accelerator = false;                            // hardware of its own, not the host's processor
+  std::optional<uint64_t> free_bytes = std::nullopt;   // of its own memory; none: it takes the host's
+  std::optional<uint64_t> total_bytes = std::nullopt;  // of that memory, used or not
 };
 // Every device that can compute here, the CPU first.
 NFLOAT_API std::vector<DeviceInfo> available_devices();

@@ -201,6 +201,7 @@ class Calibrator {
   ModelOptions model_options(Transform transform) const {
     ModelOptions options;
     options.stream_layers = true;
+    options.device = "cpu";
     options.precision = Precision::kF32;
     options.threads = threads_;
     options.transform = std::move(transform);

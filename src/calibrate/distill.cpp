@@ -164,6 +164,7 @@ class Distiller : private GradientObserver {
     ModelOptions result;
     result.precision = Precision::kF32;
     result.threads = input_.threads;
+    result.device = "cpu";
     result.transform = std::move(transform);
     return result;
   }

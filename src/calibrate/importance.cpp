@@ -50,6 +50,7 @@ ImportanceMatrix measure_importance(std::shared_ptr<const Checkpoint> checkpoint
   const GgufPlan plan = plan_gguf(*checkpoint, config, "", std::nullopt, "");
   ModelOptions own;
   own.stream_layers = true;
+  own.device = "cpu";
   own.precision = Precision::kF32;
   own.threads = thread_count(options.threads);
   const Model model = Model::load(checkpoint, config, own);

@@ -96,6 +96,7 @@ class SensitivityRun {
   ModelOptions model_options(bool changes) const {
     ModelOptions options;
     options.stream_layers = true;
+    options.device = "cpu";
     options.precision = Precision::kF32;
     options.threads = threads_;
     if (changes)

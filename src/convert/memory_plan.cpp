@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/memory_plan.h"
-#include "base/json.h"
 
 #include <algorithm>
 #include <filesystem>
+#include <utility>
 
 #include "architecture/description.h"
 #include "architecture/tensor_roles.h"
 #include "base/fail.h"
+#include "base/json.h"
 #include "base/mapped_file.h"
 #include "convert/output.h"
+#include "kernels/attention.h"
 #include "nfloat/convert.h"
 
 namespace nfloat {
@@ -88,46 +90,95 @@ ModelSize measure_model(const std::string& path) {
   return size;
 }
 
-std::vector<MemoryPlanRow> plan_memory(const ModelSize& model, uint64_t memory_bytes, int64_t context) {
+namespace {
+
+// A row for each format, with its bits.
+std::vector<MemoryPlanRow> plan_formats(int64_t context) {
   if (context < 1 || context > kLongestContext)
     fail(ErrorCode::kInvalidArgument, "context is {}: 1 to {}", context, kLongestContext);
-  struct Format {
-    const char* name;
-    double bits;
-  };
   // A block of B weights: codes, and a scale of 32 bits, or of 8 bits with a 32nd of a bit more per 256 of
   // them.
   const auto block = [](double code_bits, double block_size) { return code_bits + 32 / block_size; };
   const auto nested = [](double code_bits, double block_size) {
     return code_bits + 8 / block_size + 32 / (block_size * 256);
   };
-  const Format formats[] = {{"float32", 32},
-                            {"bfloat16 or float16", 16},
-                            {"8 bits, blocks of 32 (16-bit scales)", 8.5},
-                            {"NF4, blocks of 32", block(4, 32)},
-                            {"NF4, blocks of 64", block(4, 64)},
-                            {"NF4, blocks of 64, double quantization", nested(4, 64)},
-                            {"NF4, blocks of 128, double quantization", nested(4, 128)}};
+  const std::pair<const char*, double> formats[] = {
+      {"float32", 32},
+      {"bfloat16 or float16", 16},
+      {"8 bits, blocks of 32 (16-bit scales)", 8.5},
+      {"NF4, blocks of 32", block(4, 32)},
+      {"NF4, blocks of 64", block(4, 64)},
+      {"NF4, blocks of 64, double quantization", nested(4, 64)},
+      {"NF4, blocks of 128, double quantization", nested(4, 128)}};
+  std::vector<MemoryPlanRow> rows;
+  for (const auto& [name, bits] : formats) {
+    rows.emplace_back();
+    rows.back().format = name;
+    rows.back().bits_per_weight = bits;
+  }
+  return rows;
+}
+
+// Of what stays plain beside matrices of a format.
+double plain_bits(const MemoryPlanRow& row) noexcept {
+  return row.bits_per_weight == 32 ? 32 : 16;
+}
+
+}  // namespace
+
+std::vector<MemoryPlanRow> plan_memory(const ModelSize& model, uint64_t memory_bytes, int64_t context) {
+  std::vector<MemoryPlanRow> rows = plan_formats(context);
   const int64_t plain = model.embedding_parameters + model.head_parameters + model.other_parameters;
   const double widest = static_cast<double>(std::max(model.intermediate, 2 * model.hidden));
   const uint64_t working =
       static_cast<uint64_t>(4 * (static_cast<double>(std::min(context, kPrefillTokens)) *
                                      (4 * static_cast<double>(model.hidden) + 2 * widest) +
                                  static_cast<double>(model.vocabulary)));
-  std::vector<MemoryPlanRow> rows;
-  for (const Format& format : formats) {
-    MemoryPlanRow row;
-    row.format = format.name;
-    row.bits_per_weight = format.bits;
-    const double plain_bits = format.bits == 32 ? 32 : 16;
-    row.weight_bytes = static_cast<uint64_t>((format.bits * static_cast<double>(model.linear_parameters) +
-                                              plain_bits * static_cast<double>(plain)) /
-                                             8);
+  for (MemoryPlanRow& row : rows) {
+    row.weight_bytes =
+        static_cast<uint64_t>((row.bits_per_weight * static_cast<double>(model.linear_parameters) +
+                               plain_bits(row) * static_cast<double>(plain)) /
+                              8);
     row.kv_cache_bytes = model.kv_cache_bytes(context, 2);
     row.working_bytes = working;
     const uint64_t fixed = row.weight_bytes + row.working_bytes;
     if (memory_bytes > fixed) row.largest_context = largest_context(model, memory_bytes - fixed);
-    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::vector<MemoryPlanRow> plan_device_memory(const ModelSize& model, uint64_t memory_bytes,
+                                              int64_t context) {
+  std::vector<MemoryPlanRow> rows = plan_formats(context);
+  if (!model.why_not.empty()) fail(ErrorCode::kUnsupported, "no device runs this model: {}", model.why_not);
+  constexpr int64_t kPage = kernels::kAttentionBlock;
+  constexpr double kAllocation = 64 << 20;  // the last one of an allocator that takes so much at a time
+  constexpr int64_t kLogitRows = 64;
+  const auto hidden = static_cast<double>(model.hidden), inner = static_cast<double>(model.intermediate);
+  const auto vocabulary = static_cast<double>(model.vocabulary);
+  const double table = vocabulary * hidden;
+  const double head = model.tied_head ? table : static_cast<double>(model.head_parameters);
+  const double positions = std::max(0.0, static_cast<double>(model.embedding_parameters) - table);
+  const double queries = static_cast<double>(model.heads * model.head_dim),
+               keys = static_cast<double>(model.kv_heads * model.head_dim);
+  double row_floats = 3 * hidden + 2 * queries + 2 * keys + 2 * inner;
+  if (model.experts > 0) row_floats += 2 * hidden + 2 * inner + static_cast<double>(model.experts);
+  const double working = 4 * (static_cast<double>(std::min(context, kPrefillTokens)) * row_floats +
+                              static_cast<double>(std::min(context, kLogitRows)) * vocabulary) +
+                         kAllocation;
+  const double page = 4 * keys * static_cast<double>(model.layers * kPage);  // keys and values in f16
+  for (MemoryPlanRow& row : rows) {
+    const double linear = row.bits_per_weight * static_cast<double>(model.linear_parameters);
+    const double other = 32 * (static_cast<double>(model.other_parameters) + positions);
+    row.weight_bytes = static_cast<uint64_t>((linear + plain_bits(row) * head + other) / 8);
+    row.kv_cache_bytes = static_cast<uint64_t>(page * static_cast<double>((context + kPage - 1) / kPage));
+    row.working_bytes = static_cast<uint64_t>(working);
+    const uint64_t fixed = row.weight_bytes + row.working_bytes;
+    if (memory_bytes <= fixed || page <= 0) continue;
+    const double fits = static_cast<double>(memory_bytes - fixed) / page;
+    const int64_t most = model.max_context > 0 ? model.max_context : kLongestContext;
+    row.largest_context =
+        std::min(most, static_cast<int64_t>(std::min(fits, static_cast<double>(most))) * kPage);
   }
   return rows;
 }

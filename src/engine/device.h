@@ -59,6 +59,9 @@ class Device {
   // Bytes that it could still give; none: it takes the host's memory.
   virtual std::optional<uint64_t> free_bytes() const noexcept { return std::nullopt; }
 
+  // Of that memory, used or not.
+  virtual std::optional<uint64_t> total_bytes() const noexcept { return std::nullopt; }
+
   // Weights, borrowed while the call runs. Throw what PackedMatrix::pack() and DenseMatrix::pack() throw, and
   // kOutOfMemory.
   virtual std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int threads) = 0;

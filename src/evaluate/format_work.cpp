@@ -60,6 +60,7 @@ double generation_speed(const std::string& path, const PackedFormat& packed, con
   own.quantize_block_size = packed.block_size;
   own.quantize_double = packed.double_quantization;
   own.threads = options.threads;
+  own.device = options.device;
   // What is attached belongs to layers by their numbers.
   const Model model = options.loaded ? Model::load(path, own)
                                      : load_repeating(path, own, distinct_layers(path, packed, options));

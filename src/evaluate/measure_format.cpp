@@ -14,6 +14,7 @@ FormatMeasurement measure_format(const std::string& path, const Format& format,
   ModelOptions own;
   own.precision = options.precision;
   own.threads = options.threads;
+  own.device = options.device;
   own.transform = [&](const std::string& name, std::span<float> weights, int64_t rows, int64_t cols) {
     work.transform(name, weights, rows, cols);
   };

@@ -22,6 +22,7 @@ ModelOptions reading_options(const MeasureOptions& measure, int threads, FormatW
   ModelOptions options;
   options.precision = measure.precision;
   options.threads = threads;
+  options.device = measure.device;
   if (work != nullptr)
     options.transform = [work](const std::string& matrix, std::span<float> weights, int64_t rows,
                                int64_t cols) { work->transform(matrix, weights, rows, cols); };

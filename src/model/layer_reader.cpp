@@ -48,7 +48,7 @@ LayerReader::LayerReader(std::shared_ptr<const Checkpoint> checkpoint, const Mod
       config_(config),
       options_(options),
       on_read_(std::move(on_read)),
-      device_(std::move(device)),
+      device_(device ? std::move(device) : find_device(options.device)),
       family_(*find_family(config.family)),
       tensors_(family_.tensors),
       names_(checkpoint_->weight_names(), family_) {}

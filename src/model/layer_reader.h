@@ -22,10 +22,10 @@ namespace nfloat {
 class LayerReader {
  public:
   // The tensors have been checked. options.threads is resolved. on_read(bytes) is called after each tensor of
-  // matrices; may be null, may throw.
+  // matrices; may be null, may throw. device: null: the one that the options name.
   LayerReader(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
               const ModelOptions& options, std::function<void(uint64_t)> on_read = nullptr,
-              std::shared_ptr<Device> device = default_device());
+              std::shared_ptr<Device> device = nullptr);
 
   Embedding embedding() const;
   Constant positions() const;  // empty: none are learned

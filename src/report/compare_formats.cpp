@@ -103,6 +103,7 @@ class Job {
     result_.protocol = protocol_name(measure_.scoring.protocol);
     result_.context = measure_.scoring.context;
     result_.precision = precision_name(measure_.precision);
+    result_.device = plain_->options().device;
     result_.tokens = static_cast<int64_t>(tokens.size());
     result_.limits = options.limits;
     result_.reader = options.reader;
@@ -135,6 +136,7 @@ class Job {
     ModelOptions load;
     load.precision = measure_.precision;
     load.threads = measure_.threads;
+    load.device = measure_.device;
     if (measure_.tasks) why_alone_ = "tasks are scored on the whole model";
     if (measure_.loaded) why_alone_ = "adapters are attached to the whole model";
     load.stream_layers = why_alone_.empty();

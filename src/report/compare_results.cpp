@@ -29,6 +29,7 @@ Json comparison_document(const Comparison& c) {
                {"adapters", Json::array()},
                {"plain_tasks", Json::array()},
                {"formats", Json::array()}};
+  add_device(json, c.device);
   for (const AdapterChoice& adapter : c.adapters)
     json["adapters"].push_back({{"adapter", adapter.folder}, {"weight", adapter.weight}});
   for (const TaskResult& task : c.plain_tasks) json["plain_tasks"].push_back(task_document(task));

@@ -85,6 +85,103 @@ TEST_F(Devices, TrainingSaysThatItComputesOnTheCpu) {
   EXPECT_FALSE(std::filesystem::exists(path("adapter")));
 }
 
+// Where no other device computes, --device is taken and others are refused before anything is made.
+TEST_F(Devices, CommandsOfTheCpuRefuseOthers) {
+  write_file(path("rows"), R"({"prompt": "Once", "completion": " more"})");
+  const std::vector<std::vector<std::string>> commands{
+      {"train", model(), path("rows"), "--steps", "1", "--out", path("adapter")},
+      {"quantize", model(), path("out")}};
+  for (std::vector<std::string> command : commands) {
+    command.insert(command.end(), {"--device", "abacus"});
+    EXPECT_EQ(nfloat(command).exit_code, 2);
+    command.back() = "vulkan:99";
+    EXPECT_EQ(nfloat(command).exit_code, 1);
+    command.back() = "vulkan";
+    const Result result = nfloat(command);
+    if (result.err.find("which is not there") == std::string::npos)
+      expect_complaint(result, {"computes on the CPU", "--device names vulkan:0"});
+    else
+      EXPECT_EQ(result.exit_code, 1);
+    EXPECT_FALSE(std::filesystem::exists(command[0] == "train" ? path("adapter") : path("out")));
+    command.back() = "auto";
+    EXPECT_TRUE(nfloat(command).ok()) << nfloat(command);
+  }
+  EXPECT_TRUE(nfloat({"plan", model(), "--train", "--device", "auto"}).ok());
+}
+
+TEST_F(Devices, PlansForADevice) {
+  const Result host = nfloat({"plan", model(), "--device", "cpu"});
+  EXPECT_EQ(host.exit_code, 2);
+  EXPECT_NE(host.err.find("--memory"), std::string::npos) << host;
+  EXPECT_EQ(nfloat({"plan", model(), "--device", "vulkan:99"}).exit_code, 1);
+  for (const std::vector<std::string>& more :
+       std::vector<std::vector<std::string>>{{"--memory", "8GB"}, {"--ranks", "1GB,1GB"}}) {
+    std::vector<std::string> command{"plan", model(), "--device", "vulkan"};
+    command.insert(command.end(), more.begin(), more.end());
+    EXPECT_EQ(nfloat(command).exit_code, 2);
+  }
+  const Result result = nfloat({"plan", model(), "--device", "vulkan", "--json", "--context", "300"});
+  if (result.err.find("which is not there") != std::string::npos)
+    GTEST_SKIP() << "no device of Vulkan here: no driver, or a build without it";
+  ASSERT_TRUE(result.ok()) << result;
+  const Json plan = Json::parse(result.out);
+  EXPECT_EQ(plan["device"]["name"], "vulkan:0");
+  EXPECT_GT(plan["device"]["free_bytes"].get<double>(), 0);
+  EXPECT_LE(plan["device"]["free_bytes"].get<double>(), plan["device"]["memory_bytes"].get<double>());
+  for (const Json& format : plan["formats"])
+    EXPECT_EQ(format["fits"].get<bool>(),
+              format["peak_bytes"].get<double>() <= plan["device"]["free_bytes"].get<double>());
+  const Result text = nfloat({"plan", model(), "--device", "vulkan"});
+  EXPECT_EQ(text.out.find("vulkan:0 ("), 0u) << text;
+  EXPECT_EQ(text.out.find("it is a processor") != std::string::npos,
+            !plan["device"]["accelerator"].get<bool>());
+}
+
+TEST_F(Devices, KernelsOfADeviceAreMeasured) {
+  EXPECT_EQ(nfloat({"bench", "kernels", "--device", "abacus"}).exit_code, 2);
+  const std::vector<std::string> command{"bench",     "kernels",  "--device", "vulkan",
+                                         "--seconds", "0.01",     "--only",   "4096x14336 by 1",
+                                         "--json",    "--memory", "16"};
+  const Result result = nfloat(command);
+  if (result.err.find("which is not there") != std::string::npos)
+    GTEST_SKIP() << "no device of Vulkan here: no driver, or a build without it";
+  ASSERT_TRUE(result.ok()) << result;
+  const Json bench = Json::parse(result.out);
+  EXPECT_EQ(bench["device"]["name"], "vulkan:0");
+  for (const char* limit : {"copy_gb_s", "read_gb_s"}) EXPECT_GT(bench["limits"][limit].get<double>(), 0);
+  ASSERT_EQ(bench["results"].size(), 2u) << "float and 8-bit scales";
+  for (const Json& row : bench["results"])
+    for (const char* rate : {"seconds", "gb_s", "gop_s", "share_of_read"})
+      EXPECT_GT(row[rate].get<double>(), 0) << rate;
+  std::vector<std::string> none = command;
+  none[6 + 1] = "no such row";
+  EXPECT_EQ(nfloat(none).exit_code, 1);
+  none[7] = "by 1", none.insert(none.end(), {"--threads-list", "1"});
+  EXPECT_EQ(nfloat(none).exit_code, 2);
+}
+
+TEST_F(Devices, ComparesOnADevice) {
+  write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 700));
+  const auto compared = [&](const std::string& device) {
+    return nfloat({"compare", model(), "--text", path("text"), "--context", "32", "--formats",
+                   "int4-asym:32,q8_0", "--work", path("work-" + device), "--json", "-", "--device", device});
+  };
+  EXPECT_EQ(compared("abacus").exit_code, 2);
+  const Result result = compared("vulkan");
+  if (result.err.find("which is not there") != std::string::npos)
+    GTEST_SKIP() << "no device of Vulkan here: no driver, or a build without it";
+  ASSERT_TRUE(result.ok()) << result;
+  const Json there = Json::parse(result.out), here = Json::parse(compared("cpu").out);
+  EXPECT_EQ(there["device"]["name"], "vulkan:0");
+  EXPECT_EQ(here["device"]["name"], "cpu");
+  for (size_t i = 0; i < 2; ++i) {
+    const double own = there["formats"][i]["divergence"]["mean_kl"].get<double>(),
+                 expected = here["formats"][i]["divergence"]["mean_kl"].get<double>();
+    EXPECT_GT(expected, 0);
+    EXPECT_NEAR(own, expected, 1e-3 * expected);
+  }
+}
+
 TEST_F(Devices, TheCpuIsTheDefault) {
   std::vector<std::string> without = greedy("cpu");
   without.resize(without.size() - 2);

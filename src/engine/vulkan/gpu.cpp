@@ -162,6 +162,7 @@ bool Gpu::choose_memory(const InstanceApi& instance) {
                                      host | VK_MEMORY_PROPERTY_HOST_CACHED_BIT, host);
   if (!device_type || !host_type) return false;
   heap_ = memory.memoryProperties.memoryTypes[*device_type].heapIndex;
+  heap_bytes_ = memory.memoryProperties.memoryHeaps[heap_].size;
   memory_ = std::make_unique<Memory>(api_, device_, *device_type, *host_type);
   return true;
 }

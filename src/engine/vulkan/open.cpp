@@ -24,6 +24,7 @@ class VulkanDevice final : public Device {
   std::string_view model() const noexcept override { return gpu_->model(); }
   bool accelerator() const noexcept override { return gpu_->accelerator(); }
   std::optional<uint64_t> free_bytes() const noexcept override { return gpu_->free_bytes(); }
+  std::optional<uint64_t> total_bytes() const noexcept override { return gpu_->heap_bytes(); }
 
   std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int) override {
     return std::make_unique<const VulkanMatrix>(gpu_, source, most_bytes_);

@@ -36,7 +36,7 @@ struct ProductArguments {
   uint32_t biased = 0;
 };
 
-// rows: constants {RowsOperation}. One thread an element of `to`.
+// rows: constants {RowsOperation, four elements at a time}. One thread an element of `to`, or four.
 enum class RowsOperation : uint32_t {
   kCopy,        // to[row] = from[row]
   kGather,      // to[row] = from[list[row]]

@@ -16,8 +16,13 @@ inline constexpr uint32_t parts_of(uint64_t count, uint64_t size) noexcept {
 // One operation on all elements of rows; those that `arguments` does not need are 0.
 inline void over_rows(Recorder& recorder, RowsOperation operation, const RowsArguments& arguments,
                       bool together = false) {
-  recorder.dispatch(Shader::kRows, {static_cast<uint32_t>(operation)}, arguments,
-                    {parts_of(arguments.width, kRowsThreads), arguments.rows}, together);
+  const bool copies = operation == RowsOperation::kCopy;
+  const bool wide = (copies || operation == RowsOperation::kFindBroken) && arguments.from % 16 == 0 &&
+                    arguments.from_stride % 4 == 0 && arguments.width % 4 == 0 &&
+                    (!copies || (arguments.to % 16 == 0 && arguments.to_stride % 4 == 0));
+  recorder.dispatch(Shader::kRows, {static_cast<uint32_t>(operation), wide ? 1u : 0u}, arguments,
+                    {parts_of(wide ? arguments.width / 4 : arguments.width, kRowsThreads), arguments.rows},
+                    together);
 }
 
 // So many words from one address to another.

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "engine/device.h"
 #include "nfloat/error.h"
+#include "nfloat/memory_plan.h"
 #include "nfloat/model.h"
 #include "support/files.h"
 #include "support/paths.h"
@@ -122,6 +123,45 @@ TEST(EmbeddedModelOnDevices, BatchesForksAndStreamedLayers) {
     const std::vector<float> of_second(second.logits().begin(), second.logits().end());
     EXPECT_LE(divergence(whole.back(), of_second), 1e-9);
   }
+}
+
+// What is planned beside what the device has less once the model is there and has read a prompt.
+TEST(EmbeddedModelOnDevices, ThePlanIsWhatIsTaken) {
+  const std::vector<std::shared_ptr<Device>> all = devices();
+  if (all.size() == 1) GTEST_SKIP() << "no device here but the CPU";
+  const ModelSize size = measure_model(kFolder);
+  const int64_t context = 512;
+  for (size_t i = 1; i < all.size(); ++i)
+    for (const bool coded : {true, false}) {
+      SCOPED_TRACE(::testing::Message() << all[i]->name() << " coded " << coded);
+      ASSERT_TRUE(all[i]->free_bytes() && all[i]->total_bytes());
+      const uint64_t before = *all[i]->free_bytes();
+      EXPECT_LE(before, *all[i]->total_bytes());
+      const std::vector<MemoryPlanRow> rows = plan_device_memory(size, before, context);
+      const auto planned = std::find_if(rows.begin(), rows.end(), [&](const MemoryPlanRow& row) {
+        return row.format == (coded ? "NF4, blocks of 64, double quantization" : "bfloat16 or float16");
+      });
+      ASSERT_NE(planned, rows.end());
+      ModelOptions options = on(all[i]->name(), coded ? "nf4" : "", coded);
+      options.precision = Precision::kBF16;
+      const Model model = Model::load(kFolder, options);
+      // Tables of levels, a kilobyte a matrix, are no small part of a model of this size.
+      EXPECT_NEAR(static_cast<double>(model.memory().resident_bytes()),
+                  static_cast<double>(planned->weight_bytes),
+                  0.05 * static_cast<double>(planned->weight_bytes));
+      Session session(model, {.context = context});
+      EXPECT_EQ(kv_cache_bytes(model.config(), KvCacheType::kF16, context), planned->kv_cache_bytes);
+      session.prefill(std::vector<int32_t>(static_cast<size_t>(context), 5));
+      const uint64_t taken = before - *all[i]->free_bytes();
+      EXPECT_GE(taken, planned->weight_bytes);
+      EXPECT_LE(taken, planned->peak_bytes());
+      EXPECT_EQ(planned->largest_context, size.max_context);
+    }
+  ModelSize other = size;
+  other.why_not = "its layers are recurrent";
+  EXPECT_THROW(plan_device_memory(other, 1, context), Error);
+  EXPECT_THROW(plan_device_memory(size, 1, 0), Error);
+  EXPECT_EQ(plan_device_memory(size, 1 << 20, context)[0].largest_context, 0);
 }
 
 TEST(EmbeddedModelOnDevices, ADeviceThatIsNotThereIsNamed) {

@@ -6,6 +6,10 @@
 
 layout(local_size_x = 128) in;
 layout(constant_id = 0) const uint kOperation = 0;
+layout(constant_id = 1) const uint kWide = 0;  // copy, find: four columns each, all at multiples of 16 bytes
+layout(buffer_reference, std430, buffer_reference_align = 16) buffer Wide {
+  uvec4 at[];
+};
 layout(push_constant) uniform Push {
   Words from, to, list;
   Floats shares;
@@ -16,8 +20,21 @@ layout(push_constant) uniform Push {
 
 float number(uint bits) { return uintBitsToFloat(bits); }
 
+void main_wide(uint column, uint row) {
+  if (column >= p.width / 4) return;
+  uvec4 four = Wide(p.from).at[row * (p.from_stride / 4) + column];
+  if (kOperation == 0)
+    Wide(p.to).at[row * (p.to_stride / 4) + column] = four;
+  else if (any(equal(four & 0x7f800000u, uvec4(0x7f800000u))))
+    p.to.at[0] = 1;
+}
+
 void main() {
   uint column = gl_GlobalInvocationID.x, row = gl_WorkGroupID.y;
+  if (kWide != 0) {
+    main_wide(column, row);
+    return;
+  }
   if (column >= p.width) return;
   uint from = row * p.from_stride + column, to = row * p.to_stride + column;
   switch (kOperation) {
