@@ -131,7 +131,7 @@ static void choose_precision(const ModelArguments& arguments, ModelOptions& opti
     if (arguments.one_precision && choice.one_row != choice.many_rows)
       throw UsageError(fmt::format("--precision {}: two precisions, one expected here", arguments.precision));
   } else if (options.device != "cpu") {
-    reason = "the products of this device are in float32 whatever the precision";
+    reason = "this device computes in float32, and prompts with levels of codes in half precision";
   } else if (arguments.scoring) {
     reason = "the same on every machine, because this command scores";
   } else {

@@ -46,9 +46,9 @@ struct ModelOptions {
   // all of them; generation reads the whole model for every token.
   bool stream_layers = false;
   // Where the weights are and the layers run: "cpu"; "vulkan" or "vulkan:N", a device of Vulkan, which
-  // computes every product in float32; "auto": the first of those that is not a processor, else the CPU.
-  // Empty: what the environment variable NFLOAT_DEVICE names, else the CPU. Training and calibration need the
-  // CPU.
+  // computes in float32, and prompts with 4-bit levels in half precision unless the precision is kF32;
+  // "auto": the first of those that is not a processor, else the CPU. Empty: what the environment variable
+  // NFLOAT_DEVICE names, else the CPU. Training and calibration need the CPU.
   std::string device = {};
   Precision precision = Precision::kBF16;  // the default of sessions
   // The same for products of more than one row; unset: `precision`. With another one a token's logits depend

@@ -97,6 +97,7 @@ bool Gpu::look(const InstanceApi& instance) {
   model_ = properties.properties.deviceName;
   accelerator_ = properties.properties.deviceType != VK_PHYSICAL_DEVICE_TYPE_CPU;
   subgroup_ = subgroup.subgroupSize;
+  shared_bytes_ = properties.properties.limits.maxComputeSharedMemorySize;
   most_allocation_ = limits.maxMemoryAllocationSize;
 
   VkPhysicalDeviceVulkan12Features features{};

@@ -33,10 +33,11 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   Gpu& operator=(const Gpu&) = delete;
   ~Gpu();
 
-  const std::string& name() const noexcept { return name_; }    // "vulkan:0"
-  const std::string& model() const noexcept { return model_; }  // as the driver says it
-  bool accelerator() const noexcept { return accelerator_; }    // not the host's processor
-  uint32_t subgroup() const noexcept { return subgroup_; }      // invocations, as reported
+  const std::string& name() const noexcept { return name_; }        // "vulkan:0"
+  const std::string& model() const noexcept { return model_; }      // as the driver says it
+  bool accelerator() const noexcept { return accelerator_; }        // not the host's processor
+  uint32_t subgroup() const noexcept { return subgroup_; }          // invocations, as reported
+  uint32_t shared_bytes() const noexcept { return shared_bytes_; }  // of a workgroup
   uint64_t most_allocation() const noexcept { return most_allocation_; }
   uint64_t heap_bytes() const noexcept { return heap_bytes_; }  // of the memory on the card
   uint64_t free_bytes() const noexcept;
@@ -85,7 +86,7 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   DeviceApi api_;
   std::string name_, model_;
   bool accelerator_ = false, budget_ = false;
-  uint32_t subgroup_ = 0, heap_ = 0;
+  uint32_t subgroup_ = 0, heap_ = 0, shared_bytes_ = 0;
   uint64_t most_allocation_ = 0, heap_bytes_ = 0;
   std::unique_ptr<Memory> memory_;
   VkPipelineLayout layout_ = VK_NULL_HANDLE;

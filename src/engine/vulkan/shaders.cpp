@@ -7,6 +7,9 @@ namespace {
 constexpr uint32_t kProductCode[] = {
 #include "product.comp.inc"
 };
+constexpr uint32_t kTilesCode[] = {
+#include "tiles.comp.inc"
+};
 constexpr uint32_t kRowsCode[] = {
 #include "rows.comp.inc"
 };
@@ -29,6 +32,8 @@ std::span<const uint32_t> code_of(Shader shader) noexcept {
   switch (shader) {
     case Shader::kProduct:
       return kProductCode;
+    case Shader::kTiles:
+      return kTilesCode;
     case Shader::kRows:
       return kRowsCode;
     case Shader::kNorm:

@@ -12,7 +12,7 @@
 // sizes of the push constants there. An address is one of the device's memory.
 namespace nfloat::vulkan {
 
-enum class Shader : uint8_t { kProduct, kRows, kNorm, kActivate, kStore, kAttend };
+enum class Shader : uint8_t { kProduct, kTiles, kRows, kNorm, kActivate, kStore, kAttend };
 
 // Values of a shader's specialization constants, 0 where it has fewer.
 using Constants = std::array<uint32_t, 4>;
@@ -28,6 +28,10 @@ enum class Storage : uint32_t { kF32, kF16, kBF16, kInt8, kCodes, kNestedCodes }
 // product: constants {Storage, a word of codes has one row and one scale, rows of x at once, rows of x begin
 // at 16 bytes}. A workgroup takes kProductThreads / subgroup * kProductRows rows of the matrix at a time.
 inline constexpr uint32_t kProductThreads = 128, kProductRows = 4, kMostBatch = 8;
+// tiles: constants {Storage, as above, levels in halves, as above}. A workgroup takes kTile rows of the
+// matrix and kTile of x. Products of more rows than kMostFew.
+inline constexpr uint32_t kTile = 64, kTileDepth = 32, kMostFew = 32;
+inline constexpr uint32_t kTileSharedBytes = 20480;  // at most
 struct ProductArguments {
   Address weights = 0, scales = 0, nested_absmax = 0, tables = 0, bias = 0, x = 0, y = 0;
   uint32_t rows = 0, cols = 0, x_rows = 0, x_stride = 0, y_stride = 0;

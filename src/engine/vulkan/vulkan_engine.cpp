@@ -10,6 +10,8 @@
 namespace nfloat::vulkan {
 namespace {
 
+constexpr uint32_t kMostGroups = 65535;  // of a dispatch, in any direction
+
 uint32_t u32(int64_t value) noexcept {
   return static_cast<uint32_t>(value);
 }
@@ -172,11 +174,16 @@ void VulkanEngine::norm(const NormStep& step, const BufferRows& from, const Buff
 }
 
 void VulkanEngine::multiply(const DeviceMatrix& any, const Constant& bias, const BufferRows& x,
-                            const BufferRows& y, int64_t rows, bool together) {
+                            const BufferRows& y, int64_t rows, Precision precision, bool together) {
   const auto* const matrix = dynamic_cast<const VulkanMatrix*>(&any);
   if (matrix == nullptr)
     fail(ErrorCode::kUnsupported, "these weights are not on {} ({})", gpu_->name(), gpu_->model());
   const Address from = address(x), biases = address_of(bias);
+  const uint32_t storage = static_cast<uint32_t>(matrix->storage()),
+                 whole_words = matrix->whole_words() ? 1u : 0u,
+                 vectors = in_vectors(from, x.stride) ? 1u : 0u;
+  const bool many = rows > kMostFew && gpu_->shared_bytes() >= kTileSharedBytes,
+             halves = precision != Precision::kF32 && matrix->halves();
   uint32_t batch = 1;
   while (batch < kMostBatch && batch < rows) batch *= 2;
   const uint32_t rows_of_group = kProductThreads / gpu_->subgroup() * kProductRows;
@@ -198,21 +205,23 @@ void VulkanEngine::multiply(const DeviceMatrix& any, const Constant& bias, const
                                      .nested_block = u32(matrix->nested_block()),
                                      .nested_offset = matrix->nested_offset(),
                                      .biased = biases != 0 ? 1u : 0u};
-    const Constants constants{static_cast<uint32_t>(matrix->storage()), matrix->whole_words() ? 1u : 0u,
-                              batch, in_vectors(from, x.stride) ? 1u : 0u};
-    recorder_.dispatch(Shader::kProduct, constants, arguments,
-                       {std::min(parts_of(static_cast<uint64_t>(slab.rows), rows_of_group), 65535u),
-                        parts_of(static_cast<uint64_t>(rows), batch)},
-                       together);
+    const auto all = static_cast<uint64_t>(rows), slab_rows = static_cast<uint64_t>(slab.rows);
+    if (many && parts_of(slab_rows, kTile) <= kMostGroups)
+      recorder_.dispatch(Shader::kTiles, {storage, whole_words, halves ? 1u : 0u, vectors}, arguments,
+                         {parts_of(slab_rows, kTile), parts_of(all, kTile)}, together);
+    else
+      recorder_.dispatch(Shader::kProduct, {storage, whole_words, batch, vectors}, arguments,
+                         {std::min(parts_of(slab_rows, rows_of_group), kMostGroups), parts_of(all, batch)},
+                         together);
     together = true;
   }
 }
 
 void VulkanEngine::multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y,
-                            int64_t rows, Precision) {
+                            int64_t rows, Precision precision) {
   BufferRows to = y;
   for (size_t part = 0; part < weights.parts(); ++part) {
-    multiply(weights.matrix(part), weights.bias(part), x, to, rows, part > 0);
+    multiply(weights.matrix(part), weights.bias(part), x, to, rows, precision, part > 0);
     to.offset += weights.outputs(part);
   }
 }

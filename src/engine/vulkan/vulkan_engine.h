@@ -18,8 +18,9 @@ struct PlacedConstant {
   GpuMemory memory;
 };
 
-// Steps become dispatches. A buffer has a shadow in host memory once the host asks for its rows. Every
-// product is computed in float32, whatever the precision: within the bounds of all.
+// Steps become dispatches. A buffer has a shadow in host memory once the host asks for its rows. Products are
+// computed in float32, but those of many rows with 4-bit codes: unless the precision is f32, these round the
+// codes' levels to halves.
 class VulkanEngine final : public LayerEngine {
  public:
   explicit VulkanEngine(std::shared_ptr<Gpu> gpu) : gpu_(std::move(gpu)), recorder_(gpu_) {}
@@ -67,7 +68,7 @@ class VulkanEngine final : public LayerEngine {
   // Of sequences whose caches have one type, their rows from the first on.
   void attend_alike(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended);
   void multiply(const DeviceMatrix& matrix, const Constant& bias, const BufferRows& x, const BufferRows& y,
-                int64_t rows, bool together);
+                int64_t rows, Precision precision, bool together);
 
   // Waits for the answers in looks_ and begins with its first place again.
   void collect_looks();

@@ -2,6 +2,7 @@
 #include "engine/vulkan/vulkan_matrix.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "base/fail.h"
@@ -13,8 +14,9 @@ namespace {
 
 constexpr int64_t kLevels = 16, kMap = 256;
 constexpr int64_t kMostBlock = int64_t{1} << 24;
-constexpr int64_t kMostElements = int64_t{1} << 31;  // of a slab: shaders count in 32 bits
-constexpr uint64_t kPart = 16;                       // what follows in a slab begins at a multiple of it
+constexpr int64_t kMostElements = int64_t{1} << 31;        // of a slab: shaders count in 32 bits
+constexpr float kLeastHalf = 0x1p-14f, kMostHalf = 65504;  // normal ones
+constexpr uint64_t kPart = 16;  // what follows in a slab begins at a multiple of it
 
 uint64_t aligned(uint64_t bytes) noexcept {
   return (bytes + kPart - 1) / kPart * kPart;
@@ -49,6 +51,10 @@ VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const PackSource& so
   if (rows_ < 1 || cols_ < 1 || cols_ >= kMostElements / 64 || block_ > kMostBlock)
     fail(ErrorCode::kUnsupported, "packing a matrix: {} x {} in blocks of {} on a device of Vulkan", rows_,
          cols_, block_);
+  halves_ = std::all_of(source.levels.begin(), source.levels.end(), [](float level) {
+    const float size = std::fabs(level);
+    return size == 0 || (size >= kLeastHalf && size <= kMostHalf);
+  });
   std::vector<float> tables(kLevels + kMap);
   std::copy(source.levels.begin(), source.levels.end(), tables.begin());
   if (nested) {

@@ -39,6 +39,8 @@ class VulkanMatrix final : public DeviceMatrix {
   float nested_offset() const noexcept { return nested_offset_; }
   // Eight codes that begin at a multiple of eight have one row and one scale.
   bool whole_words() const noexcept { return cols_ % 8 == 0 && block_ % 8 == 0; }
+  // A step of a tile has one scale, and a half holds each level but for its rounding.
+  bool halves() const noexcept { return halves_ && cols_ % kTileDepth == 0 && block_ % kTileDepth == 0; }
   Address tables() const noexcept { return tables_.address(); }
   const std::vector<Slab>& slabs() const noexcept { return slabs_; }
 
@@ -47,6 +49,7 @@ class VulkanMatrix final : public DeviceMatrix {
   int64_t rows_ = 0, cols_ = 0, block_ = 1, nested_block_ = 1;
   float nested_offset_ = 0;
   uint64_t bytes_ = 0;
+  bool halves_ = false;
   GpuMemory tables_;  // 16 levels, 256 of the nested map
   std::vector<Slab> slabs_;
 };

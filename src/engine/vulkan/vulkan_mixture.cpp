@@ -46,9 +46,9 @@ class VulkanEngine::Mixture {
   }
 
   void product(const LinearGroup& group, const LinearId& id, const BufferRows& x, int64_t rows, int64_t width,
-               const BufferRows& y) {
+               const BufferRows& y, Precision precision) {
     if (step_.watch.any()) step_.watch.input(id, in_host(x, rows, width));
-    engine_.multiply(group, x, y, rows, Precision::kF32);
+    engine_.multiply(group, x, y, rows, precision);
     if (!step_.watch.any()) return;
     const ActivationRows seen = in_host(x, rows, width);
     step_.watch.output(id, seen, engine_.read(y, rows, group.outputs()), y.stride);
@@ -58,7 +58,8 @@ class VulkanEngine::Mixture {
   void route() {
     const auto experts = static_cast<int64_t>(step_.experts.size());
     const BufferRows logits = engine_.scratch(engine_.logits_, rows_, experts);
-    product(*step_.router, {step_.layer, LinearRole::kRouter}, normed_, rows_, hidden_, logits);
+    product(*step_.router, {step_.layer, LinearRole::kRouter}, normed_, rows_, hidden_, logits,
+            Precision::kF32);
     const float* const found = engine_.read(logits, rows_, experts);
     for (int64_t row = 0; row < rows_; ++row)
       choose_experts(step_, found + row * experts, engine_.chosen_.data() + row * step_.chosen,
@@ -79,10 +80,12 @@ class VulkanEngine::Mixture {
                .width = width,
                .from_stride = static_cast<uint32_t>(normed_.stride),
                .to_stride = width});
-    product(expert.gate_up, {step_.layer, LinearRole::kGateUp, number}, input_, count, hidden_, gate_up_);
+    const Precision precision = count > 1 ? step_.many_rows_precision : step_.precision;
+    product(expert.gate_up, {step_.layer, LinearRole::kGateUp, number}, input_, count, hidden_, gate_up_,
+            precision);
     engine_.activate(step_.activation, gate_up_, count);
     product(expert.down, {step_.layer, LinearRole::kDown, number}, gate_up_, count, step_.activation.width,
-            output_);
+            output_, precision);
     const Recorder::Params scattered = list_of(taken);  // a watcher may have waited meanwhile
     over_rows(recorder, RowsOperation::kScatterAdd,
               {.from = engine_.address(output_),

@@ -147,7 +147,61 @@ TEST_F(Vulkan, MatricesInParts) {
     }
 }
 
-// What is read together does not change a bit: served answers and guesses of a draft rest on it.
+// Prompts: levels rounded to halves, at most half of 2^-11 of each product; none where halves hold them.
+TEST_F(Vulkan, ManyRowsWithLevelsInHalves) {
+  for (const auto& [outputs, cols] : {std::pair<int64_t, int64_t>{70, 64}, {64, 320}, {1, 96}, {129, 128}})
+    for (const bool nested : {false, true})
+      for (const bool exact : {false, true})
+        for (const int64_t rows : {33, 64, 130}) {
+          SCOPED_TRACE(::testing::Message() << outputs << " x " << cols << " nested " << nested << " exact "
+                                            << exact << " rows " << rows);
+          Coded made = coded(outputs, cols, cols % 64 == 0 ? 64 : 32, nested);
+          if (exact)
+            for (float& level : made.levels) level = std::round(level * 64) / 64;
+          const std::vector<float> bias = random(outputs);
+          LinearGroup group;
+          group.add(*device_, made.source, bias, 1);
+          const std::unique_ptr<LayerEngine> engine = device_->engine();
+          const std::vector<float> x = random(rows * cols);
+          Table from(*engine, rows, cols, 1), to(*engine, rows, outputs, 2);
+          from.fill(x);
+          engine->multiply(group, from.at(), to.at(), rows, Precision::kBF16);
+          const std::vector<float> y = to.values();
+          const reference::Product expected =
+              reference::multiply(x, decoded(made.source), bias, rows, outputs, cols);
+          double largest = 0;
+          for (size_t i = 0; i < y.size(); ++i) {
+            const double error = std::fabs(double{y[i]} - expected.y[i]);
+            ASSERT_LE(error, (exact ? 1e-6 : 0x1p-12 + 1e-6) * expected.magnitude[i] + 1e-37)
+                << "row " << i / index(outputs) << " output " << i % index(outputs);
+            largest = std::max(largest, error / expected.magnitude[i]);
+          }
+          EXPECT_TRUE(exact || largest > 1e-6) << "these are not halves";
+        }
+}
+
+// Levels that no half holds stay as they are.
+TEST_F(Vulkan, LevelsBeyondHalvesStay) {
+  for (const float scale : {1e5f, 1e-5f}) {
+    Coded made = coded(40, 64, 64, false);
+    for (float& level : made.levels) level *= scale;
+    LinearGroup group;
+    group.add(*device_, made.source, {}, 1);
+    const std::unique_ptr<LayerEngine> engine = device_->engine();
+    const int64_t rows = 40;
+    const std::vector<float> x = random(rows * 64), none(40);
+    Table from(*engine, rows, 64), to(*engine, rows, 40);
+    from.fill(x);
+    engine->multiply(group, from.at(), to.at(), rows, Precision::kInt8);
+    const std::vector<float> y = to.values();
+    const reference::Product expected = reference::multiply(x, decoded(made.source), none, rows, 40, 64);
+    for (size_t i = 0; i < y.size(); ++i)
+      ASSERT_NEAR(double{y[i]}, expected.y[i], 1e-6 * expected.magnitude[i]) << i;
+  }
+}
+
+// What is read together does not change a bit: served answers and guesses of a draft rest on it. More than 32
+// rows go in tiles, whose bits are their own.
 TEST_F(Vulkan, RowsAreTheSameInAnyCompany) {
   for (const int64_t cols : {64, 320, 100}) {
     const Coded made = coded(50, cols, 64, true);
@@ -163,13 +217,18 @@ TEST_F(Vulkan, RowsAreTheSameInAnyCompany) {
       return to.values();
     };
     const std::vector<float> all = product(0, most);
-    for (const int64_t rows : {1, 2, 3, 4, 7, 8, 9, 31, 32, 64})
-      for (const int64_t first : {int64_t{0}, int64_t{5}}) {
-        const std::vector<float> some = product(first, rows);
-        for (size_t i = 0; i < some.size(); ++i)
-          ASSERT_EQ(some[i], all[index(first * 50) + i])
-              << cols << " columns, " << rows << " rows from " << first;
-      }
+    const std::vector<float> few = product(0, 32);
+    const auto expect_part_of = [&](const std::vector<float>& whole, int64_t first, int64_t rows) {
+      const std::vector<float> some = product(first, rows);
+      for (size_t i = 0; i < some.size(); ++i)
+        ASSERT_EQ(some[i], whole[index(first * 50) + i])
+            << cols << " columns, " << rows << " rows from " << first;
+    };
+    for (const int64_t rows : {1, 2, 3, 4, 7, 8, 9, 27})
+      for (const int64_t first : {0, 5}) expect_part_of(few, first, rows);
+    for (const int64_t rows : {33, 40, 64, 65})  // in tiles
+      for (const int64_t first : {0, 5, 33})
+        if (first + rows <= most) expect_part_of(all, first, rows);
   }
 }
 

@@ -60,6 +60,24 @@ double divergence(const std::vector<float>& from, const std::vector<float>& to) 
   return sum;
 }
 
+// A prompt that goes through the layers in tiles, then a few tokens beside it.
+void expect_close(const Device& device, const char* code, Precision precision, double most) {
+  SCOPED_TRACE(::testing::Message() << device.name() << " " << code << " " << static_cast<int>(precision));
+  ModelOptions options = on(device.name(), code, true);
+  options.precision = precision;
+  const Model here = Model::load(kFolder, on("cpu", code, true)), there = Model::load(kFolder, options);
+  Session own(here), other(there);
+  std::vector<int32_t> tokens = prompt();
+  while (tokens.size() < 150) tokens.push_back(tokens[tokens.size() % 7]);
+  for (int step = 0; step < 3; ++step) {
+    const Rows expected = logits_of(own, tokens), found = logits_of(other, tokens);
+    double sum = 0;
+    for (size_t i = 0; i < found.size(); ++i) sum += divergence(expected[i], found[i]);
+    EXPECT_LE(sum / static_cast<double>(found.size()), most) << "step " << step;
+    tokens = {tokens[1 % tokens.size()]};
+  }
+}
+
 void expect_same(const Device& device, const char* code, bool nested, KvCacheType cache, double most) {
   SCOPED_TRACE(::testing::Message() << device.name() << " " << code << (nested ? ":dq" : ""));
   const Model here = Model::load(kFolder, on("cpu", code, nested)),
@@ -94,6 +112,9 @@ TEST(EmbeddedModelOnDevices, TheSameAsOnTheCpu) {
     expect_same(*all[i], "nf4", false, KvCacheType::kF32, 1e-5);
     expect_same(*all[i], "nf4", true, KvCacheType::kF16, 1e-5);
     expect_same(*all[i], "fp4", true, KvCacheType::kInt8, 1e-3);
+    expect_close(*all[i], "nf4", Precision::kF32, 1e-5);
+    expect_close(*all[i], "nf4", Precision::kBF16, 1e-3);
+    expect_close(*all[i], "", Precision::kBF16, 1e-3);
   }
 }
 
