@@ -2,6 +2,7 @@
 #include "engine/vulkan/memory.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 namespace nfloat::vulkan {
@@ -24,8 +25,16 @@ namespace {
 
 constexpr uint64_t kBlockBytes[] = {uint64_t{64} << 20, uint64_t{4} << 20};  // by place
 
+// Set: each piece is an allocation of its own, of no more words than it needs, so that tests see what is done
+// behind its end (tests/vulkan).
+bool pieces_stand_alone() noexcept {
+  static const bool wanted = std::getenv("NFLOAT_VULKAN_PIECES") != nullptr;
+  return wanted;
+}
+
 uint64_t whole(uint64_t bytes) noexcept {
-  return (std::max<uint64_t>(bytes, 1) + Memory::kAlignment - 1) / Memory::kAlignment * Memory::kAlignment;
+  const uint64_t unit = pieces_stand_alone() ? sizeof(uint32_t) : Memory::kAlignment;
+  return (std::max<uint64_t>(bytes, 1) + unit - 1) / unit * unit;
 }
 
 }  // namespace
@@ -68,7 +77,7 @@ Piece Memory::take(uint64_t bytes, Place place) {
                                    [&](const auto& own) { return own.second >= bytes; });
     if (hole != block->holes.end()) return piece_of(*block, hole);
   }
-  const uint64_t usual = kBlockBytes[static_cast<size_t>(place)];
+  const uint64_t usual = pieces_stand_alone() ? 0 : kBlockBytes[static_cast<size_t>(place)];
   std::unique_ptr<Block> made = make_block(bytes > usual / 2 ? bytes : usual, place);
   if (!made && bytes <= usual / 2) made = make_block(bytes, place);
   if (!made) return {};

@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: Apache-2.0
+// Stands before the Vulkan loader under its name and does what no driver on a processor does: runs the
+// dispatches between two barriers in the reverse order, fills memory with what is not a number, looks behind
+// its end, and fails where it is told to. LD_LIBRARY_PATH puts it before the real one; which is REAL_VULKAN.
+//
+// NFLOAT_VULKAN_CHECK=1       order, barriers and memory; what is wrong is said, and ends the program with 86
+// NFLOAT_VULKAN_FAULT=...     submit:N, wait:N: from the Nth on the device is lost; pipeline:N: the Nth
+// cannot be
+//                             made; memory:MIB: no more than that on the device; heap:MIB: and said to be so;
+//                             barrier:N: every Nth of those between dispatches is left out
+// NFLOAT_VULKAN_SHADERS=DIR   a shader that is DIR/old.spv byte for byte is replaced by DIR/new.spv
+#define VK_NO_PROTOTYPES
+#include <dlfcn.h>
+#include <unistd.h>
+#include <vulkan/vulkan.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace {
+
+constexpr uint64_t kGuard = 4096;  // bytes behind each allocation
+constexpr int kPoison = 0xff;      // floats and halves of these bytes are not numbers
+
+[[noreturn]] void wrong(const char* what) {
+  std::fprintf(stderr, "checking loader: %s\n", what);
+  std::fflush(stderr);
+  ::_exit(86);
+}
+
+bool checking() {
+  static const char* const wanted = std::getenv("NFLOAT_VULKAN_CHECK");
+  return wanted != nullptr && *wanted != '\0';
+}
+
+// The number behind NAME: in NFLOAT_VULKAN_FAULT; -1: another fault or none.
+int64_t fault(std::string_view name) {
+  const char* const wanted = std::getenv("NFLOAT_VULKAN_FAULT");
+  const std::string_view text = wanted != nullptr ? wanted : "";
+  if (!text.starts_with(name) || text.size() <= name.size() || text[name.size()] != ':') return -1;
+  return std::atoll(wanted + name.size() + 1);
+}
+
+PFN_vkGetInstanceProcAddr real_instance_function() {
+  static void* const library = ::dlopen(REAL_VULKAN, RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) return nullptr;
+  return reinterpret_cast<PFN_vkGetInstanceProcAddr>(::dlsym(library, "vkGetInstanceProcAddr"));
+}
+
+struct Allocation {
+  uint64_t bytes = 0, used = 0;  // with the guard; of the buffer that is bound to it
+  std::byte* host = nullptr;
+  bool on_device = false;
+};
+
+struct Dispatch {
+  VkPipeline pipeline = VK_NULL_HANDLE;
+  VkPipelineLayout layout = VK_NULL_HANDLE;
+  std::vector<std::byte> arguments;
+  uint32_t x = 0, y = 0, z = 0;
+};
+
+struct Commands {
+  Dispatch next;  // without its size
+  std::vector<Dispatch> unordered;
+  bool begun_by_barrier = false, ends_for_host = false;
+};
+
+struct State {
+  std::recursive_mutex mutex;
+  VkInstance instance = VK_NULL_HANDLE;
+  VkDevice device = VK_NULL_HANDLE;
+  VkPhysicalDevice physical = VK_NULL_HANDLE;
+  PFN_vkGetDeviceProcAddr find = nullptr;
+  std::map<VkBuffer, uint64_t> buffers;
+  std::map<VkDeviceMemory, Allocation> memory;
+  std::map<VkCommandBuffer, Commands> commands;
+  uint64_t device_bytes = 0;
+  int64_t submits = 0, waits = 0, pipelines = 0, barriers = 0;
+};
+State& state() {
+  static State* const made = new State;  // drivers end their threads after destructors
+  return *made;
+}
+
+template <typename Function>
+Function real(const char* name) {
+  return reinterpret_cast<Function>(state().find(state().device, name));
+}
+#define REAL(name) real<PFN_##name>(#name)
+
+VkPhysicalDeviceMemoryProperties memory_properties() {
+  const auto get = reinterpret_cast<PFN_vkGetPhysicalDeviceMemoryProperties>(
+      real_instance_function()(state().instance, "vkGetPhysicalDeviceMemoryProperties"));
+  VkPhysicalDeviceMemoryProperties found{};
+  get(state().physical, &found);
+  return found;
+}
+
+void expect_guard(const Allocation& own) {
+  if (own.host == nullptr || own.used == 0) return;
+  for (uint64_t i = own.used; i < own.bytes; ++i)
+    if (own.host[i] != std::byte{kPoison}) wrong("a dispatch wrote behind the end of its memory");
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL create_buffer(VkDevice device, const VkBufferCreateInfo* info,
+                                             const VkAllocationCallbacks* how, VkBuffer* made) {
+  const std::scoped_lock lock(state().mutex);
+  VkBufferCreateInfo own = *info;
+  if (checking()) own.size += kGuard;
+  const VkResult result = REAL(vkCreateBuffer)(device, &own, how, made);
+  if (result == VK_SUCCESS) state().buffers[*made] = info->size;
+  return result;
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL allocate(VkDevice device, const VkMemoryAllocateInfo* info,
+                                        const VkAllocationCallbacks* how, VkDeviceMemory* made) {
+  const std::scoped_lock lock(state().mutex);
+  const VkPhysicalDeviceMemoryProperties all = memory_properties();
+  // Where host and device have one type, what is mapped later is the host's.
+  const VkMemoryType type = all.memoryTypes[info->memoryTypeIndex];
+  for (const char* name : {"memory", "heap"})
+    if (const int64_t most = fault(name);
+        most >= 0 && state().device_bytes + info->allocationSize > static_cast<uint64_t>(most) << 20)
+      return VK_ERROR_OUT_OF_DEVICE_MEMORY;
+  const VkResult result = REAL(vkAllocateMemory)(device, info, how, made);
+  if (result != VK_SUCCESS) return result;
+  Allocation own{info->allocationSize, 0, nullptr, true};
+  state().device_bytes += own.bytes;
+  if (checking() && (type.propertyFlags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT) != 0) {
+    void* host = nullptr;
+    if (REAL(vkMapMemory)(device, *made, 0, VK_WHOLE_SIZE, 0, &host) == VK_SUCCESS) {
+      own.host = static_cast<std::byte*>(host);
+      std::memset(own.host, kPoison, own.bytes);
+    }
+  }
+  state().memory[*made] = own;
+  return result;
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL bind(VkDevice device, VkBuffer buffer, VkDeviceMemory memory,
+                                    VkDeviceSize at) {
+  const std::scoped_lock lock(state().mutex);
+  state().memory[memory].used = state().buffers[buffer];
+  return REAL(vkBindBufferMemory)(device, buffer, memory, at);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL map(VkDevice device, VkDeviceMemory memory, VkDeviceSize at,
+                                   VkDeviceSize bytes, VkMemoryMapFlags flags, void** host) {
+  const std::scoped_lock lock(state().mutex);
+  if (std::byte* const own = state().memory[memory].host; own != nullptr) {
+    *host = own + at;
+    return VK_SUCCESS;
+  }
+  return REAL(vkMapMemory)(device, memory, at, bytes, flags, host);
+}
+
+VKAPI_ATTR void VKAPI_CALL free_memory(VkDevice device, VkDeviceMemory memory,
+                                       const VkAllocationCallbacks* how) {
+  const std::scoped_lock lock(state().mutex);
+  if (const auto own = state().memory.find(memory); own != state().memory.end()) {
+    expect_guard(own->second);
+    state().device_bytes -= own->second.bytes;
+    state().memory.erase(own);
+  }
+  REAL(vkFreeMemory)(device, memory, how);
+}
+
+void record(VkCommandBuffer buffer, const Dispatch& own) {
+  REAL(vkCmdBindPipeline)(buffer, VK_PIPELINE_BIND_POINT_COMPUTE, own.pipeline);
+  REAL(vkCmdPushConstants)
+  (buffer, own.layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, static_cast<uint32_t>(own.arguments.size()),
+   own.arguments.data());
+  REAL(vkCmdDispatch)(buffer, own.x, own.y, own.z);
+}
+
+// What no barrier orders, the last one first.
+void record_unordered(VkCommandBuffer buffer, Commands& own) {
+  for (auto dispatch = own.unordered.rbegin(); dispatch != own.unordered.rend(); ++dispatch)
+    record(buffer, *dispatch);
+  own.unordered.clear();
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL begin(VkCommandBuffer buffer, const VkCommandBufferBeginInfo* info) {
+  const std::scoped_lock lock(state().mutex);
+  state().commands[buffer] = {};
+  return REAL(vkBeginCommandBuffer)(buffer, info);
+}
+
+VKAPI_ATTR void VKAPI_CALL bind_pipeline(VkCommandBuffer buffer, VkPipelineBindPoint, VkPipeline pipeline) {
+  const std::scoped_lock lock(state().mutex);
+  state().commands[buffer].next.pipeline = pipeline;
+}
+
+VKAPI_ATTR void VKAPI_CALL push(VkCommandBuffer buffer, VkPipelineLayout layout, VkShaderStageFlags, uint32_t,
+                                uint32_t bytes, const void* values) {
+  const std::scoped_lock lock(state().mutex);
+  Dispatch& next = state().commands[buffer].next;
+  const auto* const from = static_cast<const std::byte*>(values);
+  next.layout = layout;
+  next.arguments.assign(from, from + bytes);
+}
+
+VKAPI_ATTR void VKAPI_CALL dispatch(VkCommandBuffer buffer, uint32_t x, uint32_t y, uint32_t z) {
+  const std::scoped_lock lock(state().mutex);
+  Commands& own = state().commands[buffer];
+  if (!own.begun_by_barrier) wrong("a command buffer does not begin with a barrier behind those before it");
+  own.ends_for_host = false;
+  own.next.x = x, own.next.y = y, own.next.z = z;
+  own.unordered.push_back(own.next);
+}
+
+VKAPI_ATTR void VKAPI_CALL barrier(VkCommandBuffer buffer, VkPipelineStageFlags from, VkPipelineStageFlags to,
+                                   VkDependencyFlags flags, uint32_t count, const VkMemoryBarrier* memory,
+                                   uint32_t buffers, const VkBufferMemoryBarrier* of_buffers, uint32_t images,
+                                   const VkImageMemoryBarrier* of_images) {
+  const std::scoped_lock lock(state().mutex);
+  Commands& own = state().commands[buffer];
+  constexpr VkPipelineStageFlags kShader = VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT;
+  constexpr VkAccessFlags kBoth = VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_SHADER_WRITE_BIT;
+  const bool of_writes =
+      (from & kShader) != 0 && count > 0 && (memory->srcAccessMask & VK_ACCESS_SHADER_WRITE_BIT) != 0;
+  if (of_writes && (to & kShader) != 0 && (memory->dstAccessMask & kBoth) == kBoth) {
+    const int64_t every = fault("barrier");
+    if (every > 0 && own.begun_by_barrier && ++state().barriers % every == 0) return;
+    record_unordered(buffer, own);
+    own.begun_by_barrier = true;
+  } else if (of_writes && (to & VK_PIPELINE_STAGE_HOST_BIT) != 0 &&
+             (memory->dstAccessMask & VK_ACCESS_HOST_READ_BIT) != 0) {
+    record_unordered(buffer, own);  // nothing follows but the end
+    own.ends_for_host = true;
+    own.begun_by_barrier = false;
+  }
+  REAL(vkCmdPipelineBarrier)
+  (buffer, from, to, flags, count, memory, buffers, of_buffers, images, of_images);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL end(VkCommandBuffer buffer) {
+  const std::scoped_lock lock(state().mutex);
+  if (!state().commands[buffer].ends_for_host) wrong("a command buffer ends without a barrier for the host");
+  return REAL(vkEndCommandBuffer)(buffer);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL submit(VkQueue queue, uint32_t count, const VkSubmitInfo* infos,
+                                      VkFence fence) {
+  const std::scoped_lock lock(state().mutex);
+  if (const int64_t from = fault("submit"); from >= 0 && ++state().submits >= from)
+    return VK_ERROR_DEVICE_LOST;
+  return REAL(vkQueueSubmit)(queue, count, infos, fence);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL wait(VkDevice device, const VkSemaphoreWaitInfo* info, uint64_t nanoseconds) {
+  PFN_vkWaitSemaphores waits = nullptr;
+  {
+    const std::scoped_lock lock(state().mutex);
+    if (const int64_t from = fault("wait"); from >= 0 && ++state().waits >= from) return VK_ERROR_DEVICE_LOST;
+    waits = REAL(vkWaitSemaphores);
+  }
+  return waits(device, info, nanoseconds);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL pipelines(VkDevice device, VkPipelineCache cache, uint32_t count,
+                                         const VkComputePipelineCreateInfo* infos,
+                                         const VkAllocationCallbacks* how, VkPipeline* made) {
+  const std::scoped_lock lock(state().mutex);
+  if (const int64_t at = fault("pipeline"); at >= 0 && ++state().pipelines >= at)
+    return VK_ERROR_OUT_OF_HOST_MEMORY;
+  return REAL(vkCreateComputePipelines)(device, cache, count, infos, how, made);
+}
+
+std::vector<char> file(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL create_shader(VkDevice device, const VkShaderModuleCreateInfo* info,
+                                             const VkAllocationCallbacks* how, VkShaderModule* made) {
+  const std::scoped_lock lock(state().mutex);
+  VkShaderModuleCreateInfo own = *info;
+  std::vector<char> other;
+  if (const char* const folder = std::getenv("NFLOAT_VULKAN_SHADERS"); folder != nullptr) {
+    const std::vector<char> old = file(std::string(folder) + "/old.spv");
+    if (old.size() == info->codeSize && std::memcmp(old.data(), info->pCode, old.size()) == 0) {
+      other = file(std::string(folder) + "/new.spv");
+      own.codeSize = other.size();
+      own.pCode = reinterpret_cast<const uint32_t*>(other.data());
+      std::fprintf(stderr, "checking loader: a shader was replaced\n");
+    }
+  }
+  return REAL(vkCreateShaderModule)(device, &own, how, made);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const VkDeviceCreateInfo* info,
+                                             const VkAllocationCallbacks* how, VkDevice* made) {
+  const std::scoped_lock lock(state().mutex);
+  const auto create =
+      reinterpret_cast<PFN_vkCreateDevice>(real_instance_function()(state().instance, "vkCreateDevice"));
+  const VkResult result = create(physical, info, how, made);
+  if (result == VK_SUCCESS) state().device = *made, state().physical = physical;
+  return result;
+}
+
+// So that nobody takes the real loader for this one.
+VKAPI_ATTR void VKAPI_CALL properties2(VkPhysicalDevice physical, VkPhysicalDeviceProperties2* found) {
+  const auto get = reinterpret_cast<PFN_vkGetPhysicalDeviceProperties2>(
+      real_instance_function()(state().instance, "vkGetPhysicalDeviceProperties2"));
+  get(physical, found);
+  const std::string name = std::string("checked ") + found->properties.deviceName;
+  std::snprintf(found->properties.deviceName, sizeof found->properties.deviceName, "%s", name.c_str());
+}
+
+VKAPI_ATTR void VKAPI_CALL memory_properties2(VkPhysicalDevice physical,
+                                              VkPhysicalDeviceMemoryProperties2* found) {
+  const auto get = reinterpret_cast<PFN_vkGetPhysicalDeviceMemoryProperties2>(
+      real_instance_function()(state().instance, "vkGetPhysicalDeviceMemoryProperties2"));
+  get(physical, found);
+  const int64_t most = fault("heap");
+  if (most < 0) return;
+  const uint64_t bytes = static_cast<uint64_t>(most) << 20;
+  auto* const budget = static_cast<VkPhysicalDeviceMemoryBudgetPropertiesEXT*>(found->pNext);
+  for (uint32_t i = 0; i < found->memoryProperties.memoryHeapCount; ++i) {
+    found->memoryProperties.memoryHeaps[i].size = bytes;
+    if (budget != nullptr) budget->heapBudget[i] = bytes, budget->heapUsage[i] = state().device_bytes;
+  }
+}
+
+struct Replaced {
+  const char* name;
+  PFN_vkVoidFunction own;
+  bool of_checks;
+};
+#define REPLACED(name, own, of_checks) \
+  { #name, reinterpret_cast < PFN_vkVoidFunction>(own), of_checks }
+const Replaced kReplaced[] = {
+    REPLACED(vkCreateBuffer, create_buffer, false),
+    REPLACED(vkAllocateMemory, allocate, false),
+    REPLACED(vkBindBufferMemory, bind, false),
+    REPLACED(vkMapMemory, map, false),
+    REPLACED(vkFreeMemory, free_memory, false),
+    REPLACED(vkBeginCommandBuffer, begin, true),
+    REPLACED(vkCmdBindPipeline, bind_pipeline, true),
+    REPLACED(vkCmdPushConstants, push, true),
+    REPLACED(vkCmdDispatch, dispatch, true),
+    REPLACED(vkCmdPipelineBarrier, barrier, true),
+    REPLACED(vkEndCommandBuffer, end, true),
+    REPLACED(vkQueueSubmit, submit, false),
+    REPLACED(vkWaitSemaphores, wait, false),
+    REPLACED(vkCreateComputePipelines, pipelines, false),
+    REPLACED(vkCreateShaderModule, create_shader, false),
+};
+
+VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_function(VkDevice device, const char* name) {
+  for (const Replaced& one : kReplaced)
+    if (std::string_view(name) == one.name && (!one.of_checks || checking())) return one.own;
+  return state().find(device, name);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo* info,
+                                               const VkAllocationCallbacks* how, VkInstance* made) {
+  const auto create =
+      reinterpret_cast<PFN_vkCreateInstance>(real_instance_function()(nullptr, "vkCreateInstance"));
+  const VkResult result = create(info, how, made);
+  if (result != VK_SUCCESS) return result;
+  state().instance = *made;
+  state().find =
+      reinterpret_cast<PFN_vkGetDeviceProcAddr>(real_instance_function()(*made, "vkGetDeviceProcAddr"));
+  return result;
+}
+
+}  // namespace
+
+extern "C" __attribute__((visibility("default"))) VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL
+vkGetInstanceProcAddr(VkInstance instance, const char* name) {
+  const std::string_view wanted = name;
+  if (wanted == "vkCreateInstance") return reinterpret_cast<PFN_vkVoidFunction>(create_instance);
+  if (wanted == "vkCreateDevice") return reinterpret_cast<PFN_vkVoidFunction>(create_device);
+  if (wanted == "vkGetDeviceProcAddr") return reinterpret_cast<PFN_vkVoidFunction>(device_function);
+  if (wanted == "vkGetPhysicalDeviceProperties2") return reinterpret_cast<PFN_vkVoidFunction>(properties2);
+  if (wanted == "vkGetPhysicalDeviceMemoryProperties2")
+    return reinterpret_cast<PFN_vkVoidFunction>(memory_properties2);
+  const auto find = real_instance_function();
+  return find == nullptr ? nullptr : find(instance, name);
+}
+
+// Memory that is kept while the program runs.
+__attribute__((destructor)) static void at_the_end() {
+  for (const auto& [memory, own] : state().memory) expect_guard(own);
+}
