@@ -69,9 +69,10 @@
 #include "nfloat/train_report.h"  // a run as a page
 
 // 7. The parts below.
-#include "nfloat/files.h"    // files that appear whole or not at all
-#include "nfloat/linear.h"   // products of activations with packed weights
-#include "nfloat/machine.h"  // what this machine can do, measured
-#include "nfloat/text.h"     // text that a terminal can show
+#include "nfloat/device_bench.h"  // what a device does beside its own limits
+#include "nfloat/files.h"         // files that appear whole or not at all
+#include "nfloat/linear.h"        // products of activations with packed weights
+#include "nfloat/machine.h"       // what this machine can do, measured
+#include "nfloat/text.h"          // text that a terminal can show
 
 #endif  // NFLOAT_NFLOAT_HPP_

@@ -39,7 +39,7 @@ const std::map<std::string, Room> kRooms = {
     {"checkpoint", {4, {"checkpoint.h"}}},
     {"tokenizer", {4, {"tokenizer.h"}}},
     {"chat", {4, {"chat.h"}}},
-    {"engine", {4, {}}},
+    {"engine", {4, {"device_bench.h"}}},
     {"convert", {5, {"convert.h", "memory_plan.h"}}},
     {"formats", {4, {"formats.h"}}},
     {"analyze", {4, {"analyze.h"}}},
