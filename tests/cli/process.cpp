@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <fstream>
@@ -55,7 +56,7 @@ constexpr int kNobody = 65534;
 }
 
 Result run(const std::vector<std::string>& command, const Limits& limits) {
-  static int count = 0;
+  static std::atomic<int> count = 0;  // tests run several at a time
   const std::string stem =
       ::testing::TempDir() + "nfloat-cli-" + std::to_string(::getpid()) + "-" + std::to_string(count++);
   const fs::path out = limits.standard_output.empty() ? stem + ".out" : limits.standard_output;

@@ -261,12 +261,15 @@ VKAPI_ATTR VkResult VKAPI_CALL submit(VkQueue queue, uint32_t count, const VkSub
 
 VKAPI_ATTR VkResult VKAPI_CALL wait(VkDevice device, const VkSemaphoreWaitInfo* info, uint64_t nanoseconds) {
   PFN_vkWaitSemaphores waits = nullptr;
+  bool lost = false;
   {
     const std::scoped_lock lock(state().mutex);
-    if (const int64_t from = fault("wait"); from >= 0 && ++state().waits >= from) return VK_ERROR_DEVICE_LOST;
+    const int64_t from = fault("wait");
+    lost = from >= 0 && ++state().waits >= from;
     waits = REAL(vkWaitSemaphores);
   }
-  return waits(device, info, nanoseconds);
+  const VkResult result = waits(device, info, nanoseconds);  // a device that is lost runs nothing any more
+  return lost ? VK_ERROR_DEVICE_LOST : result;
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL pipelines(VkDevice device, VkPipelineCache cache, uint32_t count,
