@@ -29,8 +29,7 @@ void load_x(uint first, uint k) {
   for (uint i = gl_LocalInvocationIndex; i < kTile * kGroups; i += kThreads) {
     uint row = i / kGroups, column = i % kGroups * 8;
     float x[8];
-    for (uint j = 0; j < 8; ++j) x[j] = 0.0;
-    if (k + column < p.cols) read_x(min(first + row, p.x_rows - 1), k + column, x);
+    read_x(min(first + row, p.x_rows - 1), k + column, x);
     for (uint j = 0; j < 8; ++j) x_tile[row * kPitch + column + j] = x[j];
   }
 }
