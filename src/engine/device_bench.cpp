@@ -19,10 +19,10 @@ using Clock = std::chrono::steady_clock;
 constexpr int64_t kBlock = 64, kNestedBlock = 256;
 constexpr int64_t kWidth = 16384, kMostRows = 65535;  // that are copied and read
 
-struct Shape {
+struct ProductShape {
   int64_t outputs, inputs;
 };
-constexpr Shape kShapes[] = {{14336, 4096}, {4096, 14336}};
+constexpr ProductShape kShapes[] = {{14336, 4096}, {4096, 14336}};
 constexpr int64_t kRowCounts[] = {1, 8, 512};
 
 double since(Clock::time_point begin) {
@@ -31,7 +31,7 @@ double since(Clock::time_point begin) {
 
 // A matrix of random codes, as a file has it.
 struct Source {
-  explicit Source(const Shape& shape) : shape_(shape), codebook_(make_codebook("nf4")) {
+  explicit Source(const ProductShape& shape) : shape_(shape), codebook_(make_codebook("nf4")) {
     std::mt19937 random(1);
     const auto blocks = static_cast<size_t>(shape.outputs * shape.inputs / kBlock);
     codes_.resize(blocks * kBlock / 2);
@@ -62,7 +62,7 @@ struct Source {
   }
 
  private:
-  Shape shape_;
+  ProductShape shape_;
   Codebook codebook_;
   std::vector<uint8_t> codes_, nested_;
   std::vector<float> scales_, absmax_, map_;
@@ -80,12 +80,12 @@ class DeviceJob {
   }
 
   DeviceBench run() {
-    const size_t wanted = each_row([](const Shape&, bool, int64_t, const std::string&) {});
+    const size_t wanted = each_row([](const ProductShape&, bool, int64_t, const std::string&) {});
     if (wanted == 0) fail(ErrorCode::kInvalidArgument, "no row's name contains '{}'", options_.only);
     count_ = wanted + 2;
     seconds_ = options_.seconds / static_cast<double>(count_);
     measure_limits();
-    each_row([this](const Shape& shape, bool nested, int64_t rows, const std::string& name) {
+    each_row([this](const ProductShape& shape, bool nested, int64_t rows, const std::string& name) {
       measure_product(shape, nested, rows, name);
     });
     return std::move(found_);
@@ -95,7 +95,7 @@ class DeviceJob {
   template <typename Call>
   size_t each_row(const Call& call) {
     size_t count = 0;
-    for (const Shape& shape : kShapes)
+    for (const ProductShape& shape : kShapes)
       for (const bool nested : {false, true})
         for (const int64_t rows : kRowCounts) {
           const std::string name = fmt::format("{}x{} by {} row{}, {} scales", shape.outputs, shape.inputs,
@@ -176,7 +176,7 @@ class DeviceJob {
 
   // One product after another over matrices that together fill the memory: none is in a cache when its turn
   // comes.
-  void measure_product(const Shape& shape, bool nested, int64_t rows, const std::string& name) {
+  void measure_product(const ProductShape& shape, bool nested, int64_t rows, const std::string& name) {
     if (!source_ || shape.outputs != source_shape_.outputs) {
       source_ = std::make_unique<Source>(shape);
       source_shape_ = shape;
@@ -215,7 +215,7 @@ class DeviceJob {
   size_t count_ = 0, done_ = 0;
   BufferId flag_ = BufferId::kNone;
   std::unique_ptr<Source> source_;
-  Shape source_shape_{};
+  ProductShape source_shape_{};
   bool nested_ = false;
   std::vector<LinearGroup> matrices_;
 };

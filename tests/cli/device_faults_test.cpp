@@ -42,7 +42,7 @@ TEST_F(DeviceFaults, ALostDeviceIsNamedWheneverItIsLost) {
        {"submit:1", "submit:2", "submit:30", "submit:60", "wait:1", "wait:2", "wait:30"}) {
     const Result result = nfloat(generate(), with(fault));
     SCOPED_TRACE(fault);
-    expect_complaint(result, {"the device vulkan:0 (", "has failed"});
+    expect_complaint(result, {"the device vulkan:0 (", "has failed: VK_ERROR_DEVICE_LOST"});
   }
   write_file(path("text"), read_file(model() + "/stories.txt").substr(0, 400));
   for (const std::vector<std::string>& command : std::vector<std::vector<std::string>>{

@@ -109,12 +109,12 @@ void Recorder::flush() noexcept {
   barrier(VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
   open_ = false;
   try {
-    if (gpu_->api().EndCommandBuffer(buffers_[next_]) != VK_SUCCESS)
-      failed_ = true;
-    else
-      number_ = gpu_->submit(buffers_[next_]);
+    if (const VkResult result = gpu_->api().EndCommandBuffer(buffers_[next_]); result != VK_SUCCESS)
+      fail(ErrorCode::kIo, "the device {} ({}) has failed: it did not take its commands: {}", gpu_->name(),
+           gpu_->model(), result_name(result));
+    number_ = gpu_->submit(buffers_[next_]);
   } catch (const std::exception&) {
-    failed_ = true;
+    if (!failure_) failure_ = std::current_exception();
   }
   ++next_;
 }
@@ -123,10 +123,8 @@ void Recorder::finish() {
   gpu_->expect_own_process();
   flush();
   gpu_->wait(number_);
-  if (failed_)
-    fail(ErrorCode::kIo, "the device {} ({}) has failed: it did not take its commands", gpu_->name(),
-         gpu_->model());
   const std::scoped_lock lock(mutex_);
+  if (failure_) std::rethrow_exception(failure_);
   next_ = 0;
   chunk_ = 0;
   for (Chunk& chunk : chunks_) chunk.used = 0;

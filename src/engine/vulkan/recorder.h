@@ -3,6 +3,7 @@
 #define NFLOAT_ENGINE_VULKAN_RECORDER_H_
 
 #include <cstdint>
+#include <exception>
 #include <mutex>
 #include <vector>
 
@@ -71,7 +72,7 @@ class Recorder {
   int recorded_ = 0;                   // in the open one
   VkPipeline bound_ = VK_NULL_HANDLE;  // there
   uint64_t number_ = 0;
-  bool failed_ = false;
+  std::exception_ptr failure_;  // the first, of flush()
 
   Program last_;  // of the last dispatch
   std::vector<Chunk> chunks_;

@@ -167,7 +167,7 @@ NFLOAT_ON_EVERY_DEVICE(EngineMixture);
 TEST_P(EngineMixture, MatchesTheOracle) {
   for (const Case& c :
        {Case{4, 2, 48, 72, 9, true, 0}, Case{4, 2, 48, 72, 1, true, 0}, Case{7, 3, 33, 17, 5, false, 0},
-        Case{3, 1, 16, 8, 40, true, 7}, Case{5, 5, 64, 40, 2, true, 7}})
+        Case{3, 1, 16, 8, 40, true, 7}, Case{5, 5, 64, 40, 2, true, 7}, Case{3, 2, 64, 72, 90, true, 0}})
     for (const Inputs inputs : {Inputs::kNormal, Inputs::kZero}) {
       SCOPED_TRACE(::testing::Message() << c.experts << " experts, rows " << c.rows);
       check(c, inputs, nullptr, nullptr);
