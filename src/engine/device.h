@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/constant.h"
+#include "engine/head_layout.h"
 #include "kernels/attention.h"
 #include "nfloat/linear.h"
 #include "nfloat/tensor.h"
@@ -39,6 +40,7 @@ struct CacheShape {
   int64_t kv_heads = 0;
   int64_t head_dim = 0;
   kernels::KvType type = kernels::KvType::kF16;
+  int64_t heads = 0;  // of queries
 };
 
 // Where weights, keys and values live, shared by all that compute there. For use by any number of threads.
@@ -67,11 +69,23 @@ class Device {
   virtual std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int threads) = 0;
   virtual std::unique_ptr<const DeviceMatrix> matrix(const TensorView& weights, DenseMatrix::Storage storage,
                                                      int threads, const Release& release) = 0;
+  // The same of query, key and value, for devices to which heads matter.
+  virtual std::unique_ptr<const DeviceMatrix> matrix_of_heads(const PackSource& source, const HeadRows&,
+                                                              int threads) {
+    return matrix(source, threads);
+  }
+  virtual std::unique_ptr<const DeviceMatrix> matrix_of_heads(const TensorView& weights, const HeadRows&,
+                                                              DenseMatrix::Storage storage, int threads,
+                                                              const Release& release) {
+    return matrix(weights, storage, threads, release);
+  }
   // Makes constants readable by the steps of this device's engines.
   virtual void place(Constant& constant) = 0;
 
   // Bytes of a page; the order inside is the device's own.
   virtual int64_t page_bytes(const CacheShape& shape) const noexcept = 0;
+  // Those of them that page() is asked for: of several ranks each has a part.
+  virtual int64_t own_page_bytes(const CacheShape& shape) const noexcept { return page_bytes(shape); }
   // Memory of a page, given back with its last owner; its address means something to the device alone. Throws
   // kOutOfMemory or std::bad_alloc.
   virtual std::shared_ptr<std::byte> page(size_t bytes) = 0;

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "engine/constant.h"
+#include "engine/head_layout.h"
 #include "engine/linear_group.h"
 #include "engine/linear_id.h"
 #include "kernels/attention.h"
@@ -39,23 +40,6 @@ struct NormStep {
   int64_t part_stride = 0;
 
   bool empty() const noexcept { return weights == nullptr || weights->weight.empty(); }
-};
-
-// Where queries, keys and values lie in a row of what their product gives: all queries, all keys, all values;
-// interleaved: query, key and value of the first head, then the second's (heads == kv_heads).
-struct HeadLayout {
-  int64_t heads = 0;
-  int64_t kv_heads = 0;  // divides heads
-  int64_t head_dim = 0;
-  bool interleaved = false;
-
-  int64_t query_size() const noexcept { return heads * head_dim; }
-  int64_t kv_size() const noexcept { return kv_heads * head_dim; }
-  int64_t row() const noexcept { return query_size() + 2 * kv_size(); }
-  int64_t query_stride() const noexcept { return interleaved ? 3 * head_dim : head_dim; }
-  int64_t key_at() const noexcept { return interleaved ? head_dim : query_size(); }
-  int64_t key_stride() const noexcept { return query_stride(); }
-  int64_t value_after_key() const noexcept { return interleaved ? head_dim : kv_size(); }
 };
 
 // Angles by position: `dims` / 2 cosines, then as many sines; element i turns with element i + dims / 2.

@@ -27,12 +27,18 @@ void LinearGroup::add(Device& device, std::unique_ptr<const DeviceMatrix> matrix
 }
 
 void LinearGroup::add(Device& device, const PackSource& weight, const std::vector<float>& bias, int threads) {
-  add(device, device.matrix(weight, threads), bias);
+  add(device,
+      heads_.heads > 0 ? device.matrix_of_heads(weight, {heads_, outputs()}, threads)
+                       : device.matrix(weight, threads),
+      bias);
 }
 
 void LinearGroup::add(Device& device, const TensorView& weight, DenseMatrix::Storage storage,
                       const std::vector<float>& bias, int threads, const Release& release) {
-  add(device, device.matrix(weight, storage, threads, release), bias);
+  add(device,
+      heads_.heads > 0 ? device.matrix_of_heads(weight, {heads_, outputs()}, storage, threads, release)
+                       : device.matrix(weight, storage, threads, release),
+      bias);
 }
 
 uint64_t LinearGroup::bytes() const noexcept {

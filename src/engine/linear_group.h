@@ -18,6 +18,8 @@ class LinearGroup {
  public:
   using Release = Device::Release;
 
+  // The matrices that follow are those of query, key and value.
+  void give_heads(const HeadLayout& layout) noexcept { heads_ = layout; }
   // Adds 4-bit codes; `bias` has one number a row or none.
   void add(Device& device, const PackSource& weight, const std::vector<float>& bias, int threads);
   // Adds a plain matrix [out, in] rounded to `storage`.
@@ -56,6 +58,7 @@ class LinearGroup {
   void add(Device& device, std::unique_ptr<const DeviceMatrix> matrix, const std::vector<float>& bias);
 
   std::vector<Part> parts_;
+  HeadLayout heads_;  // none: of another product
 };
 
 }  // namespace nfloat

@@ -28,7 +28,7 @@ kernels::KvType kernel_type(KvCacheType type) noexcept {
 }
 
 CacheShape cache_shape(const ModelConfig& config, kernels::KvType type) noexcept {
-  return {config.layers, config.kv_heads, config.head_dim, type};
+  return {config.layers, config.kv_heads, config.head_dim, type, config.heads};
 }
 
 uint64_t kv_cache_bytes(const ModelConfig& config, KvCacheType type, int64_t context) noexcept {

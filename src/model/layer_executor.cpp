@@ -191,7 +191,7 @@ class LayerExecutor::Pass {
   const std::span<const Segment> segments_;
   const int64_t rows_;
   const BufferRows x_;  // [rows][hidden]: the residual stream
-  const HeadLayout heads_{config_.heads, config_.kv_heads, config_.head_dim, config_.interleaved_heads};
+  const HeadLayout heads_ = head_layout(config_);
 };
 
 LayerExecutor::LayerExecutor(const Model::State& model, Workspace& workspace,

@@ -83,6 +83,7 @@ LayerWeights LayerReader::layer(int64_t layer) const {
   };
   weights.attention_norm = norm(tensors_.attention_norm);
   weights.attention_post_norm = norm(tensors_.attention_post_norm);
+  weights.query_key_value.give_heads(head_layout(config));
   for (const char* pattern : {tensors_.query_key_value, tensors_.query, tensors_.key, tensors_.value})
     if (pattern != nullptr) add(weights.query_key_value, name(pattern), config.attention_bias);
   weights.query_norm = norm(tensors_.query_norm);

@@ -27,14 +27,14 @@ PagePool::Page PagePool::take() {
       page = std::move(idle_.back());
       idle_.pop_back();
     } else if (wanted / kCheckEveryBytes != (wanted - page_bytes_) / kCheckEveryBytes) {
-      check_available_memory(page_bytes_, "the next part of the keys and values", device_.get());
+      check_available_memory(own_bytes_, "the next part of the keys and values", device_.get());
     }
     idle_.reserve(idle_.size() + static_cast<size_t>(used_) + 1);  // giving back must not fail
     ++used_;
   }
   std::shared_ptr<Page> owner;
   try {
-    if (!page) page = device_->page(page_bytes_);
+    if (!page) page = device_->page(own_bytes_);
     owner = std::make_shared<Page>(std::move(page));
   } catch (...) {
     const std::scoped_lock lock(mutex_);

@@ -88,7 +88,7 @@ std::shared_ptr<PagePool> one_layer_pages(const Model& model, KvCacheType type) 
   const std::shared_ptr<Device>& device = state_of(model).device;
   CacheShape one = cache_shape(model.config(), kernel_type(type));
   one.layers = 1;
-  return std::make_shared<PagePool>(static_cast<size_t>(device->page_bytes(one)), 0, device);
+  return std::make_shared<PagePool>(one, 0, device);
 }
 
 namespace {

@@ -37,9 +37,7 @@ std::shared_ptr<RopeTable> SequenceTables::rope(const ModelConfig& config, Layer
 std::shared_ptr<PagePool> SequenceTables::pages(const ModelConfig& config, kernels::KvType type) {
   const std::scoped_lock lock(mutex_);
   std::shared_ptr<PagePool>& pool = pages_[type];
-  if (!pool)
-    pool = std::make_shared<PagePool>(static_cast<size_t>(device_->page_bytes(cache_shape(config, type))),
-                                      budget_bytes_, device_);
+  if (!pool) pool = std::make_shared<PagePool>(cache_shape(config, type), budget_bytes_, device_);
   return pool;
 }
 

@@ -67,6 +67,7 @@ class Builder {
       LayerWeights weights;
       weights.attention_norm.weight = placed(ones);
       weights.mlp_norm.weight = placed(ones);
+      weights.query_key_value.give_heads(head_layout(config));
       for (int64_t outputs : {config.query_size(), config.kv_size(), config.kv_size()})
         add(weights.query_key_value, matrix(outputs, config.hidden));
       add(weights.output, matrix(config.hidden, config.query_size()));

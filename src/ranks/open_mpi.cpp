@@ -4,6 +4,7 @@
 #include "nfloat/ranks.h"
 
 #include "base/fail.h"
+#include "ranks/host_memory.h"
 
 #ifdef NFLOAT_MPI
 #include <mpi.h>
@@ -92,12 +93,13 @@ class MpiRanks final : public Ranks {
     ::gethostname(name.data(), name.size() - 1);
     for (int i = 0; i < count; ++i) hosts_.emplace_back("its machine");
     hosts_ = gather_texts(name.data());
+    share_memory();
   }
 
   // The barrier only where all ranks get here; after an exchange that failed MPI is left as it is, and mpirun
   // ends the others when this process ends.
   ~MpiRanks() override {
-    if (broken_) return;
+    if (broken_ || in_child()) return;
     try {
       barrier();
       mpi_.finalize();
@@ -158,6 +160,9 @@ class MpiRanks final : public Ranks {
   // not known.
   template <typename Start>
   void exchange(const Start& start, bool patient = false) {
+    if (in_child())
+      fail(ErrorCode::kUnsupported,
+           "this process is a child of the one that joined the ranks: they are that one's alone");
     if (broken_) fail(ErrorCode::kIo, "an exchange between the ranks failed before");
     try {
       start();
@@ -168,6 +173,29 @@ class MpiRanks final : public Ranks {
       forget_receives();
       throw;
     }
+  }
+
+  bool in_child() const noexcept { return ::getpid() != process_; }
+
+  // Ranks of one machine exchange through its memory, where all of them can.
+  void share_memory() {
+    std::vector<int> here;
+    for (int other = 0; other < count(); ++other)
+      if (host(other) == host(rank())) here.push_back(other);
+    const auto members = static_cast<int>(here.size());
+    const bool first = here[0] == rank();
+    HostMemory memory;
+    if (first && members > 1) memory = HostMemory::make(members);
+    const std::vector<std::string> names = gather_texts(memory.name());
+    const std::string& name = names[static_cast<size_t>(here[0])];
+    if (!first && !name.empty()) memory = HostMemory::open(name, members);
+    const std::vector<std::string> have = gather_texts(memory.empty() ? "" : "it");
+    if (first && !memory.empty()) memory.forget_name();
+    for (const int other : here)
+      if (have[static_cast<size_t>(other)].empty()) return;
+    memory_ = std::move(memory);
+    here_ = std::move(here);
+    member_ = static_cast<int>(std::find(here_.begin(), here_.end(), rank()) - here_.begin());
   }
 
   // The caller's memory may go now. A message that came in part cannot be cancelled: no call to MPI follows
@@ -183,14 +211,60 @@ class MpiRanks final : public Ranks {
       const size_t size = sizes[static_cast<size_t>(rank)];
       return static_cast<int>(size > begin ? std::min(kMostBytes, size - begin) : 0);
     };
+    const char* const from = static_cast<const char*>(own) + begin;
     char* to = static_cast<char*>(all);
+    size_t most = 0;  // of one rank of this machine
     for (int other = 0; other < count(); ++other) {
-      if (other != rank() && part(other) > 0) receive(to + begin, part(other), other);
+      const auto size = static_cast<size_t>(part(other));
+      if (is_here(other))
+        most = std::max(most, size);
+      else if (other != rank() && size > 0)
+        receive(to + begin, part(other), other);
+      if (is_here(other) && other != rank()) takes_.push_back({other, to + begin, size});
       to += sizes[static_cast<size_t>(other)];
     }
     // The next one first, so that not all begin with rank 0.
     for (int i = 1; i < count() && part(rank()) > 0; ++i)
-      send(static_cast<const char*>(own) + begin, part(rank()), (rank() + i) % count());
+      if (const int other = (rank() + i) % count(); !is_here(other)) send(from, part(rank()), other);
+    gives_ = {from, static_cast<size_t>(part(rank()))};
+    turns_ = (most + HostMemory::kCapacity - 1) / HostMemory::kCapacity;
+    begin_turn();
+  }
+
+  bool is_here(int other) const noexcept {
+    return std::find(here_.begin(), here_.end(), other) != here_.end();
+  }
+
+  // What this rank gives and takes in the machine's memory, a part in each turn.
+  void begin_turn() noexcept {
+    if (turns_ == 0) return takes_.clear();
+    const size_t size = std::min(gives_.size(), HostMemory::kCapacity);
+    memory_.give(member_, gives_.first(size));
+    gives_ = gives_.subspan(size);
+    for (Take& take : takes_) take.missing = true;
+  }
+  void take_turns() noexcept {
+    while (!takes_.empty()) {
+      bool all = true;
+      for (size_t i = 0; i < takes_.size(); ++i) {
+        Take& take = takes_[i];
+        if (!take.missing) continue;
+        const auto member = std::find(here_.begin(), here_.end(), take.other) - here_.begin();
+        const char* const from = memory_.given(static_cast<int>(member));
+        if (from == nullptr) {
+          all = false;
+          continue;
+        }
+        const size_t size = std::min(take.left, HostMemory::kCapacity);
+        if (size > 0) std::memcpy(take.to, from, size);
+        take.to += size;
+        take.left -= size;
+        take.missing = false;
+      }
+      if (!all) return;
+      --turns_;
+      begin_turn();
+    }
   }
 
   // Until all messages are through: spins, then sleeps longer and longer.
@@ -200,12 +274,13 @@ class MpiRanks final : public Ranks {
     constexpr milliseconds kSpin{2}, kLong{1000};
     Clock::time_point start = Clock::now(), looked = start;
     for (;;) {
+      take_turns();
       std::erase_if(messages_, [&](Message& message) {
         int done = 0;
         expect_success(mpi_.test(&message.request, &done, MPI_STATUS_IGNORE), "MPI_Test");
         return done != 0;
       });
-      if (messages_.empty()) return;
+      if (messages_.empty() && takes_.empty()) return;
       const Clock::time_point now = Clock::now();
       if (now - looked > kLong) start += now - looked;  // this process stood still, and not the others
       looked = now;
@@ -219,14 +294,32 @@ class MpiRanks final : public Ranks {
     std::vector<int> missing;
     for (const Message& message : messages_)
       if (message.receives) missing.push_back(message.other);
+    for (const Take& take : takes_)
+      if (take.missing) missing.push_back(take.other);
+    std::sort(missing.begin(), missing.end());
     if (missing.empty())
       for (const Message& message : messages_) missing.push_back(message.other);
     fail_waiting(missing, timeout_);
   }
 
+  // What another rank of this machine gives.
+  struct Take {
+    int other;
+    char* to;
+    size_t left;
+    bool missing = true;  // has not come in this turn
+  };
+
   const OpenMpi mpi_;
   const double timeout_;
+  const pid_t process_ = ::getpid();
   std::vector<Message> messages_;
+  HostMemory memory_;
+  std::vector<int> here_;  // ranks that share memory_, this one among them; none
+  int member_ = 0;         // which of them this one is
+  std::span<const char> gives_;
+  std::vector<Take> takes_;
+  size_t turns_ = 0;
   bool broken_ = false;  // an exchange failed
 };
 

@@ -13,16 +13,8 @@ constexpr int64_t kTileHeads = 16;  // query heads of one key-value head taken t
 
 class CpuEngine::Attention {
  public:
-  Attention(CpuEngine& engine, const AttentionStep& step, const BufferRows& projected,
-            const BufferRows& attended)
-      : kernels_(engine.kernels_),
-        step_(step),
-        heads_(step.heads),
-        projected_(engine.at(projected)),
-        projected_stride_(projected.stride),
-        attended_(engine.at(attended)),
-        attended_stride_(attended.stride),
-        threads_(engine.threads_) {
+  Attention(CpuEngine& engine, const AttentionStep& step, const Heads& own)
+      : kernels_(engine.kernels_), step_(step), heads_(step.heads), own_(own), threads_(engine.threads_) {
     const int64_t queries = kTileRows * std::min(heads_.heads / heads_.kv_heads, kTileHeads);
     scratch_floats_ =
         whole_lines(std::max(heads_.head_dim, kernels::attention_scratch_floats(heads_.head_dim, queries)));
@@ -31,7 +23,7 @@ class CpuEngine::Attention {
 
   void run() {
     const std::span<const SequenceRows> sequences = step_.sequences;
-    const int64_t kv_heads = heads_.kv_heads;
+    const int64_t kv_heads = own_.range.kv_heads;
     const auto count = static_cast<int64_t>(sequences.size());
     if (count == sequences.back().row + sequences.back().rows) {
       // One token each: a unit stores its key and value and attends.
@@ -75,10 +67,12 @@ class CpuEngine::Attention {
     });
   }
 
+  // Key-value heads are counted from the first own one on.
   kernels::KvHead cache_of(const SequenceRows& sequence, int64_t kv_head) const noexcept {
     const kernels::KvType type = sequence.cache.type;
-    return {type, heads_.head_dim, sequence.cache.pages,
-            (step_.cache_layer * heads_.kv_heads + kv_head) * kernels::kv_head_bytes(type, heads_.head_dim)};
+    return {
+        type, heads_.head_dim, sequence.cache.pages,
+        (step_.cache_layer * own_.range.kv_heads + kv_head) * kernels::kv_head_bytes(type, heads_.head_dim)};
   }
 
   // Turns the first dimensions of a head as the layer does; output = turned * scale, in place allowed.
@@ -96,12 +90,12 @@ class CpuEngine::Attention {
   // Stores a row's key, turned, and its value.
   void store(const SequenceRows& sequence, int64_t row, int64_t kv_head, float* scratch) const noexcept {
     const int64_t position = sequence.position + row - sequence.row;
-    const float* key = projected_ + row * projected_stride_ + heads_.key_at() + kv_head * heads_.key_stride();
+    const float* key = own_.keys + row * own_.stride + kv_head * heads_.key_stride();
     rotate(sequence, position, key, 1.0f, scratch);
-    kernels_.store(cache_of(sequence, kv_head), position, scratch, key + heads_.value_after_key());
+    kernels_.store(cache_of(sequence, kv_head), position, scratch, key + own_.value_after_key);
   }
 
-  // Attention of the rows [begin, end) of a sequence for the query heads of one key-value head.
+  // Attention of the rows [begin, end) of a sequence for the own query heads of one key-value head.
   void attend(const SequenceRows& sequence, int64_t begin, int64_t end, int64_t kv_head,
               float* scratch) const noexcept {
     const int64_t group = heads_.heads / heads_.kv_heads;
@@ -110,17 +104,21 @@ class CpuEngine::Attention {
     const float* queries[kTileRows * kTileHeads];
     float* outputs[kTileRows * kTileHeads];
     int64_t begins[kTileRows * kTileHeads], ends[kTileRows * kTileHeads];
-    for (int64_t first = 0; first < group; first += kTileHeads) {
-      const int64_t heads = std::min(group - first, kTileHeads);
+    const HeadRange& range = own_.range;
+    const int64_t group_begin = (range.first_kv + kv_head) * group;
+    const int64_t last = std::min(range.first + range.heads, group_begin + group);
+    for (int64_t first = std::max(range.first, group_begin); first < last; first += kTileHeads) {
+      const int64_t heads = std::min(last - first, kTileHeads);
       int64_t count = 0;
       for (int64_t row = begin; row < end; ++row)
         for (int64_t g = 0; g < heads; ++g, ++count) {
           const int64_t position = sequence.position + row - sequence.row;
-          const int64_t head = kv_head * group + first + g;
-          float* query = projected_ + row * projected_stride_ + head * heads_.query_stride();
+          const int64_t head = first + g;
+          float* query = own_.queries + row * own_.stride + (head - range.first) * heads_.query_stride();
           rotate(sequence, position, query, step_.scale, query);
           queries[count] = query;
-          outputs[count] = attended_ + row * attended_stride_ + head * heads_.head_dim;
+          outputs[count] =
+              own_.attended + row * own_.attended_stride + (head - range.first) * heads_.head_dim;
           begins[count] = step_.window > 0 ? std::max<int64_t>(0, position + 1 - step_.window) : 0;
           ends[count] = position + 1;
           if (sinks != nullptr) own_sinks[count] = sinks[head];
@@ -140,17 +138,26 @@ class CpuEngine::Attention {
   const kernels::TransformerKernels& kernels_;
   const AttentionStep& step_;
   const HeadLayout& heads_;
-  float* const projected_;
-  const int64_t projected_stride_;
-  float* const attended_;
-  const int64_t attended_stride_;
+  const Heads& own_;
   const int threads_;
   int64_t scratch_floats_ = 0;
   float* scratch_ = nullptr;
 };
 
 void CpuEngine::attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) {
-  Attention(*this, step, projected, attended).run();
+  const HeadLayout& layout = step.heads;
+  float* const rows = at(projected);
+  attend(step, {.range = {0, layout.heads, 0, layout.kv_heads},
+                .queries = rows,
+                .keys = rows + layout.key_at(),
+                .stride = projected.stride,
+                .value_after_key = layout.value_after_key(),
+                .attended = at(attended),
+                .attended_stride = attended.stride});
+}
+
+void CpuEngine::attend(const AttentionStep& step, const Heads& heads) {
+  Attention(*this, step, heads).run();
 }
 
 }  // namespace nfloat

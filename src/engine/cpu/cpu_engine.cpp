@@ -108,6 +108,13 @@ void CpuEngine::norm(const NormStep& step, const BufferRows& from, const BufferR
   });
 }
 
+void CpuEngine::norm(const NormStep& step, float* rows, int64_t stride, int64_t count) {
+  over_rows(count, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      normalize(kernels_, step, rows + row * stride, rows + row * stride);
+  });
+}
+
 void CpuEngine::multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
                          Precision precision) {
   activations_.assign(at(x), x.stride, rows, weights.inputs());

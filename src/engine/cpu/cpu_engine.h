@@ -43,6 +43,20 @@ class CpuEngine : public LayerEngine {
   virtual void product(const LinearGroup& group, const Activations& x, float* y, int64_t y_stride,
                        int64_t rows, Precision precision);
   void activate(const ActivationStep& step, float* rows, int64_t stride, int64_t count);
+  // In place.
+  void norm(const NormStep& step, float* rows, int64_t stride, int64_t count);
+  // Some heads of attend(): where the first query, key and output of the first row lie, floats from a row to
+  // the next, and from a key to its value. The cache has these key-value heads alone.
+  struct Heads {
+    HeadRange range{};
+    float* queries = nullptr;
+    float* keys = nullptr;
+    int64_t stride = 0;
+    int64_t value_after_key = 0;
+    float* attended = nullptr;
+    int64_t attended_stride = 0;
+  };
+  void attend(const AttentionStep& step, const Heads& heads);
   float* at(const BufferRows& rows) noexcept {
     return reinterpret_cast<float*>(buffers_[static_cast<size_t>(rows.buffer)].data()) + rows.offset;
   }

@@ -3,42 +3,19 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <utility>
 
 #include "base/fail.h"
-#include "engine/cpu/cpu_engine.h"
 #include "engine/cpu/cpu_matrix.h"
+#include "engine/ranks/head_shares.h"
+#include "engine/ranks/rank_matrix.h"
+#include "engine/ranks/ranks_engine.h"
 #include "kernels/gemm.h"
 #include "linear/state.h"
 
 namespace nfloat {
 namespace {
-
-// Rows [bounds[rank], bounds[rank + 1]) of a matrix.
-class RankMatrix final : public DeviceMatrix {
- public:
-  RankMatrix(CpuMatrix local, int64_t cols, std::vector<int64_t> bounds, int rank) noexcept
-      : local_(std::move(local)), cols_(cols), bounds_(std::move(bounds)), rank_(static_cast<size_t>(rank)) {}
-
-  int64_t rows() const noexcept override { return bounds_.back(); }
-  int64_t cols() const noexcept override { return cols_; }
-  uint64_t bytes() const noexcept override { return local_.bytes(); }
-
-  const CpuMatrix& local() const noexcept { return local_; }
-  int64_t first() const noexcept { return bounds_[rank_]; }
-  int64_t own() const noexcept { return rows_of(rank_); }
-  int64_t first_of(size_t rank) const noexcept { return bounds_[rank]; }
-  int64_t rows_of(size_t rank) const noexcept { return bounds_[rank + 1] - bounds_[rank]; }
-  bool same_shares(const RankMatrix& other) const noexcept { return bounds_ == other.bounds_; }
-
- private:
-  const CpuMatrix local_;
-  const int64_t cols_;
-  const std::vector<int64_t> bounds_;
-  const size_t rank_;
-};
 
 // Rows after which a row of the matrix begins a panel of the kernels, a block and a byte of codes.
 int64_t row_unit(const PackSource& source) noexcept {
@@ -47,7 +24,8 @@ int64_t row_unit(const PackSource& source) noexcept {
   return std::lcm(rows, kernels::kPanelRows);
 }
 
-PackSource rows_of(const PackSource& source, int64_t begin, int64_t end) {
+PackSource rows_of(const PackSource& source, const RowRange& rows) {
+  const int64_t begin = rows.first, end = rows.first + rows.count;
   PackSource part = source;
   part.rows = end - begin;
   const int64_t first = begin * source.cols, last = end * source.cols;
@@ -71,179 +49,6 @@ PackSource rows_of(const PackSource& source, int64_t begin, int64_t end) {
   return part;
 }
 
-// A product is computed when it is called and gathered by the step that follows: where that is the activation
-// each rank activates its own rows first, so that half as many numbers of a gated layer travel.
-class RanksEngine final : public CpuEngine {
- public:
-  explicit RanksEngine(std::shared_ptr<Ranks> ranks)
-      : ranks_(std::move(ranks)),
-        rank_(static_cast<size_t>(ranks_->rank())),
-        sizes_(static_cast<size_t>(ranks_->count())) {}
-
-  void at_layer(int64_t layer) noexcept override { ranks_->at("layer", layer); }
-
-  // A pass that failed in between leaves nothing to be gathered.
-  void drop(BufferId buffer) noexcept override {
-    open_.y = nullptr;
-    CpuEngine::drop(buffer);
-  }
-  float* host(const BufferRows& rows, int64_t count, int64_t width) override {
-    gather();
-    return CpuEngine::host(rows, count, width);
-  }
-  float* read(const BufferRows& rows, int64_t count, int64_t width) override {
-    gather();
-    return CpuEngine::read(rows, count, width);
-  }
-  bool finite(const BufferRows& rows, int64_t count, int64_t width) override {
-    gather();
-    return CpuEngine::finite(rows, count, width);
-  }
-  void copy(const BufferRows& from, const BufferRows& to, int64_t rows, int64_t width) override {
-    gather();
-    CpuEngine::copy(from, to, rows, width);
-  }
-  void embed(const EmbeddingStep& step, const BufferRows& x) override {
-    gather();
-    CpuEngine::embed(step, x);
-  }
-  void norm(const NormStep& step, const BufferRows& from, const BufferRows& to, int64_t rows) override {
-    gather();
-    CpuEngine::norm(step, from, to, rows);
-  }
-  void multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
-                Precision precision) override {
-    gather();
-    mixing_ = false;  // where a mixture failed
-    CpuEngine::multiply(weights, x, y, rows, precision);
-  }
-  void attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) override {
-    gather();
-    CpuEngine::attend(step, projected, attended);
-  }
-  void activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) override {
-    if (open_.y == at(gate_up) && open_.rows == rows && activates_alone(step)) return activate_own(step);
-    gather();
-    CpuEngine::activate(step, gate_up, rows);
-  }
-  void mix(const MixtureStep& step, const BufferRows& normed, const BufferRows& added,
-           int64_t rows) override {
-    gather();
-    mixing_ = true;
-    CpuEngine::mix(step, normed, added, rows);
-    mixing_ = false;
-  }
-  void add(const NormStep& before, float scale, const NormStep& after, const BufferRows& added,
-           const BufferRows& x, int64_t rows, int64_t width) override {
-    gather();
-    CpuEngine::add(before, scale, after, added, x, rows, width);
-  }
-  void finish(float scale, float softcap, const BufferRows& x, int64_t rows, int64_t width) override {
-    gather();
-    CpuEngine::finish(scale, softcap, x, rows, width);
-  }
-
- private:
-  // A product of which every rank has its own rows only: own_ [rows][widths_[rank_]].
-  struct Open {
-    float* y = nullptr;  // null: there is none
-    int64_t y_stride = 0;
-    int64_t rows = 0;
-    std::vector<const RankMatrix*> parts;
-  };
-
-  void product(const LinearGroup& group, const Activations& x, float* y, int64_t y_stride, int64_t rows,
-               Precision precision) override {
-    open_.parts.clear();
-    for (size_t part = 0; part < group.parts(); ++part)
-      open_.parts.push_back(&static_cast<const RankMatrix&>(group.matrix(part)));
-    count_widths(open_.parts);
-    const int64_t width = widths_[rank_];
-    float* const own = grown(own_, rows * width);
-    int64_t place = 0;
-    for (size_t part = 0; part < group.parts(); ++part) {
-      const RankMatrix& weights = *open_.parts[part];
-      if (weights.own() == 0) continue;
-      const Constant& bias = group.bias(part);
-      weights.local().multiply(x, own + place,
-                               {.precision = precision,
-                                .threads = threads(),
-                                .bias = bias.empty() ? nullptr : bias.data() + weights.first(),
-                                .y_stride = width});
-      place += weights.own();
-    }
-    open_.y = y;
-    open_.y_stride = y_stride;
-    open_.rows = rows;
-    if (mixing_) gather();  // its own steps follow
-  }
-
-  // Numbers of a row that each rank has of these matrices together.
-  void count_widths(std::span<const RankMatrix* const> parts) {
-    widths_.assign(sizes_.size(), 0);
-    for (const RankMatrix* part : parts)
-      for (size_t rank = 0; rank < sizes_.size(); ++rank) widths_[rank] += part->rows_of(rank);
-  }
-
-  void gather() {
-    if (open_.y != nullptr) gather(open_.parts);
-  }
-
-  // Puts what all ranks have of these parts side by side into y.
-  void gather(std::span<const RankMatrix* const> parts) {
-    const int64_t rows = open_.rows;
-    float* const y = std::exchange(open_.y, nullptr);
-    const int64_t all = std::accumulate(widths_.begin(), widths_.end(), int64_t{0});
-    for (size_t rank = 0; rank < sizes_.size(); ++rank)
-      sizes_[rank] = static_cast<size_t>(rows * widths_[rank]) * sizeof(float);
-    const bool in_place = rows == 1 && parts.size() == 1;
-    float* const gathered = in_place ? y : grown(gathered_, rows * all);
-    ranks_->gather(own_.data(), sizes_, gathered);
-    if (in_place) return;
-    const float* from = gathered;
-    for (size_t rank = 0; rank < sizes_.size(); ++rank)
-      for (int64_t row = 0; row < rows; ++row) {
-        float* to = y + row * open_.y_stride;
-        for (const RankMatrix* part : parts) {
-          const auto count = part->rows_of(rank);
-          std::memcpy(to + part->first_of(rank), from, static_cast<size_t>(count) * sizeof(float));
-          from += count;
-          to += part->rows();
-        }
-      }
-  }
-
-  // Whether the activation of a number needs none of another rank.
-  bool activates_alone(const ActivationStep& step) const noexcept {
-    if (step.limit > 0 || open_.parts.size() != (step.gated ? 2u : 1u)) return false;
-    for (const RankMatrix* part : open_.parts)
-      if (part->rows() != step.width || !part->same_shares(*open_.parts[0])) return false;
-    return true;
-  }
-
-  void activate_own(const ActivationStep& step) {
-    const int64_t width = widths_[rank_], left = open_.parts[0]->own();
-    ActivationStep own_step = step;
-    own_step.width = left;
-    auto* const own = reinterpret_cast<float*>(own_.data());
-    if (left > 0) CpuEngine::activate(own_step, own, width, open_.rows);
-    if (width != left)
-      for (int64_t row = 1; row < open_.rows; ++row)
-        std::memmove(own + row * left, own + row * width, static_cast<size_t>(left) * sizeof(float));
-    const std::span<const RankMatrix* const> first(open_.parts.data(), 1);
-    count_widths(first);
-    gather(first);
-  }
-
-  const std::shared_ptr<Ranks> ranks_;
-  const size_t rank_;
-  std::vector<size_t> sizes_;    // of each rank's part of an exchange, in bytes
-  std::vector<int64_t> widths_;  // of the product that is open
-  Open open_;
-  bool mixing_ = false;
-  Buffer own_, gathered_;
-};
-
 class RanksDevice final : public Device {
  public:
   RanksDevice(std::shared_ptr<Ranks> ranks, std::vector<double> weights)
@@ -258,38 +63,98 @@ class RanksDevice final : public Device {
 
   std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int threads) override {
     expect_matrix(source);
-    std::vector<int64_t> bounds = share_rows(source.rows, row_unit(source), weights_);
-    CpuMatrix local(PackedMatrix::pack(rows_of(source, bounds[rank_], bounds[rank_ + 1]), threads));
-    return std::make_unique<const RankMatrix>(std::move(local), source.cols, std::move(bounds),
-                                              ranks_->rank());
+    return matrix(source, threads, row_shares(source.rows, row_unit(source)), {});
   }
-
   std::unique_ptr<const DeviceMatrix> matrix(const TensorView& weights, DenseMatrix::Storage storage,
                                              int threads, const Release& release) override {
     expect_matrix(weights);
-    std::vector<int64_t> bounds = share_rows(weights.shape[0], kernels::kPanelRows, weights_);
-    const int64_t begin = bounds[rank_], count = bounds[rank_ + 1] - begin, cols = weights.shape[1];
-    const auto row_bytes = static_cast<size_t>(cols) * dtype_bytes(weights.dtype);
-    const TensorView part{
-        weights.dtype,
-        {count, cols},
-        weights.bytes.subspan(static_cast<size_t>(begin) * row_bytes, static_cast<size_t>(count) * row_bytes),
-        weights.owner};
-    CpuMatrix local(DenseMatrix::pack(part, storage, threads, release));
-    return std::make_unique<const RankMatrix>(std::move(local), cols, std::move(bounds), ranks_->rank());
+    return matrix(weights, storage, threads, release, row_shares(weights.shape[0], kernels::kPanelRows), {});
+  }
+  std::unique_ptr<const DeviceMatrix> matrix_of_heads(const PackSource& source, const HeadRows& heads,
+                                                      int threads) override {
+    expect_matrix(source);
+    Shares shares = head_shares(source.rows, heads);
+    if (!in_units(shares, source.rows, row_unit(source))) return matrix(source, threads);
+    return matrix(source, threads, std::move(shares), heads.layout);
+  }
+  std::unique_ptr<const DeviceMatrix> matrix_of_heads(const TensorView& weights, const HeadRows& heads,
+                                                      DenseMatrix::Storage storage, int threads,
+                                                      const Release& release) override {
+    expect_matrix(weights);
+    Shares shares = head_shares(weights.shape[0], heads);
+    if (!in_units(shares, weights.shape[0], kernels::kPanelRows))
+      return matrix(weights, storage, threads, release);
+    return matrix(weights, storage, threads, release, std::move(shares), heads.layout);
   }
 
   void place(Constant& constant) override { cpu_device()->place(constant); }
   int64_t page_bytes(const CacheShape& shape) const noexcept override {
     return cpu_device()->page_bytes(shape);
   }
+  int64_t own_page_bytes(const CacheShape& shape) const noexcept override {
+    CacheShape own = shape;
+    own.kv_heads = share_heads(shape.heads, shape.kv_heads, weights_)[rank_].kv_heads;
+    return cpu_device()->page_bytes(own);
+  }
   std::shared_ptr<std::byte> page(size_t bytes) override { return cpu_device()->page(bytes); }
   void copy_page(std::byte* to, const std::byte* from, size_t bytes) override {
     cpu_device()->copy_page(to, from, bytes);
   }
-  std::unique_ptr<LayerEngine> engine() override { return std::make_unique<RanksEngine>(ranks_); }
+  std::unique_ptr<LayerEngine> engine() override { return ranks_engine(ranks_, weights_); }
 
  private:
+  using Shares = std::vector<std::vector<RowRange>>;  // by rank
+
+  Shares row_shares(int64_t rows, int64_t unit) const {
+    const std::vector<int64_t> bounds = share_rows(rows, unit, weights_);
+    Shares shares(weights_.size());
+    for (size_t rank = 0; rank < shares.size(); ++rank)
+      if (bounds[rank + 1] > bounds[rank])
+        shares[rank].push_back({bounds[rank], bounds[rank + 1] - bounds[rank]});
+    return shares;
+  }
+  // Whether all parts are of whole panels: the kernels may round those of a part of one otherwise.
+  static bool in_units(const Shares& shares, int64_t rows, int64_t unit) noexcept {
+    for (const std::vector<RowRange>& ranges : shares)
+      for (const RowRange& range : ranges) {
+        const int64_t end = range.first + range.count;
+        if (range.first % unit != 0 || (end % unit != 0 && end != rows)) return false;
+      }
+    return true;
+  }
+  Shares head_shares(int64_t rows, const HeadRows& heads) const {
+    Shares shares;
+    for (const HeadRange& range : share_heads(heads.layout.heads, heads.layout.kv_heads, weights_))
+      shares.push_back(rows_of_heads(heads, rows, range));
+    return shares;
+  }
+
+  std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int threads, Shares shares,
+                                             const HeadLayout& heads) const {
+    std::vector<CpuMatrix> local;
+    for (const RowRange& range : shares[rank_])
+      local.emplace_back(PackedMatrix::pack(rows_of(source, range), threads));
+    return std::make_unique<const RankMatrix>(std::move(local), source.rows, source.cols, std::move(shares),
+                                              ranks_->rank(), heads);
+  }
+  std::unique_ptr<const DeviceMatrix> matrix(const TensorView& weights, DenseMatrix::Storage storage,
+                                             int threads, const Release& release, Shares shares,
+                                             const HeadLayout& heads) const {
+    const int64_t cols = weights.shape[1];
+    const size_t row_bytes = static_cast<size_t>(cols) * dtype_bytes(weights.dtype);
+    std::vector<CpuMatrix> local;
+    for (const RowRange& range : shares[rank_])
+      local.emplace_back(
+          DenseMatrix::pack({weights.dtype,
+                             {range.count, cols},
+                             weights.bytes.subspan(static_cast<size_t>(range.first) * row_bytes,
+                                                   static_cast<size_t>(range.count) * row_bytes),
+                             weights.owner},
+                            storage, threads, release));
+    return std::make_unique<const RankMatrix>(std::move(local), weights.shape[0], cols, std::move(shares),
+                                              ranks_->rank(), heads);
+  }
+
   const std::shared_ptr<Ranks> ranks_;
   std::vector<double> weights_;
   const size_t rank_;

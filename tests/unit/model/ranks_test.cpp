@@ -66,7 +66,8 @@ class CountedRanks final : public Ranks {
   const std::shared_ptr<Ranks> inner_;
 };
 
-// docs/ranks.md: four exchanges a layer and that of the logits; of gate and up their product alone travels.
+// docs/ranks.md: four exchanges a layer and that of the logits; of gate and up their product alone travels,
+// of queries, keys and values what is attended.
 TEST(RankModels, ATokenHasTheExchangesThatAreDocumented) {
   const auto ranks = thread_ranks(2);
   std::vector<std::shared_ptr<CountedRanks>> counted;
@@ -81,13 +82,44 @@ TEST(RankModels, ATokenHasTheExchangesThatAreDocumented) {
     for (const std::vector<int32_t>& tokens : {std::vector<int32_t>{3}, {5, 7, 9}}) {
       counted[i]->gathers = counted[i]->bytes = 0;
       session.prefill(tokens);
-      const int64_t layer = config.query_size() + 2 * config.kv_heads * config.head_dim + 2 * config.hidden +
-                            config.intermediate;
+      const int64_t layer = config.query_size() + 2 * config.hidden + config.intermediate;
       const int64_t floats = std::ssize(tokens) * config.layers * layer + config.vocabulary;
       EXPECT_EQ(counted[i]->gathers, static_cast<size_t>(4 * config.layers + 1));
       EXPECT_EQ(counted[i]->bytes, static_cast<size_t>(floats) * sizeof(float));
     }
   });
+}
+
+// A query or a key of a head that one rank alone has: all ranks say what one process says, and go on.
+TEST(RankModels, WhatIsNotFiniteIsFoundByAllRanks) {
+  for (const char* matrix : {"layers.1.self_attn.q_proj", "layers.0.self_attn.k_proj"}) {
+    ModelOptions options;
+    options.threads = 1;
+    options.transform = [&](const std::string& name, std::span<float> values, int64_t, int64_t) {
+      if (name.find(matrix) != std::string::npos) values.back() = std::numeric_limits<float>::infinity();
+    };
+    const auto says = [&](std::shared_ptr<Ranks> ranks) {
+      ModelOptions own = options;
+      own.ranks = std::move(ranks);
+      const Model model = Model::load(kTiny, own);
+      Session session(model, {.expect_finite = true});
+      std::string said;
+      for (const std::vector<int32_t>& tokens : {std::vector<int32_t>{3}, {5, 7, 9}}) try {
+          session.prefill(tokens);
+          said += "nothing. ";
+        } catch (const Error& error) {
+          said += std::string(error.what()) + ". ";
+        }
+      EXPECT_EQ(session.position(), 0);
+      return said;
+    };
+    const std::string expected = says(nullptr);
+    EXPECT_NE(expected.find("a query, key or value"), std::string::npos) << expected;
+    const auto ranks = thread_ranks(3);
+    std::vector<std::string> said(3);
+    on_each_rank(3, [&](size_t i) { said[i] = says(ranks[i]); });
+    EXPECT_EQ(said, std::vector<std::string>(3, expected));
+  }
 }
 
 TEST(RankModels, StreamedLayersHaveTheSameBits) {
@@ -98,21 +130,28 @@ TEST(RankModels, StreamedLayersHaveTheSameBits) {
     EXPECT_TRUE(rank == expected);
 }
 
+// A key-value head whose queries two ranks have is with both: the model has two.
 TEST(RankModels, ARankHoldsItsShareOfTheMatrices) {
   const ModelOptions options = quantized(true);
-  const uint64_t whole = Model::load(kTiny, options).memory().projection_bytes;
+  const Model one = Model::load(kTiny, options);
+  const auto whole = static_cast<double>(one.memory().projection_bytes);
+  const ModelConfig& config = one.config();
+  const double row = whole / static_cast<double>(2 * config.query_size() + 2 * config.kv_size() +
+                                                 3 * config.intermediate);  // of the layers, in input's width
+  const double head = 2 * row * static_cast<double>(config.head_dim);
   const auto ranks = thread_ranks(2);
-  std::vector<uint64_t> bytes(2);
-  on_each_rank(2, [&](size_t i) {
-    ModelOptions own = options;
-    own.ranks = ranks[i];
-    own.rank_shares = {3, 1};
-    bytes[i] = Model::load(kTiny, own).memory().projection_bytes;
-  });
-  EXPECT_NEAR(static_cast<double>(bytes[0]), .75 * static_cast<double>(whole),
-              .05 * static_cast<double>(whole));
-  EXPECT_NEAR(static_cast<double>(bytes[1]), .25 * static_cast<double>(whole),
-              .05 * static_cast<double>(whole));
+  for (const std::vector<double>& shares : {std::vector<double>{.5, .5}, {.75, .25}}) {
+    std::vector<uint64_t> bytes(2);
+    on_each_rank(2, [&](size_t i) {
+      ModelOptions own = options;
+      own.ranks = ranks[i];
+      own.rank_shares = shares;
+      bytes[i] = Model::load(kTiny, own).memory().projection_bytes;
+    });
+    const double twice = shares[0] == shares[1] ? 0 : head;
+    for (size_t i = 0; i < 2; ++i)
+      EXPECT_NEAR(static_cast<double>(bytes[i]), shares[i] * whole, .05 * whole + twice);
+  }
 }
 
 TEST(RankModels, AModelsOptionsLoadItAgain) {

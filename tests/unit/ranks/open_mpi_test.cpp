@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // What mpirun starts (ranks_test.open_mpi); skipped elsewhere.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <functional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "nfloat/error.h"
 #include "nfloat/ranks.h"
@@ -41,6 +44,45 @@ TEST(OpenMpi, AfterAMissedDeadlineNothingWaits) {
             "an exchange between the ranks failed before");
   ranks.reset();
   EXPECT_LT(std::chrono::duration<double>(Clock::now() - start).count(), kTimeout / 2);
+}
+
+// Of sizes below and above what goes through a machine's memory at once; then a child of fork().
+TEST(OpenMpi, ExchangesOfAnySizes) {
+  if (rank_place().count != 3) GTEST_SKIP() << "needs three ranks, started by mpirun -n 3";
+  const std::shared_ptr<Ranks> ranks = join_ranks(20);
+  const auto value = [](size_t rank, size_t i) { return static_cast<char>(i * 31 + rank * 7 + i / 1000); };
+  for (const std::vector<size_t>& sizes : {std::vector<size_t>{0, 0, 0},
+                                           {1, 1, 1},
+                                           {5, 0, 70000},
+                                           {0, 0, 9},
+                                           {131072, 131073, 262144},
+                                           {1000003, 17, 0},
+                                           {3, 131072, 2}}) {
+    std::vector<char> own(sizes[static_cast<size_t>(ranks->rank())]),
+        all(sizes[0] + sizes[1] + sizes[2], 'x');
+    for (size_t i = 0; i < own.size(); ++i) own[i] = value(static_cast<size_t>(ranks->rank()), i);
+    ranks->gather(own.data(), sizes, all.data());
+    size_t at = 0, wrong = 0;
+    for (size_t rank = 0; rank < sizes.size(); ++rank)
+      for (size_t i = 0; i < sizes[rank]; ++i) wrong += all[at++] == value(rank, i) ? 0 : 1;
+    EXPECT_EQ(wrong, 0u) << sizes[0] << ", " << sizes[1] << ", " << sizes[2];
+    std::string text(sizes[2], static_cast<char>('a' + ranks->rank()));
+    ranks->broadcast_text(text, 2);
+    EXPECT_EQ(text, std::string(sizes[2], 'c'));
+  }
+  const pid_t child = ::fork();
+  if (child == 0) {
+    try {
+      ranks->barrier();
+    } catch (const Error& error) {
+      ::_exit(error.code() == ErrorCode::kUnsupported ? 7 : 1);
+    }
+    ::_exit(2);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7) << status;
+  ranks->barrier();
 }
 
 }  // namespace
