@@ -116,10 +116,12 @@ std::shared_ptr<Ranks> joined_ranks(const RankArguments& arguments) {
   const std::vector<std::string> commands =
       joined()->gather_texts(fmt::format("{}", fmt::join(own_command(), " ")));
   for (size_t i = 1; i < commands.size(); ++i)
-    if (commands[i] != commands[0])
+    if (commands[i] != commands[0]) {
+      joined()->all_fail();
       throw UsageError(fmt::format("{} was started as \"{}\", {} as \"{}\": all ranks take the same options",
                                    joined()->name(static_cast<int>(i)), commands[i], joined()->name(0),
                                    commands[0]));
+    }
   return joined();
 }
 
@@ -204,13 +206,16 @@ void let_first_rank_speak() noexcept {
   // two seconds after a deadline in which a run ends. Before that they are as far apart as mpirun started
   // them and as each read its files.
   constexpr milliseconds kJoinedWait{1400}, kApartWait{3000};
+  constexpr milliseconds kLongWait{
+      10000};  // where rank 0 is known to speak, and mpirun may be slow to end this one
   // Of those that rank 0 does not speak for, the first ends the others.
   constexpr milliseconds kStep{200};
   constexpr int kMostSteps = 2;
   const int rank = rank_place().rank;
   if (rank == 0) return;
   ::signal(SIGTERM, SIG_DFL);  // rank 0 ends this one, and that at once
-  const milliseconds wait = joined_ranks() ? kJoinedWait : kApartWait;
+  const std::shared_ptr<Ranks> ranks = joined_ranks();
+  const milliseconds wait = !ranks ? kApartWait : ranks->have_all_failed() ? kLongWait : kJoinedWait;
   std::this_thread::sleep_for(wait + kStep * std::min(rank, kMostSteps));
 }
 

@@ -130,6 +130,9 @@ class NFLOAT_API Checkpoint {
   // Drops the pages under `view` from resident memory, or asks for them ahead.
   void release(const TensorView& view) const noexcept;
   void prefetch(const TensorView& view) const noexcept;
+  // From now on files are read where they are used or prefetched, not around that too; those of GGUF as
+  // before.
+  void expect_places() const noexcept;
 
  private:
   struct State;

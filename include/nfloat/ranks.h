@@ -58,6 +58,10 @@ class NFLOAT_API Ranks {
   std::string failure() const;
   void give_up(const std::string& why) noexcept;
 
+  // What is thrown next is thrown by all ranks: rank 0 will say it.
+  void all_fail() noexcept { all_fail_ = true; }
+  bool have_all_failed() const noexcept { return all_fail_; }
+
   // Where the work is, for messages: "layer 17"; not copied.
   void at(const char* what, int64_t number) noexcept { what_ = what, number_ = number; }
   std::string place() const;
@@ -76,6 +80,7 @@ class NFLOAT_API Ranks {
   const int rank_, count_;
   const char* what_ = nullptr;
   int64_t number_ = 0;
+  bool all_fail_ = false;
   mutable std::mutex mutex_;  // of what follows
   std::string failure_;
 };

@@ -134,6 +134,14 @@ void MappedFile::release(std::span<const std::byte> range) const noexcept {
 }
 
 void MappedFile::prefetch(std::span<const std::byte> range) const noexcept {
+  prefetch_mapped(range);
+}
+
+void MappedFile::expect_places() const noexcept {
+  if (size_ > 0) ::madvise(const_cast<std::byte*>(data_), size_, MADV_RANDOM);
+}
+
+void prefetch_mapped(std::span<const std::byte> range) noexcept {
   const auto [begin, length] = inner_pages(range);
   if (length > 0) ::madvise(begin, length, MADV_WILLNEED);
 }

@@ -25,12 +25,17 @@ class MappedFile {
   void release(std::span<const std::byte> range) const noexcept;
   // Asks the system to start reading `range`.
   void prefetch(std::span<const std::byte> range) const noexcept;
+  // From now on the system reads pages that are used or prefetched and not those around them, too.
+  void expect_places() const noexcept;
 
  private:
   std::string path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
 };
+
+// Starts reading a range of any file that is mapped; of other memory changes nothing.
+void prefetch_mapped(std::span<const std::byte> range) noexcept;
 
 }  // namespace nfloat
 

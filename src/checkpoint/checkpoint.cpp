@@ -492,4 +492,9 @@ void Checkpoint::prefetch(const TensorView& view) const noexcept {
   }
 }
 
+void Checkpoint::expect_places() const noexcept {
+  if (is_gguf()) return;
+  for (const State::File& file : state_->files) file.mapped.expect_places();
+}
+
 }  // namespace nfloat

@@ -10,6 +10,13 @@ std::span<const uint8_t> bytes_of(const TensorView& view) {
   return {static_cast<const uint8_t*>(view.data()), view.bytes.size()};
 }
 
+// Where they are, if they are float32 already; else nothing.
+std::span<const float> floats_in(const TensorView& view) {
+  const void* const data = view.data();
+  if (view.dtype != DType::kF32 || reinterpret_cast<uintptr_t>(data) % alignof(float) != 0) return {};
+  return {static_cast<const float*>(data), static_cast<size_t>(view.elements())};
+}
+
 DenseMatrix::Storage storage_of(DType dtype) noexcept {
   return dtype == DType::kF32   ? DenseMatrix::Storage::kF32
          : dtype == DType::kF16 ? DenseMatrix::Storage::kF16
@@ -44,8 +51,8 @@ void add_weights(LinearGroup& group, Device& device, const QuantizedView& weight
     source.nested_offset = weight.nested_offset;
     source.nested_block_size = weight.nested_block_size;
   } else {
-    scales = floats_of(weight.absmax);
-    source.scales = scales;
+    source.scales = floats_in(weight.absmax);
+    if (source.scales.empty()) source.scales = scales = floats_of(weight.absmax);
   }
   group.add(device, source, bias, threads);
 }

@@ -148,6 +148,7 @@ void LayerReader::add_slice(LinearGroup& group, const std::string& name, int64_t
                     expert, bias, threads);
   } else if (!checkpoint_->is_quantized(name)) {
     const TensorView view = slice_of(checkpoint_->view(name), expert);
+    checkpoint_->prefetch(view);
     if (family_.experts_transposed)
       add_plain(group, name, transposed(view).view(), bias, nullptr);
     else
@@ -173,8 +174,10 @@ LinearGroup LayerReader::head() const {
     add_weights(head, *device_, view, {}, options_.threads, release());
   else if (options_.head == HeadFormat::kInt8)
     head.add(*device_, view, DenseMatrix::Storage::kInt8, {}, options_.threads, release());
-  else
+  else {
+    checkpoint_->prefetch(view);
     add_weights(head, *device_, quantize(view, make_codebook("nf4"), name), {}, options_.threads);
+  }
   finish(view);
   return head;
 }
@@ -264,6 +267,7 @@ void LayerReader::add(LinearGroup& group, const std::string& name, bool with_bia
     return;
   }
   const TensorView view = checkpoint_->view(name);
+  if (family_.stored_transposed || options.quantize || options.transform) checkpoint_->prefetch(view);
   if (family_.stored_transposed)
     add_plain(group, name, transposed(view).view(), bias, nullptr);
   else

@@ -28,9 +28,11 @@ void expect_same_files(Ranks& ranks, const Checkpoint& checkpoint) {
   const std::vector<std::string> all =
       ranks.gather_texts(fmt::format("{}{:016x}", files_fingerprint(checkpoint), texts));
   for (size_t i = 1; i < all.size(); ++i)
-    if (all[i] != all[0])
+    if (all[i] != all[0]) {
+      ranks.all_fail();
       fail(ErrorCode::kInvalidArgument, "{}: {} has other files than {} (fingerprints {} and {})",
            checkpoint.path(), ranks.name(static_cast<int>(i)), ranks.name(0), all[i], all[0]);
+    }
 }
 
 // Of the packed weights, what this rank will hold.
@@ -48,7 +50,10 @@ std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> check
                                          const ModelConfig& config, const ModelOptions& options,
                                          int64_t layers) {
   auto state = std::make_shared<Model::State>(device_of(options));
-  if (options.ranks) expect_same_files(*options.ranks, *checkpoint);
+  if (options.ranks) {
+    expect_same_files(*options.ranks, *checkpoint);
+    checkpoint->expect_places();
+  }
   state->checkpoint = checkpoint;
   state->config = config;
   state->options = options;

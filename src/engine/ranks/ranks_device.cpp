@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/fail.h"
+#include "base/mapped_file.h"
 #include "engine/cpu/cpu_matrix.h"
 #include "engine/ranks/head_shares.h"
 #include "engine/ranks/rank_matrix.h"
@@ -46,6 +47,14 @@ PackSource rows_of(const PackSource& source, const RowRange& rows) {
                              : range(source.nested_absmax, nested / source.nested_block_size,
                                      behind / source.nested_block_size);
   }
+  return part;
+}
+
+// Of a file, own parts alone are read (MappedFile::expect_places()).
+PackSource started(PackSource part) noexcept {
+  prefetch_mapped(std::as_bytes(part.codes));
+  prefetch_mapped(std::as_bytes(part.scales));
+  prefetch_mapped(std::as_bytes(part.nested_codes));
   return part;
 }
 
@@ -133,7 +142,7 @@ class RanksDevice final : public Device {
                                              const HeadLayout& heads) const {
     std::vector<CpuMatrix> local;
     for (const RowRange& range : shares[rank_])
-      local.emplace_back(PackedMatrix::pack(rows_of(source, range), threads));
+      local.emplace_back(PackedMatrix::pack(started(rows_of(source, range)), threads));
     return std::make_unique<const RankMatrix>(std::move(local), source.rows, source.cols, std::move(shares),
                                               ranks_->rank(), heads);
   }
@@ -143,14 +152,13 @@ class RanksDevice final : public Device {
     const int64_t cols = weights.shape[1];
     const size_t row_bytes = static_cast<size_t>(cols) * dtype_bytes(weights.dtype);
     std::vector<CpuMatrix> local;
-    for (const RowRange& range : shares[rank_])
-      local.emplace_back(
-          DenseMatrix::pack({weights.dtype,
-                             {range.count, cols},
-                             weights.bytes.subspan(static_cast<size_t>(range.first) * row_bytes,
-                                                   static_cast<size_t>(range.count) * row_bytes),
-                             weights.owner},
-                            storage, threads, release));
+    for (const RowRange& range : shares[rank_]) {
+      const std::span<const std::byte> bytes = weights.bytes.subspan(
+          static_cast<size_t>(range.first) * row_bytes, static_cast<size_t>(range.count) * row_bytes);
+      prefetch_mapped(bytes);
+      local.emplace_back(DenseMatrix::pack({weights.dtype, {range.count, cols}, bytes, weights.owner},
+                                           storage, threads, release));
+    }
     return std::make_unique<const RankMatrix>(std::move(local), weights.shape[0], cols, std::move(shares),
                                               ranks_->rank(), heads);
   }
