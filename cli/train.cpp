@@ -247,15 +247,19 @@ class Job {
     return text;
   }
 
-  // Rank 0 evaluates, writes and decides; the others make the steps that it announces.
-  void announce_step(char follows) const {
+  // Rank 0 evaluates, writes and decides; the others do what it announces.
+  static constexpr char kEnd = 0, kStep = 1, kGather = 2;
+  void announce(char follows) const {
     if (train_.ranks) train_.ranks->broadcast(&follows, 1);
   }
   void follow(Trainer& trainer) const {
-    for (char follows = 1;;) {
+    for (char follows = kStep;;) {
       train_.ranks->broadcast(&follows, 1);
-      if (follows == 0) return;
-      trainer.step();
+      if (follows == kEnd) return;
+      if (follows == kGather)
+        trainer.gather_state();
+      else
+        trainer.step();
     }
   }
 
@@ -272,7 +276,7 @@ class Job {
     const auto enough = [&] { return options_.patience > 0 && best_.others >= options_.patience; };
     bool stopped = enough();
     while (trainer.finished_steps() < trainer.total_steps() && !stopped) {
-      announce_step(1);
+      announce(kStep);
       last = trainer.step();
       tokens += last.rows;
       const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
@@ -292,7 +296,11 @@ class Job {
                              best_.known() ? fmt::format(" (held out {:.4f})", best_.loss) : std::string(),
                              static_cast<double>(tokens) / seconds));
       const bool save = options_.save_every > 0 && last.step % options_.save_every == 0;
-      if (save || interrupted()) trainer.save_checkpoint(checkpoint(), base_name(), best_.note(held_out_));
+      if (save || interrupted()) {
+        announce(kGather);
+        trainer.gather_state();
+        trainer.save_checkpoint(checkpoint(), base_name(), best_.note(held_out_));
+      }
       if (interrupted()) {
         bar.finish();
         throw Error(
@@ -301,7 +309,7 @@ class Job {
       }
     }
     bar.finish();
-    announce_step(0);
+    announce(kEnd);
     if (!best_.known()) {
       trainer.save_adapter(options_.out, base_name());
       if (held) best_.add(trainer.finished_steps(), evaluate(trainer));

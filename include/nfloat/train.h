@@ -185,6 +185,8 @@ class NFLOAT_API Trainer {
   // name of the model in them.
   void save_adapter(const std::string& folder, const std::string& base) const;
   // The same with what resume() needs beside it. `note` is the caller's, UTF-8.
+  // Of several ranks, called by all of them: rank 0 can save a checkpoint until the next step.
+  void gather_state();
   void save_checkpoint(const std::string& folder, const std::string& base,
                        const std::string& note = "") const;
   // Goes on where the checkpoint was saved; returns its note. Throws kInvalidArgument when data or options

@@ -29,10 +29,12 @@ double gradient_norm(const Adapter& adapter) noexcept {
   return std::sqrt(squares);
 }
 
-AdamW::AdamW(const Adapter& adapter) {
-  for (const LoraModule& module : adapter.modules) {
-    const auto zeros = [](const std::vector<float>& like) {
-      return Moments{std::vector<float>(like.size()), std::vector<float>(like.size())};
+AdamW::AdamW(const Adapter& adapter, size_t rank, size_t ranks) : rank_(rank), ranks_(ranks) {
+  for (size_t i = 0; i < adapter.modules.size(); ++i) {
+    const LoraModule& module = adapter.modules[i];
+    const auto zeros = [&](const std::vector<float>& like) {
+      const size_t size = owns(i) ? like.size() : 0;
+      return Moments{std::vector<float>(size), std::vector<float>(size)};
     };
     moments_.push_back({zeros(module.a), zeros(module.b), zeros(module.magnitude)});
   }
@@ -55,6 +57,7 @@ void AdamW::step(Adapter& adapter, const TrainOptions& options, double rate, dou
   };
   parallel_for(static_cast<int64_t>(adapter.modules.size()), 1, threads, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
+      if (!owns(static_cast<size_t>(i))) continue;
       LoraModule& module = adapter.modules[static_cast<size_t>(i)];
       Pair& own = moments_[static_cast<size_t>(i)];
       for (size_t j = 0; j < module.a.size(); ++j)

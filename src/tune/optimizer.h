@@ -20,7 +20,8 @@ double gradient_norm(const Adapter& adapter) noexcept;
 // AdamW as torch.optim.AdamW computes it, state in float32.
 class AdamW {
  public:
-  explicit AdamW(const Adapter& adapter);
+  // Of `ranks` ranks this one has the state of the modules r, r + ranks, ... alone, and steps those.
+  explicit AdamW(const Adapter& adapter, size_t rank = 0, size_t ranks = 1);
 
   // One step: p *= 1 - rate * decay; m, v; p -= rate / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + epsilon).
   // Gradients are multiplied by `factor` first. `rate_b`: that of B.
@@ -33,6 +34,8 @@ class AdamW {
   struct Pair {
     Moments a, b, magnitude;
   };
+  bool owns(size_t module) const noexcept { return module % ranks_ == rank_; }
+  // Of modules of other ranks nothing.
   std::vector<Pair>& moments() noexcept { return moments_; }
   const std::vector<Pair>& moments() const noexcept { return moments_; }
   int64_t steps() const noexcept { return steps_; }
@@ -41,6 +44,7 @@ class AdamW {
  private:
   std::vector<Pair> moments_;  // by module
   int64_t steps_ = 0;
+  size_t rank_ = 0, ranks_ = 1;
 };
 
 }  // namespace nfloat

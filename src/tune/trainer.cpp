@@ -114,7 +114,7 @@ struct Trainer::State {
                  ? options.warmup_steps
                  : static_cast<int64_t>(
                        std::ceil(options.warmup_share * static_cast<double>(plan->total_steps())));
-    optimizer.emplace(adapter);
+    make_optimizer();
     if (!options.ranks) return;
     if (options.objective != TrainObjective::kTokens)
       fail(ErrorCode::kUnsupported, "pairs are not trained on by several ranks");
@@ -156,6 +156,14 @@ struct Trainer::State {
          "batches of {} tokens take {} MiB of memory and {} MiB are available; fewer rows a batch, or "
          "shorter ones, take less",
          tokens, needed >> 20, available >> 20);
+  }
+
+  void make_optimizer() {
+    if (options.ranks)
+      optimizer.emplace(adapter, static_cast<size_t>(options.ranks->rank()),
+                        static_cast<size_t>(options.ranks->count()));
+    else
+      optimizer.emplace(adapter);
   }
 
   // Gradients of step `index`, from 0 on; the norm is of all of them.
@@ -224,6 +232,7 @@ struct Trainer::State {
   std::optional<Preferences> preferences;  // of a run on pairs
   std::optional<TrainPlan> plan;
   std::optional<AdamW> optimizer;
+  std::vector<AdamW::Pair> moments;  // of all ranks, gathered to be saved
   std::unique_ptr<Pass> pass;
   int64_t warmup = 0;
   int64_t finished = 0;
@@ -258,7 +267,7 @@ uint64_t Trainer::memory_bytes() const {
 std::string Trainer::start_from(const std::string& folder) {
   State& s = *state_;
   s.adapter = read_adapter(folder, state_of(s.model), s.options);
-  s.optimizer.emplace(s.adapter);
+  s.make_optimizer();
   s.pass.reset();
   return s.adapter.missing;
 }
@@ -281,6 +290,8 @@ TrainStep Trainer::step() {
   const double factor = s.options.clip > 0 ? std::min(1.0, s.options.clip / (result.grad_norm + 1e-6)) : 1.0;
   s.optimizer->step(s.adapter, s.options, result.learning_rate, result.learning_rate * s.options.lora_plus,
                     factor, s.options.threads);
+  if (s.options.ranks) share_step(*s.options.ranks, s.adapter);
+  s.moments.clear();
   ++s.finished;
   result.seconds = watch.seconds();
   return result;
@@ -353,9 +364,20 @@ void Trainer::save_adapter(const std::string& folder, const std::string& base) c
   write_adapter(folder, state_of(state_->model), state_->adapter, state_->options, base);
 }
 
+void Trainer::gather_state() {
+  State& s = *state_;
+  if (s.options.ranks) s.moments = gather_moments(*s.options.ranks, s.adapter, *s.optimizer);
+}
+
 void Trainer::save_checkpoint(const std::string& folder, const std::string& base,
                               const std::string& note) const {
   State& s = *state_;
+  const bool gathered = s.options.ranks && s.options.ranks->count() > 1;
+  if (gathered && s.moments.size() != s.adapter.modules.size())
+    fail(ErrorCode::kInvalidArgument,
+         "{}: the state of the optimizer is with several ranks: it is gathered first, and saved by rank 0",
+         folder);
+  const std::vector<AdamW::Pair>& moments = gathered ? s.moments : s.optimizer->moments();
   const fs::path parent = fs::path(folder).parent_path();
   std::error_code error;
   if (!parent.empty()) fs::create_directories(parent, error);
@@ -365,7 +387,7 @@ void Trainer::save_checkpoint(const std::string& folder, const std::string& base
   std::vector<NamedFloats> tensors;
   for (size_t i = 0; i < s.adapter.modules.size(); ++i) {
     const LoraModule& module = s.adapter.modules[i];
-    const AdamW::Pair& own = s.optimizer->moments()[i];
+    const AdamW::Pair& own = moments[i];
     const Shape a({module.rank(), module.at().in}), b({module.at().out, module.rank()});
     tensors.push_back({a_name(module) + ".m", a, own.a.m});
     tensors.push_back({a_name(module) + ".v", a, own.a.v});
@@ -400,9 +422,10 @@ std::string Trainer::resume(const std::string& folder) {
   s.adapter = read_adapter(folder, state_of(s.model), s.options);
   if (!s.adapter.missing.empty()) fail(ErrorCode::kMalformedFile, "{}", s.adapter.missing);
   s.pass.reset();
-  s.optimizer.emplace(s.adapter);
+  s.make_optimizer();
   for (size_t i = 0; i < s.adapter.modules.size(); ++i) {
     const LoraModule& module = s.adapter.modules[i];
+    if (!s.optimizer->owns(i)) continue;
     AdamW::Pair& own = s.optimizer->moments()[i];
     const Shape a({module.rank(), module.at().in}), b({module.at().out, module.rank()});
     own.a.m = read_floats(file, a_name(module) + ".m", a);

@@ -91,6 +91,55 @@ TEST_F(TrainOverRanks, TheLossesAreThoseOfOneProcess) {
   }
 }
 
+// A checkpoint has the state of the optimizer that ranks have shared out: three of them save, two go on as
+// three would have.
+TEST_F(TrainOverRanks, WhatTheySaveIsWhole) {
+  const OwnFolder folder;
+  const auto options = [](std::shared_ptr<Ranks> ranks) {
+    TrainOptions result;
+    result.rank = 4;
+    result.steps = 6;
+    result.packing = false;
+    result.rows_per_batch = 2;
+    result.accumulate = 6;
+    result.learning_rate = 5e-3;
+    result.seed = 4;
+    result.threads = 1;
+    result.ranks = std::move(ranks);
+    return result;
+  };
+  const auto losses = [](Trainer& trainer, int64_t until) {
+    std::vector<double> found;
+    while (trainer.finished_steps() < until) found.push_back(trainer.step().loss);
+    return found;
+  };
+  Trainer one(model_, random_rows(60, 23), options(nullptr));
+  const std::vector<double> expected = losses(one, 6);
+  const auto three = thread_ranks(3), two = thread_ranks(2);
+  on_each_rank(3, [&](size_t i) {
+    Trainer trainer(model_, random_rows(60, 23), options(three[i]));
+    losses(trainer, 3);
+    if (i == 0) {
+      EXPECT_THROW(trainer.save_checkpoint(folder.path() + "/too_early", "base"), Error);
+    }
+    trainer.gather_state();
+    if (i == 0) trainer.save_checkpoint(folder.path() + "/saved", "base");
+  });
+  std::vector<std::vector<double>> found(3);
+  on_each_rank(2, [&](size_t i) {
+    Trainer trainer(model_, random_rows(60, 23), options(two[i]));
+    trainer.resume(folder.path() + "/saved");
+    found[i] = losses(trainer, 6);
+  });
+  Trainer alone(model_, random_rows(60, 23), options(nullptr));
+  alone.resume(folder.path() + "/saved");
+  found[2] = losses(alone, 6);
+  for (const std::vector<double>& own : found) {
+    ASSERT_EQ(own.size(), 3u);
+    for (size_t i = 0; i < 3; ++i) EXPECT_NEAR(own[i], expected[i + 3], 1e-5 * expected[i + 3]);
+  }
+}
+
 TEST_F(TrainOverRanks, OtherRowsAreRefusedOnEveryRank) {
   for (const Course& own : by_ranks(2, {60, 59}))
     EXPECT_EQ(own.error,
