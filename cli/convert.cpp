@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -16,6 +17,7 @@
 #include "nfloat/results.h"
 #include "nfloat/text.h"
 #include "notes.h"
+#include "rank_options.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -27,7 +29,77 @@ struct Options {
   int threads = 0;
   ConvertCalibration calibration;
   std::string imatrix, write_imatrix;
+  PartOptions parts;
 };
+
+// What a rank has measured of a tensor; of each tensor one rank has.
+struct Measured {
+  double squared_error, squared_original;
+  int64_t not_finite, first_not_finite;
+};
+
+// Every rank has what all have measured.
+void share_measures(Ranks& ranks, std::vector<BridgeTensor>& tensors) {
+  std::vector<Measured> own;
+  for (const BridgeTensor& tensor : tensors)
+    own.push_back(
+        {tensor.squared_error, tensor.squared_original, tensor.not_finite, tensor.first_not_finite});
+  const size_t bytes = own.size() * sizeof(Measured);
+  std::vector<Measured> all(own.size() * static_cast<size_t>(ranks.count()));
+  ranks.gather(own.data(), std::vector<size_t>(static_cast<size_t>(ranks.count()), bytes), all.data());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    BridgeTensor& tensor = tensors[i];
+    tensor.squared_error = tensor.squared_original = 0;
+    tensor.not_finite = 0;
+    for (size_t at = i; at < all.size(); at += tensors.size()) {
+      tensor.squared_error += all[at].squared_error;
+      tensor.squared_original += all[at].squared_original;
+      tensor.not_finite += all[at].not_finite;
+      tensor.first_not_finite = std::max(tensor.first_not_finite, all[at].first_not_finite);
+    }
+  }
+}
+
+// The result and what a run in parts says of it.
+struct Folder {
+  BridgeResult result;
+  ConvertResult made;
+};
+
+Folder convert_folder(const Checkpoint& input, const Options& options, BridgeOptions bridge,
+                      const ConvertControl& control) {
+  Folder folder;
+  std::vector<BridgeTensor> measured;  // by all ranks
+  folder.made = convert_in_parts(options.parts, control, "convert", [&](const ConvertControl& own) {
+    bridge.measure_finished = measured.empty();
+    folder.result = write_folder(input, options.output, bridge, own);
+    const BridgeResult& result = folder.result;
+    if (const std::shared_ptr<Ranks> ranks = joined_ranks(); ranks && !result.whole) {
+      measured = result.tensors;
+      share_measures(*ranks, measured);
+    }
+    ConvertResult made;
+    made.files = result.files;
+    made.seconds = result.seconds;
+    made.sync_seconds = result.sync_seconds;
+    made.shards = result.shards;
+    made.shards_before = result.shards_before;
+    made.shards_damaged = result.shards_damaged;
+    made.whole = result.whole;
+    return made;
+  });
+  for (size_t i = 0; i < measured.size(); ++i) {
+    BridgeTensor& tensor = folder.result.tensors[i];
+    if (tensor.squared_change > 0) continue;  // measured in the output, by this rank
+    tensor.squared_error = measured[i].squared_error;
+    tensor.squared_original = measured[i].squared_original;
+    tensor.not_finite = measured[i].not_finite;
+    tensor.first_not_finite = measured[i].first_not_finite;
+  }
+  folder.result.seconds = folder.made.seconds;
+  folder.result.sync_seconds = folder.made.sync_seconds;
+  return folder;
+}
 
 double bits(const BridgeTensor& tensor) {
   return 8 * static_cast<double>(tensor.bytes) / static_cast<double>(std::max<int64_t>(1, tensor.elements));
@@ -129,7 +201,7 @@ CalibratedBlocks prepare(const Options& options, const std::string& folder, Brid
                          std::optional<CalibrationFile>& state) {
   CalibratedBlocks calibrated;
   const bool measures = options.calibration.any() || !options.write_imatrix.empty();
-  if (!measures && options.calibration.fresh)
+  if (!measures && options.parts.fresh && is_gguf_path(options.output))
     throw UsageError("--fresh begins a calibration anew: it goes with --calibrate, --level or --fast");
   if (!measures && options.imatrix.empty()) return calibrated;
   const GgufTypeInfo* type = bridge.type ? &gguf_type_info(*bridge.type) : nullptr;
@@ -160,6 +232,12 @@ CalibratedBlocks prepare(const Options& options, const std::string& folder, Brid
 }
 
 void run(const Options& options) {
+  const bool one_file = !options.adapter_of.empty() || is_gguf_path(options.output);
+  if (one_file && rank_place().count > 1)
+    throw UsageError(
+        "convert: GGUF files and adapters are not made by several ranks, folders are: mpirun -n 1, or none");
+  if (one_file && options.parts.any())
+    throw UsageError("convert: --part and --finish are for a folder of several files");
   if (!options.adapter_of.empty()) return convert_adapter(options);
   BridgeOptions bridge;
   bridge.check = options.check;
@@ -199,8 +277,9 @@ void run(const Options& options) {
   catch_interrupts();
   const auto bar = std::make_shared<ProgressBar>("convert", "GB");
   const ConvertControl control = control_with_progress(bar, options.threads, options.overwrite);
-  const BridgeResult result = to_gguf ? write_gguf(input, options.output, bridge, control)
-                                      : write_folder(input, options.output, bridge, control);
+  const Folder made = to_gguf ? Folder{write_gguf(input, options.output, bridge, control), {}}
+                              : convert_folder(input, options, bridge, control);
+  const BridgeResult& result = made.result;
   bar->finish();
   if (state) state->remove();
   warn_of_not_finite(result);
@@ -209,6 +288,9 @@ void run(const Options& options) {
     fmt::print("{}\n", convert_json(result));
     return;
   }
+  if (const std::string told = part_sentence(made.made, options.parts, options.output); !told.empty())
+    note("convert: {}\n", told);
+  if (!result.whole) return;
   print_table(result, options.all);
   double error = 0, original = 0;
   for (const BridgeTensor& tensor : result.tensors) {
@@ -312,15 +394,16 @@ void add_convert_command(const Command& app) {
       "Write what was measured on the text of --calibrate as an importance matrix: NAME.gguf, or the "
       "older form under any other name");
   command.add_flag("--fast", calibration.fast, "Calibrate with less searching");
-  command.add_flag("--fresh", calibration.fresh,
-                   "Begin the calibration anew instead of going on with OUT.calibration, which a run leaves "
-                   "that was cut short");
   command.add_flag("--check", options->check, "Read the result back and compare every byte");
   command.add_flag("--all", options->all, "One line a tensor");
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
   command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
   command.add_flag("--json", options->json, "Print JSON");
-  command.callback([options] { run(*options); });
+  add_part_options(command, options->parts);
+  command.callback_of_ranks([options] {
+    options->calibration.fresh = options->parts.fresh;
+    run(*options);
+  });
 }
 
 }  // namespace nfloat::cli

@@ -25,6 +25,8 @@ struct BridgeOptions {
   std::optional<GgufType> type;
   uint64_t part_bytes = 0;  // largest file, unless a single tensor is larger; 0: one GGUF file
   bool check = false;       // read the result back and compare it
+  // Folders: what an earlier run has made is read again in the input, so that the result tells of it too.
+  bool measure_finished = true;
   // Folder of a LoRA adapter (PEFT: adapter_config.json, adapter_model.safetensors) to add to the weights;
   // "": none.
   std::string lora = {};
@@ -78,6 +80,10 @@ struct BridgeResult {
   double seconds = 0;
   double sync_seconds = 0;   // until the data was on the disk
   double check_seconds = 0;  // of reading it again
+  size_t shards = 0;         // of a folder; as ConvertResult's
+  size_t shards_before = 0;
+  size_t shards_damaged = 0;
+  bool whole = false;  // the output is there: false of a part of a folder
 };
 
 // Writes a GGUF file that llama.cpp runs: names, order of rows, metadata, tokenizer and chat template as it
@@ -95,7 +101,8 @@ NFLOAT_API BridgeResult write_gguf(const Checkpoint& input, const std::string& o
 // as they are, those in blocks become BF16. Open the input with CheckpointOptions::decoded F32: what is lost
 // is measured against that. part_bytes 0: shards of 5 GB. Throws kInvalidArgument (a type that folders do not
 // have; keep_packed without 4-bit weights; an original that the 4-bit weights are not near to), kNotFinite,
-// and what dequantize_checkpoint throws.
+// and what dequantize_checkpoint throws. In parts, and resumed, as those are (ConvertControl); of a part the
+// result tells of its tensors alone, and nothing is checked.
 NFLOAT_API BridgeResult write_folder(const Checkpoint& input, const std::string& output,
                                      const BridgeOptions& options, const ConvertControl& control = {});
 

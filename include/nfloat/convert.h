@@ -32,8 +32,8 @@ struct ConvertControl {
   std::function<bool()> cancelled;
   int threads = 0;         // 0: the default (nfloat/threads.h)
   bool overwrite = false;  // only what is of the output's kind is replaced, or an empty file
-  // Of a folder (quantize_checkpoint, dequantize_checkpoint): OUT.partial keeps finished shards when a run
-  // dies, and the next one with the same input and options goes on with them, unless `fresh`.
+  // Of a folder (quantize_checkpoint, dequantize_checkpoint, write_folder): OUT.partial keeps finished shards
+  // when a run dies, and the next one with the same input and options goes on with them, unless `fresh`.
   bool fresh = false;
   // > 0: only shards part, part + parts, ... are made, into OUT.partial, where other processes or machines
   // make the others; `finish` makes OUT of them, and throws kNotFound where one is missing.

@@ -8,18 +8,22 @@
 
 #include "architecture/check_tensors.h"
 #include "architecture/tensor_roles.h"
+#include "base/checksum.h"
 #include "base/fail.h"
 #include "base/json.h"
 #include "base/output_place.h"
 #include "bridge/adapter.h"
 #include "bridge/count_not_finite.h"
+#include "checkpoint/fingerprint.h"
 #include "convert/compare.h"
 #include "convert/output.h"
+#include "convert/partial_folder.h"
 #include "convert/quantize_job.h"
 #include "convert/stream.h"
 #include "convert/weights.h"
 #include "nfloat/bridge.h"
 #include "nfloat/model_config.h"
+#include "nfloat/version.h"
 
 namespace nfloat {
 namespace {
@@ -311,6 +315,53 @@ void check_written(const Checkpoint& input, const std::vector<Target>& targets, 
       progress, control);
 }
 
+// Of every byte of the adapter's files.
+std::string adapter_fingerprint(const std::string& folder) {
+  std::vector<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder))
+    if (entry.is_regular_file()) files.push_back(entry.path().string());
+  std::sort(files.begin(), files.end());
+  std::string sums;
+  for (const std::string& file : files)
+    if (file.ends_with(".json") || file.ends_with(".safetensors") || file.ends_with(".bin"))
+      sums += fmt::format("{:016x} ", checksum_of_file(file));
+  return sums;
+}
+
+ConversionKey conversion_key(const Checkpoint& input, const Checkpoint* original,
+                             const BridgeOptions& options, uint64_t shard_bytes) {
+  if (!input.is_folder()) return {};
+  const char* const scales[] = {"absmax", "search", "signed"};
+  return {{"command", "convert"},
+          {"nfloat version", std::string(version())},
+          {"input", files_fingerprint(input)},
+          {"type", options.type ? std::string(gguf_type_info(*options.type).name) : "as it is"},
+          {"4-bit weights stay", options.keep_packed ? "yes" : "no"},
+          {"scale", scales[static_cast<size_t>(options.scale)]},
+          {"adapter", options.lora.empty() ? "none" : adapter_fingerprint(options.lora)},
+          {"adapter's weight", fmt::format("{}", options.lora_weight)},
+          {"original", original != nullptr ? files_fingerprint(*original) : "none"},
+          {"shard size", fmt::format("{}", shard_bytes)}};
+}
+
+// What converting these has lost, where another run has done it.
+void measure_again(const Checkpoint& input, const std::vector<Target>& targets,
+                   const std::vector<size_t>& which, const ConvertControl& control, BridgeResult& result) {
+  ConvertProgress progress;
+  progress.tensors_total = which.size();
+  for (const size_t i : which) progress.input_bytes_total += targets[i].input.bytes;
+  run_stream(
+      which.size(),
+      [&](size_t k) -> std::unique_ptr<StreamJob> {
+        const size_t i = which[k];
+        return std::make_unique<WeightJob>(
+            input, targets[i], result.tensors[i], [&, i](uint64_t begin, std::span<const std::byte> bytes) {
+              count_not_finite(targets[i].dtype, begin, bytes, result.tensors[i]);
+            });
+      },
+      progress, control);
+}
+
 }  // namespace
 
 BridgeResult write_folder(const Checkpoint& input, const std::string& output, const BridgeOptions& options,
@@ -374,11 +425,22 @@ BridgeResult write_folder(const Checkpoint& input, const std::string& output, co
                                          writer.write(first, begin, bytes);
                                        });
   };
-  write_checkpoint(input, output, units, make_job, config,
-                   options.part_bytes > 0 ? options.part_bytes : kUsualShard, control, &written);
+  const uint64_t shard_bytes = options.part_bytes > 0 ? options.part_bytes : kUsualShard;
+  std::vector<size_t> finished;
+  write_checkpoint(input, output, units, make_job, config, shard_bytes, control, &written, {},
+                   conversion_key(input, original ? &*original : nullptr, options, shard_bytes),
+                   [&](size_t unit) {
+                     if (!targets[unit].packed) finished.push_back(unit);
+                   });
   result.files = written.files;
   result.seconds = written.seconds;
   result.sync_seconds = written.sync_seconds;
+  result.shards = written.shards;
+  result.shards_before = written.shards_before;
+  result.shards_damaged = written.shards_damaged;
+  result.whole = written.whole;
+  if (options.measure_finished) measure_again(input, targets, finished, control, result);
+  if (!result.whole) return result;
   if (options.keep_packed && adapter)
     measure_packed(original ? *original : input, targets, *adapter, output, control, result);
   if (options.check) {

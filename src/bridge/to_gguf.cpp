@@ -430,6 +430,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
       for (const std::string& file : result.files) std::remove(file.c_str());
     throw;
   }
+  result.whole = true;
   if (options.check) {
     const Stopwatch checking;
     check_written(input, lora, options, plan, parts[0].path, progress, control);

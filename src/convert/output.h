@@ -79,12 +79,13 @@ using JobMaker = std::function<std::unique_ptr<StreamJob>(
 
 // Writes a whole checkpoint: shards, index, `config` (unless empty), other files; a single file when the
 // input is one. `card` is added to README.md of a folder. With a `key`, a folder's finished shards outlive a
-// run that dies, and parts can be made (PartialFolder). Fills files, shards, whole and the seconds of the
-// result.
+// run that dies, and parts can be made (PartialFolder); on_finished(unit) is called for each that an earlier
+// run has made. Fills files, shards, whole and the seconds of the result.
 void write_checkpoint(const Checkpoint& input, const std::string& output,
                       const std::vector<OutputUnit>& units, const JobMaker& make_job, const Json& config,
                       uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result,
-                      const std::string& card = {}, const ConversionKey& key = {});
+                      const std::string& card = {}, const ConversionKey& key = {},
+                      const std::function<void(size_t unit)>& on_finished = nullptr);
 
 }  // namespace nfloat
 

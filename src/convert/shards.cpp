@@ -139,12 +139,13 @@ uint64_t finished_bytes(const fs::path& path, const Shard& shard, const std::vec
 class CheckpointWriting {
  public:
   CheckpointWriting(const Checkpoint& input, const std::string& output, const std::vector<OutputUnit>& units,
-                    const JobMaker& make_job, uint64_t shard_bytes, const ConvertControl& control,
-                    ConvertResult& result)
+                    const JobMaker& make_job, const std::function<void(size_t)>& on_finished,
+                    uint64_t shard_bytes, const ConvertControl& control, ConvertResult& result)
       : input_(input),
         output_(output),
         units_(units),
         make_job_(make_job),
+        on_finished_(on_finished),
         control_(control),
         result_(result),
         kind_(input.is_folder() ? OutputKind::kFolder : OutputKind::kSafetensors),
@@ -279,6 +280,7 @@ class CheckpointWriting {
         if (shards_[s].finished) {
           progress.input_bytes_done += units_[unit].input->bytes;
           ++progress.tensors_done;
+          if (on_finished_) on_finished_(unit);
         } else {
           work.push_back(unit);
         }
@@ -395,6 +397,7 @@ class CheckpointWriting {
   const std::string& output_;
   const std::vector<OutputUnit>& units_;
   const JobMaker& make_job_;
+  const std::function<void(size_t)>& on_finished_;
   const ConvertControl& control_;
   ConvertResult& result_;
   const OutputKind kind_;
@@ -415,9 +418,11 @@ class CheckpointWriting {
 void write_checkpoint(const Checkpoint& input, const std::string& output,
                       const std::vector<OutputUnit>& units, const JobMaker& make_job, const Json& config,
                       uint64_t shard_bytes, const ConvertControl& control, ConvertResult* result,
-                      const std::string& card, const ConversionKey& key) {
+                      const std::string& card, const ConversionKey& key,
+                      const std::function<void(size_t unit)>& on_finished) {
   expect_own_weights(input);
-  CheckpointWriting(input, output, units, make_job, shard_bytes, control, *result).run(key, config, card);
+  CheckpointWriting(input, output, units, make_job, on_finished, shard_bytes, control, *result)
+      .run(key, config, card);
 }
 
 }  // namespace nfloat

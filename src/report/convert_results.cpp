@@ -120,10 +120,17 @@ std::string convert_json(const BridgeResult& result) {
   json["seconds"] = result.seconds;
   json["sync_seconds"] = result.sync_seconds;
   json["check_seconds"] = result.check_seconds;
+  if (result.shards > 0) {
+    json["shards"] = result.shards;
+    json["shards_before"] = result.shards_before;
+    json["shards_damaged"] = result.shards_damaged;
+  }
+  json["whole"] = result.whole;
   json["lost"] = result.notes;
   int64_t not_finite = 0;
   for (const BridgeTensor& tensor : result.tensors) not_finite += tensor.not_finite;
   json["not_finite"] = not_finite;
+  if (!result.whole) return to_text(json);  // others make the other tensors
   for (const BridgeTensor& tensor : result.tensors) {
     Json one = {{"name", tensor.name},
                 {"before", tensor.before},

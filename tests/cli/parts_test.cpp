@@ -103,6 +103,37 @@ Json header_of(const std::string& file) {
   return header;
 }
 
+// convert into a folder, of weights that are rounded: bytes and measures of a run that was not cut.
+TEST_F(Parts, ConvertGoesOnAndTellsOfAllTensors) {
+  const auto convert = [&](const std::string& out, const std::vector<std::string>& more,
+                           const std::string& type = "f16") {
+    std::vector<std::string> command = {"convert", path("reference"), path(out),     "--type",
+                                        type,      "--json",          "--part-size", "400kB"};
+    command.insert(command.end(), more.begin(), more.end());
+    return nfloat(command);
+  };
+  const auto tensors = [](const Result& result) { return Json::parse(result.out)["tensors"]; };
+  const Result straight = convert("straight", {});
+  ASSERT_TRUE(straight.ok()) << straight;
+  for (const char* part : {"1/3", "2/3"}) {
+    const Result result = convert("out", {"--part", part});
+    ASSERT_TRUE(result.ok()) << result;
+    EXPECT_FALSE(fs::exists(path("out")));
+  }
+  expect_complaint(convert("out", {"--finish"}), {"are missing", "out", ".partial"});
+  expect_complaint(convert("out", {}, "bf16"), {"another conversion", "type F16 there, BF16 here"});
+  const Result result = convert("out", {"--check"});
+  ASSERT_TRUE(result.ok()) << result;
+  EXPECT_TRUE(snapshot(path("out")) == snapshot(path("straight")));
+  EXPECT_EQ(tensors(result), tensors(straight));
+  for (const char* part : {"1/2", "2/2"}) ASSERT_TRUE(convert("two", {"--part", part}).ok());
+  const Result finished = convert("two", {"--finish"});
+  ASSERT_TRUE(finished.ok()) << finished;
+  EXPECT_TRUE(snapshot(path("two")) == snapshot(path("straight")));
+  EXPECT_EQ(tensors(finished), tensors(straight));
+  EXPECT_EQ(nfloat({"convert", path("reference"), path("x.gguf"), "--part", "1/2"}).exit_code, 2);
+}
+
 // Weights that a finished shard was made of become NaN behind the run's back, where no sample of the
 // fingerprint looks: whoever read them again would stop there.
 TEST_F(Parts, FinishedShardsAreNotReadAgain) {

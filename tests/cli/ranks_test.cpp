@@ -273,6 +273,26 @@ TEST_F(RanksCli, TrainToTheLossesOfOneProcess) {
   EXPECT_FALSE(fs::exists(path("three")));
 }
 
+// What is told of the tensors too: each was measured by one rank.
+TEST_F(RanksCli, ConvertTheBytesOfOneProcess) {
+  const std::vector<std::string> more = {"--type", "bf16", "--part-size", "1MB", "--all"};
+  ASSERT_TRUE(nfloat({"quantize", model(), path("nf4")}).ok());
+  const Result one = nfloat(with({"convert", path("nf4"), path("one")}, more));
+  ASSERT_TRUE(one.ok()) << one;
+  const Result three = nfloat_by_ranks(3, with({"convert", path("nf4"), path("three")}, more));
+  EXPECT_TRUE(three.ok()) << three;
+  EXPECT_TRUE(snapshot(path("three")) == snapshot(path("one")));
+  EXPECT_FALSE(fs::exists(path("three.partial")));
+  EXPECT_NE(one.out.find("SQNR"), std::string::npos) << one;
+  EXPECT_EQ(three.out.substr(0, three.out.rfind('\n', three.out.size() - 2))
+                .substr(0, three.out.find(path("three"))),
+            one.out.substr(0, one.out.find(path("one"))));
+  const Result refused = nfloat_by_ranks(2, {"convert", path("nf4"), path("four.gguf")});
+  EXPECT_EQ(refused.exit_code, 2) << refused;
+  EXPECT_NE(refused.err.find("GGUF files and adapters are not made by several ranks"), std::string::npos)
+      << refused;
+}
+
 TEST_F(RanksCli, QuantizeTheBytesOfOneProcess) {
   ASSERT_TRUE(nfloat({"quantize", model(), path("one"), "--shard-size", "1MB"}).ok());
   const Result result = nfloat_by_ranks(3, {"quantize", model(), path("three"), "--shard-size", "1MB"});
