@@ -6,23 +6,16 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "calibration_text.h"
+#include "calibration_run.h"
 #include "nfloat/error.h"
 #include "nfloat/version.h"
 #include "notes.h"
-#include "progress.h"
 #include "table.h"
 
 namespace nfloat::cli {
 namespace {
 
 constexpr int64_t kLeastTokens = 256;
-
-std::string in_words(double seconds) {
-  if (seconds < 90) return fmt::format("{:.0f} s", std::max(seconds, 1.0));
-  if (seconds < 5400) return fmt::format("{:.0f} min", seconds / 60);
-  return fmt::format("{:.1f} h", seconds / 3600);
-}
 
 double share_of_best(const CalibrationReport& report) {
   return report.plain_kl > 0 ? 100 * report.kl / report.plain_kl : 100.0;
@@ -119,8 +112,6 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
                             kLeastTokens));
   plan_quantization(*on.checkpoint, settings);  // throws for what cannot be quantized
 
-  const std::string path = request.output + ".calibration";
-  if (request.fresh) CalibrationFile::discard(path);
   std::string skip;
   for (const std::string& expression : settings.skip) skip += " --skip " + expression;
   for (const std::string& expression : settings.only) skip += " --only " + expression;
@@ -129,63 +120,21 @@ CalibratedModel calibrate_model(const CalibrateRequest& request, const QuantizeC
     for (const auto& [tensor, size] : settings.block_sizes) sizes += fmt::format("{} {} ", tensor, size);
     skip += fmt::format(" sizes {:016x}", std::hash<std::string>()(sizes));
   }
-  file.emplace(
-      path,
+  CalibrationRun run(
+      request.output,
       fmt::format(
           "source {} text {} tokens {}{} level {}{} {} blocks of {}{}",
           checkpoint_fingerprint(*on.checkpoint), record.text_hash, request.tokens,
           on.beside.empty() ? "" : fmt::format(" beside {} of {}", on.beside_tokens(), on.general_hash),
           request.level, request.fast ? " fast" : "", settings.format, settings.quantize.block_size, skip),
-      settings);
+      settings, request.fresh, file);
   CalibrationOptions own;
   own.level = request.level;
   own.fast = request.fast;
   own.threads = request.threads;
-  own.beside = on.beside;
-  own.earlier = file->layers();
-  bool kept = !own.earlier.empty();
-  own.finished = [&](const CalibratedLayer& layer) {
-    file->append(layer);
-    kept = true;
-  };
-  ProgressBar bar("calibrate", "layers");
-  const auto first = std::ssize(own.earlier);
-  if (first > 0) note("going on behind {} that {} holds\n", count_of(first, "layer"), path);
   std::string beside = general_beside(on.beside_tokens());
   if (!beside.empty()) beside = fmt::format("{} (--text-alone: without)", beside);
-  if (!on.left_out.empty()) note("without the general text beside the ids: {}\n", on.left_out);
-  own.estimated = [&](const CalibrationEstimate& estimate) {
-    note("calibrating at level {} on {}{}: about {} and {} of memory; {} keeps what is finished\n",
-         request.level, name, beside, in_words(estimate.seconds), format_bytes(estimate.memory_bytes), path);
-  };
-  own.cancelled = interrupted;
-  own.progress = [&](int64_t layer, int64_t layers) {
-    bar.update(static_cast<uint64_t>(layer - std::min(first, layer)), static_cast<uint64_t>(layers - first),
-               fmt::format("{}/{} layers", layer, layers));
-  };
-  std::optional<ProgressBar> second;
-  own.distilling = [&](int64_t step, int64_t steps, double kl) {
-    if (!second) {
-      bar.finish();
-      second.emplace("distill", "steps");
-    }
-    second->update(static_cast<uint64_t>(step), static_cast<uint64_t>(steps), fmt::format("KL {:.6f}", kl));
-  };
-  Calibration calibration;
-  try {
-    calibration = calibrate(on.checkpoint, on.config, on.windows, settings, own);
-  } catch (const Error& error) {
-    if (!kept) file->remove();
-    const bool interrupt = error.code() == ErrorCode::kInterrupted;
-    if (!interrupt && (!kept || error.code() != ErrorCode::kIo)) throw;
-    const std::string what = interrupt ? "interrupted while calibrating" : error.what();
-    throw Error(error.code(), kept ? fmt::format("{}; the same command goes on with {}", what, path)
-                                   : fmt::format("{}, before a layer was finished", what));
-  } catch (...) {
-    if (!kept) file->remove();
-    throw;
-  }
-  (second ? *second : bar).finish();
+  Calibration calibration = run.run(on, name + beside, own);
   result.tensors = std::move(calibration.tensors);
   result.norms = std::move(calibration.norms);
   record.report = calibration.report;

@@ -26,8 +26,8 @@ struct CalibrateRequest {
 
 // What calibration found, and what it was done with.
 struct CalibratedModel {
-  std::map<std::string, QuantizedTensor> tensors;
-  std::map<std::string, Tensor> norms;  // with other values than the input's
+  std::map<std::string, QuantizedTensor> tensors;  // of level 3; else in the CalibrationFile
+  std::map<std::string, Tensor> norms;             // with other values than the input's
   CalibrationRecord record;
   bool fast = false;
 

@@ -196,14 +196,13 @@ void convert_adapter(const Options& options) {
   for (const std::string& note : written.notes) fmt::print("lost: {}\n", note);
 }
 
-// What is found out about the model before it is converted.
-CalibratedBlocks prepare(const Options& options, const std::string& folder, BridgeOptions& bridge,
-                         std::optional<CalibrationFile>& state) {
-  CalibratedBlocks calibrated;
+// What is found out about the model before it is converted; returns the sentence about it, if any.
+std::string prepare(const Options& options, const std::string& folder, BridgeOptions& bridge,
+                    std::optional<CalibrationFile>& state) {
   const bool measures = options.calibration.any() || !options.write_imatrix.empty();
   if (!measures && options.parts.fresh && is_gguf_path(options.output))
     throw UsageError("--fresh begins a calibration anew: it goes with --calibrate, --level or --fast");
-  if (!measures && options.imatrix.empty()) return calibrated;
+  if (!measures && options.imatrix.empty()) return {};
   const GgufTypeInfo* type = bridge.type ? &gguf_type_info(*bridge.type) : nullptr;
   const bool blocks = type != nullptr && type->block_elements > 1 && type->type != GgufType::kQ8_0;
   if (!is_gguf_path(options.output) || !blocks || !options.lora.empty())
@@ -219,16 +218,16 @@ CalibratedBlocks prepare(const Options& options, const std::string& folder, Brid
   if (!options.write_imatrix.empty()) expect_importance_output(options.write_imatrix, options.overwrite);
   if (!options.imatrix.empty()) {
     bridge.importance = std::make_shared<const ImportanceMatrix>(read_importance(options.imatrix));
-    return calibrated;
+    return {};
   }
   catch_interrupts();
-  calibrated =
+  std::string sentence =
       calibrate_blocks(folder, options.output, type->type, options.calibration, options.threads, state);
   // After it: a run that was cut short and goes on would find it there.
   if (!options.write_imatrix.empty())
     write_importance(options.write_imatrix, *importance_of_text(folder, options.calibration, options.threads),
                      options.overwrite);
-  return calibrated;
+  return sentence;
 }
 
 void run(const Options& options) {
@@ -267,12 +266,8 @@ void run(const Options& options) {
                         {options.calibration.text, "--calibrate"},
                         {options.imatrix, "--imatrix"}});
   std::optional<CalibrationFile> state;
-  const CalibratedBlocks calibrated = prepare(options, folder, bridge, state);
-  if (!calibrated.rows.empty())
-    bridge.prepared = [&calibrated](const std::string& name) {
-      const auto found = calibrated.rows.find(name);
-      return found == calibrated.rows.end() ? nullptr : &found->second;
-    };
+  const std::string calibrated = prepare(options, folder, bridge, state);
+  if (state) bridge.prepared = [&state](const std::string& name) { return state->blocks(name); };
   const Checkpoint input(folder, {.decoded = DType::kF32, .keep_mxfp4 = to_gguf});
   catch_interrupts();
   const auto bar = std::make_shared<ProgressBar>("convert", "GB");
@@ -310,7 +305,7 @@ void run(const Options& options) {
   if (result.weighted > 0)
     fmt::print("scales chosen by an importance matrix: {}\n",
                count_of(static_cast<int64_t>(result.weighted), "tensor"));
-  if (!calibrated.sentence.empty()) fmt::print("{}\n", calibrated.sentence);
+  if (!calibrated.empty()) fmt::print("{}\n", calibrated);
   if (result.merged > 0)
     fmt::print("merged: {} of the adapter\n", count_of(static_cast<int64_t>(result.merged), "weight"));
   if (const BridgeTensor total = adapter_total(result); total.squared_change > 0)

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "calibration_text.h"
+#include "calibration_run.h"
 #include "nfloat/error.h"
 #include "notes.h"
 #include "progress.h"
@@ -42,62 +42,27 @@ std::shared_ptr<const ImportanceMatrix> importance_of_text(const std::string& fo
   return result;
 }
 
-CalibratedBlocks calibrate_blocks(const std::string& folder, const std::string& output, GgufType type,
-                                  const ConvertCalibration& calibration, int threads,
-                                  std::optional<CalibrationFile>& file) {
+std::string calibrate_blocks(const std::string& folder, const std::string& output, GgufType type,
+                             const ConvertCalibration& calibration, int threads,
+                             std::optional<CalibrationFile>& file) {
   const CalibrationSubject on = subject(folder, calibration);
   const std::string& name = on.text;
   CalibrationOptions options;
   options.level = std::max(1, calibration.level);
   options.fast = calibration.fast;
   options.gguf = type;
-  options.beside = on.beside;
   options.threads = threads;
-  options.cancelled = interrupted;
-  const std::string path = output + ".calibration";
-  if (calibration.fresh) CalibrationFile::discard(path);
   int64_t count = 0;
   for (const auto& window : on.windows) count += std::ssize(window);
   const std::string beside =
       on.beside.empty() ? "" : fmt::format(" beside {} of {}", on.beside_tokens(), on.general_hash);
-  file.emplace(path,
-               fmt::format("source {} text {} tokens {}{} level {}{} as {}",
-                           checkpoint_fingerprint(*on.checkpoint), on.text_hash, count, beside, options.level,
-                           options.fast ? " fast" : "", gguf_type_info(type).name),
-               QuantizeCheckpointOptions());
-  options.earlier = file->layers();
-  const auto first = std::ssize(options.earlier);
-  bool kept = first > 0;
-  if (!on.left_out.empty()) note("without the general text beside the ids: {}\n", on.left_out);
-  if (kept) note("going on behind {} that {} holds\n", count_of(first, "layer"), path);
-  options.finished = [&](const CalibratedLayer& layer) {
-    file->append(layer);
-    kept = true;
-  };
-  options.estimated = [&](const CalibrationEstimate& estimate) {
-    note("calibrating at level {} on {}: about {:.0f} s and {} of memory; {} keeps what is finished\n",
-         options.level, name, std::max(estimate.seconds, 1.0), format_bytes(estimate.memory_bytes), path);
-  };
-  ProgressBar bar("calibrate", "layers");
-  options.progress = [&](int64_t layer, int64_t layers) {
-    bar.update(static_cast<uint64_t>(layer), static_cast<uint64_t>(layers),
-               fmt::format("{}/{} layers", layer, layers));
-  };
-  Calibration found;
-  try {
-    found = calibrate(on.checkpoint, on.config, on.windows, {}, options);
-  } catch (const Error& error) {
-    if (!kept) file->remove();
-    const bool interrupt = error.code() == ErrorCode::kInterrupted;
-    if (!interrupt && (!kept || error.code() != ErrorCode::kIo)) throw;
-    const std::string what = interrupt ? "interrupted while calibrating" : error.what();
-    throw Error(error.code(), kept ? fmt::format("{}; the same command goes on with {}", what, path)
-                                   : fmt::format("{}, before a layer was finished", what));
-  } catch (...) {
-    if (!kept) file->remove();
-    throw;
-  }
-  bar.finish();
+  const QuantizeCheckpointOptions none;
+  CalibrationRun run(output,
+                     fmt::format("source {} text {} tokens {}{} level {}{} as {}",
+                                 checkpoint_fingerprint(*on.checkpoint), on.text_hash, count, beside,
+                                 options.level, options.fast ? " fast" : "", gguf_type_info(type).name),
+                     none, calibration.fresh, file);
+  const Calibration found = run.run(on, name, options);
   const CalibrationReport& report = found.report;
   const std::string type_name(gguf_type_info(type).name);
   if (report.tensors == 0) {
@@ -113,14 +78,11 @@ CalibratedBlocks calibrate_blocks(const std::string& folder, const std::string& 
                             "more or other text",
                             name, report.kl, type_name, report.plain_kl));
   }
-  CalibratedBlocks result;
-  result.rows = std::move(found.blocks);
-  result.sentence = fmt::format(
+  return fmt::format(
       "Calibrated at level {} on {} tokens of {}. On {} tokens held back: mean KL {:.6f} nats from the "
       "original, {:.0f} % of the {:.6f} of {} without a text",
       options.level, report.tokens, printable(name), report.held_tokens, report.kl,
       100 * report.kl / report.plain_kl, report.plain_kl, type_name);
-  return result;
 }
 
 }  // namespace nfloat::cli

@@ -25,17 +25,12 @@ struct ConvertCalibration {
   bool any() const { return !text.empty() || tokens > 0 || level > 0 || fast; }
 };
 
-struct CalibratedBlocks {
-  std::map<std::string, GgufMatrix> rows;  // by name in the checkpoint: BridgeOptions::prepared
-  std::string sentence;
-};
-
-// The matrices of the plain model in `folder` in llama.cpp's blocks. The finished layers stand in
-// OUTPUT.calibration meanwhile, which the caller removes when the output is written: `file`. Throws Error,
-// also when the result is worse than what needs no text.
-CalibratedBlocks calibrate_blocks(const std::string& folder, const std::string& output, GgufType type,
-                                  const ConvertCalibration& calibration, int threads,
-                                  std::optional<CalibrationFile>& file);
+// The matrices of the plain model in `folder` in llama.cpp's blocks, which stand in OUTPUT.calibration then:
+// `file`, which the caller removes when the output is written. Returns what was done, a sentence. Throws
+// Error, also when the result is worse than what needs no text.
+std::string calibrate_blocks(const std::string& folder, const std::string& output, GgufType type,
+                             const ConvertCalibration& calibration, int threads,
+                             std::optional<CalibrationFile>& file);
 
 // How large the inputs of the model's matrices are on the text. Throws Error.
 std::shared_ptr<const ImportanceMatrix> importance_of_text(const std::string& folder,

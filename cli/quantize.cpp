@@ -196,9 +196,10 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
     }
     if (search) calibrated->chosen(search->in_words(), search->predicted());
     settings.card = calibrated->card();
-    settings.prepared = [&calibrated](const std::string& name) {
+    settings.prepared = [&](const std::string& name) {
       const auto found = calibrated->tensors.find(name);
-      return found == calibrated->tensors.end() ? nullptr : &found->second;
+      if (found == calibrated->tensors.end()) return file->tensor(name);
+      return std::shared_ptr<const QuantizedTensor>(std::shared_ptr<void>(), &found->second);
     };
     settings.replaced = [&calibrated](const std::string& name) {
       const auto found = calibrated->norms.find(name);

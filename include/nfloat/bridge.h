@@ -41,9 +41,9 @@ struct BridgeOptions {
   // that it came from, and rounding takes most of a small change away.
   std::string original = {};
   // GGUF files: weights that were quantized before (Calibration::blocks), by their name in the checkpoint,
-  // [out, in], of the type that the file has them in; null for all others. May be empty. Not together with
-  // lora.
-  std::function<const GgufMatrix*(const std::string& name)> prepared = nullptr;
+  // [out, in], of the type that the file has them in; null for all others. Asked for when a tensor's turn
+  // comes, from any thread, and let go when it is written. May be empty. Not together with lora.
+  std::function<std::shared_ptr<const GgufMatrix>(const std::string& name)> prepared = nullptr;
   // GGUF files: by which the errors of the columns count where scales are searched for; null: all alike.
   std::shared_ptr<const ImportanceMatrix> importance = nullptr;
 };

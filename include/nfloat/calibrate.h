@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -28,6 +29,7 @@ struct CalibrationEstimate {
   double operations = 0;      // of products, a multiply-add two
   double seconds = 0;         // by the rate of a product measured here and now; a busy machine needs more
   uint64_t memory_bytes = 0;  // at most, without the mapped files
+  uint64_t states_bytes = 0;  // of hidden states on the disk, in CalibrationOptions::states_folder
 };
 
 // One layer's share of a result.
@@ -52,6 +54,10 @@ struct CalibrationOptions {
   // Calibrated on beside `windows`, in the same way, but none of it is held back: a little of other text
   // keeps what the windows do not show from getting worse. Must outlive the call.
   std::span<const std::vector<int32_t>> beside = {};
+  // Hidden states that take more than `states_in_memory` bytes lie in a file in this folder, which has no
+  // name and goes with the process; empty: in memory, whatever they take. The result is the same.
+  std::string states_folder = {};
+  uint64_t states_in_memory = uint64_t{1} << 30;
   // Asked many times a second, from any thread; true ends the work with kInterrupted. Must not throw.
   std::function<bool()> cancelled = nullptr;
   // Called once before the work; may throw to cancel.
@@ -61,10 +67,15 @@ struct CalibrationOptions {
   // Of level 3: called before each step, with its number, their count and the mean KL on the held-back part
   // measured last; may throw to cancel.
   std::function<void(int64_t, int64_t, double)> distilling = nullptr;
-  // Called after each layer but the earlier ones; with what it was given then as `earlier`, in order, a later
-  // run with the same input, windows and options begins behind those layers and ends with the same result.
+  // Called after each layer but the earlier ones; with what it was given then as earlier(0), earlier(1) and
+  // so on, of `earlier_layers` layers, a later run with the same input, windows and options begins behind
+  // those layers and ends with the same result.
   std::function<void(const CalibratedLayer&)> finished = nullptr;
-  std::vector<CalibratedLayer> earlier = {};
+  int64_t earlier_layers = 0;
+  std::function<CalibratedLayer(int64_t layer)> earlier = nullptr;
+  // False: at levels 1 and 2 Calibration::tensors and blocks stay empty, and no more than one layer's are in
+  // memory: `finished` has had them all.
+  bool keep_tensors = true;
 };
 
 // How far the predictions on the held-back part of the text are from the original's: mean KL in nats.
@@ -84,8 +95,8 @@ struct CalibrationReport {
 };
 
 struct Calibration {
-  std::map<std::string, QuantizedTensor> tensors;  // of all layers
-  std::map<std::string, GgufMatrix> blocks;        // of CalibrationOptions::gguf: BridgeOptions::prepared
+  std::map<std::string, QuantizedTensor> tensors;  // of all layers; see keep_tensors
+  std::map<std::string, GgufMatrix> blocks;        // likewise, of CalibrationOptions::gguf
   // Level 3: gains of norms, by name, of the checkpoint's types and shapes:
   // QuantizeCheckpointOptions::replaced takes them.
   std::map<std::string, Tensor> norms;
@@ -95,10 +106,10 @@ struct Calibration {
 // Quantizes the matrices of the layers that `quantize` says are quantized, all double-quantized and nothing
 // else: QuantizeCheckpointOptions::prepared takes them. `windows`: token ids, each window from an empty past;
 // every tenth is held back. Layers are read from the checkpoint one at a time; the hidden states of all
-// windows, float32, stay in memory (twice for level 2). The same result for every number of threads on one
-// kind of processor. Throws kUnsupported (the model does not run, level 3 of a mixture), kOutOfMemory with
-// the numbers, kInvalidArgument (fewer than two windows), kNotFinite naming the layer, kMalformedFile
-// (`earlier` is of another model), kInterrupted, and as Model::load.
+// windows, float32, stay in memory or in a file (twice for level 2). The same result for every number of
+// threads on one kind of processor. Throws kUnsupported (the model does not run, level 3 of a mixture),
+// kOutOfMemory with the numbers, kInvalidArgument (fewer than two windows), kNotFinite naming the layer,
+// kMalformedFile (`earlier` is of another model), kInterrupted, and as Model::load.
 NFLOAT_API Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
                                  std::span<const std::vector<int32_t>> windows,
                                  const QuantizeCheckpointOptions& quantize,
@@ -113,7 +124,13 @@ class NFLOAT_API CalibrationFile {
   // file has another or belongs to another object, and for a link, a pipe or a file with several names;
   // kMalformedFile when it is not such a file, kIo.
   CalibrationFile(const std::string& path, const std::string& key, const QuantizeCheckpointOptions& quantize);
-  const std::vector<CalibratedLayer>& layers() const noexcept { return layers_; }
+  const std::string& path() const noexcept { return path_; }
+  int64_t layers() const noexcept { return static_cast<int64_t>(records_.size()); }
+  // Throw kIo, kMalformedFile when the file was changed by others.
+  CalibratedLayer layer(int64_t index) const;
+  // Of any layer; null when there is none. From any thread. The layer that was asked for last is at hand.
+  std::shared_ptr<const QuantizedTensor> tensor(const std::string& name) const;
+  std::shared_ptr<const GgufMatrix> blocks(const std::string& name) const;
   // Whole or not at all.
   void append(const CalibratedLayer& layer);
   // Unless the name is another file's by now.
@@ -124,10 +141,18 @@ class NFLOAT_API CalibrationFile {
 
  private:
   void cut_to(uint64_t bytes) const;
+  void add(const CalibratedLayer& layer, uint64_t begin);
+  std::shared_ptr<const CalibratedLayer> layer_of(const std::string& name) const;
 
   const std::string path_;
-  std::shared_ptr<const int> file_;  // its descriptor, locked
-  std::vector<CalibratedLayer> layers_;
+  const QuantizeCheckpointOptions quantize_;
+  std::shared_ptr<const int> file_;        // its descriptor, locked
+  std::vector<uint64_t> records_;          // where each begins
+  uint64_t end_ = 0;                       // of the last one
+  std::map<std::string, int64_t> places_;  // of tensors: layers
+  mutable std::mutex mutex_;               // of what follows
+  mutable int64_t at_hand_ = -1;
+  mutable std::shared_ptr<const CalibratedLayer> layer_at_hand_;
 };
 
 // Identifies a checkpoint by names, types and shapes of its tensors and by samples of their bytes.

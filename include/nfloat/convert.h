@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -50,8 +51,9 @@ struct QuantizeCheckpointOptions {
   // Weights with a block size of their own, by name; 0: stays plain. Loaders read the size with each weight.
   std::map<std::string, int64_t> block_sizes = {};
   // Weights that were quantized before (calibrate): stored as they are, by name; null for all others. Same
-  // code, block size and double quantization as above, [out, in]. May be empty.
-  std::function<const QuantizedTensor*(const std::string& name)> prepared = nullptr;
+  // code, block size and double quantization as above, [out, in]. Asked for once, when its turn comes, from
+  // any thread, and let go when it is written. May be empty.
+  std::function<std::shared_ptr<const QuantizedTensor>(const std::string& name)> prepared = nullptr;
   // Plain tensors with other values, by name: of the input's type and shape; null for all others. May be
   // empty.
   std::function<const Tensor*(const std::string& name)> replaced = nullptr;

@@ -168,7 +168,7 @@ class TargetJob : public StreamJob {
     }
   }
 
-  void take_note_of(const GgufMatrix* rows, const GgufSource& source) {
+  void take_note_of(const std::shared_ptr<const GgufMatrix>& rows, const GgufSource& source) {
     prepared_.push_back(rows);
     if (rows == nullptr) return;
     const GgufTypeInfo& type = gguf_type_info(target_.type);
@@ -182,7 +182,7 @@ class TargetJob : public StreamJob {
   // Rows that were quantized before, over those that were encoded.
   void take_prepared(int64_t first, int64_t count, std::span<std::byte> output) const {
     for_runs(first, count, [&](size_t source, int64_t from, int64_t at, int64_t rows) {
-      const GgufMatrix* prepared = prepared_[source];
+      const GgufMatrix* prepared = prepared_[source].get();
       if (prepared == nullptr) return;
       const auto begin = static_cast<size_t>(from) * row_bytes_,
                  size = static_cast<size_t>(rows) * row_bytes_;
@@ -250,9 +250,9 @@ class TargetJob : public StreamJob {
   const GgufTarget& target_;
   BridgeTensor& result_;
   const Sink sink_;
-  std::vector<std::unique_ptr<RowReader>> readers_;  // beside the sources
-  std::vector<const TensorInfo*> parts_;             // codes and scales of MXFP4
-  std::vector<const GgufMatrix*> prepared_;          // beside the sources; empty: none
+  std::vector<std::unique_ptr<RowReader>> readers_;          // beside the sources
+  std::vector<const TensorInfo*> parts_;                     // codes and scales of MXFP4
+  std::vector<std::shared_ptr<const GgufMatrix>> prepared_;  // beside the sources; empty: none
   const ColumnImportance* importance_ = nullptr;
   int64_t chunk_rows_ = 1;
   uint64_t row_bytes_ = 0;

@@ -39,10 +39,10 @@ class Calibrator {
         calibrated_(
             checkpoint_, config,
             model_options([this](const std::string& name, std::span<float> weights, int64_t, int64_t) {
-              const auto found = result_.tensors.find(name);
-              if (found != result_.tensors.end()) decode(found->second, weights);
-              const auto rows = result_.blocks.find(name);
-              if (rows != result_.blocks.end()) decode_rows(rows->second, weights, threads_);
+              const auto found = layer_.tensors.find(name);
+              if (found != layer_.tensors.end()) decode(found->second, weights);
+              const auto rows = layer_.blocks.find(name);
+              if (rows != layer_.blocks.end()) decode_rows(rows->second, weights, threads_);
             })),
         plain_(checkpoint_, config,
                model_options([this](const std::string& name, std::span<float> weights, int64_t rows,
@@ -115,47 +115,55 @@ class Calibrator {
     int64_t block_size = 0;
     std::optional<GgufType> gguf;  // then not the others
   };
+  bool keeps() const noexcept { return options_.keep_tensors || options_.level >= 3; }
   using Transform = decltype(ModelOptions::transform);
 
   void quantize_layers() {
     const int64_t layers = model_.config().layers;
-    if (std::ssize(options_.earlier) > layers)
+    if (options_.earlier_layers > layers)
       fail(ErrorCode::kMalformedFile, "{} layers were calibrated before, the model has {}",
-           options_.earlier.size(), layers);
+           options_.earlier_layers, layers);
     if (options_.estimated) options_.estimated(estimate());
-    Stream original(model_, started_, workspace_, threads_);
-    std::optional<Stream> quantized;
-    if (options_.level >= 2) quantized.emplace(model_, started_, workspace_, threads_);
-    Stream held(model_, held_, workspace_, threads_), held_result(model_, held_, workspace_, threads_),
-        held_plain(model_, held_, workspace_, threads_);
-    result_.report.held_tokens = held.rows();
+    const std::string folder = states_bytes() > options_.states_in_memory ? options_.states_folder : "";
+    const auto stream = [&](const TokenSequences& tokens) {
+      return std::make_unique<Stream>(model_, tokens, workspace_, threads_, folder);
+    };
+    const auto original = stream(started_), quantized = options_.level >= 2 ? stream(started_) : nullptr;
+    const auto held = stream(held_), held_result = stream(held_), held_plain = stream(held_);
+    result_.report.held_tokens = held->rows();
     for (int64_t layer = 0; layer < layers; ++layer) {
       if (options_.progress) options_.progress(layer, layers);
-      const LayerWeights weights = reader_.layer(layer);
+      std::optional<LayerWeights> weights(reader_.layer(layer));
       layer_ = {};
       try {
-        if (layer < std::ssize(options_.earlier))
-          take_earlier(layer, weights, original);
+        if (layer < options_.earlier_layers)
+          take_earlier(layer, *weights, *original);
         else if (quantized)
-          sequential_layer(layer, weights, original, *quantized);
+          sequential_layer(layer, *weights, *original, *quantized);
         else
-          independent_layer(layer, weights, original);
+          independent_layer(layer, *weights, *original);
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kNotFinite) throw;
         fail(error.code(), "layer {}: {}", layer, error.what());
       }
-      add_to_report(layer < std::ssize(options_.earlier));
-      held.advance(layer, weights);
-      const LayerWeights result = calibrated_.layer(layer);
-      if (quantized) quantized->advance(layer, result);
-      held_result.advance(layer, result);
-      held_plain.advance(layer, plain_.layer(layer));
+      add_to_report(layer < options_.earlier_layers);
+      held->advance(layer, *weights);
+      weights.reset();  // there is room for one layer
+      weights.emplace(calibrated_.layer(layer));
+      if (quantized) quantized->advance(layer, *weights);
+      held_result->advance(layer, *weights);
+      weights.reset();
+      weights.emplace(plain_.layer(layer));
+      held_plain->advance(layer, *weights);
+      if (!keeps()) continue;
+      result_.tensors.merge(layer_.tensors);
+      result_.blocks.merge(layer_.blocks);
     }
     if (options_.progress) options_.progress(layers, layers);
-    const std::vector<float> expected = held.logits();
+    const std::vector<float> expected = held->logits();
     const auto width = static_cast<size_t>(model_.config().vocabulary);
-    result_.report.kl = mean_divergence(expected, held_result.logits(), width, threads_);
-    result_.report.plain_kl = mean_divergence(expected, held_plain.logits(), width, threads_);
+    result_.report.kl = mean_divergence(expected, held_result->logits(), width, threads_);
+    result_.report.plain_kl = mean_divergence(expected, held_plain->logits(), width, threads_);
   }
 
   void follow_gradients() {
@@ -176,9 +184,17 @@ class Calibrator {
     result_.norms = std::move(distilled.norms);
   }
 
+  // Of the hidden states of all streams.
+  uint64_t states_bytes() const {
+    uint64_t tokens = 0;
+    for (const auto& window : started_) tokens += window.size() * (options_.level >= 2 ? 2 : 1);
+    for (const auto& window : held_) tokens += window.size() * 3;
+    return tokens * static_cast<uint64_t>(model_.config().hidden) * sizeof(float);
+  }
+
   CalibrationEstimate estimate() const {
     CalibrationWork work{.level = options_.level,
-                         .layers = model_.config().layers - std::ssize(options_.earlier),
+                         .layers = model_.config().layers - options_.earlier_layers,
                          .all_layers = model_.config().layers,
                          .hidden = model_.config().hidden,
                          .attention = model_.config().heads * model_.config().head_dim,
@@ -186,15 +202,27 @@ class Calibrator {
     for (const auto& window : started_) work.add_window(std::ssize(window), false);
     for (const auto& window : held_) work.add_window(std::ssize(window), true);
     // The first layer stands for all.
-    for (const LinearRole role :
-         {LinearRole::kQueryKeyValue, LinearRole::kOutput, LinearRole::kGateUp, LinearRole::kDown})
-      for (const std::string& name : reader_.tensors_of({0, role}))
-        if (const TensorInfo* info = checkpoint_->find(name); info != nullptr && info->shape.rank() == 2) {
-          const bool other_way = reader_.stored_transposed();
-          work.add_product(role, info->shape[other_way ? 1 : 0], info->shape[other_way ? 0 : 1]);
-        }
+    const ExpertsConfig& experts = model_.config().experts;
+    for (int64_t expert = -1; expert < experts.count; ++expert)
+      for (const LinearRole role :
+           {LinearRole::kQueryKeyValue, LinearRole::kOutput, LinearRole::kGateUp, LinearRole::kDown}) {
+        if (expert >= 0 && role != LinearRole::kGateUp && role != LinearRole::kDown) continue;
+        const double share =
+            expert < 0 ? 1 : static_cast<double>(experts.chosen) / static_cast<double>(experts.count);
+        const LinearId id{0, role, expert};
+        for (const std::string& name : reader_.tensors_of(id))
+          if (const TensorInfo* info = checkpoint_->find(name); info != nullptr && info->shape.rank() == 2) {
+            const bool other_way = reader_.stored_transposed();
+            work.add_matrix(id, info->shape[other_way ? 1 : 0], info->shape[other_way ? 0 : 1], share,
+                            info->bytes);
+          }
+      }
+    work.head_bytes = model_.memory().head_bytes;
     work.distilled_tokens = distillation_.tokens;
     work.distilled_bytes = distillation_.memory_bytes;
+    work.keeps_codings = keeps();
+    work.states_bytes = states_bytes();
+    work.states_in_file = !options_.states_folder.empty() && work.states_bytes > options_.states_in_memory;
     return estimate_calibration(work, threads_);
   }
 
@@ -244,7 +272,7 @@ class Calibrator {
 
   // What a run before has found.
   void take_earlier(int64_t layer, const LayerWeights& weights, Stream& original) {
-    layer_ = options_.earlier[static_cast<size_t>(layer)];
+    layer_ = options_.earlier(layer);
     for (auto& [name, tensor] : layer_.tensors) {
       const TensorInfo* info = checkpoint_->find(name);
       const auto wanted = wanted_.find(name);
@@ -252,7 +280,6 @@ class Calibrator {
                         tensor.block_size == wanted->second.block_size &&
                         tensor.elements() == info->shape.elements();
       if (!fits) fail(ErrorCode::kMalformedFile, "{}: calibrated before for another model", name);
-      result_.tensors[name] = tensor;
     }
     for (const auto& [name, rows] : layer_.blocks) {
       const TensorInfo* info = checkpoint_->find(name);
@@ -260,7 +287,6 @@ class Calibrator {
       if (wanted == wanted_.end() || info == nullptr || wanted->second.gguf != rows.type ||
           rows.rows * rows.columns != info->shape.elements() || rows.rows != rows_of(name))
         fail(ErrorCode::kMalformedFile, "{}: calibrated before for another model", name);
-      result_.blocks[name] = rows;
     }
     original.advance(layer, weights);
   }
@@ -289,21 +315,31 @@ class Calibrator {
          {LinearRole::kQueryKeyValue, LinearRole::kOutput, LinearRole::kGateUp, LinearRole::kDown}) {
       if (mixture && role == LinearRole::kGateUp) break;
       RowKeeper kept(role);
-      original.look(layer, weights, kept, role);
       PairCollector pairs(kept, threads_);
-      quantized.look(layer, calibrated_.layer(layer), pairs, role);
-      const std::vector<float> hessian = pairs.own.mean(), cross = pairs.cross.mean();
-      const HessianFactor factor = factorize(hessian, kept.width, pairs.own.rows(), threads_);
+      std::optional<LayerWeights> coded(calibrated_.layer(layer));
+      for (size_t chunk = 0; chunk < original.chunks(); ++chunk) {
+        kept.begin_chunk();
+        pairs.begin_chunk();
+        original.look(layer, weights, kept, role, chunk);
+        quantized.look(layer, *coded, pairs, role, chunk);
+      }
+      coded.reset();
+      const int64_t tokens = pairs.own.rows();
+      SquareMatrix hessian = pairs.own.take_mean(), difference = pairs.cross.take_mean();
+      for (size_t i = 0; i < difference.size(); ++i) difference[i] -= hessian[i];
+      const HessianFactor factor = factorize(std::move(hessian), kept.width, tokens, threads_);
       for (const std::string& name : reader_.tensors_of({layer, role}))
-        if (wanted_.contains(name)) {
-          const std::vector<float> target = corrected_target(weights_of(name), rows_of(name), cross, hessian,
-                                                             factor, kCorrection, threads_);
-          quantize_one(name, target, factor);
-        }
+        if (wanted_.contains(name))
+          quantize_one(
+              name,
+              corrected_target(weights_of(name), rows_of(name), difference, factor, kCorrection, threads_),
+              factor);
     }
     if (mixture) {
       HessianCollector collector(threads_);
-      quantized.look(layer, calibrated_.layer(layer), collector, std::nullopt);
+      const LayerWeights coded = calibrated_.layer(layer);
+      for (size_t chunk = 0; chunk < quantized.chunks(); ++chunk)
+        quantized.look(layer, coded, collector, std::nullopt, chunk);
       for (auto found = collector.sums.begin(); found != collector.sums.end();)
         found = found->first.expert < 0 ? collector.sums.erase(found) : std::next(found);
       quantize_all(collector, weights);
@@ -312,46 +348,40 @@ class Calibrator {
   }
 
   void quantize_all(HessianCollector& collector, const LayerWeights& weights) {
-    for (auto& [id, sums] : collector.sums) {
-      if (id.expert >= 0) continue;
-      quantize_group(id, sums.mean(), sums.rows(), sums.width());
-    }
+    for (auto& [id, sums] : collector.sums)
+      if (id.expert < 0) quantize_group(id, sums.take_mean(), sums.rows(), sums.width());
     if (weights.experts.empty()) return;
-    // An expert that saw few tokens is judged by its layer's mean as well.
     const int64_t layer = collector.sums.begin()->first.layer;
     for (const LinearRole role : {LinearRole::kGateUp, LinearRole::kDown}) {
-      std::vector<double> all;
+      SquareMatrix mean;  // of all experts
       int64_t rows = 0, width = 0;
       for (auto& [id, sums] : collector.sums) {
         if (id.expert < 0 || id.role != role) continue;
-        const std::vector<double>& own = sums.sums();
-        all.resize(own.size());
-        for (size_t i = 0; i < own.size(); ++i) all[i] += own[i];
+        const std::vector<float>& own = sums.sums();
+        mean.resize(own.size());
+        for (size_t i = 0; i < own.size(); ++i) mean[i] += own[i];
         rows += sums.rows();
         width = sums.width();
       }
       if (rows == 0) continue;
+      for (float& value : mean) value /= static_cast<float>(rows);
       for (size_t expert = 0; expert < weights.experts.size(); ++expert) {
         const LinearId id{layer, role, static_cast<int64_t>(expert)};
         const auto found = collector.sums.find(id);
         const int64_t seen = found == collector.sums.end() ? 0 : found->second.rows();
-        const double share = static_cast<double>(seen) / static_cast<double>(seen + width);
-        std::vector<float> mixed(all.size());
-        for (size_t i = 0; i < all.size(); ++i) {
-          const double own = seen > 0 ? found->second.sums()[i] / static_cast<double>(seen) : 0;
-          mixed[i] = static_cast<float>(share * own + (1 - share) * all[i] / static_cast<double>(rows));
-        }
-        quantize_group(id, mixed, std::max(seen, width), width);
+        const std::vector<float> own = seen > 0 ? found->second.sums() : std::vector<float>();
+        quantize_group(id, mixed_with_layer(own, seen, mean, width), std::max(seen, width), width);
+        if (seen > 0) collector.sums.erase(found);
       }
     }
   }
 
-  void quantize_group(const LinearId& id, const std::vector<float>& hessian, int64_t tokens, int64_t width) {
+  void quantize_group(const LinearId& id, SquareMatrix hessian, int64_t tokens, int64_t width) {
     std::vector<std::string> names;
     for (const std::string& name : reader_.tensors_of(id))
       if (wanted_.contains(name)) names.push_back(name);
     if (names.empty()) return;
-    const HessianFactor factor = factorize(hessian, width, tokens, threads_);
+    const HessianFactor factor = factorize(std::move(hessian), width, tokens, threads_);
     for (const std::string& name : names) quantize_one(name, weights_of(name), factor);
   }
 
@@ -372,11 +402,11 @@ class Calibrator {
     layer_.loss += matrix.loss;
     layer_.plain_loss += matrix.plain_loss;
     if (wanted.gguf) {
-      result_.blocks[name] = layer_.blocks[name] = std::move(matrix.blocks);
+      layer_.blocks[name] = std::move(matrix.blocks);
       return;
     }
     matrix.tensor.dtype = wanted.dtype;
-    result_.tensors[name] = layer_.tensors[name] = std::move(matrix.tensor);
+    layer_.tensors[name] = std::move(matrix.tensor);
   }
 
   const std::shared_ptr<const Checkpoint> checkpoint_;
@@ -404,6 +434,8 @@ Calibration calibrate(std::shared_ptr<const Checkpoint> checkpoint, const ModelC
   if (options.gguf && options.level == 3)
     fail(ErrorCode::kUnsupported, "{}: calibrated at levels 1 and 2, not at 3",
          gguf_type_info(*options.gguf).name);
+  if (options.earlier_layers > 0 && !options.earlier)
+    fail(ErrorCode::kInvalidArgument, "{} earlier layers, and nothing that has them", options.earlier_layers);
   const CancelScope cancel(options.cancelled);
   return Calibrator(std::move(checkpoint), config, windows, quantize, options).run();
 }

@@ -52,8 +52,10 @@ class Appender {
       if (written < 0 && errno == EINTR) continue;
       if (written <= 0) give_up();
       bytes = bytes.subspan(static_cast<size_t>(written));
+      written_ += static_cast<uint64_t>(written);
     }
   }
+  uint64_t written() const noexcept { return written_; }
   void sync() {
     if (::fdatasync(descriptor_) != 0) give_up();
   }
@@ -65,6 +67,7 @@ class Appender {
 
   const int descriptor_;
   const std::string& path_;
+  uint64_t written_ = 0;
 };
 
 // Makes room for what a tensor of this shape has; false: no tensor has it.
@@ -184,7 +187,7 @@ std::shared_ptr<const int> open_alone(const std::string& path, bool make) {
 
 CalibrationFile::CalibrationFile(const std::string& path, const std::string& key,
                                  const QuantizeCheckpointOptions& quantize)
-    : path_(path), file_(open_alone(path, true)) {
+    : path_(path), quantize_(quantize), file_(open_alone(path, true)) {
   const std::string first = fmt::format("{}{}\n", kFirstLine, key);
   uint64_t whole = 0;
   if (std::filesystem::file_size(path) > 0) {
@@ -201,11 +204,12 @@ CalibrationFile::CalibrationFile(const std::string& path, const std::string& key
     if (!torn) whole = first.size();
     const Codebook codebook = make_codebook(quantize.format);
     for (CalibratedLayer layer; take_layer(bytes, path, quantize, codebook, layer); layer = {}) {
-      layers_.push_back(std::move(layer));
+      add(layer, whole);
       whole = file.bytes().size() - bytes.size();
     }
   }
   cut_to(whole);
+  end_ = whole;
   if (whole > 0) return;
   try {
     Appender file(*file_, path_);
@@ -215,11 +219,52 @@ CalibrationFile::CalibrationFile(const std::string& path, const std::string& key
     remove();  // it says nothing yet
     throw;
   }
+  end_ = first.size();
 }
 
 void CalibrationFile::cut_to(uint64_t bytes) const {
   if (::ftruncate(*file_, static_cast<off_t>(bytes)) != 0)
     fail(ErrorCode::kIo, "{}: cannot write: {}", path_, std::strerror(errno));
+}
+
+void CalibrationFile::add(const CalibratedLayer& layer, uint64_t begin) {
+  for (const auto& [name, tensor] : layer.tensors) places_[name] = layers();
+  for (const auto& [name, matrix] : layer.blocks) places_[name] = layers();
+  records_.push_back(begin);
+}
+
+CalibratedLayer CalibrationFile::layer(int64_t index) const {
+  const MappedFile file(path_);
+  std::span<const std::byte> bytes = file.bytes();
+  const auto begin = static_cast<size_t>(records_.at(static_cast<size_t>(index)));
+  CalibratedLayer layer;
+  bytes = begin < bytes.size() ? bytes.subspan(begin) : std::span<const std::byte>();
+  if (!take_layer(bytes, path_, quantize_, make_codebook(quantize_.format), layer))
+    fail(ErrorCode::kMalformedFile, "{}: was changed while it was in use", path_);
+  return layer;
+}
+
+std::shared_ptr<const CalibratedLayer> CalibrationFile::layer_of(const std::string& name) const {
+  const auto place = places_.find(name);
+  if (place == places_.end()) return nullptr;
+  const std::lock_guard lock(mutex_);
+  if (at_hand_ != place->second) {
+    layer_at_hand_ = std::make_shared<const CalibratedLayer>(layer(place->second));
+    at_hand_ = place->second;
+  }
+  return layer_at_hand_;
+}
+
+std::shared_ptr<const QuantizedTensor> CalibrationFile::tensor(const std::string& name) const {
+  const auto layer = layer_of(name);
+  if (layer == nullptr || !layer->tensors.contains(name)) return nullptr;
+  return {layer, &layer->tensors.at(name)};
+}
+
+std::shared_ptr<const GgufMatrix> CalibrationFile::blocks(const std::string& name) const {
+  const auto layer = layer_of(name);
+  if (layer == nullptr || !layer->blocks.contains(name)) return nullptr;
+  return {layer, &layer->blocks.at(name)};
 }
 
 void CalibrationFile::append(const CalibratedLayer& layer) {
@@ -248,8 +293,6 @@ void CalibrationFile::append(const CalibratedLayer& layer) {
     hash = fnv(std::span<const std::byte>(matrix.bytes), hash);
   }
   record["hash"] = fmt::format("{:016x}", hash);
-  struct stat before {};
-  if (::fstat(*file_, &before) != 0) fail(ErrorCode::kIo, "{}: cannot read: {}", path_, std::strerror(errno));
   try {
     Appender file(*file_, path_);
     const std::string line = record.dump() + "\n";
@@ -258,8 +301,10 @@ void CalibrationFile::append(const CalibratedLayer& layer) {
       for (const std::span<const std::byte> part : parts_of(tensor)) file.write(part);
     for (const auto& [name, matrix] : layer.blocks) file.write(matrix.bytes);
     file.sync();
+    add(layer, end_);
+    end_ += file.written();
   } catch (const Error&) {
-    cut_to(static_cast<uint64_t>(before.st_size));  // of a full disk, a torn record would keep it full
+    cut_to(end_);  // of a full disk, a torn record would keep it full
     throw;
   }
 }

@@ -8,6 +8,7 @@
 #include "base/fail.h"
 #include "base/parallel.h"
 #include "calibrate/cancel.h"
+#include "calibrate/estimate.h"
 #include "calibrate/soft_coding.h"
 #include "kernels/dispatch.h"
 #include "model/layer_reader.h"
@@ -359,8 +360,9 @@ DistillPlan plan_distillation(const ModelConfig& config, double weights, const T
   const int64_t tokens = tokens_of(trained), in_a_step = std::max(kStepTokens, longest(trained));
   plan.steps = std::clamp(kPasses * tokens / in_a_step, int64_t{1}, kMostSteps);
   plan.tokens = plan.steps * in_a_step;
-  constexpr double kOriginal = 2, kPacked = 4, kCoding = .52;
-  const double each = kOriginal + kPacked + 3 * kCoding + static_cast<double>(SoftCoding::bytes_a_weight());
+  constexpr double kOriginal = 2, kPacked = 4;
+  const double each =
+      kOriginal + kPacked + 3 * kCodingBytes + static_cast<double>(SoftCoding::bytes_a_weight());
   const auto hidden = static_cast<double>(config.hidden);
   const double states = 4 * hidden * static_cast<double>(tokens_of(held) + plan.rows);
   const double head = 4 * hidden * static_cast<double>(config.vocabulary);

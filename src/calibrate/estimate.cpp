@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "base/stopwatch.h"
+#include "calibrate/inputs.h"
 #include "calibrate/products.h"
+#include "model/workspace.h"
 
 namespace nfloat {
 namespace {
@@ -14,6 +16,7 @@ namespace {
 constexpr double kBesideProducts = 1.5;
 // Operations on a weight beside those that grow with the width: candidates, finalists, new codings.
 constexpr double kOnAWeight = 8000;
+constexpr double kRest = 120e6;  // bytes: the program, buffers of a chunk of rows, batches of threads
 
 double operations_a_second(int threads) {
   constexpr int64_t kSize = 384;
@@ -28,21 +31,59 @@ double operations_a_second(int threads) {
   return best;
 }
 
+double square(double x) noexcept {
+  return x * x;
+}
+
+// The most that is in memory at a time, the mapped files apart. Numbers are float32 where nothing is said.
+double memory_bytes(const CalibrationWork& work) {
+  double weights = 0, stored = 0, largest = 0, sums = 0, portions = 0, widest = 0;
+  for (const auto& [id, product] : work.products) {
+    const auto width = static_cast<double>(product.width);
+    weights += product.weights;
+    stored += product.stored_bytes;
+    largest = std::max(largest, product.largest);
+    sums += square(width);
+    portions += static_cast<double>(ProductSums::kPortion) * width;
+    widest = std::max(widest, width);
+  }
+  const bool pairs = work.level >= 2;
+  const double all_sums = 4 * sums, wide = 4 * square(widest);
+  const double decoding = 2 * 4 * largest;  // a matrix of the result, and before it is packed
+  // While inputs are seen: the sums of all products of a layer, or those of one product and of its pairs, the
+  // rows that wait to be added to them, those and their copies in the kernel's order; the layer.
+  const double seen = pairs ? 2 * wide + 5 * 4 * static_cast<double>(ProductSums::kPortion) * widest +
+                                  stored + 4 * weights + decoding
+                            : all_sums + 2 * 4 * portions + stored;
+  // While H is factored: a triangle in double and the factor, or that and its inverse. What waits beside
+  // them: H, the other products' sums, or the pairs'.
+  const double waiting = (pairs ? 2 * wide : all_sums) + stored;
+  const double factored = waiting + 1.5 * wide;
+  // While a matrix is coded: weights, target, error and gradient of it, codings; U is there.
+  const double coded = waiting + wide + 4.5 * 4 * largest;
+  const double judged = 4 * weights + decoding;  // a layer of the result
+  const double logits = 2 * 4 * static_cast<double>(work.held_tokens) * static_cast<double>(work.vocabulary);
+  // Keys and values of one layer and chunk, of each stream of states.
+  const double caches = (pairs ? 5 : 4) * 2 * 4 * static_cast<double>(std::max(kMaxRows, work.longest)) *
+                        static_cast<double>(work.attention);
+  const double codings =
+      kCodingBytes * weights * static_cast<double>(work.keeps_codings ? work.all_layers : 1);
+  const double states = work.states_in_file ? 0 : static_cast<double>(work.states_bytes);
+  return std::max({seen, factored, coded, judged, logits}) + static_cast<double>(work.head_bytes) + caches +
+         codings + states + kRest;
+}
+
 }  // namespace
 
 CalibrationEstimate estimate_calibration(const CalibrationWork& work, int threads) {
   const auto tokens = static_cast<double>(work.tokens), held = static_cast<double>(work.held_tokens);
   const auto attention = static_cast<double>(work.attention);
   double weights = 0, hessians = 0, codings = 0;
-  int64_t widest = 0;
-  double widths = 0;
-  for (const auto& [role, product] : work.products) {
+  for (const auto& [id, product] : work.products) {
     const auto width = static_cast<double>(product.width);
-    weights += product.weights;
-    hessians += tokens * width * width;
+    weights += product.share * product.weights;
+    hessians += product.share * tokens * width * width;
     codings += product.weights * (17 * width + kOnAWeight) + 2 * width * width * width;
-    widest = std::max(widest, product.width);
-    widths += width * width;
   }
   const double forward = 2 * tokens * weights + 4 * work.pairs * attention;
   const double held_forward = 2 * held * weights + 4 * work.held_pairs * attention;
@@ -57,15 +98,8 @@ CalibrationEstimate estimate_calibration(const CalibrationWork& work, int thread
                        (weights * static_cast<double>(work.all_layers) +
                         static_cast<double>(work.hidden) * static_cast<double>(work.vocabulary));
   result.seconds = kBesideProducts * result.operations / operations_a_second(threads);
-  const auto wide = static_cast<double>(widest), hidden = static_cast<double>(work.hidden);
-  const double states = (work.level >= 2 ? 3 * tokens : tokens) * hidden + 3 * held * hidden;
-  const double kept = work.level >= 2 ? 1.5 * tokens * wide : 0;
-  const double squares = work.level >= 2 ? 12 * wide * wide : 2 * widths + 6 * wide * wide;
-  const double logits = 2 * held * static_cast<double>(work.vocabulary);
-  const double layer = 3 * weights;
-  result.memory_bytes = static_cast<uint64_t>(4 * (states + kept + squares + logits + layer) +
-                                              .52 * weights * static_cast<double>(work.layers) + 64e6);
-  result.memory_bytes = std::max(result.memory_bytes, work.distilled_bytes);
+  result.states_bytes = work.states_in_file ? work.states_bytes : 0;
+  result.memory_bytes = std::max(static_cast<uint64_t>(memory_bytes(work)), work.distilled_bytes);
   return result;
 }
 

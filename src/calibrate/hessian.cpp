@@ -8,8 +8,6 @@
 #include "calibrate/matrix.h"
 #include "calibrate/products.h"
 #include "kernels/dispatch.h"
-#include "nfloat/linear.h"
-#include "tensor/transpose.h"
 
 namespace nfloat {
 namespace {
@@ -17,16 +15,41 @@ namespace {
 constexpr int64_t kPanel = 64;      // columns of the factor done together
 constexpr int64_t kStepRows = 256;  // products summed in float32
 
+// A lower triangular matrix in double: panels of kPanel rows, those of a panel as long as its last one. With
+// n columns it takes half of n * n numbers.
+class LowerTriangle {
+ public:
+  explicit LowerTriangle(int64_t size) : size_(size), values_(static_cast<size_t>(begin_of(size))) {}
+  int64_t size() const noexcept { return size_; }
+  double* row(int64_t i) noexcept {
+    const int64_t first = i / kPanel * kPanel;
+    return values_.data() + begin_of(first) + (i - first) * std::min(size_, first + kPanel);
+  }
+  const double* row(int64_t i) const noexcept { return const_cast<LowerTriangle*>(this)->row(i); }
+
+ private:
+  // Of a row that begins a panel, or behind the last one.
+  int64_t begin_of(int64_t row) const noexcept {
+    const int64_t whole = row / kPanel, left = row % kPanel;
+    return kPanel * kPanel * (whole * (whole + 1) / 2) + left * row;
+  }
+
+  int64_t size_;
+  std::vector<double> values_;
+};
+
 // What is right of and below a panel of the factor, less the product of the panel with itself. The product is
 // float32, as the matrix was; what it is subtracted from is double.
-void subtract_panel(std::vector<double>& a, int64_t n, int64_t k, int64_t end, int threads) {
+void subtract_panel(LowerTriangle& a, int64_t k, int64_t end, int threads) {
   const kernels::TrainKernels& kernels = kernels::table().train;
-  const int64_t width = end - k, left = n - end;
+  const int64_t width = end - k, left = a.size() - end;
   std::vector<float> rows(static_cast<size_t>(left * width)), columns(rows.size());
-  for (int64_t i = 0; i < left; ++i)
+  for (int64_t i = 0; i < left; ++i) {
+    const double* from = a.row(end + i) + k;
     for (int64_t p = 0; p < width; ++p)
       rows[static_cast<size_t>(i * width + p)] = columns[static_cast<size_t>(p * left + i)] =
-          static_cast<float>(a[static_cast<size_t>((end + i) * n + k + p)]);
+          static_cast<float>(from[p]);
+  }
   const int64_t chunks = (left + kPanel - 1) / kPanel;
   parallel_for(chunks, 1, threads, [&](int64_t begin, int64_t last) {
     std::vector<float> part;
@@ -46,7 +69,7 @@ void subtract_panel(std::vector<double>& a, int64_t n, int64_t k, int64_t end, i
                        .n = reach,
                        .k = width});
       for (int64_t i = 0; i < count; ++i) {
-        double* to = a.data() + (end + first + i) * n + end;
+        double* to = a.row(end + first + i) + end;
         const float* from = part.data() + i * reach;
         for (int64_t j = 0; j <= first + i; ++j) to[j] -= static_cast<double>(from[j]);
       }
@@ -54,43 +77,88 @@ void subtract_panel(std::vector<double>& a, int64_t n, int64_t k, int64_t end, i
   });
 }
 
-// The lower triangular L with L L^T = a, in place of a's lower triangle; false when there is none.
-bool cholesky(std::vector<double>& a, int64_t n, int threads) {
-  const auto row = [&](int64_t i) { return a.data() + i * n; };
+// The lower triangular L with L L^T = a, in place; false when there is none.
+bool cholesky(LowerTriangle& a, int threads) {
+  const int64_t n = a.size();
   const Cancel cancel;
   for (int64_t k = 0; k < n; k += kPanel) {
     cancel.expect_none();
     const int64_t end = std::min(n, k + kPanel);
     for (int64_t j = k; j < end; ++j) {
-      double diagonal = row(j)[j];
-      for (int64_t p = k; p < j; ++p) diagonal -= row(j)[p] * row(j)[p];
+      double diagonal = a.row(j)[j];
+      for (int64_t p = k; p < j; ++p) diagonal -= a.row(j)[p] * a.row(j)[p];
       if (!(diagonal > 0) || !std::isfinite(diagonal)) return false;
-      row(j)[j] = std::sqrt(diagonal);
+      a.row(j)[j] = std::sqrt(diagonal);
       for (int64_t i = j + 1; i < end; ++i) {
-        double sum = row(i)[j];
-        for (int64_t p = k; p < j; ++p) sum -= row(i)[p] * row(j)[p];
-        row(i)[j] = sum / row(j)[j];
+        double sum = a.row(i)[j];
+        for (int64_t p = k; p < j; ++p) sum -= a.row(i)[p] * a.row(j)[p];
+        a.row(i)[j] = sum / a.row(j)[j];
       }
     }
     parallel_for(n - end, 8, threads, [&](int64_t begin, int64_t last) {
-      for (int64_t i = end + begin; i < end + last; ++i)
+      for (int64_t i = end + begin; i < end + last; ++i) {
+        double* own = a.row(i);
         for (int64_t j = k; j < end; ++j) {
-          double sum = row(i)[j];
-          for (int64_t p = k; p < j; ++p) sum -= row(i)[p] * row(j)[p];
-          row(i)[j] = sum / row(j)[j];
+          const double* other = a.row(j);
+          double sum = own[j];
+          for (int64_t p = k; p < j; ++p) sum -= own[p] * other[p];
+          own[j] = sum / other[j];
         }
+      }
     });
-    subtract_panel(a, n, k, end, threads);
+    subtract_panel(a, k, end, threads);
   }
   return true;
 }
 
+// The upper triangular U that L is when rows and columns are counted from the last to the first. Products
+// take it in float32, panels of kPanel rows from their first column on; what is near the diagonal is kept in
+// double.
+class UpperFactor {
+ public:
+  explicit UpperFactor(const LowerTriangle& lower)
+      : size_(lower.size()),
+        rounded_(static_cast<size_t>(begin_of(size_))),
+        near_(static_cast<size_t>(size_ * kPanel)) {
+    for (int64_t i = 0; i < size_; ++i) {
+      const int64_t first = i / kPanel * kPanel;
+      const double* from = lower.row(size_ - 1 - i);
+      float* to = rounded_.data() + begin_of(first) + (i - first) * stride(first);
+      for (int64_t j = i; j < size_; ++j) {
+        const double value = from[size_ - 1 - j];
+        to[j - first] = static_cast<float>(value);
+        if (j < first + kPanel) near_[static_cast<size_t>(i * kPanel + j - first)] = value;
+      }
+    }
+  }
+  int64_t size() const noexcept { return size_; }
+  // Of the panel that begins with row `first`: from column `column` on, rows `stride(first)` apart.
+  const float* panel(int64_t first, int64_t column) const noexcept {
+    return rounded_.data() + begin_of(first) + column - first;
+  }
+  int64_t stride(int64_t first) const noexcept { return size_ - first; }
+  // Where j lies in the panel of row i.
+  double near_diagonal(int64_t i, int64_t j) const noexcept {
+    return near_[static_cast<size_t>(i * kPanel + j - i / kPanel * kPanel)];
+  }
+
+ private:
+  int64_t begin_of(int64_t row) const noexcept {
+    const int64_t whole = row / kPanel, left = row % kPanel;
+    return kPanel * (whole * size_ - kPanel * (whole * (whole - 1) / 2)) + left * left;
+  }
+
+  const int64_t size_;
+  std::vector<float> rounded_;
+  std::vector<double> near_;
+};
+
 // The inverse of an upper triangular matrix, upper triangular too and float32 like the products that it is
 // made of; sums of them are double. Columns are independent.
-void invert_upper(const std::vector<double>& u, int64_t n, std::vector<float>& inverse, int threads) {
+void invert_upper(const UpperFactor& u, std::vector<float>& inverse, int threads) {
   const kernels::TrainKernels& kernels = kernels::table().train;
+  const int64_t n = u.size();
   inverse.assign(static_cast<size_t>(n * n), 0.0f);
-  const std::vector<float> rounded(u.begin(), u.end());
   const Cancel cancel;
   const int64_t chunks = (n + kPanel - 1) / kPanel;
   parallel_for(chunks, 1, threads, [&](int64_t begin, int64_t end) {
@@ -103,8 +171,8 @@ void invert_upper(const std::vector<double>& u, int64_t n, std::vector<float>& i
         const int64_t last = std::min(n, first + kPanel);
         std::fill(sums.begin(), sums.end(), 0.0);
         for (int64_t k = last; k < column + width; k += kStepRows) {
-          kernels.product({.a = rounded.data() + first * n + k,
-                           .a_row = n,
+          kernels.product({.a = u.panel(first, k),
+                           .a_row = u.stride(first),
                            .a_column = 1,
                            .b = inverse.data() + k * n + column,
                            .b_stride = n,
@@ -119,11 +187,11 @@ void invert_upper(const std::vector<double>& u, int64_t n, std::vector<float>& i
           double* own = sums.data() + (i - first) * kPanel;
           for (int64_t j = 0; j < width; ++j) own[j] = (i == column + j ? 1 : 0) - own[j];
           for (int64_t p = i + 1; p < last; ++p) {
-            const double factor = u[static_cast<size_t>(i * n + p)];
+            const double factor = u.near_diagonal(i, p);
             const double* other = sums.data() + (p - first) * kPanel;
             for (int64_t j = 0; j < width; ++j) own[j] -= factor * other[j];
           }
-          const double diagonal = u[static_cast<size_t>(i * n + i)];
+          const double diagonal = u.near_diagonal(i, i);
           for (int64_t j = 0; j < width; ++j) {
             own[j] /= diagonal;
             inverse[static_cast<size_t>(i * n + column + j)] = static_cast<float>(own[j]);
@@ -148,81 +216,75 @@ double damped_diagonal(double value, double mean, double damping) noexcept {
   return (value > 0 ? value : mean) + damping * mean;
 }
 
+// Of H with so much damping, or with as much more as it takes.
+UpperFactor factor_of(std::span<const float> hessian, int64_t size, double& damping, int threads) {
+  const double mean = mean_of_diagonal(hessian, size);
+  LowerTriangle work(size);
+  for (int attempt = 0;; ++attempt, damping *= 4) {
+    const bool diagonal_only = attempt == 7;
+    // Rows and columns from the last to the first: L of this is U of the inverse, seen the same way.
+    for (int64_t i = 0; i < size; ++i) {
+      double* row = work.row(i);
+      for (int64_t j = 0; j <= i; ++j) {
+        const double value = hessian[static_cast<size_t>((size - 1 - i) * size + size - 1 - j)];
+        row[j] = i == j ? damped_diagonal(value, mean, damping) : diagonal_only ? 0 : value;
+      }
+    }
+    if (cholesky(work, threads)) return UpperFactor(work);
+    if (diagonal_only) fail(ErrorCode::kNotFinite, "the inputs of a product are too large for float32");
+  }
+}
+
 }  // namespace
 
-SquareMatrix damped(std::span<const float> hessian, int64_t size, double damping) {
-  SquareMatrix result(hessian.begin(), hessian.end());
+SquareMatrix damped(SquareMatrix hessian, int64_t size, double damping) {
   const double mean = mean_of_diagonal(hessian, size);
   for (int64_t i = 0; i < size; ++i) {
-    float& value = result[static_cast<size_t>(i * (size + 1))];
+    float& value = hessian[static_cast<size_t>(i * (size + 1))];
     value = static_cast<float>(damped_diagonal(static_cast<double>(value), mean, damping));
   }
-  return result;
+  return hessian;
 }
 
-void product_with_transpose(std::span<const float> a, int64_t m, std::span<const float> b, int64_t n,
-                            int64_t k, std::span<float> y, int threads) {
-  const TensorView view{DType::kF32, {n, k}, std::as_bytes(b)};
-  const DenseMatrix packed = DenseMatrix::pack(view, DenseMatrix::Storage::kF32, threads);
-  constexpr int64_t kRows = 512;
-  Activations activations;
-  const Cancel cancel;
-  for (int64_t row = 0; row < m; row += kRows) {
-    cancel.expect_none();
-    const int64_t rows = std::min(kRows, m - row);
-    activations.assign(a.data() + row * k, k, rows, k);
-    LinearOptions options;
-    options.precision = Precision::kF32;
-    options.threads = threads;
-    linear(packed, activations, y.data() + row * n, options);
-  }
-}
-
-HessianFactor factorize(std::span<const float> hessian, int64_t size, int64_t tokens, int threads) {
-  const auto count = static_cast<size_t>(size * size);
+HessianFactor factorize(SquareMatrix hessian, int64_t size, int64_t tokens, int threads) {
   for (const float value : hessian)
     if (!std::isfinite(value))
       fail(ErrorCode::kNotFinite, "a sum over the inputs of a product is not finite");
   HessianFactor factor;
   factor.size = size;
-  const auto at = [size](int64_t i, int64_t j) { return static_cast<size_t>(i * size + j); };
-  const double mean = mean_of_diagonal(hessian, size);
-  double damping = tokens < 16 * size ? .1 : kDamping;
-  std::vector<double> work(count);
-  for (int attempt = 0;; ++attempt, damping *= 4) {
-    const bool diagonal_only = attempt == 7;
-    // Rows and columns from the last to the first: L of this is U of the inverse, seen the same way.
-    for (int64_t i = 0; i < size; ++i)
-      for (int64_t j = 0; j <= i; ++j) {
-        const double value = hessian[at(size - 1 - i, size - 1 - j)];
-        const double own = i == j ? damped_diagonal(value, mean, damping) : diagonal_only ? 0 : value;
-        work[at(i, j)] = own;
-      }
-    if (cholesky(work, size, threads)) break;
-    if (diagonal_only) fail(ErrorCode::kNotFinite, "the inputs of a product are too large for float32");
-  }
-  factor.damping = damping;
-  std::vector<double> upper(count, 0.0);
-  for (int64_t i = 0; i < size; ++i)
-    for (int64_t j = 0; j <= i; ++j) upper[at(size - 1 - i, size - 1 - j)] = work[at(i, j)];
-  invert_upper(upper, size, factor.upper, threads);
-  factor.damped = damped(hessian, size, damping);
+  factor.damping = tokens < 16 * size ? kDampingOfFew : kDamping;
+  invert_upper(factor_of(hessian, size, factor.damping, threads), factor.upper, threads);
+  factor.damped = damped(std::move(hessian), size, factor.damping);
   return factor;
 }
 
+SquareMatrix mixed_with_layer(std::span<const float> own, int64_t seen, std::span<const float> layer_mean,
+                              int64_t size) {
+  SquareMatrix mixed(layer_mean.begin(), layer_mean.end());
+  if (seen == 0) return mixed;
+  // The mean over what was seen is the sum / seen: of it seen / (seen + size).
+  const auto all = static_cast<float>(seen + size);
+  const float share = static_cast<float>(size) / all;
+  for (size_t i = 0; i < mixed.size(); ++i) mixed[i] = own[i] / all + share * mixed[i];
+  return mixed;
+}
+
 std::vector<float> corrected_target(std::span<const float> weights, int64_t rows,
-                                    std::span<const float> cross, std::span<const float> hessian,
-                                    const HessianFactor& factor, float alpha, int threads) {
+                                    std::span<const float> difference, const HessianFactor& factor,
+                                    float alpha, int threads) {
   const int64_t n = factor.size;
-  SquareMatrix difference(cross.begin(), cross.end());
-  for (size_t i = 0; i < difference.size(); ++i) difference[i] -= hessian[i];
-  // (C - H) U^T U, whose transpose multiplies the rows of W.
-  SquareMatrix half(difference.size());
-  product_with_transpose(difference, n, factor.upper, n, n, half, threads);
-  product_with_transpose(half, n, transposed(factor.upper, n, n), n, n, difference, threads);
-  difference = transposed(difference, n, n);
   std::vector<float> target(weights.size());
-  product_with_transpose(weights, rows, difference, n, n, target, threads);
+  if (rows <= n) {
+    std::vector<float> half(weights.size());
+    product(weights, rows, difference, n, n, target, threads);
+    product_with_transpose(target, rows, factor.upper, n, n, half, threads);
+    product(half, rows, factor.upper, n, n, target, threads);
+  } else {
+    SquareMatrix half(difference.size()), whole(difference.size());
+    product_with_transpose(difference, n, factor.upper, n, n, half, threads);
+    product(half, n, factor.upper, n, n, whole, threads);
+    product(weights, rows, whole, n, n, target, threads);
+  }
   for (size_t i = 0; i < target.size(); ++i) target[i] = weights[i] + alpha * target[i];
   return target;
 }

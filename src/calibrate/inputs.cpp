@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/parallel.h"
 #include "calibrate/cancel.h"
@@ -11,9 +12,8 @@
 namespace nfloat {
 namespace {
 
-constexpr int64_t kPortion = 2048;  // rows multiplied together in float32; sums of portions are double
-constexpr int64_t kStep = 256;      // of them whose columns stay in the nearest cache
-constexpr int64_t kTile = 32;       // rows and columns of the sums
+constexpr int64_t kStep = 256;  // of them whose columns stay in the nearest cache
+constexpr int64_t kTile = 32;   // rows and columns of the sums
 
 // For a handful: a call of memcpy takes longer.
 inline void copy_few(const float* from, int64_t count, float* to) noexcept {
@@ -28,7 +28,9 @@ void ProductSums::add(const ActivationRows& a, const ActivationRows* b) {
   if (width_ == 0) {
     width_ = a.width;
     two_ = b != nullptr;
-    sums_.assign(static_cast<size_t>(width_ * width_), 0.0);
+    sums_.assign(static_cast<size_t>(width_ * width_), 0.0f);
+    a_.reserve(static_cast<size_t>(kPortion * width_));
+    if (two_) b_.reserve(a_.capacity());
   }
   for (int64_t row = 0; row < a.rows; ++row) {
     const float* from = a.data + row * a.stride;
@@ -80,7 +82,7 @@ void ProductSums::flush() {
         for (int64_t r = 0; r < rows; ++r)
           for (int64_t c = 0; c < columns; ++c)
             sums_[static_cast<size_t>((row + r) * width_ + column + c)] +=
-                static_cast<double>(portion[static_cast<size_t>(r * panel + c)]);
+                portion[static_cast<size_t>(r * panel + c)];
       }
     }
   });
@@ -107,18 +109,25 @@ void ProductSums::mirror() {
   whole_ = true;
 }
 
-const std::vector<double>& ProductSums::sums() {
+const std::vector<float>& ProductSums::sums() {
   flush();
   mirror();
   return sums_;
 }
 
 std::vector<float> ProductSums::mean() {
-  const std::vector<double>& all = sums();
-  std::vector<float> result(all.size());
-  const double count = static_cast<double>(std::max<int64_t>(1, rows_));
-  for (size_t i = 0; i < all.size(); ++i) result[i] = static_cast<float>(all[i] / count);
+  std::vector<float> result = sums();
+  const auto count = static_cast<float>(std::max<int64_t>(1, rows_));
+  for (float& value : result) value /= count;
   return result;
+}
+
+std::vector<float> ProductSums::take_mean() {
+  sums();
+  for (std::vector<float>* rows : {&a_, &b_, &packed_}) *rows = std::vector<float>();
+  const auto count = static_cast<float>(std::max<int64_t>(1, rows_));
+  for (float& value : sums_) value /= count;
+  return std::exchange(sums_, {});
 }
 
 }  // namespace nfloat

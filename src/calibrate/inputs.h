@@ -10,10 +10,12 @@
 
 namespace nfloat {
 
-// Sums of products of activation rows, in portions of fixed size, so that neither threads nor the cutting of
-// batches change them.
+// Sums of products of activation rows in float32, in portions of fixed size, so that neither threads nor the
+// cutting of batches change them, and rounding grows with their number only.
 class ProductSums {
  public:
+  static constexpr int64_t kPortion = 2048;  // rows multiplied together
+
   explicit ProductSums(int threads) noexcept : threads_(threads) {}
 
   // Adds a b^T of each pair of rows; `b` null: a a^T.
@@ -22,8 +24,10 @@ class ProductSums {
   int64_t width() const noexcept { return width_; }
   // The mean over the rows, [width][width].
   std::vector<float> mean();
+  // The same, in the memory of the sums, which are gone; rows() and width() stay.
+  std::vector<float> take_mean();
   // The sums themselves.
-  const std::vector<double>& sums();
+  const std::vector<float>& sums();
 
  private:
   void flush();
@@ -35,7 +39,7 @@ class ProductSums {
   std::vector<float> packed_;  // columns of a_ in the groups of the kernel
   bool two_ = false;
   bool whole_ = true;  // false: of a a^T only the upper triangle is summed
-  std::vector<double> sums_;
+  std::vector<float> sums_;
 };
 
 // Collects x x^T of every product of a layer.
@@ -53,7 +57,7 @@ class HessianCollector : public LinearObserver {
   const int threads_;
 };
 
-// Keeps the rows that one product of a layer sees, in order.
+// Keeps the rows of a chunk that one product of a layer sees, in order.
 class RowKeeper : public LinearObserver {
  public:
   explicit RowKeeper(LinearRole wanted) noexcept : role(wanted) {}
@@ -63,6 +67,7 @@ class RowKeeper : public LinearObserver {
     for (int64_t row = 0; row < x.rows; ++row)
       rows.insert(rows.end(), x.data + row * x.stride, x.data + row * x.stride + x.width);
   }
+  void begin_chunk() noexcept { rows.clear(); }
 
   const LinearRole role;
   int64_t width = 0;
@@ -80,6 +85,7 @@ class PairCollector : public LinearObserver {
     cross.add(x, &y);
     at_ += y.rows;
   }
+  void begin_chunk() noexcept { at_ = 0; }
 
   ProductSums own, cross;
 

@@ -163,7 +163,7 @@ double proxy_loss(std::span<const float> values, std::span<const float> weights,
                   const HessianFactor& factor, int threads) {
   std::vector<float> errors(values.begin(), values.end()), gradient(errors.size());
   for (size_t i = 0; i < errors.size(); ++i) errors[i] -= weights[i];
-  product_with_transpose(errors, rows, factor.damped, factor.size, factor.size, gradient, threads);
+  product(errors, rows, factor.damped, factor.size, factor.size, gradient, threads);
   return inner_product(errors, gradient);
 }
 

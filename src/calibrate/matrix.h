@@ -19,10 +19,11 @@ namespace nfloat {
 // Square, row-major, symmetric or triangular as said.
 using SquareMatrix = std::vector<float>;
 
-inline constexpr double kDamping = .03;  // lambda where there are inputs enough
+inline constexpr double kDamping = .03;      // lambda where there are inputs enough
+inline constexpr double kDampingOfFew = .1;  // of fewer than 16 a column
 
 // H plus `damping` times the mean of its diagonal, which inputs that were always zero get as their own.
-SquareMatrix damped(std::span<const float> hessian, int64_t size, double damping);
+SquareMatrix damped(SquareMatrix hessian, int64_t size, double damping);
 
 // H damped, and the upper triangular U with U^T U = H^-1.
 struct HessianFactor {
@@ -32,16 +33,22 @@ struct HessianFactor {
   SquareMatrix upper;
 };
 
-// `hessian`: mean of x x^T over `tokens` inputs. Damping is kDamping, .1 where tokens < 16 * size, and grows
-// four times, at most six times, where the factor does not exist; after that H is its diagonal. Throws
-// kNotFinite, kOutOfMemory.
-HessianFactor factorize(std::span<const float> hessian, int64_t size, int64_t tokens, int threads);
+// `hessian`: mean of x x^T over `tokens` inputs. Damping is kDamping, kDampingOfFew where tokens < 16 * size,
+// and grows four times, at most six times, where the factor does not exist; after that H is its diagonal.
+// Throws kNotFinite, kOutOfMemory.
+HessianFactor factorize(SquareMatrix hessian, int64_t size, int64_t tokens, int threads);
+
+// What judges an expert: the mean over the `seen` inputs that it saw, whose sum of x x^T is `own` (empty
+// where there are none), mixed with the mean of its layer, whose share is size / (seen + size): few inputs
+// say little.
+SquareMatrix mixed_with_layer(std::span<const float> own, int64_t seen, std::span<const float> layer_mean,
+                              int64_t size);
 
 // W + alpha W (C - H)(H + lambda I)^-1: what W has to be on the inputs y of a quantized model to give what W
-// gives on the inputs x of the original. H = E[y y^T], C = E[x y^T], both [size][size].
+// gives on the inputs x of the original. H = E[y y^T], C = E[x y^T]; `difference`: C - H, [size][size].
 std::vector<float> corrected_target(std::span<const float> weights, int64_t rows,
-                                    std::span<const float> cross, std::span<const float> hessian,
-                                    const HessianFactor& factor, float alpha, int threads);
+                                    std::span<const float> difference, const HessianFactor& factor,
+                                    float alpha, int threads);
 
 struct CalibratedOptions {
   Codebook codebook;  // of at most 16 levels

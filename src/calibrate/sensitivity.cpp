@@ -157,7 +157,7 @@ class SensitivityRun {
 
   // Each unit of the layer alone, all together through the layers behind.
   void judge(int64_t layer, std::vector<Unit>& units, Stream& stream, const std::vector<float>& expected) {
-    std::vector<OwnedRows> versions;
+    std::vector<States> versions;
     for (const Unit& unit : units) {
       if (options_.progress) options_.progress(done_++, count_);
       at_work_ = unit.weight.names;
@@ -167,7 +167,7 @@ class SensitivityRun {
     }
     for (int64_t behind = layer + 1; behind < model_.config().layers && !versions.empty(); ++behind) {
       const LayerWeights weights = reader_.layer(behind);
-      for (OwnedRows& version : versions) {
+      for (States& version : versions) {
         stream.swap_states(version);
         stream.advance(behind, weights);
         stream.swap_states(version);
@@ -193,7 +193,7 @@ class SensitivityRun {
   const LayerReader reader_, changed_;
   const TokenSequences sequences_;
   std::vector<std::map<std::string, uint64_t>> sizes_;  // bytes of each weight, by block size
-  std::vector<OwnedRows> before_;                       // states before each layer
+  std::vector<States> before_;                          // states before each layer
   std::vector<std::string> at_work_;
   Workspace workspace_;
   int64_t done_ = 0, count_ = 0;

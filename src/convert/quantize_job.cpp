@@ -157,18 +157,20 @@ class QuantizeJob : public StreamJob {
 // One weight that was quantized before.
 class PreparedJob : public StreamJob {
  public:
-  PreparedJob(const QuantizeSetup& setup, const TensorPlan& plan, const QuantizedTensor& tensor,
-              SafetensorsWriter& writer, size_t first_index, std::function<void(std::string)> write_state)
+  PreparedJob(const QuantizeSetup& setup, const TensorPlan& plan,
+              std::shared_ptr<const QuantizedTensor> prepared, SafetensorsWriter& writer, size_t first_index,
+              std::function<void(std::string)> write_state)
       : setup_(setup),
         plan_(plan),
-        tensor_(tensor),
+        prepared_(std::move(prepared)),
+        tensor_(*prepared_),
         writer_(writer),
         index_(first_index),
         write_state_(std::move(write_state)) {
-    if (tensor.shape.elements() != plan.input.shape.elements() ||
-        tensor.block_size != setup.options.block_size_of(plan.input.name) ||
-        tensor.double_quantized() != setup.options.quantize.double_quantization ||
-        tensor.codebook.levels != setup.codebook.levels)
+    if (tensor_.shape.elements() != plan.input.shape.elements() ||
+        tensor_.block_size != setup.options.block_size_of(plan.input.name) ||
+        tensor_.double_quantized() != setup.options.quantize.double_quantization ||
+        tensor_.codebook.levels != setup.codebook.levels)
       fail(ErrorCode::kInvalidArgument, "tensor '{}': what was prepared for it is quantized in another way",
            plan.input.name);
   }
@@ -192,6 +194,7 @@ class PreparedJob : public StreamJob {
  private:
   const QuantizeSetup& setup_;
   const TensorPlan& plan_;
+  const std::shared_ptr<const QuantizedTensor> prepared_;
   const QuantizedTensor& tensor_;
   SafetensorsWriter& writer_;
   const size_t index_;
@@ -309,10 +312,11 @@ std::unique_ptr<StreamJob> make_quantize_job(const QuantizeSetup& setup, const T
                                              SafetensorsWriter& writer, size_t first_index,
                                              std::function<void(std::string)> write_state,
                                              const LoraDelta* delta) {
-  const QuantizedTensor* prepared =
+  std::shared_ptr<const QuantizedTensor> prepared =
       setup.options.prepared && delta == nullptr ? setup.options.prepared(plan.input.name) : nullptr;
   if (prepared != nullptr)
-    return std::make_unique<PreparedJob>(setup, plan, *prepared, writer, first_index, std::move(write_state));
+    return std::make_unique<PreparedJob>(setup, plan, std::move(prepared), writer, first_index,
+                                         std::move(write_state));
   return std::make_unique<QuantizeJob>(setup, plan, writer, first_index, std::move(write_state), delta);
 }
 

@@ -42,18 +42,21 @@ SequencePass::SequencePass(const Model& model, std::span<const std::span<const i
   local_rope_ = tables.rope(config, LayerRope::kLocal, longest);
   if (rope_) rope_->reserve(longest);
   if (local_rope_) local_rope_->reserve(longest);
-  caches_.reserve(sequences.size());
+  // A chunk's keys and values are of no use to the next: a cache serves one sequence of every chunk. They
+  // must not move.
+  caches_.reserve(std::min(sequences.size(), static_cast<size_t>(kMaxRows)));
   for (size_t s = 0; s < sequences.size(); ++s) {
     const std::span<const int32_t> tokens = sequences[s];
     const auto count = static_cast<int64_t>(tokens.size());
-    caches_.emplace_back(type, pool);
-    caches_.back().reserve(0, count);
     if (chunks_.empty() || chunks_.back().rows + count > kMaxRows) chunks_.emplace_back();
+    const size_t place = chunks_.back().segments.size();
+    if (place == caches_.size()) caches_.emplace_back(type, pool);
+    caches_[place].reserve(0, count);
     for (int64_t at = 0; at < count; at += kMaxRows) {
       if (at > 0) chunks_.emplace_back();
       const int64_t rows = std::min(kMaxRows, count - at);
       chunks_.back().add(
-          {.cache = &caches_.back(), .rope = rope_.get(), .local_rope = local_rope_.get(), .position = at},
+          {.cache = &caches_[place], .rope = rope_.get(), .local_rope = local_rope_.get(), .position = at},
           tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(rows)),
           {.entry = s, .token = at, .last = at + rows == count, .logits = WantedLogits::kAll});
     }
@@ -61,27 +64,41 @@ SequencePass::SequencePass(const Model& model, std::span<const std::span<const i
   }
 }
 
+void SequencePass::embed(LayerExecutor& executor, size_t chunk, const BufferRows& x) const {
+  executor.embed(chunks_[chunk].runs, x);
+  executor.settle();
+}
+
+void SequencePass::layer(LayerExecutor& executor, int64_t layer, const LayerWeights& weights, size_t chunk,
+                         const BufferRows& x) const {
+  executor.layer(layer, weights, chunks_[chunk].segments, x, 0);
+  executor.settle();
+}
+
+void SequencePass::logits(LayerExecutor& executor, size_t chunk, const BufferRows& x,
+                          const LogitsVisitor& visitor) const {
+  visit_logits(executor, model_.config(), chunks_[chunk], x,
+               [&](size_t segment, int64_t row, std::span<const float> values) {
+                 const SegmentSource& source = chunks_[chunk].sources[segment];
+                 visitor(source.entry, source.token + row, values);
+               });
+}
+
 void SequencePass::embed(LayerExecutor& executor, const BufferRows& x) const {
-  over_chunks(x, [&](const Chunk& chunk, const BufferRows& rows) { executor.embed(chunk.runs, rows); });
+  over_chunks(x, [&](size_t chunk, const BufferRows& rows) { executor.embed(chunks_[chunk].runs, rows); });
   executor.settle();
 }
 
 void SequencePass::layer(LayerExecutor& executor, int64_t layer, const LayerWeights& weights,
                          const BufferRows& x) const {
-  over_chunks(x, [&](const Chunk& chunk, const BufferRows& rows) {
-    executor.layer(layer, weights, chunk.segments, rows, 0);
+  over_chunks(x, [&](size_t chunk, const BufferRows& rows) {
+    executor.layer(layer, weights, chunks_[chunk].segments, rows, 0);
   });
   executor.settle();
 }
 
 void SequencePass::logits(LayerExecutor& executor, const BufferRows& x, const LogitsVisitor& visitor) const {
-  over_chunks(x, [&](const Chunk& chunk, const BufferRows& rows) {
-    visit_logits(executor, model_.config(), chunk, rows,
-                 [&](size_t segment, int64_t row, std::span<const float> values) {
-                   const SegmentSource& source = chunk.sources[segment];
-                   visitor(source.entry, source.token + row, values);
-                 });
-  });
+  over_chunks(x, [&](size_t chunk, const BufferRows& rows) { logits(executor, chunk, rows, visitor); });
 }
 
 std::shared_ptr<PagePool> one_layer_pages(const Model& model, KvCacheType type) {

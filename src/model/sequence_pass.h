@@ -13,7 +13,9 @@
 namespace nfloat {
 
 // Independent sequences from their first token on, taken through a model layer by layer: scoring,
-// calibration. The caches hold the keys and values of one layer only. `sequences` must outlive the pass.
+// calibration. Rows go together in chunks of at most kMaxRows, whole sequences or pieces of a longer one; the
+// caches hold the keys and values of one layer and of the sequences of one chunk. `sequences` must outlive
+// the pass.
 class SequencePass {
  public:
   // `type` is not kAuto. `pool`: of pages of one layer (one_layer_pages), null for one of its own. Throws
@@ -25,27 +27,35 @@ class SequencePass {
 
   // Tokens of all sequences: the rows of x below, one sequence after the other.
   int64_t rows() const noexcept { return rows_; }
+  size_t chunks() const noexcept { return chunks_.size(); }
+  int64_t rows_of(size_t chunk) const noexcept { return chunks_[chunk].rows; }
 
-  // x [rows()][hidden] = the embeddings.
-  void embed(LayerExecutor& executor, const BufferRows& x) const;
-  // Replaces x by what a layer with these weights makes of it. Rows go together as the chunks were cut, at
-  // most kMaxRows: whole sequences, or pieces of a longer one.
-  void layer(LayerExecutor& executor, int64_t layer, const LayerWeights& weights, const BufferRows& x) const;
+  // Of one chunk: x [rows_of(chunk)][hidden]. A layer takes the chunks in order.
+  // x = the embeddings.
+  void embed(LayerExecutor& executor, size_t chunk, const BufferRows& x) const;
+  // Replaces x by what a layer with these weights makes of it.
+  void layer(LayerExecutor& executor, int64_t layer, const LayerWeights& weights, size_t chunk,
+             const BufferRows& x) const;
   // Visits the logits of every token, in order.
+  void logits(LayerExecutor& executor, size_t chunk, const BufferRows& x, const LogitsVisitor& visitor) const;
+
+  // The same of all chunks: x [rows()][hidden].
+  void embed(LayerExecutor& executor, const BufferRows& x) const;
+  void layer(LayerExecutor& executor, int64_t layer, const LayerWeights& weights, const BufferRows& x) const;
   void logits(LayerExecutor& executor, const BufferRows& x, const LogitsVisitor& visitor) const;
 
  private:
   template <typename Body>
   void over_chunks(BufferRows x, Body&& body) const {
-    for (const Chunk& chunk : chunks_) {
+    for (size_t chunk = 0; chunk < chunks_.size(); ++chunk) {
       body(chunk, x);
-      x = x.from(chunk.rows);
+      x = x.from(chunks_[chunk].rows);
     }
   }
 
   const Model model_;
   std::shared_ptr<RopeTable> rope_, local_rope_;
-  std::vector<KvCache> caches_;
+  std::vector<KvCache> caches_;  // by the place of a sequence in its chunk
   std::vector<Chunk> chunks_;
   int64_t rows_ = 0;
 };

@@ -174,7 +174,8 @@ TEST_F(Budget, TheFileHasWhatWasChosen) {
   const Calibration calibration = calibrate(checkpoint, random.config, windows_, own, options);
   own.prepared = [&](const std::string& name) {
     const auto found = calibration.tensors.find(name);
-    return found == calibration.tensors.end() ? nullptr : &found->second;
+    const QuantizedTensor* tensor = found == calibration.tensors.end() ? nullptr : &found->second;
+    return std::shared_ptr<const QuantizedTensor>(std::shared_ptr<void>(), tensor);
   };
   const testing::OwnFolder place;
   const std::string output = place.path() + "/out";

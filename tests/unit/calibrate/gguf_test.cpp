@@ -171,6 +171,44 @@ TEST_F(GgufModel, BothLevelsCodeEveryMatrixInTheTypeOfTheFile) {
   EXPECT_THROW(calibrate(checkpoint, random_.config, windows_, {}, other), Error);
 }
 
+// A run that goes on behind the first layer, and keeps nothing in memory.
+TEST_F(GgufModel, LayersOfAFileAreGoneOnWith) {
+  const auto checkpoint = std::make_shared<const Checkpoint>(random_.folder.path());
+  const testing::OwnFolder folder;
+  for (const int level : {1, 2}) {
+    CalibrationOptions options;
+    options.gguf = GgufType::kIQ4_NL;
+    options.level = level;
+    options.fast = true;
+    const Calibration whole = calibrate(checkpoint, random_.config, windows_, {}, options);
+    const std::string path = folder.path() + "/state" + std::to_string(level);
+    options.finished = [&](const CalibratedLayer& layer) {
+      CalibrationFile(path, "key", {}).append(layer);
+      throw Error(ErrorCode::kInterrupted, "enough");
+    };
+    EXPECT_THROW(calibrate(checkpoint, random_.config, windows_, {}, options), Error);
+    CalibrationFile file(path, "key", {});
+    ASSERT_EQ(file.layers(), 1);
+    options.keep_tensors = false;
+    options.earlier_layers = 1;
+    options.earlier = [&](int64_t layer) { return file.layer(layer); };
+    options.finished = [&](const CalibratedLayer& layer) { file.append(layer); };
+    const Calibration rest = calibrate(checkpoint, random_.config, windows_, {}, options);
+    EXPECT_TRUE(rest.blocks.empty());
+    EXPECT_EQ(rest.report.kl, whole.report.kl);
+    EXPECT_EQ(rest.report.tensors, whole.report.tensors);
+    ASSERT_EQ(whole.blocks.size(), 14u);
+    for (const auto& [name, matrix] : whole.blocks) {
+      const auto read = file.blocks(name);
+      ASSERT_NE(read, nullptr) << name;
+      EXPECT_EQ(read->type, matrix.type);
+      EXPECT_TRUE(read->bytes == matrix.bytes) << name;
+      EXPECT_EQ(file.tensor(name), nullptr);
+    }
+    EXPECT_EQ(file.blocks("nothing"), nullptr);
+  }
+}
+
 // Feedback reaches experts that are matrices of their own; those of one tensor stay as without a text.
 TEST_F(GgufModel, ExpertsOfOneTensorStay) {
   const std::string mixture = R"({"model_type": "mixtral", "hidden_size": 64, "intermediate_size": 64,
@@ -190,7 +228,7 @@ TEST_F(GgufModel, ExpertsOfOneTensorStay) {
     bridge.type = options.gguf;
     bridge.prepared = [&](const std::string& name) {
       const auto rows = found.blocks.find(name);
-      return rows == found.blocks.end() ? nullptr : &rows->second;
+      return rows == found.blocks.end() ? nullptr : std::make_shared<const GgufMatrix>(rows->second);
     };
     EXPECT_NO_THROW(write_gguf(*checkpoint, output.path() + "/out.gguf", bridge));
   }

@@ -25,8 +25,9 @@ TEST(ProductSums, AreWholeAndTheSameForAnyThreads) {
       sums->add(second);
     }
     ASSERT_EQ(one.sums(), three.sums()) << width;
-    const std::vector<double>& sums = one.sums();
-    const std::vector<float> mean = one.mean();
+    const std::vector<float> sums = one.sums(), mean = one.mean();
+    EXPECT_EQ(three.take_mean(), mean);
+    EXPECT_EQ(three.rows(), 2 * kRows);
     for (int64_t i = 0; i < width; ++i)
       for (int64_t j = 0; j < width; ++j) {
         double expected = 0;
@@ -34,10 +35,12 @@ TEST(ProductSums, AreWholeAndTheSameForAnyThreads) {
           expected += static_cast<double>(x[static_cast<size_t>(row * width + i)]) *
                       static_cast<double>(x[static_cast<size_t>(row * width + j)]);
         const auto at = static_cast<size_t>(i * width + j);
-        // Steps of 256 products are added in float32: each rounds by at most 2^-24 of a sum of 256 squares.
-        ASSERT_NEAR(sums[at], expected, 1e-3) << width << " " << i << " " << j;
+        // Seventeen steps of 256 products and three portions are added in float32: each rounds by at most
+        // 2^-24 of a sum of at most 4,200 squares.
+        ASSERT_NEAR(static_cast<double>(sums[at]), expected, 20 * 0x1p-24 * 4200 * 1.2)
+            << width << " " << i << " " << j;
         ASSERT_EQ(sums[at], sums[static_cast<size_t>(j * width + i)]);
-        ASSERT_EQ(mean[at], static_cast<float>(sums[at] / (2 * kRows)));
+        ASSERT_EQ(mean[at], sums[at] / static_cast<float>(2 * kRows));
       }
   }
 }

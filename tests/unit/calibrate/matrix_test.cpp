@@ -5,8 +5,10 @@
 
 #include <cmath>
 #include <random>
+#include <tuple>
 
 #include "calibrate/block_work.h"
+#include "calibrate/products.h"
 #include "nfloat/error.h"
 
 namespace nfloat {
@@ -172,9 +174,51 @@ INSTANTIATE_TEST_SUITE_P(Shapes, Calibrated,
                                            Problem{1, 16, 16, 100}, Problem{33, 129, 32, 1000},
                                            Problem{16, 256, 128, 3000}));
 
-TEST(CorrectedTarget, GivesBackWhatTheInputsLost) {
+TEST(MixedWithLayer, CountsWhatTheExpertSaw) {
+  const int64_t n = 6;
+  std::vector<float> own = hessian_of(n, 40, 11), layer = hessian_of(n, 90, 12);
+  const std::vector<float> mean = own;
+  for (float& value : own) value *= 18;  // the sum over 18 inputs
+  const SquareMatrix mixed = mixed_with_layer(own, 18, layer, n);
+  for (size_t i = 0; i < mixed.size(); ++i) {
+    const double expected = (18 * static_cast<double>(mean[i]) + 6 * static_cast<double>(layer[i])) / 24;
+    EXPECT_NEAR(static_cast<double>(mixed[i]), expected, 1e-6 * std::fabs(expected) + 1e-6);
+  }
+  EXPECT_EQ(mixed_with_layer({}, 0, layer, n), layer);
+}
+
+// y [m][n] = a b, of sizes beside those of panels and tiles.
+TEST(Products, OfOddSizes) {
+  for (const auto& [m, n, k] : {std::tuple<int64_t, int64_t, int64_t>{1, 1, 1}, {3, 97, 5}, {17, 200, 300}}) {
+    const std::vector<float> a = gaussian(m * k, 1), b = gaussian(k * n, 2);
+    std::vector<float> transposed(b.size()), y(static_cast<size_t>(m * n)), other(y.size());
+    for (int64_t l = 0; l < k; ++l)
+      for (int64_t j = 0; j < n; ++j)
+        transposed[static_cast<size_t>(j * k + l)] = b[static_cast<size_t>(l * n + j)];
+    product(a, m, b, n, k, y, 2);
+    product_with_transpose(a, m, transposed, n, k, other, 3);
+    EXPECT_EQ(y, other);
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) {
+        double expected = 0, size = 0;
+        for (int64_t l = 0; l < k; ++l) {
+          const double term = static_cast<double>(a[static_cast<size_t>(i * k + l)]) *
+                              static_cast<double>(b[static_cast<size_t>(l * n + j)]);
+          expected += term;
+          size += std::fabs(term);
+        }
+        // k sums, each rounded by at most 2^-24 of what was added so far.
+        ASSERT_NEAR(static_cast<double>(y[static_cast<size_t>(i * n + j)]), expected,
+                    static_cast<double>(k + 1) * 0x1p-24 * size);
+      }
+  }
+}
+
+class CorrectedTarget : public ::testing::TestWithParam<int64_t> {};
+
+TEST_P(CorrectedTarget, GivesBackWhatTheInputsLost) {
   // y = A x: W x = W' y is solved by W' = W A^-1; with alpha 1 and little damping the target is that.
-  const int64_t n = 24, rows = 5, tokens = 4000;
+  const int64_t n = 24, rows = GetParam(), tokens = 4000;
   std::mt19937 generator(7);
   std::normal_distribution<double> normal;
   std::vector<double> h(static_cast<size_t>(n * n)), c(h.size());
@@ -193,7 +237,9 @@ TEST(CorrectedTarget, GivesBackWhatTheInputsLost) {
   const std::vector<float> hessian(h.begin(), h.end()), cross(c.begin(), c.end());
   const HessianFactor factor = factorize(hessian, n, 100000, 1);
   const std::vector<float> weights = gaussian(rows * n, 8);
-  const std::vector<float> target = corrected_target(weights, rows, cross, hessian, factor, 1, 2);
+  std::vector<float> difference = cross;
+  for (size_t i = 0; i < difference.size(); ++i) difference[i] -= hessian[i];
+  const std::vector<float> target = corrected_target(weights, rows, difference, factor, 1, 2);
   double error = 0, size = 0, uncorrected = 0;
   for (int64_t r = 0; r < rows; ++r) {
     // W' A against W.
@@ -212,6 +258,9 @@ TEST(CorrectedTarget, GivesBackWhatTheInputsLost) {
   EXPECT_LT(error, .05 * uncorrected);
   EXPECT_GT(uncorrected, .01 * size);
 }
+
+// Fewer rows than columns, and more, are multiplied in another order.
+INSTANTIATE_TEST_SUITE_P(Rows, CorrectedTarget, ::testing::Values(5, 24, 60));
 
 }  // namespace
 }  // namespace nfloat

@@ -10,6 +10,7 @@
 #include <functional>
 #include <random>
 
+#include "base/parallel.h"
 #include "nfloat/calibrate.h"
 #include "nfloat/error.h"
 #include "support/files.h"
@@ -113,9 +114,10 @@ TEST_F(Resume, GivesTheSameResult) {
       EXPECT_THROW(run(options), Error);
     }
     const CalibrationFile file(path_, "key", quantize_);
-    ASSERT_EQ(file.layers().size(), 2u);
+    ASSERT_EQ(file.layers(), 2);
     CalibrationOptions options = of_level(level);
-    options.earlier = file.layers();
+    options.earlier_layers = file.layers();
+    options.earlier = [&](int64_t layer) { return file.layer(layer); };
     int64_t layers = 0;
     options.finished = [&](const CalibratedLayer&) { ++layers; };
     bool estimated = false;
@@ -148,17 +150,52 @@ TEST_F(Resume, PassesOverWhatIsHalfWritten) {
     testing::write_file(path_, bytes.substr(0, cut));
     {
       CalibrationFile file(path_, "key", quantize_);
-      ASSERT_LT(file.layers().size(), 2u) << cut;
+      ASSERT_LT(file.layers(), 2) << cut;
       file.append(layers[0]);
     }
     CalibrationFile file(path_, "key", quantize_);
-    ASSERT_GE(file.layers().size(), 1u) << cut;
-    EXPECT_EQ(file.layers().back().tensors.size(), layers[0].tensors.size());
+    ASSERT_GE(file.layers(), 1) << cut;
+    EXPECT_EQ(file.layer(file.layers() - 1).tensors.size(), layers[0].tensors.size());
   }
   std::string other = bytes;
   other[bytes.size() - 5] = static_cast<char>(other[bytes.size() - 5] ^ 1);
   testing::write_file(path_, other);
-  EXPECT_EQ(CalibrationFile(path_, "key", quantize_).layers().size(), 1u);
+  EXPECT_EQ(CalibrationFile(path_, "key", quantize_).layers(), 1);
+}
+
+// What is not kept in memory is in the file, tensor by tensor in any order, and while layers are added.
+TEST_F(Resume, TensorsAreReadFromTheFile) {
+  const Calibration whole = run(of_level(1));
+  CalibrationFile file(path_, "key", quantize_);
+  CalibrationOptions options = of_level(1);
+  options.keep_tensors = false;
+  options.finished = [&](const CalibratedLayer& layer) {
+    file.append(layer);
+    const std::string& name = layer.tensors.begin()->first;
+    EXPECT_EQ(file.tensor(name)->codes, layer.tensors.begin()->second.codes);
+  };
+  const Calibration found = run(options);
+  EXPECT_TRUE(found.tensors.empty());
+  EXPECT_EQ(found.report.kl, whole.report.kl);
+  for (auto tensor = whole.tensors.rbegin(); tensor != whole.tensors.rend(); ++tensor) {
+    const auto read = file.tensor(tensor->first);
+    ASSERT_NE(read, nullptr) << tensor->first;
+    EXPECT_EQ(read->codes, tensor->second.codes);
+    EXPECT_EQ(read->nested.codes, tensor->second.nested.codes);
+    EXPECT_EQ(read->dtype, tensor->second.dtype);
+  }
+  // By several threads, from layer to layer.
+  parallel_for(64, 1, 4, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto& [name, tensor] = *std::next(whole.tensors.begin(), i * 5 % std::ssize(whole.tensors));
+      EXPECT_TRUE(file.tensor(name)->codes == tensor.codes);
+    }
+  });
+  EXPECT_EQ(file.tensor("nothing"), nullptr);
+  EXPECT_EQ(CalibrationFile(path_ + "2", "key", quantize_).tensor("nothing"), nullptr);
+  CalibrationFile::discard(path_ + "2");
+  fs::resize_file(path_, 100);
+  EXPECT_THROW(file.layer(0), Error);
 }
 
 // As a full disk does: writes beyond a size fail.
@@ -277,7 +314,7 @@ TEST_F(Resume, BelongsToOneAtATime) {
     CalibrationFile::discard(path_);
     EXPECT_FALSE(fs::exists(path_));
     testing::write_file(path_, torn);
-    EXPECT_TRUE(CalibrationFile(path_, "key", quantize_).layers().empty());
+    EXPECT_EQ(CalibrationFile(path_, "key", quantize_).layers(), 0);
     EXPECT_EQ(testing::read_file(path_), "nfloat calibration 1: key\n");
   }
 }
@@ -295,8 +332,12 @@ TEST_F(Resume, RefusesWhatIsNotItsOwn) {
   EXPECT_THROW(CalibrationFile(path_, "one text", quantize_), Error);
   EXPECT_EQ(testing::read_file(path_), "a file of somebody else\n");
   CalibrationOptions options = of_level(1);
-  CalibratedLayer& layer = options.earlier.emplace_back();
-  layer.tensors["model.layers.0.nothing"] = {};
+  options.earlier_layers = 1;
+  options.earlier = [](int64_t) {
+    CalibratedLayer layer;
+    layer.tensors["model.layers.0.nothing"] = {};
+    return layer;
+  };
   EXPECT_THROW(run(options), Error);
 }
 
