@@ -24,6 +24,7 @@ struct Options {
   std::string path, memory, device, loss = "sft";
   int64_t context = 0;
   bool json = false, train = false;
+  std::string precision = "f32";
   TrainOptions training;
   double weight_bits = 4.5;
   RankPlanOptions ranks;
@@ -37,6 +38,7 @@ const char* level_name(Recompute level) noexcept {
 void plan_training(const Options& options) {
   TrainOptions training = options.training;
   training.objective = train_objective(options.loss);
+  training.bf16 = options.precision == "bf16";
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   std::string path = resolve_model_path(options.path);
   if (std::filesystem::is_directory(path)) path = (std::filesystem::path(path) / "config.json").string();
@@ -205,6 +207,12 @@ void add_plan_command(const Command& app) {
   command.add_option("--targets", options->training.targets, "With --train: as of nfloat train")
       .delimiter(',');
   command.add_flag("--dora", options->training.dora, "With --train: as of nfloat train");
+  command.add_option("--precision", options->precision, "With --train: f32 or bf16, as of nfloat train")
+      .one_of({"f32", "bf16"})
+      .show_default();
+  command.add_option("--dropout", options->training.dropout, "With --train: as of nfloat train")
+      .between(0.0, 0.99)
+      .show_default();
   command.add_option("--weight-bits", options->weight_bits, "With --train: bits of a weight of the layers")
       .between(1.0, 64.0)
       .show_default();

@@ -191,7 +191,7 @@ class Distiller : private GradientObserver {
     const uint64_t available = available_memory_bytes();
     for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
       own.recompute = level;
-      const uint64_t needed = pass_bytes(config_, {}, false, level, plan_.rows);
+      const uint64_t needed = pass_bytes(config_, {}, false, false, level, plan_.rows);
       if (level == Recompute::kFull || available == 0 || plan_.memory_bytes + needed < available) break;
     }
     const int64_t positions = std::max(longest(input_.trained), longest(input_.held));
@@ -367,7 +367,7 @@ DistillPlan plan_distillation(const ModelConfig& config, double weights, const T
   const double states = 4 * hidden * static_cast<double>(tokens_of(held) + plan.rows);
   const double head = 4 * hidden * static_cast<double>(config.vocabulary);
   plan.memory_bytes = static_cast<uint64_t>(each * weights + states + head) +
-                      pass_bytes(config, {}, false, Recompute::kFull, plan.rows);
+                      pass_bytes(config, {}, false, false, Recompute::kFull, plan.rows);
   return plan;
 }
 

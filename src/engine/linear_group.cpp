@@ -76,10 +76,25 @@ bool LinearGroup::multiplies_pairs() const {
 }
 
 void LinearGroup::apply_pairs(const PackedGradients& x, float* y, int64_t y_stride, int threads) const {
-  for (const Part& part : parts_) {
-    on_cpu(*part.matrix)
-        .multiply_pairs(x, y, y_stride, part.bias.empty() ? nullptr : part.bias.data(), threads);
-    y += part.matrix->rows();
+  int64_t first = 0;
+  for (size_t part = 0; part < parts_.size(); first += outputs(part++))
+    apply_pairs(part, x, {.data = y + first, .stride = y_stride}, threads);
+}
+
+void LinearGroup::apply_pairs(size_t part, const PackedGradients& x, PairOutput y, int threads) const {
+  y.bias = parts_[part].bias.empty() ? nullptr : parts_[part].bias.data();
+  on_cpu(matrix(part)).multiply_pairs(x, y, threads);
+}
+
+void LinearGroup::apply_transposed(const PackedGradients& dy, PairOutput dx, int threads) const {
+  if (dx.half != nullptr && parts_.size() > 1)
+    fail(ErrorCode::kInvalidArgument, "a sum over {} matrices is not rounded in between", parts_.size());
+  const PairTail* const tail = std::exchange(dx.tail, nullptr);
+  int64_t first = 0;
+  for (size_t part = 0; part < parts_.size(); first += outputs(part++)) {
+    if (part + 1 == parts_.size()) dx.tail = tail;
+    on_cpu(matrix(part)).multiply_transposed(dy, first, dx, threads);
+    dx.accumulate = true;
   }
 }
 

@@ -41,9 +41,13 @@ class LinearGroup {
   // Whether apply_pairs() is there, the same of rows in pairs of bf16 (linear/transposed.h).
   bool multiplies_pairs() const;
   void apply_pairs(const PackedGradients& x, float* y, int64_t y_stride, int threads) const;
+  // The same of one part, whose bias is put to what `y` says of the part's outputs.
+  void apply_pairs(size_t part, const PackedGradients& x, PairOutput y, int threads) const;
   // dx[row] = W^T dy[row][first..first + outputs), plus what dx held when accumulating (linear/transposed.h).
   void apply_transposed(const PackedGradients& dy, int64_t first, float* dx, int64_t dx_stride,
                         bool accumulate, int threads) const;
+  // The same of all outputs, in pairs; its tail once. Halves only of a group of one part.
+  void apply_transposed(const PackedGradients& dy, PairOutput dx, int threads) const;
   // y = W x of one part, without its bias.
   void apply_part(size_t part, const Activations& x, float* y, int64_t y_stride, Precision precision,
                   int threads) const;

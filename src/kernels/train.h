@@ -37,15 +37,18 @@ struct ColumnSumsArgs {
   float* sums;           // [octets * 8][16]
 };
 
-// c[i][j] = sum over l of both products of the pairs a[i * a_row + l] and b[l * columns + j], plus c[i][j]
-// when accumulating; pairs of bf16, sums in float32, ascending in l.
+// c[i][j] = alpha * sum over l of both products of the pairs a[i * a_row + l * a_column] and b[l * b_row +
+// j], plus c[i][j] when accumulating; pairs of bf16, sums in float32, ascending in l.
 struct PairProductArgs {
   const uint32_t* a;
   int64_t a_row;
-  const uint32_t* b;  // [pairs][PairKernels::columns]
+  int64_t a_column = 1;
+  const uint32_t* b;  // rows of PairKernels::columns, or of half as many for an n up to that
+  int64_t b_row;
   float* c;
   int64_t c_stride;
   int64_t m, n, pairs;  // n at most PairKernels::columns
+  float alpha = 1;
   bool accumulate = false;
 };
 
@@ -55,6 +58,16 @@ struct PairKernels {
   void (*product)(const PairProductArgs&) noexcept;
   // Float32 to bf16, to nearest even; denormals become zero.
   void (*round_row)(const float* x, int64_t count, uint16_t* output) noexcept;
+  void (*widen_row)(const uint16_t* x, int64_t count, float* output) noexcept;
+  // Of two rows of float32, rounded so: pairs of the numbers that lie below one another.
+  void (*pair_floats)(const float* x, const float* y, int64_t count, uint32_t* output) noexcept;
+  // Of rows of bf16 at x + i * stride: rows 2l and 2l + 1 to pairs output[l * columns + j], j < count, zero
+  // for the other j up to `columns` and for a row that is not there.
+  void (*pair_rows)(const uint16_t* x, int64_t stride, int64_t rows, int64_t count,
+                    uint32_t* output) noexcept;
+  // Rows of pairs at x + i * stride, turned: output[l * columns + i], zero for i from `rows` on.
+  void (*turn_pairs)(const uint32_t* x, int64_t stride, int64_t rows, int64_t pairs,
+                     uint32_t* output) noexcept;
   // Rows 2l and 2l + 1 of float32 [2 * pairs][columns], rounded so, to pairs [pairs][columns], the first in
   // the lower half; `output` may be where `rows` begin.
   void (*pair_weights)(const float* rows, int64_t pairs, uint32_t* output) noexcept;

@@ -16,6 +16,7 @@ constexpr int64_t kBlockTerms = 512;  // a strip of them fills two thirds of the
 // blocks there is a share for every thread.
 constexpr int64_t kNarrowBlockColumns = 64;
 constexpr int64_t kWideBlocks = 8;
+constexpr int64_t kRowsApart = 2048;  // for each thread a block of them in float32
 
 // Terms are columns of the matrix, columns its rows.
 class PackedColumns final : public PairSource {
@@ -71,52 +72,104 @@ class DenseColumns final : public PairSource {
 };
 
 template <typename Source, typename Matrix>
-void multiply(const Matrix& matrix, const PackedGradients& x, float* y, int64_t y_stride, const float* bias,
-              int threads) {
+void multiply(const Matrix& matrix, const PackedGradients& x, const PairOutput& y, int threads) {
   if (!x.in_pairs() || x.columns() != matrix.cols() || !multiplies_pairs(matrix))
     fail(ErrorCode::kInvalidArgument, "product in pairs of bf16: {} columns, {} expected", x.columns(),
          matrix.cols());
   if (matrix.rows() == 0 || x.rows() == 0) return;
-  multiply_pair_blocks(Source(state_of(matrix)), matrix.cols(), matrix.rows(), x, 0, y, y_stride, false,
-                       threads, bias);
+  multiply_pair_blocks(Source(state_of(matrix)), matrix.cols(), matrix.rows(), x, 0, y, threads);
 }
+
+// One block of columns for some rows: its sums, where they are made, become what PairOutput says.
+class BlockEnd {
+ public:
+  BlockEnd(const PairOutput& y, int64_t column, int64_t width, const Strips& strips, uint32_t* tail) noexcept
+      : y_(y), column_(column), width_(width), strip_(strips.width), tail_(tail) {
+    if (y.tail == nullptr) return;
+    for (int64_t at = 0; at < width; at += strip_)
+      y.tail->fill(column + at, std::min(strip_, width - at), tail + at * y.tail->pairs());
+  }
+
+  // Rows [row, row + rows) of the output, their sums at c.
+  void operator()(int64_t row, int64_t rows, float* c, int64_t stride) const noexcept {
+    const kernels::PairKernels& kernels = *kernels::table().train.pairs;
+    if (y_.tail != nullptr)
+      for (int64_t at = 0; at < width_; at += strip_)
+        kernels.product({.a = y_.tail->x() + row * y_.tail->stride(),
+                         .a_row = y_.tail->stride(),
+                         .b = tail_ + at * y_.tail->pairs(),
+                         .b_row = strip_,
+                         .c = c + at,
+                         .c_stride = stride,
+                         .m = rows,
+                         .n = std::min(strip_, width_ - at),
+                         .pairs = y_.tail->pairs(),
+                         .accumulate = true});
+    for (int64_t i = 0; i < rows; ++i) {
+      float* values = c + i * stride;
+      if (y_.factors != nullptr)
+        for (int64_t j = 0; j < width_; ++j) values[j] *= y_.factors[column_ + j];
+      if (y_.bias != nullptr)
+        for (int64_t j = 0; j < width_; ++j) values[j] += y_.bias[column_ + j];
+      if (y_.half != nullptr) kernels.round_row(values, width_, y_.half + (row + i) * y_.stride + column_);
+    }
+  }
+
+ private:
+  const PairOutput& y_;
+  int64_t column_, width_, strip_;
+  uint32_t* tail_;
+};
 
 }  // namespace
 
 void multiply_pair_blocks(const PairSource& source, int64_t terms, int64_t columns, const PackedGradients& x,
-                          int64_t first, float* out, int64_t out_stride, bool accumulate, int threads,
-                          const float* bias) {
+                          int64_t first, const PairOutput& y, int threads) {
   const kernels::PairKernels& kernels = *kernels::table().train.pairs;
   const int64_t block_columns =
       columns >= kWideBlocks * kWideBlockColumns ? kWideBlockColumns : kNarrowBlockColumns;
   const int64_t blocks = (columns + block_columns - 1) / block_columns, odd = first % 2;
   const int64_t chunk = std::max<int64_t>(1, kChunkRows / kernels.rows) * kernels.rows;
+  // Sums that are rounded at the end lie apart until then.
+  const int64_t together = y.half == nullptr ? x.rows() : std::min(x.rows(), kRowsApart);
+  const int64_t tail_pairs = y.tail == nullptr ? 0 : y.tail->pairs();
   parallel_for(blocks, 1, threads, [&](int64_t begin, int64_t end) {
-    const size_t floats = static_cast<size_t>(kScratchFloats + (kBlockTerms + 2) * block_columns);
+    const int64_t apart = y.half == nullptr ? 0 : together * block_columns;
+    const size_t floats =
+        static_cast<size_t>(kScratchFloats + (kBlockTerms + 2 + tail_pairs) * block_columns + apart);
     float* scratch = reinterpret_cast<float*>(thread_scratch(floats * sizeof(float)));
     float* block = scratch + kScratchFloats;
+    float* sums = block + (kBlockTerms + 2) * block_columns;
+    auto* tail = reinterpret_cast<uint32_t*>(sums + apart);
     for (int64_t b = begin; b < end; ++b) {
       const int64_t column = b * block_columns, width = std::min(block_columns, columns - column);
-      for (int64_t term = 0; term < terms; term += kBlockTerms) {
-        const int64_t count = std::min(kBlockTerms, terms - term), pairs = (odd + count + 1) / 2;
-        const Strips strips{kernels.columns, count, 2 * pairs};
-        source.pairs(term, column, width, odd, strips, scratch, block);
-        const uint32_t* from = x.pairs() + (first + term) / 2;
-        for (int64_t done = 0; done < x.rows(); done += chunk)
-          for (int64_t panel = 0; panel < width; panel += strips.width)
-            kernels.product({.a = from + done * x.pair_stride(),
-                             .a_row = x.pair_stride(),
-                             .b = reinterpret_cast<const uint32_t*>(strips.at(block, 0, panel)),
-                             .c = out + done * out_stride + column + panel,
-                             .c_stride = out_stride,
-                             .m = std::min(chunk, x.rows() - done),
-                             .n = std::min(strips.width, width - panel),
-                             .pairs = pairs,
-                             .accumulate = accumulate || term > 0});
+      for (int64_t top = 0; top < x.rows(); top += together) {
+        const int64_t bottom = std::min(x.rows(), top + together);
+        float* c = apart > 0 ? sums : y.data + top * y.stride + column;
+        const int64_t c_stride = apart > 0 ? block_columns : y.stride;
+        const BlockEnd finish(y, column, width, {kernels.columns, 0, 0}, tail);
+        for (int64_t term = 0; term < terms; term += kBlockTerms) {
+          const int64_t count = std::min(kBlockTerms, terms - term), pairs = (odd + count + 1) / 2;
+          const Strips strips{kernels.columns, count, 2 * pairs};
+          source.pairs(term, column, width, odd, strips, scratch, block);
+          const uint32_t* from = x.pairs() + (first + term) / 2;
+          for (int64_t row = top; row < bottom; row += chunk) {
+            const int64_t rows = std::min(chunk, bottom - row);
+            for (int64_t panel = 0; panel < width; panel += strips.width)
+              kernels.product({.a = from + row * x.pair_stride(),
+                               .a_row = x.pair_stride(),
+                               .b = reinterpret_cast<const uint32_t*>(strips.at(block, 0, panel)),
+                               .b_row = strips.width,
+                               .c = c + (row - top) * c_stride + panel,
+                               .c_stride = c_stride,
+                               .m = rows,
+                               .n = std::min(strips.width, width - panel),
+                               .pairs = pairs,
+                               .accumulate = y.accumulate || term > 0});
+            if (term + count == terms) finish(row, rows, c + (row - top) * c_stride, c_stride);
+          }
+        }
       }
-      if (bias == nullptr) continue;
-      for (int64_t i = 0; i < x.rows(); ++i)
-        for (int64_t c = column; c < column + width; ++c) out[i * out_stride + c] += bias[c];
     }
   });
 }
@@ -134,14 +187,12 @@ bool multiplies_pairs(const DenseMatrix& matrix) noexcept {
   return target_multiplies_pairs() && s.storage == DenseStorage::kBF16 && s.cols % kernels::kOctet == 0;
 }
 
-void multiply_pairs(const PackedMatrix& matrix, const PackedGradients& x, float* y, int64_t y_stride,
-                    const float* bias, int threads) {
-  multiply<PackedColumns>(matrix, x, y, y_stride, bias, threads);
+void multiply_pairs(const PackedMatrix& matrix, const PackedGradients& x, const PairOutput& y, int threads) {
+  multiply<PackedColumns>(matrix, x, y, threads);
 }
 
-void multiply_pairs(const DenseMatrix& matrix, const PackedGradients& x, float* y, int64_t y_stride,
-                    const float* bias, int threads) {
-  multiply<DenseColumns>(matrix, x, y, y_stride, bias, threads);
+void multiply_pairs(const DenseMatrix& matrix, const PackedGradients& x, const PairOutput& y, int threads) {
+  multiply<DenseColumns>(matrix, x, y, threads);
 }
 
 }  // namespace nfloat

@@ -44,11 +44,10 @@ class PairSource {
                      float* scratch, float* block) const noexcept = 0;
 };
 
-// out[i][c] = sum over t < terms of x[i][first + t] * the source's [t][c], plus what it held when
-// accumulating, plus bias[c] where that is not null. x in pairs. The same bits for any number of threads.
+// y[i][c] = sum over t < terms of x[i][first + t] * the source's [t][c], and what PairOutput says. x in
+// pairs. The same bits for any number of threads.
 void multiply_pair_blocks(const PairSource& source, int64_t terms, int64_t columns, const PackedGradients& x,
-                          int64_t first, float* out, int64_t out_stride, bool accumulate, int threads,
-                          const float* bias = nullptr);
+                          int64_t first, const PairOutput& y, int threads);
 
 }  // namespace nfloat
 

@@ -187,14 +187,27 @@ class DenseExpander final : public Expander {
   const DenseMatrix::State& s_;
 };
 
-void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGradients& dy, int64_t first,
-         float* dx, int64_t dx_stride, bool accumulate, int threads) {
+void expect_columns(const PackedGradients& dy, int64_t first, int64_t rows) {
   if (first < 0 || dy.columns() < first + rows)
     fail(ErrorCode::kInvalidArgument,
          "transposed product: gradients of {} columns, {} expected from column {} on", dy.columns(), rows,
          first);
+}
+
+template <typename Source, typename Matrix>
+void run_pairs(const Matrix& matrix, const PackedGradients& dy, int64_t first, const PairOutput& dx,
+               int threads) {
+  expect_columns(dy, first, matrix.rows());
+  if (!dy.in_pairs()) fail(ErrorCode::kInvalidArgument, "transposed product: gradients that are no pairs");
+  multiply_pair_blocks(Source(state_of(matrix)), matrix.rows(), matrix.cols(), dy, first, dx, threads);
+}
+
+void run(const Expander& expander, int64_t rows, int64_t columns, const PackedGradients& dy, int64_t first,
+         float* dx, int64_t dx_stride, bool accumulate, int threads) {
+  expect_columns(dy, first, rows);
   if (dy.in_pairs())
-    return multiply_pair_blocks(expander, rows, columns, dy, first, dx, dx_stride, accumulate, threads);
+    return multiply_pair_blocks(expander, rows, columns, dy, first,
+                                {.data = dx, .stride = dx_stride, .accumulate = accumulate}, threads);
   const kernels::TrainKernels& train = kernels::table().train;
   const int64_t group_rows = train.product_rows;
   const int64_t groups = (dy.rows() + group_rows - 1) / group_rows;
@@ -340,10 +353,7 @@ void PackedGradients::assign(const float* dy, int64_t stride, int64_t m, int64_t
 
 void PackedGradients::assign_pairs(const float* dy, int64_t stride, int threads) {
   const kernels::PairKernels& kernels = *kernels::table().train.pairs;
-  // Rows that are no power of two apart: those of a tile would push one another out of the first cache.
-  constexpr int64_t kLine = 16;
-  stride_ = ((n_ + 1) / 2 + kLine - 1) / kLine * kLine;
-  if (stride_ / kLine % 2 == 0) stride_ += kLine;
+  stride_ = pair_row_stride(n_) / 2;
   auto* data = reinterpret_cast<uint16_t*>(
       memory_.at_least(static_cast<size_t>(m_ * stride_) * sizeof(uint32_t) + 64));
   data_ = reinterpret_cast<const float*>(data);
@@ -353,6 +363,19 @@ void PackedGradients::assign_pairs(const float* dy, int64_t stride, int threads)
       if (n_ % 2 != 0) data[i * 2 * stride_ + n_] = 0;  // the second of the last pair
     }
   });
+}
+
+int64_t pair_row_stride(int64_t n) noexcept {
+  constexpr int64_t kLine = 32;
+  const int64_t lines = (n + kLine - 1) / kLine;
+  return (lines % 2 == 0 ? lines + 1 : lines) * kLine;
+}
+
+void PackedGradients::assign_halves(const uint16_t* dy, int64_t stride, int64_t m, int64_t n) noexcept {
+  group_ = kernels::table().train.product_rows;
+  m_ = m, n_ = n, stride_ = stride / 2;
+  bf16_ = paired_ = true;
+  data_ = reinterpret_cast<const float*>(dy);
 }
 
 PackedGradients::Place PackedGradients::at(int64_t row, int64_t column) const noexcept {
@@ -372,6 +395,16 @@ void multiply_transposed(const DenseMatrix& matrix, const PackedGradients& dy, i
   if (matrix.rows() == 0 || matrix.cols() == 0 || dy.rows() == 0) return;
   run(DenseExpander(state_of(matrix)), matrix.rows(), matrix.cols(), dy, first, dx, dx_stride, accumulate,
       threads);
+}
+
+void multiply_transposed(const PackedMatrix& matrix, const PackedGradients& dy, int64_t first,
+                         const PairOutput& dx, int threads) {
+  run_pairs<PackedExpander>(matrix, dy, first, dx, threads);
+}
+
+void multiply_transposed(const DenseMatrix& matrix, const PackedGradients& dy, int64_t first,
+                         const PairOutput& dx, int threads) {
+  run_pairs<DenseExpander>(matrix, dy, first, dx, threads);
 }
 
 void multiply_transposed(const PackedMatrix& matrix, const float* dy, int64_t stride, int64_t m, float* dx,

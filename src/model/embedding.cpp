@@ -8,6 +8,9 @@ namespace nfloat {
 Embedding::Embedding(TensorView table, std::shared_ptr<const void> owner)
     : owner_(std::move(owner)), plain_(std::move(table)) {}
 
+Embedding::Embedding(TensorView table, std::shared_ptr<const Checkpoint> checkpoint)
+    : checkpoint_(std::move(checkpoint)), plain_(std::move(table)) {}
+
 Embedding::Embedding(QuantizedView table, std::shared_ptr<const void> owner)
     : owner_(std::move(owner)), quantized_(std::move(table)) {}
 
@@ -17,6 +20,10 @@ Embedding::Embedding(std::shared_ptr<const Checkpoint> checkpoint, const TensorI
 uint64_t Embedding::bytes() const noexcept {
   if (read_ != nullptr) return read_->bytes;
   return quantized_ ? quantized_->codes.bytes.size() + quantized_->absmax.bytes.size() : plain_.bytes.size();
+}
+
+void Embedding::release() const noexcept {
+  if (checkpoint_ && read_ == nullptr && plain_.bytes.size() >= kLarge) checkpoint_->release(plain_);
 }
 
 void Embedding::row(int32_t token, float* output) const {

@@ -6,6 +6,7 @@
 
 #include "architecture/families.h"
 #include "base/fail.h"
+#include "base/float16.h"
 #include "base/parallel.h"
 #include "tokenizer/regex.h"
 #include "tune/random.h"
@@ -175,7 +176,43 @@ LoraModule::LoraModule(LinearModule module, int64_t rank, double alpha, double s
   b_padded_.resize(outputs * padded);
 }
 
+void LoraModule::use_pairs(bool pairs) {
+  if (pairs == pairs_) return;
+  pairs_ = pairs;
+  const auto inputs = static_cast<size_t>(module_.in), outputs = static_cast<size_t>(module_.out);
+  const auto padded = static_cast<size_t>(padded_);
+  const auto resize = [](auto& values, size_t size) {
+    values.resize(size);
+    values.shrink_to_fit();
+  };
+  resize(a_pairs_, pairs ? inputs / 2 * padded : 0);
+  resize(b_pairs_, pairs ? outputs / 2 * padded : 0);
+  resize(a_transposed_, pairs ? 0 : inputs * padded);
+  resize(b_transposed_, pairs ? 0 : b.size());
+  resize(b_padded_, pairs ? 0 : outputs * padded);
+  refresh();
+}
+
 void LoraModule::refresh() noexcept {
+  if (pairs_) {
+    constexpr int64_t kTwoPanels = 2 * kLanes;
+    const auto pack = [&](int64_t terms, auto&& value, uint32_t* to) {
+      for (int64_t first = 0; first < padded_; first += kTwoPanels) {
+        const int64_t width = std::min(kTwoPanels, padded_ - first), count = std::min(width, rank_ - first);
+        for (int64_t l = 0; l < terms / 2; ++l, to += width)
+          for (int64_t r = 0; r < count; ++r)
+            to[r] = static_cast<uint32_t>(float_to_bf16(value(2 * l, first + r))) |
+                    static_cast<uint32_t>(float_to_bf16(value(2 * l + 1, first + r))) << 16;
+      }
+    };
+    pack(
+        module_.in, [&](int64_t i, int64_t r) { return a[static_cast<size_t>(r * module_.in + i)]; },
+        a_pairs_.data());
+    pack(
+        module_.out, [&](int64_t o, int64_t r) { return scale_ * b[static_cast<size_t>(o * rank_ + r)]; },
+        b_pairs_.data());
+    return;
+  }
   for (int64_t r = 0; r < rank_; ++r)
     for (int64_t i = 0; i < module_.in; ++i)
       a_transposed_[static_cast<size_t>(i * padded_ + r)] = a[static_cast<size_t>(r * module_.in + i)];

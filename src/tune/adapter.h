@@ -68,11 +68,21 @@ class LoraModule {
   // `factors` for the present values, the same for every number of threads.
   void update_factors(const LinearGroup& group, int threads);
 
-  // The layouts that products read, from `a` and `b`.
+  // The layouts that products read, from `a` and `b`: of float32, or of pairs of bf16 alone.
   void refresh() noexcept;
+  void use_pairs(bool pairs);
+  uint64_t layout_bytes() const noexcept {
+    return (a_transposed_.size() + b_transposed_.size() + b_padded_.size()) * sizeof(float) +
+           (a_pairs_.size() + b_pairs_.size()) * sizeof(uint32_t);
+  }
   const float* a_transposed() const noexcept { return a_transposed_.data(); }  // [in][padded_rank]
   const float* b_transposed() const noexcept { return b_transposed_.data(); }  // [rank][out]
   const float* b_padded() const noexcept { return b_padded_.data(); }          // [out][padded_rank]
+
+  // A and scale * B as low_rank_pairs.cpp multiplies by them, the ranks side by side: strips of 32 padded
+  // ranks, or of 16 at the end, each [terms / 2][strip] pairs of terms.
+  const uint32_t* a_pairs() const noexcept { return a_pairs_.data(); }
+  const uint32_t* b_pairs() const noexcept { return b_pairs_.data(); }
 
   void clear_gradients() noexcept;
   // The gradient of `b` in its own order.
@@ -83,7 +93,9 @@ class LoraModule {
   int64_t rank_, padded_;
   double alpha_;
   float scale_;
+  bool pairs_ = false;
   std::vector<float> a_transposed_, b_transposed_, b_padded_;
+  std::vector<uint32_t> a_pairs_, b_pairs_;
   std::vector<double> squares_;  // DoRA: of the rows of W
 };
 

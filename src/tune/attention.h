@@ -9,6 +9,7 @@
 #include "linear/state.h"
 #include "nfloat/model_config.h"
 #include "tune/batch.h"
+#include "tune/kept_rows.h"
 
 namespace nfloat {
 
@@ -48,6 +49,14 @@ void attend_documents(const AttentionLayer& layer, const float* projected, float
 // gradient = that of `projected`, from d_attended. Scores are computed again.
 void attend_backward(const AttentionLayer& layer, const float* projected, const float* attended,
                      const float* log_sums, const float* d_attended, float* gradient);
+
+// The same of rows of bf16, on targets that multiply pairs of it, for heads of an even dimension; log_sums
+// stay float32. The gradient may lie where `projected` does.
+void attend_documents(const AttentionLayer& layer, HalfRows projected, HalfRows attended, float* log_sums);
+void attend_backward(const AttentionLayer& layer, HalfRows projected, HalfRows attended,
+                     const float* log_sums, HalfRows d_attended, HalfRows gradient);
+// What that takes for each thread.
+size_t pair_attention_bytes(int64_t head_dim, int64_t length, bool capped) noexcept;
 
 }  // namespace nfloat
 

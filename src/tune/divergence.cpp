@@ -20,7 +20,7 @@ void Pass::features(const Batch& batch, float* to) {
   begin(batch);
   embed(batch);
   forward_layers(false);
-  if (config_.final_norm) return normalize_rows(state_.final_norm, inputs_.back(), to);
+  if (config_.final_norm) return normalize_rows(state_.final_norm, stream(inputs_.back()), stream(to));
   std::memcpy(to, inputs_.back(), static_cast<size_t>(rows_ * config_.hidden) * sizeof(float));
 }
 

@@ -117,9 +117,17 @@ void multiply_frozen(const LinearGroup& group, ConstRows x, int64_t rows, Rows y
   group.apply(activations, y.data, y.stride, options.precision, options.threads);
 }
 
-AdaptedProducts::AdaptedProducts(const PassOptions& options, int64_t rows, int64_t widest_rank,
+AdaptedProducts::AdaptedProducts(const PassOptions& options, bool halves, int64_t rows, int64_t widest,
                                  int64_t widest_input)
-    : options_(options), t_(rows * widest_rank) {
+    : options_(options) {
+  if (halves) {
+    t_halves_.stride = pair_row_stride(widest);
+    t_ = FloatMemory(rows * t_halves_.stride / 2);
+    t_halves_.data = reinterpret_cast<uint16_t*>(t_.data());
+    turned_ = FloatMemory(turned_pairs(rows, widest));
+    return;
+  }
+  t_ = FloatMemory(rows * widest);
   if (options.dropout <= 0) return;
   dropped_ = FloatMemory(rows * widest_input);
   dropped_gradient_ = FloatMemory(rows * widest_input);
@@ -149,26 +157,34 @@ ConstRows AdaptedProducts::dropped(const LoraModule& module, ConstRows x, int64_
   return {to, in};
 }
 
-void AdaptedProducts::down(std::span<LoraModule> modules, ConstRows x, int64_t rows,
-                           std::span<float* const> z) {
+void AdaptedProducts::down(std::span<LoraModule> modules, const KeptRows& x, int64_t rows, const LowRows& z) {
+  if (x.half != nullptr) return down_pairs(modules, x.halves(), rows, false, z.together);
   for (size_t i = 0; i < modules.size(); ++i) {
     const LoraModule& module = modules[i];
-    low_rank_down(module, dropped(module, x, rows), rows, z[i], options_.threads);
+    low_rank_down(module, dropped(module, {x.data, x.stride}, rows), rows, z.each[i], options_.threads);
   }
 }
 
-void AdaptedProducts::forward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x,
-                              int64_t rows, Rows y, std::span<float* const> z) {
-  multiply_frozen(group, x, rows, y, options_, packed_, activations_);
+void AdaptedProducts::forward(const LinearGroup& group, std::span<LoraModule> modules, const KeptRows& x,
+                              int64_t rows, const KeptRows& y, const LowRows& z) {
+  if (x.half != nullptr) return forward_pairs(group, modules, x.halves(), rows, y, z.together);
+  const Rows to{y.data, y.stride};
+  multiply_frozen(group, {x.data, x.stride}, rows, to, options_, packed_, activations_);
   down(modules, x, rows, z);
   for (size_t i = 0; i < modules.size(); ++i) {
-    low_rank_up(modules[i], z[i], rows, 1.0f, y, options_.threads);
-    apply_factors(modules[i], group.bias(modules[i].at().part), rows, y, options_.threads);
+    low_rank_up(modules[i], z.each[i], rows, 1.0f, to, options_.threads);
+    apply_factors(modules[i], group.bias(modules[i].at().part), rows, to, options_.threads);
   }
 }
 
-void AdaptedProducts::backward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x,
-                               int64_t rows, Rows dy, ConstRows y, std::span<float* const> z, Rows dx) {
+void AdaptedProducts::backward(const LinearGroup& group, std::span<LoraModule> modules,
+                               const KeptRows& x_rows, int64_t rows, const KeptRows& dy_rows,
+                               const KeptRows& y_rows, const LowRows& z, const KeptRows& dx) {
+  if (dy_rows.half != nullptr)
+    return backward_pairs(group, modules, x_rows.halves(), rows, dy_rows.halves(), y_rows.halves(),
+                          z.together, dx);
+  const Rows dy{dy_rows.data, dy_rows.stride};
+  const ConstRows x{x_rows.data, x_rows.stride}, y{y_rows.data, y_rows.stride};
   for (LoraModule& module : modules)
     factors_backward(module, group.bias(module.at().part), rows, dy, y, options_.threads);
   if (dx.data != nullptr) {
@@ -191,7 +207,7 @@ void AdaptedProducts::backward(const LinearGroup& group, std::span<LoraModule> m
              .n = padded,
              .k = at.out},
             options_.threads);
-    by_columns({.a = z[i],
+    by_columns({.a = z.each[i],
                 .a_row = 1,
                 .a_column = padded,
                 .b = own,

@@ -9,6 +9,7 @@
 #include "engine/linear_group.h"
 #include "linear/transposed.h"
 #include "tune/adapter.h"
+#include "tune/kept_rows.h"
 #include "tune/memory.h"
 
 namespace nfloat {
@@ -42,6 +43,15 @@ struct ConstRows {
   int64_t stride = 0;
 };
 
+// A x of the modules of one group: each [rows][padded rank], or in halves all of them side by side.
+struct LowRows {
+  std::span<float* const> each = {};
+  HalfRows together = {};
+};
+
+// Sum of the modules' padded ranks: the width of the latter.
+int64_t padded_ranks(std::span<const LoraModule> modules) noexcept;
+
 // y = W x + b of a group of frozen matrices; the last two are memory to pack x in, one of them used.
 void multiply_frozen(const LinearGroup& group, ConstRows x, int64_t rows, Rows y, const PassOptions& options,
                      PackedGradients& packed, Activations& activations);
@@ -57,29 +67,45 @@ void apply_factors(const LoraModule& module, std::span<const float> bias, int64_
 // The products of one group of matrices with its adapters, forwards and backwards, and their buffers.
 class AdaptedProducts {
  public:
-  AdaptedProducts(const PassOptions& options, int64_t rows, int64_t widest_rank, int64_t widest_input);
+  // For `rows` rows. With `halves` the rows are of bf16 where they may be, `widest` the widest LowRows; else
+  // `widest` is the widest padded rank.
+  AdaptedProducts(const PassOptions& options, bool halves, int64_t rows, int64_t widest,
+                  int64_t widest_input);
 
   void set_dropout(const DropoutKey& key) noexcept { dropout_ = key; }
 
-  // y = W x + b, plus scale * B A x of each module; z[i] keeps A x of module i, [rows][padded rank].
-  void forward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x, int64_t rows, Rows y,
-               std::span<float* const> z);
+  // y = W x + b, plus scale * B A x of each module; z keeps A x.
+  void forward(const LinearGroup& group, std::span<LoraModule> modules, const KeptRows& x, int64_t rows,
+               const KeptRows& y, const LowRows& z);
   // z alone.
-  void down(std::span<LoraModule> modules, ConstRows x, int64_t rows, std::span<float* const> z);
-  // Adds to the modules' gradients; dx, unless its data is null, is the gradient of x. `y` is what forward()
-  // gave; of DoRA only, which changes dy.
-  void backward(const LinearGroup& group, std::span<LoraModule> modules, ConstRows x, int64_t rows, Rows dy,
-                ConstRows y, std::span<float* const> z, Rows dx);
+  void down(std::span<LoraModule> modules, const KeptRows& x, int64_t rows, const LowRows& z);
+  // Adds to the modules' gradients; dx, unless it is not kept, is the gradient of x, and may lie where x does
+  // in halves. `y` is what forward() gave; of DoRA only, which changes dy.
+  void backward(const LinearGroup& group, std::span<LoraModule> modules, const KeptRows& x, int64_t rows,
+                const KeptRows& dy, const KeptRows& y, const LowRows& z, const KeptRows& dx);
 
  private:
   float drop_scale(const LoraModule& module, int64_t row, int64_t column) const noexcept;
   ConstRows dropped(const LoraModule& module, ConstRows x, int64_t rows);
 
+  // Of rows in halves (low_rank_pairs.cpp).
+  static int64_t turned_pairs(int64_t rows, int64_t width) noexcept;
+  int64_t turn(HalfRows from, int64_t width, int64_t rows, uint32_t* to) const;
+  // z = A x of all modules, or with `gradients` scale * B^T of theirs.
+  void down_pairs(std::span<const LoraModule> modules, HalfRows x, int64_t rows, bool gradients,
+                  HalfRows z) const;
+  void forward_pairs(const LinearGroup& group, std::span<LoraModule> modules, HalfRows x, int64_t rows,
+                     const KeptRows& y, HalfRows z);
+  void backward_pairs(const LinearGroup& group, std::span<LoraModule> modules, HalfRows x, int64_t rows,
+                      HalfRows dy, HalfRows y, HalfRows z, const KeptRows& dx);
+
   PassOptions options_;
   DropoutKey dropout_;
   Activations activations_;
   PackedGradients packed_;
-  FloatMemory t_;        // dy B, [rows][padded rank]
+  FloatMemory t_;  // dy B, [rows][padded rank]
+  HalfRows t_halves_;
+  FloatMemory turned_;
   FloatMemory dropped_;  // [rows][inputs], only with dropout
   FloatMemory dropped_gradient_;
 };

@@ -21,6 +21,31 @@ int64_t widest_rank(const Adapter& adapter) noexcept {
   return widest;
 }
 
+// Of the modules of one group together.
+int64_t widest_low_rows(Adapter& adapter, int64_t layers, Place place) noexcept {
+  int64_t widest = 1;
+  for (int64_t layer = 0; layer < layers; ++layer)
+    widest = std::max(widest, padded_ranks(adapter.of(layer, place)));
+  return widest;
+}
+
+int64_t widest_low_rows(Adapter& adapter, int64_t layers) noexcept {
+  int64_t widest = 1;
+  for (size_t place = 0; place < kPlaces; ++place)
+    widest = std::max(widest, widest_low_rows(adapter, layers, static_cast<Place>(place)));
+  return widest;
+}
+
+// Products of these are in pairs of bf16, and what they read and give may be kept so.
+bool may_keep_halves(const Model::State& model, const PassOptions& options) {
+  if (!options.bf16 || !halves_may_be_kept(model.config, options.dropout)) return false;
+  return std::all_of(model.layers.begin(), model.layers.end(), [](const LayerWeights& layer) {
+    for (size_t place = 0; place < kPlaces; ++place)
+      if (!group_at(layer, static_cast<Place>(place)).multiplies_pairs()) return false;
+    return true;
+  });
+}
+
 std::vector<float> rotated_back(const RopeTable* table, int64_t rotary_dim, int64_t positions) {
   std::vector<float> result;
   if (table == nullptr) return result;
@@ -40,10 +65,13 @@ Pass::Pass(const Model& model, Adapter& adapter, const PassOptions& options, int
       config_(state_.config),
       adapter_(adapter),
       options_(options),
-      products_(options, rows, widest_rank(adapter),
+      halves_(may_keep_halves(state_, options)),
+      products_(options, halves_, rows,
+                halves_ ? widest_low_rows(adapter, config_.layers) : widest_rank(adapter),
                 std::max(config_.intermediate, std::max(config_.hidden, config_.query_size()))),
       places_(config_),
       capacity_(rows) {
+  for (LoraModule& module : adapter_.modules) module.use_pairs(halves_);
   rope_ = state_.tables->rope(config_, LayerRope::kMain, positions);
   local_rope_ = state_.tables->rope(config_, LayerRope::kLocal, positions);
   const int64_t rotary = config_.rotary_dim > 0 ? config_.rotary_dim : config_.head_dim;
@@ -71,15 +99,15 @@ Pass::Pass(const Model& model, Adapter& adapter, const PassOptions& options, int
   else
     make_z(tapes_[0], -1);
 
-  rotated_ = take(places_.row());
-  d_rotated_ = take(places_.row());
+  rotated_ = keep(places_.row());
   added_ = take(config_.hidden);
   gradient_ = take(config_.hidden);
-  d_added_ = take(config_.hidden);
+  d_added_ = keep(config_.hidden);
   d_input_ = take(config_.hidden);
-  d_attended_ = take(config_.query_size());
-  d_activated_ = take(config_.intermediate);
-  d_gate_up_ = take((config_.gated ? 2 : 1) * config_.intermediate);
+  d_attended_ = keep(config_.query_size());
+  d_rotated_ = halves_ ? rotated_ : keep(places_.row());
+  if (!halves_) d_activated_ = keep(config_.intermediate);
+  if (!halves_ || adapter_.dora()) d_gate_up_ = keep((config_.gated ? 2 : 1) * config_.intermediate);
   const int64_t embedding = config_.embedding_size;
   if (embedding > 0) embedded_ = take(embedding);
 
@@ -101,25 +129,31 @@ float* Pass::take(int64_t width) {
   return memory_.back().data();
 }
 
+KeptRows Pass::keep(int64_t width) {
+  if (!halves_) return {take(width), nullptr, width};
+  const int64_t stride = pair_row_stride(width);
+  return {nullptr, reinterpret_cast<uint16_t*>(take(stride / 2)), stride};
+}
+
 // With `shared_norms`, what norms and activations give is another tape's. A tape for those alone:
 // `shared_norms` false on the tape that lends them.
 void Pass::make_tape(Tape& tape, bool shared_norms) {
   const bool lends = options_.recompute == Recompute::kCheap && !shared_norms;
   if (!shared_norms) {
-    if (norm_before()) tape.attention_normed = take(config_.hidden);
-    if (norm_before()) tape.mlp_normed = take(config_.hidden);
-    tape.activated = take(config_.intermediate);
+    if (norm_before() || halves_) tape.attention_normed = keep(config_.hidden);
+    if (norm_before() || halves_) tape.mlp_normed = keep(config_.hidden);
+    tape.activated = keep(config_.intermediate);
   }
   if (lends) return;
-  tape.projected = take(places_.row());
+  tape.projected = keep(places_.row());
   tape.log_sums = take(config_.heads);
-  tape.attended = take(config_.query_size());
+  tape.attended = keep(config_.query_size());
   tape.middle = take(config_.hidden);
-  tape.gate_up = take((config_.gated ? 2 : 1) * config_.intermediate);
+  tape.gate_up = keep((config_.gated ? 2 : 1) * config_.intermediate);
   if (adapter_.dora() || (!state_.layers.empty() && !state_.layers[0].attention_post_norm.weight.empty()))
-    tape.attention_added = take(config_.hidden);
+    tape.attention_added = keep(config_.hidden);
   if (adapter_.dora() || (!state_.layers.empty() && !state_.layers[0].mlp_post_norm.weight.empty()))
-    tape.mlp_added = take(config_.hidden);
+    tape.mlp_added = keep(config_.hidden);
   if (config_.norm_place == NormPlace::kAfterResidual) {
     tape.attention_sum = take(config_.hidden);
     tape.mlp_sum = take(config_.hidden);
@@ -129,6 +163,14 @@ void Pass::make_tape(Tape& tape, bool shared_norms) {
 // Of one layer; of all of them, -1.
 void Pass::make_z(Tape& tape, int64_t layer) {
   for (size_t place = 0; place < kPlaces; ++place) {
+    if (halves_) {
+      int64_t widest = 0;
+      for (int64_t l = 0; l < config_.layers; ++l)
+        if (layer < 0 || l == layer)
+          widest = std::max(widest, padded_ranks(adapter_.of(l, static_cast<Place>(place))));
+      if (widest > 0) tape.z_halves[place] = keep(widest).halves();
+      continue;
+    }
     size_t count = 0;
     int64_t widest = 0;
     for (int64_t l = 0; l < config_.layers; ++l) {
@@ -171,8 +213,14 @@ void Pass::embed(const Batch& batch) {
   const int64_t width = config_.embedding_size > 0 ? config_.embedding_size : config_.hidden;
   float* x = inputs_[0];
   float* rows = config_.embedding_size > 0 ? embedded_ : x;
-  over_rows(
-      [&](int64_t row) { state_.embedding.row(batch.tokens[static_cast<size_t>(row)], rows + row * width); });
+  constexpr int64_t kTogether = 64;  // whose pages are there at a time
+  for (int64_t first = 0; first < rows_; first += kTogether) {
+    parallel_for(std::min(kTogether, rows_ - first), 1, options_.threads, [&](int64_t begin, int64_t end) {
+      for (int64_t row = first + begin; row < first + end; ++row)
+        state_.embedding.row(batch.tokens[static_cast<size_t>(row)], rows + row * width);
+    });
+    state_.embedding.release();
+  }
   if (config_.embedding_size > 0) {
     head_activations_.assign(rows, width, rows_, width);
     state_.project_in.apply(head_activations_, x, config_.hidden, options_.precision, options_.threads);
@@ -223,93 +271,100 @@ AttentionLayer Pass::attention_layer(int64_t layer) const {
 
 void Pass::attention_block(int64_t layer, Tape& tape) {
   const LayerWeights& weights = state_.layers[static_cast<size_t>(layer)];
-  const int64_t hidden = config_.hidden;
-  const float* input = tape.input;
-  if (norm_before()) {
-    normalize_rows(weights.attention_norm, tape.input, tape.attention_normed);
-    input = tape.attention_normed;
-  }
-  products_.forward(weights.query_key_value, modules(layer, Place::kQueryKeyValue), {input, hidden}, rows_,
-                    {tape.projected, places_.row()}, tape.z[0]);
+  block_input(weights.attention_norm, tape.input, tape.attention_normed);
+  products_.forward(weights.query_key_value, modules(layer, Place::kQueryKeyValue), attention_rows(tape),
+                    rows_, tape.projected, tape.low(Place::kQueryKeyValue));
   rotate_heads(layer, tape.projected);
-  attend_documents(attention_layer(layer), rotated_, tape.attended, tape.log_sums);
-  float* added = tape.attention_added != nullptr ? tape.attention_added : added_;
-  products_.forward(weights.output, modules(layer, Place::kOutput), {tape.attended, config_.query_size()},
-                    rows_, {added, hidden}, tape.z[1]);
-  add_block(weights.attention_norm, weights.attention_post_norm, tape.input, added, tape.attention_added,
-            tape.attention_sum, tape.middle);
+  if (halves_)
+    attend_documents(attention_layer(layer), rotated_.halves(), tape.attended.halves(), tape.log_sums);
+  else
+    attend_documents(attention_layer(layer), rotated_.data, tape.attended.data, tape.log_sums);
+  const KeptRows added = tape.attention_added.is_kept() ? tape.attention_added : stream(added_);
+  products_.forward(weights.output, modules(layer, Place::kOutput), tape.attended, rows_, added,
+                    tape.low(Place::kOutput));
+  add_block(weights.attention_norm, weights.attention_post_norm, tape.input, added, tape.attention_sum,
+            tape.middle);
 }
 
 void Pass::mlp_block(int64_t layer, Tape& tape, float* output) {
   const LayerWeights& weights = state_.layers[static_cast<size_t>(layer)];
-  const int64_t hidden = config_.hidden, width = config_.intermediate;
-  const int64_t stride = (config_.gated ? 2 : 1) * width;
-  const float* input = config_.parallel_blocks ? tape.input : tape.middle;
-  if (norm_before()) {
-    normalize_rows(weights.mlp_norm, input, tape.mlp_normed);
-    input = tape.mlp_normed;
-  }
-  products_.forward(weights.gate_up, modules(layer, Place::kGateUp), {input, hidden}, rows_,
-                    {tape.gate_up, stride}, tape.z[2]);
-  over_rows([&](int64_t row) {
-    const float* gate = tape.gate_up + row * stride;
-    float* to = tape.activated + row * width;
-    std::copy(gate, gate + width, to);
-    kernels::table().transformer.activate(static_cast<kernels::Activation>(config_.activation), to,
-                                          config_.gated ? gate + width : nullptr, width);
-  });
-  if (output == nullptr && tape.mlp_added == nullptr && tape.mlp_sum == nullptr)
-    return products_.down(modules(layer, Place::kDown), {tape.activated, width}, rows_, tape.z[3]);
-  float* added = tape.mlp_added != nullptr ? tape.mlp_added : added_;
-  products_.forward(weights.down, modules(layer, Place::kDown), {tape.activated, width}, rows_,
-                    {added, hidden}, tape.z[3]);
-  add_block(weights.mlp_norm, weights.mlp_post_norm, tape.middle, added, tape.mlp_added, tape.mlp_sum,
+  block_input(weights.mlp_norm, mlp_stream(tape), tape.mlp_normed);
+  products_.forward(weights.gate_up, modules(layer, Place::kGateUp), mlp_rows(tape), rows_, tape.gate_up,
+                    tape.low(Place::kGateUp));
+  activate_rows(tape);
+  if (output == nullptr && !tape.mlp_added.is_kept() && tape.mlp_sum == nullptr)
+    return products_.down(modules(layer, Place::kDown), tape.activated, rows_, tape.low(Place::kDown));
+  const KeptRows added = tape.mlp_added.is_kept() ? tape.mlp_added : stream(added_);
+  products_.forward(weights.down, modules(layer, Place::kDown), tape.activated, rows_, added,
+                    tape.low(Place::kDown));
+  add_block(weights.mlp_norm, weights.mlp_post_norm, tape.middle, added, tape.mlp_sum,
             output == nullptr ? d_input_ : output);
 }
 
 void Pass::recompute_cheap(int64_t layer, Tape& tape) {
   const LayerWeights& weights = state_.layers[static_cast<size_t>(layer)];
-  const int64_t width = config_.intermediate, stride = (config_.gated ? 2 : 1) * width;
-  if (norm_before()) {
-    normalize_rows(weights.attention_norm, tape.input, tape.attention_normed);
-    normalize_rows(weights.mlp_norm, config_.parallel_blocks ? tape.input : tape.middle, tape.mlp_normed);
-  }
-  over_rows([&](int64_t row) {
-    const float* gate = tape.gate_up + row * stride;
-    float* to = tape.activated + row * width;
-    std::copy(gate, gate + width, to);
-    kernels::table().transformer.activate(static_cast<kernels::Activation>(config_.activation), to,
-                                          config_.gated ? gate + width : nullptr, width);
+  block_input(weights.attention_norm, tape.input, tape.attention_normed);
+  block_input(weights.mlp_norm, mlp_stream(tape), tape.mlp_normed);
+  activate_rows(tape);
+}
+
+// What the products of a block read: the stream, normed where a norm stands before, rounded where rows are
+// kept in halves.
+void Pass::block_input(const NormWeights& norm, float* from, const KeptRows& to) {
+  if (norm_before()) return normalize_rows(norm, stream(from), to);
+  if (!halves_) return;
+  over_rows([&](int64_t row) { to.put(row, 0, config_.hidden, from + row * config_.hidden); });
+}
+
+// In pieces: a row of both and what comes of them need not leave the first cache.
+void Pass::activate_rows(const Tape& tape) {
+  const int64_t width = config_.intermediate;
+  over_kept_rows(2 * kPiece, [&](int64_t row, float* scratch) {
+    for (int64_t at = 0; at < width; at += kPiece) {
+      const int64_t count = std::min(kPiece, width - at);
+      const float* gate = tape.gate_up.read(row, at, count, scratch);
+      float* to = tape.activated.place(row, at, scratch);
+      if (gate != to) std::copy(gate, gate + count, to);
+      const float* up = config_.gated ? tape.gate_up.read(row, width + at, count, scratch + kPiece) : nullptr;
+      kernels::table().transformer.activate(static_cast<kernels::Activation>(config_.activation), to, up,
+                                            count);
+      tape.activated.put(row, at, count, to);
+    }
   });
 }
 
-void Pass::normalize_rows(const NormWeights& norm, const float* from, float* to) {
+void Pass::normalize_rows(const NormWeights& norm, const KeptRows& from, const KeptRows& to) {
   const kernels::TransformerKernels& kernels = kernels::table().transformer;
   const auto epsilon = static_cast<float>(config_.norm_epsilon);
   const int64_t width = config_.hidden;
-  over_rows([&](int64_t row) {
+  over_kept_rows(2 * width, [&](int64_t row, float* scratch) {
+    const float* x = from.read(row, 0, width, scratch);
+    float* y = to.place(row, 0, scratch + width);
     if (config_.norm == NormKind::kLayer)
-      kernels.layer_norm(from + row * width, norm.weight.data(), norm.bias.data(), epsilon, width,
-                         to + row * width);
+      kernels.layer_norm(x, norm.weight.data(), norm.bias.data(), epsilon, width, y);
     else
-      kernels.rms_norm(from + row * width, norm.weight.data(), epsilon, width, to + row * width);
+      kernels.rms_norm(x, norm.weight.data(), epsilon, width, y);
+    to.put(row, 0, width, y);
   });
 }
 
-void Pass::add_block(const NormWeights& norm, const NormWeights& post_norm, const float* from, float* added,
-                     float* kept_added, float* sum, float* to) {
+void Pass::add_block(const NormWeights& norm, const NormWeights& post_norm, const float* from,
+                     const KeptRows& added, float* sum, float* to) {
   const int64_t width = config_.hidden;
+  KeptRows own = added;
   if (!post_norm.weight.empty()) {
-    normalize_rows(post_norm, kept_added, added_);
-    added = added_;
+    own = stream(added_);
+    normalize_rows(post_norm, added, own);
   }
   const auto scale = static_cast<float>(config_.residual_scale);
-  float* stream = sum != nullptr ? sum : to;
-  over_rows([&](int64_t row) {
-    for (int64_t i = row * width; i < (row + 1) * width; ++i)
-      stream[i] = from[i] + (scale == 1.0f ? added[i] : scale * added[i]);
+  float* result = sum != nullptr ? sum : to;
+  over_kept_rows(width, [&](int64_t row, float* scratch) {
+    const float* more = own.read(row, 0, width, scratch);
+    const float* old = from + row * width;
+    float* both = result + row * width;
+    for (int64_t i = 0; i < width; ++i) both[i] = old[i] + (scale == 1.0f ? more[i] : scale * more[i]);
   });
-  if (sum != nullptr) normalize_rows(norm, sum, to);
+  if (sum != nullptr) normalize_rows(norm, stream(sum), stream(to));
 }
 
 double Pass::loss(const Batch& batch, bool with_adapter) {

@@ -13,28 +13,38 @@
 #include "tune/attention.h"
 #include "tune/batch.h"
 #include "tune/gradient_observer.h"
+#include "tune/kept_rows.h"
 #include "tune/low_rank.h"
 #include "tune/memory.h"
 
 namespace nfloat {
 
-// What the forward pass of a layer leaves for its backward pass; all of [rows][...].
+// What the forward pass of a layer leaves for its backward pass; all of [rows][...]. What one product reads
+// or gives is kept in the precision of products.
 struct Tape {
-  float* input = nullptr;             // the residual stream before the layer
-  float* attention_normed = nullptr;  // where a norm stands before
-  float* projected = nullptr;         // queries, keys and values as they come from the matrices
+  float* input = nullptr;     // the residual stream before the layer
+  KeptRows attention_normed;  // where a norm stands before
+  KeptRows projected;         // queries, keys and values as they come from the matrices
   float* log_sums = nullptr;
-  float* attended = nullptr;
-  float* attention_added = nullptr;  // before a norm that stands after
-  float* attention_sum = nullptr;    // before a norm of the residual stream
-  float* middle = nullptr;           // the residual stream between the blocks
-  float* mlp_normed = nullptr;
-  float* gate_up = nullptr;
-  float* activated = nullptr;
-  float* mlp_added = nullptr;
+  KeptRows attended;
+  KeptRows attention_added;        // before a norm that stands after
+  float* attention_sum = nullptr;  // before a norm of the residual stream
+  float* middle = nullptr;         // the residual stream between the blocks
+  KeptRows mlp_normed;
+  KeptRows gate_up;
+  KeptRows activated;
+  KeptRows mlp_added;
   float* mlp_sum = nullptr;
-  std::vector<float*> z[kPlaces];  // A x of each module
+  std::vector<float*> z[kPlaces];  // A x of each module,
+  HalfRows z_halves[kPlaces];      // or of all of them side by side
+
+  LowRows low(Place place) const noexcept {
+    const auto at = static_cast<size_t>(place);
+    return {z[at], z_halves[at]};
+  }
 };
+
+inline constexpr int64_t kPiece = 1024;  // numbers of a row that are gone through together
 
 // Forward and backward passes of batches of at most `rows` rows through one model with one adapter.
 class Pass {
@@ -66,9 +76,12 @@ class Pass {
   int64_t capacity() const noexcept { return capacity_; }
   uint64_t bytes() const noexcept { return bytes_; }
   Recompute recompute() const noexcept { return options_.recompute; }
+  // Whether what products read and give is kept in bf16.
+  bool keeps_halves() const noexcept { return halves_; }
 
  private:
   float* take(int64_t width);
+  KeptRows keep(int64_t width);
   void make_tape(Tape& tape, bool shared_norms);
   void make_z(Tape& tape, int64_t layer);
 
@@ -96,23 +109,45 @@ class Pass {
 
   std::span<LoraModule> modules(int64_t layer, Place place) noexcept;
   AttentionLayer attention_layer(int64_t layer) const;
-  void normalize_rows(const NormWeights& norm, const float* from, float* to);
+  void normalize_rows(const NormWeights& norm, const KeptRows& from, const KeptRows& to);
+  void activate_rows(const Tape& tape);
+  void block_input(const NormWeights& norm, float* from, const KeptRows& to);
+  KeptRows stream(float* rows) const noexcept { return {rows, nullptr, config_.hidden}; }
+  float* mlp_stream(const Tape& tape) const noexcept {
+    return config_.parallel_blocks ? tape.input : tape.middle;
+  }
+  // What the products of the blocks read.
+  KeptRows attention_rows(const Tape& tape) const noexcept {
+    return tape.attention_normed.is_kept() ? tape.attention_normed : stream(tape.input);
+  }
+  KeptRows mlp_rows(const Tape& tape) const noexcept {
+    return tape.mlp_normed.is_kept() ? tape.mlp_normed : stream(mlp_stream(tape));
+  }
   void normalize_backward(const NormWeights& norm, const float* x, const float* dy, float* dx,
                           bool accumulate);
-  void product_backward(const LinearGroup& group, int64_t layer, Place place, ConstRows x, Rows dy,
-                        ConstRows y, std::span<float* const> z, Rows dx);
-  void add_block(const NormWeights& norm, const NormWeights& post_norm, const float* from, float* added,
-                 float* kept_added, float* sum, float* to);
+  void product_backward(const LinearGroup& group, int64_t layer, Place place, const KeptRows& x,
+                        const KeptRows& dy, const KeptRows& y, const LowRows& z, const KeptRows& dx);
+  void add_block(const NormWeights& norm, const NormWeights& post_norm, const float* from,
+                 const KeptRows& added, float* sum, float* to);
   // Gradient of what a block added, into d_added_; gradient_ becomes that of the stream beside it.
-  void split_gradient(const NormWeights& norm, const NormWeights& post_norm, const float* kept_added,
+  void split_gradient(const NormWeights& norm, const NormWeights& post_norm, const KeptRows& kept_added,
                       const float* sum);
-  void rotate_heads(int64_t layer, const float* projected);
-  void rotate_back(int64_t layer, const float* projected);
+  void rotate_heads(int64_t layer, const KeptRows& projected);
+  void rotate_back(int64_t layer, const KeptRows& projected);
+  template <typename Body>
+  void over_norms(const LayerWeights& weights, const Body& body) const;
+  auto norm_backward() const noexcept {
+    const kernels::TrainKernels& train = kernels::table().train;
+    return config_.norm == NormKind::kLayer ? train.layer_norm_backward : train.rms_norm_backward;
+  }
   bool norm_before() const noexcept {
     return config_.norm_place == NormPlace::kBefore || config_.norm_place == NormPlace::kAround;
   }
   template <typename Body>
   void over_rows(Body&& body) const;
+  // body(row, scratch) with so many floats of scratch where rows are kept in halves.
+  template <typename Body>
+  void over_kept_rows(int64_t floats, Body&& body) const;
   [[noreturn]] void fail_not_finite(const Batch& batch) const;
 
   const Model model_;
@@ -120,6 +155,7 @@ class Pass {
   const ModelConfig& config_;
   Adapter& adapter_;
   PassOptions options_;
+  const bool halves_;  // whether what is kept for products is bf16
   AdaptedProducts products_;
   HeadPlaces places_;
   int64_t capacity_;
@@ -147,15 +183,16 @@ class Pass {
   };
   std::vector<Target> targets_;
 
-  float* rotated_ = nullptr;      // [rows][projected]: queries and keys normed, scaled and rotated
-  float* d_rotated_ = nullptr;    // gradients of them, then of what the matrices gave
-  float* added_ = nullptr;        // [rows][hidden]
-  float* gradient_ = nullptr;     // of the residual stream
-  float* d_added_ = nullptr;      // of what a block added
-  float* d_input_ = nullptr;      // of what a block read
-  float* d_attended_ = nullptr;   // [rows][query]
-  float* d_activated_ = nullptr;  // [rows][intermediate]
-  float* d_gate_up_ = nullptr;
+  KeptRows rotated_;           // [rows][projected]: queries and keys normed, scaled and rotated
+  KeptRows d_rotated_;         // gradients of them, then of what the matrices gave; in halves where they lie
+  float* added_ = nullptr;     // [rows][hidden]
+  float* gradient_ = nullptr;  // of the residual stream
+  KeptRows d_added_;           // of what a block added
+  float* d_input_ = nullptr;   // of what a block read
+  KeptRows d_attended_;        // [rows][query]
+  // In halves these lie where what they are the gradients of did, unless DoRA reads that again.
+  KeptRows d_activated_;  // [rows][intermediate]
+  KeptRows d_gate_up_;
   float* embedded_ = nullptr;  // [rows][embedding_size]
 
   int64_t slice_ = 64;  // rows of logits that exist at once

@@ -5,7 +5,9 @@
 
 #include "base/parallel.h"
 #include "kernels/dispatch.h"
+#include "linear/pair_blocks.h"
 #include "linear/transposed.h"
+#include "model/embedding.h"
 #include "tune/adapter.h"
 #include "tune/attention.h"
 #include "tune/plan.h"
@@ -17,32 +19,34 @@ constexpr int64_t kOctet = 8;                 // columns of packed activations c
 constexpr uint64_t kProgramBytes = 12 << 20;  // code, libraries, tokenizer
 
 struct Places {
-  int64_t z = 0;       // padded ranks of all modules; with one tape those of the widest layer
-  int64_t widest = 1;  // padded rank
+  int64_t z = 0;         // floats a row of all modules' ranks; with one tape those of the widest layer
+  int64_t widest = 1;    // padded rank
+  int64_t together = 1;  // padded ranks of a group
 };
 
-Places places(const ModelConfig& config, std::span<const PlannedModule> modules, bool all) {
+Places places(const ModelConfig& config, std::span<const PlannedModule> modules, bool all, bool halves) {
   Places result;
-  std::vector<std::vector<size_t>> count(kPlaces, std::vector<size_t>(static_cast<size_t>(config.layers)));
-  for (const PlannedModule& module : modules) {
-    const auto place = static_cast<size_t>(module.place);
-    result.widest = std::max(result.widest, module.padded);
-    ++count[place][static_cast<size_t>(module.layer)];
-  }
+  const auto layers = static_cast<size_t>(config.layers);
+  for (const PlannedModule& module : modules) result.widest = std::max(result.widest, module.padded);
   for (size_t place = 0; place < kPlaces; ++place) {
-    int64_t padded = 0;
-    size_t most = 0;
-    for (int64_t layer = 0; layer < config.layers; ++layer) {
-      int64_t own = 0;
-      for (const PlannedModule& module : modules)
-        if (static_cast<size_t>(module.place) == place && module.layer == layer)
-          own = std::max(own, module.padded);
-      const size_t parts = count[place][static_cast<size_t>(layer)];
-      if (all) result.z += own * static_cast<int64_t>(parts);
-      padded = std::max(padded, own);
-      most = std::max(most, parts);
+    std::vector<int64_t> widest(layers), count(layers), sums(layers);
+    for (const PlannedModule& module : modules) {
+      if (static_cast<size_t>(module.place) != place) continue;
+      const auto layer = static_cast<size_t>(module.layer);
+      widest[layer] = std::max(widest[layer], module.padded);
+      ++count[layer];
+      sums[layer] += module.padded;
     }
-    if (!all) result.z += padded * static_cast<int64_t>(most);
+    int64_t padded = 0, most = 0, together = 0;
+    for (size_t layer = 0; layer < layers; ++layer) {
+      const int64_t half = sums[layer] > 0 ? pair_row_stride(sums[layer]) / 2 : 0;
+      if (all) result.z += halves ? half : widest[layer] * count[layer];
+      padded = std::max(padded, widest[layer]);
+      most = std::max(most, count[layer]);
+      together = std::max(together, half);
+      result.together = std::max(result.together, sums[layer]);
+    }
+    if (!all) result.z += halves ? together : padded * most;
   }
   return result;
 }
@@ -54,21 +58,32 @@ int64_t head_slice_rows(int64_t vocabulary) noexcept {
   return vocabulary > kLargeVocabulary ? 64 : 128;
 }
 
-uint64_t pass_bytes(const ModelConfig& config, std::span<const PlannedModule> modules, bool dora,
+bool halves_may_be_kept(const ModelConfig& config, double dropout) noexcept {
+  const int64_t query = config.query_size();
+  return target_multiplies_pairs() && dropout <= 0 && config.head_dim % 2 == 0 &&
+         config.hidden % kOctet == 0 && query % kOctet == 0 && config.intermediate % kOctet == 0;
+}
+
+uint64_t pass_bytes(const ModelConfig& config, std::span<const PlannedModule> modules, bool dora, bool halves,
                     Recompute level, int64_t rows) {
   const bool all = level != Recompute::kFull, cheap = level == Recompute::kCheap;
   const bool before = config.norm_place == NormPlace::kBefore || config.norm_place == NormPlace::kAround;
   const bool post = config.norm_place == NormPlace::kAround || config.norm_place == NormPlace::kAfter;
-  const int64_t hidden = config.hidden, query = config.query_size();
-  const int64_t projected = query + 2 * config.kv_size();
-  const int64_t gate_up = (config.gated ? 2 : 1) * config.intermediate;
-  const int64_t normed = (before ? 2 * hidden : 0) + config.intermediate;
-  const int64_t kept = projected + config.heads + query + hidden + gate_up + (dora || post ? 2 * hidden : 0) +
-                       (config.norm_place == NormPlace::kAfterResidual ? 2 * hidden : 0);
+  const bool after_residual = config.norm_place == NormPlace::kAfterResidual;
+  const auto keep = [&](int64_t width) { return halves ? pair_row_stride(width) / 2 : width; };
+  const int64_t hidden = config.hidden, query = keep(config.query_size());
+  const int64_t projected = keep(config.query_size() + 2 * config.kv_size());
+  const int64_t gate_up = keep((config.gated ? 2 : 1) * config.intermediate);
+  const int64_t activated = keep(config.intermediate);
+  const int64_t normed = (before || halves ? 2 * keep(hidden) : 0) + activated;
+  const int64_t kept = projected + config.heads + query + hidden + gate_up +
+                       (dora || post ? 2 * keep(hidden) : 0) + (after_residual ? 2 * hidden : 0);
   const int64_t tapes = all ? config.layers : 1;
   int64_t floats = (config.layers + 1) * hidden + tapes * kept + (cheap ? 1 : tapes) * normed +
-                   places(config, modules, all).z;
-  floats += 2 * projected + 4 * hidden + query + config.intermediate + gate_up + config.embedding_size;
+                   places(config, modules, all, halves).z;
+  floats += projected + 3 * hidden + keep(hidden) + query + config.embedding_size;
+  if (!halves) floats += projected + activated;
+  if (!halves || dora) floats += gate_up;
   const int64_t head = 2 * hidden + config.vocabulary + 2 * config.embedding_size;
   return static_cast<uint64_t>(rows * floats + head_slice_rows(config.vocabulary) * head) * sizeof(float);
 }
@@ -77,50 +92,64 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
                                            double weight_bits) {
   TrainMemory common;
   std::vector<PlannedModule> modules;
-  uint64_t layouts = 0;
+  const bool halves = options.bf16 && halves_may_be_kept(config, options.dropout);
+  uint64_t layouts = 0;  // bytes
   for (const LinearModule& module : chosen_modules(config, options)) {
     const int64_t rank = rank_of(module, options), padded = padded_rank(rank);
     modules.push_back({module.layer, module.place, padded});
     common.parameters += rank * (module.in + module.out) + (options.dora ? module.out : 0);
-    layouts += static_cast<uint64_t>(padded * (module.in + module.out) + rank * module.out);
+    layouts += halves ? static_cast<uint64_t>(padded * (module.in + module.out)) * 2
+                      : static_cast<uint64_t>(padded * (module.in + module.out) + rank * module.out) * 4;
   }
   // Value, gradient and two moments of each.
-  common.adapter_bytes = (4 * static_cast<uint64_t>(common.parameters) + layouts) * sizeof(float);
+  common.adapter_bytes = 4 * static_cast<uint64_t>(common.parameters) * sizeof(float) + layouts;
 
   int64_t linear = 0;
   for (const LinearModule& module : linear_modules(config)) linear += module.in * module.out;
   const int64_t width = config.embedding_size > 0 ? config.embedding_size : config.hidden;
-  // The rows of the embedding are mapped, the head is packed from them or from its own.
-  common.model_bytes = static_cast<uint64_t>(static_cast<double>(linear) * weight_bits / 8) +
-                       static_cast<uint64_t>(2 * 2 * config.vocabulary * width);
+  // The rows of the embedding are mapped, the head is packed from them or from its own. Of a large table
+  // little is there at a time (Embedding::release).
+  const auto table = static_cast<uint64_t>(2 * config.vocabulary * width);
+  common.model_bytes = static_cast<uint64_t>(static_cast<double>(linear) * weight_bits / 8) + table +
+                       (table < Embedding::kLarge ? table : Embedding::kLarge / 8);
 
   const int64_t length = std::min(options.length, config.context);
   common.rows = length * rows_per_batch(options);
   if (options.objective != TrainObjective::kTokens) common.rows *= 2;
   const auto octets = [](int64_t columns) { return (columns + kOctet - 1) / kOctet * kOctet; };
   const int64_t widest_input = std::max({config.hidden, config.query_size(), config.intermediate});
-  int64_t floats = common.rows * places(config, modules, true).widest;
-  // Inputs packed for products, of the layers and of the head; in pairs they lie where the gradients do.
-  const bool pairs = options.bf16 && kernels::table().train.pairs != nullptr;
+  const Places low = places(config, modules, true, halves);
   const int64_t slice = head_slice_rows(config.vocabulary);
-  if (!pairs || !target_multiplies_pairs())
-    floats += common.rows * octets(widest_input) + slice * octets(width);
-  if (options.bf16) {
-    const int64_t gradients = std::max({(config.gated ? 2 : 1) * config.intermediate,
-                                        config.query_size() + 2 * config.kv_size(), widest_input});
-    const int64_t packed = common.rows * gradients + slice * std::max(config.vocabulary, width);
-    floats += pairs ? packed / 2 : packed;
-  }
-  if (options.dropout > 0) floats += 2 * common.rows * widest_input;
   const int threads = thread_count(options.threads);
-  floats += threads * (2 * config.head_dim + 3 * kScoreRows) * (length + 32);
+  int64_t floats = 0;
+  if (halves) {
+    floats += common.rows * pair_row_stride(low.together) + slice * std::max(config.vocabulary, width) / 2;
+    const auto attention =
+        static_cast<int64_t>(pair_attention_bytes(config.head_dim, length, config.attention_softcap > 0));
+    const int64_t block = (std::min<int64_t>(common.rows, 2048) + 512) * kWideBlockColumns;
+    floats += threads * std::max(attention / 4, block);
+  } else {
+    // Inputs packed for products, of the layers and of the head; in pairs they lie where the gradients do.
+    floats += common.rows * low.widest;
+    const bool pairs = options.bf16 && kernels::table().train.pairs != nullptr;
+    if (!pairs || !target_multiplies_pairs())
+      floats += common.rows * octets(widest_input) + slice * octets(width);
+    if (options.bf16) {
+      const int64_t gradients = std::max({(config.gated ? 2 : 1) * config.intermediate,
+                                          config.query_size() + 2 * config.kv_size(), widest_input});
+      const int64_t packed = common.rows * gradients + slice * std::max(config.vocabulary, width);
+      floats += pairs ? packed / 2 : packed;
+    }
+    if (options.dropout > 0) floats += 2 * common.rows * widest_input;
+    floats += threads * (2 * config.head_dim + 3 * kScoreRows) * (length + 32);
+  }
   common.working_bytes = static_cast<uint64_t>(floats) * sizeof(float) + kProgramBytes;
 
   std::vector<TrainMemory> result;
   for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
     TrainMemory one = common;
     one.recompute = level;
-    one.pass_bytes = pass_bytes(config, modules, options.dora, level, common.rows);
+    one.pass_bytes = pass_bytes(config, modules, options.dora, halves, level, common.rows);
     result.push_back(one);
   }
   return result;

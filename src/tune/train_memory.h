@@ -20,8 +20,12 @@ struct PlannedModule {
 // Rows of logits that exist at once.
 int64_t head_slice_rows(int64_t vocabulary) noexcept;
 
-// Pass::bytes() of a pass that is not made.
-uint64_t pass_bytes(const ModelConfig& config, std::span<const PlannedModule> modules, bool dora,
+// Whether what products read and give may be kept in bf16 by a pass that multiplies in it: on targets that
+// multiply pairs and have no matrix unit, rows of whole octets and heads of whole pairs, without dropout.
+bool halves_may_be_kept(const ModelConfig& config, double dropout) noexcept;
+
+// Pass::bytes() of a pass that is not made; `halves`: which keeps them.
+uint64_t pass_bytes(const ModelConfig& config, std::span<const PlannedModule> modules, bool dora, bool halves,
                     Recompute level, int64_t rows);
 
 }  // namespace nfloat

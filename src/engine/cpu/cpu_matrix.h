@@ -34,9 +34,12 @@ class CpuMatrix final : public DeviceMatrix {
   bool multiplies_pairs() const noexcept {
     return std::visit([](const auto& matrix) { return nfloat::multiplies_pairs(matrix); }, matrix_);
   }
-  void multiply_pairs(const PackedGradients& x, float* y, int64_t y_stride, const float* bias,
-                      int threads) const {
-    std::visit([&](const auto& matrix) { nfloat::multiply_pairs(matrix, x, y, y_stride, bias, threads); },
+  void multiply_pairs(const PackedGradients& x, const PairOutput& y, int threads) const {
+    std::visit([&](const auto& matrix) { nfloat::multiply_pairs(matrix, x, y, threads); }, matrix_);
+  }
+  void multiply_transposed(const PackedGradients& dy, int64_t first, const PairOutput& dx,
+                           int threads) const {
+    std::visit([&](const auto& matrix) { nfloat::multiply_transposed(matrix, dy, first, dx, threads); },
                matrix_);
   }
   void multiply_transposed(const PackedGradients& dy, int64_t first, float* dx, int64_t dx_stride,

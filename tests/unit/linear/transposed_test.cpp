@@ -86,6 +86,76 @@ void expect_product(const Matrix& matrix, const Case& c, bool bf16, double round
   for (const int64_t first : {3, 4}) expect_product_from(first, matrix, c, bf16, rounding);
 }
 
+// Terms behind those of the matrix: weights[column][pair].
+class TestTail final : public PairTail {
+ public:
+  TestTail(const std::vector<uint32_t>& x, int64_t count, std::vector<uint32_t> weights)
+      : PairTail(x.data(), count, count), weights_(std::move(weights)) {}
+  void fill(int64_t column, int64_t count, uint32_t* strip) const noexcept override {
+    for (int64_t l = 0; l < pairs(); ++l)
+      for (int64_t c = 0; c < count; ++c)
+        strip[l * kernels::table().train.pairs->columns + c] =
+            weights_[static_cast<size_t>((column + c) * pairs() + l)];
+  }
+
+ private:
+  std::vector<uint32_t> weights_;
+};
+
+// What a product in pairs may add before it stores: a tail, factors, a bias, and the rounding to bf16.
+template <typename Matrix>
+void expect_ends(const Matrix& matrix, const Case& c) {
+  constexpr int64_t kTail = 3;
+  const std::vector<float> x = gaussian(c.m * c.k, 25), factors = gaussian(c.n, 27), bias = gaussian(c.n, 28);
+  const auto pairs_of = [](const std::vector<float>& values) {
+    std::vector<uint32_t> result(values.size() / 2);
+    for (size_t i = 0; i < result.size(); ++i)
+      result[i] = float_to_bf16(values[2 * i]) | uint32_t{float_to_bf16(values[2 * i + 1])} << 16;
+    return result;
+  };
+  const std::vector<float> tail_x = gaussian(c.m * 2 * kTail, 29), tail_w = gaussian(c.n * 2 * kTail, 30);
+  const std::vector<uint32_t> tail_pairs = pairs_of(tail_x);
+  const TestTail tail(tail_pairs, kTail, pairs_of(tail_w));
+  PackedGradients packed;
+  packed.assign(x.data(), c.k, c.m, c.k, true, 2);
+  std::vector<float> plain(static_cast<size_t>(c.m * c.n)), whole(plain.size());
+  multiply_pairs(matrix, packed, {.data = plain.data(), .stride = c.n}, 1);
+  multiply_pairs(
+      matrix, packed,
+      {.data = whole.data(), .stride = c.n, .tail = &tail, .factors = factors.data(), .bias = bias.data()},
+      2);
+  const auto rounded = [](float value) { return double{bf16_to_float(float_to_bf16(value))}; };
+  for (int64_t i = 0; i < c.m; ++i)
+    for (int64_t n = 0; n < c.n; ++n) {
+      double sum = double{plain[static_cast<size_t>(i * c.n + n)]}, bound = std::abs(sum);
+      for (int64_t l = 0; l < 2 * kTail; ++l) {
+        const double product = rounded(tail_x[static_cast<size_t>(i * 2 * kTail + l)]) *
+                               rounded(tail_w[static_cast<size_t>(n * 2 * kTail + l)]);
+        sum += product, bound += std::abs(product);
+      }
+      const double factor = double{factors[static_cast<size_t>(n)]},
+                   added = double{bias[static_cast<size_t>(n)]};
+      ASSERT_NEAR(whole[static_cast<size_t>(i * c.n + n)], sum * factor + added,
+                  2e-6 * (bound * std::abs(factor) + std::abs(added)) + 1e-6)
+          << c.m << ' ' << c.n << " at " << i << ' ' << n;
+    }
+  // As halves: the rounded numbers, by as many rows as one asks for, nothing beside them.
+  const int64_t stride = pair_row_stride(c.n);
+  std::vector<uint16_t> halves(static_cast<size_t>(c.m * stride), 77);
+  multiply_pairs(matrix, packed,
+                 {.half = halves.data(),
+                  .stride = stride,
+                  .tail = &tail,
+                  .factors = factors.data(),
+                  .bias = bias.data()},
+                 7);
+  for (int64_t i = 0; i < c.m; ++i)
+    for (int64_t n = 0; n < stride; ++n)
+      ASSERT_EQ(halves[static_cast<size_t>(i * stride + n)],
+                n < c.n ? float_to_bf16(whole[static_cast<size_t>(i * c.n + n)]) : 77)
+          << i << ' ' << n;
+}
+
 // y = x w^T + bias in pairs of bf16, where the target and the matrix have that; nothing is written beside y.
 template <typename Matrix>
 void expect_pairs(const Matrix& matrix, const Case& c) {
@@ -99,7 +169,7 @@ void expect_pairs(const Matrix& matrix, const Case& c) {
       std::vector<float> y = old;
       PackedGradients packed;
       packed.assign(x.data(), c.k + 3, c.m, c.k, true, threads);
-      multiply_pairs(matrix, packed, y.data(), c.n + 1, added, threads);
+      multiply_pairs(matrix, packed, {.data = y.data(), .stride = c.n + 1, .bias = added}, threads);
       for (int64_t n = 0; n < c.n; ++n) {
         matrix.dequantize_row(n, row.data());
         for (int64_t i = 0; i < c.m; ++i) {
@@ -119,10 +189,11 @@ void expect_pairs(const Matrix& matrix, const Case& c) {
       if (first.empty()) first = y;
       EXPECT_EQ(0, std::memcmp(first.data(), y.data(), y.size() * sizeof(float)));
     }
+  expect_ends(matrix, c);
   PackedGradients narrow;
   narrow.assign(x.data(), c.k + 3, c.m, c.k - 1, true, 1);
   std::vector<float> y = old;
-  EXPECT_THROW(multiply_pairs(matrix, narrow, y.data(), c.n + 1, nullptr, 1), Error);
+  EXPECT_THROW(multiply_pairs(matrix, narrow, {.data = y.data(), .stride = c.n + 1}, 1), Error);
 }
 
 // The same of one to five rows that stand on their own: up to four take another way.

@@ -15,8 +15,7 @@
 namespace nfloat::testing {
 
 // An adapter of rank 3 that changes what the model computes.
-inline Adapter random_adapter(const Model& model) {
-  TrainOptions options;
+inline Adapter random_adapter(const Model& model, TrainOptions options = {}) {
   options.rank = 3;
   options.alpha = 4;
   Adapter adapter = make_adapter(state_of(model), options);

@@ -10,6 +10,7 @@
 #include "base/state_of.h"
 #include "model/layer_reader.h"
 #include "model/loader.h"
+#include "nfloat/codebook.h"
 #include "nfloat/error.h"
 #include "tune/optimizer.h"
 #include "tune/pass.h"
@@ -162,7 +163,7 @@ TEST_P(TrainedFamilies, MemoryIsPredicted) {
   }
   for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
     const Pass pass(model_, adapter, {.recompute = level, .threads = 1}, 64, kPositions);
-    EXPECT_EQ(pass.bytes(), pass_bytes(model_.config(), modules, false, level, 64));
+    EXPECT_EQ(pass.bytes(), pass_bytes(model_.config(), modules, false, false, level, 64));
   }
 }
 
@@ -224,6 +225,71 @@ TEST_P(TrainedFamilies, SameBitsWhateverIsRecomputedAndForAnyThreads) {
       ASSERT_EQ(0, std::memcmp(first.data(), found.data(), found.size() * sizeof(float)))
           << threads << " threads, level " << static_cast<int>(level);
     }
+}
+
+// What a pass that multiplies in bf16 keeps of it: the same bits at every level, near the gradients of
+// float32.
+class FamiliesInBf16 : public ::testing::TestWithParam<Case> {
+ protected:
+  // Gradients of one precision. A pass with any dropout keeps float32, and without a key drops nothing.
+  std::vector<float> gradients(bool bf16, bool dora, Recompute level, int threads, double dropout = 0) const {
+    TrainOptions options;
+    options.dora = dora;
+    Adapter adapter = testing::random_adapter(model_, options);
+    const PassOptions own{.bf16 = bf16,
+                          .precision = bf16 ? Precision::kBF16 : Precision::kF32,
+                          .recompute = level,
+                          .dropout = dropout,
+                          .threads = threads};
+    Pass pass(model_, adapter, own, batch_.rows(), kPositions);
+    std::vector<PlannedModule> modules;
+    for (const LoraModule& module : adapter.modules)
+      modules.push_back({module.at().layer, module.at().place, module.padded_rank()});
+    EXPECT_EQ(pass.keeps_halves(), bf16 && halves_may_be_kept(model_.config(), dropout));
+    EXPECT_EQ(pass.bytes(),
+              pass_bytes(model_.config(), modules, dora, pass.keeps_halves(), level, batch_.rows()));
+    pass.loss_and_gradients(batch_, 1.0 / static_cast<double>(batch_.targets()), {});
+    std::vector<float> all = all_gradients(adapter);
+    for (const LoraModule& module : adapter.modules)
+      all.insert(all.end(), module.magnitude_gradient.begin(), module.magnitude_gradient.end());
+    return all;
+  }
+
+  static ModelOptions in_four_bits() {
+    ModelOptions options{.precision = Precision::kBF16, .threads = 2};
+    options.quantize = make_codebook("nf4");
+    return options;
+  }
+
+  const RandomModel random_{GetParam().config};
+  const Model model_ = Model::load(random_.folder.path(), in_four_bits());
+  const Batch batch_ = make_test_batch(random_);
+};
+
+// By the norm of the first.
+double apart(const std::vector<float>& x, const std::vector<float>& y) {
+  double sum = 0, norm = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    sum += std::pow(static_cast<double>(x[i]) - static_cast<double>(y[i]), 2);
+    norm += std::pow(static_cast<double>(x[i]), 2);
+  }
+  return std::sqrt(sum / norm);
+}
+
+TEST_P(FamiliesInBf16, GradientsAreNearThoseOfFloat32) {
+  for (const bool dora : {false, true}) {
+    const std::vector<float> exact = gradients(false, dora, Recompute::kNone, 2);
+    const std::vector<float> first = gradients(true, dora, Recompute::kNone, 1);
+    // Rounding what is kept costs about as much as rounding the factors of the products does.
+    const double products = apart(exact, gradients(true, dora, Recompute::kNone, 2, 1e-9));
+    EXPECT_LE(apart(exact, first), 2.5 * products) << "DoRA " << dora;
+    for (const int threads : {2, 7})
+      for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
+        const std::vector<float> found = gradients(true, dora, level, threads);
+        ASSERT_EQ(0, std::memcmp(first.data(), found.data(), found.size() * sizeof(float)))
+            << threads << " threads, level " << static_cast<int>(level) << ", DoRA " << dora;
+      }
+  }
 }
 
 // Other weights for a model: of each tensor what is added to its values in float32.
@@ -381,6 +447,9 @@ TEST_P(TrainedFamilies, GradientsOfTheDivergenceAreCentralDifferences) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Every, TrainedFamilies, ::testing::ValuesIn(kCases),
+                         [](const auto& one) { return std::string(one.param.name); });
+
+INSTANTIATE_TEST_SUITE_P(Every, FamiliesInBf16, ::testing::ValuesIn(kCases),
                          [](const auto& one) { return std::string(one.param.name); });
 
 TEST(TrainedModels, MixturesAreRefusedByName) {
