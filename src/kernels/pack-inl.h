@@ -130,30 +130,34 @@ static void x_bf16(const float* x, int64_t k, int64_t m, uint16_t* output) noexc
   }
 }
 
-// Whole numbers of -127..127, as int8_t or as words in the order of gemm.h.
+// Whole numbers of -127..127, as int8_t or as words in the order of gemm.h. A block that holds NaN or an
+// infinity is zeros with that for its scale, so that what is computed from it is NaN; one whose largest
+// magnitude has no finite inverse is zeros too.
 template <typename Whole>
 static void x_whole(const float* x, int64_t k, int64_t m, int64_t block, Whole* output, float* scales,
                     int32_t* offsets) noexcept {
   constexpr int kWordColumn[kOctet] = {0, 2, 1, 3, 4, 6, 5, 7};
   constexpr int64_t kPart = 64;
   constexpr int32_t kInfinity = 0x7f800000;
+  constexpr float kSmallest = 4e-37f;  // 127 over it is finite
   for (int64_t begin = 0; begin < k; begin += block) {
     const int64_t count = k - begin < block ? k - begin : block;
-    int32_t bits = 0;  // of the largest magnitude: floats are ordered as their bits
+    int32_t bits = 0;  // of the largest magnitude: floats are ordered as their bits, NaN above infinity
     for (int64_t i = 0; i < count; ++i) {
       int32_t magnitude;
       std::memcpy(&magnitude, x + begin + i, sizeof magnitude);
       magnitude &= 0x7fffffff;
-      magnitude &= -static_cast<int32_t>(magnitude <= kInfinity);  // not a number: 0
       bits = magnitude > bits ? magnitude : bits;
     }
     float largest;
     std::memcpy(&largest, &bits, sizeof largest);
-    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    const bool zeros = bits >= kInfinity || largest < kSmallest;
+    const float inverse = zeros ? 0.0f : 127.0f / largest;
+    const int64_t counting = zeros ? 0 : count;
     int32_t sum = 0, products = 0;
     for (int64_t first = 0; first < block; first += kPart) {
       const int64_t part = block - first < kPart ? block - first : kPart;
-      const int64_t inside = count - first < part ? count - first : part;
+      const int64_t inside = counting - first < part ? counting - first : part;
       int8_t rounded[kPart] = {};
       for (int64_t i = 0; i < inside; ++i) {
         const float scaled = x[begin + first + i] * inverse;

@@ -97,13 +97,15 @@ void multiply(const ByteTileArgs& a) noexcept {
   store(a);
 }
 
-// Rounds half away from zero, as x_int8 of the other targets.
+// Rounds half away from zero, as x_int8 of the other targets; NaN in the block is its scale.
 float x_block(const float* x, int8_t* output) noexcept {
   __m512 values[4];
   __m512 largest = _mm512_setzero_ps();
+  uint32_t not_numbers = 0;
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     values[i] = _mm512_loadu_ps(x + 16 * i);
+    not_numbers |= _mm512_cmp_ps_mask(values[i], values[i], _CMP_UNORD_Q);
     largest = _mm512_max_ps(largest, _mm512_abs_ps(values[i]));
   }
   const float most = _mm512_reduce_max_ps(largest);
@@ -116,7 +118,7 @@ float x_block(const float* x, int8_t* output) noexcept {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(output + 16 * i),
                      _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(_mm512_add_ps(scaled, rounding))));
   }
-  return most / 127.0f;
+  return not_numbers != 0 ? __builtin_nanf("") : most / 127.0f;
 }
 
 }  // namespace

@@ -20,13 +20,16 @@
 //   own_octet<half>(from): 64 bytes for dot4 of an octet in that order
 //   store_own_octet(to, low, high): the octet's bytes in that order from those in the order of gemm.h
 //   NFLOAT_PAIR_PRODUCTS, where two rows of weights are multiplied by two of activations (own orders then);
-//   with it RowPairs: rows 2 i and 2 i + 1 of a panel, eight columns in bytes or four in bf16 zip_pairs(low,
-//   high): RowPairs from two halves of 4 columns in bytes, or of 2 in bf16; load_row_pairs(from),
-//   store_row_pairs(to, pairs)
-//   pair_offsets(even, odd, x, y): sums before a block's first octet, x of one row of activations and y of
-//   the other pair_dot8(even, odd, w, x): adds the products of the rows at x and x + 8; of bf16 <half>:
-//   pair_dot4, of columns 4 half on settle_pairs(even, odd): sums of two rows in the order of the instruction
-//   to those of each row NFLOAT_WORD_PRODUCTS, where words are multiplied faster than bytes; with it
+//   with it
+//   RowPairs: rows 2 i and 2 i + 1 of a panel, eight columns in bytes or four in bf16
+//   zip_pairs(low, high): RowPairs from two halves of 4 columns in bytes, or of 2 in bf16
+//   load_row_pairs(from), store_row_pairs(to, pairs)
+//   pair_offsets(even, odd, x, y): sums before a block's first octet, x of one row of activations, y of the
+//   other
+//   pair_dot8(even, odd, w, x): adds the products of the rows at x and x + 8; pair_dot4<half> those of bf16,
+//   columns 4 half to 4 half + 3
+//   settle_pairs(even, odd): sums of two rows in the order of the instruction to those of each row
+//   NFLOAT_WORD_PRODUCTS, where words are multiplied faster than bytes; with it
 //   even_words(bytes), odd_words(bytes): one of each two signed bytes, widened
 //   broadcast_words(x): x[0] x[1] in every 32 bits; add(x, y) of words; dot2(sum, x, y): sum + x . y of each
 //   two words, exact

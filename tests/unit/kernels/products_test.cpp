@@ -253,6 +253,51 @@ TEST(Products, EightBitScalesGiveTheBitsOfTheirValues) {
     }
 }
 
+// Packed, and in bytes and words expanded.
+TEST(Products, WhatIsNoNumberShowsInItsRow) {
+  for (const float bad : {NAN, INFINITY, -INFINITY})
+    for (const int64_t m : {1, 3, 4, 8}) {
+      Problem p(m, 16, 8, 8);
+      const int64_t row = m - 1, columns = p.columns();
+      p.x[index(row * columns + columns / 2 + 3)] = bad;  // of the second block
+      for (const Target& target : targets())
+        for (const Kind kind : {Kind::kF32, Kind::kBf16, Kind::kInt8}) {
+          SCOPED_TRACE(::testing::Message() << target.name << ", m " << m << " of " << bad << " precision "
+                                            << static_cast<int>(kind));
+          const GemmKernels& kernel = *target.gemm;
+          const auto check = [&](const std::vector<float>& y) {
+            for (size_t i = 0; i < y.size(); ++i)
+              ASSERT_EQ(std::isfinite(y[i]), static_cast<int64_t>(i) / kPanelRows != row) << i;
+          };
+          Prepared prepared(p, kernel, kind, false);
+          check(prepared.run(kind == Kind::kF32    ? kernel.f32_packed
+                             : kind == Kind::kBf16 ? kernel.bf16_packed
+                                                   : kernel.int8_packed));
+          if (kind != Kind::kInt8) continue;
+          std::vector<uint8_t> expanded(index(p.octets * kF32OctetBytes));
+          kernel.expand_int8(p.packed.data(), p.octets, p.levels, expanded.data());
+          prepared.args.weights = expanded.data();
+          check(prepared.run([&](const PanelArgs& a) { kernel.int8_dense(a, 1); }));
+          if (kernel.words_dense == nullptr) continue;
+          Prepared in_words(p, kernel, kind, true);
+          kernel.expand_words(p.packed.data(), p.octets, p.octets_per_block, p.levels, expanded.data());
+          in_words.args.weights = expanded.data();
+          check(in_words.run([&](const PanelArgs& a) { kernel.words_dense(a, 1); }));
+        }
+    }
+}
+
+// 127 over the largest magnitude of a block is no float below 4e-37.
+TEST(Products, TinyActivationsAreNothing) {
+  Problem p(3, 16, 8, 8);
+  for (size_t i = 0; i < p.x.size(); ++i) p.x[i] = i % 2 == 0 ? 1e-38f : -3e-40f;
+  for (const Target& target : targets()) {
+    Prepared prepared(p, *target.gemm, Kind::kInt8, false);
+    for (const float y : prepared.run(target.gemm->int8_packed))
+      EXPECT_LT(std::fabs(y), 1e-34f) << target.name;
+  }
+}
+
 #if defined(__x86_64__)
 TEST(Products, EmulatedAvxVnniGivesTheBitsOfAvx2) {
   if (!cpu_features().avx2) GTEST_SKIP() << "this processor has no AVX2";

@@ -314,7 +314,7 @@ TEST_F(LinearTest, KeepsWhatIsNoNumber) {
   const PackedMatrix matrix = PackedMatrix::pack(source_of(quantized(gaussian(n * k, 21), n, k, 64)));
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
     for (const int64_t m : {1, 20})
-      for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+      for (const Precision precision : kPrecisions) {
         std::vector<float> x = gaussian(m * k, 22);
         x[5] = bad;
         const std::vector<float> y = product(matrix, x, m, precision);
