@@ -16,12 +16,15 @@
 #include "convert_options.h"
 #include "model_options.h"
 #include "nfloat/chat.h"
+#include "nfloat/checkpoint.h"
+#include "nfloat/engine.h"
 #include "nfloat/error.h"
 #include "nfloat/lead.h"
 #include "nfloat/serve.h"
 #include "notes.h"
 #include "progress.h"
 #include "sampling_options.h"
+#include "service_manager.h"
 #include "signals.h"
 
 namespace nfloat::cli {
@@ -46,6 +49,7 @@ std::vector<std::string> read_keys(const std::string& path) {
     const size_t end = std::min(text.find('\n', at), text.size());
     std::string key = text.substr(at, end - at);
     while (!key.empty() && std::isspace(static_cast<unsigned char>(key.back()))) key.pop_back();
+    key.erase(0, std::min(key.find_first_not_of(" \t"), key.size()));
     if (!key.empty()) keys.push_back(std::move(key));
     at = end + 1;
   }
@@ -82,22 +86,24 @@ void open(const Options& options, Server& server, const std::string& folder) {
   const ModelConfig& config = model.config();
   std::vector<int32_t> ends;
   if (!quiet()) named_sampler_options({}, folder, config, &ends);
-  const int64_t context = options.serve.context > 0 ? options.serve.context : config.context;
-  const KvCacheType type = options.serve.kv_cache != KvCacheType::kAuto   ? options.serve.kv_cache
-                           : model.options().precision == Precision::kF32 ? KvCacheType::kF32
-                                                                          : KvCacheType::kF16;
-  const uint64_t kv = options.serve.kv_bytes > 0 ? options.serve.kv_bytes
-                                                 : kv_cache_bytes(config, type, context) *
-                                                       static_cast<uint64_t>(options.serve.streams);
   note("Memory: weights {}, keys and values at most {} for {} of up to {}.\n",
-       format_bytes(model.memory().resident_bytes()), format_bytes(kv),
-       count_of(options.serve.streams, "stream"), count_of(context, "token"));
+       format_bytes(model.memory().resident_bytes()), format_bytes(server.kv_bytes()),
+       count_of(options.serve.streams, "stream"), count_of(server.context(), "token"));
   note("Ready: API at {}/v1, page at {}/\n", server.address(), server.address());
+  tell_service_manager("READY=1");
 }
 
 // What is wrong with the options themselves is said before anyone can connect.
-void check(const Options& options) {
+void check(const Options& options, const std::string& folder) {
   check_model_arguments(options.model);
+  const Checkpoint checkpoint(folder);
+  if (const std::string text = checkpoint.text_file("config.json"); !text.empty())
+    plan_kv(parse_model_config(text, checkpoint.path() + "/config.json"),
+            parse_precision(options.model.precision),
+            {.streams = options.serve.streams,
+             .context = options.serve.context,
+             .kv_cache = options.serve.kv_cache,
+             .kv_bytes = options.serve.kv_bytes});
   std::set<std::string> names{options.serve.model_name};
   for (const ServedAdapter& adapter : options.serve.adapters) {
     if (!names.insert(adapter.name).second)
@@ -138,7 +144,7 @@ void run(Options& options) {
   if (!options.api_key_file.empty()) options.serve.api_keys = read_keys(options.api_key_file);
   if (!options.chat_template.empty())
     options.serve.chat_template = read_text(options.chat_template, kMostFileBytes);
-  check(options);
+  check(options, folder);
   catch_interrupts();
   Server server(options.serve);
   note("Listening at {}; loading {}.\n", server.address(), options.model.model);
@@ -153,6 +159,7 @@ void run(Options& options) {
   });
   const bool whole = server.run([&server] {
     if (ranks_lost()) server.stop();
+    if (interrupted()) tell_service_manager("STOPPING=1");
     return interrupted();
   });
   loader.join();

@@ -25,7 +25,9 @@ struct EngineOptions {
   int queue = 64;       // requests that may wait beside them
   int64_t context = 0;  // tokens of one sequence; 0: the model's context
   KvCacheType kv_cache = KvCacheType::kAuto;
-  uint64_t kv_bytes = 0;      // of keys and values, kept prefixes included; 0: enough for all streams
+  // Of keys and values, kept prefixes included; 0: enough for all streams, but at most nine tenths of the
+  // memory that is free when the engine is made.
+  uint64_t kv_bytes = 0;
   double step_seconds = 0.1;  // a step with a piece of a prompt takes about this long
   // A smaller model with the same tokens that guesses the next ones; what is generated is the same as
   // without. Its keys and values are not part of kv_bytes.
@@ -93,6 +95,18 @@ struct EngineStatistics {
   Histogram first_token_seconds, between_tokens_seconds, queue_seconds, request_seconds, step_seconds, rows,
       mask_seconds;
 };
+
+// What the keys and values of an engine may take, with what EngineOptions leave open.
+struct KvPlan {
+  int64_t context = 0;
+  KvCacheType type = KvCacheType::kF16;
+  uint64_t least_bytes = 0;  // one sequence that fills the context
+  uint64_t bytes = 0;        // all of them
+};
+
+// Needs no weights. Throws kInvalidArgument: a context beyond the model's, a budget that one full context
+// does not fit in, with the numbers.
+NFLOAT_API KvPlan plan_kv(const ModelConfig& config, Precision precision, const EngineOptions& options);
 
 // Continues many sequences of one model together: they join and leave at every step; prompts are read in
 // pieces between the tokens of others; what two sequences have in common at their beginnings is read once and

@@ -27,7 +27,7 @@ struct ServeOptions {
   int streams = 8;                 // sequences that are continued together
   int queue = 64;                  // requests that may wait
   int64_t context = 0;             // tokens of one sequence; 0: the model's context
-  uint64_t kv_bytes = 0;           // of keys and values; 0: what all streams can fill
+  uint64_t kv_bytes = 0;           // EngineOptions::kv_bytes
   KvCacheType kv_cache = KvCacheType::kAuto;
   double step_seconds = 0.1;    // longest step with a piece of a prompt
   int64_t max_tokens = 0;       // of an answer whose request names no limit; 0: what the context has room for
@@ -65,6 +65,11 @@ class NFLOAT_API Server {
   // kInvalidArgument: two adapters of one name. Returns what load_adapters notes of the adapters.
   std::vector<std::string> open(const Model& model, const std::string& path,
                                 const std::optional<Model>& draft = std::nullopt);
+
+  // Of the model that is served: tokens of a sequence, and what keys and values may take; 0 before there is
+  // one.
+  int64_t context() const;
+  uint64_t kv_bytes() const;
 
   // Serves until `ending`, asked four times a second, returns true: then new requests get 503, and running
   // answers have drain_seconds to end. False: some were broken off.

@@ -10,6 +10,7 @@
 #include "generate/engine_state.h"
 #include "kernels/attention.h"
 #include "model/kv_cache.h"
+#include "model/loader.h"
 #include "model/model_state.h"
 #include "model/session_state.h"
 
@@ -20,6 +21,12 @@ double machine_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+uint64_t free_bytes(const Model& model) {
+  if (const auto free = state_of(model).device->free_bytes()) return *free;
+  const uint64_t available = available_memory_bytes();
+  return available == 0 ? UINT64_MAX : available;
+}
+
 EngineOptions resolved(const Model& model, const Tokenizer& tokenizer, EngineOptions options) {
   const auto require = [](bool good, const char* name, auto value, const char* range) {
     if (!good) fail(ErrorCode::kInvalidArgument, "{} is {}, expected {}", name, value, range);
@@ -28,18 +35,13 @@ EngineOptions resolved(const Model& model, const Tokenizer& tokenizer, EngineOpt
   require(options.queue >= 0, "queue", options.queue, "0 or more");
   if (options.draft) check_draft(*options.draft, tokenizer);
   require(options.step_seconds > 0, "seconds of a step", options.step_seconds, "more than 0");
-  if (options.context == 0) options.context = model.config().context;
   if (!options.clock) options.clock = machine_seconds;
-  if (options.kv_cache == KvCacheType::kAuto)
-    options.kv_cache = model.options().precision == Precision::kF32 ? KvCacheType::kF32 : KvCacheType::kF16;
-  // A page more than the context: a shared one is copied before it is written.
-  const uint64_t least =
-      kv_cache_bytes(model.config(), options.kv_cache, options.context + kernels::kAttentionBlock);
-  if (options.kv_bytes == 0) options.kv_bytes = least * static_cast<uint64_t>(options.streams);
-  if (options.kv_bytes < least)
-    fail(ErrorCode::kInvalidArgument,
-         "keys and values of a context of {} tokens take {} KiB, the budget is {} KiB", options.context,
-         least >> 10, options.kv_bytes >> 10);
+  const KvPlan plan = plan_kv(model.config(), model.options().precision, options);
+  // Pages are taken when they are needed: a budget beyond the memory would end in failed requests.
+  if (options.kv_bytes == 0)
+    options.kv_bytes = std::min(plan.bytes, std::max(plan.least_bytes, free_bytes(model) / 10 * 9));
+  options.context = plan.context;
+  options.kv_cache = plan.type;
   return options;
 }
 
@@ -58,6 +60,25 @@ uint64_t seed_of_choice(uint64_t seed, int choice) noexcept {
 
 }  // namespace
 
+KvPlan plan_kv(const ModelConfig& config, Precision precision, const EngineOptions& options) {
+  KvPlan plan{.context = options.context, .type = resolved_cache(options.kv_cache, precision)};
+  if (plan.context == 0) plan.context = config.context;
+  if (plan.context < 1 || plan.context > largest_context(config))
+    fail(ErrorCode::kInvalidArgument, "a context of {} tokens: this model allows 1 to {}", plan.context,
+         largest_context(config));
+  // A page more than the context: a shared one is copied before it is written.
+  plan.least_bytes = kv_cache_bytes(config, plan.type, plan.context + kernels::kAttentionBlock);
+  if (options.kv_bytes != 0 && options.kv_bytes < plan.least_bytes)
+    fail(ErrorCode::kInvalidArgument,
+         "keys and values of a context of {} tokens take {} KiB, the budget is {} KiB", plan.context,
+         plan.least_bytes >> 10, options.kv_bytes >> 10);
+  plan.bytes = options.kv_bytes;
+  if (plan.bytes == 0 &&
+      __builtin_mul_overflow(plan.least_bytes, static_cast<uint64_t>(options.streams), &plan.bytes))
+    plan.bytes = UINT64_MAX;
+  return plan;
+}
+
 void Histogram::add(double value) noexcept {
   const auto at = std::lower_bound(bounds.begin(), bounds.end(), value) - bounds.begin();
   ++counts[static_cast<size_t>(at)];
@@ -69,10 +90,11 @@ Engine::State::State(const Model& model, const Tokenizer& text, const EngineOpti
       options(resolved(model, text, given)),
       root(model, {.context = options.context == model.config().context ? 0 : options.context,
                    .kv_cache = options.kv_cache}),
-      pool(state_of(model).tables->pages(model.config(), kernel_type(options.kv_cache))),
+      pool(state_of(model).tables->own_pages(model.config(), kernel_type(options.kv_cache))),
       page_positions(kernels::kAttentionBlock),
       prefixes(static_cast<size_t>(options.streams) * 4),
       budget(options.step_seconds) {
+  state_of(root).cache = KvCache(options.kv_cache, pool);
   statistics.kv_bytes_limit = options.kv_bytes;
   if (options.draft) draft_root.emplace(*options.draft);
   statistics.last_step = options.clock();

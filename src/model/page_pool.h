@@ -12,7 +12,7 @@
 
 namespace nfloat {
 
-// Pages of equal size, for the keys and values of all sessions of one model. A page that is no longer used
+// Pages of equal size, for the keys and values of sessions of one model. A page that is no longer used
 // comes back and is given out again. For use by any number of threads.
 class PagePool : public std::enable_shared_from_this<PagePool> {
  public:

@@ -37,8 +37,12 @@ std::shared_ptr<RopeTable> SequenceTables::rope(const ModelConfig& config, Layer
 std::shared_ptr<PagePool> SequenceTables::pages(const ModelConfig& config, kernels::KvType type) {
   const std::scoped_lock lock(mutex_);
   std::shared_ptr<PagePool>& pool = pages_[type];
-  if (!pool) pool = std::make_shared<PagePool>(cache_shape(config, type), budget_bytes_, device_);
+  if (!pool) pool = own_pages(config, type);
   return pool;
+}
+
+std::shared_ptr<PagePool> SequenceTables::own_pages(const ModelConfig& config, kernels::KvType type) const {
+  return std::make_shared<PagePool>(cache_shape(config, type), budget_bytes_, device_);
 }
 
 }  // namespace nfloat

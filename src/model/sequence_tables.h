@@ -26,6 +26,8 @@ class SequenceTables {
   // The angles for sequences of at most `length` positions. Null when no layer has that embedding.
   std::shared_ptr<RopeTable> rope(const ModelConfig& config, LayerRope which, int64_t length);
   std::shared_ptr<PagePool> pages(const ModelConfig& config, kernels::KvType type);
+  // For sequences whose memory is counted apart from that of the model's others.
+  std::shared_ptr<PagePool> own_pages(const ModelConfig& config, kernels::KvType type) const;
 
  private:
   const std::shared_ptr<Device> device_;

@@ -72,7 +72,9 @@ Json Server::State::models(const std::string& only) const {
              {"vocabulary", config.vocabulary},
              {"precision", precision_name(model->model.options().precision)},
              {"device", model->model.options().device},
+             {"format", model->format},
              {"weight_bytes", model->model.memory().resident_bytes()},
+             {"kv_bytes_per_token", model->kv_bytes_per_token},
              {"chat_template", model->chat.has_value()}}}};
   Json list = Json::array({one});
   for (const auto& [name, weights] : model->adapters) {
@@ -119,11 +121,12 @@ std::string Server::State::metrics() const {
   if (!model) return out.take();
   const EngineStatistics now = model->engine.statistics();
   out.head("model_info", "gauge", "The model that is served.");
-  out.labelled("model_info",
-               fmt::format("model=\"{}\",context=\"{}\",precision=\"{}\",device=\"{}\"", label(model->name),
-                           model->engine.context(), precision_name(model->model.options().precision),
-                           label(model->model.options().device)),
-               1);
+  out.labelled(
+      "model_info",
+      fmt::format("model=\"{}\",format=\"{}\",context=\"{}\",precision=\"{}\",device=\"{}\"",
+                  label(model->name), label(model->format), model->engine.context(),
+                  precision_name(model->model.options().precision), label(model->model.options().device)),
+      1);
   out.value("requests_running", "gauge", "Requests with a sequence at work.", now.running);
   out.value("requests_waiting", "gauge", "Requests in the queue.", now.waiting);
   out.head("requests_cancelled_total", "counter", "Requests that ended before their answer.");

@@ -6,6 +6,8 @@
 
 #include "base/ascii.h"
 #include "base/fail.h"
+#include "base/state_of.h"
+#include "model/model_state.h"
 #include "nfloat/conversation.h"
 #include "nfloat/lead.h"
 #include "server/parts.h"
@@ -24,6 +26,30 @@ std::string name_of(const std::string& path, const ServeOptions& options) {
   while (name.size() > 1 && name.back() == '/') name.pop_back();
   name = name.substr(name.rfind('/') + 1);
   return name.ends_with(".gguf") ? name.substr(0, name.size() - 5) : name;
+}
+
+// How most bytes of the layers are stored.
+std::string format_of(const Model& model) {
+  if (model.options().quantize) return model.options().quantize->name;
+  const Checkpoint* const checkpoint = state_of(model).checkpoint.get();
+  std::map<std::string, uint64_t> bytes;
+  if (checkpoint != nullptr)
+    for (const std::string& weight : checkpoint->weight_names()) {
+      const Shape shape = checkpoint->weight_shape(weight);
+      if (shape.rank() >= 2 && shape[0] != model.config().vocabulary)
+        bytes[checkpoint->stored_type(weight)] += checkpoint->stored_bytes(weight);
+    }
+  const auto most = std::max_element(bytes.begin(), bytes.end(),
+                                     [](const auto& a, const auto& b) { return a.second < b.second; });
+  return most == bytes.end() ? "" : most->first;
+}
+
+// As the engine's.
+uint64_t kv_bytes_of_token(const Model& model, const ServeOptions& options) {
+  constexpr int64_t kMany = 1 << 16;  // pages hold several
+  const KvPlan plan = plan_kv(model.config(), model.options().precision,
+                              {.context = options.context, .kv_cache = options.kv_cache});
+  return kv_cache_bytes(model.config(), plan.type, kMany) / kMany;
 }
 
 }  // namespace
@@ -51,9 +77,11 @@ ServedModel::ServedModel(const Model& weights, const std::string& path, const st
                                          : ChatTemplate::parse(options.chat_template, "--chat-template")),
       ends(model.config().eos_tokens),
       name(name_of(path, options)),
+      format(format_of(model)),
       created(std::chrono::duration_cast<std::chrono::seconds>(
                   std::chrono::system_clock::now().time_since_epoch())
                   .count()),
+      kv_bytes_per_token(kv_bytes_of_token(model, options)),
       engine(model, tokenizer,
              {.streams = options.streams,
               .queue = options.queue,
@@ -141,6 +169,16 @@ std::vector<std::string> Server::open(const Model& model, const std::string& pat
   const std::scoped_lock lock(state->mutex);
   state->opened = std::move(served);
   return notes;
+}
+
+int64_t Server::context() const {
+  const std::scoped_lock lock(state_->mutex);
+  return state_->opened ? state_->opened->engine.context() : 0;
+}
+
+uint64_t Server::kv_bytes() const {
+  const std::scoped_lock lock(state_->mutex);
+  return state_->opened ? state_->opened->engine.statistics().kv_bytes_limit : 0;
 }
 
 bool Server::run(const std::function<bool()>& ending) {

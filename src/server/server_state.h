@@ -55,8 +55,9 @@ struct ServedModel {
   std::optional<ChatTemplate> chat;
   std::vector<int32_t> ends;
   ApiBounds bounds;
-  std::string name;
+  std::string name, format;  // "nf4", "BF16", "Q4_K": of most weights
   int64_t created;
+  uint64_t kv_bytes_per_token;
   std::map<std::string, std::shared_ptr<LinearObserver>> adapters;  // by name
   std::vector<std::string> notes;                                   // of them
   GrammarCache grammars;                                            // of the thread beside

@@ -2,6 +2,9 @@
 // `nfloat serve` from outside: how it starts and ends. What it answers: tests/unit/server.
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -27,6 +30,28 @@ TEST_F(Serve, SaysWhereItIsAndEndsWhenAskedTo) {
   EXPECT_EQ(result.out, "");
 }
 
+TEST_F(Serve, TellsItsServiceManagerWhenItIsReadyAndWhenItEnds) {
+  const int manager = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path("notify").copy(address.sun_path, sizeof address.sun_path - 1);
+  ASSERT_EQ(::bind(manager, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
+  Limits limits;
+  limits.signal = SIGTERM;
+  limits.after = std::chrono::seconds(3);
+  limits.environment["NOTIFY_SOCKET"] = path("notify");
+  EXPECT_TRUE(nfloat({"serve", model(), "--port", "0", "--quiet"}, limits).ok());
+  const auto next = [&] {
+    char text[64];
+    const ssize_t count = ::recv(manager, text, sizeof text, 0);
+    return count < 0 ? "nothing" : std::string(text, static_cast<size_t>(count));
+  };
+  EXPECT_EQ(next(), "READY=1");
+  EXPECT_EQ(next(), "STOPPING=1");
+  EXPECT_EQ(next(), "nothing");
+  ::close(manager);
+}
+
 TEST_F(Serve, WhatCannotBeServedIsNamed) {
   expect_complaint(nfloat({"serve", path("absent"), "--quiet"}), {"absent"});
   expect_complaint(nfloat({"serve", model(), "--quiet", "--host", "0.0.0.0", "--port", "0"}),
@@ -38,7 +63,6 @@ TEST_F(Serve, WhatCannotBeServedIsNamed) {
   write_file(path("bad.jinja"), "{% if %}");
   expect_complaint(nfloat({"serve", model(), "--quiet", "--port", "0", "--chat-template", path("bad.jinja")}),
                    {"--chat-template"});
-  expect_complaint(nfloat({"serve", model(), "--quiet", "--port", "0", "--kv-memory", "1KB"}), {"budget"});
   EXPECT_EQ(nfloat({"serve", model(), "--port", "0", "--kv-memory", "much"}).exit_code, 2);
 }
 
@@ -61,6 +85,8 @@ TEST_F(Serve, OptionsAreRefusedBeforeItListens) {
   refused({"--adapter", "base=" + path("lora")}, {"base", "several"});
   refused({"--adapter", "a=" + path("lora"), "--adapter", "a=" + path("lora")}, {"--adapter a", "several"});
   refused({"--draft", path("absent")}, {"absent"});
+  refused({"--kv-memory", "1KB"}, {"context of 512 tokens", "the budget is 0 KiB"});
+  refused({"--context", "513"}, {"513", "512"});
   refused({"--chat-template", path("bad.jinja")}, {"--chat-template"});
 }
 

@@ -2,6 +2,7 @@
 #include "nfloat/engine.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,6 +10,7 @@
 #include <thread>
 
 #include "nfloat/error.h"
+#include "nfloat/synthetic.h"
 #include "support/paths.h"
 
 namespace nfloat {
@@ -170,6 +172,35 @@ TEST_F(Engines, WhoDoesNotFitWaitsAndLosesNothing) {
     EXPECT_TRUE(outcomes_[numbers[i]].done);
     EXPECT_EQ(outcomes_[numbers[i]].choices[0].tokens, single[i].choices[0].tokens) << i;
   }
+}
+
+TEST_F(Engines, OthersOfTheModelTakeNothingOfItsMemory) {
+  const uint64_t two = 2 * plan_kv(model().config(), Precision::kInt8, {.context = 64}).least_bytes;
+  const EngineOptions tight{.streams = 2, .context = 64, .kv_bytes = two};
+  Engine first(model(), tokenizer(), options(tight)), second(model(), tokenizer(), options(tight));
+  Session session(model());
+  session.prefill(prompt("A sequence that has nothing to do with them"));
+  for (Engine* engine : {&first, &second, &first}) {
+    outcomes_.clear();
+    for (const char* text : {"Once upon a time", "The king"}) engine->submit(request(text, 50));
+    while (engine->step()) {
+    }
+    EXPECT_EQ(outcomes_.size(), 2u);
+    EXPECT_EQ(engine->statistics().preempted, 0u);
+  }
+}
+
+TEST_F(Engines, AnUnboundedBudgetKeepsToTheMemoryThereIs) {
+  const uint64_t all =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  ModelConfig config = model().config();
+  config.context = int64_t{1} << 17;
+  const Model large = synthetic_model(config, {.model = {.precision = Precision::kInt8, .threads = 1}});
+  const KvPlan plan = plan_kv(config, Precision::kInt8, {.streams = 512});
+  const uint64_t limit = Engine(large, tokenizer(), {.streams = 512}).statistics().kv_bytes_limit;
+  EXPECT_EQ(plan.bytes, 512 * plan.least_bytes);
+  EXPECT_GE(limit, plan.least_bytes);
+  EXPECT_LE(limit, std::max(all, plan.least_bytes));
 }
 
 TEST_F(Engines, CancelledRequestsEndAtTheNextStepWhereverTheyAre) {

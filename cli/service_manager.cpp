@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "service_manager.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdlib>
+
+namespace nfloat::cli {
+
+void tell_service_manager(std::string_view state) noexcept {
+  const char* const name = std::getenv("NOTIFY_SOCKET");
+  if (name == nullptr) return;
+  const std::string_view path = name;
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  // A path, or with '@' for a zero byte a name without one.
+  if (path.size() < 2 || path.size() >= sizeof address.sun_path || (path[0] != '/' && path[0] != '@')) return;
+  path.copy(address.sun_path, path.size());
+  if (path[0] == '@') address.sun_path[0] = '\0';
+  const int file = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (file < 0) return;
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size());
+  // Who does not listen misses it: serving does not depend on that.
+  [[maybe_unused]] const ssize_t sent = ::sendto(file, state.data(), state.size(), MSG_NOSIGNAL,
+                                                 reinterpret_cast<const sockaddr*>(&address), length);
+  ::close(file);
+}
+
+}  // namespace nfloat::cli
