@@ -52,6 +52,8 @@ struct GenerationOptions {
   // The answer comes in the channels of gpt-oss (where the vocabulary has their tokens): text of the channel
   // "final" is the text, that of others an aside.
   bool channels = false;
+  // Special tokens whose names are part of the text, as <tool_call>; others have no text.
+  std::vector<int32_t> shown = {};
   // Up to this many tokens that followed the same ones earlier in the text are computed together with the
   // next one, and count where they are what is chosen. The tokens are the same as without; texts that repeat
   // their prompt come faster. 0: none.

@@ -20,6 +20,8 @@ struct Continuation::State {
 
   // A model's vocabulary may be padded beyond its tokenizer's: such a token has no text.
   std::string text_of(int32_t token) {
+    if (stream && std::find(options.shown.begin(), options.shown.end(), token) != options.shown.end())
+      return stream->flush() + std::string(tokenizer->token_text(token));
     return stream && token < tokenizer->vocab_size() ? stream->push(token) : std::string();
   }
   bool ends(int32_t token) const {

@@ -291,9 +291,12 @@ ChatRequest parse_chat_request(const Json& body, const ApiBounds& bounds) {
   if (top && !wanted) bad_field("top_logprobs", "top_logprobs goes with logprobs: true");
   if (wanted) request.log_probabilities = top.value_or(0);
   read_tools(fields, request);
-  fields.boolean("parallel_tool_calls", true);
+  request.several_calls = fields.boolean("parallel_tool_calls", true);
   read_format(fields, request.format, request.schema, request.regex);
-  if (const Json* values = fields.object("chat_template_kwargs")) request.template_values = *values;
+  if (const std::string effort = fields.text("reasoning_effort"); !effort.empty())
+    request.template_values["reasoning_effort"] = effort;
+  if (const Json* values = fields.object("chat_template_kwargs"))
+    for (const auto& [name, value] : values->items()) request.template_values[name] = value;
   return request;
 }
 

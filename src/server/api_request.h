@@ -38,6 +38,7 @@ struct ChatRequest : GenerationRequest {
   Json tools = Json::array();
   enum class ToolChoice : uint8_t { kNone, kAuto, kRequired } tool_choice = ToolChoice::kNone;
   std::string tool;  // the one that must be called; empty: any
+  bool several_calls = true;
   enum class Format : uint8_t { kText, kJson, kSchema, kRegex } format = Format::kText;
   Json schema;                            // kSchema
   std::string regex;                      // kRegex

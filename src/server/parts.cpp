@@ -21,6 +21,10 @@ size_t beginning_of(std::string_view mark, std::string_view text) noexcept {
   return 0;
 }
 
+constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>", kCallMark = "<tool_call>",
+                           kCallEnd = "</tool_call>", kListMark = "[TOOL_CALLS]", kCallId = "[CALL_ID]",
+                           kArgs = "[ARGS]";
+
 // {"name": NAME, "arguments": {...}} from its first character to its last, one call.
 class ForcedCall final : public PartSplitter {
  public:
@@ -59,13 +63,25 @@ class ForcedCall final : public PartSplitter {
   bool named_ = false;
 };
 
+// An answer in a form that was asked for, which is text whatever it looks like.
+class FormedText final : public PartSplitter {
+ public:
+  std::vector<Part> push(const EngineEvent& event) override {
+    if (event.piece.text.empty()) return {};
+    return {{Part::Kind::kText, event.piece.text, ""}};
+  }
+  std::vector<Part> finish(FinishReason) override { return {}; }
+};
+
 // Thoughts between <think> and </think> at the beginning or in a channel of their own, then text; with
-// functions that may be called, calls as models write them: <tool_call>JSON</tool_call>, an answer that is
-// JSON as a whole, or a channel to a function.
+// functions that may be called, calls as models write them: <tool_call>JSON</tool_call>, [TOOL_CALLS] and a
+// list in JSON or names with [ARGS]JSON, an answer that is JSON as a whole, or a channel to a function.
 class FreeText final : public PartSplitter {
  public:
-  FreeText(std::set<std::string> functions, bool thinks)
-      : functions_(std::move(functions)), mode_(thinks ? Mode::kThought : Mode::kBegin) {}
+  FreeText(std::set<std::string> functions, const ChatRequest& request)
+      : functions_(std::move(functions)),
+        several_(request.several_calls),
+        mode_(request.thinks ? Mode::kThought : Mode::kBegin) {}
 
   std::vector<Part> push(const EngineEvent& event) override {
     std::vector<Part> parts;
@@ -81,22 +97,32 @@ class FreeText final : public PartSplitter {
     const std::string rest = std::exchange(held_, "");
     if (mode_ == Mode::kThought)
       add(parts, Part::Kind::kThought, rest);
-    else if (mode_ == Mode::kCall && !add_calls(parts, rest))
-      add(parts, Part::Kind::kText, std::string(kCall) + rest);
-    else if (mode_ != Mode::kCall && !(mode_ == Mode::kJson && add_calls(parts, rest)))
+    else if (mode_ == Mode::kCall)
+      add_call_or_text(parts, rest, kCallMark, "");
+    else if (mode_ == Mode::kListed)
+      add_call_or_text(parts, rest, kListMark, "");
+    else if (!(mode_ == Mode::kJson && add_calls(parts, rest)))
       add(parts, Part::Kind::kText, rest);
     return parts;
   }
 
  private:
-  enum class Mode : uint8_t { kBegin, kThought, kText, kCall, kJson };
-  static constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>", kCall = "<tool_call>",
-                                    kCallEnd = "</tool_call>";
+  enum class Mode : uint8_t { kBegin, kThought, kText, kCall, kListed, kJson };
 
   static void add(std::vector<Part>& parts, Part::Kind kind, std::string text) {
     if (!text.empty()) parts.push_back({kind, std::move(text), ""});
   }
   void skip_space() { held_.erase(0, std::min(held_.find_first_not_of(kSpace), held_.size())); }
+
+  // Of the beginning of an answer: whether it is JSON, or the mark of a list, is not told yet.
+  bool is_undecided(std::string_view text) const {
+    return !functions_.empty() && ((text.size() < kListMark.size() && kListMark.starts_with(text)) ||
+                                   (text[0] == '[' && text.find_first_not_of(kSpace, 1) == text.npos));
+  }
+  bool looks_like_calls(std::string_view text) const {
+    return !functions_.empty() &&
+           (text[0] == '{' || (text[0] == '[' && text[text.find_first_not_of(kSpace, 1)] == '{'));
+  }
 
   // True: something was taken from what is held, and there may be more.
   bool advance(std::vector<Part>& parts) {
@@ -109,7 +135,8 @@ class FreeText final : public PartSplitter {
           held_.erase(0, first + kThink.size());
           mode_ = Mode::kThought;
         } else {
-          mode_ = !functions_.empty() && (rest[0] == '{' || rest[0] == '[') ? Mode::kJson : Mode::kText;
+          if (is_undecided(rest)) return false;
+          mode_ = looks_like_calls(rest) ? Mode::kJson : Mode::kText;
         }
         return true;
       }
@@ -124,8 +151,9 @@ class FreeText final : public PartSplitter {
         if (after_thought_) {
           skip_space();
           if (held_.empty()) return false;
+          if (is_undecided(held_)) return false;
           after_thought_ = false;
-          if (!functions_.empty() && (held_[0] == '{' || held_[0] == '[')) {
+          if (looks_like_calls(held_)) {
             mode_ = Mode::kJson;
             return true;
           }
@@ -134,7 +162,19 @@ class FreeText final : public PartSplitter {
           add(parts, Part::Kind::kText, std::exchange(held_, ""));
           return false;
         }
-        if (!until(parts, kCall, Part::Kind::kText)) return false;
+        // Whichever comes first.
+        const bool listed = held_.find(kListMark) < held_.find(kCallMark);
+        if (listed) {
+          until(parts, kListMark, Part::Kind::kText);
+          mode_ = Mode::kListed;
+          return true;
+        }
+        const size_t before = held_.size() - beginning_of(kListMark, held_);
+        std::string later = held_.find(kCallMark) == std::string::npos ? held_.substr(before) : "";
+        held_.erase(held_.size() - later.size());
+        const bool called = until(parts, kCallMark, Part::Kind::kText);
+        held_ += later;
+        if (!called) return false;
         mode_ = Mode::kCall;
         return true;
       }
@@ -143,10 +183,17 @@ class FreeText final : public PartSplitter {
         if (end == std::string::npos) return false;
         const std::string body = held_.substr(0, end);
         held_.erase(0, end + kCallEnd.size());
-        if (!add_calls(parts, body))
-          add(parts, Part::Kind::kText, std::string(kCall) + body + std::string(kCallEnd));
+        add_call_or_text(parts, body, kCallMark, kCallEnd);
         mode_ = Mode::kText;
         after_thought_ = true;
+        return true;
+      }
+      case Mode::kListed: {  // up to the next, or the end of the answer
+        const size_t end = held_.find(kListMark);
+        if (end == std::string::npos) return false;
+        const std::string body = held_.substr(0, end);
+        held_.erase(0, end + kListMark.size());
+        add_call_or_text(parts, body, kListMark, "");
         return true;
       }
       case Mode::kJson:
@@ -162,6 +209,28 @@ class FreeText final : public PartSplitter {
     add(parts, kind, held_.substr(0, ready));
     held_.erase(0, at != std::string::npos ? at + mark.size() : ready);
     return at != std::string::npos;
+  }
+
+  void add_call_or_text(std::vector<Part>& parts, const std::string& body, std::string_view open,
+                        std::string_view close) {
+    if (add_calls(parts, body) || (open == kListMark && add_named_call(parts, body))) return;
+    add(parts, Part::Kind::kText, std::string(open) + body + std::string(close));
+  }
+  // NAME[ARGS]JSON, NAME[CALL_ID]ID[ARGS]JSON or NAME JSON.
+  bool add_named_call(std::vector<Part>& parts, const std::string& text) {
+    const size_t marked = text.find(kArgs);
+    const size_t begin = marked == std::string::npos ? text.find('{') : marked + kArgs.size();
+    if (begin == std::string::npos) return false;
+    std::string_view name(text.data(), std::min(marked, begin));
+    name = name.substr(0, name.find(kCallId));
+    name.remove_prefix(std::min(name.find_first_not_of(kSpace), name.size()));
+    name = name.substr(0, name.find_last_not_of(kSpace) + 1);
+    try {
+      const Json arguments = Json::parse(text.substr(begin), {.depth = 64});
+      return add_calls(parts, Json{{"name", std::string(name)}, {"arguments", arguments}}.dump());
+    } catch (const JsonError&) {
+      return false;
+    }
   }
 
   bool add_calls(std::vector<Part>& parts, const std::string& text) {
@@ -185,7 +254,10 @@ class FreeText final : public PartSplitter {
                                                 : arguments->dump(-1, Json::Invalid::kReplace),
                        ""});
     }
-    parts.insert(parts.end(), calls.begin(), calls.end());
+    // Where only one is wanted, those behind it are dropped.
+    const size_t most = several_ ? calls.size() : called_ ? 0 : std::min<size_t>(calls.size(), 2);
+    parts.insert(parts.end(), calls.begin(), calls.begin() + static_cast<std::ptrdiff_t>(most));
+    called_ = called_ || most > 0;
     return !calls.empty();
   }
 
@@ -203,6 +275,7 @@ class FreeText final : public PartSplitter {
   }
 
   std::set<std::string> functions_;
+  bool several_, called_ = false;
   Mode mode_;
   bool thought_ = false, after_thought_ = false;
   std::string held_, channel_;
@@ -219,12 +292,20 @@ std::string new_id(const char* prefix) {
   return id;
 }
 
+std::vector<std::string_view> part_marks(const ChatRequest& request) {
+  std::vector<std::string_view> marks{kThink, kThinkEnd};
+  if (request.tool_choice == ChatRequest::ToolChoice::kAuto)
+    marks.insert(marks.end(), {kCallMark, kCallEnd, kListMark, kCallId, kArgs});
+  return marks;
+}
+
 std::unique_ptr<PartSplitter> make_parts(const ChatRequest& request) {
   if (request.tool_choice == ChatRequest::ToolChoice::kRequired) return std::make_unique<ForcedCall>();
+  if (request.format != ChatRequest::Format::kText) return std::make_unique<FormedText>();
   std::set<std::string> functions;
   if (request.tool_choice == ChatRequest::ToolChoice::kAuto)
     for (const Json& tool : request.tools) functions.insert(tool["function"]["name"].text());
-  return std::make_unique<FreeText>(std::move(functions), request.thinks);
+  return std::make_unique<FreeText>(std::move(functions), request);
 }
 
 }  // namespace nfloat

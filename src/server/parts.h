@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "nfloat/engine.h"
@@ -28,6 +29,8 @@ class PartSplitter {
 };
 
 std::unique_ptr<PartSplitter> make_parts(const ChatRequest& request);
+// What it takes text apart by. A special token of this name has to be in the text.
+std::vector<std::string_view> part_marks(const ChatRequest& request);
 
 // "call_" and random characters.
 std::string new_id(const char* prefix);

@@ -3,6 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
+#include <system_error>
+
 namespace nfloat {
 namespace {
 
@@ -54,11 +57,14 @@ std::vector<int32_t> ChatPrompt::tokens(const Json& values) const {
     const size_t open = rest.find(kOpen);
     add(tokenizer_.encode(rest.substr(0, open), false));
     if (open == std::string_view::npos) break;
-    const size_t close = rest.find(kClose, open);
-    const size_t number =
-        static_cast<size_t>(std::stoul(std::string(rest.substr(open + kMark, close - open - kMark))));
-    add(plain(tokenizer_, texts.at(number)));
-    rest.remove_prefix(close + kMark);
+    rest.remove_prefix(open + kMark);
+    // A template may cut a text short, and so a mark: what is left of it is no number then.
+    size_t number = 0;
+    const auto [end, error] = std::from_chars(rest.data(), rest.data() + rest.size(), number);
+    rest.remove_prefix(static_cast<size_t>(end - rest.data()));
+    if (error != std::errc() || number >= texts.size() || !rest.starts_with(kClose)) continue;
+    rest.remove_prefix(kMark);
+    add(plain(tokenizer_, texts[number]));
   }
   return result;
 }

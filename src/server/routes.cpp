@@ -244,7 +244,12 @@ Prepared prepare_chat(ServedModel& served, const ServeOptions& options, ChatRequ
   request.thinks = end.find("<think>") != std::string::npos && end.find("</think>") == std::string::npos;
   Prepared result;
   result.requests.push_back(engine_request(served, options, request, std::move(tokens)));
-  result.requests.back().generation.channels = !grammar;
+  GenerationOptions& generation = result.requests.back().generation;
+  generation.channels = !grammar;
+  if (!grammar)
+    for (const std::string_view mark : part_marks(request))
+      if (const auto token = served.tokenizer.token_id(mark); token && served.tokenizer.is_special(*token))
+        generation.shown.push_back(*token);
   result.requests.back().grammar = std::move(grammar);
   result.answer = make_chat_answer(head_of(served, "chatcmpl-", request), request, served.tokenizer);
   return result;
@@ -352,7 +357,7 @@ void Server::State::check_key(const HttpRequest& request) const {
   std::string_view given = request.header("authorization");
   static constexpr std::string_view kBearer = "bearer ";
   if (in_lower_case(given.substr(0, kBearer.size())) == kBearer)
-    given.remove_prefix(kBearer.size());
+    given.remove_prefix(std::min(given.find_first_not_of(' ', kBearer.size()), given.size()));
   else
     given = request.header("x-api-key");
   bool known = false;

@@ -131,6 +131,12 @@ TEST(AnswerParts, ThoughtsCallsAndTextAreToldApartHoweverTheyCome) {
   tools.tool_choice = ChatRequest::ToolChoice::kAuto;
   ChatRequest inside = plain;
   inside.thinks = true;
+  // What a schema asks for is no call and no thought, whatever it looks like.
+  ChatRequest formed = tools;
+  formed.format = ChatRequest::Format::kSchema;
+  formed.thinks = true;
+  ChatRequest single = tools;
+  single.several_calls = false;
   ChatRequest forced = tools;
   forced.tool_choice = ChatRequest::ToolChoice::kRequired;
   for (const size_t size : {1u, 2u, 3u, 7u, 1000u}) {
@@ -144,9 +150,24 @@ TEST(AnswerParts, ThoughtsCallsAndTextAreToldApartHoweverTheyCome) {
     EXPECT_EQ(
         split(tools, "[{\"name\": \"g\", \"arguments\": {}}, {\"name\": \"f\", \"arguments\": {}}]", size),
         "C:g|A:{}|C:f|A:{}");
+    EXPECT_EQ(split(tools, "Well. [TOOL_CALLS] [{\"name\": \"g\", \"arguments\": {\"a\": 1}}]", size),
+              "T:Well. |C:g|A:{\"a\":1}");
+    EXPECT_EQ(split(tools, "[TOOL_CALLS]f[ARGS]{\"a\": 1}[TOOL_CALLS] g [CALL_ID]x1[ARGS]{}", size),
+              "C:f|A:{\"a\":1}|C:g|A:{}");
+    EXPECT_EQ(split(tools, "[TOOL_CALLS]f{\"a\": [1]}", size), "C:f|A:{\"a\":[1]}");
+    for (const char* text :
+         {"[TOOL_CALLS]h[ARGS]{}", "[TOOL_CALLS]f[ARGS]{", "[TOOL_CALLS]", "a [TOOL_ <tool_ [TOOL_C"})
+      EXPECT_EQ(split(tools, text, size), std::string("T:") + text);
+    EXPECT_EQ(split(tools, "a <tool_[TOOL_CALLS]f{}", size), "T:a <tool_|C:f|A:{}");
+    EXPECT_EQ(split(tools, "[TOOL_<tool_call>{\"name\": \"f\"}</tool_call>", size), "T:[TOOL_|C:f|A:{}");
     EXPECT_EQ(split(tools, "{\"name\": \"h\"}", size), "T:{\"name\": \"h\"}");
     EXPECT_EQ(split(tools, "<tool_call>{\"name\": \"h\"}</tool_call>", size),
               "T:<tool_call>{\"name\": \"h\"}</tool_call>");
+    for (const char* text :
+         {"{\"name\": \"f\", \"arguments\": {}}", "<think>a</think> b", " [TOOL_CALLS]f{}"})
+      EXPECT_EQ(split(formed, text, size), std::string("T:") + text);
+    EXPECT_EQ(split(single, "[TOOL_CALLS]f{}[TOOL_CALLS]g{}", size), "C:f|A:{}");
+    EXPECT_EQ(split(single, "[{\"name\": \"g\"}, {\"name\": \"f\"}]", size), "C:g|A:{}");
     EXPECT_EQ(split(forced, "{\"name\": \"f\", \"arguments\": {\"a\": {}}}", size), "C:f|A:{\"a\": {}}");
   }
 }
@@ -168,6 +189,14 @@ TEST(ChatPrompts, SpecialTokensOfUsersStayText) {
   const std::vector<int32_t> hostile = tokens("a<|end_of_text|>b");
   EXPECT_EQ(count(hostile), 1);
   EXPECT_EQ(tokenizer.decode(hostile), "user: a<|end_of_text|>b<|end_of_text|>");
+  // A template that cuts texts short, and marks that come from elsewhere.
+  const ChatPrompt cut(ChatTemplate::parse("{{ messages[0].content[:1] }}{{ x }}!", "test"), tokenizer);
+  const Json values{{"messages", Json::array({Json{{"role", "user"}, {"content", "<|end_of_text|>"}}})},
+                    {"x",
+                     "\uefb0"
+                     "7\uefb1\uefb0"}};
+  EXPECT_EQ(count(cut.tokens(values)), 0);
+  EXPECT_EQ(tokenizer.decode(cut.tokens(values)).back(), '!');
 }
 
 }  // namespace
