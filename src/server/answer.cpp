@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
+#include <string_view>
 
 #include "server/parts.h"
 #include "tokenizer/utf8.h"
@@ -188,9 +190,11 @@ class CompletionAnswer final : public ApiAnswer {
         if (event.choice == 0 && per_prompt_ > 1) scores_[prompt] = event.scores;
       }
     }
-    if (wants_ >= 0 && event.piece.token >= 0)
-      choice.logprobs.add(tokenizer_.token_bytes(event.piece.token), event.piece.log_probability,
+    if (const int32_t token = event.piece.token; wants_ >= 0 && token >= 0) {
+      const std::string bytes = tokenizer_.token_bytes(token);
+      choice.logprobs.add(bytes, tokenizer_.is_special(token) ? "" : bytes, event.piece.log_probability,
                           top(event.piece.most_likely));
+    }
     choice.text += text;
     std::string out;
     if (!text.empty() || (event.finish && !choice.logprobs.sent_all()))
@@ -226,13 +230,15 @@ class CompletionAnswer final : public ApiAnswer {
   // The parallel lists of OpenAI's older protocol.
   class Logprobs {
    public:
-    void add(const std::string& bytes, Json value, Json most) {
-      const std::string name = token_name(bytes);
-      tokens_.push_back(name);
+    // `in_text`: those of its bytes that are in the text, where a part of a character counts with its first.
+    void add(const std::string& bytes, std::string_view in_text, Json value, Json most) {
+      tokens_.push_back(token_name(bytes));
       values_.push_back(std::move(value));
       tops_.push_back(std::move(most));
       offsets_.push_back(offset_);
-      for (size_t at = 0; at < name.size(); at += next_char(name, at).bytes) ++offset_;
+      offset_ += std::count_if(in_text.begin(), in_text.end(), [](char byte) {
+        return (static_cast<unsigned char>(byte) & 0xc0) != 0x80;  // begins a character
+      });
     }
     bool sent_all() const { return sent_ == tokens_.size(); }
     Json all() const { return from(0); }
@@ -280,12 +286,20 @@ class CompletionAnswer final : public ApiAnswer {
   }
   void echo_scores(int prompt, const std::vector<PromptScore>& scores, Choice& choice) {
     const std::vector<int32_t>& tokens = prompt_tokens_[static_cast<size_t>(prompt)];
+    std::string_view rest = prompts_[static_cast<size_t>(prompt)];
     for (size_t i = 0; i < tokens.size(); ++i) {
       const std::string bytes = tokenizer_.token_bytes(tokens[i]);
+      std::string_view in_text = bytes;
+      // The first word of a text has no space before it, and special tokens around it are not part of it.
+      if (!rest.starts_with(in_text) && in_text.starts_with(' ')) in_text.remove_prefix(1);
+      if (rest.starts_with(in_text))
+        rest.remove_prefix(in_text.size());
+      else if (tokenizer_.is_special(tokens[i]))
+        in_text = {};
       if (i == 0 || i > scores.size())
-        choice.logprobs.add(bytes, Json(), Json());
+        choice.logprobs.add(bytes, in_text, Json(), Json());
       else
-        choice.logprobs.add(bytes, scores[i - 1].log_probability, top(scores[i - 1].most_likely));
+        choice.logprobs.add(bytes, in_text, scores[i - 1].log_probability, top(scores[i - 1].most_likely));
     }
   }
   std::string chunk(int index, const std::string& text, Json logprobs, Json finish) const {

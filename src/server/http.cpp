@@ -128,7 +128,7 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
   void write(std::string_view piece) override {
     if (gone_ || phase_ != Phase::kStreaming || piece.empty()) return;
     push(chunked_ ? fmt::format("{:x}\r\n{}\r\n", piece.size(), piece) : std::string(piece));
-    if (waiting_bytes_ > server_.limits.outbox_bytes) shut();
+    if (reads_too_slowly()) shut();
   }
   void end_stream(bool complete) override {
     if (gone_ || phase_ != Phase::kStreaming) return;
@@ -173,6 +173,11 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
       keep_alive_ = false;
       return answer_error(400, "the transfer encoding is not chunked");
     }
+    if (const auto coding = message[http::field::content_encoding];
+        !coding.empty() && !beast::iequals(coding, "identity")) {
+      keep_alive_ = false;
+      return answer_error(415, "the content encoding is not identity");
+    }
     if (beast::iequals(message[http::field::expect], "100-continue")) {
       stream_.layer().expires_after(seconds(server_.limits.write_seconds));
       static constexpr std::string_view kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
@@ -196,7 +201,15 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     auto message = parser_->release();
     request_ = HttpRequest();
     request_.method = std::string(message.method_string());
-    request_.path = std::string(message.target().substr(0, message.target().find('?')));
+    std::string_view target{message.target().data(), message.target().size()}, authority;
+    if (target.starts_with("http://") || target.starts_with("https://")) {  // RFC 9112, 3.2.2
+      target.remove_prefix(target.find("//") + 2);
+      authority = target.substr(0, target.find_first_of("/?"));
+      target.remove_prefix(authority.size());
+      request_.headers.emplace_back("host", authority);  // in place of the header
+      if (!target.starts_with('/')) target = "/";
+    }
+    request_.path = std::string(target.substr(0, target.find('?')));
     for (const auto& field : message)
       request_.headers.emplace_back(in_lower_case({field.name_string().data(), field.name_string().size()}),
                                     std::string(field.value()));
@@ -280,6 +293,14 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     outbox_.push_back(std::move(text));
     write_next();
   }
+  // A client that others kept from the processor for a moment may still catch up.
+  bool reads_too_slowly() {
+    const size_t most = server_.limits.outbox_bytes;
+    if (waiting_bytes_ <= most) return false;
+    const auto time = std::chrono::steady_clock::now();
+    if (!behind_since_) behind_since_ = time;
+    return waiting_bytes_ > 16 * most || time - *behind_since_ > seconds(server_.limits.outbox_seconds);
+  }
   void write_next() {
     if (writing_ || gone_) return;
     if (outbox_.empty()) {
@@ -300,6 +321,7 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
     if (error) return shut();
     stream_.layer().expires_never();
     waiting_bytes_ -= at_work_.size();
+    if (waiting_bytes_ <= server_.limits.outbox_bytes) behind_since_.reset();
     write_next();
   }
   void next() {
@@ -354,6 +376,7 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
   std::deque<std::string> outbox_;
   std::string at_work_;
   size_t waiting_bytes_ = 0, drained_ = 0;
+  std::optional<std::chrono::steady_clock::time_point> behind_since_;  // more waits than may
   std::array<char, 4096> dropped_;
 };
 

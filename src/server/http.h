@@ -26,9 +26,11 @@ struct HttpRequest {
 struct HttpLimits {
   uint32_t header_bytes = 16 << 10;
   uint64_t body_bytes = uint64_t{8} << 20;
-  size_t outbox_bytes = 256 << 10;  // of a stream that its client does not read: it is ended then
+  // Of a stream that its client does not read: it is ended when so much has waited for `outbox_seconds`, and
+  // at once when 16 times as much waits.
+  size_t outbox_bytes = 256 << 10;
   int connections = 512;
-  int header_seconds = 10, body_seconds = 30, idle_seconds = 60, write_seconds = 30;
+  int header_seconds = 10, body_seconds = 30, idle_seconds = 60, write_seconds = 30, outbox_seconds = 1;
 };
 
 // PEM files; empty: no TLS.

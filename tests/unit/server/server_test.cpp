@@ -168,6 +168,35 @@ TEST_F(Servers, GiveTheSameTextWholeAndInPieces) {
   EXPECT_EQ(Json(joined), whole["choices"][0]["message"]["content"]);
 }
 
+TEST_F(Servers, SayWhereTokensAreInTheText) {
+  start();
+  const Json request{{"prompt", "The king \xf0\x9f\x98\x80 caf\xc3\xa9"},
+                     {"max_tokens", 12},
+                     {"temperature", 0},
+                     {"echo", true},
+                     {"logprobs", 1},
+                     {"ignore_eos", true}};
+  const Json choice = body(post("/v1/completions", request))["choices"][0], &found = choice["logprobs"];
+  std::vector<std::string> characters;
+  for (const char byte : choice["text"].text())
+    if ((static_cast<unsigned char>(byte) & 0xc0) != 0x80)
+      characters.emplace_back(1, byte);
+    else
+      characters.back() += byte;
+  size_t whole = 0;
+  for (size_t i = 1; i < found["tokens"].size(); ++i) {
+    const std::string& token = found["tokens"][i].text();
+    if (token.starts_with("bytes:")) continue;
+    std::string there;
+    for (auto at = found["text_offset"][i].get<size_t>();
+         at < characters.size() && there.size() < token.size(); ++at)
+      there += characters[at];
+    EXPECT_EQ(there, token) << i;
+    ++whole;
+  }
+  EXPECT_GT(whole, 10u);
+}
+
 TEST_F(Servers, HoldAnswersToSchemasAndFunctions) {
   start();
   Json request = chat(200);
@@ -188,6 +217,9 @@ TEST_F(Servers, HoldAnswersToSchemasAndFunctions) {
   const std::string word =
       body(post("/v1/chat/completions", request))["choices"][0]["message"]["content"].text();
   EXPECT_TRUE(word == "yes!" || word == "no!") << word;
+  request["tools"] = Json::parse(R"([{"type": "function", "function": {"name": "no"}}])");
+  const Json free = body(post("/v1/chat/completions", request))["choices"][0]["message"];
+  EXPECT_TRUE(free["content"] == "yes!" || free["content"] == "no!") << free.dump();
   request.erase("response_format");
   request["tools"] = Json::parse(R"([{"type": "function", "function": {"name": "roll", "parameters":
       {"type": "object", "properties": {"sides": {"enum": [4, 6]}}, "required": ["sides"]}}}])");
@@ -228,6 +260,12 @@ TEST_F(Servers, RequestsThatAreNoneAreRefusedWithTheirStatus) {
   EXPECT_LT(get("/" + std::string(9000, 'a')).size(), 1000u) << "what a request says is quoted in short";
   EXPECT_EQ(first("GET /health HTTP/1.1\r\nHost: 127.0.0.2:80\r\nConnection: close\r\n\r\n"), 200);
   EXPECT_EQ(first("GET /health HTTP/1.1\r\nHost: LocalHost:80\r\nConnection: close\r\n\r\n"), 200);
+  EXPECT_EQ(
+      first("GET http://localhost/health?a HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"),
+      200);
+  EXPECT_EQ(first("GET http://evil.example/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
+            403);
+  EXPECT_EQ(first(request("POST", "/tokenize", "{}", "Content-Encoding: gzip\r\n")), 415);
   EXPECT_EQ(first(request("GET", "/nothing")), 404);
   const std::string wrong = raw(request("GET", "/v1/chat/completions"));
   EXPECT_EQ(status(wrong), 405);
