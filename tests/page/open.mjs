@@ -36,6 +36,19 @@ try {
     await press('Escape');
     await until('the stop', `document.getElementById('stop').hidden && document.querySelectorAll('.turn.assistant').length === 1`);
     await until('a server at rest', `/requests_running 0\\n/.test(await (await fetch('metrics')).text())`);
+    // What is edited stays until the new text is sent; another tab's chats are not overwritten.
+    await evaluate(`[...document.querySelectorAll('.turn.user button')].find(b => b.textContent === 'Edit').click();`);
+    await press('Escape');
+    await until('the end of an edit', `document.querySelectorAll('.turn').length === 2 && !document.querySelector('.turn.old')`);
+    await evaluate(`const kept = JSON.parse(localStorage.getItem('nfloat.chats'));
+      localStorage.setItem('nfloat.chats', JSON.stringify([{id: 'other', title: 'Of another tab', messages: [{role: 'user', content: 'x'}]}, ...kept]));
+      document.getElementById('max_tokens').value = 3;
+      [...document.querySelectorAll('.turn.user button')].find(b => b.textContent === 'Edit').click();
+      document.getElementById('input').value = 'And the land?'; document.getElementById('send').click();`);
+    await until('the answer to what was edited', `/3 generated/.test(document.getElementById('status').textContent)`);
+    await until('one question, edited', `[...document.querySelectorAll('.turn.user p')].map(p => p.textContent).join() === 'And the land?'`);
+    await until('the chat of another tab', `JSON.parse(localStorage.getItem('nfloat.chats')).length === 2 && document.querySelectorAll('#chats li').length === 2`);
+    await until('the answer to be read aloud once', `document.getElementById('spoken').textContent.length > 0 && document.getElementById('log').getAttribute('aria-live') === 'off'`);
     await evaluate(`localStorage.setItem('nfloat.chats', ${JSON.stringify(JSON.stringify([{title: hostile[0], messages: hostile.flatMap(content => [{role: 'user', content}, {role: 'assistant', content}])}]))});`);
     await send('Page.reload');
     await until('the kept chat', `document.querySelectorAll('.turn').length === ${hostile.length * 2}`);

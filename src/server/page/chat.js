@@ -5,26 +5,44 @@ const at = (id) => document.getElementById(id);
 const kSettings = ['temperature', 'top_p', 'top_k', 'min_p', 'max_tokens', 'seed'];
 const kStore = 'nfloat.chats';
 
-let chats = load();
-let current = chats[0];
 let running = null;  // AbortController of the answer that comes
 let context = 0;
+let editing = -1;  // the message that the text field is to replace, and all that follow it
+let chats = load();
+let current = chats[0];
 
+function fresh(messages = [], title = 'New chat') {
+  return { id: [...crypto.getRandomValues(new Uint32Array(4))].join('-'), title, messages };
+}
+// Other tabs write there too: what is kept is read again before one chat of it is changed.
 function load() {
   try {
     const found = JSON.parse(localStorage.getItem(kStore));
-    if (Array.isArray(found) && found.length && found.every((c) => Array.isArray(c.messages))) return found;
+    if (Array.isArray(found) && found.length && found.every((c) => Array.isArray(c.messages))) {
+      const whole = found.map((c) => ({ ...fresh(), ...c }));
+      if (!found.every((c) => c.id)) keep(whole);
+      return whole;
+    }
   } catch { /* what is kept there is not ours */ }
-  return [{ title: 'New chat', messages: [] }];
+  return [fresh()];
 }
-function save() {
+function keep(list) {
   try {
-    localStorage.setItem(kStore, JSON.stringify(chats));
+    localStorage.setItem(kStore, JSON.stringify(list));
   } catch {
     say('This browser keeps no more chats: export or delete some.', true);
   }
 }
+function save(chat = current) {
+  chats = load().filter((c) => c.messages.length || c.id === chat.id);
+  const place = chats.findIndex((c) => c.id === chat.id);
+  if (place < 0) chats.unshift(chat);
+  else chats[place] = chat;
+  keep(chats);
+}
+// Of what comes in pieces only the end is read aloud.
 function say(text, error = false) {
+  at('status').setAttribute('aria-live', running ? 'off' : 'polite');
   at('status').textContent = text;
   at('status').classList.toggle('error', error);
 }
@@ -49,7 +67,7 @@ function formatted(text) {
     }
     if (!block.trim()) return;
     const paragraph = element('p');
-    for (const piece of block.replace(/^\n/, '').split(/(`[^`\n]+`|\*\*[^*\n]+\*\*)/)) {
+    for (const piece of block.replace(/^\s*\n|\s+$/g, '').split(/(`[^`\n]+`|\*\*[^*\n]+\*\*)/)) {
       if (/^`[^`]+`$/.test(piece)) paragraph.append(element('code', { textContent: piece.slice(1, -1) }));
       else if (/^\*\*[^*]+\*\*$/.test(piece)) paragraph.append(element('strong', { textContent: piece.slice(2, -2) }));
       else paragraph.append(piece);
@@ -61,6 +79,7 @@ function formatted(text) {
 
 function turnElement(message, index) {
   const turn = element('article', { className: `turn ${message.role === 'user' ? 'user' : 'assistant'}` });
+  turn.dataset.index = index;
   turn.append(element('h2', { textContent: message.role === 'user' ? 'You' : message.role }));
   if (message.reasoning_content)
     turn.append(element('p', { className: 'thought', textContent: message.reasoning_content }));
@@ -84,31 +103,39 @@ function show() {
   at('log').replaceChildren(...current.messages.flatMap((m, i) => (m.role === 'system' ? [] : [turnElement(m, i)])));
   at('system').value = current.messages[0]?.role === 'system' ? current.messages[0].content : '';
   at('chats').replaceChildren(...chats.map((chat) => {
-    const open = button(chat.title, () => { if (!running) { current = chat; show(); } });
+    const open = button(chat.title, () => change(chat));
     open.setAttribute('aria-current', String(chat === current));
     const remove = button('×', () => {
       if (running || !confirm(`Delete "${chat.title}"?`)) return;
-      chats = chats.filter((c) => c !== chat);
-      if (!chats.length) chats = [{ title: 'New chat', messages: [] }];
-      if (!chats.includes(current)) current = chats[0];
-      save();
-      show();
+      chats = load().filter((c) => c.id !== chat.id);
+      keep(chats);
+      if (!chats.length) chats = [fresh()];
+      change(chats.find((c) => c.id === current.id) ?? chats[0]);
     });
     remove.setAttribute('aria-label', `Delete ${chat.title}`);
     return element('li', {}, open, remove);
   }));
   at('log').scrollTop = at('log').scrollHeight;
+  meter(current.tokens ?? 0);
 }
+function change(chat) {
+  if (running) return;
+  if (editing >= 0) edit(-1);
+  current = chat;
+  show();
+}
+// What is edited, and what follows it, stays until the new text is sent.
 function edit(index) {
   if (running) return;
-  at('input').value = current.messages[index].content;
-  current.messages.length = index;
-  save();
-  show();
+  editing = index;
+  at('leave').hidden = index < 0;
+  at('input').value = index < 0 ? '' : current.messages[index].content;
+  document.querySelectorAll('.turn').forEach((turn) => turn.classList.toggle('old', index >= 0 && Number(turn.dataset.index) >= index));
   at('input').focus();
 }
 function again(index) {
   if (running) return;
+  if (editing >= 0) edit(-1);
   current.messages.length = index;
   answer();
 }
@@ -142,6 +169,7 @@ async function refusal(response) {
 
 async function answer() {
   const chat = current;
+  at('spoken').textContent = '';
   const message = { role: 'assistant', content: '' };
   const body = { messages: chat.messages.map(({ role, content }) => ({ role, content })), stream: true, stream_options: { include_usage: true } };
   for (const name of kSettings) if (at(name).value !== '') body[name] = Number(at(name).value);
@@ -151,7 +179,7 @@ async function answer() {
   at('send').hidden = true;
   at('stop').hidden = false;
   const begun = performance.now();
-  let first = 0, pieces = 0, usage = null, drawn = null, reason = '';
+  let first = 0, pieces = 0, usage = null, drawn = null, reason = '', end = [''];
   const turn = element('article', { className: 'turn assistant' });
   at('log').append(turn);
   const draw = () => {
@@ -181,19 +209,21 @@ async function answer() {
     });
     const seconds = (performance.now() - first) / 1000;
     const cached = usage?.prompt_tokens_details?.cached_tokens ?? 0;
-    say(`${usage.prompt_tokens} tokens read (${cached} known), ${usage.completion_tokens} generated` +
+    end = [`${usage.prompt_tokens} tokens read (${cached} known), ${usage.completion_tokens} generated` +
         (seconds > 0 && first ? `, ${(usage.completion_tokens / seconds).toFixed(1)} tokens/s, first after ${((first - begun) / 1000).toFixed(2)} s` : '') +
-        (reason === 'length' ? '; cut off by the limit' : ''));
-    meter(usage.total_tokens);
+        (reason === 'length' ? '; cut off by the limit' : '')];
+    chat.tokens = usage.total_tokens;
   } catch (error) {
-    say(error.name === 'AbortError' ? 'Stopped.' : error.message, error.name !== 'AbortError');
+    end = [error.name === 'AbortError' ? 'Stopped.' : error.message, error.name !== 'AbortError'];
   }
   if (drawn !== null) cancelAnimationFrame(drawn);
   running = null;
+  say(...end);
+  at('spoken').textContent = message.content;
   at('send').hidden = false;
   at('stop').hidden = true;
   if (message.content || message.reasoning_content) chat.messages.push(message);
-  save();
+  save(chat);
   show();
 }
 function meter(tokens) {
@@ -204,6 +234,8 @@ function meter(tokens) {
 function send() {
   const text = at('input').value;
   if (running || !text.trim()) return;
+  if (editing >= 0) current.messages.length = editing;
+  if (editing >= 0) edit(-1);
   if (current.title === 'New chat') current.title = text.trim().slice(0, 40);
   current.messages.push({ role: 'user', content: text });
   at('input').value = '';
@@ -215,13 +247,18 @@ at('form').addEventListener('submit', (event) => { event.preventDefault(); send(
 at('input').addEventListener('keydown', (event) => {
   if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
 });
-document.addEventListener('keydown', (event) => { if (event.key === 'Escape') running?.abort(); });
+document.addEventListener('keydown', (event) => {
+  if (event.key !== 'Escape') return;
+  if (running) running.abort();
+  else if (editing >= 0) edit(-1);
+});
+at('leave').addEventListener('click', () => edit(-1));
 at('stop').addEventListener('click', () => running?.abort());
 at('new').addEventListener('click', () => {
   if (running) return;
-  current = { title: 'New chat', messages: [] };
-  chats.unshift(current);
-  show();
+  let empty = chats.find((chat) => !chat.messages.length);
+  if (!empty) chats.unshift(empty = fresh());
+  change(empty);
   at('input').focus();
 });
 at('system').addEventListener('change', () => {
@@ -243,10 +280,10 @@ at('file').addEventListener('change', async () => {
     const { messages } = JSON.parse(await at('file').files[0].text());
     if (!Array.isArray(messages) || !messages.every((m) => typeof m.role === 'string' && typeof m.content === 'string'))
       throw new Error('This file has no list of messages.');
-    current = { title: messages.find((m) => m.role === 'user')?.content.slice(0, 40) ?? 'Imported', messages };
-    chats.unshift(current);
-    save();
-    show();
+    if (running) throw new Error('Import when the answer has come.');
+    const chat = fresh(messages, messages.find((m) => m.role === 'user')?.content.slice(0, 40) ?? 'Imported');
+    save(chat);
+    change(chat);
   } catch (error) {
     say(error.message, true);
   }
@@ -263,12 +300,18 @@ async function connect() {
     at('which').replaceChildren(...models.map(({ id }) => element('option', { value: id, textContent: id })));
     at('which').parentElement.hidden = models.length < 2;
     context = model.meta.context;
-    meter(0);
+    meter(current.tokens ?? 0);
     say(model.meta.chat_template ? '' : 'This model has no chat template: it can only continue texts, over the API.', !model.meta.chat_template);
   } catch (error) {
     at('model').textContent = 'no connection';
     say(error.message, true);
   }
 }
+addEventListener('storage', (event) => {
+  if (event.key !== kStore || running || editing >= 0) return;
+  chats = load();
+  change(chats.find((chat) => chat.id === current.id) ?? chats[0]);
+});
+at('kept').open = innerWidth > 704;  // as the style sheet's
 show();
 connect();
