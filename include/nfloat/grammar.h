@@ -20,7 +20,8 @@ struct FunctionSchema {
 
 // The texts that an answer may be. JSON is in one form: members in the order of the schema, ": " and ", "
 // between values, no other space. Numbers have at most 15 digits before the point. Copies share one
-// automaton, which grows with use: matchers of one grammar belong to one thread.
+// automaton, which grows with use up to a bound and then begins anew: matchers of one grammar belong to one
+// thread.
 class NFLOAT_API Grammar {
  public:
   // type, properties, required, additionalProperties, enum, const, items, prefixItems, minItems, maxItems,
@@ -38,6 +39,7 @@ class NFLOAT_API Grammar {
   static Grammar from_functions(std::span<const FunctionSchema> functions);
 
   struct State;
+  struct Walk;
 
  private:
   explicit Grammar(std::shared_ptr<State> state) noexcept : state_(std::move(state)) {}
@@ -66,7 +68,7 @@ class NFLOAT_API GrammarMatcher {
                  std::vector<int32_t> end_tokens);
 
   // Bit t % 64 of word t / 64: token t may follow. Valid until the next call. Throws kUnsupported when the
-  // automaton has grown beyond its bound.
+  // tokens that may follow need more of the automaton than its bound.
   std::span<const uint64_t> allowed();
   // Takes a token's text in. False, and nothing changes: the grammar does not allow it.
   bool accept(int32_t token);
@@ -77,7 +79,10 @@ class NFLOAT_API GrammarMatcher {
   bool must_end() const;  // and nothing can follow
 
  private:
+  void renew();
+
   Grammar grammar_;
+  std::shared_ptr<Grammar::Walk> walk_;
   GrammarVocabulary vocabulary_;
   std::vector<int32_t> end_tokens_;
   std::vector<uint64_t> mask_;

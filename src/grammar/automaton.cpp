@@ -9,7 +9,6 @@
 namespace nfloat::grammar {
 namespace {
 
-constexpr size_t kMostStates = 50000;
 constexpr size_t kMostConfigs = 32768;  // of one state
 constexpr int32_t kDeepest = 256;       // rules in one another: deeper texts are not allowed
 
@@ -141,6 +140,24 @@ int32_t Automaton::saturated(int32_t state, int32_t bytes) {
   const int32_t found = number(made.accepts, std::move(configs));
   states_[static_cast<size_t>(state)].saturated = found;
   return found;
+}
+
+int32_t Automaton::adopt_frame(const Automaton& other, int32_t frame_number, std::vector<int32_t>& known) {
+  if (frame_number < 0) return frame_number;
+  int32_t& own = known[static_cast<size_t>(frame_number)];
+  if (own != kUnknown) return own;
+  Frame whole = other.frames_[static_cast<size_t>(frame_number)];
+  whole.parent = adopt_frame(other, whole.parent, known);
+  return own = frame(whole);
+}
+
+int32_t Automaton::adopt(const Automaton& other, int32_t state) {
+  if (state == kDead) return kDead;
+  const Made& made = other.states_[static_cast<size_t>(state)];
+  std::vector<Config> configs = *made.configs;
+  std::vector<int32_t> known(other.frames_.size(), kUnknown);
+  for (Config& config : configs) config.frame = adopt_frame(other, config.frame, known);
+  return number(made.accepts, std::move(configs));
 }
 
 const PlainStep& Automaton::plain_step_of(int32_t state) {

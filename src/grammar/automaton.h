@@ -18,6 +18,7 @@ namespace nfloat::grammar {
 class Automaton {
  public:
   static constexpr int32_t kDead = -1;
+  static constexpr size_t kMostStates = 50000;
 
   explicit Automaton(Net net);
 
@@ -32,6 +33,9 @@ class Automaton {
   bool accepts(int32_t state) const noexcept { return states_[static_cast<size_t>(state)].accepts; }
   bool goes_on(int32_t state) const noexcept { return !states_[static_cast<size_t>(state)].configs->empty(); }
   size_t size() const noexcept { return states_.size(); }
+  const Net& net() const noexcept { return net_; }
+  // The state that texts follow as they do `state` of `other`, an automaton of the same net.
+  int32_t adopt(const Automaton& other, int32_t state);
 
   // A state from which the same texts of at most `bytes` bytes can be followed: repetitions that no such text
   // can end or use up are counted no further. `bytes` is the same in all calls.
@@ -67,6 +71,7 @@ class Automaton {
   int32_t number(bool accepts, std::vector<Config> configs);
   int32_t follow(int32_t state, uint8_t byte_class);
   int32_t saturated_frame(int32_t frame, int32_t bytes);
+  int32_t adopt_frame(const Automaton& other, int32_t frame, std::vector<int32_t>& known);
   const PlainStep& plain_step_of(int32_t state);
   void find_plain(int32_t state);
 

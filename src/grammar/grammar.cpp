@@ -18,10 +18,23 @@ using grammar::Automaton;
 using grammar::Builder;
 using grammar::Piece;
 
-struct Grammar::State {
-  explicit State(grammar::Net net) : automaton(std::move(net)) {}
+// As much of the automaton as texts have needed.
+struct Grammar::Walk {
+  explicit Walk(grammar::Net net) : automaton(std::move(net)) {}
+  bool is_large() const noexcept { return automaton.size() >= Automaton::kMostStates / 2; }
   Automaton automaton;
   grammar::Masks masks;
+};
+
+struct Grammar::State {
+  explicit State(grammar::Net net) : walk(std::make_shared<Walk>(std::move(net))) {}
+  std::shared_ptr<Walk> newest() {
+    if (walk->is_large()) walk = std::make_shared<Walk>(walk->automaton.net());
+    return walk;
+  }
+
+ private:
+  std::shared_ptr<Walk> walk;
 };
 
 namespace {
@@ -78,18 +91,28 @@ Grammar Grammar::from_functions(std::span<const FunctionSchema> functions) {
 
 GrammarMatcher::GrammarMatcher(const Grammar& grammar, const GrammarVocabulary& vocabulary,
                                std::vector<int32_t> end_tokens)
-    : grammar_(grammar),
-      vocabulary_(vocabulary),
-      end_tokens_(std::move(end_tokens)),
-      at_(grammar.state_->automaton.start()) {}
+    : grammar_(grammar), vocabulary_(vocabulary), end_tokens_(std::move(end_tokens)) {
+  walk_ = grammar_.state_->newest();
+  at_ = walk_->automaton.start();
+}
+
+// What has grown large is left behind with all that the present state does not need.
+void GrammarMatcher::renew() {
+  if (!walk_->is_large()) return;
+  std::shared_ptr<Grammar::Walk> next = grammar_.state_->newest();
+  if (next == walk_) return;
+  at_ = next->automaton.adopt(walk_->automaton, at_);
+  walk_ = std::move(next);
+}
 
 std::span<const uint64_t> GrammarMatcher::allowed() {
-  Automaton& automaton = grammar_.state_->automaton;
+  renew();
+  Automaton& automaton = walk_->automaton;
   if (at_ == Automaton::kDead) {
     mask_.assign(vocabulary_.state_->mask_words(), 0);
     return mask_;
   }
-  grammar_.state_->masks.copy(automaton, vocabulary_.state_, at_, mask_);
+  walk_->masks.copy(automaton, vocabulary_.state_, at_, mask_);
   if (automaton.accepts(at_))
     for (const int32_t token : end_tokens_) {
       const auto words = static_cast<size_t>(token) / 64 + 1;
@@ -103,16 +126,18 @@ bool GrammarMatcher::accept(int32_t token) {
   const std::vector<std::string>& texts = vocabulary_.state_->texts;
   if (token < 0 || static_cast<size_t>(token) >= texts.size() || texts[static_cast<size_t>(token)].empty())
     return false;
+  renew();
   int32_t at = at_;
   for (const char byte : texts[static_cast<size_t>(token)])
-    at = grammar_.state_->automaton.step(at, static_cast<uint8_t>(byte));
+    at = walk_->automaton.step(at, static_cast<uint8_t>(byte));
   if (at == Automaton::kDead) return false;
   at_ = at;
   return true;
 }
 
 std::vector<int32_t> GrammarMatcher::forced(size_t most) {
-  Automaton& automaton = grammar_.state_->automaton;
+  renew();
+  Automaton& automaton = walk_->automaton;
   std::string text;
   for (int32_t at = at_; at != Automaton::kDead && !automaton.accepts(at) && text.size() < kMostForced;) {
     int32_t only = Automaton::kDead;
@@ -141,11 +166,11 @@ std::vector<int32_t> GrammarMatcher::forced(size_t most) {
 }
 
 bool GrammarMatcher::may_end() const {
-  return at_ != Automaton::kDead && grammar_.state_->automaton.accepts(at_);
+  return at_ != Automaton::kDead && walk_->automaton.accepts(at_);
 }
 
 bool GrammarMatcher::must_end() const {
-  return at_ == Automaton::kDead || !grammar_.state_->automaton.goes_on(at_);
+  return at_ == Automaton::kDead || !walk_->automaton.goes_on(at_);
 }
 
 }  // namespace nfloat

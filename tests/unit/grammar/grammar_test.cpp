@@ -311,6 +311,32 @@ TEST(Grammars, FunctionsAreCalledInOneForm) {
   EXPECT_FALSE(takes(grammar, R"({"name": "h", "arguments": {}})"));
 }
 
+// Each of these texts needs several times the states that an automaton may have.
+TEST(Grammars, TextsBeyondTheBoundOfStatesGoOnFromWhereTheyAre) {
+  constexpr int kItems = 20000;
+  const Grammar list = Grammar::from_json_schema(
+      R"({"type": "array", "items": {"type": "boolean"}, "minItems": 20000, "maxItems": 20000})");
+  GrammarMatcher first(list, vocabulary(), {kEnd}), second(list, vocabulary(), {kEnd});
+  const auto say = [](GrammarMatcher& matcher, std::string_view text) {
+    for (const char byte : text)
+      if (!matcher.accept(static_cast<unsigned char>(byte))) return false;
+    return true;
+  };
+  ASSERT_TRUE(say(first, "[false") && say(second, "[true"));
+  for (int item = 1; item < kItems; ++item) {
+    ASSERT_FALSE(first.accept(']')) << item;
+    ASSERT_TRUE(say(first, ", false")) << item;
+    if (item % 2 == 0) continue;
+    ASSERT_TRUE(say(second, ", true")) << item;
+  }
+  EXPECT_FALSE(first.accept(','));
+  EXPECT_TRUE(may(first.allowed(), ']') && !may(first.allowed(), ','));
+  EXPECT_TRUE(say(first, "]") && first.must_end());
+  EXPECT_TRUE(may(second.allowed(), ',') && !may(second.allowed(), ']'));
+  GrammarMatcher third(list, vocabulary(), {kEnd});
+  EXPECT_TRUE(may(third.allowed(), '[') && !may(third.allowed(), '{'));
+}
+
 TEST(Grammars, LargeSchemasAndTextsStayQuick) {
   Json many = Json::object(), names = Json::array();
   for (int i = 0; i < 5000; ++i) {
