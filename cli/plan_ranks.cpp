@@ -31,7 +31,7 @@ double parse_rate(const std::string& text) {
   return *rate;
 }
 
-// What all ranks together hold once; the table of embeddings is mapped and read by rows.
+// Of the weights, what all ranks together hold once; the table of embeddings is mapped and read by rows.
 uint64_t shared_bytes(const ModelSize& model, const MemoryPlanRow& row) {
   const auto embedding = static_cast<uint64_t>(model.embedding_parameters) * 2;
   return row.weight_bytes - (model.tied_head ? 0 : std::min(embedding, row.weight_bytes));
@@ -40,7 +40,9 @@ uint64_t shared_bytes(const ModelSize& model, const MemoryPlanRow& row) {
 Plan plan_row(const RankPlanOptions& options, const std::vector<uint64_t>& memory,
               const std::vector<double>& read, const ModelSize& model, const MemoryPlanRow& row) {
   Plan plan;
-  const uint64_t shared = shared_bytes(model, row), each = row.kv_cache_bytes + row.working_bytes;
+  // Keys and values go by heads, which are as many for all as shares and heads allow.
+  const uint64_t weights = shared_bytes(model, row), shared = weights + row.kv_cache_bytes;
+  const uint64_t each = row.working_bytes;
   uint64_t left = 0;
   for (const uint64_t own : memory) left += own - std::min(own, each);
   plan.fits = left >= shared;
@@ -48,9 +50,14 @@ Plan plan_row(const RankPlanOptions& options, const std::vector<uint64_t>& memor
   for (size_t i = 0; i < memory.size(); ++i) {
     const uint64_t own_left = memory[i] - std::min(memory[i], each);
     plan.shares.push_back(left > 0 ? static_cast<double>(own_left) / static_cast<double>(left) : 0);
-    const double own = plan.shares[i] * static_cast<double>(shared);
-    plan.needs.push_back(each + static_cast<uint64_t>(own));
-    if (!read.empty()) slowest = std::max(slowest, own / (read[i] * 1e9));
+    // No rank attends with less than a head.
+    const double heads =
+        std::max(plan.shares[i], 1 / static_cast<double>(std::max<int64_t>(1, model.kv_heads)));
+    plan.needs.push_back(each + static_cast<uint64_t>(plan.shares[i] * static_cast<double>(weights) +
+                                                      heads * static_cast<double>(row.kv_cache_bytes)));
+    plan.fits = plan.fits && plan.needs[i] <= memory[i];
+    if (!read.empty())
+      slowest = std::max(slowest, plan.shares[i] * static_cast<double>(weights) / (read[i] * 1e9));
   }
   if (plan.fits && !read.empty() && model.experts == 0)
     plan.tokens_per_second =
@@ -101,9 +108,8 @@ void plan_ranks(const RankPlanOptions& options, const ModelSize& model, int64_t 
     return;
   }
   fmt::print(
-      "{}\nEvery rank holds its share of the weights, all keys and values of {} tokens in f16, and its "
-      "activations; the "
-      "table of embeddings stays in the file.\n",
+      "{}\nEvery rank holds its share of the weights and of the keys and values of {} tokens in f16 (by "
+      "heads: nearly so), and its activations; the table of embeddings stays in the file.\n",
       table.to_string(), context);
   if (!options.read.empty())
     fmt::print(

@@ -3,6 +3,8 @@
 // tests/ranks/run.
 #include <gtest/gtest.h>
 
+#include <nlohmann/json.hpp>
+
 #include <sched.h>
 
 #include <algorithm>
@@ -347,6 +349,17 @@ TEST_F(RankPlan, SharesFollowTheMemory) {
       nfloat({"plan", model(), "--ranks", "30GB,10GB", "--read", "40,20", "--context", "16"});
   ASSERT_TRUE(large.ok()) << large;
   EXPECT_NE(large.out.find("750,250"), std::string::npos) << large;
+  // Keys and values are shared out; of this model's two heads no rank holds less than one.
+  const auto needs = [&](const std::string& ranks, const std::string& context) {
+    const Result found = nfloat({"plan", model(), "--ranks", ranks, "--context", context, "--json"});
+    return nlohmann::json::parse(found.out)["formats"][0]["rank_bytes"].get<std::vector<double>>();
+  };
+  const auto growth = [&](const std::string& ranks, size_t rank) {
+    return needs(ranks, "2048")[rank] - needs(ranks, "1024")[rank];
+  };
+  const double whole = growth("1GB", 0);
+  EXPECT_NEAR(growth("1GB,1GB", 1), whole / 2, whole / 100);
+  EXPECT_NEAR(growth("1GB,1GB,1GB,1GB", 3), whole / 2, whole / 100);
   EXPECT_EQ(nfloat({"plan", model(), "--ranks", "3GB,1GB", "--read", "40"}).exit_code, 2);
   EXPECT_EQ(nfloat({"plan", model(), "--ranks", "3GB,1GB", "--memory", "4GB"}).exit_code, 2);
 }
