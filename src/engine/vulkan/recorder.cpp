@@ -96,7 +96,7 @@ void Recorder::dispatch(Shader shader, const Constants& constants, const void* a
       api.CmdBindPipeline(buffers_[next_], VK_PIPELINE_BIND_POINT_COMPUTE, last_.pipeline);
     bound_ = last_.pipeline;
     api.CmdPushConstants(buffers_[next_], gpu_->layout(), VK_SHADER_STAGE_COMPUTE_BIT, 0, bytes, arguments);
-    api.CmdDispatch(buffers_[next_], groups.x, groups.y, 1);
+    api.CmdDispatch(buffers_[next_], groups.x, groups.y, groups.z);
     full = ++recorded_ == kMostRecorded;
   }
   if (!full) return;

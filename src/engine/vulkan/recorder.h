@@ -12,7 +12,7 @@
 namespace nfloat::vulkan {
 
 struct Groups {
-  uint32_t x = 1, y = 1;
+  uint32_t x = 1, y = 1, z = 1;
 };
 
 // Records dispatches that run one after the other, and hands them to the queue when there are enough of them.

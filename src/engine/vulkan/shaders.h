@@ -83,6 +83,9 @@ struct RowPlace {
 // store and attend: constants {kernels::KvType, head_dim}; a workgroup a row and a key-value head, or a row
 // and a head. In a page a head has, as words: keys [key words][positions], values [positions][key words], and
 // of int8 a scale for each key and for each value.
+// attend: a third constant, AttendStage; a part is kPartPages pages, and leaves head_dim + 2 floats.
+enum class AttendStage : uint32_t { kAll, kOnePart, kMergeParts };
+inline constexpr uint32_t kPartPages = 8;
 inline constexpr uint32_t kMostHeadDim = 512;
 inline constexpr int64_t head_bytes(kernels::KvType type, int64_t head_dim) noexcept {
   const int64_t in_word = type == kernels::KvType::kF32 ? 1 : type == kernels::KvType::kF16 ? 2 : 4;
@@ -90,7 +93,7 @@ inline constexpr int64_t head_bytes(kernels::KvType type, int64_t head_dim) noex
   return kernels::kAttentionBlock * words * 4;
 }
 struct AttentionArguments {
-  Address projected = 0, attended = 0, places = 0, sinks = 0;
+  Address projected = 0, attended = 0, places = 0, sinks = 0, partials = 0;
   uint32_t projected_stride = 0, attended_stride = 0;
   uint32_t group = 0;         // query heads of a key-value head
   uint32_t query_stride = 0;  // between heads
@@ -99,7 +102,7 @@ struct AttentionArguments {
   uint32_t turned = 0;                      // dims
   uint32_t window = 0;
   float scale = 0, softcap = 0;
-  uint32_t has_sinks = 0;
+  uint32_t has_sinks = 0, parts = 0;
 };
 
 }  // namespace nfloat::vulkan

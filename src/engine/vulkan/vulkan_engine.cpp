@@ -11,6 +11,7 @@ namespace nfloat::vulkan {
 namespace {
 
 constexpr uint32_t kMostGroups = 65535;  // of a dispatch, in any direction
+constexpr uint32_t kMostSplit = 256;     // queries times heads whose pages are shared out: more fill a device
 
 uint32_t u32(int64_t value) noexcept {
   return static_cast<uint32_t>(value);
@@ -246,10 +247,13 @@ void VulkanEngine::attend_alike(const AttentionStep& step, const BufferRows& pro
          heads.head_dim, kMostHeadDim);
   const bool local = step.rope == LayerRope::kLocal, turns = step.rope != LayerRope::kNone;
   const kernels::KvType type = step.sequences.front().cache.type;
-  uint64_t rows = 0, pages = 0;
+  uint64_t rows = 0, pages = 0, longest = 0;
   for (const SequenceRows& sequence : step.sequences) {
+    const uint64_t own =
+        parts_of(static_cast<uint64_t>(sequence.position + sequence.rows), kernels::kAttentionBlock);
     rows += static_cast<uint64_t>(sequence.rows);
-    pages += parts_of(static_cast<uint64_t>(sequence.position + sequence.rows), kernels::kAttentionBlock);
+    pages += own;
+    longest = std::max(longest, own);
   }
   const Recorder::Params params = recorder_.params(rows * sizeof(RowPlace) + pages * sizeof(Address));
   auto* place = reinterpret_cast<RowPlace*>(params.host);
@@ -275,29 +279,41 @@ void VulkanEngine::attend_alike(const AttentionStep& step, const BufferRows& pro
   }
   const Address sinks = step.sinks != nullptr ? address_of(*step.sinks) : 0;
   const int64_t head_words = head_bytes(type, heads.head_dim) / 4;
-  const AttentionArguments arguments{.projected = address(projected),
-                                     .attended = address(attended),
-                                     .places = params.address,
-                                     .sinks = sinks,
-                                     .projected_stride = u32(projected.stride),
-                                     .attended_stride = u32(attended.stride),
-                                     .group = u32(heads.heads / heads.kv_heads),
-                                     .query_stride = u32(heads.query_stride()),
-                                     .key_at = u32(heads.key_at()),
-                                     .key_stride = u32(heads.key_stride()),
-                                     .value_after_key = u32(heads.value_after_key()),
-                                     .head_words = u32(head_words),
-                                     .first_word = u32(step.cache_layer * heads.kv_heads * head_words),
-                                     .turned = turned,
-                                     .window = u32(std::min<int64_t>(step.window, INT32_MAX)),
-                                     .scale = step.scale,
-                                     .softcap = step.softcap,
-                                     .has_sinks = sinks != 0 ? 1u : 0u};
+  AttentionArguments arguments{.projected = address(projected),
+                               .attended = address(attended),
+                               .places = params.address,
+                               .sinks = sinks,
+                               .projected_stride = u32(projected.stride),
+                               .attended_stride = u32(attended.stride),
+                               .group = u32(heads.heads / heads.kv_heads),
+                               .query_stride = u32(heads.query_stride()),
+                               .key_at = u32(heads.key_at()),
+                               .key_stride = u32(heads.key_stride()),
+                               .value_after_key = u32(heads.value_after_key()),
+                               .head_words = u32(head_words),
+                               .first_word = u32(step.cache_layer * heads.kv_heads * head_words),
+                               .turned = turned,
+                               .window = u32(std::min<int64_t>(step.window, INT32_MAX)),
+                               .scale = step.scale,
+                               .softcap = step.softcap,
+                               .has_sinks = sinks != 0 ? 1u : 0u};
   const Constants constants{static_cast<uint32_t>(type), u32(heads.head_dim)};
-  recorder_.dispatch(Shader::kStore, constants, arguments,
-                     {u32(static_cast<int64_t>(rows)), u32(heads.kv_heads)});
-  recorder_.dispatch(Shader::kAttend, constants, arguments,
-                     {u32(static_cast<int64_t>(rows)), u32(heads.heads)});
+  const auto stage = [&](AttendStage own) {
+    return Constants{constants[0], constants[1], static_cast<uint32_t>(own)};
+  };
+  const uint32_t queries = u32(static_cast<int64_t>(rows)), all_heads = u32(heads.heads);
+  recorder_.dispatch(Shader::kStore, constants, arguments, {queries, u32(heads.kv_heads)});
+  const uint32_t parts = parts_of(longest, kPartPages);
+  if (parts == 1 || queries * all_heads > kMostSplit) {
+    recorder_.dispatch(Shader::kAttend, stage(AttendStage::kAll), arguments, {queries, all_heads});
+    return;
+  }
+  const BufferRows partials =
+      scratch(partials_, int64_t{queries} * all_heads, int64_t{parts} * (heads.head_dim + 2));
+  arguments.partials = address(partials);
+  arguments.parts = parts;
+  recorder_.dispatch(Shader::kAttend, stage(AttendStage::kOnePart), arguments, {queries, all_heads, parts});
+  recorder_.dispatch(Shader::kAttend, stage(AttendStage::kMergeParts), arguments, {queries, all_heads});
 }
 
 void VulkanEngine::activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) {

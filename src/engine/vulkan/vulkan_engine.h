@@ -86,12 +86,12 @@ class VulkanEngine final : public LayerEngine {
   } looks_;
   std::vector<Buffer> buffers_;
   std::vector<BufferId> dropped_;
-  // Of mixtures, which grow to the largest number of rows seen.
+  // Of mixtures and of attention in parts, which grow to what was largest.
   struct Scratch {
     BufferId buffer = BufferId::kNone;
     int64_t floats = 0;
   };
-  Scratch logits_, input_, gate_up_, output_;
+  Scratch logits_, input_, gate_up_, output_, partials_;
   std::vector<int32_t> chosen_;
   std::vector<float> shares_;
   std::vector<int64_t> taken_;

@@ -298,6 +298,53 @@ TEST_F(Vulkan, WrongSourcesAreRefused) {
   EXPECT_THROW(engine->multiply(group, x.at(), y.at(), 1, Precision::kF32), Error);
 }
 
+// A few queries of a long context share its pages out, many do not: the bits are the same.
+TEST_F(Vulkan, AttentionInPartsHasTheSameBits) {
+  const int64_t width = 24, positions = 1250;
+  struct Kind {
+    kernels::KvType type;
+    int64_t window;
+    bool with_sinks;
+  };
+  for (const Kind& kind : {Kind{kernels::KvType::kF16, 0, false},
+                           {kernels::KvType::kInt8, 1100, true},
+                           {kernels::KvType::kF32, 1100, false}}) {
+    const kernels::KvType type = kind.type;
+    const int64_t window = kind.window;
+    const bool with_sinks = kind.with_sinks;
+    const HeadLayout heads{2, 1, width};
+    const auto bytes = index(device_->page_bytes({1, 1, width, type}));
+    std::vector<std::shared_ptr<std::byte>> owners;
+    std::vector<std::byte*> pages;
+    for (int i = 0; i < 10; ++i) pages.push_back(owners.emplace_back(device_->page(bytes)).get());
+    Constant sinks(with_sinks ? random(2) : std::vector<float>());
+    device_->place(sinks);
+    const std::unique_ptr<LayerEngine> engine = device_->engine();
+    const std::vector<float> x = random(positions * heads.row());
+    const auto attended = [&](int64_t first, int64_t rows) {
+      Table projected(*engine, rows, heads.row()), found(*engine, rows, heads.query_size(), 1);
+      projected.fill({x.begin() + first * heads.row(), x.begin() + (first + rows) * heads.row()});
+      const SequenceRows own[] = {{.cache = {type, pages.data()}, .rows = rows, .position = first}};
+      engine->attend({.heads = heads,
+                      .sequences = own,
+                      .rope = LayerRope::kNone,
+                      .scale = 0.3f,
+                      .window = window,
+                      .sinks = with_sinks ? &sinks : nullptr},
+                     projected.at(), found.at());
+      return found.values();
+    };
+    const std::vector<float> whole = attended(0, positions);
+    for (const auto& [first, rows] : {std::pair<int64_t, int64_t>{1023, 2}, {1024, 1}, {1190, 60}}) {
+      const std::vector<float> some = attended(first, rows);
+      for (size_t i = 0; i < some.size(); ++i)
+        ASSERT_EQ(some[i], whole[index(first * heads.query_size()) + i])
+            << "cache " << static_cast<int>(type) << " window " << window << " sinks " << with_sinks
+            << " from " << first;
+    }
+  }
+}
+
 // Steps that wait in one engine come before the copy, and what comes after it sees it.
 TEST_F(Vulkan, PagesAreCopiedBehindWaitingSteps) {
   const CacheShape shape{1, 1, 8, kernels::KvType::kF32};

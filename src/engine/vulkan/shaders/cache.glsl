@@ -22,7 +22,7 @@ layout(buffer_reference, std430, buffer_reference_align = 8) buffer Places {
 layout(push_constant) uniform Push {
   Floats projected, attended;
   Places places;
-  Floats sinks;
+  Floats sinks, partials;
   uint projected_stride, attended_stride;
   uint group;
   uint query_stride;
@@ -30,7 +30,7 @@ layout(push_constant) uniform Push {
   uint head_words, first_word;
   uint turned, window;
   float scale, softcap;
-  uint has_sinks;
+  uint has_sinks, parts;
 } p;
 
 const uint kInWord = kType == 0 ? 1 : kType == 1 ? 2 : 4;  // numbers
