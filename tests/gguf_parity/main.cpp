@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
     failures += judge::compare_encoders();
     failures += judge::compare_families(folder);
     failures += judge::compare_tiny(folder);
+    failures += judge::compare_calibrated(folder);
     failures += judge::compare_tokenizers(folder);
   } catch (const std::exception& error) {
     std::printf("FAILED: %s\n", error.what());

@@ -12,6 +12,7 @@ int compare_families(const std::string& folder);
 int compare_blocks();
 int compare_encoders();
 int compare_tiny(const std::string& folder);
+int compare_calibrated(const std::string& folder);
 int compare_tokenizers(const std::string& folder);
 
 }  // namespace judge
