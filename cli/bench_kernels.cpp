@@ -489,8 +489,9 @@ void add_bench_kernels_command(const Command& bench) {
       .between(0.01, 86400.0)
       .show_default();
   command.add_option("--memory", options->memory_mib, "MiB passed over").between(16, 1 << 20).show_default();
-  command.add_option("--device", options->device,
-                     "Products on this device beside its own limits: vulkan, vulkan:N; cpu: as without");
+  command.add_option(
+      "--device", options->device,
+      "Products on this device beside its own limits: cuda, vulkan, vulkan:N; cpu: as without");
   command.add_option("--only", options->only, "Rows whose name contains this");
   command.add_flag("--json", options->json, "Print JSON");
   command.callback([options] { run(*options); });

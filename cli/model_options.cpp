@@ -105,8 +105,9 @@ void add_model_options(const Command& command, ModelArguments& arguments, bool m
 void add_device_option(const Command& command, std::string& device) {
   command.add_option(
       "--device", device,
-      "Where the weights are and the layers run: cpu (unless NFLOAT_DEVICE says another); vulkan or "
-      "vulkan:N, a graphics card by its Vulkan driver; auto: the first card, else the CPU");
+      "Where the weights are and the layers run: cpu (unless NFLOAT_DEVICE says another); cuda or cuda:N, an "
+      "NVIDIA card; vulkan or vulkan:N, a graphics card by its Vulkan driver; auto: the first card, else the "
+      "CPU");
 }
 
 void add_stream_option(const Command& command, ModelArguments& arguments) {

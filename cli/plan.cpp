@@ -187,7 +187,7 @@ void add_plan_command(const Command& app) {
       .above_zero()
       .show_default();
   command.add_option("--device", options->device,
-                     "What lies on this device and fits into its free memory: vulkan, vulkan:N, auto");
+                     "What lies on this device and fits into its free memory: cuda, vulkan, vulkan:N, auto");
   command.add_option("--context", options->context, "Tokens of context (default: the model's, at most 4096)")
       .between(int64_t{1}, int64_t{1} << 30);
   command.add_flag("--train", options->train, "What `nfloat train` needs, for each level of --recompute");

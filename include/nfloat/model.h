@@ -45,10 +45,11 @@ struct ModelOptions {
   // What runs many tokens in one pass (perplexity, divergence, forward_sequences) reads each layer once for
   // all of them; generation reads the whole model for every token.
   bool stream_layers = false;
-  // Where the weights are and the layers run: "cpu"; "vulkan" or "vulkan:N", a device of Vulkan, which
-  // computes in float32, and prompts with 4-bit levels in half precision unless the precision is kF32;
-  // "auto": the first of those that is not a processor, else the CPU. Empty: what the environment variable
-  // NFLOAT_DEVICE names, else the CPU. Training and calibration need the CPU.
+  // Where the weights are and the layers run: "cpu"; "cuda" or "cuda:N", an NVIDIA card; "vulkan" or
+  // "vulkan:N", a device of Vulkan, which computes in float32, and prompts with 4-bit levels in half
+  // precision unless the precision is kF32; "auto": the first of those that is not a processor, else the CPU.
+  // Empty: what the environment variable NFLOAT_DEVICE names, else the CPU. Training and calibration need the
+  // CPU.
   std::string device = {};
   Precision precision = Precision::kBF16;  // the default of sessions
   // The same for products of more than one row; unset: `precision`. With another one a token's logits depend

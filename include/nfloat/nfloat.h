@@ -450,9 +450,9 @@ typedef struct nfloat_model_options {
   nfloat_precision precision;  // bf16; of sessions that say nothing else
   int32_t threads;
   int32_t reserved;  // 0
-  // null: what NFLOAT_DEVICE names, else "cpu"; "vulkan" or "vulkan:N": a card by its Vulkan driver, which
-  // computes every product in float32; "auto": the first card, else the CPU. NFLOAT_NOT_FOUND names those
-  // there are.
+  // null: what NFLOAT_DEVICE names, else "cpu"; "cuda" or "cuda:N": an NVIDIA card; "vulkan" or "vulkan:N": a
+  // card by its Vulkan driver, which computes every product in float32; "auto": the first card, else the CPU.
+  // NFLOAT_NOT_FOUND names those there are.
   const char* device;
 } nfloat_model_options;
 

@@ -51,7 +51,8 @@ Ref load_model(Args& args) {
   options.precision = precision_argument(args.text());
   options.threads = thread_argument(args.integer());
   if (const std::optional<std::string> device = args.maybe_text(); device) {
-    if (device->empty()) fail(ErrorCode::kInvalidArgument, "device is '': auto, cpu, vulkan or vulkan:N");
+    if (device->empty())
+      fail(ErrorCode::kInvalidArgument, "device is '': auto, cpu, cuda, cuda:N, vulkan or vulkan:N");
     options.device = *device;
   }
   PyObject* progress = args.object();

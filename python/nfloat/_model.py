@@ -85,10 +85,11 @@ class Model:
         """From a Hugging Face folder (plain or bitsandbytes 4-bit), a GGUF file, or `org/model` of the local cache.
 
         `quantize`: a code for the projections of a plain checkpoint, quantized while loading. `precision`: of sessions
-        that say nothing else. `device`: where the weights are and the layers run: "cpu"; "vulkan" or "vulkan:N", a card
-        by its Vulkan driver, which computes every product in float32; "auto", the first card, else the CPU; None, what
-        the environment variable NFLOAT_DEVICE names, else the CPU. Progress in bytes. Raises NotFoundError (a device that
-        is not there, too: it names those there are), MalformedFileError naming all that is missing, UnsupportedError,
+        that say nothing else. `device`: where the weights are and the layers run: "cpu"; "cuda" or "cuda:N", an NVIDIA
+        card; "vulkan" or "vulkan:N", a card by its Vulkan driver, which computes every product in float32; "auto", the
+        first card, else the CPU; None, what the environment variable NFLOAT_DEVICE names, else the CPU. Progress in
+        bytes. Raises NotFoundError (a device that is not there, too: it names those there are), MalformedFileError
+        naming all that is missing, UnsupportedError,
         OutOfMemoryError before loading.
         """
         found = resolve_model_path(path)

@@ -6,6 +6,7 @@
 #include "cuda/nf4.h"
 
 namespace nfloat::gpu {
+inline namespace NFLOAT_MACHINE {
 
 // Elements of weights: float, Bf16 or F16 bits.
 struct Bf16 {
@@ -276,6 +277,7 @@ void quantize_blocks(const Element* weights, int64_t elements, int block_shift, 
          1, 256, sizeof(QuantizeShared), weights, elements, block_shift, code, codes, scales, first_bad);
 }
 
+}  // namespace NFLOAT_MACHINE
 }  // namespace nfloat::gpu
 
 #endif  // NFLOAT_CUDA_CONVERT_H_

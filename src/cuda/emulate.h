@@ -7,15 +7,30 @@
 #define NFLOAT_CUDA_EMULATE_H_
 
 #include <ucontext.h>
+#include <csetjmp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <random>
 #include <string>
 #include <vector>
+
+// A switch by ucontext asks the system for the mask of signals; by jumps it costs a tenth. The address
+// sanitizer follows only the former.
+#if defined(__SANITIZE_ADDRESS__)
+#define NFLOAT_JUMPS 0
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define NFLOAT_JUMPS 0
+#endif
+#endif
+#if !defined(NFLOAT_JUMPS)
+#define NFLOAT_JUMPS 1
+#endif
 
 struct uint2 {
   uint32_t x, y;
@@ -28,6 +43,7 @@ struct float2 {
 };
 
 namespace nfloat::gpu {
+inline namespace NFLOAT_MACHINE {
 
 enum class Wait : uint8_t { kNone, kBarrier, kShuffle, kMma, kMatrix, kWarp };
 
@@ -37,21 +53,28 @@ struct PendingCopy {
   bool valid;
 };
 
+// The thread of one place in a block: made once, it runs the body of one block after the other.
 struct Fiber {
   ucontext_t context;
+  std::jmp_buf place;
   std::vector<char> stack;
+  bool begun = false;
   bool done;
   Wait wait;
+  uint32_t exchanges;
   std::vector<std::vector<PendingCopy>> groups;  // asynchronous copies, the last group still open
 };
 
 // One block at a time; `fault` says what went wrong first, empty if nothing did.
 struct Machine {
-  std::vector<Fiber> fibers;
+  std::deque<Fiber> fibers;  // those of the largest block so far; they stay where they are
   ucontext_t scheduler;
+  std::jmp_buf scheduler_place;
   std::function<void()> body;
   int current = 0, threads = 0, block_x = 0, block_y = 0, blocks_x = 0, blocks_y = 0;
-  uint32_t slot[1024][8];
+  // What lanes give each other, two places by turns: who is one exchange ahead writes the other one, and a
+  // lane can be no further ahead.
+  uint32_t slots[2][1024][8];
   std::vector<unsigned char> shared;
   std::mt19937 random{1};
   std::string fault;
@@ -65,58 +88,82 @@ inline Machine& machine() {
 inline constexpr size_t kSharedGuard = 256;
 inline constexpr unsigned char kPoison = 0xff;  // NaN as float, bf16 and f16
 
+// To the scheduler and back.
+[[gnu::noinline]] inline void leave(Fiber& fiber) {
+#if NFLOAT_JUMPS
+  if (_setjmp(fiber.place) == 0) _longjmp(machine().scheduler_place, 1);
+#else
+  swapcontext(&fiber.context, &machine().scheduler);
+#endif
+}
+// To a fiber, until it leaves.
+[[gnu::noinline]] inline void enter(Fiber& fiber) {
+#if NFLOAT_JUMPS
+  if (_setjmp(machine().scheduler_place) != 0) return;
+  if (fiber.begun) _longjmp(fiber.place, 1);
+#endif
+  fiber.begun = true;
+  swapcontext(&machine().scheduler, &fiber.context);
+}
+
 inline void wait_for(Wait what) {
   Machine& m = machine();
   Fiber& fiber = m.fibers[static_cast<size_t>(m.current)];
   fiber.wait = what;
-  swapcontext(&fiber.context, &m.scheduler);
+  leave(fiber);
 }
 
 inline void fiber_entry() {
   Machine& m = machine();
-  m.body();
-  Fiber& fiber = m.fibers[static_cast<size_t>(m.current)];
-  fiber.done = true;
-  swapcontext(&fiber.context, &m.scheduler);
+  for (;;) {
+    Fiber& fiber = m.fibers[static_cast<size_t>(m.current)];
+    m.body();
+    fiber.done = true;
+    leave(fiber);
+  }
 }
 
 inline void start_fibers() {
   Machine& m = machine();
-  m.fibers.resize(static_cast<size_t>(m.threads));
-  for (Fiber& fiber : m.fibers) {
+  while (m.fibers.size() < static_cast<size_t>(m.threads)) {
+    Fiber& fiber = m.fibers.emplace_back();
     fiber.stack.resize(size_t{128} << 10);
-    fiber.done = false;
-    fiber.wait = Wait::kNone;
-    fiber.groups.assign(1, {});
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.data();
     fiber.context.uc_stack.ss_size = fiber.stack.size();
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, fiber_entry, 0);
   }
+  for (int i = 0; i < m.threads; ++i) {
+    Fiber& fiber = m.fibers[static_cast<size_t>(i)];
+    fiber.done = false;
+    fiber.wait = Wait::kNone;
+    fiber.exchanges = 0;
+    fiber.groups.resize(1);
+    fiber.groups[0].clear();
+  }
 }
 
 // Lets the lanes of a warp go on until all of them are done or at a barrier of the block. False: a fault.
 inline bool run_warp(int warp) {
   Machine& m = machine();
-  int lanes[32];
-  for (int i = 0; i < 32; ++i) lanes[i] = warp * 32 + i;
+  Fiber* lanes[32];
+  for (int i = 0; i < 32; ++i) lanes[i] = &m.fibers[static_cast<size_t>(warp * 32 + i)];
   for (;;) {
-    std::shuffle(lanes, lanes + 32, m.random);
+    const auto order = static_cast<uint32_t>(m.random());
     bool moved = false;
-    for (const int lane : lanes) {
-      Fiber& fiber = m.fibers[static_cast<size_t>(lane)];
+    for (uint32_t i = 0; i < 32; ++i) {
+      const uint32_t lane = (i * (order | 1) + (order >> 5)) % 32;
+      Fiber& fiber = *lanes[lane];
       if (fiber.done || fiber.wait != Wait::kNone) continue;
-      m.current = lane;
-      swapcontext(&m.scheduler, &fiber.context);
+      m.current = warp * 32 + static_cast<int>(lane);
+      enter(fiber);
       moved = true;
     }
-    Wait first = m.fibers[static_cast<size_t>(lanes[0])].done ? Wait::kNone
-                                                              : m.fibers[static_cast<size_t>(lanes[0])].wait;
+    const Wait first = lanes[0]->done ? Wait::kNone : lanes[0]->wait;
     bool same = true, exchange = false;
-    for (const int lane : lanes) {
-      const Fiber& fiber = m.fibers[static_cast<size_t>(lane)];
-      const Wait own = fiber.done ? Wait::kNone : fiber.wait;
+    for (const Fiber* fiber : lanes) {
+      const Wait own = fiber->done ? Wait::kNone : fiber->wait;
       same = same && own == first;
       exchange = exchange || (own != Wait::kNone && own != Wait::kBarrier);
     }
@@ -125,7 +172,7 @@ inline bool run_warp(int warp) {
       return false;
     }
     if (exchange) {
-      for (const int lane : lanes) m.fibers[static_cast<size_t>(lane)].wait = Wait::kNone;
+      for (Fiber* fiber : lanes) fiber->wait = Wait::kNone;
     } else if (!moved) {
       return true;
     }
@@ -143,7 +190,8 @@ inline bool run_block(size_t shared_bytes) {
     for (const int warp : warps)
       if (!run_warp(warp)) return false;
     int waiting = 0, done = 0;
-    for (const Fiber& fiber : m.fibers) {
+    for (int i = 0; i < m.threads; ++i) {
+      const Fiber& fiber = m.fibers[static_cast<size_t>(i)];
       done += fiber.done ? 1 : 0;
       waiting += !fiber.done && fiber.wait == Wait::kBarrier ? 1 : 0;
     }
@@ -177,7 +225,9 @@ inline void run_grid(int blocks_x, int blocks_y, int threads, size_t shared_byte
   for (const int block : order) {
     m.block_x = block % blocks_x;
     m.block_y = block / blocks_x;
-    if (m.fault.empty() && !run_block(shared_bytes)) return;
+    if (!m.fault.empty() || run_block(shared_bytes)) continue;
+    m.fibers.clear();  // they stand in the middle of a kernel
+    return;
   }
 }
 
@@ -208,15 +258,20 @@ Shared& shared() {
   return *reinterpret_cast<Shared*>(machine().shared.data());
 }
 
+// Words that this thread gives to the exchange that it takes part in next.
+inline uint32_t (&exchange_slots())[1024][8] {
+  Machine& m = machine();
+  return m.slots[m.fibers[static_cast<size_t>(m.current)].exchanges++ % 2];
+}
+
 template <typename T>
 T shuffle(T value, int from_lane) {
   static_assert(sizeof(T) == 4);
-  Machine& m = machine();
-  const int own = m.current;
-  std::memcpy(&m.slot[own][0], &value, 4);
+  const int own = machine().current;
+  auto& slot = exchange_slots();
+  std::memcpy(&slot[own][0], &value, 4);
   wait_for(Wait::kShuffle);
-  std::memcpy(&value, &m.slot[own / 32 * 32 + from_lane % 32][0], 4);
-  wait_for(Wait::kShuffle);
+  std::memcpy(&value, &slot[own / 32 * 32 + from_lane % 32][0], 4);
   return value;
 }
 template <typename T>
@@ -243,8 +298,26 @@ inline float add_rounded(float a, float b) {
 inline float divide_rounded(float a, float b) {
   return a / b;
 }
+inline float fused(float a, float b, float c) {
+  return std::fma(a, b, c);
+}
 inline float exponential(float x) {
   return std::exp(x);
+}
+inline float hyperbolic_tangent(float x) {
+  return std::tanh(x);
+}
+inline float complementary_error(float x) {
+  return std::erfc(x);
+}
+inline float round_to_integer(float x) {
+  return std::nearbyint(x);
+}
+inline float f16_value(uint32_t low_half) {
+  const uint32_t sign = (low_half & 0x8000u) << 16, magnitude = low_half & 0x7fffu;
+  if (magnitude < 0x400u)
+    return bits_to_float(sign | float_to_bits(static_cast<float>(magnitude) * 0x1p-24f));
+  return bits_to_float(sign | ((magnitude << 13) + (magnitude >= 0x7c00u ? 0x70000000u : 0x38000000u)));
 }
 inline float square_root(float x) {
   return std::sqrt(x);
@@ -304,34 +377,31 @@ inline float half_of(uint32_t word, int high) {
 }
 
 inline void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  Machine& m = machine();
-  const int own = m.current, lane = own % 32, base = own - lane;
-  std::memcpy(&m.slot[own][0], a, 16);
-  std::memcpy(&m.slot[own][4], b, 8);
+  const int own = machine().current, lane = own % 32, base = own - lane;
+  auto& slot = exchange_slots();
+  std::memcpy(&slot[own][0], a, 16);
+  std::memcpy(&slot[own][4], b, 8);
   wait_for(Wait::kMma);
   for (int e = 0; e < 4; ++e) {
     const int row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
     float sum = d[e];
     for (int k = 0; k < 16; ++k) {
-      const uint32_t wa = m.slot[base + row % 8 * 4 + k % 8 / 2][row / 8 + 2 * (k / 8)];
-      const uint32_t wb = m.slot[base + column * 4 + k % 8 / 2][4 + k / 8];
+      const uint32_t wa = slot[base + row % 8 * 4 + k % 8 / 2][row / 8 + 2 * (k / 8)];
+      const uint32_t wb = slot[base + column * 4 + k % 8 / 2][4 + k / 8];
       sum += half_of(wa, k % 2) * half_of(wb, k % 2);
     }
     d[e] = sum;
   }
-  wait_for(Wait::kMma);
 }
 
 template <bool kTransposed>
 void load_matrices(uint32_t (&to)[4], const void* row) {
-  Machine& m = machine();
-  const int own = m.current, lane = own % 32, base = own - lane;
-  uint32_t words[4];
-  std::memcpy(words, row, 16);
-  std::memcpy(&m.slot[own][0], words, 16);
+  const int own = machine().current, lane = own % 32, base = own - lane;
+  auto& slot = exchange_slots();
+  std::memcpy(&slot[own][0], row, 16);
   wait_for(Wait::kMatrix);
   const auto element = [&](int matrix, int r, int c) {
-    const uint32_t word = m.slot[base + matrix * 8 + r][c / 2];
+    const uint32_t word = slot[base + matrix * 8 + r][c / 2];
     return c % 2 != 0 ? word >> 16 : word & 0xffffu;
   };
   for (int i = 0; i < 4; ++i) {
@@ -339,7 +409,6 @@ void load_matrices(uint32_t (&to)[4], const void* row) {
     to[i] = kTransposed ? element(i, c, r) | element(i, c + 1, r) << 16
                         : element(i, r, c) | element(i, r, c + 1) << 16;
   }
-  wait_for(Wait::kMatrix);
 }
 
 // kernel<<<(blocks_x, blocks_y), threads, shared_bytes>>>(arguments...); threads divisible by 32.
@@ -349,6 +418,7 @@ void launch(void (*kernel)(Parameters...), int blocks_x, int blocks_y, int threa
   run_grid(blocks_x, blocks_y, threads, shared_bytes, [=] { kernel(arguments...); });
 }
 
+}  // namespace NFLOAT_MACHINE
 }  // namespace nfloat::gpu
 
 #endif  // NFLOAT_CUDA_EMULATE_H_

@@ -7,6 +7,7 @@
 #include "cuda/nf4.h"
 
 namespace nfloat::gpu {
+inline namespace NFLOAT_MACHINE {
 
 // A block: 64 * kTokenWarps rows of x by kOutputs outputs; a warp: 64 by kWide.
 struct GemmShape {
@@ -199,6 +200,7 @@ void multiply_many(const Nf4& w, const uint16_t* x, int64_t x_stride, int count,
   }
 }
 
+}  // namespace NFLOAT_MACHINE
 }  // namespace nfloat::gpu
 
 #endif  // NFLOAT_CUDA_GEMM_H_

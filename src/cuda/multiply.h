@@ -7,6 +7,7 @@
 #include "cuda/nf4.h"
 
 namespace nfloat::gpu {
+inline namespace NFLOAT_MACHINE {
 
 // Up to 8 rows of x (bf16) on tensor cores. A block takes tiles of 16 rows of W one after the other; its
 // warps share the columns, kSteps blocks of 64 columns a turn, and add up at the end of a tile. Codes go
@@ -223,6 +224,7 @@ void multiply_exact(const Nf4& w, const float* x, float* y, int64_t y_stride) {
          y_stride);
 }
 
+}  // namespace NFLOAT_MACHINE
 }  // namespace nfloat::gpu
 
 #endif  // NFLOAT_CUDA_MULTIPLY_H_

@@ -6,6 +6,7 @@
 #include "cuda/warp.h"
 
 namespace nfloat::gpu {
+inline namespace NFLOAT_MACHINE {
 
 inline constexpr int kNestedShift = 8;  // 256 scales share a second-level absmax
 
@@ -95,6 +96,7 @@ NFLOAT_DEVICE float bf16_value(uint32_t low_half) {
   return bits_to_float(low_half << 16);
 }
 
+}  // namespace NFLOAT_MACHINE
 }  // namespace nfloat::gpu
 
 #endif  // NFLOAT_CUDA_NF4_H_

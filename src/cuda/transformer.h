@@ -7,6 +7,7 @@
 #include "cuda/nf4.h"
 
 namespace nfloat::gpu {
+inline namespace NFLOAT_MACHINE {
 
 struct SumsShared {
   float sums[32];
@@ -172,6 +173,7 @@ NFLOAT_KERNEL void embed(const uint16_t* table, const int* tokens, int width, fl
     residual[int64_t{block_x()} * width + i] = bf16_value(from[i]);
 }
 
+}  // namespace NFLOAT_MACHINE
 }  // namespace nfloat::gpu
 
 #endif  // NFLOAT_CUDA_TRANSFORMER_H_

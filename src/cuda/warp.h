@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the kernels need from the machine: CUDA's own under nvcc (compute capability 8.0 and later), else the
-// emulation of emulate.h with the same meaning.
+// emulation of emulate.h with the same meaning. Each has a namespace of its own, so that a program may hold
+// both.
 #ifndef NFLOAT_CUDA_WARP_H_
 #define NFLOAT_CUDA_WARP_H_
 
@@ -10,14 +11,17 @@
 #if defined(__CUDACC__)
 
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#define NFLOAT_MACHINE on_card
 #define NFLOAT_KERNEL __global__
 #define NFLOAT_DEVICE __device__ __forceinline__
 #define NFLOAT_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define NFLOAT_UNROLL _Pragma("unroll")
 
 namespace nfloat::gpu {
+inline namespace NFLOAT_MACHINE {
 
 NFLOAT_DEVICE int thread() {
   return static_cast<int>(threadIdx.x);
@@ -73,11 +77,27 @@ NFLOAT_DEVICE float add_rounded(float a, float b) {
 NFLOAT_DEVICE float divide_rounded(float a, float b) {
   return __fdiv_rn(a, b);
 }
+NFLOAT_DEVICE float fused(float a, float b, float c) {
+  return __fmaf_rn(a, b, c);
+}
+// Within 2 units in the last place each, 4 of the third.
 NFLOAT_DEVICE float exponential(float x) {
-  return __expf(x);
+  return expf(x);
+}
+NFLOAT_DEVICE float hyperbolic_tangent(float x) {
+  return tanhf(x);
+}
+NFLOAT_DEVICE float complementary_error(float x) {
+  return erfcf(x);
+}
+NFLOAT_DEVICE float round_to_integer(float x) {
+  return rintf(x);
 }
 NFLOAT_DEVICE float square_root(float x) {
   return __fsqrt_rn(x);
+}
+NFLOAT_DEVICE float f16_value(uint32_t low_half) {
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(low_half)));
 }
 NFLOAT_DEVICE uint32_t pack_bf16(float low, float high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
@@ -146,7 +166,7 @@ NFLOAT_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) {
 
 // On `stream` below; more than 48 KiB of shared memory is asked for. Errors stay in cudaGetLastError.
 inline cudaStream_t& launch_stream() {
-  static cudaStream_t stream = nullptr;
+  thread_local cudaStream_t stream = nullptr;
   return stream;
 }
 template <typename... Parameters, typename... Arguments>
@@ -159,9 +179,12 @@ void launch(void (*kernel)(Parameters...), int blocks_x, int blocks_y, int threa
            static_cast<unsigned>(threads), shared_bytes, launch_stream()>>>(arguments...);
 }
 
+}  // namespace NFLOAT_MACHINE
 }  // namespace nfloat::gpu
 
 #else
+
+#define NFLOAT_MACHINE emulated
 
 #include "cuda/emulate.h"
 

@@ -50,7 +50,7 @@ class Device {
   using Release = std::function<void(std::span<const uint8_t>)>;
 
   virtual ~Device() = default;
-  virtual std::string_view name() const noexcept = 0;   // "cpu", "vulkan:0"
+  virtual std::string_view name() const noexcept = 0;   // "cpu", "cuda:0"
   virtual std::string_view model() const noexcept = 0;  // what it is, as its driver says it
   virtual bool accelerator() const noexcept {
     return false;
@@ -102,9 +102,13 @@ std::shared_ptr<Device> cpu_device();
 // Every device that can compute here, the CPU first.
 std::vector<std::shared_ptr<Device>> devices();
 
-// The device that `name` names: "cpu"; "vulkan" (the first of them) or "vulkan:N"; "auto": the first
-// accelerator, else the CPU; "": what NFLOAT_DEVICE names, else the CPU. Throws kInvalidArgument for another
-// name, and kNotFound where there is no such device; both say which there are.
+// Adds one to them, behind the others, for the rest of the program: tests compute on devices that nobody is
+// offered.
+void add_device(std::shared_ptr<Device> device);
+
+// The device that `name` names: "cpu"; "cuda" or "vulkan" (the first of them), "cuda:N" or "vulkan:N";
+// "auto": the first accelerator, else the CPU; "": what NFLOAT_DEVICE names, else the CPU. Throws
+// kInvalidArgument for another name, and kNotFound where there is no such device; both say which there are.
 std::shared_ptr<Device> find_device(std::string_view name);
 
 // Why NFLOAT_DEVICE cannot be such a name; empty: it can, or is not set.

@@ -2,31 +2,60 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <mutex>
 #include <string>
+#include <utility>
 
 #include "base/fail.h"
+#include "engine/cuda/open.h"
 #include "engine/device.h"
 #include "engine/vulkan/open.h"
 
 namespace nfloat {
 namespace {
 
-constexpr std::string_view kVulkan = "vulkan";
-constexpr std::string_view kNames = "auto, cpu, vulkan or vulkan:N";
+constexpr std::string_view kKinds[] = {"cuda", "vulkan"};
+constexpr std::string_view kNames = "auto, cpu, cuda, cuda:N, vulkan or vulkan:N";
 
-// "vulkan", "vulkan:0", ...
-bool is_vulkan_name(std::string_view name) noexcept {
-  if (!name.starts_with(kVulkan)) return false;
-  name.remove_prefix(kVulkan.size());
-  return name.empty() || (name.size() > 1 && name.size() < 4 && name[0] == ':' &&
-                          name.find_first_not_of("0123456789", 1) == std::string_view::npos);
+// "cuda", "cuda:0", ..., "vulkan", "vulkan:0", ...
+bool is_card_name(std::string_view name) noexcept {
+  for (const std::string_view kind : kKinds) {
+    if (!name.starts_with(kind)) continue;
+    name.remove_prefix(kind.size());
+    return name.empty() || (name.size() > 1 && name.size() < 4 && name[0] == ':' &&
+                            name.find_first_not_of("0123456789", 1) == std::string_view::npos);
+  }
+  return false;
+}
+
+// The first of its kind is also named by the kind alone.
+bool has_name(const Device& device, std::string_view name) {
+  const std::string_view own = device.name();
+  return own == name || (own.ends_with(":0") && own.substr(0, own.size() - 2) == name);
+}
+
+struct AddedDevices {
+  std::mutex mutex;
+  std::vector<std::shared_ptr<Device>> all;
+};
+AddedDevices& added_devices() {
+  static AddedDevices* const added = new AddedDevices;  // never destroyed, as other devices are not
+  return *added;
 }
 
 }  // namespace
 
+void add_device(std::shared_ptr<Device> device) {
+  const std::scoped_lock lock(added_devices().mutex);
+  added_devices().all.push_back(std::move(device));
+}
+
 std::vector<std::shared_ptr<Device>> devices() {
   std::vector<std::shared_ptr<Device>> all{cpu_device()};
+  for (std::shared_ptr<Device>& device : cuda::open()) all.push_back(std::move(device));
   for (std::shared_ptr<Device>& device : vulkan::open()) all.push_back(std::move(device));
+  const std::scoped_lock lock(added_devices().mutex);
+  all.insert(all.end(), added_devices().all.begin(), added_devices().all.end());
   return all;
 }
 
@@ -42,7 +71,7 @@ std::shared_ptr<Device> find_device(std::string_view name) {
   std::string names;
   const std::vector<std::shared_ptr<Device>> all = devices();
   for (const std::shared_ptr<Device>& device : all) {
-    if (name == "auto" ? device->accelerator() : device->name() == (name == kVulkan ? "vulkan:0" : name)) {
+    if (name == "auto" ? device->accelerator() : has_name(*device, name)) {
       device->expect_usable();
       return device;
     }
@@ -50,7 +79,7 @@ std::shared_ptr<Device> find_device(std::string_view name) {
         (names.empty() ? "" : ", ") + std::string(device->name()) + " (" + std::string(device->model()) + ")";
   }
   if (name == "auto") return cpu_device();
-  if (is_vulkan_name(name))
+  if (is_card_name(name))
     fail(ErrorCode::kNotFound, "{} is \"{}\", which is not there; there are: {}", from, name, names);
   fail(ErrorCode::kInvalidArgument, "{} is \"{}\", expected {}; there are: {}", from, name, kNames, names);
 }
@@ -58,7 +87,7 @@ std::shared_ptr<Device> find_device(std::string_view name) {
 std::string forced_device_error() {
   const char* const wanted = std::getenv("NFLOAT_DEVICE");
   const std::string_view name = wanted != nullptr ? wanted : "";
-  if (name.empty() || name == "cpu" || name == "auto" || is_vulkan_name(name)) return {};
+  if (name.empty() || name == "cpu" || name == "auto" || is_card_name(name)) return {};
   return fmt::format("NFLOAT_DEVICE is \"{}\", expected {}", name, kNames);
 }
 

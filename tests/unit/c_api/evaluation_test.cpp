@@ -167,13 +167,14 @@ TEST_F(CEvaluation, DescribesAModelAndPlansItsMemory) {
 TEST_F(CEvaluation, ADeviceIsNamedOrRefused) {
   nfloat_error* error = nullptr;
   nfloat_model_options options = defaults<nfloat_model_options>();
-  for (const char* name : {"abacus", "vulkan:99", "cuda"}) {
+  for (const char* name : {"abacus", "vulkan:99", "cuda:99", "cuda:x"}) {
     options.device = name;
     nfloat_model* none = nullptr;
     EXPECT_NE(nfloat_model_load(kTiny.c_str(), &options, nullptr, &none, &error), NFLOAT_OK) << name;
     EXPECT_EQ(none, nullptr);
     const nfloat_status status = nfloat_error_status(error);
-    EXPECT_EQ(status, *name == 'v' ? NFLOAT_NOT_FOUND : NFLOAT_INVALID_ARGUMENT) << name;
+    EXPECT_EQ(status, std::string(name).ends_with(":99") ? NFLOAT_NOT_FOUND : NFLOAT_INVALID_ARGUMENT)
+        << name;
     const std::string message = taken(std::exchange(error, nullptr));
     EXPECT_NE(message.find(name), std::string::npos) << message;
     EXPECT_NE(message.find("cpu ("), std::string::npos) << message;

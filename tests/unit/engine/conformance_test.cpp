@@ -396,14 +396,15 @@ TEST(Devices, TheEnvironmentNamesOne) {
     setenv("NFLOAT_DEVICE", std::string(device->name()).c_str(), 1);
     EXPECT_EQ(default_device()->name(), device->name());
   }
-  for (const char* wrong : {"abacus", "vulkan:", "vulkan:x", "vulkan:99", "vulkan0", "CPU"}) {
+  for (const char* wrong :
+       {"abacus", "vulkan:", "vulkan:x", "vulkan:99", "vulkan0", "cuda:", "cuda:x", "cuda:99", "CPU"}) {
     setenv("NFLOAT_DEVICE", wrong, 1);
     try {
       default_device();
       ADD_FAILURE() << wrong;
     } catch (const Error& error) {
       EXPECT_EQ(error.code(),
-                std::string(wrong) == "vulkan:99" ? ErrorCode::kNotFound : ErrorCode::kInvalidArgument);
+                std::string(wrong).ends_with(":99") ? ErrorCode::kNotFound : ErrorCode::kInvalidArgument);
       EXPECT_NE(std::string(error.what()).find(wrong), std::string::npos) << error.what();
       EXPECT_NE(std::string(error.what()).find("cpu ("), std::string::npos) << error.what();
     }

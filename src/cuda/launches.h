@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+// The steps of a card as launches of kernels, for CUDA and for the emulation alike.
+#ifndef NFLOAT_CUDA_LAUNCHES_H_
+#define NFLOAT_CUDA_LAUNCHES_H_
+
+#include <functional>
+
+#include "cuda/attention.h"
+#include "cuda/card.h"
+#include "cuda/gemm.h"
+#include "cuda/multiply.h"
+#include "cuda/product.h"
+#include "cuda/steps.h"
+
+namespace nfloat::gpu {
+inline namespace NFLOAT_MACHINE {
+
+class Launches : public Card {
+ public:
+  void rows(RowsOperation operation, const RowsArguments& a) final {
+    queue([=] { launch_rows_of(operation, a); });
+  }
+  void norm(const NormArguments& a) final {
+    queue([=] { launch_norm(a); });
+  }
+  void activate(const ActivateArguments& a) final {
+    queue([=] { launch_activate(a); });
+  }
+  void attend(const AttentionArguments& a) final {
+    queue([=] { launch_attention(a); });
+  }
+  void multiply(const ProductArguments& a) final {
+    queue([=, this] { launch_product(a, multiprocessors_); });
+  }
+  void multiply_bf16(const ProductArguments& a, const uint16_t* x) final {
+    queue([=, this] {
+      const Nf4 w = view(a.weights);
+      const auto count = static_cast<int>(a.x_rows);
+      if (a.x_rows <= kFewRows) {
+        multiply_few(w, x, count, a.y, a.y_stride, multiprocessors_);
+      } else {
+        multiply_many<false>(w, x, w.columns, count, a.y, a.y_stride, large_blocks_, multiprocessors_);
+      }
+      if (a.bias == nullptr) return;
+      RowsArguments bias;
+      bias.from = a.bias;
+      bias.to = a.y;
+      bias.rows = a.x_rows;
+      bias.width = w.rows;
+      bias.to_stride = a.y_stride;
+      launch_rows<RowsOperation::kAddToAll>(bias);
+    });
+  }
+
+ protected:
+  // `large_blocks`: a block may have 130 KiB of shared memory.
+  Launches(int multiprocessors, bool large_blocks) noexcept
+      : multiprocessors_(multiprocessors), large_blocks_(large_blocks) {}
+  // Runs `work`, which launches kernels, behind what was queued before.
+  virtual void queue(std::function<void()> work) = 0;
+
+ private:
+  static Nf4 view(const Weights& w) {
+    const bool nested = w.storage == Storage::kNestedCodes;
+    int shift = 0;
+    while (int64_t{1} << shift < w.block) ++shift;
+    return {static_cast<const uint8_t*>(w.elements),
+            nested ? nullptr : static_cast<const float*>(w.scales),
+            nested ? static_cast<const uint8_t*>(w.scales) : nullptr,
+            w.nested_absmax,
+            w.tables + kMapAt,
+            w.tables + kOffsetAt,
+            w.tables + kLevelsAt,
+            w.rows,
+            w.cols,
+            shift};
+  }
+  static void launch_rows_of(RowsOperation operation, const RowsArguments& a) {
+    switch (operation) {
+      case RowsOperation::kCopy:
+        return launch_rows<RowsOperation::kCopy>(a);
+      case RowsOperation::kGather:
+        return launch_rows<RowsOperation::kGather>(a);
+      case RowsOperation::kScatterAdd:
+        return launch_rows<RowsOperation::kScatterAdd>(a);
+      case RowsOperation::kZero:
+        return launch_rows<RowsOperation::kZero>(a);
+      case RowsOperation::kAdd:
+        return launch_rows<RowsOperation::kAdd>(a);
+      case RowsOperation::kAddToAll:
+        return launch_rows<RowsOperation::kAddToAll>(a);
+      case RowsOperation::kEmbed:
+        return launch_rows<RowsOperation::kEmbed>(a);
+      case RowsOperation::kSoftcap:
+        return launch_rows<RowsOperation::kSoftcap>(a);
+      case RowsOperation::kFindBroken:
+        return launch_rows<RowsOperation::kFindBroken>(a);
+      case RowsOperation::kRound:
+        return launch_rows<RowsOperation::kRound>(a);
+    }
+  }
+
+  const int multiprocessors_;
+  const bool large_blocks_;
+};
+
+}  // namespace NFLOAT_MACHINE
+}  // namespace nfloat::gpu
+
+#endif  // NFLOAT_CUDA_LAUNCHES_H_

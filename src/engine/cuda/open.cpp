@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/cuda/open.h"
+
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <mutex>
+#include <utility>
+
+#include "engine/cuda/cuda_engine.h"
+
+namespace nfloat::cuda {
+namespace {
+
+class CudaDevice final : public Device {
+ public:
+  explicit CudaDevice(std::shared_ptr<const Gpu> gpu) : gpu_(std::move(gpu)) {}
+
+  std::string_view name() const noexcept override { return gpu_->name(); }
+  std::string_view model() const noexcept override { return gpu_->model(); }
+  bool accelerator() const noexcept override { return true; }
+  void expect_usable() const override { gpu_->expect_own_process(); }
+  std::optional<uint64_t> free_bytes() const noexcept override { return gpu_->free_bytes(); }
+  std::optional<uint64_t> total_bytes() const noexcept override { return gpu_->total_bytes(); }
+
+  std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int) override {
+    return std::make_unique<const CudaMatrix>(gpu_, source);
+  }
+  std::unique_ptr<const DeviceMatrix> matrix(const TensorView& weights, DenseMatrix::Storage storage,
+                                             int threads, const Release& release) override {
+    return std::make_unique<const CudaMatrix>(gpu_, weights, storage, threads, release);
+  }
+  void place(Constant& constant) override {
+    if (constant.empty()) return;
+    auto placed = std::make_shared<CardMemory>(gpu_, constant.size() * sizeof(float));
+    gpu_->card().upload(placed->as(), constant.data(), constant.size() * sizeof(float));
+    constant.resident = std::move(placed);
+  }
+
+  int64_t page_bytes(const CacheShape& shape) const noexcept override {
+    return shape.layers * shape.kv_heads * gpu::head_words(cache_of(shape.type), shape.head_dim) * 4;
+  }
+  // What is pointed at is memory of the card, never to be followed here.
+  std::shared_ptr<std::byte> page(size_t bytes) override {
+    const auto memory = std::make_shared<CardMemory>(gpu_, bytes);
+    return {memory, memory->as()};
+  }
+  void copy_page(std::byte* to, const std::byte* from, size_t bytes) override {
+    gpu_->card().copy_on_card(to, from, bytes);
+  }
+
+  std::unique_ptr<LayerEngine> engine() override {
+    gpu_->expect_own_process();
+    return std::make_unique<CudaEngine>(gpu_);
+  }
+
+ private:
+  const std::shared_ptr<const Gpu> gpu_;
+};
+
+std::vector<std::shared_ptr<Device>> open_all() {
+  std::vector<std::shared_ptr<Device>> found;
+  for (std::shared_ptr<gpu::Card>& card : gpu::open_cards())
+    found.push_back(device_on(std::move(card), "cuda:" + std::to_string(found.size())));
+  return found;
+}
+
+}  // namespace
+
+std::shared_ptr<Device> device_on(std::shared_ptr<gpu::Card> card, std::string name) {
+  return std::make_shared<CudaDevice>(std::make_shared<const Gpu>(std::move(card), std::move(name)));
+}
+
+std::vector<std::shared_ptr<Device>> open() {
+  // Never destroyed: the driver ends while the program does. What another thread was opening when this
+  // process was forked is never there.
+  static std::atomic<pid_t> opener{0};
+  static std::atomic<const std::vector<std::shared_ptr<Device>>*> opened{nullptr};
+  static std::mutex opening;
+  const std::vector<std::shared_ptr<Device>>* all = opened.load(std::memory_order_acquire);
+  pid_t nobody = 0;
+  if (all == nullptr && !opener.compare_exchange_strong(nobody, ::getpid()) && nobody != ::getpid())
+    return {};
+  if (all == nullptr) {
+    const std::scoped_lock lock(opening);
+    all = opened.load(std::memory_order_acquire);
+    if (all == nullptr) opened.store(all = new std::vector(open_all()), std::memory_order_release);
+  }
+  return *all;
+}
+
+}  // namespace nfloat::cuda

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#ifndef NFLOAT_TESTS_SUPPORT_EMULATED_CARD_H_
+#define NFLOAT_TESTS_SUPPORT_EMULATED_CARD_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "engine/device.h"
+
+namespace nfloat::testing {
+
+// The CUDA engine on a card that is emulated (src/cuda/emulate.h): the kernels of a real one, run by this
+// processor. Steps run as late as they may, when somebody waits; memory is poisoned and has no byte more than
+// was asked for. A test program with this file has one among its devices(), "cuda:emulated".
+std::shared_ptr<Device> emulated_device(uint64_t memory = uint64_t{1} << 30);
+
+}  // namespace nfloat::testing
+
+#endif  // NFLOAT_TESTS_SUPPORT_EMULATED_CARD_H_
