@@ -7,6 +7,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <initializer_list>
 #include <numeric>
 #include <random>
 
@@ -76,7 +77,7 @@ TEST_F(HiddenStates, ChangeNoCalibration) {
   const ModelConfig config = parse_model_config(checkpoint->text_file("config.json"), model);
   std::mt19937 generator(3);
   std::vector<std::vector<int32_t>> windows;
-  for (const size_t length : {30, 200, 250, 90, 250}) {  // two chunks
+  for (const size_t length : std::initializer_list<size_t>{30, 200, 250, 90, 250}) {  // two chunks
     std::vector<int32_t>& ids = windows.emplace_back();
     while (ids.size() < length)
       ids.push_back(static_cast<int32_t>(generator() % static_cast<uint32_t>(config.vocabulary)));
