@@ -89,8 +89,9 @@ Json read_entries(const std::string& path) {
 bool keep(const std::string& folder, const Json& entries, const Json& wanted, const PrecisionRates& rates) {
   const std::string path = folder + kFileName;
   std::error_code error;
-  // A pipe of that name would be waited for.
-  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) return false;
+  // A pipe of that name would be waited for, and what a link leads to is someone else's.
+  const std::filesystem::file_status there = std::filesystem::symlink_status(path, error);
+  if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there)) return false;
   Json all{{"measurements", Json::array()}};
   Json& list = all["measurements"];
   Json entry = wanted;

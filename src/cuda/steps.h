@@ -22,7 +22,7 @@ NFLOAT_KERNEL void over_rows(RowsArguments a) {
   if constexpr (kOperation == RowsOperation::kGather) from_row = a.list[row];
   if constexpr (kOperation == RowsOperation::kScatterAdd) to_row = a.list[row];
   if constexpr (kOperation == RowsOperation::kAddToAll) from_row = 0;
-  const float* const from = a.from + from_row * a.from_stride;
+  const float* const from = a.from != nullptr ? a.from + from_row * a.from_stride : nullptr;
   float* const to = static_cast<float*>(a.to) + to_row * a.to_stride;
   for (int64_t i = begin + thread(); i < end; i += threads()) {
     if constexpr (kOperation == RowsOperation::kCopy || kOperation == RowsOperation::kGather) {

@@ -20,9 +20,8 @@ void Pass::over_rows(Body&& body) const {
 template <typename Body>
 void Pass::over_kept_rows(int64_t floats, Body&& body) const {
   parallel_for(rows_, 1, options_.threads, [&](int64_t begin, int64_t end) {
-    float* scratch = nullptr;
-    if (halves_)
-      scratch = reinterpret_cast<float*>(thread_scratch(static_cast<size_t>(floats) * sizeof(float)));
+    auto* const scratch =
+        reinterpret_cast<float*>(thread_scratch(static_cast<size_t>(floats) * sizeof(float)));
     for (int64_t row = begin; row < end; ++row) body(row, scratch);
   });
 }

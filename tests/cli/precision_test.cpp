@@ -116,6 +116,12 @@ TEST_F(AutomaticPrecision, APlaceThatCannotBeWrittenIsNoError) {
   fs::create_directories(path("cache/nfloat"));
   ASSERT_EQ(::mkfifo(kept().c_str(), 0600), 0);  // read, it would wait for ever
   EXPECT_TRUE(generate().ok());
+  fs::remove(kept());
+  write_file(path("another"), "{}");
+  fs::create_symlink(path("another"), kept());
+  const Result link = generate();
+  EXPECT_TRUE(link.ok() && says(link, "as measured now: ")) << link;
+  EXPECT_EQ(read_file(path("another")), "{}") << "what a link leads to stays";
 }
 
 TEST_F(AutomaticPrecision, TheEnvironmentFixesIt) {

@@ -260,7 +260,9 @@ class RanksEngine final : public CpuEngine {
     const int64_t width = own.query_size(), asked = pending_ >= 0 ? 1 : 0;
     float* const output = grown(attended_, rows * width + asked);
     Heads heads{.range = range, .attended = output, .attended_stride = width};
-    if (compact) {
+    if (range.heads == 0) {
+      // Others attend.
+    } else if (compact) {
       heads.queries = reinterpret_cast<float*>(own_.data());
       heads.keys = heads.queries + own.key_at();
       heads.stride = widths_[rank_];
