@@ -76,6 +76,8 @@ void plan_training(const Options& options) {
 void run(const Options& options) {
   if (options.train) {
     if (!options.device.empty()) expect_cpu("training", options.device);
+    if (!options.ranks.memory.empty())
+      throw UsageError("plan: --train is of one machine: --ranks does not go with it");
     return plan_training(options);
   }
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");

@@ -296,12 +296,13 @@ class Job {
                              best_.known() ? fmt::format(" (held out {:.4f})", best_.loss) : std::string(),
                              static_cast<double>(tokens) / seconds));
       const bool save = options_.save_every > 0 && last.step % options_.save_every == 0;
-      if (save || interrupted()) {
+      const bool ended = interrupted();  // asked once: what is said to be saved is
+      if (save || ended) {
         announce(kGather);
         trainer.gather_state();
         trainer.save_checkpoint(checkpoint(), base_name(), best_.note(held_out_));
       }
-      if (interrupted()) {
+      if (ended) {
         bar.finish();
         throw Error(
             ErrorCode::kInterrupted,
