@@ -49,7 +49,8 @@ HostMemory HostMemory::make(int members) noexcept {
     const auto size = static_cast<off_t>(sizeof(Place) * static_cast<size_t>(members));
     if (::posix_fallocate(file, 0, size) == 0) memory = map(file, name, members);
     ::close(file);
-    if (memory.empty()) ::shm_unlink(name.c_str());
+    memory.named_ = !memory.empty();
+    if (!memory.named_) ::shm_unlink(name.c_str());
     // New pages are zeros: nobody has given anything.
   } catch (const std::exception&) {
   }
@@ -76,16 +77,19 @@ HostMemory& HostMemory::operator=(HostMemory&& other) noexcept {
   std::swap(base_, other.base_);
   std::swap(size_, other.size_);
   std::swap(name_, other.name_);
+  std::swap(named_, other.named_);
   std::swap(turn_, other.turn_);
   return *this;
 }
 
 HostMemory::~HostMemory() {
+  if (named_) forget_name();
   if (base_ != nullptr) ::munmap(base_, size_);
 }
 
 void HostMemory::forget_name() noexcept {
   ::shm_unlink(name_.c_str());
+  named_ = false;
 }
 
 void HostMemory::give(int member, std::span<const char> bytes) noexcept {

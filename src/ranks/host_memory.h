@@ -28,7 +28,8 @@ class HostMemory {
 
   bool empty() const noexcept { return base_ == nullptr; }
   const std::string& name() const noexcept { return name_; }
-  // Nobody else opens it from here on; it goes with its last member, however that ends.
+  // Nobody else opens it from here on; it goes with its last member, however that ends. Done at the end at
+  // the latest by the one who made it.
   void forget_name() noexcept;
 
   // Gives `bytes` in the next turn. All members have given theirs of the turn before.
@@ -44,6 +45,7 @@ class HostMemory {
   std::byte* base_ = nullptr;
   size_t size_ = 0;
   std::string name_;
+  bool named_ = false;  // whether it was made here and others may still open it
   uint64_t turn_ = 0;
 };
 
