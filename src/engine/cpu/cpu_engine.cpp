@@ -45,22 +45,11 @@ float* grown(Buffer& memory, int64_t floats) {
 }
 
 BufferId CpuEngine::make(int64_t floats) {
-  Buffer memory(static_cast<size_t>(floats) * sizeof(float));
-  if (!dropped_.empty()) {
-    const BufferId id = dropped_.back();
-    dropped_.pop_back();
-    buffers_[static_cast<size_t>(id)] = std::move(memory);
-    return id;
-  }
-  dropped_.reserve(buffers_.size() + 1);  // dropping must not fail
-  buffers_.push_back(std::move(memory));
-  return static_cast<BufferId>(buffers_.size() - 1);
+  return buffers_.add(Buffer(static_cast<size_t>(floats) * sizeof(float)));
 }
 
 void CpuEngine::drop(BufferId buffer) noexcept {
-  if (buffer == BufferId::kNone) return;
-  buffers_[static_cast<size_t>(buffer)] = Buffer();
-  dropped_.push_back(buffer);
+  buffers_.drop(buffer);
 }
 
 float* CpuEngine::host(const BufferRows& rows, int64_t, int64_t) {

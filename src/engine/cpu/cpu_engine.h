@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/parallel.h"
+#include "engine/buffer_table.h"
 #include "engine/layer_engine.h"
 #include "kernels/dispatch.h"
 #include "nfloat/tensor.h"
@@ -58,7 +59,7 @@ class CpuEngine : public LayerEngine {
   };
   void attend(const AttentionStep& step, const Heads& heads);
   float* at(const BufferRows& rows) noexcept {
-    return reinterpret_cast<float*>(buffers_[static_cast<size_t>(rows.buffer)].data()) + rows.offset;
+    return reinterpret_cast<float*>(buffers_[rows.buffer].data()) + rows.offset;
   }
 
  private:
@@ -74,8 +75,7 @@ class CpuEngine : public LayerEngine {
 
   const kernels::TransformerKernels& kernels_ = kernels::table().transformer;
   int threads_ = 1;
-  std::vector<Buffer> buffers_;
-  std::vector<BufferId> dropped_;
+  BufferTable<Buffer> buffers_;
   Activations activations_;
   Buffer scratch_;  // of attention, a part for each thread
 

@@ -63,22 +63,11 @@ void CudaEngine::wait() {
 }
 
 BufferId CudaEngine::make(int64_t floats) {
-  Buffer made{CardMemory(gpu_, bytes_of(floats)), {}, 0, floats};
-  if (!dropped_.empty()) {
-    const BufferId id = dropped_.back();
-    dropped_.pop_back();
-    buffers_[static_cast<size_t>(id)] = std::move(made);
-    return id;
-  }
-  dropped_.reserve(buffers_.size() + 1);  // dropping must not fail
-  buffers_.push_back(std::move(made));
-  return static_cast<BufferId>(buffers_.size() - 1);
+  return buffers_.add({CardMemory(gpu_, bytes_of(floats)), {}, 0, floats});
 }
 
 void CudaEngine::drop(BufferId buffer) noexcept {
-  if (buffer == BufferId::kNone) return;
-  buffers_[static_cast<size_t>(buffer)] = Buffer();
-  dropped_.push_back(buffer);
+  buffers_.drop(buffer);
 }
 
 float* CudaEngine::shadow(const BufferRows& rows) {
@@ -318,13 +307,34 @@ void CudaEngine::finish(float scale, float softcap, const BufferRows& x, int64_t
             {.to = at(x), .rows = rows, .width = width, .to_stride = width, .scale = scale, .cap = softcap});
 }
 
-BufferRows CudaEngine::scratch(Scratch& own, int64_t rows, int64_t width) {
-  if (own.floats < rows * width) {
-    drop(own.buffer);
-    own = {};
-    own = {make(rows * width), rows * width};
-  }
-  return {own.buffer, 0, width};
+void CudaEngine::zero(const BufferRows& to, int64_t rows, int64_t width) {
+  over_rows(gpu::RowsOperation::kZero, {.to = at(to), .rows = rows, .width = width, .to_stride = to.stride});
+}
+
+void CudaEngine::gather(const BufferRows& from, std::span<const int32_t> list, const BufferRows& to,
+                        int64_t width) {
+  over_rows(gpu::RowsOperation::kGather,
+            {.from = at(from),
+             .to = at(to),
+             .list = reinterpret_cast<const int32_t*>(params_.place(std::as_bytes(list))),
+             .rows = static_cast<int64_t>(list.size()),
+             .width = width,
+             .from_stride = from.stride,
+             .to_stride = to.stride});
+}
+
+void CudaEngine::scatter_add(const BufferRows& from, std::span<const int32_t> list,
+                             std::span<const float> shares, const BufferRows& to, int64_t width) {
+  const auto* const placed = reinterpret_cast<const int32_t*>(params_.place(std::as_bytes(list)));
+  over_rows(gpu::RowsOperation::kScatterAdd,
+            {.from = at(from),
+             .to = at(to),
+             .list = placed,
+             .shares = reinterpret_cast<const float*>(params_.place(std::as_bytes(shares))),
+             .rows = static_cast<int64_t>(list.size()),
+             .width = width,
+             .from_stride = from.stride,
+             .to_stride = to.stride});
 }
 
 }  // namespace nfloat::cuda

@@ -4,26 +4,27 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 #include <vector>
 
+#include "engine/buffer_table.h"
+#include "engine/card_engine.h"
 #include "engine/cuda/cuda_matrix.h"
 #include "engine/cuda/gpu.h"
-#include "engine/layer_engine.h"
 
 namespace nfloat::cuda {
 
 // Steps become launches on the card's queue. A buffer has a shadow in host memory once the host asks for its
 // rows. Products in float32 are that; those in bf16 and int8 take tensor cores with both factors in bf16,
 // where the shape of the matrix allows it.
-class CudaEngine final : public LayerEngine {
+class CudaEngine final : public CardEngine {
  public:
   explicit CudaEngine(std::shared_ptr<const Gpu> gpu) : gpu_(std::move(gpu)), params_(gpu_) {}
   CudaEngine(const CudaEngine&) = delete;
   CudaEngine& operator=(const CudaEngine&) = delete;
   ~CudaEngine() override;
 
-  void use_threads(int) noexcept override {}
   BufferId make(int64_t floats) override;
   void drop(BufferId buffer) noexcept override;
   float* host(const BufferRows& rows, int64_t count, int64_t width) override;
@@ -40,14 +41,11 @@ class CudaEngine final : public LayerEngine {
                 Precision precision) override;
   void attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) override;
   void activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) override;
-  void mix(const MixtureStep& step, const BufferRows& normed, const BufferRows& added, int64_t rows) override;
   void add(const NormStep& before, float scale, const NormStep& after, const BufferRows& added,
            const BufferRows& x, int64_t rows, int64_t width) override;
   void finish(float scale, float softcap, const BufferRows& x, int64_t rows, int64_t width) override;
 
  private:
-  class Mixture;  // one call of mix()
-
   struct Buffer {
     CardMemory memory;
     HostMemory shadow;
@@ -55,13 +53,18 @@ class CudaEngine final : public LayerEngine {
     int64_t floats = 0;
   };
 
-  Buffer& buffer(const BufferRows& rows) noexcept { return buffers_[static_cast<size_t>(rows.buffer)]; }
+  Buffer& buffer(const BufferRows& rows) noexcept { return buffers_[rows.buffer]; }
   float* at(const BufferRows& rows) noexcept { return buffer(rows).memory.as<float>() + rows.offset; }
   // The shadow of a buffer, at the rows.
   float* shadow(const BufferRows& rows);
   void wait();
   // Of sequences whose caches have one type, their rows from the first on.
   void attend_alike(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended);
+  void zero(const BufferRows& to, int64_t rows, int64_t width) override;
+  void gather(const BufferRows& from, std::span<const int32_t> list, const BufferRows& to,
+              int64_t width) override;
+  void scatter_add(const BufferRows& from, std::span<const int32_t> list, std::span<const float> shares,
+                   const BufferRows& to, int64_t width) override;
   void over_rows(gpu::RowsOperation operation, const gpu::RowsArguments& arguments) const {
     gpu_->card().rows(operation, arguments);
   }
@@ -81,20 +84,9 @@ class CudaEngine final : public LayerEngine {
     int64_t collected = 0;  // calls before them
     int64_t broken = -1;    // among those
   } looks_;
-  std::vector<Buffer> buffers_;
-  std::vector<BufferId> dropped_;
+  BufferTable<Buffer> buffers_;
   std::vector<std::byte> places_;  // of attend()
   CardMemory rounded_;             // rows of x in bf16
-  // Of mixtures, which grow to the largest number of rows seen.
-  struct Scratch {
-    BufferId buffer = BufferId::kNone;
-    int64_t floats = 0;
-  };
-  Scratch logits_, input_, gate_up_, output_;
-  std::vector<int32_t> chosen_, list_;
-  std::vector<float> shares_;
-  std::vector<int64_t> taken_;
-  BufferRows scratch(Scratch& own, int64_t rows, int64_t width);
 };
 
 // Where a constant is; null for an empty one. Throws kUnsupported for one that was placed nowhere.

@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/cuda/open.h"
 
-#include <sys/types.h>
-#include <unistd.h>
-
-#include <atomic>
-#include <mutex>
 #include <utility>
 
 #include "engine/cuda/cuda_engine.h"
+#include "engine/opened_once.h"
 
 namespace nfloat::cuda {
 namespace {
@@ -73,21 +69,8 @@ std::shared_ptr<Device> device_on(std::shared_ptr<gpu::Card> card, std::string n
 }
 
 std::vector<std::shared_ptr<Device>> open() {
-  // Never destroyed: the driver ends while the program does. What another thread was opening when this
-  // process was forked is never there.
-  static std::atomic<pid_t> opener{0};
-  static std::atomic<const std::vector<std::shared_ptr<Device>>*> opened{nullptr};
-  static std::mutex opening;
-  const std::vector<std::shared_ptr<Device>>* all = opened.load(std::memory_order_acquire);
-  pid_t nobody = 0;
-  if (all == nullptr && !opener.compare_exchange_strong(nobody, ::getpid()) && nobody != ::getpid())
-    return {};
-  if (all == nullptr) {
-    const std::scoped_lock lock(opening);
-    all = opened.load(std::memory_order_acquire);
-    if (all == nullptr) opened.store(all = new std::vector(open_all()), std::memory_order_release);
-  }
-  return *all;
+  static OpenedOnce<std::shared_ptr<Device>> opened;
+  return opened.get(open_all);
 }
 
 }  // namespace nfloat::cuda

@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/vulkan/open.h"
 
-#include <sys/types.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <atomic>
-#include <mutex>
 #include <string>
 #include <utility>
 
+#include "engine/opened_once.h"
 #include "engine/vulkan/vulkan_engine.h"
 
 namespace nfloat::vulkan {
@@ -78,22 +74,9 @@ std::vector<std::shared_ptr<Gpu>> open_all() {
 }  // namespace
 
 std::vector<std::shared_ptr<Device>> open(uint64_t most_bytes) {
-  // Never destroyed: drivers end their own threads while the program ends. What another thread was opening
-  // when this process was forked is never there.
-  static std::atomic<pid_t> opener{0};
-  static std::atomic<const std::vector<std::shared_ptr<Gpu>>*> opened{nullptr};
-  static std::mutex opening;
-  const std::vector<std::shared_ptr<Gpu>>* all = opened.load(std::memory_order_acquire);
-  pid_t nobody = 0;
-  if (all == nullptr && !opener.compare_exchange_strong(nobody, ::getpid()) && nobody != ::getpid())
-    return {};
-  if (all == nullptr) {
-    const std::scoped_lock lock(opening);
-    all = opened.load(std::memory_order_acquire);
-    if (all == nullptr) opened.store(all = new std::vector(open_all()), std::memory_order_release);
-  }
+  static OpenedOnce<std::shared_ptr<Gpu>> opened;
   std::vector<std::shared_ptr<Device>> devices;
-  for (const std::shared_ptr<Gpu>& gpu : *all)
+  for (const std::shared_ptr<Gpu>& gpu : opened.get(open_all))
     devices.push_back(std::make_shared<VulkanDevice>(gpu, most_bytes));
   return devices;
 }

@@ -32,22 +32,12 @@ Address address_of(const Constant& constant) {
 }
 
 BufferId VulkanEngine::make(int64_t floats) {
-  Buffer made{GpuMemory(gpu_, static_cast<uint64_t>(floats) * sizeof(float), Place::kDevice), {}, 0, floats};
-  if (!dropped_.empty()) {
-    const BufferId id = dropped_.back();
-    dropped_.pop_back();
-    buffers_[static_cast<size_t>(id)] = std::move(made);
-    return id;
-  }
-  dropped_.reserve(buffers_.size() + 1);  // dropping must not fail
-  buffers_.push_back(std::move(made));
-  return static_cast<BufferId>(buffers_.size() - 1);
+  return buffers_.add(
+      {GpuMemory(gpu_, static_cast<uint64_t>(floats) * sizeof(float), Place::kDevice), {}, 0, floats});
 }
 
 void VulkanEngine::drop(BufferId buffer) noexcept {
-  if (buffer == BufferId::kNone) return;
-  buffers_[static_cast<size_t>(buffer)] = Buffer();
-  dropped_.push_back(buffer);
+  buffers_.drop(buffer);
 }
 
 Address VulkanEngine::shadow(const BufferRows& rows) {
@@ -348,13 +338,39 @@ void VulkanEngine::finish(float scale, float softcap, const BufferRows& x, int64
              .cap = softcap});
 }
 
-BufferRows VulkanEngine::scratch(Scratch& own, int64_t rows, int64_t width) {
-  if (own.floats < rows * width) {
-    drop(own.buffer);
-    own = {};
-    own = {make(rows * width), rows * width};
-  }
-  return {own.buffer, 0, width};
+void VulkanEngine::zero(const BufferRows& to, int64_t rows, int64_t width) {
+  over_rows(recorder_, RowsOperation::kZero,
+            {.to = address(to), .rows = u32(rows), .width = u32(width), .to_stride = u32(to.stride)});
+}
+
+void VulkanEngine::gather(const BufferRows& from, std::span<const int32_t> list, const BufferRows& to,
+                          int64_t width) {
+  const Recorder::Params params = recorder_.params(list.size_bytes());
+  std::memcpy(params.host, list.data(), list.size_bytes());
+  over_rows(recorder_, RowsOperation::kGather,
+            {.from = address(from),
+             .to = address(to),
+             .list = params.address,
+             .rows = static_cast<uint32_t>(list.size()),
+             .width = u32(width),
+             .from_stride = u32(from.stride),
+             .to_stride = u32(to.stride)});
+}
+
+void VulkanEngine::scatter_add(const BufferRows& from, std::span<const int32_t> list,
+                               std::span<const float> shares, const BufferRows& to, int64_t width) {
+  const Recorder::Params params = recorder_.params(list.size_bytes() + shares.size_bytes());
+  std::memcpy(params.host, list.data(), list.size_bytes());
+  std::memcpy(params.host + list.size_bytes(), shares.data(), shares.size_bytes());
+  over_rows(recorder_, RowsOperation::kScatterAdd,
+            {.from = address(from),
+             .to = address(to),
+             .list = params.address,
+             .shares = params.address + list.size_bytes(),
+             .rows = static_cast<uint32_t>(list.size()),
+             .width = u32(width),
+             .from_stride = u32(from.stride),
+             .to_stride = u32(to.stride)});
 }
 
 }  // namespace nfloat::vulkan

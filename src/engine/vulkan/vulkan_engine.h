@@ -4,10 +4,11 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
-#include <vector>
 
-#include "engine/layer_engine.h"
+#include "engine/buffer_table.h"
+#include "engine/card_engine.h"
 #include "engine/vulkan/recorder.h"
 #include "engine/vulkan/vulkan_matrix.h"
 
@@ -21,11 +22,10 @@ struct PlacedConstant {
 // Steps become dispatches. A buffer has a shadow in host memory once the host asks for its rows. Products are
 // computed in float32, but those of many rows with 4-bit codes: unless the precision is f32, these round the
 // codes' levels to halves.
-class VulkanEngine final : public LayerEngine {
+class VulkanEngine final : public CardEngine {
  public:
   explicit VulkanEngine(std::shared_ptr<Gpu> gpu) : gpu_(std::move(gpu)), recorder_(gpu_) {}
 
-  void use_threads(int) noexcept override {}
   BufferId make(int64_t floats) override;
   void drop(BufferId buffer) noexcept override;
   float* host(const BufferRows& rows, int64_t count, int64_t width) override;
@@ -42,21 +42,18 @@ class VulkanEngine final : public LayerEngine {
                 Precision precision) override;
   void attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) override;
   void activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) override;
-  void mix(const MixtureStep& step, const BufferRows& normed, const BufferRows& added, int64_t rows) override;
   void add(const NormStep& before, float scale, const NormStep& after, const BufferRows& added,
            const BufferRows& x, int64_t rows, int64_t width) override;
   void finish(float scale, float softcap, const BufferRows& x, int64_t rows, int64_t width) override;
 
  private:
-  class Mixture;  // one call of mix()
-
   struct Buffer {
     GpuMemory memory, shadow;
     uint64_t written = 0;  // the recorder's finished() when the shadow was last read by a dispatch
     int64_t floats = 0;
   };
 
-  Buffer& buffer(const BufferRows& rows) noexcept { return buffers_[static_cast<size_t>(rows.buffer)]; }
+  Buffer& buffer(const BufferRows& rows) noexcept { return buffers_[rows.buffer]; }
   Address address(const BufferRows& rows) noexcept {
     return buffer(rows).memory.address() + static_cast<uint64_t>(rows.offset) * sizeof(float);
   }
@@ -67,6 +64,11 @@ class VulkanEngine final : public LayerEngine {
   }
   // Of sequences whose caches have one type, their rows from the first on.
   void attend_alike(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended);
+  void zero(const BufferRows& to, int64_t rows, int64_t width) override;
+  void gather(const BufferRows& from, std::span<const int32_t> list, const BufferRows& to,
+              int64_t width) override;
+  void scatter_add(const BufferRows& from, std::span<const int32_t> list, std::span<const float> shares,
+                   const BufferRows& to, int64_t width) override;
   void multiply(const DeviceMatrix& matrix, const Constant& bias, const BufferRows& x, const BufferRows& y,
                 int64_t rows, Precision precision, bool together);
 
@@ -84,18 +86,8 @@ class VulkanEngine final : public LayerEngine {
     int64_t broken = -1;          // among those
     uint64_t finished = 0;        // the recorder's finished() at the last call
   } looks_;
-  std::vector<Buffer> buffers_;
-  std::vector<BufferId> dropped_;
-  // Of mixtures and of attention in parts, which grow to what was largest.
-  struct Scratch {
-    BufferId buffer = BufferId::kNone;
-    int64_t floats = 0;
-  };
-  Scratch logits_, input_, gate_up_, output_, partials_;
-  std::vector<int32_t> chosen_;
-  std::vector<float> shares_;
-  std::vector<int64_t> taken_;
-  BufferRows scratch(Scratch& own, int64_t rows, int64_t width);
+  BufferTable<Buffer> buffers_;
+  Scratch partials_;  // of attention in parts
 };
 
 // Where a constant is. Throws kUnsupported for one that was placed nowhere.

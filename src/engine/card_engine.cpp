@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <vector>
+#include "engine/card_engine.h"
 
-#include "engine/cuda/cuda_engine.h"
 #include "engine/expert_choice.h"
 
-namespace nfloat::cuda {
+namespace nfloat {
 
-// The router's logits come to the host, which chooses; each chosen expert then runs on its rows.
-class CudaEngine::Mixture {
+class CardEngine::Mixture {
  public:
-  Mixture(CudaEngine& engine, const MixtureStep& step, const BufferRows& normed, const BufferRows& added,
+  Mixture(CardEngine& engine, const MixtureStep& step, const BufferRows& normed, const BufferRows& added,
           int64_t rows)
       : engine_(engine),
         step_(step),
@@ -28,9 +26,7 @@ class CudaEngine::Mixture {
 
   void run() {
     route();
-    engine_.over_rows(
-        gpu::RowsOperation::kZero,
-        {.to = engine_.at(added_), .rows = rows_, .width = hidden_, .to_stride = added_.stride});
+    engine_.zero(added_, rows_, hidden_);
     const auto experts = static_cast<int64_t>(step_.experts.size());
     const ExpertGroups groups = group_by_expert(engine_.chosen_, experts, engine_.taken_);
     for (int64_t e = 0; e < experts; ++e)
@@ -66,54 +62,41 @@ class CudaEngine::Mixture {
   void mix_rows(int64_t number, std::span<const int64_t> taken) {
     const ExpertWeights& expert = step_.experts[static_cast<size_t>(number)];
     const auto count = static_cast<int64_t>(taken.size());
-    const Precision precision = count == 1 ? step_.precision : step_.many_rows_precision;
-    engine_.over_rows(gpu::RowsOperation::kGather, {.from = engine_.at(normed_),
-                                                    .to = engine_.at(input_),
-                                                    .list = rows_of(taken),
-                                                    .rows = count,
-                                                    .width = hidden_,
-                                                    .from_stride = normed_.stride,
-                                                    .to_stride = hidden_});
+    const Precision precision = count > 1 ? step_.many_rows_precision : step_.precision;
+    engine_.list_.clear();
+    engine_.own_shares_.clear();
+    for (const int64_t place : taken) {
+      engine_.list_.push_back(static_cast<int32_t>(place / step_.chosen));
+      engine_.own_shares_.push_back(engine_.shares_[static_cast<size_t>(place)]);
+    }
+    engine_.gather(normed_, engine_.list_, input_, hidden_);
     product(expert.gate_up, {step_.layer, LinearRole::kGateUp, number}, input_, count, hidden_, gate_up_,
             precision);
     engine_.activate(step_.activation, gate_up_, count);
     product(expert.down, {step_.layer, LinearRole::kDown, number}, gate_up_, count, step_.activation.width,
             output_, precision);
-    // Placed again: a watcher may have waited meanwhile.
-    const int32_t* const list = rows_of(taken);
-    engine_.over_rows(gpu::RowsOperation::kScatterAdd, {.from = engine_.at(output_),
-                                                        .to = engine_.at(added_),
-                                                        .list = list,
-                                                        .shares = shares_of(taken),
-                                                        .rows = count,
-                                                        .width = hidden_,
-                                                        .from_stride = hidden_,
-                                                        .to_stride = added_.stride});
+    engine_.scatter_add(output_, engine_.list_, engine_.own_shares_, added_, hidden_);
   }
 
-  // The rows that chose an expert, and its shares in them.
-  const int32_t* rows_of(std::span<const int64_t> taken) {
-    engine_.list_.clear();
-    for (const int64_t place : taken) engine_.list_.push_back(static_cast<int32_t>(place / step_.chosen));
-    return reinterpret_cast<const int32_t*>(engine_.params_.place(std::as_bytes(std::span(engine_.list_))));
-  }
-  const float* shares_of(std::span<const int64_t> taken) {
-    own_shares_.clear();
-    for (const int64_t place : taken) own_shares_.push_back(engine_.shares_[static_cast<size_t>(place)]);
-    return reinterpret_cast<const float*>(engine_.params_.place(std::as_bytes(std::span(own_shares_))));
-  }
-
-  CudaEngine& engine_;
+  CardEngine& engine_;
   const MixtureStep& step_;
   const BufferRows normed_, added_;
   const int64_t rows_, hidden_;
   BufferRows input_, gate_up_, output_;
-  std::vector<float> own_shares_;
 };
 
-void CudaEngine::mix(const MixtureStep& step, const BufferRows& normed, const BufferRows& added,
+void CardEngine::mix(const MixtureStep& step, const BufferRows& normed, const BufferRows& added,
                      int64_t rows) {
   Mixture(*this, step, normed, added, rows).run();
 }
 
-}  // namespace nfloat::cuda
+BufferRows CardEngine::scratch(Scratch& own, int64_t rows, int64_t width) {
+  if (own.floats < rows * width) {
+    drop(own.buffer);
+    own = {};
+    own = {make(rows * width), rows * width};
+  }
+  return {own.buffer, 0, width};
+}
+
+}  // namespace nfloat
