@@ -34,6 +34,19 @@ const char* level_name(Recompute level) noexcept {
   return level == Recompute::kNone ? "none" : level == Recompute::kCheap ? "cheap" : "full";
 }
 
+// What a config.json says of the weights' numbers; without a word float16, with which most is kept.
+DType plain_dtype(const std::string& config) {
+  const Json whole = Json::parse(config, {.python_numbers = true});
+  for (const Json* part : {whole.find("text_config"), &whole})
+    for (const char* key : {"dtype", "torch_dtype"}) {
+      const Json* found = part != nullptr ? part->find(key) : nullptr;
+      if (found == nullptr || !found->is_string()) continue;
+      const std::string& name = found->text();
+      return name == "bfloat16" ? DType::kBF16 : name == "float32" ? DType::kF32 : DType::kF16;
+    }
+  return DType::kF16;
+}
+
 // What `nfloat train` will need with the same options.
 void plan_training(const Options& options) {
   TrainOptions training = options.training;
@@ -44,7 +57,7 @@ void plan_training(const Options& options) {
   if (std::filesystem::is_directory(path)) path = (std::filesystem::path(path) / "config.json").string();
   const std::string text = read_text(path, size_t{16} << 20);
   const std::vector<TrainMemory> levels =
-      plan_train_memory(parse_model_config(text, path), training, options.weight_bits);
+      plan_train_memory(parse_model_config(text, path), training, options.weight_bits, plain_dtype(text));
   if (options.json) {
     Json json = {{"trained_parameters", levels[0].parameters}, {"tokens", levels[0].rows}};
     for (const TrainMemory& level : levels)

@@ -126,11 +126,12 @@ struct TrainMemory {
   uint64_t peak_bytes() const noexcept { return model_bytes + adapter_bytes + pass_bytes + working_bytes; }
 };
 
-// One entry a level. `weight_bits`: of the layers' matrices (NF4 in blocks of 64: 4.5); embeddings and head
-// have 16. Batches are as large as the options allow. Throws kUnsupported for mixtures, kInvalidArgument for
-// targets.
+// One entry a level. `weight_bits`: of the layers' matrices (NF4 in blocks of 64: 4.5); `plain`: of
+// embeddings and head, and of matrices that are not quantized: more is kept of what products with f16, f32 or
+// 8-bit weights read. Batches are as large as the options allow. Throws kUnsupported for mixtures,
+// kInvalidArgument for targets.
 NFLOAT_API std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const TrainOptions& options,
-                                                      double weight_bits);
+                                                      double weight_bits, DType plain = DType::kBF16);
 
 // One training run. The results do not depend on the number of threads; a run that was stopped, saved and
 // resumed gives the same bits as one that was not.

@@ -15,8 +15,9 @@
 namespace nfloat {
 namespace {
 
-constexpr int64_t kOctet = 8;                 // columns of packed activations come in eights
-constexpr uint64_t kProgramBytes = 12 << 20;  // code, libraries, tokenizer
+constexpr double kInt8Bits = 8, kBF16Bits = 16;  // of a weight; below 8 it is one of 4 bits with its scale
+constexpr int64_t kOctet = 8;                    // columns of packed activations come in eights
+constexpr uint64_t kProgramBytes = 12 << 20;     // code, libraries, tokenizer
 
 struct Places {
   int64_t z = 0;         // floats a row of all modules' ranks; with one tape those of the widest layer
@@ -89,10 +90,14 @@ uint64_t pass_bytes(const ModelConfig& config, std::span<const PlannedModule> mo
 }
 
 std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const TrainOptions& options,
-                                           double weight_bits) {
+                                           double weight_bits, DType plain) {
   TrainMemory common;
   std::vector<PlannedModule> modules;
-  const bool halves = options.bf16 && halves_may_be_kept(config, options.dropout);
+  // Whether products with the head and with the layers are in pairs, as multiplies_pairs() of their matrices.
+  const bool head_pairs = options.bf16 && target_multiplies_pairs() && plain == DType::kBF16;
+  const bool layer_pairs = options.bf16 && target_multiplies_pairs() &&
+                           (weight_bits < kInt8Bits || (plain == DType::kBF16 && weight_bits == kBF16Bits));
+  const bool halves = layer_pairs && halves_may_be_kept(config, options.dropout);
   uint64_t layouts = 0;  // bytes
   for (const LinearModule& module : chosen_modules(config, options)) {
     const int64_t rank = rank_of(module, options), padded = padded_rank(rank);
@@ -109,7 +114,7 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
   const int64_t width = config.embedding_size > 0 ? config.embedding_size : config.hidden;
   // The rows of the embedding are mapped, the head is packed from them or from its own. Of a large table
   // little is there at a time (Embedding::release).
-  const auto table = static_cast<uint64_t>(2 * config.vocabulary * width);
+  const auto table = static_cast<uint64_t>(config.vocabulary * width) * (plain == DType::kF32 ? 4 : 2);
   common.model_bytes = static_cast<uint64_t>(static_cast<double>(linear) * weight_bits / 8) + table +
                        (table < Embedding::kLarge ? table : Embedding::kLarge / 8);
 
@@ -129,11 +134,10 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
     const int64_t block = (std::min<int64_t>(common.rows, 2048) + 512) * kWideBlockColumns;
     floats += threads * std::max(attention / 4, block);
   } else {
-    // Inputs packed for products, of the layers and of the head; in pairs they lie where the gradients do.
+    // Inputs packed for products; in pairs they lie where the gradients do.
     floats += common.rows * low.widest;
     const bool pairs = options.bf16 && kernels::table().train.pairs != nullptr;
-    if (!pairs || !target_multiplies_pairs())
-      floats += common.rows * octets(widest_input) + slice * octets(width);
+    if (!layer_pairs) floats += common.rows * octets(widest_input);
     if (options.bf16) {
       const int64_t gradients = std::max({(config.gated ? 2 : 1) * config.intermediate,
                                           config.query_size() + 2 * config.kv_size(), widest_input});
@@ -143,6 +147,7 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
     if (options.dropout > 0) floats += 2 * common.rows * widest_input;
     floats += threads * (2 * config.head_dim + 3 * kScoreRows) * (length + 32);
   }
+  if (!head_pairs) floats += slice * octets(width);
   common.working_bytes = static_cast<uint64_t>(floats) * sizeof(float) + kProgramBytes;
 
   std::vector<TrainMemory> result;

@@ -54,23 +54,33 @@ std::vector<Tensor> layout(const SyntheticModel& model, int64_t* layers) {
   return tensors;
 }
 
-// A few megabytes of N(0, 0.02) in bf16; files repeat it from moving starts.
-std::vector<uint16_t> gaussian_bf16() {
+// Float32 bits to float16, cut; numbers below its normal ones are zeros.
+uint16_t cut_to_f16(uint32_t bits) {
+  const uint32_t sign = bits >> 16 & 0x8000, exponent = bits >> 23 & 0xff;
+  return static_cast<uint16_t>(exponent < 113 ? sign : sign | (exponent - 112) << 10 | (bits >> 13 & 0x3ff));
+}
+
+// A few megabytes of N(0, 0.02); files repeat it from moving starts.
+std::vector<uint16_t> gaussian(bool f16) {
   std::mt19937 random(1);
   std::normal_distribution<float> normal(0.0F, 0.02F);
   std::vector<uint16_t> values(1 << 21);
-  for (uint16_t& value : values) value = static_cast<uint16_t>(std::bit_cast<uint32_t>(normal(random)) >> 16);
+  for (uint16_t& value : values) {
+    const auto bits = std::bit_cast<uint32_t>(normal(random));
+    value = f16 ? cut_to_f16(bits) : static_cast<uint16_t>(bits >> 16);
+  }
   return values;
 }
 
 void write_shard(const std::filesystem::path& path, const std::vector<Tensor>& tensors,
-                 const std::vector<uint16_t>& noise) {
+                 const std::vector<uint16_t>& noise, bool f16) {
   std::ostringstream header;
   uint64_t end = 0;
   for (const Tensor& tensor : tensors) {
     const std::vector<int64_t> shape =
         tensor.columns == 0 ? std::vector{tensor.rows} : std::vector{tensor.rows, tensor.columns};
-    header << (end > 0 ? ',' : '{') << entry(tensor.name, "BF16", shape, end, end + tensor.bytes());
+    header << (end > 0 ? ',' : '{')
+           << entry(tensor.name, f16 ? "F16" : "BF16", shape, end, end + tensor.bytes());
     end += tensor.bytes();
   }
   header << '}';
@@ -131,13 +141,13 @@ uint64_t make_checkpoint(const std::filesystem::path& folder, const SyntheticMod
     in_shard += tensor.bytes();
     total += tensor.bytes();
   }
-  const std::vector<uint16_t> noise = gaussian_bf16();
+  const std::vector<uint16_t> noise = gaussian(model.f16);
   std::ostringstream map;
   for (size_t i = 0; i < shards.size(); ++i) {
     char name[64] = "model.safetensors";
     if (shards.size() > 1)
       std::snprintf(name, sizeof(name), "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
-    write_shard(folder / name, shards[i], noise);
+    write_shard(folder / name, shards[i], noise, model.f16);
     for (const Tensor& tensor : shards[i]) {
       map << (map.tellp() > 0 ? ",\"" : "\"") << tensor.name << "\":\"" << name << '"';
     }
@@ -150,7 +160,8 @@ uint64_t make_checkpoint(const std::filesystem::path& folder, const SyntheticMod
       << "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":" << kHidden
       << ",\"intermediate_size\":" << 2 * kHidden << ",\"num_hidden_layers\":" << layers
       << ",\"num_attention_heads\":32,\"num_key_value_heads\":8,\"vocab_size\":1024,\"rms_norm_eps\":1e-05,"
-         "\"max_position_embeddings\":4096,\"tie_word_embeddings\":true,\"torch_dtype\":\"bfloat16\"}\n";
+         "\"max_position_embeddings\":4096,\"tie_word_embeddings\":true,\"torch_dtype\":\""
+      << (model.f16 ? "float16" : "bfloat16") << "\"}\n";
   return total;
 }
 

@@ -24,10 +24,11 @@ struct SyntheticModel {
   uint64_t bytes = 0;                 // of weights, about
   uint64_t largest_tensor_bytes = 0;  // one tensor of this size as well; 0: none
   uint64_t shard_bytes = 2'000'000'000;
+  bool f16 = false;  // instead of bf16
 };
 
-// A Llama-shaped bf16 checkpoint folder with Gaussian weights: shards, index, config.json. Returns the bytes
-// of its weights.
+// A Llama-shaped 16-bit checkpoint folder with Gaussian weights: shards, index, config.json. Returns the
+// bytes of its weights.
 uint64_t make_checkpoint(const std::filesystem::path& folder, const SyntheticModel& model);
 
 }  // namespace nfloat::cli_test

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "base/json.h"
 #include "cli/checkpoint_maker.h"
 #include "cli/process.h"
 
@@ -59,6 +60,31 @@ TEST_F(Memory, AStreamedModelScoresTheSameInTheMemoryOfTwoLayers) {
   EXPECT_EQ(number(whole), number(streamed));
   EXPECT_LE(streamed.peak_bytes, kLimit);
   EXPECT_GT(whole.peak_bytes, static_cast<int64_t>(shape.bytes * 9 / 10));
+}
+
+// Of products with f16 more is kept in float32 than of those with bf16 where pairs of it are multiplied.
+TEST_F(Memory, TrainingTakesWhatIsPlanned) {
+  std::string ids;
+  for (int i = 0; i < 512; ++i) ids += (i > 0 ? "," : "") + std::to_string(i * 37 % 1000);
+  write_file(path("rows.jsonl"), "{\"input_ids\":[" + ids + "],\"labels\":[" + ids + "]}\n");
+  for (const bool f16 : {false, true}) {
+    const std::string folder = path(f16 ? "f16" : "bf16");
+    make_checkpoint(folder, {.bytes = 100'000'000, .f16 = f16});
+    const std::vector<std::string> how{"--length",    "512",  "--rows-per-batch", "1",
+                                       "--precision", "bf16", "--threads",        "2"};
+    std::vector<std::string> plan{"plan", folder, "--train", "--weight-bits", "16", "--json"};
+    std::vector<std::string> train{"train",         folder,        path("rows.jsonl"), "--out",
+                                   path("adapter"), "--overwrite", "--steps",          "1",
+                                   "--recompute",   "none"};
+    for (auto* command : {&plan, &train}) command->insert(command->end(), how.begin(), how.end());
+    const Result planned = nfloat(plan), trained = nfloat(train);
+    ASSERT_TRUE(planned.ok() && trained.ok()) << planned << trained;
+    const double expected = Json::parse(planned.out).at("levels").at(0).at("peak_bytes").get<double>();
+    const auto found = static_cast<double>(trained.peak_bytes);
+    EXPECT_NEAR(1, expected / found, 0.05) << folder << ": " << expected << " planned, " << found;
+    std::printf("%-10s %5.0f MiB planned, %5.0f MiB peak, %5.2f s\n", f16 ? "f16" : "bf16",
+                expected / (1 << 20), found / (1 << 20), trained.seconds);
+  }
 }
 
 }  // namespace

@@ -444,6 +444,19 @@ TEST_F(Train, PlanSaysWhatItTakes) {
   };
   EXPECT_LE(bytes("bf16", "0"), bytes("bf16", "0.1"));
   EXPECT_LT(bytes("f32", "0"), bytes("f32", "0.1"));
+  // What config.json says of plain weights; nothing: those of which most is kept.
+  const auto of_dtype = [&](const std::string& dtype) {
+    Json config = Json::parse(read_file(model() + "/config.json"));
+    config["torch_dtype"] = dtype.empty() ? Json() : Json(dtype);
+    write_file(path("config.json"), config.dump());
+    const Result planned = nfloat(
+        {"plan", path("config.json"), "--train", "--precision", "bf16", "--weight-bits", "16", "--json"});
+    EXPECT_TRUE(planned.ok()) << planned;
+    return Json::parse(planned.out).at("levels").at(0).at("peak_bytes").get<int64_t>();
+  };
+  EXPECT_LE(of_dtype("bfloat16"), of_dtype("float16"));
+  EXPECT_EQ(of_dtype(""), of_dtype("float16"));
+  EXPECT_LT(of_dtype("float16"), of_dtype("float32"));
   const Result table = nfloat({"plan", model(), "--train", "--memory", "1MB"});
   EXPECT_NE(table.out.find("cheap"), std::string::npos) << table;
   EXPECT_NE(table.out.find("no"), std::string::npos) << table;

@@ -79,6 +79,33 @@ TEST_F(TrainerTest, AResumedRunGivesTheSameFiles) {
   EXPECT_THROW(less.resume(checkpoint), Error);
 }
 
+// What lies in a batch in bf16, and what in float32, depends on what the frozen weights are stored as.
+TEST_F(TrainerTest, MemoryIsPlanned) {
+  const Model plain = Model::load(random_.folder.path(), {.precision = Precision::kF32});
+  std::vector<TrainRow> full(4, TrainRow{std::vector<int32_t>(64, 3), std::vector<int32_t>(64, 3)});
+  const struct {
+    const Model& model;
+    double bits;
+  } kinds[] = {{model_, 4.5}, {plain, 32}};
+  for (const auto& [model, bits] : kinds)
+    for (const bool bf16 : {false, true})
+      for (const double dropout : {0.0, 0.1})
+        for (const bool dora : {false, true})
+          for (const Recompute level : {Recompute::kNone, Recompute::kCheap, Recompute::kFull}) {
+            TrainOptions own = options();
+            own.dropout = dropout;
+            own.dora = dora;
+            own.bf16 = bf16;
+            own.recompute = level;
+            own.rows_per_batch = 2;
+            const std::vector<TrainMemory> planned =
+                plan_train_memory(model.config(), own, bits, DType::kF32);
+            const TrainMemory& at = planned[static_cast<size_t>(level)];
+            EXPECT_EQ(at.adapter_bytes + at.pass_bytes, Trainer(model, full, own).memory_bytes())
+                << bits << " bits, bf16 " << bf16 << ", dropout " << dropout << ", DoRA " << dora;
+          }
+}
+
 TEST_F(TrainerTest, OneRowIsLearnedByHeart) {
   TrainOptions own = options();
   own.dropout = 0;
