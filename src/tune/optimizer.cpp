@@ -40,6 +40,13 @@ AdamW::AdamW(const Adapter& adapter, size_t rank, size_t ranks) : rank_(rank), r
   }
 }
 
+uint64_t AdamW::bytes() const noexcept {
+  size_t floats = 0;
+  for (const Pair& pair : moments_)
+    for (const Moments* own : {&pair.a, &pair.b, &pair.magnitude}) floats += own->m.size() + own->v.size();
+  return floats * sizeof(float);
+}
+
 void AdamW::step(Adapter& adapter, const TrainOptions& options, double rate, double rate_b, double factor,
                  int threads) {
   ++steps_;

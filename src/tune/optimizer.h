@@ -38,6 +38,7 @@ class AdamW {
   // Of modules of other ranks nothing.
   std::vector<Pair>& moments() noexcept { return moments_; }
   const std::vector<Pair>& moments() const noexcept { return moments_; }
+  uint64_t bytes() const noexcept;  // of this rank's moments
   int64_t steps() const noexcept { return steps_; }
   void set_steps(int64_t steps) noexcept { steps_ = steps; }
 

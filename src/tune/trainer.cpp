@@ -260,11 +260,12 @@ double Trainer::epoch() const {
   return state_->plan->epoch(state_->finished);
 }
 uint64_t Trainer::memory_bytes() const {
-  constexpr uint64_t kBytes = 4 * sizeof(float);   // value, gradient, two moments
+  constexpr uint64_t kBytes = 2 * sizeof(float);   // value, gradient
   const uint64_t pass = state_->passes().bytes();  // which decides the layouts
   uint64_t layouts = 0;
   for (const LoraModule& module : state_->adapter.modules) layouts += module.layout_bytes();
-  return static_cast<uint64_t>(state_->adapter.parameters()) * kBytes + layouts + pass;
+  return static_cast<uint64_t>(state_->adapter.parameters()) * kBytes + state_->optimizer->bytes() + layouts +
+         pass;
 }
 
 std::string Trainer::start_from(const std::string& folder) {

@@ -140,6 +140,26 @@ TEST_F(TrainOverRanks, WhatTheySaveIsWhole) {
   }
 }
 
+// Each rank has the moments of its own modules, all the rest whole.
+TEST_F(TrainOverRanks, MomentsAreSharedOut) {
+  const auto memory = [&](std::shared_ptr<Ranks> ranks) {
+    TrainOptions options;
+    options.rank = 4;
+    options.dora = true;
+    options.length = 64;
+    options.threads = 1;
+    options.ranks = std::move(ranks);
+    const Trainer trainer(model_, random_rows(20, 23), options);
+    return std::pair(trainer.memory_bytes(), static_cast<uint64_t>(trainer.parameters()));
+  };
+  const auto [whole, parameters] = memory(nullptr);
+  const auto ranks = thread_ranks(3);
+  std::vector<uint64_t> own(3);
+  on_each_rank(3, [&](size_t i) { own[i] = memory(ranks[i]).first; });
+  EXPECT_EQ(3 * whole - 2 * 2 * sizeof(float) * parameters, own[0] + own[1] + own[2]);
+  for (const uint64_t bytes : own) EXPECT_LT(bytes, whole);
+}
+
 TEST_F(TrainOverRanks, OtherRowsAreRefusedOnEveryRank) {
   for (const Course& own : by_ranks(2, {60, 59}))
     EXPECT_EQ(own.error,
