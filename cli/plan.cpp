@@ -28,7 +28,26 @@ struct Options {
   TrainOptions training;
   double weight_bits = 4.5;
   RankPlanOptions ranks;
+  // Options that count only with another one; "": without --train.
+  struct Bound {
+    const char *name, *with;
+    Option option;
+  };
+  std::vector<Bound> bound;
 };
+
+// Throws where an option would be ignored.
+void expect_options_that_count(const Options& options) {
+  for (const auto& [name, with, option] : options.bound) {
+    if (!option.given()) continue;
+    const std::string_view needed = with;
+    if (options.train && needed != "--train")
+      throw UsageError(fmt::format("plan: {} does not go with --train", name));
+    if ((needed == "--train" && !options.train) || (needed == "--ranks" && options.ranks.memory.empty()) ||
+        (needed == "--read" && options.ranks.read.empty()))
+      throw UsageError(fmt::format("plan: {} goes with {}", name, needed));
+  }
+}
 
 const char* level_name(Recompute level) noexcept {
   return level == Recompute::kNone ? "none" : level == Recompute::kCheap ? "cheap" : "full";
@@ -56,8 +75,9 @@ void plan_training(const Options& options) {
   std::string path = resolve_model_path(options.path);
   if (std::filesystem::is_directory(path)) path = (std::filesystem::path(path) / "config.json").string();
   const std::string text = read_text(path, size_t{16} << 20);
+  const ModelConfig config = parse_model_config(text, path);
   const std::vector<TrainMemory> levels =
-      plan_train_memory(parse_model_config(text, path), training, options.weight_bits, plain_dtype(text));
+      plan_train_memory(config, training, options.weight_bits, plain_dtype(text));
   if (options.json) {
     Json json = {{"trained_parameters", levels[0].parameters}, {"tokens", levels[0].rows}};
     for (const TrainMemory& level : levels)
@@ -87,10 +107,11 @@ void plan_training(const Options& options) {
 }
 
 void run(const Options& options) {
+  if (options.train && !options.ranks.memory.empty())
+    throw UsageError("plan: --train is of one machine: --ranks does not go with it");
+  expect_options_that_count(options);
   if (options.train) {
     if (!options.device.empty()) expect_cpu("training", options.device);
-    if (!options.ranks.memory.empty())
-      throw UsageError("plan: --train is of one machine: --ranks does not go with it");
     return plan_training(options);
   }
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
@@ -191,47 +212,50 @@ void add_plan_command(const Command& app) {
       .add_option("--ranks", options->ranks.memory,
                   "Memory of each of several machines that run the model together (16GB,8GB,8GB)")
       .delimiter(',');
-  command
-      .add_option(
-          "--read", options->ranks.read,
-          "With --ranks: GB/s that each reads of its memory (nfloat bench ranks), for tokens a second")
+  const auto with = [&command, &bound = options->bound](const char* other, const char* name, auto& target,
+                                                        const char* help) {
+    const Option option = command.add_option(name, target, help);
+    bound.push_back({name, other, option});
+    return option;
+  };
+  with("--ranks", "--read", options->ranks.read,
+       "With --ranks: GB/s that each reads of its memory (nfloat bench ranks), for tokens a second")
       .delimiter(',');
-  command
-      .add_option("--latency", options->ranks.latency,
-                  "With --ranks and --read: ms of an exchange between them (nfloat bench ranks)")
+  with("--read", "--latency", options->ranks.latency,
+       "With --ranks and --read: ms of an exchange between them (nfloat bench ranks)")
       .above_zero()
       .show_default();
   command.add_option("--device", options->device,
                      "What lies on this device and fits into its free memory: cuda, vulkan, vulkan:N, auto");
-  command.add_option("--context", options->context, "Tokens of context (default: the model's, at most 4096)")
+  with("", "--context", options->context, "Tokens of context (default: the model's, at most 4096)")
       .between(int64_t{1}, int64_t{1} << 30);
   command.add_flag("--train", options->train, "What `nfloat train` needs, for each level of --recompute");
-  command.add_option("--loss", options->loss, "With --train: dpo and orpo take two answers a pair")
+  with("--train", "--loss", options->loss, "With --train: dpo and orpo take two answers a pair")
       .one_of({"sft", "dpo", "orpo"})
       .show_default();
-  command.add_option("--rank", options->training.rank, "With --train: of the adapter")
+  with("--train", "--rank", options->training.rank, "With --train: of the adapter")
       .between(1, 65536)
       .show_default();
-  command.add_option("--length", options->training.length, "With --train: tokens of a row")
+  with("--train", "--length", options->training.length, "With --train: tokens of a row")
       .between(2, int64_t{1} << 24)
       .show_default();
-  command
-      .add_option("--rows-per-batch", options->training.rows_per_batch,
-                  "With --train: rows that go through the model together")
+  with("--train", "--rows-per-batch", options->training.rows_per_batch,
+       "With --train: rows that go through the model together")
       .above_zero();
-  command.add_option("--targets", options->training.targets, "With --train: as of nfloat train")
-      .delimiter(',');
-  command.add_flag("--dora", options->training.dora, "With --train: as of nfloat train");
-  command.add_option("--precision", options->precision, "With --train: f32 or bf16, as of nfloat train")
+  with("--train", "--targets", options->training.targets, "With --train: as of nfloat train").delimiter(',');
+  options->bound.push_back(
+      {"--dora", "--train",
+       command.add_flag("--dora", options->training.dora, "With --train: as of nfloat train")});
+  with("--train", "--precision", options->precision, "With --train: f32 or bf16, as of nfloat train")
       .one_of({"f32", "bf16"})
       .show_default();
-  command.add_option("--dropout", options->training.dropout, "With --train: as of nfloat train")
+  with("--train", "--dropout", options->training.dropout, "With --train: as of nfloat train")
       .between(0.0, 0.99)
       .show_default();
-  command.add_option("--weight-bits", options->weight_bits, "With --train: bits of a weight of the layers")
+  with("--train", "--weight-bits", options->weight_bits, "With --train: bits of a weight of the layers")
       .between(1.0, 64.0)
       .show_default();
-  command.add_option("--threads", options->training.threads, "With --train: 0: all").between(0, 4096);
+  with("--train", "--threads", options->training.threads, "With --train: 0: all").between(0, 4096);
   command.add_flag("--json", options->json, "Print JSON");
   command.callback_of_ranks([options] { run(*options); });
 }

@@ -125,6 +125,28 @@ TEST_F(Cli, MisuseExitsWith2AndNamesWhatIsWrong) {
   }
 }
 
+// What `plan` would not look at is refused by name.
+TEST_F(Cli, OptionsOfPlanThatWouldNotCount) {
+  const auto refused = [](std::vector<std::string> more, const std::string& said) {
+    more.insert(more.begin(), {"plan", model()});
+    const Result result = nfloat(more);
+    EXPECT_EQ(result.exit_code, 2) << ::testing::PrintToString(more) << result;
+    EXPECT_NE(result.err.find(said), std::string::npos) << ::testing::PrintToString(more) << result;
+  };
+  const std::vector<std::pair<std::string, std::string>> of_training = {
+      {"--loss", "sft"},         {"--rank", "16"},         {"--length", "1024"},
+      {"--rows-per-batch", "1"}, {"--targets", "q_proj"},  {"--precision", "f32"},
+      {"--dropout", "0"},        {"--weight-bits", "4.5"}, {"--threads", "1"}};
+  for (const auto& [option, value] : of_training) refused({option, value}, option + " goes with --train");
+  refused({"--dora"}, "--dora goes with --train");
+  refused({"--rank", "16", "--ranks", "3GB,1GB"}, "--rank goes with --train");
+  refused({"--train", "--context", "64"}, "--context does not go with --train");
+  refused({"--train", "--read", "40"}, "--read does not go with --train");
+  refused({"--train", "--latency", "1"}, "--latency does not go with --train");
+  refused({"--read", "40"}, "--read goes with --ranks");
+  refused({"--ranks", "3GB,1GB", "--latency", "1"}, "--latency goes with --read");
+}
+
 TEST_F(Cli, JsonParsesAndHasTheNamedKeys) {
   const std::string packed = path("packed");
   struct Case {
