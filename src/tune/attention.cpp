@@ -2,11 +2,10 @@
 #include "tune/attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
-#include "base/parallel.h"
 #include "kernels/dispatch.h"
+#include "tune/attention_rows.h"
 
 namespace nfloat {
 namespace {
@@ -43,7 +42,8 @@ class Unit {
         set_block(first);
         score(head);
         for (int64_t i = 0; i < rows_; ++i)
-          log_sums[(document_.begin + first_ + i) * places_.heads + head] = weigh(head, i);
+          log_sums[(document_.begin + first_ + i) * places_.heads + head] =
+              weigh_row(layer_, head, seen(i), scores_ + i * stride_);
         train_.product({.a = scores_,
                         .a_row = stride_,
                         .a_column = 1,
@@ -85,8 +85,10 @@ class Unit {
                         .n = padded(high_ - low_),
                         .k = places_.head_dim});
         for (int64_t i = 0; i < rows_; ++i)
-          back_row(i, log_sums[(document_.begin + first_ + i) * places_.heads + head],
-                   train_.dot(d_out + i * width, out + i * width, places_.head_dim));
+          weigh_row_back(layer_, seen(i), log_sums[(document_.begin + first_ + i) * places_.heads + head],
+                         train_.dot(d_out + i * width, out + i * width, places_.head_dim),
+                         scores_ + i * stride_, gradients_ + i * stride_,
+                         gradients_ + (kScoreRows + i) * stride_);
         accumulate(scores_, d_out, width, gradient + places_.value(kv_head_));
         accumulate(gradients_, projected_ + first_ * places_.row() + places_.query(head), places_.row(),
                    gradient + places_.key(kv_head_));
@@ -120,12 +122,11 @@ class Unit {
   void set_block(int64_t first) noexcept {
     first_ = first;
     rows_ = std::min(kScoreRows, document_.length - first);
-    low_ = begin_of(0);
+    low_ = first_seen(layer_, first_);
     high_ = first + rows_;
   }
-  // First position that row i of the block sees; the last one is its own.
-  int64_t begin_of(int64_t i) const noexcept {
-    return layer_.window > 0 ? std::max<int64_t>(0, first_ + i + 1 - layer_.window) : 0;
+  SeenRow seen(int64_t i) const noexcept {
+    return {first_seen(layer_, first_ + i) - low_, first_ + i + 1 - low_, padded(high_ - low_)};
   }
 
   void score(int64_t head) noexcept {
@@ -139,45 +140,6 @@ class Unit {
                     .m = rows_,
                     .n = padded(high_ - low_),
                     .k = places_.head_dim});
-  }
-
-  // Scores of row i to weights that sum to 1, zero where it does not see. Returns the logarithm of the sum.
-  float weigh(int64_t head, int64_t i) noexcept {
-    float* row = scores_ + i * stride_;
-    const int64_t begin = begin_of(i) - low_, end = first_ + i + 1 - low_;
-    if (layer_.softcap > 0) transformer_.softcap(row + begin, layer_.softcap, end - begin);
-    float most = train_.largest(row + begin, end - begin);
-    if (layer_.sinks != nullptr) most = std::max(most, layer_.sinks[head]);
-    float sum = train_.exponentials(row + begin, most, end - begin);
-    if (layer_.sinks != nullptr) sum += std::exp(layer_.sinks[head] - most);
-    const float factor = 1.0f / sum;
-    for (int64_t j = begin; j < end; ++j) row[j] *= factor;
-    clear_outside(row, begin, end);
-    return most + std::log(sum);
-  }
-
-  void clear_outside(float* row, int64_t begin, int64_t end) const noexcept {
-    for (int64_t j = 0; j < begin; ++j) row[j] = 0;
-    for (int64_t j = end; j < padded(high_ - low_); ++j) row[j] = 0;
-  }
-
-  // Row i of the scores to weights, and of the gradients of weights to gradients of scores.
-  void back_row(int64_t i, float log_sum, float along) noexcept {
-    float* row = scores_ + i * stride_;
-    float* d = gradients_ + i * stride_;
-    float* slopes = gradients_ + kScoreRows * stride_ + i * stride_;
-    const int64_t begin = begin_of(i) - low_, end = first_ + i + 1 - low_;
-    const float cap = layer_.softcap;
-    if (cap > 0) {
-      transformer_.softcap(row + begin, cap, end - begin);
-      for (int64_t j = begin; j < end; ++j) slopes[j] = 1 - row[j] / cap * (row[j] / cap);
-    }
-    train_.exponentials(row + begin, log_sum, end - begin);
-    for (int64_t j = begin; j < end; ++j) d[j] = row[j] * (d[j] - along);
-    if (cap > 0)
-      for (int64_t j = begin; j < end; ++j) d[j] *= slopes[j];
-    clear_outside(row, begin, end);
-    clear_outside(d, begin, end);
   }
 
   // to[low, high) += weights^T rows, for the block's rows.
@@ -196,7 +158,6 @@ class Unit {
   }
 
   const kernels::TrainKernels& train_ = kernels::table().train;
-  const kernels::TransformerKernels& transformer_ = kernels::table().transformer;
   const AttentionLayer& layer_;
   const HeadPlaces& places_;
   const Document& document_;
@@ -209,20 +170,13 @@ class Unit {
 };
 
 template <typename Body>
-void over_units(const AttentionLayer& layer, const float* projected, Body&& body) {
-  const int64_t kv_heads = layer.places.kv_heads;
-  int64_t longest = 0;
-  for (const Document& document : layer.documents) longest = std::max(longest, document.length);
-  const size_t floats = Unit::scratch_floats(layer.places.head_dim, longest);
-  parallel_for(static_cast<int64_t>(layer.documents.size()) * kv_heads, 1, layer.threads,
-               [&](int64_t begin, int64_t end) {
-                 float* scratch = reinterpret_cast<float*>(thread_scratch(floats * sizeof(float)));
-                 for (int64_t i = begin; i < end; ++i) {
-                   Unit unit(layer, layer.documents[static_cast<size_t>(i / kv_heads)], i % kv_heads,
-                             projected, scratch);
-                   body(unit);
-                 }
-               });
+void over_units(const AttentionLayer& layer, const float* projected, const Body& body) {
+  const size_t floats = Unit::scratch_floats(layer.places.head_dim, longest_document(layer));
+  over_kv_heads(layer, floats * sizeof(float),
+                [&](const Document& document, int64_t kv_head, float* scratch) {
+                  Unit unit(layer, document, kv_head, projected, scratch);
+                  body(unit);
+                });
 }
 
 }  // namespace

@@ -2,13 +2,11 @@
 // Attention of documents in pairs of bf16 (kernels/train.h): weights and their gradients are rounded, sums
 // are float32.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
-#include "base/parallel.h"
 #include "kernels/dispatch.h"
 #include "linear/transposed.h"
-#include "tune/attention.h"
+#include "tune/attention_rows.h"
 
 namespace nfloat {
 namespace {
@@ -84,7 +82,8 @@ class PairUnit {
     over_blocks([&](int64_t head) {
       score(projected_.pairs(first_, places_.query(head)), projected_.pair_stride(), at_.keys, scores_);
       for (int64_t i = 0; i < rows_; ++i) {
-        log_sums[(document_.begin + first_ + i) * places_.heads + head] = weigh(head, i);
+        log_sums[(document_.begin + first_ + i) * places_.heads + head] =
+            weigh_row(layer_, head, seen(i), scores_ + i * at_.positions);
         pairs_.round_row(scores_ + i * at_.positions, seen_, half_row(i));
       }
       along_positions({attended.at(document_.begin + first_, head * places_.head_dim), attended.stride});
@@ -107,8 +106,9 @@ class PairUnit {
       // dP = dO V^T
       score(d_attended.pairs(row, column), d_attended.pair_stride(), at_.values, gradients_);
       for (int64_t i = 0; i < rows_; ++i)
-        back_row(i, log_sums[(row + i) * places_.heads + head],
-                 product_of(attended.at(row + i, column), d_attended.at(row + i, column)));
+        weigh_row_back(layer_, seen(i), log_sums[(row + i) * places_.heads + head],
+                       product_of(attended.at(row + i, column), d_attended.at(row + i, column)),
+                       scores_ + i * at_.positions, gradients_ + i * at_.positions, memory_ + at_.slopes);
       if (rows_ % 2 != 0)
         for (float* none : {scores_, gradients_}) std::fill_n(none + rows_ * at_.positions, seen_, 0.0f);
       for (int64_t i = 0; i < rows_; i += 2)
@@ -161,15 +161,14 @@ class PairUnit {
     for (int64_t head = kv_head_ * group; head < (kv_head_ + 1) * group; ++head)
       for (first_ = 0; first_ < document_.length; first_ += kScoreRows) {
         rows_ = std::min(kScoreRows, document_.length - first_);
-        low_ = begin_of(0) / kStripColumns * kStripColumns;
+        low_ = first_seen(layer_, first_) / kStripColumns * kStripColumns;
         seen_ = whole_strips(first_ + rows_) - low_;
         body(head);
       }
   }
 
-  // First position that row i of the block sees; the last one is its own.
-  int64_t begin_of(int64_t i) const noexcept {
-    return layer_.window > 0 ? std::max<int64_t>(0, first_ + i + 1 - layer_.window) : 0;
+  SeenRow seen(int64_t i) const noexcept {
+    return {first_seen(layer_, first_ + i) - low_, first_ + i + 1 - low_, seen_};
   }
 
   // to[i][t] = products of the block's rows with those of all positions it sees.
@@ -226,47 +225,8 @@ class PairUnit {
     return train_.dot(a, b, places_.head_dim);
   }
 
-  // Scores of row i to weights that sum to 1, zero where it does not see. Returns the logarithm of the sum.
-  float weigh(int64_t head, int64_t i) const noexcept {
-    float* row = scores_ + i * at_.positions;
-    const int64_t begin = begin_of(i) - low_, end = first_ + i + 1 - low_;
-    if (layer_.softcap > 0) transformer_.softcap(row + begin, layer_.softcap, end - begin);
-    float most = train_.largest(row + begin, end - begin);
-    if (layer_.sinks != nullptr) most = std::max(most, layer_.sinks[head]);
-    float sum = train_.exponentials(row + begin, most, end - begin);
-    if (layer_.sinks != nullptr) sum += std::exp(layer_.sinks[head] - most);
-    const float factor = 1.0f / sum;
-    for (int64_t j = begin; j < end; ++j) row[j] *= factor;
-    clear_outside(row, begin, end);
-    return most + std::log(sum);
-  }
-
-  void clear_outside(float* row, int64_t begin, int64_t end) const noexcept {
-    std::fill_n(row, begin, 0.0f);
-    std::fill_n(row + end, seen_ - end, 0.0f);
-  }
-
-  // Row i of the scores to weights, and of the gradients of weights to gradients of scores.
-  void back_row(int64_t i, float log_sum, float along) const noexcept {
-    float *row = scores_ + i * at_.positions, *d = gradients_ + i * at_.positions;
-    float* slopes = memory_ + at_.slopes;
-    const int64_t begin = begin_of(i) - low_, end = first_ + i + 1 - low_;
-    const float cap = layer_.softcap;
-    if (cap > 0) {
-      transformer_.softcap(row + begin, cap, end - begin);
-      for (int64_t j = begin; j < end; ++j) slopes[j] = 1 - row[j] / cap * (row[j] / cap);
-    }
-    train_.exponentials(row + begin, log_sum, end - begin);
-    for (int64_t j = begin; j < end; ++j) d[j] = row[j] * (d[j] - along);
-    if (cap > 0)
-      for (int64_t j = begin; j < end; ++j) d[j] *= slopes[j];
-    clear_outside(row, begin, end);
-    clear_outside(d, begin, end);
-  }
-
   const kernels::TrainKernels& train_ = kernels::table().train;
   const kernels::PairKernels& pairs_ = *kernels::table().train.pairs;
-  const kernels::TransformerKernels& transformer_ = kernels::table().transformer;
   const AttentionLayer& layer_;
   const HeadPlaces& places_;
   const Document& document_;
@@ -278,20 +238,13 @@ class PairUnit {
 };
 
 template <typename Body>
-void over_pair_units(const AttentionLayer& layer, HalfRows projected, Body&& body) {
-  const int64_t kv_heads = layer.places.kv_heads;
-  int64_t longest = 0;
-  for (const Document& document : layer.documents) longest = std::max(longest, document.length);
-  const size_t bytes = pair_attention_bytes(layer.places.head_dim, longest, layer.softcap > 0);
-  parallel_for(static_cast<int64_t>(layer.documents.size()) * kv_heads, 1, layer.threads,
-               [&](int64_t begin, int64_t end) {
-                 float* scratch = reinterpret_cast<float*>(thread_scratch(bytes));
-                 for (int64_t i = begin; i < end; ++i) {
-                   PairUnit unit(layer, layer.documents[static_cast<size_t>(i / kv_heads)], i % kv_heads,
-                                 projected, scratch);
-                   body(unit);
-                 }
-               });
+void over_pair_units(const AttentionLayer& layer, HalfRows projected, const Body& body) {
+  const size_t bytes =
+      pair_attention_bytes(layer.places.head_dim, longest_document(layer), layer.softcap > 0);
+  over_kv_heads(layer, bytes, [&](const Document& document, int64_t kv_head, float* scratch) {
+    PairUnit unit(layer, document, kv_head, projected, scratch);
+    body(unit);
+  });
 }
 
 }  // namespace
