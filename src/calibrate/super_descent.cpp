@@ -6,7 +6,7 @@
 #include "base/parallel.h"
 #include "calibrate/block_work.h"
 #include "calibrate/cancel.h"
-#include "calibrate/super_coding.h"
+#include "calibrate/super_lanes.h"
 #include "kernels/dispatch.h"
 
 namespace nfloat {
@@ -216,13 +216,8 @@ class SuperDescent {
     const RangeInverse& range = inverses_[static_cast<size_t>(begin_ / n_)];
     // The way to the best continuous block: H^-1 G.
     multiply(gradient_, range.inverse.data(), n_, moved_, false);
-    const int64_t lanes = rows_ * kLanes;
-    tried_.resize(static_cast<size_t>(lanes));
-    lane_scales_.resize(tried_.size());
-    lane_inverses_.resize(tried_.size());
-    lane_losses_.assign(tried_.size(), 0.0f);
-    work_.resize(static_cast<size_t>(lanes * n_));
-    ranks_.resize(work_.size());
+    lanes_.begin(rows_, n_);
+    tried_.resize(static_cast<size_t>(lanes_.count()));
     for (int64_t row = 0; row < rows_; ++row) {
       int64_t lane = row * kLanes;
       const auto take = [&](SuperScale tried) {
@@ -233,41 +228,29 @@ class SuperDescent {
       const BlockValues own(format_, super(row), multiples(row));
       const auto levels = row_of(levels_, row), moved = row_of(moved_, row);
       for (lane = row * kLanes; lane < (row + 1) * kLanes; ++lane) {
-        const auto at = static_cast<size_t>(lane);
-        const BlockValues block(format_, super(row), tried_[at]);
-        lane_scales_[at] = block.scale;
-        lane_inverses_[at] = block.inverse();
+        const BlockValues block(format_, super(row), tried_[static_cast<size_t>(lane)]);
+        lanes_.set(lane, block);
         const float shift = block.minimum + own.scale * format_.offset - own.minimum;
-        float* to = work_.data() + row * n_ * kLanes + lane % kLanes;
+        float* to = lanes_.work.data() + lanes_.at(lane, 0);
         for (size_t j = 0; j < levels.size(); ++j) to[j * kLanes] = own.scale * levels[j] - moved[j] + shift;
       }
     }
-    kernels_.calibrate.feed_columns({.table = &format_.table,
-                                     .steps = format_.steps,
-                                     .work = work_.data(),
-                                     .ranks = ranks_.data(),
-                                     .scales = lane_scales_.data(),
-                                     .inverses = lane_inverses_.data(),
-                                     .matrix = range.upper.data(),
-                                     .stride = n_,
-                                     .inverse_diagonal = range.inverse_diagonal.data(),
-                                     .columns = n_,
-                                     .sets = rows_},
-                                    lane_losses_.data());
+    kernels_.calibrate.feed_columns(
+        lanes_.args(format_, range.upper.data(), n_, range.inverse_diagonal.data()), lanes_.losses.data());
     change_.assign(gradient_.size(), 0.0f);
     for (int64_t row = 0; row < rows_; ++row) accept(row);
     multiply(change_, own_hessian(), columns_, gradient_, true);
   }
 
   void accept(int64_t row) {
-    const float* losses = lane_losses_.data() + row * kLanes;
+    const float* losses = lanes_.losses.data() + row * kLanes;
     const int64_t best = std::min_element(losses, losses + kLanes) - losses;
     const double present = dot(row_of(moved_, row), row_of(gradient_, row));
     if (!(static_cast<double>(losses[best]) < (1 - kLeastGain) * present)) return;
     const BlockValues before(format_, super(row), multiples(row));
     set(row, tried_[static_cast<size_t>(row * kLanes + best)]);
     const BlockValues after(format_, super(row), multiples(row));
-    const int32_t* rank = ranks_.data() + row * n_ * kLanes + best;
+    const int32_t* rank = lanes_.ranks.data() + lanes_.at(row * kLanes + best, 0);
     uint8_t* code = codes(row);
     const auto change = row_of(change_, row);
     for (size_t j = 0; j < change.size(); ++j, rank += kLanes) {
@@ -280,42 +263,24 @@ class SuperDescent {
 
   // Each weight in order to the level that is best with all others as they are; rows are the lanes.
   void move_codes() {
-    const int64_t sets = (rows_ + kLanes - 1) / kLanes;
-    lane_scales_.resize(static_cast<size_t>(sets * kLanes));
-    lane_inverses_.resize(lane_scales_.size());
-    work_.resize(static_cast<size_t>(sets * kLanes * n_));
-    ranks_.resize(work_.size());
-    const auto at = [&](int64_t lane, int64_t j) {
-      return static_cast<size_t>((lane / kLanes * n_ + j) * kLanes + lane % kLanes);
-    };
-    for (int64_t lane = 0; lane < sets * kLanes; ++lane) {
+    lanes_.begin((rows_ + kLanes - 1) / kLanes, n_);
+    for (int64_t lane = 0; lane < lanes_.count(); ++lane) {
       const int64_t row = std::min(lane, rows_ - 1);
-      const BlockValues block(format_, super(row), multiples(row));
-      lane_scales_[static_cast<size_t>(lane)] = block.scale;
-      lane_inverses_[static_cast<size_t>(lane)] = block.inverse();
+      lanes_.set(lane, BlockValues(format_, super(row), multiples(row)));
       const auto gradient = row_of(gradient_, row);
       const uint8_t* code = codes(row);
       for (int64_t j = 0; j < n_; ++j) {
-        work_[at(lane, j)] = gradient[static_cast<size_t>(j)];
-        ranks_[at(lane, j)] = (format_.steps > 0 ? kernels::kStepBits : 0) + code[j];
+        lanes_.work[lanes_.at(lane, j)] = gradient[static_cast<size_t>(j)];
+        lanes_.ranks[lanes_.at(lane, j)] = (format_.steps > 0 ? kernels::kStepBits : 0) + code[j];
       }
     }
-    kernels_.calibrate.move_columns({.table = &format_.table,
-                                     .steps = format_.steps,
-                                     .work = work_.data(),
-                                     .ranks = ranks_.data(),
-                                     .scales = lane_scales_.data(),
-                                     .inverses = lane_inverses_.data(),
-                                     .matrix = own_hessian(),
-                                     .stride = columns_,
-                                     .inverse_diagonal = inverse_diagonal_.data() + begin_,
-                                     .columns = n_,
-                                     .sets = sets});
+    kernels_.calibrate.move_columns(
+        lanes_.args(format_, own_hessian(), columns_, inverse_diagonal_.data() + begin_));
     for (int64_t row = 0; row < rows_; ++row) {
       if (multiples(row).scale == 0) continue;
       uint8_t* code = codes(row);
       for (int64_t j = 0; j < n_; ++j)
-        code[j] = static_cast<uint8_t>(ranks_[at(row, j)] & format_.highest_code());
+        code[j] = static_cast<uint8_t>(lanes_.ranks[lanes_.at(row, j)] & format_.highest_code());
     }
   }
 
@@ -330,9 +295,9 @@ class SuperDescent {
   int64_t first_ = 0, rows_ = 0, begin_ = 0;               // at work: rows, first column of the block
   std::vector<float> error_;                               // [rows][columns]: coding less weights
   std::vector<float> levels_, gradient_, moved_, change_;  // of the block, [rows][n]
-  std::vector<float> sums_, lane_scales_, lane_inverses_, lane_losses_, work_;
+  std::vector<float> sums_;
   std::vector<SuperScale> tried_;
-  std::vector<int32_t> ranks_;
+  SuperLanes lanes_;
 };
 
 }  // namespace

@@ -8,7 +8,7 @@
 #include "base/parallel.h"
 #include "calibrate/block_work.h"
 #include "calibrate/cancel.h"
-#include "calibrate/super_coding.h"
+#include "calibrate/super_lanes.h"
 #include "gguf/tables.h"
 #include "kernels/dispatch.h"
 
@@ -181,33 +181,18 @@ class SuperFeedback {
 
   // With feedback inside the block; two rows a set.
   void judge() {
-    const int64_t n = format_.block, sets = (rows_ + 1) / 2, lanes = sets * kLanes;
-    lane_scales_.resize(static_cast<size_t>(lanes));
-    lane_inverses_.resize(lane_scales_.size());
-    lane_losses_.assign(lane_scales_.size(), 0.0f);
-    work_.resize(static_cast<size_t>(lanes * n));
-    ranks_.resize(work_.size());
-    for (int64_t lane = 0; lane < lanes; ++lane) {
+    lanes_.begin((rows_ + 1) / 2, format_.block);
+    for (int64_t lane = 0; lane < lanes_.count(); ++lane) {
       const int64_t row = row_of(lane);
       const auto place = static_cast<size_t>(finalists_[static_cast<size_t>(row * kJudged + lane % kJudged)]);
       const BlockValues block(format_, coding_.at(first_ + row, super_), tried_[place]);
-      lane_scales_[static_cast<size_t>(lane)] = block.scale;
-      lane_inverses_[static_cast<size_t>(lane)] = block.inverse();
-      float* to = work_.data() + lane / kLanes * n * kLanes + lane % kLanes;
-      for (int64_t j = 0; j < n; ++j) to[j * kLanes] = values(row)[j] + block.minimum;
+      lanes_.set(lane, block);
+      float* to = lanes_.work.data() + lanes_.at(lane, 0);
+      for (int64_t j = 0; j < format_.block; ++j) to[j * kLanes] = values(row)[j] + block.minimum;
     }
-    kernels_.calibrate.feed_columns({.table = &format_.table,
-                                     .steps = format_.steps,
-                                     .work = work_.data(),
-                                     .ranks = ranks_.data(),
-                                     .scales = lane_scales_.data(),
-                                     .inverses = lane_inverses_.data(),
-                                     .matrix = upper_.data() + begin_ * columns_ + begin_,
-                                     .stride = columns_,
-                                     .inverse_diagonal = inverse_diagonal_.data() + begin_,
-                                     .columns = n,
-                                     .sets = sets},
-                                    lane_losses_.data());
+    kernels_.calibrate.feed_columns(lanes_.args(format_, upper_.data() + begin_ * columns_ + begin_, columns_,
+                                                inverse_diagonal_.data() + begin_),
+                                    lanes_.losses.data());
   }
 
   // The best finalist of each row is its coding; its errors go on to all columns behind.
@@ -215,18 +200,17 @@ class SuperFeedback {
     const int64_t n = format_.block;
     errors_.resize(static_cast<size_t>(rows_ * n));
     for (int64_t row = 0; row < rows_; ++row) {
-      const float* losses = lane_losses_.data() + row * kJudged;
+      const float* losses = lanes_.losses.data() + row * kJudged;
       const int64_t best = std::min_element(losses, losses + kJudged) - losses;
       const auto place = static_cast<size_t>(finalists_[static_cast<size_t>(row * kJudged + best)]);
       SuperBlock& super = coding_.at(first_ + row, super_);
       super.scales[block_] = static_cast<int8_t>(tried_[place].scale);
       if (format_.minima) super.minima[block_] = static_cast<uint8_t>(tried_[place].minimum);
       const int64_t lane = row * kJudged + best;
-      const int64_t from = lane / kLanes * n * kLanes + lane % kLanes;
       for (int64_t j = 0; j < n; ++j) {
-        const auto at = static_cast<size_t>(from + j * kLanes);
-        super.codes[block_ * n + j] = static_cast<uint8_t>(ranks_[at] & format_.highest_code());
-        errors_[static_cast<size_t>(row * n + j)] = work_[at];
+        const size_t at = lanes_.at(lane, j);
+        super.codes[block_ * n + j] = static_cast<uint8_t>(lanes_.ranks[at] & format_.highest_code());
+        errors_[static_cast<size_t>(row * n + j)] = lanes_.work[at];
       }
     }
     const int64_t end = begin_ + n;
@@ -261,8 +245,8 @@ class SuperFeedback {
   std::vector<int32_t> counts_;
   std::vector<Candidate> ranked_;
   std::vector<int64_t> finalists_;  // [rows][kJudged]: places in tried_
-  std::vector<float> lane_scales_, lane_inverses_, lane_losses_, work_, errors_;
-  std::vector<int32_t> ranks_;
+  SuperLanes lanes_;
+  std::vector<float> errors_;
 };
 
 }  // namespace
