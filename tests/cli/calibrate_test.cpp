@@ -28,6 +28,22 @@ class Calibrate : public Cli {
     return nfloat(all);
   }
   std::string stories() const { return model() + "/stories.txt"; }
+  // Kills a run later and later, until a second layer has begun behind the first; `seconds`: of a whole one.
+  ::testing::AssertionResult killed_behind_a_layer(const std::vector<std::string>& arguments,
+                                                   const std::string& output, double seconds) const {
+    const std::string state = path(output + ".calibration"), word = "\"kept_plain\":";
+    for (int share = 3; share < 20; ++share) {
+      Limits limits;
+      limits.signal = SIGKILL;
+      limits.after = std::chrono::nanoseconds(static_cast<int64_t>(seconds * 1e8 * share));
+      nfloat(arguments, limits);
+      if (fs::exists(path(output)))
+        return ::testing::AssertionFailure() << "not killed in time, and no layer before";
+      const std::string text = fs::exists(state) ? read_file(state) : "";
+      if (text.find(word) != text.rfind(word)) return ::testing::AssertionSuccess();
+    }
+    return ::testing::AssertionFailure() << "no layer in " << state;
+  }
 };
 
 void expect_refusal(const Result& result, const std::vector<std::string>& words, int exit_code = 1) {
@@ -222,20 +238,7 @@ TEST_F(Calibrate, GoesOnAfterItsEnd) {
   ASSERT_TRUE(whole.ok()) << whole;
   const std::vector<std::string> arguments = {
       "quantize", model(), path("out"), "--calibrate", stories(), "--fast", "--calibration-tokens", "1500"};
-  // Killed later and later, until a second layer has begun behind the first.
-  const std::string state = path("out.calibration");
-  const auto holds_a_layer = [&] {
-    const std::string text = fs::exists(state) ? read_file(state) : "", word = "\"kept_plain\":";
-    return text.find(word) != text.rfind(word);
-  };
-  for (int share = 3; share < 20 && !holds_a_layer(); ++share) {
-    Limits limits;
-    limits.signal = SIGKILL;
-    limits.after = std::chrono::nanoseconds(static_cast<int64_t>(whole.seconds * 1e8 * share));
-    nfloat(arguments, limits);
-    ASSERT_FALSE(fs::exists(path("out"))) << "not killed in time, and no layer before";
-  }
-  ASSERT_TRUE(holds_a_layer());
+  ASSERT_TRUE(killed_behind_a_layer(arguments, "out", whole.seconds));
   const Result other = quick(model(), "out", stories(), {"--level", "2"});
   expect_refusal(other, {"out.calibration", "another calibration"});
   expect_refusal(quick(model(), "out", stories(), {"--text-alone"}),
@@ -255,19 +258,7 @@ TEST_F(Calibrate, ConvertGoesOnAfterItsEnd) {
   const Result whole = nfloat(arguments("whole.gguf"));
   ASSERT_TRUE(whole.ok()) << whole;
   EXPECT_FALSE(fs::exists(path("whole.gguf.calibration")));
-  const std::string state = path("out.gguf.calibration");
-  const auto holds_a_layer = [&] {
-    const std::string text = fs::exists(state) ? read_file(state) : "", word = "\"kept_plain\":";
-    return text.find(word) != text.rfind(word);
-  };
-  for (int share = 3; share < 20 && !holds_a_layer(); ++share) {
-    Limits limits;
-    limits.signal = SIGKILL;
-    limits.after = std::chrono::nanoseconds(static_cast<int64_t>(whole.seconds * 1e8 * share));
-    nfloat(arguments("out.gguf"), limits);
-    ASSERT_FALSE(fs::exists(path("out.gguf"))) << "not killed in time, and no layer before";
-  }
-  ASSERT_TRUE(holds_a_layer());
+  ASSERT_TRUE(killed_behind_a_layer(arguments("out.gguf"), "out.gguf", whole.seconds));
   std::vector<std::string> other = arguments("out.gguf");
   other.insert(other.end(), {"--level", "2"});
   expect_refusal(nfloat(other), {"out.gguf.calibration", "another calibration"});
@@ -275,7 +266,7 @@ TEST_F(Calibrate, ConvertGoesOnAfterItsEnd) {
   ASSERT_TRUE(rest.ok()) << rest;
   EXPECT_NE(rest.err.find("going on behind "), std::string::npos) << rest;
   EXPECT_EQ(read_file(path("out.gguf")), read_file(path("whole.gguf")));
-  EXPECT_FALSE(fs::exists(state));
+  EXPECT_FALSE(fs::exists(path("out.gguf.calibration")));
 }
 
 TEST_F(Calibrate, LooksAtTheOutputFirst) {
