@@ -17,7 +17,7 @@ namespace {
 
 constexpr double kInt8Bits = 8, kBF16Bits = 16;  // of a weight; below 8 it is one of 4 bits with its scale
 constexpr int64_t kOctet = 8;                    // columns of packed activations come in eights
-constexpr uint64_t kProgramBytes = 12 << 20;     // code, libraries, tokenizer
+constexpr uint64_t kProgramBytes = 20 << 20;     // code, libraries, tokenizer
 
 struct Places {
   int64_t z = 0;         // floats a row of all modules' ranks; with one tape those of the widest layer
