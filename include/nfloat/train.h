@@ -127,8 +127,8 @@ struct TrainMemory {
 };
 
 // One entry a level. `weight_bits`: of the layers' matrices (NF4 in blocks of 64: 4.5); `plain`: of
-// embeddings and head, and of matrices that are not quantized: more is kept of what products with f16, f32 or
-// 8-bit weights read. Batches are as large as the options allow. Throws kUnsupported for mixtures,
+// embeddings and head, and of matrices that are not quantized: more is kept of what products with f16 and f32
+// weights read. Batches are as large as the options allow. Throws kUnsupported for mixtures,
 // kInvalidArgument for targets.
 NFLOAT_API std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const TrainOptions& options,
                                                       double weight_bits, DType plain = DType::kBF16);

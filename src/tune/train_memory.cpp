@@ -15,9 +15,10 @@
 namespace nfloat {
 namespace {
 
-constexpr double kInt8Bits = 8, kBF16Bits = 16;  // of a weight; below 8 it is one of 4 bits with its scale
-constexpr int64_t kOctet = 8;                    // columns of packed activations come in eights
-constexpr uint64_t kProgramBytes = 20 << 20;     // code, libraries, tokenizer
+constexpr double kMostPackedBits = 8;  // below that a weight is one of 4 bits with its scale
+constexpr double kBF16Bits = 16;
+constexpr int64_t kOctet = 8;                 // columns of packed activations come in eights
+constexpr uint64_t kProgramBytes = 20 << 20;  // code, libraries, tokenizer
 
 struct Places {
   int64_t z = 0;         // floats a row of all modules' ranks; with one tape those of the widest layer
@@ -95,8 +96,9 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
   std::vector<PlannedModule> modules;
   // Whether products with the head and with the layers are in pairs, as multiplies_pairs() of their matrices.
   const bool head_pairs = options.bf16 && target_multiplies_pairs() && plain == DType::kBF16;
-  const bool layer_pairs = options.bf16 && target_multiplies_pairs() &&
-                           (weight_bits < kInt8Bits || (plain == DType::kBF16 && weight_bits == kBF16Bits));
+  const bool layer_pairs =
+      options.bf16 && target_multiplies_pairs() &&
+      (weight_bits < kMostPackedBits || (plain == DType::kBF16 && weight_bits == kBF16Bits));
   const bool halves = layer_pairs && halves_may_be_kept(config, options.dropout);
   uint64_t layouts = 0;  // bytes
   for (const LinearModule& module : chosen_modules(config, options)) {
