@@ -5,9 +5,8 @@
 //
 // NFLOAT_VULKAN_CHECK=1       order, barriers and memory; what is wrong is said, and ends the program with 86
 // NFLOAT_VULKAN_FAULT=...     submit:N, wait:N: from the Nth on the device is lost; pipeline:N: the Nth
-// cannot be
-//                             made; memory:MIB: no more than that on the device; heap:MIB: and said to be so;
-//                             barrier:N: every Nth of those between dispatches is left out
+//                             cannot be made; memory:MIB: no more than that on a device; heap:MIB: and said
+//                             to be so; barrier:N: every Nth of those between dispatches is left out
 // NFLOAT_VULKAN_SHADERS=DIR   a shader that is DIR/old.spv byte for byte is replaced by DIR/new.spv
 #define VK_NO_PROTOTYPES
 #include <dlfcn.h>
@@ -25,6 +24,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -79,13 +79,12 @@ struct Commands {
 struct State {
   std::recursive_mutex mutex;
   VkInstance instance = VK_NULL_HANDLE;
-  VkDevice device = VK_NULL_HANDLE;
-  VkPhysicalDevice physical = VK_NULL_HANDLE;
-  PFN_vkGetDeviceProcAddr find = nullptr;
-  std::map<VkBuffer, uint64_t> buffers;
-  std::map<VkDeviceMemory, Allocation> memory;
+  std::map<VkDevice, VkPhysicalDevice> devices;
+  std::map<VkPhysicalDevice, uint64_t> bytes;  // that are allocated
+  // Drivers do not know each other's handles: these may be equal on two devices.
+  std::map<std::pair<VkDevice, VkBuffer>, uint64_t> buffers;
+  std::map<std::pair<VkDevice, VkDeviceMemory>, Allocation> memory;
   std::map<VkCommandBuffer, Commands> commands;
-  uint64_t device_bytes = 0;
   int64_t submits = 0, waits = 0, pipelines = 0, barriers = 0;
 };
 State& state() {
@@ -93,19 +92,13 @@ State& state() {
   return *made;
 }
 
+// The real loader's own function, which looks at its first argument for the driver to call: right for every
+// device.
 template <typename Function>
 Function real(const char* name) {
-  return reinterpret_cast<Function>(state().find(state().device, name));
+  return reinterpret_cast<Function>(real_instance_function()(state().instance, name));
 }
 #define REAL(name) real<PFN_##name>(#name)
-
-VkPhysicalDeviceMemoryProperties memory_properties() {
-  const auto get = reinterpret_cast<PFN_vkGetPhysicalDeviceMemoryProperties>(
-      real_instance_function()(state().instance, "vkGetPhysicalDeviceMemoryProperties"));
-  VkPhysicalDeviceMemoryProperties found{};
-  get(state().physical, &found);
-  return found;
-}
 
 void expect_guard(const Allocation& own) {
   if (own.host == nullptr || own.used == 0) return;
@@ -119,24 +112,27 @@ VKAPI_ATTR VkResult VKAPI_CALL create_buffer(VkDevice device, const VkBufferCrea
   VkBufferCreateInfo own = *info;
   if (checking()) own.size += kGuard;
   const VkResult result = REAL(vkCreateBuffer)(device, &own, how, made);
-  if (result == VK_SUCCESS) state().buffers[*made] = info->size;
+  if (result == VK_SUCCESS) state().buffers[{device, *made}] = info->size;
   return result;
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL allocate(VkDevice device, const VkMemoryAllocateInfo* info,
                                         const VkAllocationCallbacks* how, VkDeviceMemory* made) {
   const std::scoped_lock lock(state().mutex);
-  const VkPhysicalDeviceMemoryProperties all = memory_properties();
+  const VkPhysicalDevice physical = state().devices.at(device);
+  uint64_t& allocated = state().bytes[physical];
+  VkPhysicalDeviceMemoryProperties all{};
+  REAL(vkGetPhysicalDeviceMemoryProperties)(physical, &all);
   // Where host and device have one type, what is mapped later is the host's.
   const VkMemoryType type = all.memoryTypes[info->memoryTypeIndex];
   for (const char* name : {"memory", "heap"})
     if (const int64_t most = fault(name);
-        most >= 0 && state().device_bytes + info->allocationSize > static_cast<uint64_t>(most) << 20)
+        most >= 0 && allocated + info->allocationSize > static_cast<uint64_t>(most) << 20)
       return VK_ERROR_OUT_OF_DEVICE_MEMORY;
   const VkResult result = REAL(vkAllocateMemory)(device, info, how, made);
   if (result != VK_SUCCESS) return result;
   Allocation own{info->allocationSize, 0, nullptr, true};
-  state().device_bytes += own.bytes;
+  allocated += own.bytes;
   if (checking() && (type.propertyFlags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT) != 0) {
     void* host = nullptr;
     if (REAL(vkMapMemory)(device, *made, 0, VK_WHOLE_SIZE, 0, &host) == VK_SUCCESS) {
@@ -144,21 +140,21 @@ VKAPI_ATTR VkResult VKAPI_CALL allocate(VkDevice device, const VkMemoryAllocateI
       std::memset(own.host, kPoison, own.bytes);
     }
   }
-  state().memory[*made] = own;
+  state().memory[{device, *made}] = own;
   return result;
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL bind(VkDevice device, VkBuffer buffer, VkDeviceMemory memory,
                                     VkDeviceSize at) {
   const std::scoped_lock lock(state().mutex);
-  state().memory[memory].used = state().buffers[buffer];
+  state().memory[{device, memory}].used = state().buffers[{device, buffer}];
   return REAL(vkBindBufferMemory)(device, buffer, memory, at);
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL map(VkDevice device, VkDeviceMemory memory, VkDeviceSize at,
                                    VkDeviceSize bytes, VkMemoryMapFlags flags, void** host) {
   const std::scoped_lock lock(state().mutex);
-  if (std::byte* const own = state().memory[memory].host; own != nullptr) {
+  if (std::byte* const own = state().memory[{device, memory}].host; own != nullptr) {
     *host = own + at;
     return VK_SUCCESS;
   }
@@ -168,9 +164,9 @@ VKAPI_ATTR VkResult VKAPI_CALL map(VkDevice device, VkDeviceMemory memory, VkDev
 VKAPI_ATTR void VKAPI_CALL free_memory(VkDevice device, VkDeviceMemory memory,
                                        const VkAllocationCallbacks* how) {
   const std::scoped_lock lock(state().mutex);
-  if (const auto own = state().memory.find(memory); own != state().memory.end()) {
+  if (const auto own = state().memory.find({device, memory}); own != state().memory.end()) {
     expect_guard(own->second);
-    state().device_bytes -= own->second.bytes;
+    state().bytes[state().devices.at(device)] -= own->second.bytes;
     state().memory.erase(own);
   }
   REAL(vkFreeMemory)(device, memory, how);
@@ -306,34 +302,30 @@ VKAPI_ATTR VkResult VKAPI_CALL create_shader(VkDevice device, const VkShaderModu
 VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const VkDeviceCreateInfo* info,
                                              const VkAllocationCallbacks* how, VkDevice* made) {
   const std::scoped_lock lock(state().mutex);
-  const auto create =
-      reinterpret_cast<PFN_vkCreateDevice>(real_instance_function()(state().instance, "vkCreateDevice"));
-  const VkResult result = create(physical, info, how, made);
-  if (result == VK_SUCCESS) state().device = *made, state().physical = physical;
+  const VkResult result = REAL(vkCreateDevice)(physical, info, how, made);
+  if (result == VK_SUCCESS) state().devices[*made] = physical;
   return result;
 }
 
 // So that nobody takes the real loader for this one.
 VKAPI_ATTR void VKAPI_CALL properties2(VkPhysicalDevice physical, VkPhysicalDeviceProperties2* found) {
-  const auto get = reinterpret_cast<PFN_vkGetPhysicalDeviceProperties2>(
-      real_instance_function()(state().instance, "vkGetPhysicalDeviceProperties2"));
-  get(physical, found);
+  const std::scoped_lock lock(state().mutex);
+  REAL(vkGetPhysicalDeviceProperties2)(physical, found);
   const std::string name = std::string("checked ") + found->properties.deviceName;
   std::snprintf(found->properties.deviceName, sizeof found->properties.deviceName, "%s", name.c_str());
 }
 
 VKAPI_ATTR void VKAPI_CALL memory_properties2(VkPhysicalDevice physical,
                                               VkPhysicalDeviceMemoryProperties2* found) {
-  const auto get = reinterpret_cast<PFN_vkGetPhysicalDeviceMemoryProperties2>(
-      real_instance_function()(state().instance, "vkGetPhysicalDeviceMemoryProperties2"));
-  get(physical, found);
+  const std::scoped_lock lock(state().mutex);
+  REAL(vkGetPhysicalDeviceMemoryProperties2)(physical, found);
   const int64_t most = fault("heap");
   if (most < 0) return;
   const uint64_t bytes = static_cast<uint64_t>(most) << 20;
   auto* const budget = static_cast<VkPhysicalDeviceMemoryBudgetPropertiesEXT*>(found->pNext);
   for (uint32_t i = 0; i < found->memoryProperties.memoryHeapCount; ++i) {
     found->memoryProperties.memoryHeaps[i].size = bytes;
-    if (budget != nullptr) budget->heapBudget[i] = bytes, budget->heapUsage[i] = state().device_bytes;
+    if (budget != nullptr) budget->heapBudget[i] = bytes, budget->heapUsage[i] = state().bytes[physical];
   }
 }
 
@@ -365,7 +357,8 @@ const Replaced kReplaced[] = {
 VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL device_function(VkDevice device, const char* name) {
   for (const Replaced& one : kReplaced)
     if (std::string_view(name) == one.name && (!one.of_checks || checking())) return one.own;
-  return state().find(device, name);
+  const std::scoped_lock lock(state().mutex);
+  return REAL(vkGetDeviceProcAddr)(device, name);
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo* info,
@@ -373,10 +366,8 @@ VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo* info,
   const auto create =
       reinterpret_cast<PFN_vkCreateInstance>(real_instance_function()(nullptr, "vkCreateInstance"));
   const VkResult result = create(info, how, made);
-  if (result != VK_SUCCESS) return result;
-  state().instance = *made;
-  state().find =
-      reinterpret_cast<PFN_vkGetDeviceProcAddr>(real_instance_function()(*made, "vkGetDeviceProcAddr"));
+  const std::scoped_lock lock(state().mutex);
+  if (result == VK_SUCCESS) state().instance = *made;
   return result;
 }
 
