@@ -35,8 +35,9 @@ Row measure(Ranks& ranks, size_t bytes_of_rank, double seconds) {
   constexpr size_t kRound = 20;
   const auto count = static_cast<size_t>(ranks.count());
   const std::vector<size_t> sizes(count, bytes_of_rank);
-  const std::vector<char> own(bytes_of_rank);
-  std::vector<char> all(bytes_of_rank * count);
+  const auto byte_of = [](size_t rank, size_t i) { return static_cast<char>((i + 7 * rank) % 251); };
+  std::vector<char> own(bytes_of_rank), all(bytes_of_rank * count);
+  for (size_t i = 0; i < bytes_of_rank; ++i) own[i] = byte_of(static_cast<size_t>(ranks.rank()), i);
   std::vector<double> times;
   const Clock::time_point start = Clock::now();
   for (char more = 1; more != 0;) {
@@ -48,6 +49,10 @@ Row measure(Ranks& ranks, size_t bytes_of_rank, double seconds) {
     more = std::chrono::duration<double>(Clock::now() - start).count() < seconds && !interrupted();
     ranks.broadcast(&more, 1);
   }
+  for (size_t i = 0; i < all.size(); ++i)
+    if (all[i] != byte_of(i / bytes_of_rank, i % bytes_of_rank))
+      throw Error(ErrorCode::kIo, fmt::format("{} got other bytes than {} sent", ranks.name(ranks.rank()),
+                                              ranks.name(static_cast<int>(i / bytes_of_rank))));
   std::sort(times.begin(), times.end());
   return {bytes_of_rank * (count - 1), times[times.size() / 2], times[times.size() * 9 / 10]};
 }

@@ -23,6 +23,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <thread>
 #include <type_traits>
 
@@ -31,7 +32,10 @@ namespace {
 
 constexpr const char* kLibrary = "libmpi.so.40";  // of Open MPI 4 and 5
 constexpr const char* kPackage = "libopenmpi3, which openmpi-bin brings";
-constexpr size_t kMostBytes = size_t{1} << 30;  // of a message
+// Bytes of a message. What is longer goes as several: Open MPI sends messages of more than 64 KiB over TCP by
+// asking first, and takes two to three times as long as the wire.
+constexpr size_t kPiece = size_t{60} << 10;
+constexpr size_t kUnderWay = 16;  // messages to one rank, or from it, that MPI knows of at a time
 
 struct OpenMpi {
   decltype(&MPI_Initialized) initialized;
@@ -108,9 +112,7 @@ class MpiRanks final : public Ranks {
   }
 
   void gather(const void* own, std::span<const size_t> sizes, void* all) override {
-    const size_t most = *std::max_element(sizes.begin(), sizes.end());
-    for (size_t begin = 0; begin < most; begin += kMostBytes)
-      exchange([&] { start(own, sizes, all, begin); });
+    exchange([&] { start(own, sizes, all); });
     size_t before = 0;
     for (int i = 0; i < rank(); ++i) before += sizes[static_cast<size_t>(i)];
     const size_t size = sizes[static_cast<size_t>(rank())];
@@ -119,17 +121,13 @@ class MpiRanks final : public Ranks {
 
   void broadcast(void* bytes, size_t count, int from, Patience patience) override {
     const bool patient = patience == Patience::kAnyTime && rank() != from;
-    for (size_t begin = 0; begin < count; begin += kMostBytes) {
-      char* const at = static_cast<char*>(bytes) + begin;
-      const auto size = static_cast<int>(std::min(kMostBytes, count - begin));
-      exchange(
-          [&] {
-            for (int other = 0; other < this->count(); ++other)
-              if (rank() == from && other != from) send(at, size, other);
-            if (rank() != from) receive(at, size, from);
-          },
-          patient);
-    }
+    exchange(
+        [&] {
+          for (int other = 0; other < this->count(); ++other)
+            if (rank() == from && other != from) send(static_cast<const char*>(bytes), count, other);
+          if (rank() != from) receive(static_cast<char*>(bytes), count, from);
+        },
+        patient);
   }
 
   void abort(int exit_code) noexcept override {
@@ -138,22 +136,51 @@ class MpiRanks final : public Ranks {
   }
 
  private:
-  // A message on its way.
-  struct Message {
-    MPI_Request request;
+  // Bytes on their way to a rank, or from it: messages in their order, some of them at a time.
+  struct Stream {
     int other;
     bool receives;
+    char* next;  // of what MPI has not been told of
+    size_t left;
+    std::deque<MPI_Request> under_way;
   };
 
-  void send(const char* bytes, int size, int to) {
-    MPI_Request request{};
-    expect_success(mpi_.isend(bytes, size, mpi_.byte, to, 0, mpi_.world, &request), "MPI_Isend");
-    messages_.push_back({request, to, false});
+  void send(const char* bytes, size_t size, int to) {
+    if (size > 0) begin({to, false, const_cast<char*>(bytes), size, {}});  // MPI only reads it
   }
-  void receive(char* bytes, int size, int from) {
-    MPI_Request request{};
-    expect_success(mpi_.irecv(bytes, size, mpi_.byte, from, 0, mpi_.world, &request), "MPI_Irecv");
-    messages_.push_back({request, from, true});
+  void receive(char* bytes, size_t size, int from) {
+    if (size > 0) begin({from, true, bytes, size, {}});
+  }
+  void begin(Stream stream) {
+    streams_.push_back(std::move(stream));
+    fill(streams_.back());
+  }
+  void fill(Stream& stream) {
+    while (stream.left > 0 && stream.under_way.size() < kUnderWay) {
+      const size_t size = std::min(kPiece, stream.left);
+      const auto length = static_cast<int>(size);
+      MPI_Request request{};
+      if (stream.receives)
+        expect_success(mpi_.irecv(stream.next, length, mpi_.byte, stream.other, 0, mpi_.world, &request),
+                       "MPI_Irecv");
+      else
+        expect_success(mpi_.isend(stream.next, length, mpi_.byte, stream.other, 0, mpi_.world, &request),
+                       "MPI_Isend");
+      stream.under_way.push_back(request);
+      stream.next += size;
+      stream.left -= size;
+    }
+  }
+  // Whether all of it is through. Messages of a stream end in their order.
+  bool proceed(Stream& stream) {
+    while (!stream.under_way.empty()) {
+      int done = 0;
+      expect_success(mpi_.test(&stream.under_way.front(), &done, MPI_STATUS_IGNORE), "MPI_Test");
+      if (done == 0) return false;
+      stream.under_way.pop_front();
+      fill(stream);
+    }
+    return true;
   }
 
   // Sends and receives what `start` starts. After one that failed the ranks are of no use: who is how far is
@@ -201,32 +228,30 @@ class MpiRanks final : public Ranks {
   // The caller's memory may go now. A message that came in part cannot be cancelled: no call to MPI follows
   // that would go on with it.
   void forget_receives() noexcept {
-    for (Message& message : messages_)
-      if (message.receives) mpi_.cancel(&message.request);
+    for (Stream& stream : streams_)
+      if (stream.receives)
+        for (MPI_Request& request : stream.under_way) mpi_.cancel(&request);
   }
 
   // Everyone sends to everyone, in one step: whose message does not come is known.
-  void start(const void* own, std::span<const size_t> sizes, void* all, size_t begin) {
-    const auto part = [&](int rank) {
-      const size_t size = sizes[static_cast<size_t>(rank)];
-      return static_cast<int>(size > begin ? std::min(kMostBytes, size - begin) : 0);
-    };
-    const char* const from = static_cast<const char*>(own) + begin;
+  void start(const void* own, std::span<const size_t> sizes, void* all) {
+    const auto* const from = static_cast<const char*>(own);
+    const size_t size = sizes[static_cast<size_t>(rank())];
     char* to = static_cast<char*>(all);
     size_t most = 0;  // of one rank of this machine
     for (int other = 0; other < count(); ++other) {
-      const auto size = static_cast<size_t>(part(other));
+      const size_t part = sizes[static_cast<size_t>(other)];
       if (is_here(other))
-        most = std::max(most, size);
-      else if (other != rank() && size > 0)
-        receive(to + begin, part(other), other);
-      if (is_here(other) && other != rank()) takes_.push_back({other, to + begin, size});
-      to += sizes[static_cast<size_t>(other)];
+        most = std::max(most, part);
+      else if (other != rank())
+        receive(to, part, other);
+      if (is_here(other) && other != rank()) takes_.push_back({other, to, part});
+      to += part;
     }
     // The next one first, so that not all begin with rank 0.
-    for (int i = 1; i < count() && part(rank()) > 0; ++i)
-      if (const int other = (rank() + i) % count(); !is_here(other)) send(from, part(rank()), other);
-    gives_ = {from, static_cast<size_t>(part(rank()))};
+    for (int i = 1; i < count(); ++i)
+      if (const int other = (rank() + i) % count(); !is_here(other)) send(from, size, other);
+    gives_ = {from, size};
     turns_ = (most + HostMemory::kCapacity - 1) / HostMemory::kCapacity;
     begin_turn();
   }
@@ -267,7 +292,7 @@ class MpiRanks final : public Ranks {
     }
   }
 
-  // Until all messages are through: spins, then sleeps longer and longer.
+  // Until all is through: spins, then sleeps longer and longer.
   void wait(bool patient) {
     using Clock = std::chrono::steady_clock;
     using std::chrono::milliseconds, std::chrono::microseconds;
@@ -275,12 +300,8 @@ class MpiRanks final : public Ranks {
     Clock::time_point start = Clock::now(), looked = start;
     for (;;) {
       take_turns();
-      std::erase_if(messages_, [&](Message& message) {
-        int done = 0;
-        expect_success(mpi_.test(&message.request, &done, MPI_STATUS_IGNORE), "MPI_Test");
-        return done != 0;
-      });
-      if (messages_.empty() && takes_.empty()) return;
+      std::erase_if(streams_, [&](Stream& stream) { return proceed(stream); });
+      if (streams_.empty() && takes_.empty()) return;
       const Clock::time_point now = Clock::now();
       if (now - looked > kLong) start += now - looked;  // this process stood still, and not the others
       looked = now;
@@ -292,13 +313,13 @@ class MpiRanks final : public Ranks {
         std::this_thread::sleep_for(waited < kLong ? microseconds(100) : milliseconds(1));
     }
     std::vector<int> missing;
-    for (const Message& message : messages_)
-      if (message.receives) missing.push_back(message.other);
+    for (const Stream& stream : streams_)
+      if (stream.receives) missing.push_back(stream.other);
     for (const Take& take : takes_)
       if (take.missing) missing.push_back(take.other);
     std::sort(missing.begin(), missing.end());
     if (missing.empty())
-      for (const Message& message : messages_) missing.push_back(message.other);
+      for (const Stream& stream : streams_) missing.push_back(stream.other);
     fail_waiting(missing, timeout_);
   }
 
@@ -313,7 +334,7 @@ class MpiRanks final : public Ranks {
   const OpenMpi mpi_;
   const double timeout_;
   const pid_t process_ = ::getpid();
-  std::vector<Message> messages_;
+  std::vector<Stream> streams_;
   HostMemory memory_;
   std::vector<int> here_;  // ranks that share memory_, this one among them; none
   int member_ = 0;         // which of them this one is
