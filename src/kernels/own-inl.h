@@ -70,8 +70,8 @@ struct PairByteStep {
       pair_offsets(sums[0][m], sums[0][m + 1], x_offsets[m], x_offsets[m + 1]);
   }
   template <int kRows>
-  static inline void octet(const Source& source, const uint8_t* w, size_t, const int8_t* x,
-                           I32x16 (&sums)[1][kRows], I32x16 (&)[1][kRows]) noexcept {
+  static NFLOAT_INLINE void octet(const Source& source, const uint8_t* w, size_t, const int8_t* x,
+                                  I32x16 (&sums)[1][kRows], I32x16 (&)[1][kRows]) noexcept {
     const RowPairs weights = byte_pairs(source, w);
     NFLOAT_UNROLL
     for (int m = 0; m < kRows; m += 2) pair_dot8(sums[0][m], sums[0][m + 1], weights, x + m * kOctet);
@@ -87,15 +87,15 @@ struct PairBf16Step {
   using Element = uint16_t;
   static constexpr int kBytes = Source::kBf16Bytes;
   template <int kHalf, int kRows>
-  static inline void part(const Source& source, const uint8_t* w, const uint16_t* x,
-                          F32x16 (&sums)[1][kRows]) noexcept {
+  static NFLOAT_INLINE void part(const Source& source, const uint8_t* w, const uint16_t* x,
+                                 F32x16 (&sums)[1][kRows]) noexcept {
     const RowPairs weights = bf16_pairs<kHalf>(source, w);
     NFLOAT_UNROLL
     for (int m = 0; m < kRows; m += 2) pair_dot4<kHalf>(sums[0][m], sums[0][m + 1], weights, x + m * kOctet);
   }
   template <int kRows>
-  static inline void octet(const Source& source, const uint8_t* w, size_t, const uint16_t* x,
-                           F32x16 (&sums)[1][kRows], F32x16 (&)[1][kRows]) noexcept {
+  static NFLOAT_INLINE void octet(const Source& source, const uint8_t* w, size_t, const uint16_t* x,
+                                  F32x16 (&sums)[1][kRows], F32x16 (&)[1][kRows]) noexcept {
     part<0>(source, w, x, sums);
     part<1>(source, w, x, sums);
   }

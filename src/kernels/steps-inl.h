@@ -25,8 +25,8 @@ struct ByteStep {
   template <int kRows>
   static inline void settle(I32x16 (&)[kRows]) noexcept {}
   template <int kHalf, int kPanels, int kRows>
-  static inline void part(const Source& source, const uint8_t* w, size_t stride, const int8_t* x,
-                          I32x16 (&sums)[kPanels][kRows]) noexcept {
+  static NFLOAT_INLINE void part(const Source& source, const uint8_t* w, size_t stride, const int8_t* x,
+                                 I32x16 (&sums)[kPanels][kRows]) noexcept {
     Bytes64 weights[kPanels];
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p)
@@ -36,8 +36,8 @@ struct ByteStep {
     for (int p = 0; p < kPanels; ++p) sums[p][m] = dot4_of<kHalf>(sums[p][m], weights[p], x + m * kOctet);
   }
   template <int kPanels, int kRows>
-  static inline void octet(const Source& source, const uint8_t* w, size_t stride, const int8_t* x,
-                           I32x16 (&a)[kPanels][kRows], I32x16 (&b)[kPanels][kRows]) noexcept {
+  static NFLOAT_INLINE void octet(const Source& source, const uint8_t* w, size_t stride, const int8_t* x,
+                                  I32x16 (&a)[kPanels][kRows], I32x16 (&b)[kPanels][kRows]) noexcept {
     part<0>(source, w, stride, x, a);
     part<1>(source, w, stride, x, b);
   }
@@ -66,8 +66,8 @@ struct WordStep {
   template <int kRows>
   static inline void settle(I32x16 (&)[kRows]) noexcept {}
   template <int kPanels, int kRows>
-  static inline void octet(const Source&, const uint8_t* w, size_t stride, const int16_t* x,
-                           I32x16 (&sums)[kPanels][kRows], I32x16 (&)[kPanels][kRows]) noexcept {
+  static NFLOAT_INLINE void octet(const Source&, const uint8_t* w, size_t stride, const int16_t* x,
+                                  I32x16 (&sums)[kPanels][kRows], I32x16 (&)[kPanels][kRows]) noexcept {
     NFLOAT_UNROLL
     for (int half = 0; half < 2; ++half) {
       NFLOAT_UNROLL
@@ -94,8 +94,8 @@ struct Bf16Step {
   template <int kRows>
   static inline void settle(F32x16 (&)[kRows]) noexcept {}
   template <int kPair, int kPanels, int kRows>
-  static inline void part(const Source& source, const uint8_t* w, size_t stride, const uint16_t* x,
-                          F32x16 (&sums)[kPanels][kRows]) noexcept {
+  static NFLOAT_INLINE void part(const Source& source, const uint8_t* w, size_t stride, const uint16_t* x,
+                                 F32x16 (&sums)[kPanels][kRows]) noexcept {
     Pairs16 weights[kPanels];
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p)
@@ -105,8 +105,8 @@ struct Bf16Step {
     for (int p = 0; p < kPanels; ++p) sums[p][m] = dot2_of<kPair>(sums[p][m], weights[p], x + m * kOctet);
   }
   template <int kPanels, int kRows>
-  static inline void octet(const Source& source, const uint8_t* w, size_t stride, const uint16_t* x,
-                           F32x16 (&a)[kPanels][kRows], F32x16 (&b)[kPanels][kRows]) noexcept {
+  static NFLOAT_INLINE void octet(const Source& source, const uint8_t* w, size_t stride, const uint16_t* x,
+                                  F32x16 (&a)[kPanels][kRows], F32x16 (&b)[kPanels][kRows]) noexcept {
     part<0>(source, w, stride, x, a);
     part<1>(source, w, stride, x, b);
     part<2>(source, w, stride, x, a);
@@ -121,8 +121,8 @@ struct F32Step {
   template <int kRows>
   static inline void settle(F32x16 (&)[kRows]) noexcept {}
   template <int kColumn, int kPanels, int kRows>
-  static inline void part(const Source& source, const uint8_t* w, size_t stride, const float* x,
-                          F32x16 (&sums)[kPanels][kRows]) noexcept {
+  static NFLOAT_INLINE void part(const Source& source, const uint8_t* w, size_t stride, const float* x,
+                                 F32x16 (&sums)[kPanels][kRows]) noexcept {
     F32x16 weights[kPanels];
     NFLOAT_UNROLL
     for (int p = 0; p < kPanels; ++p)
@@ -135,8 +135,8 @@ struct F32Step {
     }
   }
   template <int kPanels, int kRows>
-  static inline void octet(const Source& source, const uint8_t* w, size_t stride, const float* x,
-                           F32x16 (&a)[kPanels][kRows], F32x16 (&b)[kPanels][kRows]) noexcept {
+  static NFLOAT_INLINE void octet(const Source& source, const uint8_t* w, size_t stride, const float* x,
+                                  F32x16 (&a)[kPanels][kRows], F32x16 (&b)[kPanels][kRows]) noexcept {
     part<0>(source, w, stride, x, a);
     part<1>(source, w, stride, x, b);
     part<2>(source, w, stride, x, a);

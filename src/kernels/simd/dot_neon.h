@@ -60,24 +60,23 @@ static inline PairLevels pair_levels(const LevelTables& t) noexcept {
 static inline FloatLevels float_levels(const LevelTables& t) noexcept {
   return {load16(t.f32)};
 }
+// Register by register: GCC copies a struct of them through the stack.
 static inline Bytes64 load_bytes(const uint8_t* from) noexcept {
-  Bytes64 x;
-  std::memcpy(&x, from, sizeof x);
-  return x;
+  return {{vld1q_u8(from), vld1q_u8(from + 16), vld1q_u8(from + 32), vld1q_u8(from + 48)}};
 }
 static inline void store_bytes(uint8_t* to, const Bytes64& x) noexcept {
-  std::memcpy(to, &x, sizeof x);
+  for (int i = 0; i < 4; ++i) vst1q_u8(to + 16 * i, x.v[i]);
 }
 static inline void stream_bytes(uint8_t* to, const Bytes64& x) noexcept {
   store_bytes(to, x);
 }
 static inline Pairs16 load_pairs(const uint8_t* from) noexcept {
-  Pairs16 x;
-  std::memcpy(&x, from, sizeof x);
-  return x;
+  const Bytes64 x = load_bytes(from);
+  return {{vreinterpretq_u16_u8(x.v[0]), vreinterpretq_u16_u8(x.v[1]), vreinterpretq_u16_u8(x.v[2]),
+           vreinterpretq_u16_u8(x.v[3])}};
 }
 static inline void store_pairs(uint8_t* to, const Pairs16& x) noexcept {
-  std::memcpy(to, &x, sizeof x);
+  for (int i = 0; i < 4; ++i) vst1q_u8(to + 16 * i, vreinterpretq_u8_u16(x.v[i]));
 }
 static inline Bytes64 zip_words(uint8x16_t a0, uint8x16_t b0, uint8x16_t a1, uint8x16_t b1) noexcept {
   const auto words = [](uint8x16_t x) { return vreinterpretq_u32_u8(x); };
