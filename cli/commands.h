@@ -30,6 +30,9 @@ void add_tokenize_command(const Command& app);
 void add_train_command(const Command& app);
 void add_version_command(const Command& app);
 
+// The commit that was built, "unknown" where that is not known.
+const char* built_commit() noexcept;
+
 // These tell about all commands; `command_line` must outlive the parsing.
 void add_completion_command(const CommandLine& command_line);
 void add_manual_command(const CommandLine& command_line);

@@ -112,7 +112,7 @@ void prepare_ranks(int argc, char** argv) {
 std::shared_ptr<Ranks> joined_ranks(const RankArguments& arguments) {
   if (alone()) return nullptr;
   if (joined()) return joined();
-  joined() = join_ranks(arguments.timeout);
+  joined() = join_ranks(arguments.timeout, fmt::format("of commit {}", built_commit()));
   const std::vector<std::string> commands =
       joined()->gather_texts(fmt::format("{}", fmt::join(own_command(), " ")));
   for (size_t i = 1; i < commands.size(); ++i)

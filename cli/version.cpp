@@ -51,6 +51,10 @@ void run(bool as_json) {
 
 }  // namespace
 
+const char* built_commit() noexcept {
+  return NFLOAT_COMMIT;
+}
+
 void add_version_command(const Command& app) {
   auto json = std::make_shared<bool>(false);
   const Command command =

@@ -91,9 +91,10 @@ NFLOAT_API bool knows_open_mpi() noexcept;
 inline constexpr double kRankTimeout = 60;  // seconds
 
 // Joins the processes that mpirun has started, by Open MPI, whose library is loaded now; they part when the
-// process ends or the object goes. `timeout`: seconds of the deadline. Once a process. Throws kUnsupported
-// naming the package that is missing, or where MPI has begun already, and kIo.
-NFLOAT_API std::shared_ptr<Ranks> join_ranks(double timeout = kRankTimeout);
+// process ends or the object goes. `timeout`: seconds of the deadline. `build`: what is the same of all
+// programs that may go together, beside their version; a commit. Once a process. Throws kUnsupported naming
+// the package that is missing, where MPI has begun already, or a rank that is another program, and kIo.
+NFLOAT_API std::shared_ptr<Ranks> join_ranks(double timeout = kRankTimeout, const std::string& build = {});
 
 // Rank r has a share of the rows of a matrix that is `weights[r]` of their sum. The rows [result[r], result[r
 // + 1]) are rank r's; boundaries are multiples of `unit`, but for the end.

@@ -4,6 +4,7 @@
 #include "nfloat/ranks.h"
 
 #include "base/fail.h"
+#include "nfloat/version.h"
 #include "ranks/host_memory.h"
 
 #ifdef NFLOAT_MPI
@@ -91,12 +92,10 @@ void expect_success(int code, const char* call) {
 
 class MpiRanks final : public Ranks {
  public:
-  MpiRanks(const OpenMpi& mpi, int rank, int count, double timeout)
+  MpiRanks(const OpenMpi& mpi, int rank, int count, double timeout, const std::string& build)
       : Ranks(rank, count), mpi_(mpi), timeout_(timeout) {
-    std::array<char, 256> name{};
-    ::gethostname(name.data(), name.size() - 1);
     for (int i = 0; i < count; ++i) hosts_.emplace_back("its machine");
-    hosts_ = gather_texts(name.data());
+    meet(build);
     share_memory();
   }
 
@@ -203,6 +202,27 @@ class MpiRanks final : public Ranks {
   }
 
   bool in_child() const noexcept { return ::getpid() != process_; }
+
+  // Who is where, and whether all are the same program: others exchange other things after this. A text
+  // without a second line is that of a version that did not ask.
+  void meet(const std::string& build) {
+    std::array<char, 256> name{};
+    ::gethostname(name.data(), name.size() - 1);
+    const std::vector<std::string> texts =
+        gather_texts(fmt::format("{}\n{} {}", name.data(), version(), build));
+    std::vector<std::string> builds;
+    for (size_t i = 0; i < texts.size(); ++i) {
+      const size_t end = std::min(texts[i].find('\n'), texts[i].size());
+      hosts_[i] = texts[i].substr(0, end);
+      builds.push_back(end < texts[i].size() ? texts[i].substr(end + 1) : "of an older version");
+    }
+    for (int i = 1; i < count(); ++i)
+      if (const std::string& other = builds[static_cast<size_t>(i)]; other != builds[0]) {
+        broken_ = true;
+        fail(ErrorCode::kUnsupported, "{} is nfloat {}, {} nfloat {}: all ranks are the same program",
+             this->name(i), other, this->name(0), builds[0]);
+      }
+  }
 
   // Ranks of one machine exchange through its memory, where all of them can.
   void share_memory() {
@@ -350,7 +370,7 @@ bool knows_open_mpi() noexcept {
   return true;
 }
 
-std::shared_ptr<Ranks> join_ranks(double timeout) {
+std::shared_ptr<Ranks> join_ranks(double timeout, const std::string& build) {
   const OpenMpi mpi = load_open_mpi();
   // Without it ranks that wait keep the processors from the network: a thousand times slower between
   // machines.
@@ -367,7 +387,7 @@ std::shared_ptr<Ranks> join_ranks(double timeout) {
   expect_success(mpi.set_errhandler(mpi.world, mpi.errors_return), "MPI_Comm_set_errhandler");
   expect_success(mpi.comm_rank(mpi.world, &rank), "MPI_Comm_rank");
   expect_success(mpi.comm_size(mpi.world, &count), "MPI_Comm_size");
-  return std::make_shared<MpiRanks>(mpi, rank, count, timeout);
+  return std::make_shared<MpiRanks>(mpi, rank, count, timeout, build);
 }
 
 }  // namespace nfloat
@@ -380,7 +400,7 @@ bool knows_open_mpi() noexcept {
   return false;
 }
 
-std::shared_ptr<Ranks> join_ranks(double) {
+std::shared_ptr<Ranks> join_ranks(double, const std::string&) {
   fail(ErrorCode::kUnsupported,
        "this nfloat was built without MPI: several ranks need one that is built where libopenmpi-dev is "
        "installed");

@@ -12,6 +12,7 @@
 
 #include "nfloat/error.h"
 #include "nfloat/ranks.h"
+#include "nfloat/version.h"
 
 namespace nfloat {
 namespace {
@@ -44,6 +45,17 @@ TEST(OpenMpi, AfterAMissedDeadlineNothingWaits) {
             "an exchange between the ranks failed before");
   ranks.reset();
   EXPECT_LT(std::chrono::duration<double>(Clock::now() - start).count(), kTimeout / 2);
+}
+
+// Before anything is exchanged whose meaning they would have to agree on.
+TEST(OpenMpi, OtherProgramsAreNamed) {
+  if (rank_place().count != 2) GTEST_SKIP() << "needs two ranks, started by mpirun -n 2";
+  const std::string own = rank_place().rank == 0 ? "of one kind" : "of another";
+  const std::string said = failure_of([&] { join_ranks(10, own); }, ErrorCode::kUnsupported);
+  const std::string version(nfloat::version());
+  EXPECT_EQ(said.find("rank 1 on "), 0u) << said;
+  EXPECT_NE(said.find(" is nfloat " + version + " of another, rank 0 on "), std::string::npos) << said;
+  EXPECT_NE(said.find(" nfloat " + version + " of one kind: all ranks"), std::string::npos) << said;
 }
 
 // Of sizes below and above what goes through a machine's memory at once; then a child of fork().
