@@ -87,6 +87,9 @@ class NFLOAT_API Continuation {
   // Chooses the token that follows by its logits. An end token has no entry of its own: `token` is -1 then.
   // Throws as Sampler::sample. Not to be called when finished. `allowed`: see SamplerInput.
   GeneratedToken step(std::span<const float> logits, std::span<const uint64_t> allowed = {});
+  // How many of the largest logits step() looks at, where all tokens are allowed; 0: at all. The others may
+  // be NaN (BatchEntry::best).
+  int64_t decisive() const noexcept;
   // Ends for the caller's reason and returns the text held back; nothing when it had ended before.
   std::string finish(FinishReason reason);
 
@@ -123,8 +126,9 @@ class NFLOAT_API TokenSequence {
   // Keeps the common prefix with `tokens`, at most all but the last one of them, and removes the rest.
   // Returns how many tokens stay.
   int64_t keep(std::span<const int32_t> tokens);
-  // Reads more tokens; returns the logits of the last. Throws as Session::prefill.
-  std::span<const float> append(std::span<const int32_t> tokens);
+  // Reads more tokens; returns the logits of the last, of which `best` are enough (BatchEntry::best). Throws
+  // as Session::prefill.
+  std::span<const float> append(std::span<const int32_t> tokens, int64_t best = 0);
   // The same without logits: for the beginning of a text.
   void read(std::span<const int32_t> tokens);
   // The same, with the logits of each of them behind one another in `rows`.

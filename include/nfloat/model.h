@@ -185,6 +185,9 @@ struct BatchEntry {
   Session* session;
   std::span<const int32_t> tokens;  // at least one
   WantedLogits logits = WantedLogits::kAuto;
+  // Of the last token's logits so many of the largest are enough; of equal ones the lowest tokens. The others
+  // may be NaN, which spares ranks an exchange. 0: all are wanted.
+  int64_t best = 0;
 };
 
 // Logits of token `index` of entry `entry`, valid during the call. In ascending order of entry, then index.

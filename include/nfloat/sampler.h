@@ -62,6 +62,9 @@ class NFLOAT_API Sampler {
   ~Sampler();
 
   const SamplerOptions& options() const noexcept;
+  // How many of the largest logits decide what sample() chooses, where no token is forbidden from outside:
+  // the others may be NaN. 0: all of them.
+  int64_t decisive() const noexcept;
   // One that will draw what this one will.
   Sampler fork() const;
   // From now on draws what `other`, which has the same options, will.

@@ -163,6 +163,10 @@ class LayerEngine {
   // of `precision` are those of nfloat/linear.h.
   virtual void multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
                         Precision precision) = 0;
+  // Of the rows of the next product so many of the largest numbers are enough, of equal ones the first;
+  // others may be NaN when read() gives them. What is between is finish() and finite() alone. 0: all are
+  // wanted.
+  virtual void expect_best(int64_t) noexcept {}
   // Turns and stores the keys and the values of all sequences; then, for each row, attended = the values of
   // its sequence up to itself, weighed by softmax: heads side by side. Queries are changed in place.
   virtual void attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) = 0;

@@ -111,6 +111,10 @@ GeneratedToken Continuation::step(std::span<const float> logits, std::span<const
   return piece;
 }
 
+int64_t Continuation::decisive() const noexcept {
+  return state_->options.log_probabilities >= 0 ? 0 : state_->sampler->decisive();
+}
+
 std::string Continuation::finish(FinishReason reason) {
   return state_->reason ? std::string() : state_->finish(reason);
 }

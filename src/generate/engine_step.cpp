@@ -311,7 +311,8 @@ void Engine::State::forward(std::span<Part> parts) {
          part.guesses > 0 ? std::span<const int32_t>(stream.pass) : stream.tokens().subspan(begin, count),
          all    ? WantedLogits::kAll
          : last ? WantedLogits::kLast
-                : WantedLogits::kNone});
+                : WantedLogits::kNone,
+         stream.matcher ? 0 : stream.continuation.decisive()});
     visits = visits || all;
     part.rows = guessed;
     if (part.guesses > 0) guessed += count * vocabulary;

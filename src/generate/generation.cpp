@@ -54,11 +54,12 @@ void TokenSequence::reserve(size_t more) {
   if (wanted > tokens_.capacity()) tokens_.reserve(std::max(wanted, 2 * tokens_.capacity()));
 }
 
-std::span<const float> TokenSequence::append(std::span<const int32_t> tokens) {
+std::span<const float> TokenSequence::append(std::span<const int32_t> tokens, int64_t best) {
   reserve(tokens.size());
-  const std::span<const float> logits = session_.prefill(tokens);
+  const BatchEntry entry{.session = &session_, .tokens = tokens, .best = best};
+  forward_batch({&entry, 1});
   took(tokens);
-  return logits;
+  return session_.logits();
 }
 
 void TokenSequence::append(std::span<const int32_t> tokens, std::vector<float>& rows) {
@@ -224,7 +225,7 @@ std::span<const float> Generation::next_logits() {
   {
     const Stopwatch watch(seconds);
     if (guess.empty()) {
-      logits = sequence_->append({&last, 1});
+      logits = sequence_->append({&last, 1}, continuation_.decisive());
     } else {
       std::vector<int32_t> pass{last};
       pass.insert(pass.end(), guess.begin(), guess.end());

@@ -52,7 +52,11 @@ Chunk next_chunk(std::span<const BatchEntry> entries, bool visited, size_t& entr
                .position = session.position,
                .beside = session.options.adapters.get()},
               from.tokens.subspan(static_cast<size_t>(taken), static_cast<size_t>(count)),
-              {.entry = entry, .token = taken, .last = count == left, .logits = wanted_of(from, visited)});
+              {.entry = entry,
+               .token = taken,
+               .last = count == left,
+               .logits = wanted_of(from, visited),
+               .best = from.best});
     session.position += count;
     session.has_logits = false;
     taken = count == left ? 0 : taken + count;

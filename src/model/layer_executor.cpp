@@ -250,7 +250,7 @@ void LayerExecutor::select(const BufferRows& x, int64_t slot) {
     engine_.copy(x, to, 1, config_.hidden);
 }
 
-const float* LayerExecutor::head(int64_t count) {
+const float* LayerExecutor::head(int64_t count, int64_t best) {
   expect_wanted();
   workspace_.reserve_logits(model_, count);
   const BufferRows& logits = workspace_.logits.all();
@@ -259,6 +259,7 @@ const float* LayerExecutor::head(int64_t count) {
     engine_.multiply(model_.project_out, states, workspace_.embedded.all(), count, options_.of_rows(count));
     states = workspace_.embedded.all();
   }
+  engine_.expect_best(best);
   engine_.multiply(model_.head, states, logits, count, options_.of_rows(count));
   const auto scale = static_cast<float>(config_.logit_scale);
   const auto softcap = static_cast<float>(config_.logit_softcap);

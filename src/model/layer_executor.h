@@ -69,8 +69,9 @@ class LayerExecutor {
   // Makes the hidden state of one token, the first row of x, row `slot` of the next call of head().
   // Overwrites the workspace's `normed`.
   void select(const BufferRows& x, int64_t slot);
-  // Logits [count][vocabulary] of the rows selected into [0, count); valid until the next step.
-  const float* head(int64_t count);
+  // Logits [count][vocabulary] of the rows selected into [0, count), of which the `best` largest of a row are
+  // enough (BatchEntry::best); valid until the next step.
+  const float* head(int64_t count, int64_t best);
 
   // To be called when a pass is done, unless head() came last: throws kNotFinite where expect_finite is asked
   // for and an engine whose steps run later has found a number that is not finite. The first of them is

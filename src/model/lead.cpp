@@ -129,8 +129,9 @@ class Follower {
       state_of(one.session).options.adapters =
           adapters < 0 ? nullptr : led_.adapters.at(static_cast<size_t>(adapters));
       const auto wanted = told.take<WantedLogits>();
+      const auto best = told.take<int64_t>();
       tokens.push_back(told.tokens(told.take<uint64_t>()));
-      entries.push_back({&one.session, tokens.back(), wanted});
+      entries.push_back({&one.session, tokens.back(), wanted, best});
     }
     // One workspace for all passes, rather than one in every session that was ever the first.
     Workspace& lent = state_of(*entries[0].session).workspace;
@@ -261,6 +262,7 @@ std::string RankLeader::told_of(size_t model, std::span<const BatchEntry> entrie
     put(told_, session.position);
     put(told_, adapters[i]);
     put(told_, wanted[i]);
+    put(told_, entries[i].best);
     put(told_, uint64_t{tokens.size()});
     told_.append(reinterpret_cast<const char*>(tokens.data()), tokens.size_bytes());
   }

@@ -39,11 +39,15 @@ void visit_logits(LayerExecutor& executor, const ModelConfig& config, const Chun
   const int64_t vocabulary = config.vocabulary;
   for (int64_t first = 0; first < total; first += kMaxLogitRows) {
     const int64_t count = std::min(kMaxLogitRows, total - first);
+    int64_t best = 1;  // enough for all of these rows; 0: all are wanted
     for (int64_t i = 0; i < count; ++i) {
       const Wanted& one = wanted[static_cast<size_t>(first + i)];
+      const SegmentSource& source = chunk.sources[one.segment];
+      const int64_t own = source.logits == WantedLogits::kLast ? source.best : 0;
+      best = best == 0 || own <= 0 ? 0 : std::max(best, own);
       executor.select(x.from(chunk.segments[one.segment].row + one.row), i);
     }
-    const float* const logits = executor.head(count);
+    const float* const logits = executor.head(count, best);
     for (int64_t i = 0; i < count; ++i) {
       const Wanted& one = wanted[static_cast<size_t>(first + i)];
       take(one.segment, one.row, {logits + i * vocabulary, static_cast<size_t>(vocabulary)});

@@ -18,6 +18,7 @@ struct SegmentSource {
   int64_t token = 0;  // index in the entry of its first token
   bool last = false;  // it ends the entry
   WantedLogits logits = WantedLogits::kLast;
+  int64_t best = 0;  // as that of BatchEntry
 };
 
 // Rows that go through a layer together, at most kMaxRows.

@@ -175,6 +175,14 @@ const SamplerOptions& Sampler::options() const noexcept {
   return state_->options;
 }
 
+int64_t Sampler::decisive() const noexcept {
+  constexpr int64_t kMost = 256;  // more are not worth it
+  const SamplerOptions& options = state_->options;
+  if (!state_->plain) return 0;
+  if (options.temperature == 0) return 1;
+  return options.top_k <= kMost ? options.top_k : 0;
+}
+
 Sampler Sampler::fork() const {
   Sampler result(state_->options);
   result.state_->generator = state_->generator;
@@ -222,6 +230,9 @@ int32_t Sampler::sample(std::span<const float> logits, std::span<const int32_t> 
   if (options.top_k > 0 && static_cast<size_t>(options.top_k) < list.size()) {
     std::nth_element(list.begin(), list.begin() + options.top_k, list.end(), more_likely);
     list.resize(static_cast<size_t>(options.top_k));
+    // Sums below do not depend on what was left out.
+    std::sort(list.begin(), list.end(),
+              [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
   }
   const auto weight = [&](const Candidate& one) {
     return std::exp((static_cast<double>(one.logit) - static_cast<double>(best.logit)) /

@@ -219,7 +219,7 @@ class MpiRanks final : public Ranks {
     for (int i = 1; i < count(); ++i)
       if (const std::string& other = builds[static_cast<size_t>(i)]; other != builds[0]) {
         broken_ = true;
-        fail(ErrorCode::kUnsupported, "{} is nfloat {}, {} nfloat {}: all ranks are the same program",
+        fail(ErrorCode::kUnsupported, "{} runs nfloat {}, {} nfloat {}: all ranks must run the same program",
              this->name(i), other, this->name(0), builds[0]);
       }
   }

@@ -33,11 +33,10 @@ class RanksCli : public Cli {
 };
 
 TEST_F(RanksCli, GenerateTheTextOfOneProcess) {
-  const std::vector<std::string> command = {
-      "generate", model(),      "-p",  "The old lighthouse", "-n",
-      "24",       "--seed",     "7",   "--temperature",      "0.8",
-      "--quiet",  "--quantize", "nf4", "--double-quant",     "--threads",
-      "1"};
+  const std::vector<std::string> plain = {
+      "generate", model(),      "-p",  "The old lighthouse", "-n",        "24", "--seed", "7",
+      "--quiet",  "--quantize", "nf4", "--double-quant",     "--threads", "1"};
+  const std::vector<std::string> command = with(plain, {"--temperature", "0.8"});
   const Result one = nfloat(command);
   ASSERT_TRUE(one.ok()) << one;
   for (const int ranks : {2, 3}) {
@@ -48,6 +47,14 @@ TEST_F(RanksCli, GenerateTheTextOfOneProcess) {
   const Result uneven = nfloat_by_ranks(2, with(command, {"--share", "3,1"}));
   EXPECT_TRUE(uneven.ok()) << uneven;
   EXPECT_EQ(uneven.out, one.out);
+  // Of these logits the best alone travel.
+  for (const std::vector<std::string>& choice :
+       {with(command, {"--top-k", "20", "--top-p", "0.9"}), with(plain, {"--temperature", "0"})}) {
+    const Result alone = nfloat(choice), together = nfloat_by_ranks(2, choice);
+    EXPECT_TRUE(together.ok()) << together;
+    EXPECT_EQ(together.out, alone.out);
+    EXPECT_FALSE(alone.out.empty());
+  }
 }
 
 // Log-probabilities too, to the last digit; the prompt comes from standard input, which only rank 0 has.

@@ -151,8 +151,10 @@ void CpuEngine::add(const NormStep& before, float scale, const NormStep& after, 
 }
 
 void CpuEngine::finish(float scale, float softcap, const BufferRows& x, int64_t rows, int64_t width) {
-  float* const values = at(x);
-  const int64_t count = rows * width;
+  finish(scale, softcap, at(x), rows * width);
+}
+
+void CpuEngine::finish(float scale, float softcap, float* values, int64_t count) const {
   if (scale != 1.0f)
     for (int64_t i = 0; i < count; ++i) values[i] *= scale;
   if (softcap > 0) kernels_.softcap(values, softcap, count);

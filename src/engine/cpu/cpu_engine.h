@@ -44,6 +44,7 @@ class CpuEngine : public LayerEngine {
   virtual void product(const LinearGroup& group, const Activations& x, float* y, int64_t y_stride,
                        int64_t rows, Precision precision);
   void activate(const ActivationStep& step, float* rows, int64_t stride, int64_t count);
+  void finish(float scale, float softcap, float* values, int64_t count) const;
   // In place.
   void norm(const NormStep& step, float* rows, int64_t stride, int64_t count);
   // Some heads of attend(): where the first query, key and output of the first row lie, floats from a row to

@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <utility>
 
 #include "engine/cpu/cpu_engine.h"
+#include "engine/ranks/best_numbers.h"
 #include "engine/ranks/head_shares.h"
 #include "engine/ranks/rank_matrix.h"
 
@@ -37,14 +39,17 @@ class RanksEngine final : public CpuEngine {
     return CpuEngine::host(rows, count, width);
   }
   float* read(const BufferRows& rows, int64_t count, int64_t width) override {
-    gather();
+    if (open_.best > 0 && open_.y == at(rows))
+      gather_best();
+    else
+      gather();
     return CpuEngine::read(rows, count, width);
   }
   bool finite(const BufferRows& rows, int64_t count, int64_t width) override {
     const int64_t look = looks_++;
     if (broken_ >= 0) return true;  // first_broken() says it
-    if (by_heads(rows)) {
-      // The others learn of it with what is attended.
+    if (by_heads(rows) || (open_.best > 0 && open_.y == at(rows))) {
+      // The others learn of it with what is attended, or with the best.
       pending_ = look;
       pending_finite_ = finite_own();
       return true;
@@ -80,7 +85,9 @@ class RanksEngine final : public CpuEngine {
     gather();
     mixing_ = false;  // where a mixture failed
     CpuEngine::multiply(weights, x, y, rows, precision);
+    open_.best = std::exchange(best_, 0);
   }
+  void expect_best(int64_t best) noexcept override { best_ = best; }
   void attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) override {
     attend_own(step, projected, attended);
   }
@@ -102,6 +109,10 @@ class RanksEngine final : public CpuEngine {
     CpuEngine::add(before, scale, after, added, x, rows, width);
   }
   void finish(float scale, float softcap, const BufferRows& x, int64_t rows, int64_t width) override {
+    if (open_.best > 0 && open_.y == at(x)) {
+      CpuEngine::finish(scale, softcap, reinterpret_cast<float*>(own_.data()), rows * widths_[rank_]);
+      return;
+    }
     gather();
     CpuEngine::finish(scale, softcap, x, rows, width);
   }
@@ -112,6 +123,7 @@ class RanksEngine final : public CpuEngine {
     float* y = nullptr;  // null: there is none
     int64_t y_stride = 0;
     int64_t rows = 0;
+    int64_t best = 0;  // of one matrix, so many of a row's largest numbers are wanted; 0: all
     std::vector<const RankMatrix*> parts;
   };
 
@@ -140,6 +152,7 @@ class RanksEngine final : public CpuEngine {
     open_.y = y;
     open_.y_stride = y_stride;
     open_.rows = rows;
+    open_.best = 0;
     if (mixing_) gather();  // its own steps follow
   }
 
@@ -177,6 +190,43 @@ class RanksEngine final : public CpuEngine {
           to += part->rows();
         }
       }
+  }
+
+  // Of each row the best that a rank has, and with them whether it has found numbers that are not finite,
+  // where that was asked.
+  void gather_best() {
+    const RankMatrix& matrix = *open_.parts[0];
+    const int64_t rows = open_.rows, width = widths_[rank_], asked = pending_ >= 0 ? 1 : 0;
+    float* const y = std::exchange(open_.y, nullptr);
+    const auto count_of = [&](size_t rank) {
+      return static_cast<size_t>(rows * std::min(open_.best, widths_[rank]) + asked);
+    };
+    const auto* own = reinterpret_cast<const float*>(own_.data());
+    best_of_rows_.clear();
+    for (int64_t row = 0; row < rows; ++row, own += width)
+      best_numbers({own, static_cast<size_t>(width)}, open_.best, best_of_rows_);
+    for (size_t i = 0; i < best_of_rows_.size(); ++i) {
+      int32_t& place = best_of_rows_[i].place;
+      if (place >= 0) place += static_cast<int32_t>(matrix.ranges()[0].first);
+    }
+    if (asked != 0) best_of_rows_.push_back({0, pending_finite_ ? 0 : 1});
+    size_t all = 0;
+    for (size_t rank = 0; rank < sizes_.size(); ++rank) {
+      sizes_[rank] = count_of(rank) * sizeof(BestNumber);
+      all += count_of(rank);
+    }
+    all_best_.resize(all);
+    ranks_->gather(best_of_rows_.data(), sizes_, all_best_.data());
+    for (int64_t row = 0; row < rows; ++row)
+      std::fill_n(y + row * open_.y_stride, matrix.rows(), std::numeric_limits<float>::quiet_NaN());
+    const BestNumber* from = all_best_.data();
+    for (size_t rank = 0; rank < sizes_.size(); ++rank) {
+      for (int64_t row = 0; row < rows; ++row)
+        for (int64_t i = 0; i < std::min(open_.best, widths_[rank]); ++i, ++from)
+          if (from->place >= 0) y[row * open_.y_stride + from->place] = from->value;
+      if (asked != 0 && (from++)->place != 0) broken_ = pending_;
+    }
+    pending_ = -1;
   }
 
   // Whether the activation of a number needs none of another rank.
@@ -307,6 +357,8 @@ class RanksEngine final : public CpuEngine {
   std::vector<int64_t> widths_;  // of the product that is open
   Open open_;
   bool mixing_ = false;
+  int64_t best_ = 0;  // of the next product
+  std::vector<BestNumber> best_of_rows_, all_best_;
   Buffer own_, gathered_, attended_;
 };
 

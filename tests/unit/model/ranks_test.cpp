@@ -2,6 +2,9 @@
 // Models over ranks that are threads: the embedded model's bits, memory, files that differ.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
+#include <functional>
 #include <limits>
 
 #include "engine/ranks/ranks_device.h"
@@ -88,6 +91,80 @@ TEST(RankModels, ATokenHasTheExchangesThatAreDocumented) {
       EXPECT_EQ(counted[i]->bytes, static_cast<size_t>(floats) * sizeof(float));
     }
   });
+}
+
+// Of the numbers of the vocabulary the best alone travel where those are enough; the others are none.
+void expect_best_logits(const std::string& folder, bool expect_finite) {
+  const std::vector<std::vector<int32_t>> prompts = {{3}, {5, 7, 9}};
+  const Model one = Model::load(folder, {.threads = 1});
+  const auto vocabulary = static_cast<size_t>(one.config().vocabulary);
+  std::vector<std::vector<float>> whole;
+  for (const std::vector<int32_t>& prompt : prompts) {
+    Session session(one);
+    const std::span<const float> logits = session.prefill(prompt);
+    whole.emplace_back(logits.begin(), logits.end());
+  }
+  for (const std::vector<double>& shares : {std::vector<double>{1, 1}, {3, 1}, {1, 2, 4}, {1, 1, 1, 1}}) {
+    const auto ranks = thread_ranks(static_cast<int>(shares.size()));
+    on_each_rank(shares.size(), [&](size_t rank) {
+      const auto counted = std::make_shared<CountedRanks>(ranks[rank]);
+      ModelOptions options;
+      options.threads = 1;
+      options.ranks = counted;
+      options.rank_shares = shares;
+      const Model model = Model::load(folder, options);
+      for (const size_t best : {size_t{1}, size_t{9}, vocabulary, size_t{0}}) {
+        std::vector<Session> sessions;
+        for (size_t i = 0; i < prompts.size(); ++i)
+          sessions.emplace_back(model, SessionOptions{.expect_finite = expect_finite});
+        std::vector<BatchEntry> entries;
+        for (size_t i = 0; i < prompts.size(); ++i)
+          entries.push_back(
+              {.session = &sessions[i], .tokens = prompts[i], .best = static_cast<int64_t>(best)});
+        counted->bytes = 0;
+        forward_batch(entries);
+        const size_t sent = counted->bytes;
+        entries[1].best = 0;  // one that wants all has all
+        for (Session& session : sessions) session.rewind(0);
+        counted->bytes = 0;
+        forward_batch(entries);
+        if (best == 1) {
+          const size_t numbers = 2 * shares.size(), looks = expect_finite ? shares.size() : 0;
+          EXPECT_EQ(counted->bytes - sent, 2 * sizeof(float) * vocabulary - 8 * (numbers + looks));
+        }
+        EXPECT_TRUE(std::equal(whole[1].begin(), whole[1].end(), sessions[1].logits().begin()));
+        for (Session& session : sessions) session.rewind(0);
+        entries[1].best = static_cast<int64_t>(best);
+        forward_batch(entries);
+        for (size_t i = 0; i < prompts.size(); ++i) {
+          std::vector<float> sorted = whole[i];
+          std::sort(sorted.begin(), sorted.end(), std::greater<>());
+          const float worst = best == 0 ? -INFINITY : sorted[best - 1];
+          size_t found = 0;
+          for (size_t token = 0; token < vocabulary; ++token) {
+            const float logit = sessions[i].logits()[token];
+            if (std::isnan(logit)) {
+              EXPECT_LE(whole[i][token], worst) << token;
+            } else {
+              EXPECT_EQ(logit, whole[i][token]) << token;
+              ++found;
+            }
+          }
+          EXPECT_GE(found, best == 0 ? vocabulary : best);
+          EXPECT_LE(found, best == 0 ? vocabulary : best * shares.size());
+        }
+      }
+    });
+  }
+}
+
+TEST(RankModels, OfLogitsTheBestTravel) {
+  for (const bool expect_finite : {false, true}) expect_best_logits(kTiny, expect_finite);
+  // Each rank caps its own.
+  const testing::RandomModel capped(R"({"model_type": "gemma2", "hidden_size": 32, "intermediate_size": 48,
+    "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 131,
+    "max_position_embeddings": 64, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 16})");
+  expect_best_logits(capped.folder.path(), true);
 }
 
 // A query or a key of a head that one rank alone has: all ranks say what one process says, and go on.

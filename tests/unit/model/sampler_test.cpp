@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <numeric>
 #include <random>
@@ -149,6 +150,42 @@ TEST(Sampler, NumbersThatAreNone) {
     const int32_t drawn = sampler.sample(many, {});
     EXPECT_TRUE(drawn == 40 || (temperature > 0 && drawn == 41));
   }
+}
+
+// What decides is enough, whatever else is left of the logits.
+TEST(Sampler, TheRestMayBeNone) {
+  std::mt19937 random(5);
+  for (const SamplerOptions& options :
+       std::vector<SamplerOptions>{{.temperature = 0},
+                                   {.top_k = 1},
+                                   {.top_k = 7, .seed = 3},
+                                   {.top_k = 40, .top_p = .7f, .seed = 4},
+                                   {.temperature = 3, .top_k = 256, .seed = 5},
+                                   {.top_k = 20, .top_p = .9f, .min_p = .1f}}) {
+    Sampler whole(options), best(options);
+    const auto decisive = static_cast<size_t>(whole.decisive());
+    ASSERT_EQ(decisive, options.temperature == 0 ? 1u : static_cast<size_t>(options.top_k));
+    for (int draw = 0; draw < 200; ++draw) {
+      std::vector<float> logits(1000);  // many are equal
+      for (float& logit : logits) logit = static_cast<float>(random() % 97) / 8;
+      std::vector<size_t> order(logits.size());
+      std::iota(order.begin(), order.end(), size_t{0});
+      std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return logits[a] > logits[b]; });
+      std::vector<float> left(logits.size(), std::numeric_limits<float>::quiet_NaN());
+      // A rank may bring more than what decides.
+      for (size_t i = 0; i < decisive + static_cast<size_t>(draw % 3); ++i) left[order[i]] = logits[order[i]];
+      ASSERT_EQ(whole.sample(logits, {}), best.sample(left, {})) << draw;
+    }
+  }
+  for (const SamplerOptions& options : std::vector<SamplerOptions>{{},
+                                                                   {.top_p = .5f},
+                                                                   {.top_k = 257},
+                                                                   {.top_k = 5, .repetition_penalty = 1.1f},
+                                                                   {.temperature = 0, .presence_penalty = 1},
+                                                                   {.temperature = 0, .bias = {{3, 1.0f}}},
+                                                                   {.temperature = 0, .suppressed = {3}},
+                                                                   {.temperature = 0, .no_repeat_ngram = 3}})
+    EXPECT_EQ(Sampler(options).decisive(), 0);
 }
 
 TEST(Sampler, OptionsOutOfRange) {

@@ -54,7 +54,7 @@ TEST(OpenMpi, OtherProgramsAreNamed) {
   const std::string said = failure_of([&] { join_ranks(10, own); }, ErrorCode::kUnsupported);
   const std::string version(nfloat::version());
   EXPECT_EQ(said.find("rank 1 on "), 0u) << said;
-  EXPECT_NE(said.find(" is nfloat " + version + " of another, rank 0 on "), std::string::npos) << said;
+  EXPECT_NE(said.find(" runs nfloat " + version + " of another, rank 0 on "), std::string::npos) << said;
   EXPECT_NE(said.find(" nfloat " + version + " of one kind: all ranks"), std::string::npos) << said;
 }
 
