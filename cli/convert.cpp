@@ -101,6 +101,31 @@ Folder convert_folder(const Checkpoint& input, const Options& options, BridgeOpt
   return folder;
 }
 
+// A GGUF file.
+BridgeResult convert_file(const Checkpoint& input, const Options& options, BridgeOptions bridge,
+                          ConvertControl control) {
+  bridge.ranks = joined_ranks({.share = {}, .timeout = kLongestRankWait});
+  if (bridge.ranks) {
+    bridge.ranks->at("the conversion", -1);
+    control.threads = threads_of_rank(*bridge.ranks, control.threads);
+  }
+  BridgeResult result = write_gguf(input, options.output, bridge, control);
+  if (!bridge.ranks) return result;
+  share_measures(*bridge.ranks, result.tensors);
+  // What each tensor was, of those that another rank has read: a line each.
+  std::string before;
+  for (const BridgeTensor& tensor : result.tensors) before += tensor.before + "\n";
+  for (const std::string& lines : bridge.ranks->gather_texts(before)) {
+    size_t at = 0;
+    for (BridgeTensor& tensor : result.tensors) {
+      const size_t end = lines.find('\n', at);
+      if (tensor.before.empty()) tensor.before = lines.substr(at, end - at);
+      at = end + 1;
+    }
+  }
+  return result;
+}
+
 double bits(const BridgeTensor& tensor) {
   return 8 * static_cast<double>(tensor.bytes) / static_cast<double>(std::max<int64_t>(1, tensor.elements));
 }
@@ -232,9 +257,12 @@ std::string prepare(const Options& options, const std::string& folder, BridgeOpt
 
 void run(const Options& options) {
   const bool one_file = !options.adapter_of.empty() || is_gguf_path(options.output);
-  if (one_file && rank_place().count > 1)
+  if (rank_place().count > 1 &&
+      (!options.adapter_of.empty() || options.calibration.any() || !options.write_imatrix.empty()))
     throw UsageError(
-        "convert: GGUF files and adapters are not made by several ranks, folders are: mpirun -n 1, or none");
+        "convert: adapters by themselves and calibrations are not made by several ranks, models are: mpirun "
+        "-n "
+        "1, or none");
   if (one_file && options.parts.any())
     throw UsageError("convert: --part and --finish are for a folder of several files");
   if (!options.adapter_of.empty()) return convert_adapter(options);
@@ -272,7 +300,7 @@ void run(const Options& options) {
   catch_interrupts();
   const auto bar = std::make_shared<ProgressBar>("convert", "GB");
   const ConvertControl control = control_with_progress(bar, options.threads, options.overwrite);
-  const Folder made = to_gguf ? Folder{write_gguf(input, options.output, bridge, control), {}}
+  const Folder made = to_gguf ? Folder{convert_file(input, options, bridge, control), {}}
                               : convert_folder(input, options, bridge, control);
   const BridgeResult& result = made.result;
   bar->finish();

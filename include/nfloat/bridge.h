@@ -14,6 +14,7 @@
 #include "nfloat/convert.h"
 #include "nfloat/gguf.h"
 #include "nfloat/imatrix.h"
+#include "nfloat/ranks.h"
 
 // Whole models between Hugging Face folders (plain or bitsandbytes 4-bit) and GGUF files, streamed as
 // convert.h does.
@@ -46,6 +47,9 @@ struct BridgeOptions {
   std::function<std::shared_ptr<const GgufMatrix>(const std::string& name)> prepared = nullptr;
   // GGUF files: by which the errors of the columns count where scales are searched for; null: all alike.
   std::shared_ptr<const ImportanceMatrix> importance = nullptr;
+  // GGUF files: ranks that make one together on a disk that all see, each some of its tensors, byte for byte;
+  // all call write_gguf with the same arguments. Of tensors that are another's the result tells no errors.
+  std::shared_ptr<Ranks> ranks = nullptr;
 };
 
 // The result for one tensor.

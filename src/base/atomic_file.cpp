@@ -111,6 +111,14 @@ AtomicFile::AtomicFile(const std::string& path) : path_(path) {
   if (replaces) ::fchmod(fd_, old.st_mode & 0777);
 }
 
+AtomicFile::AtomicFile(const std::string& path, const std::string& temporary)
+    : path_(path), temporary_(temporary), joined_(true) {
+  fd_ = ::open(temporary.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+  if (fd_ < 0)
+    fail(ErrorCode::kIo, "{}: cannot open {}, which rank 0 has begun: {}", path_, temporary,
+         std::strerror(errno));
+}
+
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
     : path_(std::move(other.path_)),
       target_(std::move(other.target_)),
@@ -118,12 +126,13 @@ AtomicFile::AtomicFile(AtomicFile&& other) noexcept
       unfinished_(std::move(other.unfinished_)),
       fd_(std::exchange(other.fd_, -1)),
       end_(other.end_),
-      synced_(other.synced_) {}
+      synced_(other.synced_),
+      joined_(other.joined_) {}
 
 AtomicFile::~AtomicFile() {
   if (fd_ < 0) return;
   ::close(fd_);
-  ::unlink(temporary_.c_str());
+  if (!joined_) ::unlink(temporary_.c_str());
 }
 
 void AtomicFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {

@@ -26,6 +26,9 @@ enum class Existing {
 class AtomicFile {
  public:
   explicit AtomicFile(const std::string& path);
+  // The file that another process is making as `temporary`, perhaps on another machine, to write a part of
+  // it. It stays that one's to commit and to remove.
+  AtomicFile(const std::string& path, const std::string& temporary);
   AtomicFile(AtomicFile&& other) noexcept;
   AtomicFile& operator=(AtomicFile&&) = delete;
   ~AtomicFile();
@@ -48,6 +51,7 @@ class AtomicFile {
   int fd_ = -1;
   uint64_t end_ = 0;
   bool synced_ = false;
+  bool joined_ = false;  // another process makes it
 };
 
 // Writes `text` to `path` as an AtomicFile does.

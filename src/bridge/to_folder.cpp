@@ -14,6 +14,7 @@
 #include "base/output_place.h"
 #include "bridge/adapter.h"
 #include "bridge/count_not_finite.h"
+#include "bridge/over_ranks.h"
 #include "checkpoint/fingerprint.h"
 #include "convert/compare.h"
 #include "convert/output.h"
@@ -313,19 +314,6 @@ void check_written(const Checkpoint& input, const std::vector<Target>& targets, 
             });
       },
       progress, control);
-}
-
-// Of every byte of the adapter's files.
-std::string adapter_fingerprint(const std::string& folder) {
-  std::vector<std::string> files;
-  for (const auto& entry : std::filesystem::directory_iterator(folder))
-    if (entry.is_regular_file()) files.push_back(entry.path().string());
-  std::sort(files.begin(), files.end());
-  std::string sums;
-  for (const std::string& file : files)
-    if (file.ends_with(".json") || file.ends_with(".safetensors") || file.ends_with(".bin"))
-      sums += fmt::format("{:016x} ", checksum_of_file(file));
-  return sums;
 }
 
 ConversionKey conversion_key(const Checkpoint& input, const Checkpoint* original,

@@ -12,6 +12,7 @@
 #include "bridge/adapter.h"
 #include "bridge/count_not_finite.h"
 #include "bridge/gguf_plan.h"
+#include "bridge/over_ranks.h"
 #include "bridge/row_reader.h"
 #include "convert/output.h"
 #include "gguf/tables.h"
@@ -273,7 +274,9 @@ std::string part_path(const std::string& path, size_t part, size_t parts) {
   return fmt::format("{}-{:05}-of-{:05}.gguf", path.substr(0, path.size() - kEnding.size()), part + 1, parts);
 }
 
-std::vector<Part> make_parts(const std::string& path, const GgufPlan& plan, uint64_t part_bytes) {
+// Of the files of this one process, or of rank 0; the other ranks join them. What fails on one fails on all.
+std::vector<Part> make_parts(const std::string& path, const GgufPlan& plan, uint64_t part_bytes,
+                             std::span<const std::string> begun = {}) {
   std::vector<Part> parts(1);
   uint64_t bytes = 0;
   for (size_t i = 0; i < plan.targets.size(); ++i) {
@@ -296,9 +299,37 @@ std::vector<Part> make_parts(const std::string& path, const GgufPlan& plan, uint
     std::vector<GgufWriter::Declared> declared;
     for (const size_t target : parts[i].targets)
       declared.push_back({plan.targets[target].name, plan.targets[target].type, plan.targets[target].shape});
-    parts[i].writer = std::make_unique<GgufWriter>(parts[i].path, metadata, declared);
+    parts[i].writer = std::make_unique<GgufWriter>(parts[i].path, metadata, declared,
+                                                   begun.empty() ? std::string() : begun[i]);
   }
   return parts;
+}
+
+// All ranks get the path and the temporary files of rank 0, which are returned.
+std::vector<std::string> tell_parts(Ranks& ranks, std::string& path, std::span<const Part> parts) {
+  ranks.broadcast_text(path);
+  uint64_t count = parts.size();
+  ranks.broadcast(&count, sizeof count);
+  std::vector<std::string> begun;
+  for (size_t i = 0; i < count; ++i) {
+    begun.push_back(i < parts.size() ? parts[i].writer->temporary_path() : std::string());
+    ranks.broadcast_text(begun.back());
+  }
+  return begun;
+}
+
+// The first part last: without it nothing opens the others.
+void commit_parts(std::span<Part> parts, bool overwrite,
+                  const std::function<void(const std::string&)>& expect_place) {
+  for (const Part& part : parts) expect_place(part.path);
+  size_t left = parts.size();
+  try {
+    for (; left > 0; --left) parts[left - 1].writer->commit(overwrite ? Existing::kReplace : Existing::kKeep);
+  } catch (...) {
+    if (!overwrite)
+      for (; left < parts.size(); ++left) std::remove(parts[left].path.c_str());
+    throw;
+  }
 }
 
 // Reads the written files and compares every byte with what the checkpoint gives.
@@ -383,10 +414,6 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
     result.bytes_after += tensor.bytes;
     result.tensors.push_back(std::move(tensor));
   }
-  const std::string path = check_output(input, output, OutputKind::kGguf, control.overwrite,
-                                        result.bytes_after + plan.metadata.bytes().size());
-  remove_stale_temporaries(path);
-  std::vector<Part> parts = make_parts(path, plan, options.part_bytes);
   std::vector<NamedPath> reads = read_of(input);
   reads.push_back({options.lora});
   const auto expect_place = [&](const std::string& place) {
@@ -396,42 +423,61 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
     fail(ErrorCode::kAlreadyExists, "{}: exists already (--overwrite replaces it when the new one is whole)",
          place);
   };
-  for (const Part& part : parts) expect_place(part.path);
+  Ranks* const ranks = options.ranks.get();
+  const size_t rank = ranks != nullptr ? static_cast<size_t>(ranks->rank()) : 0;
+  const size_t count = ranks != nullptr ? static_cast<size_t>(ranks->count()) : 1;
+  if (ranks != nullptr) expect_same_input(*ranks, input, options.lora, plan.metadata.bytes());
+  std::vector<Part> parts;
+  std::string path;
+  std::vector<std::string> begun;  // path and temporary files of rank 0
+  together(ranks, [&] {
+    if (rank > 0) return;
+    path = check_output(input, output, OutputKind::kGguf, control.overwrite,
+                        result.bytes_after + plan.metadata.bytes().size());
+    remove_stale_temporaries(path);
+    parts = make_parts(path, plan, options.part_bytes);
+    for (const Part& part : parts) expect_place(part.path);
+  });
+  if (ranks != nullptr) begun = tell_parts(*ranks, path, parts);
+  together(ranks, [&] {
+    if (rank > 0) parts = make_parts(path, plan, options.part_bytes, begun);
+  });
   std::vector<std::pair<GgufWriter*, size_t>> places;
   for (Part& part : parts)
     for (size_t i = 0; i < part.targets.size(); ++i) places.emplace_back(part.writer.get(), i);
-  run_stream(
-      plan.targets.size(),
-      [&](size_t i) -> std::unique_ptr<StreamJob> {
-        return std::make_unique<TargetJob>(
-            input, lora, options, plan.targets[i], result.tensors[i],
-            [&, i, place = places[i]](uint64_t begin, std::span<const std::byte> bytes) {
-              if (const DType* plain = plain_dtype(plan.targets[i].type); plain != nullptr)
-                count_not_finite(*plain, begin, bytes, result.tensors[i]);
-              place.first->write(place.second, begin, bytes);
-            });
-      },
-      progress, control);
-  result.seconds = watch.seconds();
-  const Stopwatch syncing;
-  for (Part& part : parts) part.writer->sync();
-  result.sync_seconds = syncing.seconds();
-  if (control.cancelled && control.cancelled())
-    fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
-  for (const Part& part : parts) expect_place(part.path);
-  // The first part last: without it nothing opens the others.
-  try {
-    for (size_t i = parts.size(); i-- > 0;) {
-      parts[i].writer->commit(control.overwrite ? Existing::kReplace : Existing::kKeep);
-      result.files.insert(result.files.begin(), parts[i].path);
-    }
-  } catch (...) {
-    if (!control.overwrite)
-      for (const std::string& file : result.files) std::remove(file.c_str());
-    throw;
-  }
+  together(ranks, [&] {
+    // Of this rank.
+    const size_t own = (plan.targets.size() + count - 1 - rank) / count;
+    progress.tensors_total = own;
+    progress.input_bytes_total /= count;
+    run_stream(
+        own,
+        [&](size_t turn) -> std::unique_ptr<StreamJob> {
+          const size_t i = turn * count + rank;
+          return std::make_unique<TargetJob>(
+              input, lora, options, plan.targets[i], result.tensors[i],
+              [&, i, place = places[i]](uint64_t begin, std::span<const std::byte> bytes) {
+                if (const DType* plain = plain_dtype(plan.targets[i].type); plain != nullptr)
+                  count_not_finite(*plain, begin, bytes, result.tensors[i]);
+                place.first->write(place.second, begin, bytes);
+              });
+        },
+        progress, control);
+    result.seconds = watch.seconds();
+    const Stopwatch syncing;
+    for (Part& part : parts) part.writer->sync();
+    result.sync_seconds = syncing.seconds();
+    if (control.cancelled && control.cancelled())
+      fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
+  });
+  progress.tensors_total = plan.targets.size();
+  progress.input_bytes_total *= count;
+  together(ranks, [&] {
+    if (rank == 0) commit_parts(parts, control.overwrite, expect_place);
+  });
+  for (const Part& part : parts) result.files.push_back(part.path);
   result.whole = true;
-  if (options.check) {
+  if (options.check && rank == 0) {
     const Stopwatch checking;
     check_written(input, lora, options, plan, parts[0].path, progress, control);
     result.check_seconds = checking.seconds();

@@ -95,8 +95,8 @@ uint64_t gguf_tensor_bytes(GgufType type, const Shape& shape) noexcept {
 }
 
 GgufWriter::GgufWriter(const std::string& path, const GgufMetadata& metadata,
-                       const std::vector<Declared>& tensors)
-    : file_(path) {
+                       const std::vector<Declared>& tensors, const std::string& begun)
+    : file_(begun.empty() ? AtomicFile(path) : AtomicFile(path, begun)) {
   std::string header(kGgufMagic);
   put<uint32_t>(header, 3);
   put<uint64_t>(header, tensors.size());
@@ -116,6 +116,7 @@ GgufWriter::GgufWriter(const std::string& path, const GgufMetadata& metadata,
   header.resize(aligned(header.size()), '\0');
   for (uint64_t& offset : offsets_) offset += header.size();
   end_ = header.size() + end;
+  if (!begun.empty()) return;
   file_.write_at(0, std::as_bytes(std::span(header)));
   // The padding behind the last tensor; that between tensors is a hole, which reads as zeros.
   if (end > 0) file_.write_at(end_ - 1, std::as_bytes(std::span("", 1)));

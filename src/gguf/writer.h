@@ -48,13 +48,17 @@ class GgufWriter {
     Shape shape;  // outermost first
   };
 
-  GgufWriter(const std::string& path, const GgufMetadata& metadata, const std::vector<Declared>& tensors);
+  // `begun`: the temporary_path() of another process's writer with the same arguments, to write some of its
+  // tensors; "": a file of its own.
+  GgufWriter(const std::string& path, const GgufMetadata& metadata, const std::vector<Declared>& tensors,
+             const std::string& begun = {});
 
   // Bytes of tensor `index` (as declared) from `begin` on.
   void write(size_t index, uint64_t begin, std::span<const std::byte> bytes);
   void sync() { file_.sync(); }
   void commit(Existing existing = Existing::kReplace) { file_.commit(existing); }
   uint64_t file_bytes() const noexcept { return end_; }
+  const std::string& temporary_path() const noexcept { return file_.temporary_path(); }
 
  private:
   AtomicFile file_;

@@ -3,11 +3,16 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cerrno>
+#include <climits>
 #include <cstring>
 #include <new>
 #include <random>
@@ -18,9 +23,21 @@ namespace nfloat {
 // Of one member. Turns alternate between two buffers.
 struct HostMemory::Place {
   alignas(64) std::atomic<uint64_t> turn;  // that it has given in, from 1 on
+  std::atomic<uint32_t> word;              // its low half, on which others sleep
+  std::atomic<uint32_t> sleepers;
   alignas(64) char bytes[2][kCapacity];
 };
-static_assert(std::atomic<uint64_t>::is_always_lock_free, "processes share it");
+static_assert(std::atomic<uint64_t>::is_always_lock_free && std::atomic<uint32_t>::is_always_lock_free &&
+                  sizeof(std::atomic<uint32_t>) == sizeof(uint32_t),
+              "processes share it, and the system looks at it");
+
+namespace {
+
+long futex(std::atomic<uint32_t>& word, int what, uint32_t value, const timespec* most) noexcept {
+  return ::syscall(SYS_futex, &word, what, value, most, nullptr, 0);
+}
+
+}  // namespace
 
 HostMemory::Place& HostMemory::place(int member) const noexcept {
   return reinterpret_cast<Place*>(base_)[member];
@@ -97,11 +114,26 @@ void HostMemory::give(int member, std::span<const char> bytes) noexcept {
   ++turn_;
   if (!bytes.empty()) std::memcpy(own.bytes[turn_ % 2], bytes.data(), bytes.size());
   own.turn.store(turn_, std::memory_order_release);
+  own.word.store(static_cast<uint32_t>(turn_));
+  if (own.sleepers.load() > 0) futex(own.word, FUTEX_WAKE, INT_MAX, nullptr);
 }
 
 const char* HostMemory::given(int member) const noexcept {
   const Place& other = place(member);
   return other.turn.load(std::memory_order_acquire) >= turn_ ? other.bytes[turn_ % 2] : nullptr;
+}
+
+void HostMemory::wait(int member, std::chrono::microseconds most) const noexcept {
+  Place& other = place(member);
+  const timespec time{0, static_cast<long>(std::min<int64_t>(most.count(), 999'999) * 1000)};
+  ++other.sleepers;
+  // Either it sees this sleeper, or this one its word: both orders are sequentially consistent.
+  const uint32_t seen = other.word.load();
+  if (given(member) == nullptr && static_cast<int32_t>(seen - static_cast<uint32_t>(turn_)) < 0)
+    if (futex(other.word, FUTEX_WAIT, seen, &time) != 0 && errno != EAGAIN && errno != EINTR &&
+        errno != ETIMEDOUT)
+      ::usleep(100);  // a system that has none, or allows none
+  --other.sleepers;
 }
 
 }  // namespace nfloat

@@ -2,6 +2,7 @@
 #ifndef NFLOAT_RANKS_HOST_MEMORY_H_
 #define NFLOAT_RANKS_HOST_MEMORY_H_
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -36,6 +37,8 @@ class HostMemory {
   void give(int member, std::span<const char> bytes) noexcept;
   // What a member gave in this turn; null as long as it has not.
   const char* given(int member) const noexcept;
+  // Sleeps until that member has given in this turn, so long at most; perhaps shorter.
+  void wait(int member, std::chrono::microseconds most) const noexcept;
 
  private:
   struct Place;

@@ -31,6 +31,8 @@
 namespace nfloat {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr const char* kLibrary = "libmpi.so.40";  // of Open MPI 4 and 5
 constexpr const char* kPackage = "libopenmpi3, which openmpi-bin brings";
 // Bytes of a message. What is longer goes as several: Open MPI sends messages of more than 64 KiB over TCP by
@@ -314,9 +316,9 @@ class MpiRanks final : public Ranks {
 
   // Until all is through: spins, then sleeps longer and longer.
   void wait(bool patient) {
-    using Clock = std::chrono::steady_clock;
     using std::chrono::milliseconds, std::chrono::microseconds;
     constexpr milliseconds kSpin{2}, kLong{1000};
+    constexpr microseconds kShortSpin{20}, kNap{1000}, kLongNap{20000};
     Clock::time_point start = Clock::now(), looked = start;
     for (;;) {
       take_turns();
@@ -327,8 +329,10 @@ class MpiRanks final : public Ranks {
       looked = now;
       const auto waited = now - start;
       if (!patient && waited > std::chrono::duration<double>(timeout_)) break;
-      if (waited < kSpin)
-        ::sched_yield();
+      if (streams_.empty() && (waited > kSpin || (crowded(now) && waited > kShortSpin)))
+        memory_.wait(first_missing(), waited < kLong ? kNap : kLongNap);
+      else if (waited < kSpin)
+        let_others(now);
       else
         std::this_thread::sleep_for(waited < kLong ? microseconds(100) : milliseconds(1));
     }
@@ -341,6 +345,22 @@ class MpiRanks final : public Ranks {
     if (missing.empty())
       for (const Stream& stream : streams_) missing.push_back(stream.other);
     fail_waiting(missing, timeout_);
+  }
+
+  // Whether other programs want this processor, so that a rank that spins is set back for it, and one that
+  // sleeps until it is woken is not.
+  bool crowded(Clock::time_point now) const noexcept { return now < crowded_until_; }
+  void let_others(Clock::time_point now) noexcept {
+    constexpr std::chrono::microseconds kTaken{200};
+    constexpr std::chrono::milliseconds kRemembered{500};
+    if (crowded(now) && streams_.empty()) return;
+    ::sched_yield();
+    if (const Clock::time_point back = Clock::now(); back - now > kTaken) crowded_until_ = back + kRemembered;
+  }
+
+  int first_missing() const noexcept {
+    const auto take = std::find_if(takes_.begin(), takes_.end(), [](const Take& one) { return one.missing; });
+    return static_cast<int>(std::find(here_.begin(), here_.end(), take->other) - here_.begin());
   }
 
   // What another rank of this machine gives.
@@ -361,6 +381,7 @@ class MpiRanks final : public Ranks {
   std::span<const char> gives_;
   std::vector<Take> takes_;
   size_t turns_ = 0;
+  Clock::time_point crowded_until_{};
   bool broken_ = false;  // an exchange failed
 };
 

@@ -296,10 +296,48 @@ TEST_F(RanksCli, ConvertTheBytesOfOneProcess) {
   EXPECT_EQ(three.out.substr(0, three.out.rfind('\n', three.out.size() - 2))
                 .substr(0, three.out.find(path("three"))),
             one.out.substr(0, one.out.find(path("one"))));
-  const Result refused = nfloat_by_ranks(2, {"convert", path("nf4"), path("four.gguf")});
+  const Result refused = nfloat_by_ranks(
+      2, {"convert", path("nf4"), path("four.gguf"), "--type", "q4_k", "--calibrate", path("t")});
   EXPECT_EQ(refused.exit_code, 2) << refused;
-  EXPECT_NE(refused.err.find("GGUF files and adapters are not made by several ranks"), std::string::npos)
-      << refused;
+  EXPECT_NE(refused.err.find("calibrations are not made by several ranks"), std::string::npos) << refused;
+}
+
+// One file, of which each rank writes some tensors; several; what fails on one leaves nothing.
+TEST_F(RanksCli, ConvertToTheGgufFileOfOneProcess) {
+  ASSERT_TRUE(nfloat({"quantize", model(), path("nf4")}).ok());
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"--type", "q4_0", "--all", "--check"},
+                                               {"--type", "bf16", "--part-size", "3MB", "--all"}}) {
+    for (const char* folder : {"one", "three"}) fs::create_directory(path(folder));
+    const Result one = nfloat(with({"convert", path("nf4"), path("one/x.gguf")}, more));
+    ASSERT_TRUE(one.ok()) << one;
+    const Result three = nfloat_by_ranks(3, with({"convert", path("nf4"), path("three/x.gguf")}, more));
+    EXPECT_TRUE(three.ok()) << three;
+    EXPECT_TRUE(snapshot(path("three")) == snapshot(path("one"))) << more[1];
+    EXPECT_EQ(snapshot(path("one")).size() > 1, more[1] == "bf16");
+    EXPECT_EQ(three.out.substr(0, three.out.find(path("three"))),
+              one.out.substr(0, one.out.find(path("one"))));
+    if (more[1] == "q4_0") {
+      const Result again = nfloat_by_ranks(2, with({"convert", path("nf4"), path("three/x.gguf")}, more));
+      EXPECT_EQ(again.exit_code, 1) << again;
+      EXPECT_NE(again.err.find("exists already"), std::string::npos) << again;
+      EXPECT_TRUE(snapshot(path("three")) == snapshot(path("one"))) << more[1];
+    }
+    for (const char* folder : {"one", "three"}) fs::remove_all(path(folder));
+  }
+  fs::copy(path("nf4"), path("other"), fs::copy_options::recursive);
+  write_file(path("other/config.json"), read_file(path("other/config.json")) + " ");
+  const auto before = snapshot(path(""));
+  const Result differing = nfloat_by_ranks(2, {"convert", path("nf4"), path("five.gguf")}, {},
+                                           {"convert", path("other"), path("five.gguf")});
+  EXPECT_EQ(differing.exit_code, 1) << differing;
+  EXPECT_NE(differing.err.find("has other files than rank 0"), std::string::npos) << differing;
+  Limits limits;
+  limits.file_bytes = 4 << 20;
+  const Result full =
+      nfloat_by_ranks(2, {"convert", path("nf4"), path("five.gguf"), "--type", "f32"}, limits);
+  EXPECT_EQ(full.exit_code, 1) << full;
+  EXPECT_NE(full.err.find("five.gguf: cannot write"), std::string::npos) << full;
+  EXPECT_TRUE(snapshot(path("")) == before);
 }
 
 TEST_F(RanksCli, QuantizeTheBytesOfOneProcess) {

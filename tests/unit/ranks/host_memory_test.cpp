@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstring>
 #include <thread>
 #include <vector>
 
@@ -40,6 +42,34 @@ TEST(HostMemory, MembersHaveWhatTheOthersGaveInEachTurn) {
           const char* found = nullptr;
           while ((found = memory.given(other)) == nullptr) std::this_thread::yield();
           if (!std::equal(expected.begin(), expected.end(), found)) ++wrong[static_cast<size_t>(member)];
+        }
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, std::vector<int>(kMembers));
+}
+
+// Those that sleep are woken: were they not, each turn would take a second.
+TEST(HostMemory, WhoSleepsIsWoken) {
+  constexpr int kMembers = 3, kTurns = 5000;
+  HostMemory made = HostMemory::make(kMembers);
+  if (made.empty()) GTEST_SKIP() << "this system has no shared memory for it";
+  std::vector<HostMemory> memories;
+  for (int i = 1; i < kMembers; ++i) memories.push_back(HostMemory::open(made.name(), kMembers));
+  memories.push_back(std::move(made));
+  std::vector<int> wrong(kMembers);
+  std::vector<std::thread> threads;
+  for (int member = 0; member < kMembers; ++member)
+    threads.emplace_back([&, member] {
+      HostMemory& memory = memories[static_cast<size_t>(member)];
+      for (int turn = 0; turn < kTurns; ++turn) {
+        const int given = turn * kMembers + member;
+        memory.give(member, {reinterpret_cast<const char*>(&given), sizeof given});
+        for (int other = 0; other < kMembers; ++other) {
+          while (memory.given(other) == nullptr) memory.wait(other, std::chrono::seconds(1));
+          int found = 0;
+          std::memcpy(&found, memory.given(other), sizeof found);
+          if (found != turn * kMembers + other) ++wrong[static_cast<size_t>(member)];
         }
       }
     });
