@@ -16,7 +16,6 @@ inline constexpr int kNestedPrefetchBytes = 512;  // likewise, of 8-bit scales
 struct Packed {
   static constexpr bool kNested = true;
   static constexpr bool kOwn = false;
-  static constexpr int kRows = kTileRows;
   static constexpr int kInt8Bytes = kPackedOctetBytes;
   static constexpr int kBf16Bytes = kPackedOctetBytes;
   static constexpr int kF32Bytes = kPackedOctetBytes;
@@ -51,7 +50,6 @@ struct Packed {
 struct Dense {
   static constexpr bool kNested = false;
   static constexpr bool kOwn = false;
-  static constexpr int kRows = kDenseRows;
   static constexpr int kInt8Bytes = kInt8OctetBytes;
   static constexpr int kBf16Bytes = kHalfOctetBytes;
   static constexpr int kF32Bytes = kF32OctetBytes;
@@ -154,6 +152,13 @@ static inline void store_tile(const PanelArgs& a, int64_t row,
 
 inline constexpr int kBlockOctets = 8;  // of most blocks
 
+template <typename Sum, int kPanels, int kRows>
+static NFLOAT_INLINE void hold_all(Sum (&sums)[kPanels][kRows]) noexcept {
+  NFLOAT_UNROLL
+  for (int p = 0; p < kPanels; ++p) NFLOAT_UNROLL
+  for (int m = 0; m < kRows; ++m) hold(sums[p][m]);
+}
+
 template <typename Source, typename Step, int kPanels, int kRows>
 static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
   constexpr bool kTwoSets = kPanels * kRows <= 2;  // one would wait for itself
@@ -180,6 +185,8 @@ static void int8_tile(const PanelArgs& a, int64_t row) noexcept {
     const auto add_octet = [&]() __attribute__((always_inline)) {
       source.ahead(w);
       Step::octet(source, w, a.weights_stride, x, sums, kTwoSets ? others : sums);
+      hold_all(sums);
+      if constexpr (kTwoSets) hold_all(others);
       w += Step::kBytes;
       x += x_step;
     };
@@ -214,7 +221,7 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
   // Few accumulators would wait for one another: two sets then, whatever the panels, since their number
   // follows the threads and the sums must not.
   // Expanded weights, a plain output head among them, are summed in one order for any number of rows.
-  constexpr bool kTwoSets = Source::kNested && kRows <= Source::kRows / 2;
+  constexpr bool kTwoSets = Source::kNested && kRows <= kTileRows / 2;
   Source source(a);
   F32x16 tile[kPanels][kRows];
   NFLOAT_UNROLL
@@ -233,6 +240,8 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
     const auto add_octet = [&]() __attribute__((always_inline)) {
       source.ahead(w);
       Step::octet(source, w, a.weights_stride, x, sums, kTwoSets ? others : sums);
+      hold_all(sums);
+      if constexpr (kTwoSets) hold_all(others);
       w += Step::kBytes;
       x += x_step;
     };
@@ -255,7 +264,9 @@ static void float_tile(const PanelArgs& a, int64_t row) noexcept {
   store_tile(a, row, tile);
 }
 
+// Tiles of one precision; kOfDense: rows of activations of a tile of expanded weights.
 struct Int8Tiles {
+  static constexpr int kOfDense = kDenseRows;
   template <typename Source, int kPanels, int kRows>
   static void run(const PanelArgs& a, int64_t row) noexcept {
 #if defined(NFLOAT_PAIR_PRODUCTS)
@@ -271,6 +282,7 @@ struct Int8Tiles {
 };
 #if defined(NFLOAT_WORD_PRODUCTS)
 struct WordTiles {
+  static constexpr int kOfDense = kDenseRows;
   template <typename Source, int kPanels, int kRows>
   static void run(const PanelArgs& a, int64_t row) noexcept {
     int8_tile<Source, WordStep<Source>, kPanels, kRows>(a, row);
@@ -278,6 +290,7 @@ struct WordTiles {
 };
 #endif
 struct Bf16Tiles {
+  static constexpr int kOfDense = kDenseBf16Rows;
   template <typename Source, int kPanels, int kRows>
   static void run(const PanelArgs& a, int64_t row) noexcept {
 #if defined(NFLOAT_PAIR_PRODUCTS)
@@ -292,14 +305,15 @@ struct Bf16Tiles {
   }
 };
 struct F32Tiles {
+  static constexpr int kOfDense = kDenseRows;
   template <typename Source, int kPanels, int kRows>
   static void run(const PanelArgs& a, int64_t row) noexcept {
     float_tile<Source, F32Step<Source>, kPanels, kRows>(a, row);
   }
 };
 
-// All rows of the block in tiles of Source::kRows, the last one of what is left.
-template <typename Tiles, typename Source, int kPanels, int kRows = Source::kRows>
+// All rows of the block in tiles of kRows, the last one of what is left.
+template <typename Tiles, typename Source, int kPanels, int kRows>
 static void all_rows(const PanelArgs& a, int64_t row) noexcept {
   for (; row + kRows <= a.m; row += kRows) Tiles::template run<Source, kPanels, kRows>(a, row);
   if constexpr (kRows > 1) {
@@ -309,7 +323,7 @@ static void all_rows(const PanelArgs& a, int64_t row) noexcept {
 
 template <typename Tiles>
 static void packed_panel(const PanelArgs& a) noexcept {
-  all_rows<Tiles, Packed, 1>(a, 0);
+  all_rows<Tiles, Packed, 1, kTileRows>(a, 0);
 }
 
 // Panels of one row: as many sums as hide an addition's latency.
@@ -331,7 +345,7 @@ static void dense_panels(const PanelArgs& a, int panels) noexcept {
   if constexpr (kPanels > 1) {
     if (panels < kPanels) return dense_panels<Tiles, kPanels - 1>(a, panels);
   }
-  all_rows<Tiles, Dense, kPanels>(a, 0);
+  all_rows<Tiles, Dense, kPanels, Tiles::kOfDense>(a, 0);
 }
 
 #if defined(NFLOAT_OWN_ORDER)
@@ -339,7 +353,7 @@ template <typename Tiles>
 static void own_panels(const PanelArgs& a, int panels) noexcept {
   static_assert(kTilePanels == 1);
   static_cast<void>(panels);
-  all_rows<Tiles, Own, 1>(a, 0);
+  all_rows<Tiles, Own, 1, Tiles::kOfDense>(a, 0);
 }
 #endif
 

@@ -20,6 +20,14 @@ struct I32x16 {
   __m256i a, b;
 };
 
+// An accumulator of a loop stays in its register. GCC otherwise keeps a second copy of each and moves it to
+// and fro at every step.
+static inline void hold(F32x16& x) noexcept {
+  asm("" : "+x"(x.a), "+x"(x.b));
+}
+static inline void hold(I32x16& x) noexcept {
+  asm("" : "+x"(x.a), "+x"(x.b));
+}
 static inline F32x16 load16(const float* from) noexcept {
   return {_mm256_loadu_ps(from), _mm256_loadu_ps(from + 8)};
 }

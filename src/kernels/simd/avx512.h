@@ -20,6 +20,14 @@ struct I32x16 {
   __m512i v;
 };
 
+// An accumulator of a loop stays in its register. GCC otherwise keeps a second copy of each and moves it to
+// and fro at every step.
+static inline void hold(F32x16& x) noexcept {
+  asm("" : "+v"(x.v));
+}
+static inline void hold(I32x16& x) noexcept {
+  asm("" : "+v"(x.v));
+}
 static inline F32x16 load16(const float* from) noexcept {
   return {_mm512_loadu_ps(from)};
 }

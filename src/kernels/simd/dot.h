@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What gemm-inl.h needs beyond wide.h. 64 bytes of packed codes hold 16 rows of 8 columns (gemm.h); each
 // header below defines
-//   kTilePanels, kTileRows, kDenseRows: the accumulators that fit this target's registers, in panels and
-//   activation rows: packed weights are one panel by kTileRows, expanded ones kTilePanels by kDenseRows, all
-//   of them twice (a group's sums and the tile's)
+//   kTilePanels, kTileRows, kDenseRows, kDenseBf16Rows: the accumulators that fit this target's registers, in
+//   panels and activation rows: packed weights are one panel by kTileRows, expanded ones kTilePanels by
+//   kDenseRows, of bf16 by kDenseBf16Rows, all of them twice (a group's sums and the tile's)
 //   kMultipliesBf16: dot2 on bf16 pairs is one instruction
 //   Bytes64, Pairs16: 64 bytes; 16 pairs of bf16; load_*, store_* at any alignment; stream_bytes(to, x): past
 //   the caches, to a multiple of 64, visible to others after stream_fence()

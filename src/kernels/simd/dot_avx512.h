@@ -15,6 +15,10 @@ namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 inline constexpr int kTilePanels = 3;
 inline constexpr int kTileRows = 8;
 inline constexpr int kDenseRows = 4;
+// Twice as many sums read the expanded weights, which come from the second cache, half as often; the tile's
+// own then wait in memory, which bf16 alone can afford: it has half as many products a register of weights as
+// int8.
+inline constexpr int kDenseBf16Rows = 8;
 inline constexpr int kMapGroups = 4;
 #if defined(__AVX512BF16__)
 inline constexpr bool kMultipliesBf16 = true;

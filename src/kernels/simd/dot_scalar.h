@@ -13,6 +13,7 @@ namespace nfloat::kernels::NFLOAT_TARGET_NAMESPACE {
 inline constexpr int kTilePanels = 1;
 inline constexpr int kTileRows = 4;
 inline constexpr int kDenseRows = 4;
+inline constexpr int kDenseBf16Rows = 4;
 inline constexpr int kMapGroups = 1;
 inline constexpr bool kMultipliesBf16 = false;
 

@@ -22,6 +22,14 @@ struct I32x16 {
 
 #define NFLOAT_EACH_PART for (int i = 0; i < 4; ++i)
 
+// An accumulator of a loop stays in its register. GCC otherwise keeps a second copy of each and moves it to
+// and fro at every step.
+static inline void hold(F32x16& x) noexcept {
+  asm("" : "+w"(x.v[0]), "+w"(x.v[1]), "+w"(x.v[2]), "+w"(x.v[3]));
+}
+static inline void hold(I32x16& x) noexcept {
+  asm("" : "+w"(x.v[0]), "+w"(x.v[1]), "+w"(x.v[2]), "+w"(x.v[3]));
+}
 static inline F32x16 load16(const float* from) noexcept {
   F32x16 x;
   std::memcpy(&x, from, sizeof x);
