@@ -36,7 +36,7 @@ struct Options {
   ModelArguments model;
   ServeOptions serve;
   int port = 8080;
-  int64_t step_milliseconds = 100, drain = 30;
+  int64_t step_milliseconds = 100, drain = 30, stall = 120;
   std::string kv_memory, api_key_file, chat_template, draft;
   std::vector<std::string> adapters;  // NAME=FOLDER
 };
@@ -123,6 +123,7 @@ void run(Options& options) {
   options.serve.port = static_cast<uint16_t>(options.port);
   options.serve.step_seconds = static_cast<double>(options.step_milliseconds) * 1e-3;
   options.serve.drain_seconds = static_cast<double>(options.drain);
+  options.serve.stall_seconds = static_cast<double>(options.stall);
   if (!options.kv_memory.empty()) options.serve.kv_bytes = parse_bytes(options.kv_memory, "--kv-memory");
   options.serve.kv_cache = parse_kv_cache(options.model.kv_cache);
   for (const std::string& adapter : options.adapters) {
@@ -159,7 +160,10 @@ void run(Options& options) {
   });
   const bool whole = server.run([&server] {
     if (ranks_lost()) server.stop();
-    if (interrupted()) tell_service_manager("STOPPING=1");
+    if (interrupted())
+      tell_service_manager("STOPPING=1");
+    else if (server.trouble().empty())
+      tell_service_manager("WATCHDOG=1");
     return interrupted();
   });
   loader.join();
@@ -234,6 +238,11 @@ void add_serve_command(const Command& app) {
   command.add_option("--tls-key", serve.tls_key, "PEM file with its key");
   command.add_option("--drain", options->drain, "Seconds that running answers may take at the end")
       .between(int64_t{0}, int64_t{86400})
+      .show_default();
+  command
+      .add_option("--stall", options->stall,
+                  "Seconds after which a step that has not ended is told as an error by /health")
+      .between(int64_t{1}, int64_t{86400})
       .show_default();
   command.add_flag("--quiet", quiet(), "No notes");
   command.callback_of_ranks([options] { run(*options); });

@@ -63,6 +63,14 @@ struct EngineUsage {
   int64_t completion_tokens = 0;  // of all choices, end tokens included
 };
 
+// Whose failure ended a request.
+enum class EngineFault : uint8_t {
+  kNone,
+  kGrammar,  // the request's own: what its grammar allows needs more of the automaton than its bound
+  kStep,     // of the step that it was in
+  kEngine    // of the engine, which takes no more requests: Engine::failure()
+};
+
 struct EngineEvent {
   uint64_t request = 0;
   int choice = 0;
@@ -73,6 +81,7 @@ struct EngineEvent {
   bool done = false;                // the request's last event; `usage` and `error` are set then
   EngineUsage usage;
   std::string error;  // why it failed; empty on success
+  EngineFault fault = EngineFault::kNone;
 };
 
 // Counts of values in ranges that end at `bounds`, each inclusive; the last count is of what is above.
@@ -91,9 +100,25 @@ struct EngineStatistics {
   uint64_t prompt_tokens = 0, cached_tokens = 0, generated_tokens = 0, steps = 0;
   uint64_t guessed_tokens = 0, guessed_right = 0;  // by draft, look-up and grammar
   uint64_t kv_bytes_used = 0, kv_bytes_limit = 0;
-  double last_step = 0;  // clock
+  uint64_t kv_page_bytes = 0;
+  int64_t kv_page_tokens = 0;
+  double last_step = 0;                             // clock
+  std::optional<double> step_began = std::nullopt;  // clock; of the step at work
   Histogram first_token_seconds, between_tokens_seconds, queue_seconds, request_seconds, step_seconds, rows,
       mask_seconds;
+};
+
+// A request that has not ended.
+struct EngineRequestState {
+  enum class Phase : uint8_t { kWaiting, kReading, kGenerating };
+
+  uint64_t number = 0;
+  Phase phase = Phase::kWaiting;
+  int choices = 1;
+  double submitted = 0;  // clock
+  int64_t prompt_tokens = 0, cached_tokens = 0;
+  int64_t generated_tokens = 0;  // of all choices
+  int64_t kv_pages = 0;          // that they hold; shared ones count for each
 };
 
 // What the keys and values of an engine may take, with what EngineOptions leave open.
@@ -125,12 +150,18 @@ class NFLOAT_API Engine {
   int64_t context() const noexcept;
 
   // Queues a request, from any thread; its number. Nothing: the queue is full. Throws kInvalidArgument: an
-  // empty prompt, one that leaves no room in the context, a token out of range, choices, sampling options.
+  // empty prompt, one that leaves no room in the context, a token out of range, choices, sampling options;
+  // kIo: the engine has failed.
   std::optional<uint64_t> submit(EngineRequest request);
   // Ends a request at the next step, from any thread: it has no further events. Unknown numbers are ignored.
   void cancel(uint64_t request);
   // As of the last step, from any thread.
   EngineStatistics statistics() const;
+  // Those that wait or run, as of the last step; oldest first. From any thread.
+  std::vector<EngineRequestState> requests() const;
+  // Why the engine works no longer: its device was lost, or a step failed in a way that leaves nothing to go
+  // on with. Every request has ended with that then. Empty: it works. From any thread.
+  std::string failure() const;
 
   // Makes ready what the first request with a grammar would wait for: some 0.1 s for 150 000 tokens.
   void prepare_grammars();

@@ -43,6 +43,8 @@ struct ServeOptions {
   // PEM files: the certificate with those that vouch for it, and its key. Empty: no TLS.
   std::string tls_certificate = {}, tls_key = {};
   double drain_seconds = 30;  // how long running answers may take to end
+  // A step that takes longer counts as stalled: until it has ended /health and new requests get 503.
+  double stall_seconds = 120;
 };
 
 // A server of the OpenAI API (chat completions, completions, models), with /health, /metrics, /tokenize and a
@@ -70,6 +72,9 @@ class NFLOAT_API Server {
   // one.
   int64_t context() const;
   uint64_t kv_bytes() const;
+  // Why requests are not taken though the model is there: the engine failed, or its step takes too long.
+  // Empty: they are. From any thread.
+  std::string trouble() const;
 
   // Serves until `ending`, asked four times a second, returns true: then new requests get 503, and running
   // answers have drain_seconds to end. False: some were broken off.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <utility>
 
 #include "base/fail.h"
@@ -13,6 +14,7 @@
 #include "model/loader.h"
 #include "model/model_state.h"
 #include "model/session_state.h"
+#include "nfloat/error.h"
 
 namespace nfloat {
 namespace {
@@ -96,6 +98,8 @@ Engine::State::State(const Model& model, const Tokenizer& text, const EngineOpti
       budget(options.step_seconds) {
   state_of(root).cache = KvCache(options.kv_cache, pool);
   statistics.kv_bytes_limit = options.kv_bytes;
+  statistics.kv_page_bytes = pool->page_bytes();
+  statistics.kv_page_tokens = page_positions;
   if (options.draft) draft_root.emplace(*options.draft);
   statistics.last_step = options.clock();
   statistics.first_token_seconds = statistics.between_tokens_seconds = statistics.queue_seconds =
@@ -133,7 +137,8 @@ std::optional<uint64_t> Engine::submit(EngineRequest request) {
   const Sampler checked(request.sampler);
 
   const std::scoped_lock lock(state.mutex);
-  if (state.open_jobs >= state.options.queue + state.options.streams) {
+  if (!state.failure.empty()) fail(ErrorCode::kIo, "{}", state.failure);
+  if (std::ssize(state.open_jobs) >= state.options.queue + state.options.streams) {
     ++state.statistics.refused;
     return std::nullopt;
   }
@@ -144,7 +149,10 @@ std::optional<uint64_t> Engine::submit(EngineRequest request) {
   job->usage.prompt_tokens = length;
   job->request = std::move(request);
   state.submitted.push_back(job);
-  ++state.open_jobs;
+  state.open_jobs[job->number] = {.number = job->number,
+                                  .choices = job->request.choices,
+                                  .submitted = job->submitted,
+                                  .prompt_tokens = length};
   ++state.statistics.requests;
   state.changed.notify_one();
   return job->number;
@@ -160,7 +168,7 @@ EngineStatistics Engine::statistics() const {
   const std::scoped_lock lock(state_->mutex);
   EngineStatistics result = state_->statistics;
   result.running = state_->admitted_jobs;
-  result.waiting = state_->open_jobs - state_->admitted_jobs;
+  result.waiting = std::ssize(state_->open_jobs) - state_->admitted_jobs;
   return result;
 }
 
@@ -209,15 +217,22 @@ void Engine::State::take_inbox() {
     gone.swap(cancelled);
   }
   for (std::shared_ptr<EngineJob>& job : jobs) {
-    for (int choice = 0; choice < job->request.choices; ++choice) {
-      SamplerOptions sampling = job->request.sampler;
-      sampling.seed = seed_of_choice(sampling.seed, choice);
-      waiting.push_back(std::make_unique<EngineStream>(tokenizer, job, choice, next_order++, sampling));
-      waiting.back()->progressed = job->submitted;
-      if (job->request.grammar)
-        waiting.back()->matcher.emplace(*job->request.grammar, vocabulary(),
-                                        job->request.generation.end_tokens);
+    std::vector<StreamPointer> streams;
+    try {
+      for (int choice = 0; choice < job->request.choices; ++choice) {
+        SamplerOptions sampling = job->request.sampler;
+        sampling.seed = seed_of_choice(sampling.seed, choice);
+        streams.push_back(std::make_unique<EngineStream>(tokenizer, job, choice, next_order++, sampling));
+        streams.back()->progressed = job->submitted;
+        if (job->request.grammar)
+          streams.back()->matcher.emplace(*job->request.grammar, vocabulary(),
+                                          job->request.generation.end_tokens);
+      }
+    } catch (const Error& error) {
+      fail(*job, error.what(), job->request.grammar ? EngineFault::kGrammar : EngineFault::kStep);
+      continue;
     }
+    std::move(streams.begin(), streams.end(), std::back_inserter(waiting));
   }
   if (!gone.empty()) remove(gone);
 }
@@ -243,7 +258,7 @@ void Engine::State::remove(const std::set<uint64_t>& numbers) {
   std::erase_if(active, of_these);
   const std::scoped_lock lock(mutex);
   for (const std::shared_ptr<EngineJob>& job : jobs) {
-    --open_jobs;
+    open_jobs.erase(job->number);
     if (job->admitted) --admitted_jobs;
     ++statistics.cancelled;
   }

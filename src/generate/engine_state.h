@@ -33,6 +33,7 @@ struct Engine::State {
   };
 
   bool step();
+  bool try_step();
   void run();
 
   // What other threads asked for.
@@ -65,7 +66,13 @@ struct Engine::State {
   EngineEvent next(EngineStream& stream, std::span<const float> logits);
   void advance_all(std::span<const Part> parts);
   void end(EngineStream& stream, EngineEvent& event);
-  void fail(std::span<const Part> parts, const std::string& why);
+  void fail(std::span<const Part> parts, const std::string& why, EngineFault fault);
+  // The events of a request that has failed; its streams are somebody else's matter.
+  void fail(EngineJob& job, const std::string& why, EngineFault fault);
+  // Ends every request, and takes no more.
+  void die(const std::string& why) noexcept;
+  void tell();
+  void note_requests();
   void finish_step(double started, int64_t prompt_tokens, int64_t decoding, int64_t guesses);
 
   // Made when it is first asked for, by any thread.
@@ -97,7 +104,9 @@ struct Engine::State {
   std::vector<std::shared_ptr<EngineJob>> submitted;
   std::set<uint64_t> cancelled;
   uint64_t next_number = 1;
-  int64_t open_jobs = 0, admitted_jobs = 0;
+  std::map<uint64_t, EngineRequestState> open_jobs;  // by number
+  int64_t admitted_jobs = 0;
+  std::string failure;
   bool stopping = false;
   EngineStatistics statistics;
 

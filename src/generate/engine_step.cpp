@@ -7,6 +7,7 @@
 #include "generate/engine_state.h"
 #include "generate/lookup.h"
 #include "model/session_state.h"
+#include "nfloat/error.h"
 
 namespace nfloat {
 namespace {
@@ -23,10 +24,9 @@ int64_t pages_for(int64_t positions, int64_t page) noexcept {
 
 }  // namespace
 
-bool Engine::State::step() {
+bool Engine::State::try_step() {
   take_inbox();
   admit();
-  events.clear();
   std::vector<Part> parts = plan();
   make_room(parts);
   if (parts.empty()) return false;
@@ -43,38 +43,50 @@ bool Engine::State::step() {
     int64_t guesses = 0;
     for (const Part& part : parts) guesses += part.guesses;
     finish_step(begun, prompt_tokens, decoding, guesses);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kIo) throw;  // the device, or what connects the ranks
+    fail(parts, error.what(), EngineFault::kStep);
+    parts.clear();
   } catch (const std::exception& error) {
-    fail(parts, error.what());
+    fail(parts, error.what(), EngineFault::kStep);
     parts.clear();
   }
   advance_all(parts);
   std::erase_if(active, [](const StreamPointer& stream) { return !stream->session; });
-  if (options.events && !events.empty()) options.events(events);
   return true;
 }
 
 // What fails here, as a grammar that grows too large, is one request's own.
 void Engine::State::advance_all(std::span<const Part> parts) {
-  std::vector<std::pair<Part, std::string>> failures;
+  struct Failure {
+    Part part;
+    std::string why;
+    EngineFault fault;
+  };
+  std::vector<Failure> failures;
   for (const Part& part : parts) {
     EngineJob& job = *part.stream->job;
     if (job.failed || part.stream->missing() + part.guesses != 0) continue;
     try {
       advance(part);
+    } catch (const Error& error) {
+      job.failed = true;
+      const bool of_grammar = part.stream->matcher && error.code() == ErrorCode::kUnsupported;
+      failures.push_back({part, error.what(), of_grammar ? EngineFault::kGrammar : EngineFault::kStep});
     } catch (const std::exception& error) {
       job.failed = true;
-      failures.emplace_back(part, error.what());
+      failures.push_back({part, error.what(), EngineFault::kStep});
     }
   }
-  for (const auto& [part, why] : failures) fail({&part, 1}, why);
+  for (const auto& [part, why, fault] : failures) fail({&part, 1}, why, fault);
 }
 
 void Engine::State::admit() {
   while (!waiting.empty() && active.size() < static_cast<size_t>(options.streams)) {
+    waiting.front()->session = root.fork();
     StreamPointer stream = std::move(waiting.front());
     waiting.erase(waiting.begin());
     EngineJob& job = *stream->job;
-    stream->session = root.fork();
     state_of(*stream->session).options.adapters = job.request.adapters;
     if (!job.admitted) {
       job.admitted = true;
@@ -174,6 +186,9 @@ void Engine::State::preempt(EngineStream& stream) {
                  std::move(own));
   const std::scoped_lock lock(mutex);
   ++statistics.preempted;
+  EngineRequestState& state = open_jobs.at(stream.job->number);
+  state.phase = EngineRequestState::Phase::kWaiting;
+  state.kv_pages = 0;
 }
 
 void Engine::State::drop_guesses(std::span<Part> parts) const {
@@ -423,32 +438,10 @@ void Engine::State::end(EngineStream& stream, EngineEvent& event) {
   event.done = true;
   event.usage = job.usage;
   const std::scoped_lock lock(mutex);
-  --open_jobs;
+  open_jobs.erase(job.number);
   --admitted_jobs;
   ++statistics.finished;
   statistics.request_seconds.add(options.clock() - job.submitted);
-}
-
-// Every request with a part in the step that failed ends.
-void Engine::State::fail(std::span<const Part> parts, const std::string& why) {
-  std::set<EngineJob*> jobs;
-  for (const Part& part : parts) {
-    EngineJob& job = *part.stream->job;
-    if (job.left == 0 || !jobs.insert(&job).second) continue;
-    EngineEvent event;
-    event.request = job.number;
-    event.done = true;
-    event.usage = job.usage;
-    event.error = why;
-    events.push_back(std::move(event));
-    const std::scoped_lock lock(mutex);
-    --open_jobs;
-    --admitted_jobs;
-    ++statistics.failed;
-  }
-  const auto failed = [&](const StreamPointer& stream) { return jobs.count(stream->job.get()) != 0; };
-  std::erase_if(waiting, failed);
-  std::erase_if(active, failed);
 }
 
 void Engine::State::finish_step(double started, int64_t prompt_tokens, int64_t decoding, int64_t guesses) {

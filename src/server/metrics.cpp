@@ -107,6 +107,45 @@ Json Server::State::properties() const {
             {"max_tokens", options.max_tokens > 0 ? options.max_tokens : model->engine.context()}}}};
 }
 
+Json Server::State::requests() const {
+  using Phase = EngineRequestState::Phase;
+  const std::shared_ptr<ServedModel> model = served();
+  const EngineStatistics statistics = model->engine.statistics();
+  const double time = now();
+  Json list = Json::array();
+  for (const EngineRequestState& one : model->engine.requests()) {
+    Json entry{{"object", "request"},
+               {"state", one.phase == Phase::kWaiting   ? "waiting"
+                         : one.phase == Phase::kReading ? "reading"
+                                                        : "generating"},
+               {"choices", one.choices},
+               {"seconds", std::max(0.0, time - one.submitted)},
+               {"prompt_tokens", one.prompt_tokens},
+               {"cached_tokens", one.cached_tokens},
+               {"completion_tokens", one.generated_tokens},
+               {"kv_pages", one.kv_pages}};
+    if (const auto found = live.find(one.number); found != live.end()) {
+      entry["id"] = found->second.first->id;
+      entry["model"] = found->second.first->model;
+      entry["prompt_index"] = found->second.second;
+      entry["stream"] = found->second.first->stream;
+    }
+    list.push_back(std::move(entry));
+  }
+  const uint64_t page = std::max<uint64_t>(statistics.kv_page_bytes, 1);
+  return {{"object", "list"},
+          {"running", statistics.running},
+          {"waiting", statistics.waiting},
+          {"streams", options.streams},
+          {"queue", options.queue},
+          {"kv",
+           {{"page_tokens", statistics.kv_page_tokens},
+            {"page_bytes", statistics.kv_page_bytes},
+            {"pages_used", statistics.kv_bytes_used / page},
+            {"pages_limit", statistics.kv_bytes_limit / page}}},
+          {"data", std::move(list)}};
+}
+
 std::string Server::State::metrics() const {
   Exposition out;
   out.head("requests_total", "counter", "Answers by HTTP status.");
@@ -146,6 +185,11 @@ std::string Server::State::metrics() const {
   out.value("kv_bytes_limit", "gauge", "Their budget.", now.kv_bytes_limit);
   out.value("kv_cache_usage_perc", "gauge", "Used part of the budget, 0 to 1.",
             static_cast<double>(now.kv_bytes_used) / static_cast<double>(now.kv_bytes_limit));
+  out.value("engine_up", "gauge", "1: the engine works; 0: it failed, or its step does not end.",
+            model->engine.failure().empty() && !stalls.stalled(this->now(), now.step_began) ? 1 : 0);
+  out.value("engine_stalls_total", "counter", "Steps that took longer than a step may.", stalls.count());
+  out.value("step_running_seconds", "gauge", "How long the batch at work has run; 0: none runs.",
+            now.step_began ? this->now() - *now.step_began : 0.0);
   out.value("last_step_age_seconds", "gauge", "Time since the last batch ended.",
             this->now() - now.last_step);
   out.histogram("time_to_first_token_seconds", "From a request to its first token.", now.first_token_seconds);

@@ -26,6 +26,7 @@ enum class Route : uint8_t {
   kPage,
   kHealth,
   kMetrics,
+  kRequests,
   kModels,
   kModel,
   kProperties,
@@ -46,6 +47,7 @@ constexpr RouteEntry kRoutes[] = {{"/", false, Route::kPage},
                                   {"/v1/health", false, Route::kHealth},
                                   {"/metrics", false, Route::kMetrics},
                                   {"/props", false, Route::kProperties},
+                                  {"/v1/requests", false, Route::kRequests},
                                   {"/v1/models", false, Route::kModels},
                                   {"/v1/chat/completions", true, Route::kChat},
                                   {"/v1/completions", true, Route::kCompletions},
@@ -79,20 +81,6 @@ HttpHeaders page_headers(std::string_view path) {
       {"Referrer-Policy", "no-referrer"},
       {"Cross-Origin-Opener-Policy", "same-origin"},
       {"Cache-Control", "no-cache"}};
-}
-
-std::string without_port(std::string_view host) {
-  const size_t bracket = host.rfind(']');
-  const size_t colon = host.rfind(':');
-  if (colon == std::string_view::npos || (bracket != std::string_view::npos && colon < bracket))
-    return std::string(host);
-  return std::string(host.substr(0, colon));
-}
-
-bool is_number_address(std::string_view host) noexcept {
-  return (host.starts_with('[') && host.find_first_not_of("0123456789abcdef:.", 1) == host.size() - 1 &&
-          host.ends_with(']')) ||
-         host.find_first_not_of("0123456789.") == std::string_view::npos;
 }
 
 // Whatever parameters follow, as "; charset=utf-8".
@@ -216,6 +204,7 @@ Grammar grammar_of_calls(GrammarCache& cache, const ChatRequest& request) {
 struct Prepared {
   std::unique_ptr<ApiAnswer> answer;
   std::vector<EngineRequest> requests;
+  std::string id, model;
   bool stream = false, include_usage = false;
 };
 
@@ -251,7 +240,10 @@ Prepared prepare_chat(ServedModel& served, const ServeOptions& options, ChatRequ
       if (const auto token = served.tokenizer.token_id(mark); token && served.tokenizer.is_special(*token))
         generation.shown.push_back(*token);
   result.requests.back().grammar = std::move(grammar);
-  result.answer = make_chat_answer(head_of(served, "chatcmpl-", request), request, served.tokenizer);
+  AnswerHead head = head_of(served, "chatcmpl-", request);
+  result.id = head.id;
+  result.model = head.model;
+  result.answer = make_chat_answer(std::move(head), request, served.tokenizer);
   return result;
 }
 
@@ -279,8 +271,11 @@ Prepared prepare_completion(ServedModel& served, const ServeOptions& options,
     result.requests.back().grammar = grammar;
     prompts.push_back(std::move(tokens));
   }
-  result.answer = make_completion_answer(head_of(served, "cmpl-", request), request, std::move(texts),
-                                         std::move(prompts), served.tokenizer);
+  AnswerHead head = head_of(served, "cmpl-", request);
+  result.id = head.id;
+  result.model = head.model;
+  result.answer = make_completion_answer(std::move(head), request, std::move(texts), std::move(prompts),
+                                         served.tokenizer);
   return result;
 }
 
@@ -341,30 +336,6 @@ std::optional<ApiError> refusal_of(const std::function<void()>& work) {
 
 }  // namespace
 
-void Server::State::check_host(const HttpRequest& request) const {
-  const std::string host = in_lower_case(without_port(request.header("host")));
-  if (host.empty()) throw ApiError{400, "the request has no Host header"};
-  if (is_loopback(host) || host == options.host || "[" + options.host + "]" == host) return;
-  if (std::find(options.allowed_hosts.begin(), options.allowed_hosts.end(), host) !=
-      options.allowed_hosts.end())
-    return;
-  if (!loopback && is_number_address(host)) return;
-  throw ApiError{403, fmt::format("{} is not a name of this server", host), "", "host_not_allowed"};
-}
-
-void Server::State::check_key(const HttpRequest& request) const {
-  if (options.api_keys.empty()) return;
-  std::string_view given = request.header("authorization");
-  static constexpr std::string_view kBearer = "bearer ";
-  if (in_lower_case(given.substr(0, kBearer.size())) == kBearer)
-    given.remove_prefix(std::min(given.find_first_not_of(' ', kBearer.size()), given.size()));
-  else
-    given = request.header("x-api-key");
-  bool known = false;
-  for (const std::string& key : options.api_keys) known = equal_secrets(given, key) || known;
-  if (!known) throw ApiError{401, "the API key is missing or not known", "", "invalid_api_key"};
-}
-
 void Server::State::handle(std::shared_ptr<HttpExchange> exchange) {
   try {
     route(exchange);
@@ -402,12 +373,14 @@ void Server::State::route(const std::shared_ptr<HttpExchange>& exchange) {
     case Route::kPage:
       return respond(exchange, 200, page_headers(request.path), std::string(page_part(request.path)));
     case Route::kHealth:
-      served();
+      expect_working(*served());
       if (draining) throw ApiError{503, "the server is shutting down", "", "shutting_down", 1};
       return respond(exchange, Json{{"status", "ok"}});
     case Route::kMetrics:
       return respond(exchange, 200, {{"Content-Type", "text/plain; version=0.0.4; charset=utf-8"}},
                      metrics());
+    case Route::kRequests:
+      return respond(exchange, requests());
     case Route::kModels:
       return respond(exchange, models(""));
     case Route::kModel:
@@ -435,6 +408,7 @@ void Server::State::check_model(const ServedModel& model, const std::string& nam
 void Server::State::generate(const std::shared_ptr<HttpExchange>& exchange, bool chat) {
   if (draining) throw ApiError{503, "the server is shutting down", "", "shutting_down", 1};
   const std::shared_ptr<ServedModel> model = served();
+  expect_working(*model);
   http.background([this, exchange = exchange, model, chat]() mutable {
     auto prepared = std::make_shared<Prepared>();
     const std::optional<ApiError> error = refusal_of([&] {
@@ -461,6 +435,8 @@ void Server::State::generate(const std::shared_ptr<HttpExchange>& exchange, bool
       work->exchange = exchange;
       work->served = model;
       work->answer = std::move(prepared->answer);
+      work->id = prepared->id;
+      work->model = prepared->model;
       work->stream = prepared->stream;
       work->include_usage = prepared->include_usage;
       try {

@@ -120,6 +120,7 @@ static ServeOptions with_lower_hosts(ServeOptions options) {
 Server::State::State(const ServeOptions& given)
     : options(with_lower_hosts(given)),
       loopback(is_loopback(given.host)),
+      stalls(given.stall_seconds),
       http(
           given.host, given.port, {}, {given.tls_certificate, given.tls_key},
           [this](std::shared_ptr<HttpExchange> exchange) { handle(std::move(exchange)); },
@@ -181,6 +182,20 @@ uint64_t Server::kv_bytes() const {
   return state_->opened ? state_->opened->engine.statistics().kv_bytes_limit : 0;
 }
 
+std::string Server::trouble() const {
+  try {
+    std::shared_ptr<ServedModel> model;
+    {
+      const std::scoped_lock lock(state_->mutex);
+      model = state_->opened;
+    }
+    if (model) state_->expect_working(*model);
+    return {};
+  } catch (const ApiError& error) {
+    return error.message;
+  }
+}
+
 bool Server::run(const std::function<bool()>& ending) {
   state_->ending = ending;
   state_->http.after(kTick, [this] { state_->tick(); });
@@ -202,9 +217,21 @@ std::shared_ptr<ServedModel> Server::State::served() const {
   return opened;
 }
 
+void Server::State::expect_working(const ServedModel& model) const {
+  if (const std::string why = model.engine.failure(); !why.empty())
+    throw ApiError{503, "the engine has failed and takes no more requests: " + why, "", "engine_failed"};
+  if (const auto taken = stalls.stalled(now(), model.engine.statistics().step_began))
+    throw ApiError{503, fmt::format("the engine's step has not ended for {:.0f} seconds", *taken), "",
+                   "engine_stalled", 10};
+}
+
 // Keeps silent streams open, and ends the server when that is wanted.
 void Server::State::tick() {
   const double time = now();
+  {
+    const std::scoped_lock lock(mutex);
+    if (opened) stalls.look(time, opened->engine.statistics().step_began);
+  }
   std::vector<std::shared_ptr<ServerWork>> works;
   for (const auto& [number, work] : live)
     if (works.empty() || works.back() != work.first) works.push_back(work.first);
@@ -255,6 +282,7 @@ void Server::State::submit(const std::shared_ptr<ServerWork>& work, std::vector<
   if (work->exchange->gone()) return;
   if (draining) throw ApiError{503, "the server is shutting down", "", "shutting_down", 1};
   Engine& engine = work->served->engine;
+  expect_working(*work->served);
   const size_t most = static_cast<size_t>(options.streams) + static_cast<size_t>(options.queue);
   if (requests.size() > most)
     bad_field("prompt", "prompt has {} prompts, this server holds at most {} at a time", requests.size(),
@@ -300,13 +328,24 @@ void Server::State::send(ServerWork& work, const std::string& text) {
   work.exchange->write(text);
 }
 
+static ApiError error_of(const EngineEvent& event) {
+  switch (event.fault) {
+    case EngineFault::kGrammar:
+      return {400, event.error, "response_format", "grammar_too_large"};
+    case EngineFault::kEngine:
+      return {503, "the engine has failed: " + event.error, "", "engine_failed"};
+    default:
+      return {500, event.error};
+  }
+}
+
 void Server::State::take(const std::vector<EngineEvent>& events) {
   for (const EngineEvent& event : events) {
     const auto found = live.find(event.request);
     if (found == live.end()) continue;
     const auto [work, prompt] = found->second;
     if (!event.error.empty()) {
-      fail(work, {500, event.error});
+      fail(work, error_of(event));
       continue;
     }
     const std::string text = work->answer->take(prompt, event);

@@ -23,6 +23,7 @@
 #include "server/api_error.h"
 #include "server/api_request.h"
 #include "server/http.h"
+#include "server/stall_watch.h"
 
 namespace nfloat {
 
@@ -69,7 +70,7 @@ struct ServerWork {
   std::shared_ptr<HttpExchange> exchange;
   std::shared_ptr<ServedModel> served;
   std::unique_ptr<ApiAnswer> answer;
-  std::string id;
+  std::string id, model;
   bool stream = false, include_usage = false, begun = false;
   std::vector<uint64_t> numbers;  // of its engine requests
   size_t open = 0;                // of those, not ended
@@ -102,10 +103,13 @@ struct Server::State {
   void fail(const std::shared_ptr<ServerWork>& work, const ApiError& error);
   void forget(const ServerWork& work, bool cancel);
   void tick();
+  // Throws a 503 where requests cannot be served though there is a model.
+  void expect_working(const ServedModel& model) const;
 
   Json models(const std::string& only) const;
   Json properties() const;
   std::string metrics() const;
+  Json requests() const;
   void small_post(const std::shared_ptr<HttpExchange>& exchange);
 
   double now() const;
@@ -120,6 +124,7 @@ struct Server::State {
   bool draining = false, whole = true;
   double drain_until = 0;
   int quiet_ticks = 0;
+  StallWatch stalls;
 
   mutable std::mutex mutex;
   std::shared_ptr<ServedModel> opened;  // under the mutex

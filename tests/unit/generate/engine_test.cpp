@@ -9,6 +9,8 @@
 #include <map>
 #include <thread>
 
+#include "base/fail.h"
+#include "engine/linear_id.h"
 #include "nfloat/error.h"
 #include "nfloat/synthetic.h"
 #include "support/paths.h"
@@ -420,6 +422,71 @@ TEST_F(Engines, DraftsDoNotChangeTheDistribution) {
   ASSERT_GT(freedom, 6);
   // Mean `freedom`, variance twice that.
   EXPECT_LT(chi_square, freedom + 4 * std::sqrt(2.0 * freedom)) << freedom;
+}
+
+// Fails the pass that it is asked to see.
+class Failing : public LinearObserver {
+ public:
+  explicit Failing(ErrorCode code) : code_(code) {}
+  void input(const LinearId&, const ActivationRows&) override {}
+  void output(const LinearId&, const ActivationRows&, float*, int64_t) override {
+    fail(code_, "the card has gone");
+  }
+
+ private:
+  ErrorCode code_;
+};
+
+TEST_F(Engines, ALostDeviceEndsEveryRequestAndTheEngine) {
+  Engine engine(model(), tokenizer(), options({.streams = 1}));
+  const uint64_t running = engine.submit(request(kPrompts[0], 100)).value();
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(engine.step());
+  EngineRequest lost = request(kPrompts[1], 4);
+  lost.adapters = std::make_shared<Failing>(ErrorCode::kOutOfMemory);
+  const uint64_t small = engine.submit(lost).value();
+  engine.cancel(running);
+  engine.step();
+  EXPECT_EQ(outcomes_[small].error, "the card has gone");
+  EXPECT_EQ(engine.failure(), "") << "a step without memory ends its own requests";
+  lost.adapters = std::make_shared<Failing>(ErrorCode::kIo);
+  const uint64_t first = engine.submit(lost).value();
+  const uint64_t second = engine.submit(request(kPrompts[2], 4)).value();
+  EXPECT_FALSE(engine.step());
+  for (const uint64_t number : {first, second}) {
+    EXPECT_TRUE(outcomes_[number].done);
+    EXPECT_EQ(outcomes_[number].error, "the card has gone");
+  }
+  EXPECT_EQ(engine.failure(), "the card has gone");
+  EXPECT_EQ(engine.statistics().running + engine.statistics().waiting, 0);
+  EXPECT_TRUE(engine.requests().empty());
+  EXPECT_THROW(engine.submit(request(kPrompts[3])), Error);
+  engine.cancel(first);
+  EXPECT_FALSE(engine.step());
+}
+
+TEST_F(Engines, TellTheirRequests) {
+  using Phase = EngineRequestState::Phase;
+  Engine engine(model(), tokenizer(), options({.streams = 2}));
+  EngineRequest two = request(kPrompts[0], 200);
+  two.choices = 2;
+  now_ = 5;
+  const uint64_t first = engine.submit(two).value(), second = engine.submit(request(kPrompts[1], 2)).value();
+  for (int i = 0; i < 160; ++i) engine.step();
+  const std::vector<EngineRequestState> all = engine.requests();
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[0].number, first);
+  EXPECT_EQ(all[0].phase, Phase::kGenerating);
+  EXPECT_NEAR(all[0].submitted, 5, 1e-9);
+  // Each of the two is in its second page of 128.
+  EXPECT_EQ(engine.statistics().kv_page_tokens, 128);
+  EXPECT_EQ(all[0].kv_pages, 4);
+  EXPECT_GT(all[0].generated_tokens, 256);
+  EXPECT_EQ(all[1].number, second);
+  EXPECT_EQ(all[1].phase, Phase::kWaiting);
+  EXPECT_EQ(all[1].prompt_tokens, std::ssize(prompt(kPrompts[1])));
+  while (engine.step()) {
+  }
+  EXPECT_TRUE(engine.requests().empty());
 }
 
 TEST_F(Engines, AThreadOfItsOwnRunsWhatIsSubmitted) {

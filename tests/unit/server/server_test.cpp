@@ -12,11 +12,15 @@
 #include <map>
 #include <thread>
 
+#include "base/fail.h"
 #include "base/json.h"
 #include "base/state_of.h"
+#include "engine/linear_id.h"
+#include "model/model_state.h"
 #include "nfloat/error.h"
 #include "nfloat/generate.h"
 #include "nfloat/serve.h"
+#include "server/stall_watch.h"
 #include "support/paths.h"
 #include "tune/adapter.h"
 #include "tune/adapter_file.h"
@@ -79,6 +83,7 @@ class Servers : public ::testing::Test {
     thread_ = std::thread([this] { whole_ = server_->run([this] { return ending_.load(); }); });
     if (open) this->open();
   }
+  void open(const Model& model) { server_->open(model, testing::source_path("/models/nfloat-tiny")); }
   void open() {
     static const std::string folder = testing::source_path("/models/nfloat-tiny");
     static const Model model = Model::load(folder, {.precision = Precision::kInt8, .threads = 1});
@@ -465,6 +470,127 @@ TEST_F(Servers, KeysAreAskedForWhereThereAreSome) {
   EXPECT_EQ(status(get("/v1/models", "authorization: bearer other\r\n")), 200);
   EXPECT_EQ(status(get("/health")), 200);
   EXPECT_THROW(Server({.host = "0.0.0.0", .port = 0}), Error);
+}
+
+// Stands for a device: its products wait while `held`, and are lost with `lost`.
+class BadDevice : public LinearObserver {
+ public:
+  void input(const LinearId&, const ActivationRows&) override {}
+  void output(const LinearId&, const ActivationRows&, float*, int64_t) override {
+    if (++products_ == hold_at) held = true;
+    while (held) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    if (lost) fail(ErrorCode::kIo, "the device vulkan:0 (a card) has failed: VK_ERROR_DEVICE_LOST");
+  }
+  int64_t hold_at = -1;  // products
+  std::atomic<bool> held{false}, lost{false};
+
+ private:
+  int64_t products_ = 0;
+};
+
+TEST_F(Servers, ALostDeviceEndsRequestsAndHealth) {
+  const auto device = std::make_shared<BadDevice>();
+  const Model model = Model::load(testing::source_path("/models/nfloat-tiny"), {.threads = 1});
+  state_of(model).beside = device;
+  start({.streams = 1}, false);
+  open(model);
+  EXPECT_EQ(status(get("/health")), 200);
+  EXPECT_EQ(status(post("/v1/chat/completions", chat(2))), 200);
+  EXPECT_EQ(metric("engine_up"), 1);
+  device->held = true;
+  Connection running(port_), queued(port_);
+  running.send(request("POST", "/v1/chat/completions", chat(400, true).dump()));
+  queued.send(request("POST", "/v1/chat/completions", chat(400, false).dump()));
+  for (int i = 0; i < 500 && metric("requests_running") + metric("requests_waiting") < 1.5; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  device->lost = true;
+  device->held = false;
+  for (const std::string& answer :
+       {running.receive(), queued.receive(), get("/health"), post("/v1/chat/completions", chat(2)),
+        post("/v1/completions", chat(2))}) {
+    EXPECT_EQ(status(answer), 503) << answer;
+    EXPECT_NE(answer.find("VK_ERROR_DEVICE_LOST"), std::string::npos) << answer;
+    EXPECT_EQ(body(answer)["error"]["code"], "engine_failed");
+    EXPECT_EQ(body(answer)["error"]["type"], "service_unavailable");
+  }
+  EXPECT_NE(server_->trouble().find("VK_ERROR_DEVICE_LOST"), std::string::npos);
+  EXPECT_EQ(metric("engine_up"), 0);
+  EXPECT_EQ(metric("requests_running") + metric("requests_waiting"), 0);
+  EXPECT_EQ(status(get("/v1/models")), 200);
+}
+
+TEST_F(Servers, AStepThatDoesNotEndIsToldUntilItDoes) {
+  const auto device = std::make_shared<BadDevice>();
+  const Model model = Model::load(testing::source_path("/models/nfloat-tiny"), {.threads = 1});
+  state_of(model).beside = device;
+  start({.stall_seconds = 0.2}, false);
+  open(model);
+  device->held = true;
+  Connection running(port_);
+  running.send(request("POST", "/v1/chat/completions", chat(3).dump()));
+  std::string health;
+  for (int i = 0; i < 1000 && status(health = get("/health")) == 200; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(body(health)["error"]["code"], "engine_stalled");
+  EXPECT_EQ(status(post("/v1/chat/completions", chat(2))), 503);
+  for (int i = 0; i < 1000 && metric("engine_stalls_total") < 1; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_EQ(metric("engine_up"), 0);
+  EXPECT_GT(metric("step_running_seconds"), 0.2);
+  device->held = false;
+  EXPECT_EQ(status(running.receive()), 200);
+  EXPECT_EQ(status(get("/health")), 200);
+  EXPECT_GE(metric("engine_stalls_total"), 1);
+}
+
+TEST_F(Servers, TellWhatIsAtWorkAndNoText) {
+  const auto device = std::make_shared<BadDevice>();
+  const Model model = Model::load(testing::source_path("/models/nfloat-tiny"), {.threads = 1});
+  state_of(model).beside = device;
+  start({.streams = 1, .api_keys = {"secret"}}, false);
+  open(model);
+  device->hold_at = 500;  // in the middle of the first answer
+  const std::string key = "Authorization: Bearer secret\r\n";
+  EXPECT_EQ(status(get("/v1/requests")), 401);
+  EXPECT_EQ(body(get("/v1/requests", key))["data"].size(), 0u);
+  Connection running(port_), queued(port_);
+  running.send(request("POST", "/v1/chat/completions", chat(400, true).dump(), key));
+  const std::string begun = running.receive("data:");
+  for (int i = 0; i < 1000 && !device->held; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  queued.send(request("POST", "/v1/completions", R"({"prompt": "quokka", "max_tokens": 3})", key));
+  Json all;
+  for (int i = 0; i < 1000; ++i) {
+    all = body(get("/v1/requests", key));
+    if (all["data"].size() == 2) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  ASSERT_EQ(all["data"].size(), 2u) << all.dump();
+  const Json& first = all["data"][0];
+  EXPECT_NE(begun.find(first["id"].text()), std::string::npos) << first.dump();
+  EXPECT_EQ(first["state"], "generating");
+  EXPECT_EQ(first["stream"], true);
+  EXPECT_GE(first["completion_tokens"].get<int64_t>(), 1);
+  EXPECT_GE(first["kv_pages"].get<int64_t>(), 1);
+  EXPECT_EQ(all["data"][1]["state"], "waiting");
+  EXPECT_EQ(all["data"][1]["kv_pages"].get<int64_t>(), 0);
+  EXPECT_EQ(all["running"].get<int64_t>(), 1);
+  EXPECT_EQ(all["waiting"].get<int64_t>(), 1);
+  EXPECT_EQ(all.dump().find("quokka"), std::string::npos);
+  device->held = false;
+}
+
+TEST(StallWatches, CountEachStepOnce) {
+  StallWatch watch(10);
+  watch.look(5, std::nullopt);
+  watch.look(15, 5);
+  EXPECT_EQ(watch.count(), 0u);
+  watch.look(15.5, 5);
+  watch.look(20, 5);
+  EXPECT_EQ(watch.count(), 1u);
+  EXPECT_FALSE(watch.stalled(20, 15).has_value());
+  EXPECT_NEAR(watch.stalled(26, 15).value(), 11, 1e-9);
+  watch.look(26, 15);
+  EXPECT_EQ(watch.count(), 2u);
 }
 
 TEST_F(Servers, TheEndWaitsForRunningAnswers) {
