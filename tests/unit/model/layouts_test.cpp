@@ -551,7 +551,7 @@ TEST_P(Layouts, RanksGiveTheSameBits) {
   for (const std::string& folder : {random_.folder.path(), nf4}) {
     const auto expected = testing::logits_of(folder, tokens, nullptr, {});
     for (const std::vector<double>& shares :
-         {std::vector<double>{1}, {1, 1}, {1, 1, 1}, {1, 1, 1, 1}, {3, 1}}) {
+         {std::vector<double>{1}, {1, 1}, {1, 1, 1}, {1, 1, 1, 1}, {3, 1}, {5, 1, 2}}) {
       const auto found = testing::logits_by_ranks(folder, tokens, shares);
       ASSERT_EQ(found.size(), shares.size());
       for (const auto& rank : found)
