@@ -89,7 +89,11 @@ void open(const Options& options, Server& server, const std::string& folder) {
   note("Memory: weights {}, keys and values at most {} for {} of up to {}.\n",
        format_bytes(model.memory().resident_bytes()), format_bytes(server.kv_bytes()),
        count_of(options.serve.streams, "stream"), count_of(server.context(), "token"));
-  note("Ready: API at {}/v1, page at {}/\n", server.address(), server.address());
+  const std::string address = server.address();
+  if (address.starts_with("unix:"))
+    note("Ready: API and page at {}\n", address);
+  else
+    note("Ready: API at {}/v1, page at {}/\n", address, address);
   tell_service_manager("READY=1");
 }
 
@@ -145,6 +149,7 @@ void run(Options& options) {
   if (!options.api_key_file.empty()) options.serve.api_keys = read_keys(options.api_key_file);
   if (!options.chat_template.empty())
     options.serve.chat_template = read_text(options.chat_template, kMostFileBytes);
+  options.serve.listening = sockets_of_service_manager();
   check(options, folder);
   catch_interrupts();
   Server server(options.serve);
@@ -188,7 +193,9 @@ void add_serve_command(const Command& app) {
   add_model_options(command, options->model);
   ServeOptions& serve = options->serve;
   serve.look_up = 7;
-  command.add_option("--host", serve.host, "Address to listen on").show_default();
+  command
+      .add_option("--host", serve.host, "Address to listen on, or unix:PATH for a socket of this user alone")
+      .show_default();
   command.add_option("--port", options->port, "Port; 0: a free one").between(0, 65535).show_default();
   command.add_option("--streams", serve.streams, "Sequences that are continued together")
       .between(1, 512)

@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "service_manager.h"
 
+#include <fmt/format.h>
+
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <cstddef>
 #include <cstdlib>
+#include <string>
+#include <system_error>
+
+#include "command_line.h"
 
 namespace nfloat::cli {
 
@@ -27,6 +34,21 @@ void tell_service_manager(std::string_view state) noexcept {
   [[maybe_unused]] const ssize_t sent = ::sendto(file, state.data(), state.size(), MSG_NOSIGNAL,
                                                  reinterpret_cast<const sockaddr*>(&address), length);
   ::close(file);
+}
+
+std::vector<int> sockets_of_service_manager() {
+  static constexpr int kFirst = 3, kMost = 64;
+  const char* const process = std::getenv("LISTEN_PID");
+  const char* const count = std::getenv("LISTEN_FDS");
+  if (process == nullptr || count == nullptr || process != std::to_string(::getpid())) return {};
+  const std::string_view text = count;
+  int number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || number < 0 || number > kMost)
+    throw UsageError(fmt::format("LISTEN_FDS is '{}', expected 0 to {}", text, kMost));
+  std::vector<int> sockets;
+  for (int i = 0; i < number; ++i) sockets.push_back(kFirst + i);
+  return sockets;
 }
 
 }  // namespace nfloat::cli

@@ -22,12 +22,15 @@ struct ServedAdapter {
 };
 
 struct ServeOptions {
-  std::string host = "127.0.0.1";  // an IP address, or localhost
+  std::string host = "127.0.0.1";  // an IP address, localhost, or unix:PATH (a socket of its owner alone)
   uint16_t port = 8080;            // 0: a free one
-  int streams = 8;                 // sequences that are continued together
-  int queue = 64;                  // requests that may wait
-  int64_t context = 0;             // tokens of one sequence; 0: the model's context
-  uint64_t kv_bytes = 0;           // EngineOptions::kv_bytes
+  // Sockets that listen already, as service managers hand them over: in place of host and port. The server
+  // closes them.
+  std::vector<int> listening = {};
+  int streams = 8;        // sequences that are continued together
+  int queue = 64;         // requests that may wait
+  int64_t context = 0;    // tokens of one sequence; 0: the model's context
+  uint64_t kv_bytes = 0;  // EngineOptions::kv_bytes
   KvCacheType kv_cache = KvCacheType::kAuto;
   double step_seconds = 0.1;    // longest step with a piece of a prompt
   int64_t max_tokens = 0;       // of an answer whose request names no limit; 0: what the context has room for
@@ -51,14 +54,16 @@ struct ServeOptions {
 // page to talk with the model. It listens from construction on and answers 503 until a model is opened.
 class NFLOAT_API Server {
  public:
-  // Throws kInvalidArgument (address; not loopback without keys; certificate and key), kIo (in use, not
+  // Throws kInvalidArgument (address; not loopback without keys; certificate and key), kAlreadyExists (at the
+  // path of the Unix socket is something else, or a server), kIo (in use, not
   // permitted), kUnsupported (TLS in a build without OpenSSL).
   explicit Server(const ServeOptions& options);
   ~Server();
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  std::string address() const;  // "http://127.0.0.1:8080"
+  // Of the first socket: "http://127.0.0.1:8080", or "unix:/run/nfloat.sock".
+  std::string address() const;
 
   // Serves `model`, which came from `path` with tokenizer, template and generation_config.json, from now on.
   // `draft`: EngineOptions::draft. Of models over ranks this is rank 0, which leads the others

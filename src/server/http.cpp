@@ -15,12 +15,14 @@
 #include <boost/beast/http.hpp>
 
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
 #include <deque>
+#include <list>
 #include <optional>
 #include <set>
 #include <vector>
@@ -56,7 +58,7 @@ class HttpConnection;
 struct HttpServer::State {
   State(const HttpLimits& given, const HttpTls& files, Handler handle, ErrorBody body)
       : limits(given), tls(make_tls(files)), handler(std::move(handle)), error_body(std::move(body)) {}
-  void accept();
+  void accept(tcp::acceptor& acceptor);
 
   HttpLimits limits;
   std::unique_ptr<TlsContext> tls;
@@ -64,7 +66,7 @@ struct HttpServer::State {
   ErrorBody error_body;
   std::set<HttpConnection*> connections;  // which end with `io`
   net::io_context io{1};
-  tcp::acceptor acceptor{io};
+  std::list<tcp::acceptor> acceptors;
   net::thread_pool worker{1};
 };
 
@@ -380,8 +382,8 @@ class HttpConnection final : public HttpExchange, public std::enable_shared_from
   std::array<char, 4096> dropped_;
 };
 
-void HttpServer::State::accept() {
-  acceptor.async_accept([this](beast::error_code error, tcp::socket socket) {
+void HttpServer::State::accept(tcp::acceptor& acceptor) {
+  acceptor.async_accept([this, &acceptor](beast::error_code error, tcp::socket socket) {
     if (!acceptor.is_open()) return;
     if (!error) {
       const bool full = connections.size() >= static_cast<size_t>(limits.connections);
@@ -391,36 +393,34 @@ void HttpServer::State::accept() {
       else
         connection->start();
     }
-    accept();
+    accept(acceptor);
   });
 }
 
-HttpServer::HttpServer(const std::string& address, uint16_t port, const HttpLimits& limits,
-                       const HttpTls& tls, Handler handler, ErrorBody error_body)
-    : state_(std::make_unique<State>(limits, tls, std::move(handler), std::move(error_body))) {
-  beast::error_code error;
-  const auto host = net::ip::make_address(address == "localhost" ? "127.0.0.1" : address, error);
-  if (error) fail(ErrorCode::kInvalidArgument, "{} is not an IP address to listen on", address);
-  const tcp::endpoint endpoint(host, port);
-  tcp::acceptor& acceptor = state_->acceptor;
-  acceptor.open(endpoint.protocol(), error);
-  if (!error) acceptor.set_option(net::socket_base::reuse_address(true), error);
-  if (!error) acceptor.bind(endpoint, error);
-  if (!error) acceptor.listen(net::socket_base::max_listen_connections, error);
-  if (error) fail(ErrorCode::kIo, "{} port {}: {}", address, port, error.message());
+HttpServer::HttpServer(std::span<const int> listening, const HttpLimits& limits, const HttpTls& tls,
+                       Handler handler, ErrorBody error_body) {
+  size_t taken = 0;
+  try {
+    state_ = std::make_unique<State>(limits, tls, std::move(handler), std::move(error_body));
+    for (const int file : listening) {
+      beast::error_code error;
+      // Of a Unix socket too: nothing here asks for what only TCP has.
+      state_->acceptors.emplace_back(state_->io).assign(tcp::v4(), file, error);
+      if (error) fail(ErrorCode::kIo, "a socket that listens: {}", error.message());
+      ++taken;
+    }
+  } catch (...) {
+    for (const int file : listening.subspan(taken)) ::close(file);
+    throw;
+  }
 }
 
 HttpServer::~HttpServer() {
   state_->worker.join();
 }
 
-uint16_t HttpServer::port() const noexcept {
-  beast::error_code ignored;
-  return state_->acceptor.local_endpoint(ignored).port();
-}
-
 void HttpServer::run() {
-  state_->accept();
+  for (tcp::acceptor& acceptor : state_->acceptors) state_->accept(acceptor);
   const auto work = net::make_work_guard(state_->io);
   state_->io.run();
 }
@@ -437,7 +437,7 @@ void HttpServer::stop() {
 
 void HttpServer::stop_accepting() {
   beast::error_code ignored;
-  state_->acceptor.close(ignored);
+  for (tcp::acceptor& acceptor : state_->acceptors) acceptor.close(ignored);
 }
 
 void HttpServer::post(std::function<void()> work) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -65,15 +66,14 @@ class HttpServer {
   using ErrorBody =
       std::function<std::pair<HttpHeaders, std::string>(int status, const std::string& message)>;
 
-  // Listens from now on; port 0: a free one. Throws kInvalidArgument (address; certificate and key that are
-  // none or do not fit), kIo (in use, not allowed), kUnsupported (TLS in a build without OpenSSL).
-  HttpServer(const std::string& address, uint16_t port, const HttpLimits& limits, const HttpTls& tls,
-             Handler handler, ErrorBody error_body);
+  // `listening`: sockets that listen, which are its own from now on. Throws kInvalidArgument (certificate and
+  // key that are none or do not fit), kIo, kUnsupported (TLS in a build without OpenSSL).
+  HttpServer(std::span<const int> listening, const HttpLimits& limits, const HttpTls& tls, Handler handler,
+             ErrorBody error_body);
   ~HttpServer();
   HttpServer(const HttpServer&) = delete;
   HttpServer& operator=(const HttpServer&) = delete;
 
-  uint16_t port() const noexcept;
   // Serves until stop().
   void run();
   // Breaks off all connections. From any thread.

@@ -112,17 +112,36 @@ ServedModel::ServedModel(const Model& weights, const std::string& path, const st
 
 // Names of hosts as they are compared.
 static ServeOptions with_lower_hosts(ServeOptions options) {
-  options.host = in_lower_case(options.host);
+  if (!is_unix(options.host)) options.host = in_lower_case(options.host);
   for (std::string& host : options.allowed_hosts) host = in_lower_case(host);
   return options;
 }
 
+static std::vector<Listener> listeners_of(const ServeOptions& options) {
+  std::vector<Listener> result;
+  for (const int file : options.listening) result.push_back(Listener::adopt(file));
+  if (result.empty()) result.push_back(Listener::open(options.host, options.port));
+  for (const Listener& listener : result)
+    if (!listener.local() && options.api_keys.empty() && !options.public_without_key)
+      fail(ErrorCode::kInvalidArgument,
+           "{} can be reached from other machines: give API keys, or allow it without", listener.address());
+  return result;
+}
+
+static std::vector<int> released(std::vector<Listener>& listeners) {
+  std::vector<int> files;
+  for (Listener& listener : listeners) files.push_back(listener.release());
+  return files;
+}
+
 Server::State::State(const ServeOptions& given)
     : options(with_lower_hosts(given)),
-      loopback(is_loopback(given.host)),
       stalls(given.stall_seconds),
+      listeners(listeners_of(given)),
+      loopback(std::all_of(listeners.begin(), listeners.end(),
+                           [](const Listener& listener) { return listener.local(); })),
       http(
-          given.host, given.port, {}, {given.tls_certificate, given.tls_key},
+          released(listeners), {}, {given.tls_certificate, given.tls_key},
           [this](std::shared_ptr<HttpExchange> exchange) { handle(std::move(exchange)); },
           [this](int status, const std::string& message) {
             ++answers[status];
@@ -141,7 +160,9 @@ Server::State::~State() {
 Server::Server(const ServeOptions& options) {
   if (options.tls_certificate.empty() != options.tls_key.empty())
     fail(ErrorCode::kInvalidArgument, "TLS needs a certificate and its key");
-  if (!is_loopback(options.host) && options.api_keys.empty() && !options.public_without_key)
+  // Before anything listens there.
+  if (options.listening.empty() && !is_loopback(options.host) && !is_unix(options.host) &&
+      options.api_keys.empty() && !options.public_without_key)
     fail(ErrorCode::kInvalidArgument,
          "{} can be reached from other machines: give API keys, or allow it without", options.host);
   state_ = std::make_unique<State>(options);
@@ -150,10 +171,9 @@ Server::Server(const ServeOptions& options) {
 Server::~Server() = default;
 
 std::string Server::address() const {
-  const std::string& host = state_->options.host;
-  const bool bare = host.find(':') == std::string::npos;
-  return fmt::format("{}://{}{}{}:{}", state_->options.tls_certificate.empty() ? "http" : "https",
-                     bare ? "" : "[", host, bare ? "" : "]", state_->http.port());
+  const Listener& first = state_->listeners.front();
+  if (first.unix_socket()) return first.address();
+  return (state_->options.tls_certificate.empty() ? "http://" : "https://") + first.address();
 }
 
 std::vector<std::string> Server::open(const Model& model, const std::string& path,

@@ -23,6 +23,7 @@
 #include "server/api_error.h"
 #include "server/api_request.h"
 #include "server/http.h"
+#include "server/listen.h"
 #include "server/stall_watch.h"
 
 namespace nfloat {
@@ -117,7 +118,6 @@ struct Server::State {
   void check_model(const ServedModel& model, const std::string& name) const;
 
   ServeOptions options;
-  bool loopback;
   std::map<uint64_t, std::pair<std::shared_ptr<ServerWork>, int>> live;  // by engine request; which prompt
   std::map<int, uint64_t> answers;                                       // by status
   std::function<bool()> ending;
@@ -129,6 +129,8 @@ struct Server::State {
   mutable std::mutex mutex;
   std::shared_ptr<ServedModel> opened;  // under the mutex
 
+  std::vector<Listener> listeners;
+  bool loopback;  // nothing but this machine reaches any of them
   HttpServer http;
 };
 
