@@ -72,7 +72,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   nfloat::ChatRequest request;
   request.stream = true;
   request.choices = 1 + (kind & 1);
-  request.thinks = (kind & 2) != 0;
+  if ((kind & 2) != 0) request.thinks = (kind & 32) != 0 ? "[/THINK]" : "</think>";
   if ((kind & 4) != 0) {
     request.tools = Json::parse(R"([{"type": "function", "function": {"name": "f", "parameters": {}}}])");
     request.tool_choice = nfloat::ChatRequest::ToolChoice::kAuto;

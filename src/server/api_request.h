@@ -43,7 +43,7 @@ struct ChatRequest : GenerationRequest {
   Json schema;                            // kSchema
   std::string regex;                      // kRegex
   Json template_values = Json::object();  // chat_template_kwargs
-  bool thinks = false;                    // the prompt ends inside of <think>
+  std::string thinks;                     // the mark that ends the thought in which the prompt ends
 };
 
 struct CompletionRequest : GenerationRequest {

@@ -37,6 +37,7 @@ namespace {
 namespace http = beast::http;
 using std::chrono::seconds;
 
+constexpr size_t kLongBody = 64 << 10;             // bytes: some tenths of a second to tokenize at worst
 constexpr size_t kReadAhead = 4096;                // bytes at a time
 constexpr size_t kMostDrained = size_t{16} << 20;  // bytes read and dropped after an answer that closes
 
@@ -67,7 +68,7 @@ struct HttpServer::State {
   std::set<HttpConnection*> connections;  // which end with `io`
   net::io_context io{1};
   std::list<tcp::acceptor> acceptors;
-  net::thread_pool worker{1};
+  net::thread_pool worker{1}, long_worker{1};
 };
 
 // A connection answers one request after the other; each is an exchange of its own towards the handler.
@@ -417,6 +418,7 @@ HttpServer::HttpServer(std::span<const int> listening, const HttpLimits& limits,
 
 HttpServer::~HttpServer() {
   state_->worker.join();
+  state_->long_worker.join();
 }
 
 void HttpServer::run() {
@@ -453,8 +455,8 @@ void HttpServer::after(double wait, std::function<void()> work) {
   });
 }
 
-void HttpServer::background(std::function<void()> work) {
-  net::post(state_->worker, std::move(work));
+void HttpServer::background(size_t body_bytes, std::function<void()> work) {
+  net::post(body_bytes > kLongBody ? state_->long_worker : state_->worker, std::move(work));
 }
 
 }  // namespace nfloat

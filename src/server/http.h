@@ -83,9 +83,9 @@ class HttpServer {
   // Calls `work` on the thread of run(). From any thread.
   void post(std::function<void()> work);
   void after(double seconds, std::function<void()> work);
-  // Calls `work` on a thread beside, one after the other. An exchange that it holds must be handed back by
-  // post() and not be left in it.
-  void background(std::function<void()> work);
+  // Calls `work` on a thread beside, one after the other; of long bodies on another, so that short ones do
+  // not wait for them. An exchange that it holds must be handed back by post() and not be left in it.
+  void background(size_t body_bytes, std::function<void()> work);
 
   struct State;
 

@@ -21,9 +21,14 @@ size_t beginning_of(std::string_view mark, std::string_view text) noexcept {
   return 0;
 }
 
-constexpr std::string_view kThink = "<think>", kThinkEnd = "</think>", kCallMark = "<tool_call>",
-                           kCallEnd = "</tool_call>", kListMark = "[TOOL_CALLS]", kCallId = "[CALL_ID]",
-                           kArgs = "[ARGS]";
+// How thoughts begin and end: Qwen, DeepSeek, SmolLM and others; Mistral.
+struct ThoughtMarks {
+  std::string_view begin, end;
+};
+constexpr ThoughtMarks kThoughts[] = {{"<think>", "</think>"}, {"[THINK]", "[/THINK]"}};
+
+constexpr std::string_view kCallMark = "<tool_call>", kCallEnd = "</tool_call>", kListMark = "[TOOL_CALLS]",
+                           kCallId = "[CALL_ID]", kArgs = "[ARGS]";
 
 // {"name": NAME, "arguments": {...}} from its first character to its last, one call.
 class ForcedCall final : public PartSplitter {
@@ -73,15 +78,17 @@ class FormedText final : public PartSplitter {
   std::vector<Part> finish(FinishReason) override { return {}; }
 };
 
-// Thoughts between <think> and </think> at the beginning or in a channel of their own, then text; with
-// functions that may be called, calls as models write them: <tool_call>JSON</tool_call>, [TOOL_CALLS] and a
-// list in JSON or names with [ARGS]JSON, an answer that is JSON as a whole, or a channel to a function.
+// Thoughts between <think> and </think> or [THINK] and [/THINK] at the beginning or in a channel of their
+// own, then text; with functions that may be called, calls as models write them: <tool_call>JSON</tool_call>,
+// [TOOL_CALLS] and a list in JSON or names with [ARGS]JSON, an answer that is JSON as a whole, or a channel
+// to a function.
 class FreeText final : public PartSplitter {
  public:
   FreeText(std::set<std::string> functions, const ChatRequest& request)
       : functions_(std::move(functions)),
         several_(request.several_calls),
-        mode_(request.thinks ? Mode::kThought : Mode::kBegin) {}
+        mode_(request.thinks.empty() ? Mode::kBegin : Mode::kThought),
+        thought_end_(request.thinks) {}
 
   std::vector<Part> push(const EngineEvent& event) override {
     std::vector<Part> parts;
@@ -130,19 +137,21 @@ class FreeText final : public PartSplitter {
       case Mode::kBegin: {
         const size_t first = std::min(held_.find_first_not_of(kSpace), held_.size());
         const std::string_view rest = std::string_view(held_).substr(first);
-        if (rest.size() < kThink.size() && kThink.starts_with(rest)) return false;
-        if (rest.starts_with(kThink)) {
-          held_.erase(0, first + kThink.size());
+        for (const ThoughtMarks& marks : kThoughts) {
+          if (rest.size() < marks.begin.size() && marks.begin.starts_with(rest)) return false;
+          if (!rest.starts_with(marks.begin)) continue;
+          held_.erase(0, first + marks.begin.size());
+          thought_end_ = marks.end;
           mode_ = Mode::kThought;
-        } else {
-          if (is_undecided(rest)) return false;
-          mode_ = looks_like_calls(rest) ? Mode::kJson : Mode::kText;
+          return true;
         }
+        if (is_undecided(rest)) return false;
+        mode_ = looks_like_calls(rest) ? Mode::kJson : Mode::kText;
         return true;
       }
       case Mode::kThought: {
         if (!thought_) skip_space();
-        if (!until(parts, kThinkEnd, Part::Kind::kThought)) return false;
+        if (!until(parts, thought_end_, Part::Kind::kThought)) return false;
         mode_ = Mode::kText;
         after_thought_ = true;
         return true;
@@ -277,6 +286,7 @@ class FreeText final : public PartSplitter {
   std::set<std::string> functions_;
   bool several_, called_ = false;
   Mode mode_;
+  std::string thought_end_;  // mark
   bool thought_ = false, after_thought_ = false;
   std::string held_, channel_;
 };
@@ -293,10 +303,19 @@ std::string new_id(const char* prefix) {
 }
 
 std::vector<std::string_view> part_marks(const ChatRequest& request) {
-  std::vector<std::string_view> marks{kThink, kThinkEnd};
+  std::vector<std::string_view> marks;
+  for (const ThoughtMarks& thought : kThoughts) marks.insert(marks.end(), {thought.begin, thought.end});
   if (request.tool_choice == ChatRequest::ToolChoice::kAuto)
     marks.insert(marks.end(), {kCallMark, kCallEnd, kListMark, kCallId, kArgs});
   return marks;
+}
+
+std::string open_thought(std::string_view prompt) {
+  for (const ThoughtMarks& marks : kThoughts) {
+    const size_t begin = prompt.rfind(marks.begin);
+    if (begin != prompt.npos && prompt.find(marks.end, begin) == prompt.npos) return std::string(marks.end);
+  }
+  return {};
 }
 
 std::unique_ptr<PartSplitter> make_parts(const ChatRequest& request) {

@@ -32,6 +32,9 @@ std::unique_ptr<PartSplitter> make_parts(const ChatRequest& request);
 // What it takes text apart by. A special token of this name has to be in the text.
 std::vector<std::string_view> part_marks(const ChatRequest& request);
 
+// What ends the thought in which `prompt`, or the end of one, ends; empty: it ends in none.
+std::string open_thought(std::string_view prompt);
+
 // "call_" and random characters.
 std::string new_id(const char* prefix);
 

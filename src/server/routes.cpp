@@ -230,7 +230,7 @@ Prepared prepare_chat(ServedModel& served, const ServeOptions& options, ChatRequ
   check_length(served, tokens.size(), "messages");
   const size_t last = std::min<size_t>(tokens.size(), 4);
   const std::string end = served.tokenizer.decode(std::span(tokens).last(last));
-  request.thinks = end.find("<think>") != std::string::npos && end.find("</think>") == std::string::npos;
+  request.thinks = open_thought(end);
   Prepared result;
   result.requests.push_back(engine_request(served, options, request, std::move(tokens)));
   GenerationOptions& generation = result.requests.back().generation;
@@ -409,7 +409,7 @@ void Server::State::generate(const std::shared_ptr<HttpExchange>& exchange, bool
   if (draining) throw ApiError{503, "the server is shutting down", "", "shutting_down", 1};
   const std::shared_ptr<ServedModel> model = served();
   expect_working(*model);
-  http.background([this, exchange = exchange, model, chat]() mutable {
+  http.background(exchange->request().body.size(), [this, exchange = exchange, model, chat]() mutable {
     auto prepared = std::make_shared<Prepared>();
     const std::optional<ApiError> error = refusal_of([&] {
       const Json body = parse_body(exchange->request().body);
@@ -452,7 +452,7 @@ void Server::State::generate(const std::shared_ptr<HttpExchange>& exchange, bool
 }
 
 void Server::State::small_post(const std::shared_ptr<HttpExchange>& exchange) {
-  http.background([this, exchange = exchange, model = served()]() mutable {
+  http.background(exchange->request().body.size(), [this, exchange = exchange, model = served()]() mutable {
     auto answer = std::make_shared<std::string>();
     const std::optional<ApiError> error = refusal_of(
         [&] { *answer = small_answer(*model, exchange->request()).dump(-1, Json::Invalid::kReplace); });

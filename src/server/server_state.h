@@ -28,22 +28,33 @@
 
 namespace nfloat {
 
-// Grammars by what they were made of, the last ones used. For one thread.
+// Grammars by what they were made of, the last ones used. From any thread; one that takes long to make keeps
+// nobody else waiting.
 class GrammarCache {
  public:
   Grammar get(const std::string& key, const std::function<Grammar()>& make) {
-    const auto found =
-        std::find_if(kept_.begin(), kept_.end(), [&](const auto& one) { return one.first == key; });
-    if (found != kept_.end())
-      kept_.splice(kept_.begin(), kept_, found);
-    else
-      kept_.emplace_front(key, make());
+    if (std::optional<Grammar> kept = find(key)) return *kept;
+    Grammar made = make();
+    // Two threads may have made the same: one stays.
+    if (std::optional<Grammar> kept = find(key)) return *kept;
+    const std::scoped_lock lock(mutex_);
+    kept_.emplace_front(key, made);
     if (kept_.size() > kMost) kept_.pop_back();
-    return kept_.front().second;
+    return made;
   }
 
  private:
+  std::optional<Grammar> find(const std::string& key) {
+    const std::scoped_lock lock(mutex_);
+    const auto found =
+        std::find_if(kept_.begin(), kept_.end(), [&](const auto& one) { return one.first == key; });
+    if (found == kept_.end()) return std::nullopt;
+    kept_.splice(kept_.begin(), kept_, found);
+    return found->second;
+  }
+
   static constexpr size_t kMost = 32;
+  std::mutex mutex_;
   std::list<std::pair<std::string, Grammar>> kept_;
 };
 
@@ -62,7 +73,7 @@ struct ServedModel {
   uint64_t kv_bytes_per_token;
   std::map<std::string, std::shared_ptr<LinearObserver>> adapters;  // by name
   std::vector<std::string> notes;                                   // of them
-  GrammarCache grammars;                                            // of the thread beside
+  GrammarCache grammars;
   Engine engine;
 };
 

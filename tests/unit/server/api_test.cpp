@@ -130,11 +130,15 @@ TEST(AnswerParts, ThoughtsCallsAndTextAreToldApartHoweverTheyCome) {
                                 {"type": "function", "function": {"name": "g"}}])");
   tools.tool_choice = ChatRequest::ToolChoice::kAuto;
   ChatRequest inside = plain;
-  inside.thinks = true;
+  inside.thinks = open_thought("assistant\n<think>\n");
+  ChatRequest mistral = plain;
+  mistral.thinks = open_thought("[/INST][THINK]");
+  EXPECT_EQ(open_thought("<think>a</think>"), "");
+  EXPECT_EQ(open_thought("<think>a</think> b [THINK]c"), "[/THINK]");
   // What a schema asks for is no call and no thought, whatever it looks like.
   ChatRequest formed = tools;
   formed.format = ChatRequest::Format::kSchema;
-  formed.thinks = true;
+  formed.thinks = "</think>";
   ChatRequest single = tools;
   single.several_calls = false;
   ChatRequest forced = tools;
@@ -142,6 +146,11 @@ TEST(AnswerParts, ThoughtsCallsAndTextAreToldApartHoweverTheyCome) {
   for (const size_t size : {1u, 2u, 3u, 7u, 1000u}) {
     EXPECT_EQ(split(plain, "<think>\nhm < 3\n</think>\n\nYes.", size), "R:hm < 3\n|T:Yes.");
     EXPECT_EQ(split(inside, "hm</think>Yes.", size), "R:hm|T:Yes.");
+    EXPECT_EQ(split(plain, "[THINK]hm [/THIN </think>[/THINK]Yes.", size), "R:hm [/THIN </think>|T:Yes.");
+    EXPECT_EQ(split(mistral, "hm</think>[/THINK] Yes.", size), "R:hm</think>|T:Yes.");
+    EXPECT_EQ(split(tools, "[THINK]hm[/THINK][TOOL_CALLS]f[ARGS]{}", size), "R:hm|C:f|A:{}");
+    EXPECT_EQ(split(plain, "[THIN] so", size), "T:[THIN] so");
+    EXPECT_EQ(split(tools, "[TH", size), "T:[TH");
     EXPECT_EQ(split(plain, "<thin> <tool_call>{}", size), "T:<thin> <tool_call>{}");
     EXPECT_EQ(
         split(tools, "Well. <tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": 1}}\n</tool_call>", size),

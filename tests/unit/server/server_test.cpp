@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <future>
 #include <map>
 #include <thread>
 
@@ -20,6 +21,7 @@
 #include "nfloat/error.h"
 #include "nfloat/generate.h"
 #include "nfloat/serve.h"
+#include "server/http.h"
 #include "server/stall_watch.h"
 #include "support/paths.h"
 #include "tune/adapter.h"
@@ -239,6 +241,20 @@ TEST_F(Servers, HoldAnswersToSchemasAndFunctions) {
   const std::string refused = post("/v1/chat/completions", request);
   EXPECT_EQ(status(refused), 400);
   EXPECT_NE(refused.find("oneOf"), std::string::npos);
+}
+
+TEST(HttpServers, ShortBodiesDoNotWaitForLongOnes) {
+  std::promise<void> answered;
+  std::future_status seen = std::future_status::timeout;
+  {
+    HttpServer server(
+        {}, {}, {}, [](const std::shared_ptr<HttpExchange>&) {},
+        [](int, const std::string&) { return std::pair<HttpHeaders, std::string>(); });
+    server.background(size_t{7} << 20,
+                      [&] { seen = answered.get_future().wait_for(std::chrono::seconds(60)); });
+    server.background(100, [&] { answered.set_value(); });
+  }
+  EXPECT_EQ(seen, std::future_status::ready);
 }
 
 TEST_F(Servers, OlderClientsGetAStreamWithoutChunks) {
