@@ -81,7 +81,7 @@ void refuse_unsupported(const Fields& fields) {
     throw ApiError{400, fmt::format("{} is not supported{}", name, instead), name, "unsupported_parameter"};
   };
   for (const char* name :
-       {"guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs"})
+       {"guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "grammar"})
     if (fields.get(name) != nullptr) refuse(name, ": response_format takes a schema or a regex");
   if (const Json* list = fields.get("functions"); list != nullptr && !(list->is_array() && list->empty()))
     refuse("functions", ": give tools instead");

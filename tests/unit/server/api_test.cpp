@@ -62,6 +62,7 @@ TEST(ApiRequests, WhatIsWrongIsNamed) {
       {R"("stream_options": {})", "stream_options"},
       {R"("guided_json": {})", "guided_json"},
       {R"("guided_regex": "a")", "guided_regex"},
+      {R"("grammar": "root ::= \"a\"")", "grammar"},
       {R"("guided_choice": ["a"])", "guided_choice"},
       {R"("guided_grammar": "root ::= a")", "guided_grammar"},
       {R"("structured_outputs": {"regex": "a"})", "structured_outputs"},

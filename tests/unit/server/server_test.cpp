@@ -257,6 +257,28 @@ TEST(HttpServers, ShortBodiesDoNotWaitForLongOnes) {
   EXPECT_EQ(seen, std::future_status::ready);
 }
 
+TEST_F(Servers, GrammarsBeyondTheirBoundAreTheClientsFault) {
+  start();
+  // Too large from the first character on, and only after some.
+  for (const char* regex : {"(a?){9999}a{9999}", "(.{0,1000}){0,1000}x"}) {
+    Json wanted{{"prompt", "hi"},
+                {"max_tokens", 60},
+                {"seed", 3},
+                {"temperature", 1},
+                {"response_format", {{"type", "regex"}, {"regex", regex}}}};
+    const std::string whole = post("/v1/completions", wanted);
+    EXPECT_EQ(status(whole), 400) << whole;
+    EXPECT_EQ(body(whole)["error"]["type"], "invalid_request_error");
+    EXPECT_EQ(body(whole)["error"]["param"], "response_format");
+    wanted["stream"] = true;
+    const std::string stream = post("/v1/completions", wanted);
+    EXPECT_NE(stream.find("invalid_request_error"), std::string::npos) << stream;
+    EXPECT_EQ(stream.find("[DONE]"), std::string::npos);
+  }
+  EXPECT_EQ(status(post("/v1/chat/completions", chat(2))), 200) << "others go on";
+  EXPECT_EQ(status(get("/health")), 200);
+}
+
 TEST_F(Servers, OlderClientsGetAStreamWithoutChunks) {
   start();
   const std::string text = chat(4, true).dump();
