@@ -131,18 +131,19 @@ class Descent {
         const uint8_t* from = places(part, unit);
         for (float& value : row(part.coded, part, unit)) value = scale * levels_.level[*from++];
       }
-      // Sixteen columns of H, packed, serve all units.
-      for (int64_t first = 0; first < part.count; first += kLanes) {
-        const int64_t width = std::min(kLanes, part.count - first);
-        panel_.resize(static_cast<size_t>(columns_ * kLanes));
+      // As many columns of H as the product takes together, packed, serve all units.
+      const int64_t panel = kernels_.train.product_columns;
+      for (int64_t first = 0; first < part.count; first += panel) {
+        const int64_t width = std::min(panel, part.count - first);
+        panel_.resize(static_cast<size_t>(columns_ * panel));
         const float* from = h_.data() + part.place.begin + first;
         for (int64_t k = 0; k < columns_; ++k)
-          std::copy_n(from + k * columns_, width, panel_.data() + k * kLanes);
+          std::copy_n(from + k * columns_, width, panel_.data() + k * panel);
         kernels_.train.product({.a = error(part, 0) - part.place.begin,
                                 .a_row = batch_.unit_rows * columns_,
                                 .a_column = 1,
                                 .b = panel_.data(),
-                                .b_stride = kLanes,
+                                .b_stride = panel,
                                 .c = part.gradient.data() + first,
                                 .c_stride = part.count,
                                 .m = batch_.count,
