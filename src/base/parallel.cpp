@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <utility>
 
 #include "base/available_threads.h"
 #include "base/interruption.h"
@@ -28,6 +29,13 @@ struct Split {
   void (*body)(void*, int64_t, int64_t);
   void* context;
   const std::atomic<bool>* stop;
+
+  // The larger shares come first: what is taken last, while the other threads end, is small.
+  std::pair<int64_t, int64_t> share(int64_t number) const noexcept {
+    const int64_t least = grains / shares, larger = grains % shares;
+    const auto first = [&](int64_t i) { return (i * least + std::min(i, larger)) * grain; };
+    return {first(number), std::min(count, first(number + 1))};
+  }
 
   void run(int64_t begin, int64_t end) const {
     if (stop == nullptr) return body(context, begin, end);
@@ -65,8 +73,7 @@ void parallel_ranges(int64_t count, int64_t grain, int threads, void (*body)(voi
           team, static_cast<int>(split.shares),
           [](void* shared, int share) {
             const Split& s = *static_cast<const Split*>(shared);
-            const int64_t begin = s.grains * share / s.shares * s.grain;
-            const int64_t end = std::min(s.count, s.grains * (share + 1) / s.shares * s.grain);
+            const auto [begin, end] = s.share(share);
             if (begin < end) s.run(begin, end);
           },
           &split);

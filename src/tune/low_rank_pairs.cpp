@@ -143,10 +143,12 @@ int64_t AdaptedProducts::turned_pairs(int64_t rows, int64_t width) noexcept {
 int64_t AdaptedProducts::turn(HalfRows from, int64_t width, int64_t rows, uint32_t* to) const {
   const kernels::PairKernels& kernels = *kernels::table().train.pairs;
   const int64_t strip = (rows + 1) / 2 * kernels.columns;
-  for (int64_t column = 0; column < width; column += kernels.columns)
-    kernels.pair_rows(from.at(0, column), from.stride, rows,
-                      std::min<int64_t>(kernels.columns, width - column),
-                      to + column / kernels.columns * strip);
+  parallel_for(rows, kStripRows / 4, options_.threads, [&](int64_t begin, int64_t end) {
+    for (int64_t column = 0; column < width; column += kernels.columns)
+      kernels.pair_rows(from.at(begin, column), from.stride, end - begin,
+                        std::min<int64_t>(kernels.columns, width - column),
+                        to + column / kernels.columns * strip + begin / 2 * kernels.columns);
+  });
   return strip;
 }
 

@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <numbers>
+#include <numeric>
+#include <vector>
 
 #include "base/parallel.h"
 
@@ -17,16 +19,21 @@ double schedule_factor(TrainSchedule schedule, int64_t finished, int64_t warmup,
   return schedule == TrainSchedule::kLinear ? 1 - done : 0.5 * (1 + std::cos(std::numbers::pi * done));
 }
 
-double gradient_norm(const Adapter& adapter) noexcept {
-  double squares = 0;
-  for (const LoraModule& module : adapter.modules)
-    for (const std::vector<float>* gradient :
-         {&module.a_gradient, &module.b_transposed_gradient, &module.magnitude_gradient}) {
+double gradient_norm(const Adapter& adapter, int threads) {
+  constexpr size_t kTensors = 3;
+  std::vector<double> squares(kTensors * adapter.modules.size());
+  parallel_for(static_cast<int64_t>(squares.size()), 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const LoraModule& module = adapter.modules[static_cast<size_t>(i) / kTensors];
+      const std::vector<float>* const gradients[kTensors] = {
+          &module.a_gradient, &module.b_transposed_gradient, &module.magnitude_gradient};
       double own = 0;
-      for (const float value : *gradient) own += static_cast<double>(value) * static_cast<double>(value);
-      squares += own;
+      for (const float value : *gradients[static_cast<size_t>(i) % kTensors])
+        own += static_cast<double>(value) * static_cast<double>(value);
+      squares[static_cast<size_t>(i)] = own;
     }
-  return std::sqrt(squares);
+  });
+  return std::sqrt(std::accumulate(squares.begin(), squares.end(), 0.0));
 }
 
 AdamW::AdamW(const Adapter& adapter, size_t rank, size_t ranks) : rank_(rank), ranks_(ranks) {

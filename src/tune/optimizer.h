@@ -15,7 +15,7 @@ namespace nfloat {
 double schedule_factor(TrainSchedule schedule, int64_t finished, int64_t warmup, int64_t total) noexcept;
 
 // Euclidean norm over all gradients of the adapter, summed in double precision in one order.
-double gradient_norm(const Adapter& adapter) noexcept;
+double gradient_norm(const Adapter& adapter, int threads);
 
 // AdamW as torch.optim.AdamW computes it, state in float32.
 class AdamW {

@@ -196,6 +196,9 @@ void Pass::begin(const Batch& batch) {
   factors_version_ = adapter_.version;
   rows_ = batch.rows();
   documents_.assign(batch.documents.begin(), batch.documents.end());
+  longest_first_ = documents_;
+  std::sort(longest_first_.begin(), longest_first_.end(),
+            [](const Document& a, const Document& b) { return a.length > b.length; });
   positions_.assign(static_cast<size_t>(rows_), 0);
   targets_.clear();
   for (size_t number = 0; number < documents_.size(); ++number) {
@@ -265,7 +268,7 @@ AttentionLayer Pass::attention_layer(int64_t layer) const {
           .window = config_.layer(layer).window,
           .softcap = static_cast<float>(config_.attention_softcap),
           .sinks = sinks.empty() ? nullptr : sinks.data(),
-          .documents = documents_,
+          .documents = longest_first_,  // the threads end together
           .threads = options_.threads};
 }
 

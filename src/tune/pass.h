@@ -173,7 +173,7 @@ class Pass {
 
   // Of the batch at work.
   int64_t rows_ = 0;
-  std::vector<Document> documents_;
+  std::vector<Document> documents_, longest_first_;
   std::vector<int64_t> positions_;  // by row
   struct Target {
     int64_t row;

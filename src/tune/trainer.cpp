@@ -170,7 +170,7 @@ struct Trainer::State {
   TrainStep gradients(int64_t index) {
     TrainStep result = preferences ? pair_gradients(index) : token_gradients(index);
     result.step = index + 1;
-    result.grad_norm = gradient_norm(adapter);
+    result.grad_norm = gradient_norm(adapter, options.threads);
     if (!std::isfinite(result.grad_norm))
       fail(ErrorCode::kNotFinite, "step {}: the gradient of {} is not finite, the loss is {}", index + 1,
            first_not_finite_gradient(adapter), result.loss);

@@ -3,11 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <mutex>
 #include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace nfloat {
@@ -24,6 +26,26 @@ TEST(Parallel, VisitsEveryIndexOnceOnGrainBorders) {
           for (int64_t i = begin; i < end; ++i) ++visits[static_cast<size_t>(i)];
         });
         for (const auto& visit : visits) EXPECT_EQ(visit, 1);
+      }
+    }
+  }
+}
+
+// Twelve grains in eight shares: with a larger one at the end a thread would work alone meanwhile.
+TEST(Parallel, LargerSharesComeFirst) {
+  for (const int64_t count : {5, 9, 12, 17, 19, 1001}) {
+    for (const int threads : {2, 3}) {
+      std::mutex mutex;
+      std::vector<std::pair<int64_t, int64_t>> shares;  // begin, size
+      parallel_for(count, 1, threads, [&](int64_t begin, int64_t end) {
+        const std::lock_guard lock(mutex);
+        shares.emplace_back(begin, end - begin);
+      });
+      std::sort(shares.begin(), shares.end());
+      EXPECT_EQ(shares.size(), static_cast<size_t>(std::min<int64_t>(count, 4 * threads)));
+      for (size_t i = 1; i < shares.size(); ++i) {
+        EXPECT_LE(shares[i].second, shares[i - 1].second) << count << ' ' << threads;
+        EXPECT_LE(shares[0].second, shares[i].second + 1) << count << ' ' << threads;
       }
     }
   }

@@ -186,7 +186,7 @@ TEST_P(TrainedFamilies, GradientsAreCentralDifferences) {
   const double weight = 1.0 / static_cast<double>(batch_.targets());
   pass.loss_and_gradients(batch_, weight, {});
   const std::vector<float> gradient = all_gradients(adapter);
-  const double norm = gradient_norm(adapter);
+  const double norm = gradient_norm(adapter, 1);
   std::mt19937 generator(3);
   std::normal_distribution<double> normal;
   // Along the gradient, where most is to be seen, turned by chance.
