@@ -6,10 +6,10 @@
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <random>
 
 #include "base/json.h"
 #include "bench_device.h"
+#include "bench_weights.h"
 #include "commands.h"
 #include "model_options.h"
 #include "nfloat/error.h"
@@ -58,54 +58,6 @@ struct Row {
     double share = 0;  // of the limit at that number of threads; 0: there is none
   };
   std::vector<Cell> cells;  // one for each number of threads
-};
-
-constexpr int64_t kCols = 4096;
-constexpr int64_t kBlock = 64;
-constexpr int64_t kCached = int64_t{1} << 14;  // weights whose float32 stay in a core's own cache
-constexpr int64_t kPeriod = 65521;             // a prime
-
-// Memory whose pages exist, filled with weights of which no two neighbouring rows are alike.
-Buffer some_weights(int64_t count) {
-  Buffer buffer(static_cast<size_t>(count) * 4);
-  float* values = reinterpret_cast<float*>(buffer.data());
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  for (int64_t i = 0; i < count; ++i) values[i] = i < kPeriod ? 0.02f * normal(random) : values[i - kPeriod];
-  return buffer;
-}
-
-// Random weights, and their quantized form for packing; made once for every shape.
-struct Source {
-  int64_t rows;
-  QuantizedTensor plain, nested;
-
-  explicit Source(int64_t row_count) : rows(row_count) {
-    const Buffer values = some_weights(rows * kCols);
-    const TensorView view{DType::kF32, Shape({rows, kCols}), {values.data(), values.size()}};
-    QuantizeOptions options;
-    plain = quantize_blockwise(view, make_codebook("nf4"), options);
-    options.double_quantization = true;
-    nested = quantize_blockwise(view, make_codebook("nf4"), options);
-  }
-
-  PackSource pack_source(bool double_quantized) const {
-    const QuantizedTensor& tensor = double_quantized ? nested : plain;
-    PackSource source;
-    source.codes = tensor.codes;
-    source.levels = tensor.codebook.levels;
-    source.rows = rows;
-    source.cols = kCols;
-    source.block_size = kBlock;
-    source.scales = tensor.scales;
-    if (double_quantized) {
-      source.nested_codes = tensor.nested.codes;
-      source.nested_absmax = tensor.nested.absmax;
-      source.nested_map = dynamic_codebook().levels;
-      source.nested_offset = tensor.nested.offset;
-    }
-    return source;
-  }
 };
 
 // Names the rows first (nothing is allocated for those not wanted), then measures them one after another.
@@ -262,9 +214,13 @@ class Kernels {
       } while (bytes < memory);
       for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 37 % 101) / 50.0f - 1.0f;
     }
-    void multiply(int64_t m, const LinearOptions& options) {
+    // Transposed: the gradient of the inputs, for square matrices.
+    void multiply(int64_t m, const LinearOptions& options, bool transposed = false) {
       activations.assign(x.data(), kCols, m, kCols);
-      linear(matrices[next], activations, y.data(), options);
+      if (transposed)
+        linear_transposed(matrices[next], activations, y.data(), options);
+      else
+        linear(matrices[next], activations, y.data(), options);
       next = (next + 1) % matrices.size();
     }
   };
@@ -303,10 +259,12 @@ class Kernels {
       const char* name;
       Precision precision;
       Bound bound;
+      bool transposed = false;
     };
     std::unique_ptr<Products> products;
     for (const Kind& kind :
          {Kind{"int8", Precision::kInt8, Bound::kInt8}, Kind{"bf16", Precision::kBF16, Bound::kBf16},
+          Kind{"bf16, transposed", Precision::kBF16, Bound::kBf16, true},
           Kind{"f32", Precision::kF32, Bound::kFma}}) {
       for (const int64_t m : {int64_t{8}, int64_t{64}, kMost}) {
         const std::string name = fmt::format("{}x{} by {} rows, {}", kRows, kCols, m, kind.name);
@@ -319,7 +277,7 @@ class Kernels {
         const double operations = 2e-9 * static_cast<double>(m * kRows * kCols);
         measure({name, "GOP/s", operations, kind.bound, operations, {}}, [&](int threads) {
           options.threads = threads;
-          products->multiply(m, options);
+          products->multiply(m, options, kind.transposed);
         });
       }
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // oneDNN's dense products (weights in bf16 or int8, 16 or 8 bits each) on the shapes of `nfloat bench
-// kernels`: what a processor gives when no weight has to be decoded. For bench/peers/run.
+// kernels`: what a processor gives when no weight has to be decoded. Transposed: the gradient of the inputs,
+// from the rows of weights that the forward product has too, as there is one copy. For bench/peers/run.
 //   onednn_kernels SECONDS MIB     with OMP_NUM_THREADS threads; one JSON object a row
 #include <omp.h>
 
@@ -24,12 +25,14 @@ double since(Clock::time_point start) {
 }
 
 void multiply(const char* name, memory::data_type x_type, memory::data_type w_type, memory::data_type y_type,
-              int64_t m, double seconds, size_t memory_bytes) {
+              int64_t m, double seconds, size_t memory_bytes, bool transposed = false) {
   constexpr int64_t kN = 4096, kK = 4096;
   const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
   dnnl::stream stream(engine);
   const memory::desc x_desc({m, kK}, x_type, memory::format_tag::ab);
-  const memory::desc w_desc({kK, kN}, w_type, memory::format_tag::any);  // the layout it likes best
+  // The layout it likes best; transposed, the rows of weights as they lie.
+  const auto layout = transposed ? memory::format_tag::ab : memory::format_tag::any;
+  const memory::desc w_desc({kK, kN}, w_type, layout);
   const memory::desc y_desc({m, kN}, y_type, memory::format_tag::ab);
   const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(x_desc, w_desc, y_desc), engine);
   const dnnl::matmul product(description);
@@ -57,10 +60,10 @@ void multiply(const char* name, memory::data_type x_type, memory::data_type w_ty
   }
   std::nth_element(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(all.size() / 2), all.end());
   std::printf(
-      "{\"peer\": \"oneDNN dense %s\", \"operation\": \"multiply\", \"n\": %lld, \"k\": %lld, \"m\": %lld, "
+      "{\"peer\": \"oneDNN dense %s%s\", \"operation\": \"multiply\", \"n\": %lld, \"k\": %lld, \"m\": %lld, "
       "\"threads\": %d, \"seconds\": %.9f}\n",
-      name, static_cast<long long>(kN), static_cast<long long>(kK), static_cast<long long>(m),
-      omp_get_max_threads(), all[all.size() / 2]);
+      name, transposed ? ", transposed" : "", static_cast<long long>(kN), static_cast<long long>(kK),
+      static_cast<long long>(m), omp_get_max_threads(), all[all.size() / 2]);
 }
 
 }  // namespace
@@ -75,6 +78,7 @@ int main(int argc, char** argv) {
   using Type = memory::data_type;
   for (const int64_t m : {64, 512}) {
     multiply("bf16", Type::bf16, Type::bf16, Type::f32, m, seconds, bytes);
+    multiply("bf16", Type::bf16, Type::bf16, Type::f32, m, seconds, bytes, true);
     multiply("int8", Type::u8, Type::s8, Type::s32, m, seconds, bytes);
   }
   return 0;
