@@ -151,7 +151,8 @@ class NFLOAT_API Trainer {
   int64_t parameters() const noexcept;  // trained numbers
   Recompute recompute() const;
   double epoch() const;           // passes over the data so far
-  uint64_t memory_bytes() const;  // of the adapter, its optimizer (this rank's part) and the passes
+  // Of the adapter, its optimizer (this rank's part, and what rank 0 gathers to save it) and the passes.
+  uint64_t memory_bytes() const;
 
   // Starts from an adapter that PEFT or this class saved: its rank, alpha, scale and modules replace those
   // of the options. Before the first step, or behind the one that was meant to be the last, to evaluate what

@@ -151,15 +151,27 @@ class Reader {
     return with_end(tokenized(marked), true);
   }
 
+  std::vector<int32_t> whole_numbers(const Json& json, const char* key) const {
+    std::vector<int32_t> numbers;
+    if (!json[key].is_array()) malformed("\"{}\" is not a list of numbers", key);
+    for (const Json& number : json[key]) {
+      // A fraction would be cut off.
+      if (!number.is_number_integer())
+        malformed("\"{}\" has {}, which is no whole number", key, number.dump());
+      try {
+        numbers.push_back(number.get<int32_t>());
+      } catch (const JsonError& error) {
+        malformed("\"{}\": {}", key, error.what());
+      }
+    }
+    return numbers;
+  }
+
   TrainRow token_row(const Json& json) const {
     expect_keys(json, {"input_ids", "labels"});
     TrainRow row;
-    try {
-      row.tokens = json["input_ids"].get<std::vector<int32_t>>();
-      row.labels = json.contains("labels") ? json["labels"].get<std::vector<int32_t>>() : row.tokens;
-    } catch (const JsonError& error) {
-      malformed("\"input_ids\" and \"labels\" are lists of numbers: {}", error.what());
-    }
+    row.tokens = whole_numbers(json, "input_ids");
+    row.labels = json.contains("labels") ? whole_numbers(json, "labels") : row.tokens;
     if (row.labels.size() != row.tokens.size())
       malformed("{} labels for {} tokens", row.labels.size(), row.tokens.size());
     return row;

@@ -264,8 +264,11 @@ uint64_t Trainer::memory_bytes() const {
   const uint64_t pass = state_->passes().bytes();  // which decides the layouts
   uint64_t layouts = 0;
   for (const LoraModule& module : state_->adapter.modules) layouts += module.layout_bytes();
-  return static_cast<uint64_t>(state_->adapter.parameters()) * kBytes + state_->optimizer->bytes() + layouts +
-         pass;
+  const auto parameters = static_cast<uint64_t>(state_->adapter.parameters());
+  // At a checkpoint rank 0 gathers the moments of all.
+  const std::shared_ptr<Ranks>& ranks = state_->options.ranks;
+  const uint64_t gathered = ranks && ranks->rank() == 0 ? parameters * 2 * sizeof(float) : 0;
+  return parameters * kBytes + state_->optimizer->bytes() + gathered + layouts + pass;
 }
 
 std::string Trainer::start_from(const std::string& folder) {

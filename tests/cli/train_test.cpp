@@ -4,6 +4,7 @@
 
 #include <sys/stat.h>
 
+#include <filesystem>
 #include <iterator>
 #include <sstream>
 
@@ -323,6 +324,22 @@ TEST_F(Train, GradientsOfTokenIds) {
                                 path("gradients.safetensors"), "--rank", "2"});
   ASSERT_TRUE(result.ok()) << result;
   EXPECT_EQ(84u, Checkpoint(path("gradients.safetensors")).tensors().size());
+}
+
+TEST_F(Train, TokenIdsAreWholeNumbers) {
+  for (const auto& [row, part] :
+       {std::pair(R"({"input_ids": [0, 50.5, 86]})",
+                  R"(ids.jsonl:2: "input_ids" has 50.5, which is no whole)"),
+        std::pair(R"({"input_ids": [0, 50, 86], "labels": [0, 1e1, 86]})", R"(ids.jsonl:2: "labels" has)"),
+        std::pair(R"({"input_ids": [0, true]})", R"(ids.jsonl:2: "input_ids" has true)"),
+        std::pair(R"({"input_ids": [0, 4294967346]})", R"(ids.jsonl:2: "input_ids")"),
+        std::pair(R"({"input_ids": 50})", R"(ids.jsonl:2: "input_ids" is not a list)")}) {
+    write_file(path("ids.jsonl"), "{\"input_ids\": [0, 50, 86]}\n" + std::string(row) + "\n");
+    const Result result = nfloat({"train", model(), path("ids.jsonl"), "--steps", "1", "--out", path("no")});
+    EXPECT_EQ(1, result.exit_code) << row;
+    EXPECT_NE(result.err.find(part), std::string::npos) << row << result;
+    EXPECT_FALSE(std::filesystem::exists(path("no")));
+  }
 }
 
 // The adapter belongs to the new base. That each round loses less is in the golden values of tune.
