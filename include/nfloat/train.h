@@ -150,7 +150,7 @@ class NFLOAT_API Trainer {
   int64_t finished_steps() const noexcept;
   int64_t parameters() const noexcept;  // trained numbers
   Recompute recompute() const;
-  double epoch() const;           // passes over the data so far
+  double epoch() const;  // passes over the data so far
   // Of the adapter, its optimizer (this rank's part, and what rank 0 gathers to save it) and the passes.
   uint64_t memory_bytes() const;
 
