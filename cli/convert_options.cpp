@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "commands.h"
+#include "model_options.h"
 #include "nfloat/text.h"
 #include "notes.h"
 #include "numbers.h"
@@ -142,6 +143,20 @@ std::string name_pattern(const std::string& name) {
     begin = dot + 1;
   }
   return pattern;
+}
+
+std::string conversion_device(const std::string& named) {
+  return named.empty() || named == "auto" ? "cpu" : chosen_device(named);
+}
+
+std::string on_device_sentence(const ConvertResult& result, const std::string& device, const char* done) {
+  const int64_t rest = result.plan.quantized_parameters - result.device_parameters;
+  const bool elsewhere = result.shards_before > 0;  // by an earlier run, nobody knows where
+  return fmt::format("{} {} on {}{}", count_of(result.device_parameters, "parameter"), done,
+                     device_text(device),
+                     rest == 0   ? ""
+                     : elsewhere ? fmt::format(", {} on the CPU or by earlier runs", rest)
+                                 : fmt::format(", {} on the CPU", rest));
 }
 
 }  // namespace nfloat::cli

@@ -45,6 +45,12 @@ std::string part_sentence(const ConvertResult& result, const PartOptions& option
 // common.
 std::string name_pattern(const std::string& name);
 
+// Where --device puts a conversion: "cpu" unless it names a device; "auto" does not. Throws what
+// chosen_device() throws.
+std::string conversion_device(const std::string& named);
+// How much of it the device did, in words; `done`: "quantized".
+std::string on_device_sentence(const ConvertResult& result, const std::string& device, const char* done);
+
 }  // namespace nfloat::cli
 
 #endif  // NFLOAT_CLI_CONVERT_OPTIONS_H_

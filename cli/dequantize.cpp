@@ -12,7 +12,7 @@ namespace nfloat::cli {
 namespace {
 
 struct Options {
-  std::string input, output, dtype = "bf16", shard_size = "5GB";
+  std::string input, output, dtype = "bf16", shard_size = "5GB", device;
   bool overwrite = false, json = false;
   int threads = 0;
   PartOptions parts;
@@ -21,6 +21,7 @@ struct Options {
 void run(const Options& options) {
   DType dtype = DType::kBF16;
   parse_dtype(options.dtype, &dtype);
+  const std::string device = conversion_device(options.device);
   const uint64_t shard_bytes = parse_bytes(options.shard_size, "--shard-size");
   const Checkpoint input(resolve_model_path(options.input), {.decoded = DType::kF32});
   catch_interrupts();
@@ -28,7 +29,7 @@ void run(const Options& options) {
   const ConvertControl control = control_with_progress(bar, options.threads, options.overwrite);
   const ConvertResult result =
       convert_in_parts(options.parts, control, "dequantize", [&](const ConvertControl& own) {
-        return dequantize_checkpoint(input, options.output, dtype, shard_bytes, own);
+        return dequantize_checkpoint(input, options.output, dtype, shard_bytes, own, device);
       });
   bar->finish();
   const double rate = static_cast<double>(result.plan.bytes_after) / 1e9 / std::max(result.seconds, 1e-9);
@@ -44,6 +45,7 @@ void run(const Options& options) {
              result.plan.quantized_parameters, result.plan.quantized_parameters == 1 ? "was" : "were",
              format_bytes(result.plan.bytes_before), format_bytes(result.plan.bytes_after), dtype_name(dtype),
              result.seconds, rate);
+  if (device != "cpu") fmt::print("{}\n", on_device_sentence(result, device, "decoded"));
 }
 
 }  // namespace
@@ -67,6 +69,10 @@ void add_dequantize_command(const Command& app) {
   command.add_option("--shard-size", options->shard_size, "Largest size of an output file").show_default();
   add_part_options(command, options->parts);
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
+  command.add_option(
+      "--device", options->device,
+      "cpu, cuda or cuda:N: blocks of 16 to 4096, a power of two, to the same bytes, others on "
+      "the CPU; auto: the CPU");
   command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
   command.add_flag("--json", options->json, "Print JSON");
   command.callback_of_ranks([options] { run(*options); });

@@ -143,7 +143,8 @@ std::string expect_output(const Options& options, const Checkpoint& input, uint6
 }
 
 void run(const Options& options, bool scale_given, bool tokens_given) {
-  if (!options.device.empty()) expect_cpu("quantizing", options.device);
+  const std::string device = conversion_device(options.device);
+  if (options.calibrates() && device != "cpu") expect_cpu("a calibration", options.device);
   if (options.text_alone && options.calibrate.empty())
     throw UsageError("quantize: --text-alone is for a text of one's own: it goes with --calibrate");
   if (!options.calibrates() && tokens_given)
@@ -153,6 +154,7 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
   if ((options.parts.any() || rank_place().count > 1) && options.calibrates())
     throw UsageError("quantize: a calibration is not done in parts: --part and --finish do not go with it");
   QuantizeCheckpointOptions settings = library_options(options, scale_given);
+  settings.device = device;
   const std::string folder = resolve_model_path(options.input);
   const Checkpoint input(folder);
   if (!options.limits.budget.empty() + (options.limits.bits > 0) + (options.limits.divergence > 0) > 1)
@@ -226,6 +228,7 @@ void run(const Options& options, bool scale_given, bool tokens_given) {
   fmt::print("{}\n{}: {}, {:.2f} s at {:.2f} GB/s of input, {:.2f} s more until the disk had it\n",
              summary(result.plan), printable(options.output), count_of(std::ssize(result.files), "file"),
              result.seconds, rate, result.sync_seconds);
+  if (device != "cpu") fmt::print("{}\n", on_device_sentence(result, device, "quantized"));
   if (calibrated) fmt::print("{}\n", calibrated->sentence());
   if (result.plan.quantized_parameters == 0)
     fmt::print("Nothing was quantized: every tensor was left plain.\n");
@@ -337,8 +340,10 @@ void add_quantize_command(const Command& app) {
       .show_default();
   command.add_option("--shard-size", options->shard_size, "Largest size of an output file").show_default();
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024).show_default();
-  command.add_option("--device", options->device,
-                     "cpu, or auto, which is the CPU: no other device quantizes, and those are refused");
+  command.add_option(
+      "--device", options->device,
+      "cpu, cuda or cuda:N: absmax in blocks of 16 to 4096, a power of two, to the same bytes; "
+      "auto: the CPU");
   command.add_flag("--overwrite", options->overwrite, "Replace OUT when the new one is whole");
   command.add_flag("--dry-run", options->dry_run, "Only report what would be done");
   command.add_flag("--json", options->json, "Print JSON");

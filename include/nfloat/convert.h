@@ -62,6 +62,9 @@ struct QuantizeCheckpointOptions {
     const auto found = block_sizes.find(name);
     return found == block_sizes.end() ? quantize.block_size : found->second;
   }
+  // Where it is computed: "cuda", "cuda:N": absmax scales in blocks of 16 to 4096, a power of two, and the
+  // same bytes; "", "cpu": the CPU.
+  std::string device = {};
   std::string card = {};                 // Markdown added to README.md of a folder
   uint64_t shard_bytes = 5'000'000'000;  // a shard grows to this size at most, if no single weight is larger
 };
@@ -110,11 +113,15 @@ struct ConvertResult {
   size_t shards_before = 0;        // of them, finished by earlier runs and not made again
   size_t shards_damaged = 0;       // of them, no more what an earlier run wrote, and made again
   bool whole = false;              // the output is there: false of a part
+  // Parameters that this run quantized or decoded on the device that was asked for; the others of them the
+  // CPU.
+  int64_t device_parameters = 0;
 };
 
 // Which tensors bitsandbytes and Transformers expect quantized: 2-D floating weights of linear layers, not
 // the embeddings, not the output head, not routers. Of a single file every 2-D floating tensor is. Throws
-// kInvalidArgument (options, expressions), kUnsupported (already quantized, and by what).
+// kInvalidArgument (options, expressions), kUnsupported (already quantized, and by what; what `device` cannot
+// do), and what the device's name brings (resolved_device() in nfloat/model.h).
 NFLOAT_API QuantizationPlan plan_quantization(const Checkpoint& input,
                                               const QuantizeCheckpointOptions& options);
 
@@ -134,9 +141,11 @@ NFLOAT_API std::string expect_quantize_output(const Checkpoint& input, const std
 
 // The reverse: quantized weights become plain ones of `dtype` (F32, F16, BF16), plain tensors stay as they
 // are, quantization_config is removed. Levels are those of the quant_type, as bitsandbytes' kernels have it.
+// `device`: as in QuantizeCheckpointOptions; what it does not take the CPU decodes.
 NFLOAT_API ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& output,
                                                DType dtype, uint64_t shard_bytes = 5'000'000'000,
-                                               const ConvertControl& control = {});
+                                               const ConvertControl& control = {},
+                                               const std::string& device = {});
 
 // A fault of a checkpoint, or a warning about it.
 struct Finding {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <atomic>
 #include <cmath>
 #include <cstring>
 
@@ -18,13 +19,16 @@ namespace {
 class DequantizeJob : public StreamJob {
  public:
   DequantizeJob(const Checkpoint& input, const std::string& name, DType dtype, bool transpose,
-                SafetensorsWriter& writer, size_t index)
+                SafetensorsWriter& writer, size_t index, const std::shared_ptr<BlockConverter>& converter,
+                std::atomic<int64_t>& on_device)
       : path_(input.path()),
         name_(name),
         reader_(input, name, transpose),
         dtype_(dtype),
         writer_(writer),
-        index_(index) {}
+        index_(index) {
+    if (reader_.decode_on(converter)) on_device += reader_.elements();
+  }
 
   int64_t next_stage() override { return started_++ > 0 ? 0 : reader_.chunks(); }
 
@@ -57,7 +61,7 @@ class DequantizeJob : public StreamJob {
   }
 
   const std::string path_, name_;
-  const WeightReader reader_;
+  WeightReader reader_;
   const DType dtype_;
   SafetensorsWriter& writer_;
   const size_t index_;
@@ -67,10 +71,13 @@ class DequantizeJob : public StreamJob {
 }  // namespace
 
 ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& output, DType dtype,
-                                    uint64_t shard_bytes, const ConvertControl& control) {
+                                    uint64_t shard_bytes, const ConvertControl& control,
+                                    const std::string& device) {
   if (!is_quantizable(dtype)) {
     fail(ErrorCode::kInvalidArgument, "cannot dequantize to {}: F32, F16 or BF16", dtype_name(dtype));
   }
+  const std::shared_ptr<BlockConverter> converter = block_converter(device);
+  std::atomic<int64_t> on_device{0};
   expect_own_weights(input);
   Json config = parse_config(input);
   const TensorRoles roles(config);
@@ -118,7 +125,7 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
                                 std::function<void(std::string)>) -> std::unique_ptr<StreamJob> {
     if (!plans[i].quantize) return make_copy_job(input, {&plans[i].input}, writer, first);
     return std::make_unique<DequantizeJob>(input, plans[i].input.name, dtype, plans[i].transpose, writer,
-                                           first);
+                                           first, converter, on_device);
   };
   ConversionKey key;
   if (input.is_folder())
@@ -128,6 +135,7 @@ ConvertResult dequantize_checkpoint(const Checkpoint& input, const std::string& 
            {"type", std::string(dtype_name(dtype))},
            {"shard size", fmt::format("{}", shard_bytes)}};
   write_checkpoint(input, output, units, make_job, config, shard_bytes, control, &result, {}, key);
+  result.device_parameters = on_device;
   return result;
 }
 

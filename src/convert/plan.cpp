@@ -164,6 +164,7 @@ QuantizationPlan plan_quantization(const Checkpoint& input, const QuantizeCheckp
     fail(ErrorCode::kInvalidArgument, "storage {}: expected uint8, bfloat16, float16 or float32",
          dtype_torch_name(options.storage));
   }
+  device_converter(options);  // throws where the device cannot do that
   refuse_quantized(input);
   expect_own_weights(input);
   const NameFilter skip(options.skip, "skip");

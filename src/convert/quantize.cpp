@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/ranges.h>
 
+#include <atomic>
+
 #include "base/fail.h"
 #include "base/fnv.h"
 #include "base/json.h"
@@ -89,13 +91,16 @@ ConvertResult quantize_checkpoint(const Checkpoint& input, const std::string& ou
   if (has_config(input) && result.plan.quantized_parameters > 0)
     config["quantization_config"] = quantization_config(options, result.plan);
   const QuantizeSetup setup(input, options);
+  std::atomic<int64_t> on_device{0};
   const JobMaker make_job = [&](size_t i, SafetensorsWriter& writer, size_t first,
                                 std::function<void(std::string)> write_late) {
+    if (plans[i].quantize) on_device += plans[i].input.shape.elements();
     return plans[i].quantize ? make_quantize_job(setup, plans[i], writer, first, std::move(write_late))
                              : make_plain_job(setup, plans[i], writer, first);
   };
   write_checkpoint(input, output, units, make_job, config, options.shard_bytes, control, &result,
                    options.card, conversion_key(input, options));
+  if (setup.converter != nullptr) result.device_parameters = on_device;
   return result;
 }
 

@@ -83,7 +83,9 @@ class QuantizeJob : public StreamJob {
     if (stage_ == 1) {
       int64_t bad = -1;
       if (!fits) {
-        bad = quantize_blocks(range, setup_.table, scales, codes.data());
+        bad = setup_.converter != nullptr
+                  ? setup_.converter->quantize(range, setup_.table, scales, codes.data())
+                  : quantize_blocks(range, setup_.table, scales, codes.data());
         codes_ready = scales_.empty() || !feedback_;
       } else {
         bad = fit_scales(range, setup_.table, options().scale, scales);
@@ -266,7 +268,29 @@ QuantizeSetup::QuantizeSetup(const Checkpoint& checkpoint, const QuantizeCheckpo
     : input(checkpoint),
       options(quantize_options),
       codebook(make_codebook(quantize_options.format)),
-      table(make_code_table(codebook)) {}
+      table(make_code_table(codebook)),
+      converter(device_converter(quantize_options)) {}
+
+std::shared_ptr<BlockConverter> device_converter(const QuantizeCheckpointOptions& options) {
+  std::shared_ptr<BlockConverter> converter = block_converter(options.device);
+  if (converter == nullptr) return nullptr;
+  if (options.prepared)
+    fail(ErrorCode::kUnsupported, "weights that were quantized before are none for {} to quantize",
+         options.device);
+  if (options.quantize.scale != ScaleMethod::kAbsmax)
+    fail(ErrorCode::kUnsupported,
+         "{} quantizes by absmax alone: scales that are searched, signed ones too, are the CPU's",
+         options.device);
+  const auto expect = [&](int64_t block_size) {
+    if (!converter->takes(block_size))
+      fail(ErrorCode::kUnsupported, "{} quantizes in {}: blocks of {} are the CPU's", options.device,
+           converter->what_it_takes(), block_size);
+  };
+  expect(options.quantize.block_size);
+  for (const auto& [name, block_size] : options.block_sizes)
+    if (block_size != 0) expect(block_size);
+  return converter;
+}
 
 void check_storage(const TensorPlan& plan, DType storage) {
   const auto code_bytes = static_cast<uint64_t>((plan.input.shape.elements() + 1) / 2);

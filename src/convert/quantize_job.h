@@ -8,6 +8,7 @@
 #include "checkpoint/safetensors_writer.h"
 #include "convert/lora.h"
 #include "convert/stream.h"
+#include "engine/block_converter.h"
 #include "nfloat/convert.h"
 #include "quantize/blocks.h"
 
@@ -19,8 +20,13 @@ struct QuantizeSetup {
   const QuantizeCheckpointOptions& options;
   Codebook codebook;
   kernels::CodeTable table;
+  std::shared_ptr<BlockConverter> converter;  // of the device; null: the CPU
   QuantizeSetup(const Checkpoint& checkpoint, const QuantizeCheckpointOptions& quantize_options);
 };
+
+// What quantizes on options.device, or null for the CPU. Throws kUnsupported where it cannot do what the
+// options ask for.
+std::shared_ptr<BlockConverter> device_converter(const QuantizeCheckpointOptions& options);
 
 // What a quantized weight becomes in the file: `late` is the name of its quant_state.
 struct QuantizedLayout {

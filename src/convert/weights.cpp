@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <utility>
 
 #include "base/fail.h"
 #include "checkpoint/quantized_view.h"
@@ -81,6 +82,14 @@ std::span<const std::byte> WeightReader::read(int64_t chunk, Scratch& scratch) c
   return read_as(chunk, dtype_, scratch);
 }
 
+bool WeightReader::decode_on(std::shared_ptr<BlockConverter> converter) {
+  if (converter == nullptr || !quantized_ || delta_ != nullptr || transposed_.size() > 0 ||
+      !converter->takes(block_size_))
+    return false;
+  converter_ = std::move(converter);
+  return true;
+}
+
 std::span<const std::byte> WeightReader::read_as(int64_t chunk, DType as, Scratch& scratch) const {
   const auto first = static_cast<uint64_t>(begin(chunk));
   const auto values = static_cast<size_t>(count(chunk));
@@ -107,8 +116,13 @@ std::span<const std::byte> WeightReader::read_as(int64_t chunk, DType as, Scratc
     const auto codes = scratch.get<uint8_t>(0, (values + 1) / 2);
     checkpoint_.read(info_, first / 2, std::as_writable_bytes(codes));
     const auto decoded = scratch.bytes(1, values * dtype_bytes(as));
-    decode_blocks(codes.data(), scales_.data() + first / static_cast<uint64_t>(block_size_), table_,
-                  static_cast<int64_t>(values), block_size_, as, decoded.data());
+    const float* const scales = scales_.data() + first / static_cast<uint64_t>(block_size_);
+    const auto elements = static_cast<int64_t>(values);
+    if (converter_ != nullptr) {
+      converter_->decode(codes.data(), scales, table_, elements, block_size_, as, decoded.data());
+    } else {
+      decode_blocks(codes.data(), scales, table_, elements, block_size_, as, decoded.data());
+    }
     return decoded;
   }
   const auto plain = scratch.bytes(0, values * dtype_bytes(dtype_));

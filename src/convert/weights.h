@@ -9,6 +9,7 @@
 
 #include "convert/lora.h"
 #include "convert/stream.h"
+#include "engine/block_converter.h"
 #include "nfloat/checkpoint.h"
 #include "quantize/blocks.h"
 
@@ -34,6 +35,10 @@ class WeightReader {
   // Chunks become multiples of this many elements (and of 2). Call before the first read.
   void align_chunks(int64_t elements) noexcept;
 
+  // Chunks of a quantized weight are decoded by `converter`. False, and nothing changes, where it does not
+  // take them: other layouts and blocks, transposed ones, sums with an adapter.
+  bool decode_on(std::shared_ptr<BlockConverter> converter);
+
   // Bytes of `count(chunk)` values of dtype(), valid until the scratch slots 0 and 1 are used again. For
   // quantized weights `as` chooses the type they are decoded to.
   std::span<const std::byte> read(int64_t chunk, Scratch& scratch) const;
@@ -57,6 +62,7 @@ class WeightReader {
   int64_t block_size_ = 0;
   kernels::CodeTable table_{};
   std::vector<float> scales_;
+  std::shared_ptr<BlockConverter> converter_;  // null: the CPU
 };
 
 // Values of the stored scales of a quantized weight in float32.

@@ -116,6 +116,23 @@ struct AttentionArguments {
   float scale = 1, softcap = 0;
 };
 
+// Between weights and 4-bit codes by absmax, in blocks of 2^block_shift. What is written does not depend on
+// what was there. Weights on 16 bytes, codes on 4.
+enum class Element : uint8_t { kF32, kF16, kBF16 };
+struct BlocksArguments {
+  Element element = Element::kF32;
+  void* weights = nullptr;
+  uint8_t* codes = nullptr;  // two a byte
+  float* scales = nullptr;
+  const float* levels = nullptr;                   // 16; of dequantize()
+  const float* thresholds = nullptr;               // 15, ascending; of quantize()
+  const uint8_t* code_of_rank = nullptr;           // 16
+  unsigned long long* first_not_finite = nullptr;  // all ones before; its block's codes are then undefined
+  int64_t elements = 0;
+  int block_shift = 0;  // kLeastBlockShift to kMostBlockShift
+};
+inline constexpr int kLeastBlockShift = 4, kMostBlockShift = 12;
+
 // What is queued runs in the order of the calls; memory that it uses is not given back, and host memory not
 // touched, before wait(). Any number of threads. Where one step fails, wait() says so ever after.
 class Card {
@@ -155,6 +172,9 @@ class Card {
   // multiplies_bf16() is true. Up to kFewRows rows do not change one another's bits, nor do more than those.
   static constexpr int64_t kFewRows = 8;
   virtual void multiply_bf16(const ProductArguments& arguments, const uint16_t* x) = 0;
+  // The CPU's bytes.
+  virtual void quantize(const BlocksArguments& arguments) = 0;
+  virtual void dequantize(const BlocksArguments& arguments) = 0;
 };
 
 // Codes in blocks that the kernels of tensor cores take: columns and blocks of whole 64.
@@ -166,7 +186,7 @@ inline bool multiplies_bf16(const Weights& w) noexcept {
 }
 
 // The cards of compute capability 8.0 and later, in the driver's order. None without a driver, and in a build
-// without CUDA.
+// without CUDA. Only a card that is used is given a context.
 std::vector<std::shared_ptr<Card>> open_cards();
 
 }  // namespace nfloat::gpu

@@ -7,6 +7,7 @@
 
 #include "cuda/attention.h"
 #include "cuda/card.h"
+#include "cuda/convert.h"
 #include "cuda/gemm.h"
 #include "cuda/multiply.h"
 #include "cuda/product.h"
@@ -51,6 +52,21 @@ class Launches : public Card {
       launch_rows<RowsOperation::kAddToAll>(bias);
     });
   }
+  void quantize(const BlocksArguments& a) final {
+    queue([=, this] {
+      with_elements(a, [&](auto* weights) {
+        quantize_blocks(weights, a.elements, a.block_shift, Code16{a.thresholds, a.code_of_rank}, a.codes,
+                        a.scales, a.first_not_finite, multiprocessors_);
+      });
+    });
+  }
+  void dequantize(const BlocksArguments& a) final {
+    queue([=, this] {
+      const Nf4 codes{a.codes, a.scales, nullptr,    nullptr,    nullptr,
+                      nullptr, a.levels, int64_t{1}, a.elements, a.block_shift};
+      with_elements(a, [&](auto* weights) { dequantize_blocks(codes, weights, multiprocessors_); });
+    });
+  }
 
  protected:
   // `large_blocks`: a block may have 130 KiB of shared memory.
@@ -60,6 +76,17 @@ class Launches : public Card {
   virtual void queue(std::function<void()> work) = 0;
 
  private:
+  template <typename Body>
+  static void with_elements(const BlocksArguments& a, const Body& body) {
+    switch (a.element) {
+      case Element::kF32:
+        return body(static_cast<float*>(a.weights));
+      case Element::kF16:
+        return body(static_cast<F16*>(a.weights));
+      case Element::kBF16:
+        return body(static_cast<Bf16*>(a.weights));
+    }
+  }
   static Nf4 view(const Weights& w) {
     const bool nested = w.storage == Storage::kNestedCodes;
     int shift = 0;

@@ -20,6 +20,7 @@
 
 namespace nfloat {
 
+class BlockConverter;
 class CpuMatrix;
 class LayerEngine;
 
@@ -94,6 +95,9 @@ class Device {
 
   // Buffers and a queue of steps of their own: one for each pass that runs at a time.
   virtual std::unique_ptr<LayerEngine> engine() = 0;
+
+  // What quantizes and decodes weights there (engine/block_converter.h); null: nothing does.
+  virtual std::shared_ptr<BlockConverter> block_converter() { return nullptr; }
 };
 
 // This machine's processor; always there, the same one each time.

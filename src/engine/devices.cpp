@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/fail.h"
+#include "engine/block_converter.h"
 #include "engine/cuda/open.h"
 #include "engine/device.h"
 #include "engine/vulkan/open.h"
@@ -82,6 +83,17 @@ std::shared_ptr<Device> find_device(std::string_view name) {
   if (is_card_name(name))
     fail(ErrorCode::kNotFound, "{} is \"{}\", which is not there; there are: {}", from, name, names);
   fail(ErrorCode::kInvalidArgument, "{} is \"{}\", expected {}; there are: {}", from, name, kNames, names);
+}
+
+std::shared_ptr<BlockConverter> block_converter(const std::string& device) {
+  if (device.empty()) return nullptr;
+  const std::shared_ptr<Device> found = find_device(device);
+  if (found == cpu_device()) return nullptr;
+  std::shared_ptr<BlockConverter> converter = found->block_converter();
+  if (converter == nullptr)
+    fail(ErrorCode::kUnsupported, "{} ({}) neither quantizes nor dequantizes: devices of CUDA and the CPU do",
+         found->name(), found->model());
+  return converter;
 }
 
 std::string forced_device_error() {

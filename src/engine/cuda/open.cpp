@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "engine/cuda/cuda_converter.h"
 #include "engine/cuda/cuda_engine.h"
 #include "engine/opened_once.h"
 
@@ -49,6 +50,10 @@ class CudaDevice final : public Device {
   std::unique_ptr<LayerEngine> engine() override {
     gpu_->expect_own_process();
     return std::make_unique<CudaEngine>(gpu_);
+  }
+  std::shared_ptr<BlockConverter> block_converter() override {
+    gpu_->expect_own_process();
+    return std::make_shared<CudaConverter>(gpu_);
   }
 
  private:
