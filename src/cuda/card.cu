@@ -10,12 +10,11 @@ namespace {
 
 class CudaCard final : public Launches {
  public:
-  CudaCard(int device, const cudaDeviceProp& properties, cudaStream_t stream)
+  CudaCard(int device, const cudaDeviceProp& properties)
       : Launches(properties.multiProcessorCount, properties.sharedMemPerBlockOptin >= kLargeBlock),
         device_(device),
         model_(properties.name),
-        total_bytes_(properties.totalGlobalMem),
-        stream_(stream) {}
+        total_bytes_(properties.totalGlobalMem) {}
 
   const std::string& model() const noexcept override { return model_; }
   uint64_t free_bytes() const noexcept override {
@@ -30,13 +29,11 @@ class CudaCard final : public Launches {
     return taken([](void** to, size_t count) { return cudaMallocHost(to, count); }, bytes);
   }
   void release(void* memory) noexcept override {
-    cudaSetDevice(device_);
-    check(cudaStreamSynchronize(stream_));
+    check(cudaStreamSynchronize(stream()));
     check(cudaFree(memory));
   }
   void release_host(void* memory) noexcept override {
-    cudaSetDevice(device_);
-    check(cudaStreamSynchronize(stream_));
+    check(cudaStreamSynchronize(stream()));
     check(cudaFreeHost(memory));
   }
 
@@ -51,25 +48,20 @@ class CudaCard final : public Launches {
   void copy_on_card(void* to, const void* from, uint64_t bytes) override {
     copy(to, from, bytes, 1, 0, 0, cudaMemcpyDeviceToDevice);
   }
-  void zero(void* memory, uint64_t bytes) override {
-    cudaSetDevice(device_);
-    check(cudaMemsetAsync(memory, 0, bytes, stream_));
-  }
+  void zero(void* memory, uint64_t bytes) override { check(cudaMemsetAsync(memory, 0, bytes, stream())); }
   void upload(void* to, const void* from, uint64_t bytes) override {
     copy_to_card(to, from, bytes, 1, 0, 0);
-    check(cudaStreamSynchronize(stream_));
+    check(cudaStreamSynchronize(stream()));
   }
   std::string wait() override {
-    cudaSetDevice(device_);
-    check(cudaStreamSynchronize(stream_));
+    check(cudaStreamSynchronize(stream()));
     const std::scoped_lock lock(mutex_);
     return failure_ == cudaSuccess ? "" : cudaGetErrorString(failure_);
   }
 
  protected:
   void queue(std::function<void()> work) override {
-    cudaSetDevice(device_);
-    launch_stream() = stream_;
+    launch_stream() = stream();
     work();
     check(cudaGetLastError());
   }
@@ -77,6 +69,13 @@ class CudaCard final : public Launches {
  private:
   static constexpr size_t kLargeBlock = size_t{130} << 10;
 
+  // Makes the card this thread's. The stream, and with it the card's context, is made when it is first used:
+  // a card that nobody names costs nothing.
+  cudaStream_t stream() noexcept {
+    check(cudaSetDevice(device_));
+    std::call_once(made_, [this] { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); });
+    return stream_;
+  }
   template <typename Take>
   void* taken(Take take, uint64_t bytes) noexcept {
     cudaSetDevice(device_);
@@ -87,9 +86,9 @@ class CudaCard final : public Launches {
   }
   void copy(void* to, const void* from, uint64_t bytes, uint64_t rows, uint64_t to_stride,
             uint64_t from_stride, cudaMemcpyKind kind) {
-    cudaSetDevice(device_);
-    check(rows == 1 ? cudaMemcpyAsync(to, from, bytes, kind, stream_)
-                    : cudaMemcpy2DAsync(to, to_stride, from, from_stride, bytes, rows, kind, stream_));
+    const cudaStream_t own = stream();
+    check(rows == 1 ? cudaMemcpyAsync(to, from, bytes, kind, own)
+                    : cudaMemcpy2DAsync(to, to_stride, from, from_stride, bytes, rows, kind, own));
   }
   // Keeps the first failure.
   void check(cudaError_t result) noexcept {
@@ -101,7 +100,8 @@ class CudaCard final : public Launches {
   const int device_;
   const std::string model_;
   const uint64_t total_bytes_;
-  const cudaStream_t stream_;
+  std::once_flag made_;
+  cudaStream_t stream_ = nullptr;
   std::mutex mutex_;
   cudaError_t failure_ = cudaSuccess;
 };
@@ -114,12 +114,8 @@ std::vector<std::shared_ptr<Card>> open_cards() {
   if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
   for (int device = 0; device < count; ++device) {
     cudaDeviceProp properties{};
-    cudaStream_t stream = nullptr;
-    if (cudaGetDeviceProperties(&properties, device) != cudaSuccess || properties.major < 8 ||
-        cudaSetDevice(device) != cudaSuccess ||
-        cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess)
-      continue;
-    found.push_back(std::make_shared<CudaCard>(device, properties, stream));
+    if (cudaGetDeviceProperties(&properties, device) != cudaSuccess || properties.major < 8) continue;
+    found.push_back(std::make_shared<CudaCard>(device, properties));
   }
   cudaGetLastError();
   return found;
