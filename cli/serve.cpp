@@ -37,7 +37,7 @@ struct Options {
   ServeOptions serve;
   int port = 8080;
   int64_t step_milliseconds = 100, drain = 30, stall = 120;
-  std::string kv_memory, api_key_file, chat_template, draft;
+  std::string kv_memory, prefix_cache_size, api_key_file, chat_template, draft;
   std::vector<std::string> adapters;  // NAME=FOLDER
 };
 
@@ -129,6 +129,13 @@ void run(Options& options) {
   options.serve.drain_seconds = static_cast<double>(options.drain);
   options.serve.stall_seconds = static_cast<double>(options.stall);
   if (!options.kv_memory.empty()) options.serve.kv_bytes = parse_bytes(options.kv_memory, "--kv-memory");
+  if (!options.prefix_cache_size.empty() && options.serve.prefix_folder.empty())
+    throw UsageError("--prefix-cache-size is of --prefix-cache, which names the folder");
+  if (!options.serve.prefix_folder.empty() && rank_place().count > 1)
+    throw UsageError(
+        "--prefix-cache: of several ranks each has a part of what was read; there is no folder for them");
+  if (!options.prefix_cache_size.empty())
+    options.serve.prefix_folder_bytes = parse_bytes(options.prefix_cache_size, "--prefix-cache-size");
   options.serve.kv_cache = parse_kv_cache(options.model.kv_cache);
   for (const std::string& adapter : options.adapters) {
     const size_t equal = adapter.find('=');
@@ -207,6 +214,11 @@ void add_serve_command(const Command& app) {
       .between(int64_t{0}, int64_t{1} << 27);
   command.add_option("--kv-memory", options->kv_memory,
                      "Memory for keys and values, as 2G; none given: what all streams can fill");
+  command.add_option(
+      "--prefix-cache", serve.prefix_folder,
+      "Folder that keeps what was read of conversations, for later ones that begin so, after a restart too");
+  command.add_option("--prefix-cache-size", options->prefix_cache_size,
+                     "What --prefix-cache may take on the disk, as 10G; 4G if none is given");
   command
       .add_option(
           "--adapter", options->adapters,

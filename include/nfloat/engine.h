@@ -28,7 +28,12 @@ struct EngineOptions {
   // Of keys and values, kept prefixes included; 0: enough for all streams, but at most nine tenths of the
   // memory that is free when the engine is made.
   uint64_t kv_bytes = 0;
-  double step_seconds = 0.1;  // a step with a piece of a prompt takes about this long
+  // A folder for keys and values of sequences that have ended, which later ones that begin in the same way
+  // use, of later processes too; empty: none. Only of requests without adapters, on the CPU and in one
+  // process. The folder has to be this user's alone: it holds the tokens of what was said.
+  std::string prefix_folder = {};
+  uint64_t prefix_folder_bytes = uint64_t{4} << 30;  // what its files may take together
+  double step_seconds = 0.1;                         // a step with a piece of a prompt takes about this long
   // A smaller model with the same tokens that guesses the next ones; what is generated is the same as
   // without. Its keys and values are not part of kv_bytes.
   std::optional<Model> draft = std::nullopt;

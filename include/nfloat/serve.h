@@ -27,10 +27,12 @@ struct ServeOptions {
   // Sockets that listen already, as service managers hand them over: in place of host and port. The server
   // closes them.
   std::vector<int> listening = {};
-  int streams = 8;        // sequences that are continued together
-  int queue = 64;         // requests that may wait
-  int64_t context = 0;    // tokens of one sequence; 0: the model's context
-  uint64_t kv_bytes = 0;  // EngineOptions::kv_bytes
+  int streams = 8;                                   // sequences that are continued together
+  int queue = 64;                                    // requests that may wait
+  int64_t context = 0;                               // tokens of one sequence; 0: the model's context
+  uint64_t kv_bytes = 0;                             // EngineOptions::kv_bytes
+  std::string prefix_folder = {};                    // likewise
+  uint64_t prefix_folder_bytes = uint64_t{4} << 30;  // likewise
   KvCacheType kv_cache = KvCacheType::kAuto;
   double step_seconds = 0.1;    // longest step with a piece of a prompt
   int64_t max_tokens = 0;       // of an answer whose request names no limit; 0: what the context has room for

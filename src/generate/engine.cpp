@@ -97,6 +97,8 @@ Engine::State::State(const Model& model, const Tokenizer& text, const EngineOpti
       prefixes(static_cast<size_t>(options.streams) * 4),
       budget(options.step_seconds) {
   state_of(root).cache = KvCache(options.kv_cache, pool);
+  if (!options.prefix_folder.empty())
+    saved = std::make_unique<PrefixFolder>(options.prefix_folder, options.prefix_folder_bytes, root);
   statistics.kv_bytes_limit = options.kv_bytes;
   statistics.kv_page_bytes = pool->page_bytes();
   statistics.kv_page_tokens = page_positions;

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "generate/prefix_folder.h"
 #include "generate/prefix_store.h"
 #include "generate/step_budget.h"
 #include "generate/stream.h"
@@ -42,6 +43,8 @@ struct Engine::State {
   void admit();
   // Keys and values that other sequences share with this one.
   void share_prefix(EngineStream& stream);
+  // What the disk has of the tokens, where that is more than `beyond` and there is room for it.
+  std::optional<Session> saved_prefix(std::span<const int32_t> wanted, int64_t beyond);
   bool waits_for_prefix(const EngineStream& stream) const;
 
   std::vector<Part> plan();
@@ -87,6 +90,7 @@ struct Engine::State {
   Workspace workspace;
   std::vector<float> rows;  // logits behind guesses
   PrefixStore prefixes;
+  std::unique_ptr<PrefixFolder> saved;  // prefixes on the disk, or null
   std::optional<GrammarVocabulary> words;
   std::once_flag words_made;
   StepBudget budget;

@@ -108,12 +108,29 @@ void Engine::State::share_prefix(EngineStream& stream) {
     const int64_t common = common_length(other->held(), wanted);
     if (common > best.length) best = {&*other->session, common};
   }
-  if (best.session == nullptr || best.length < stream.position() + kLeastShared) return;
-  Session shared = best.session->fork();
-  shared.rewind(best.length);
+  const int64_t least = stream.position() + kLeastShared;
+  std::optional<Session> shared;
+  if (adapters == nullptr) shared = saved_prefix(wanted, std::max(best.length, least - 1));
+  if (shared) {
+    best.length = shared->position();
+  } else {
+    if (best.session == nullptr || best.length < least) return;
+    shared = best.session->fork();
+    shared->rewind(best.length);
+  }
   if (stream.continuation.generated() == 0 && stream.choice == 0)
     stream.job->usage.cached_tokens += best.length - stream.position();
   stream.session = std::move(shared);
+}
+
+std::optional<Session> Engine::State::saved_prefix(std::span<const int32_t> wanted, int64_t beyond) {
+  if (!saved) return std::nullopt;
+  const int64_t length = saved->longest(wanted);
+  if (length <= beyond) return std::nullopt;
+  const uint64_t bytes = static_cast<uint64_t>(pages_for(length, page_positions)) * pool->page_bytes();
+  while (used_bytes() + bytes > options.kv_bytes)
+    if (!prefixes.drop_one() && !saved->finish()) return std::nullopt;
+  return saved->find(wanted, beyond, root);
 }
 
 // An older sequence is about to read what this one begins with too.
@@ -208,7 +225,7 @@ void Engine::State::make_room(std::vector<Part>& parts) {
   };
   if (too_much()) drop_guesses(parts);
   while (too_much()) {
-    if (prefixes.drop_one()) continue;
+    if (prefixes.drop_one() || (saved && saved->finish())) continue;
     if (active.size() <= 1) return;
     const auto newest =
         std::max_element(active.begin(), active.end(),
@@ -432,6 +449,7 @@ void Engine::State::end(EngineStream& stream, EngineEvent& event) {
       stream.continuation.generated() +
       (*event.finish == FinishReason::kEndOfText && !stream.without_end_token ? 1 : 0);
   const std::span<const int32_t> held = stream.held();
+  if (saved && !job.request.adapters) saved->keep(held, *stream.session);
   prefixes.keep({held.begin(), held.end()}, std::move(*stream.session), job.request.adapters.get());
   stream.session.reset();
   if (--job.left > 0) return;

@@ -88,6 +88,8 @@ ServedModel::ServedModel(const Model& weights, const std::string& path, const st
               .context = options.context,
               .kv_cache = options.kv_cache,
               .kv_bytes = options.kv_bytes,
+              .prefix_folder = options.prefix_folder,
+              .prefix_folder_bytes = options.prefix_folder_bytes,
               .step_seconds = options.step_seconds,
               .draft = draft,
               .clock = nullptr,

@@ -4,6 +4,7 @@
 #include "base/fail.h"
 #include "base/fnv.h"
 #include "checkpoint/fingerprint.h"
+#include "model/weights_identity.h"
 #include "tune/random.h"
 
 namespace nfloat {
@@ -29,16 +30,7 @@ Json as_json(const std::vector<std::pair<std::string, double>>& pattern) {
 }  // namespace
 
 std::string base_fingerprint(const Model::State& model) {
-  uint64_t hash = fnv(model.checkpoint ? contents_fingerprint(*model.checkpoint) : "no files");
-  const ModelOptions& options = model.options;
-  if (options.quantize) {
-    for (const float level : options.quantize->levels) hash = fnv(fmt::format("{:a} ", level), hash);
-    hash = fnv(fmt::format("{} {} {}", options.quantize->signed_scale, options.quantize_block_size,
-                           options.quantize_double),
-               hash);
-  }
-  hash = fnv_step(hash, static_cast<uint64_t>(options.head));
-  return fmt::format("{:016x}", hash);
+  return weights_identity(model, model.checkpoint ? contents_fingerprint(*model.checkpoint) : "no files");
 }
 
 Json run_identity(const TrainOptions& o, int64_t steps, std::span<const TrainRow> rows,
