@@ -264,7 +264,8 @@ class Job {
   }
 
   void train(Trainer& trainer, const Model& model, TrainStory& story) {
-    TrainLog log(options_.log, options_.resume, options_.pairs());
+    TrainLog log(options_.log, options_.resume ? std::optional(trainer.finished_steps()) : std::nullopt,
+                 options_.pairs());
     ProgressBar bar("train", "steps");
     catch_interrupts();
     int64_t tokens = 0;

@@ -4,19 +4,69 @@
 #include <fmt/format.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
 
 #include "base/json.h"
 #include "nfloat/error.h"
 
 namespace nfloat::cli {
+namespace {
 
-TrainLog::TrainLog(const std::string& path, bool append, bool pairs)
+namespace fs = std::filesystem;
+
+// -1: not a line of a log.
+int64_t step_of(const std::string& line, bool csv) {
+  int64_t step = -1;
+  if (csv) {
+    const auto [end, error] = std::from_chars(line.data(), line.data() + line.size(), step);
+    return error == std::errc() && end != line.data() + line.size() && *end == ',' ? step : -1;
+  }
+  try {
+    const Json json = Json::parse(line);
+    return json.is_object() && json.contains("step") ? json["step"].get<int64_t>() : -1;
+  } catch (const JsonError&) {
+    return -1;
+  }
+}
+
+// Bytes of a log up to the first line of a step behind `finished`, or the first that has no end.
+uint64_t kept_bytes(const std::string& path, int64_t finished, bool csv) {
+  std::ifstream file(path, std::ios::binary);
+  std::string line;
+  uint64_t kept = 0;
+  for (int64_t number = 1; std::getline(file, line) && !file.eof(); ++number) {
+    const bool names = csv && number == 1 && line.starts_with("step,");
+    const int64_t step = names ? 0 : step_of(line, csv);
+    if (step < 0)
+      throw Error(
+          ErrorCode::kMalformedFile,
+          fmt::format("{}:{}: is not a line of this run's log, which --resume goes on with", path, number));
+    if (step > finished) break;
+    kept += line.size() + 1;
+  }
+  return kept;
+}
+
+}  // namespace
+
+TrainLog::TrainLog(const std::string& path, std::optional<int64_t> finished, bool pairs)
     : path_(path), csv_(path.ends_with(".csv")) {
   if (path.empty()) return;
-  file_ = std::fopen(path.c_str(), append ? "ab" : "wb");
+  bool begins = true;
+  std::error_code error;
+  if (finished && fs::is_regular_file(path, error)) {
+    const uint64_t kept = kept_bytes(path, *finished, csv_);
+    begins = kept == 0;
+    fs::resize_file(path, kept, error);
+    if (error) throw Error(ErrorCode::kIo, fmt::format("{}: {}", path, error.message()));
+  }
+  file_ = std::fopen(path.c_str(), finished ? "ab" : "wb");
   if (file_ == nullptr) throw Error(ErrorCode::kIo, fmt::format("{}: {}", path, std::strerror(errno)));
-  if (csv_ && !append)
+  if (csv_ && begins)
     fmt::print(file_, "step,loss,grad_norm,learning_rate,tokens,rows,seconds,held_out_loss{}\n",
                pairs ? ",pairs,reward_margin,accuracy,logp_chosen,logp_rejected" : "");
 }

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "nfloat/chat.h"
 #include "nfloat/train_data.h"
+#include "tokenizer/utf8.h"
 #include "tune/batch.h"
 
 namespace nfloat {
@@ -76,6 +77,12 @@ class Reader {
   void read_text(std::istream& file) {
     const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
     line_ = 1;
+    if (!is_valid_utf8(text)) {
+      const std::string repaired = repair_utf8(text);
+      const auto bad = std::mismatch(text.begin(), text.end(), repaired.begin(), repaired.end()).first;
+      line_ += std::count(text.begin(), bad, '\n');
+      malformed("byte {} of the text is not UTF-8", bad - text.begin());
+    }
     const std::vector<int32_t> tokens = tokenizer().encode(text);
     for (size_t first = 0; first < tokens.size(); first += static_cast<size_t>(options_.length)) {
       const size_t end = std::min(tokens.size(), first + static_cast<size_t>(options_.length));

@@ -380,6 +380,44 @@ TEST_F(Train, LoftqRoundsMakeABaseOfTheirOwn) {
   EXPECT_EQ(read_file(path("plain/config.json")), read_file(model() + "/config.json"));
 }
 
+// A kill comes behind steps that the log tells of and the checkpoint does not, and in the middle of a line.
+TEST_F(Train, AResumedRunsLogHasEachStepOnce) {
+  for (const std::string type : {"jsonl", "csv"}) {
+    const std::string log = path("log." + type), out = path("out_" + type);
+    const std::vector<std::string> run{"--out", out,       "--steps",      "3", "--rank", "2", "--log",
+                                       log,     "--quiet", "--save-every", "2"};
+    ASSERT_TRUE(train(run).ok());
+    const std::vector<std::string> whole = read_lines(log);
+    std::string killed;
+    for (const std::string& line : whole) killed += line + "\n";
+    write_file(log, killed + whole.back().substr(0, 3));
+    std::vector<std::string> resume = run;
+    resume.push_back("--resume");
+    const auto steps = [](const std::vector<std::string>& lines) {  // without their times
+      std::vector<std::string> kept;
+      for (const std::string& line : lines) {
+        kept.push_back(line.starts_with('{') ? Json::parse(line).at("loss").dump()
+                                             : line.substr(0, line.find(',', line.find(',') + 1)));
+      }
+      return kept;
+    };
+    Result result = train(resume);
+    ASSERT_TRUE(result.ok()) << result;
+    EXPECT_EQ(steps(whole), steps(read_lines(log))) << type;
+    EXPECT_EQ(whole[type == "csv" ? 2 : 1], read_lines(log)[type == "csv" ? 2 : 1]) << "a line that stays";
+    // A new file has the steps that are done now, columns with their names.
+    std::filesystem::remove(log);
+    result = train(resume);
+    ASSERT_TRUE(result.ok()) << result;
+    ASSERT_EQ(type == "csv" ? 2u : 1u, read_lines(log).size());
+    EXPECT_EQ(type == "csv", read_lines(log)[0] == whole[0]);
+    // What is no log is named and stays.
+    write_file(log, "a shopping list\n");
+    expect_complaint(train(resume), {"log." + type + ":1", "is not a line of this run's log"});
+    EXPECT_EQ("a shopping list\n", read_file(log));
+  }
+}
+
 TEST_F(Train, BadDataIsNamedByItsLine) {
   const auto complains = [&](const std::string& text, const std::vector<std::string>& words) {
     write_file(path("bad.jsonl"), text);
@@ -393,6 +431,9 @@ TEST_F(Train, BadDataIsNamedByItsLine) {
   complains("{\"input_ids\": [0, 5], \"labels\": [-100, -100]}\n", {"nothing is trained", "1 of them"});
   complains("{\"input_ids\": [0, 5, 99999]}\n", {"row 1", "99999", "4095"});
   complains("{\"messages\": [{\"role\": \"user\", \"content\": \"a\"}]}\n", {"bad.jsonl:1", "chat template"});
+  write_file(path("bad.txt"), "Caf\xc3\xa9.\nCaf\xe9.\n");
+  expect_complaint(nfloat({"train", model(), path("bad.txt"), "--out", path("out"), "--quiet"}),
+                   {"bad.txt:2", "byte 10", "UTF-8"});
   EXPECT_FALSE(std::filesystem::exists(path("out")));
   EXPECT_EQ(2, nfloat({"train", model(), path("bad.jsonl")}).exit_code);
 }
