@@ -15,6 +15,7 @@
 #include "calibrate/matrix.h"
 #include "calibrate/stream.h"
 #include "calibrate/super_coding.h"
+#include "model/finite.h"
 #include "model/layer_reader.h"
 #include "model/loader.h"
 
@@ -144,7 +145,7 @@ class Calibrator {
           independent_layer(layer, *weights, *original);
       } catch (const Error& error) {
         if (error.code() != ErrorCode::kNotFinite) throw;
-        fail(error.code(), "layer {}: {}", layer, error.what());
+        fail(error.code(), "layer {}: {}{}", layer, error.what(), not_finite_cause(*checkpoint_, layer));
       }
       add_to_report(layer < options_.earlier_layers);
       held->advance(layer, *weights);

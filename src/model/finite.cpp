@@ -50,23 +50,6 @@ std::optional<std::string> fault_of(const Checkpoint& checkpoint, const TensorIn
   return std::nullopt;
 }
 
-std::string found_in(const Model::State& model, int64_t layer) {
-  if (model.checkpoint == nullptr || model.checkpoint->is_gguf()) return "";
-  // The layer's own, then those outside of all layers: embeddings, final norm, head.
-  for (const bool own : {true, false}) {
-    for (const TensorInfo& info : model.checkpoint->tensors()) {
-      const int64_t at = layer_in(info.name);
-      if (own != (at >= 0 && at == layer) || (!own && at >= 0)) continue;
-      try {
-        if (const auto fault = fault_of(*model.checkpoint, info)) return ": " + *fault;
-      } catch (const Error&) {
-        continue;
-      }
-    }
-  }
-  return ": the tensors it is computed from are finite, the numbers got too large for float32";
-}
-
 }  // namespace
 
 int64_t first_not_finite(std::span<const float> values) noexcept {
@@ -79,12 +62,30 @@ int64_t first_not_finite(std::span<const float> values) noexcept {
          values.begin();
 }
 
+std::string not_finite_cause(const Checkpoint& checkpoint, int64_t layer) {
+  if (checkpoint.is_gguf()) return "";
+  // The layer's own, then those outside of all layers: embeddings, final norm, head.
+  for (const bool own : {true, false}) {
+    for (const TensorInfo& info : checkpoint.tensors()) {
+      const int64_t at = layer_in(info.name);
+      if (own != (at >= 0 && at == layer) || (!own && at >= 0)) continue;
+      try {
+        if (const auto fault = fault_of(checkpoint, info)) return ": " + *fault;
+      } catch (const Error&) {
+        continue;
+      }
+    }
+  }
+  return ": the tensors it is computed from are finite, the numbers got too large for float32";
+}
+
 void fail_not_finite(const Model::State& model, int64_t layer, std::string_view what) {
   const std::string place = layer < 0                     ? "before the first layer"
                             : layer < model.config.layers ? fmt::format("in layer {}", layer)
                                                           : "after the last layer";
   const std::string file = model.checkpoint == nullptr ? "the model" : model.checkpoint->path();
-  fail(ErrorCode::kNotFinite, "{}: {} is not finite {}{}", file, what, place, found_in(model, layer));
+  fail(ErrorCode::kNotFinite, "{}: {} is not finite {}{}", file, what, place,
+       model.checkpoint == nullptr ? "" : not_finite_cause(*model.checkpoint, layer));
 }
 
 }  // namespace nfloat

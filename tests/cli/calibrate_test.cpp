@@ -369,6 +369,8 @@ TEST_F(Calibrate, RefusesModelsThatItCannotRun) {
   file.replace(8 + length + entry.at("data_offsets").at(0).get<uint64_t>() + 20, 2, "\xc0\x7f");
   write_file(path("nan/model.safetensors"), file);
   expect_refusal(quick(path("nan"), "out", stories()), {"layer 1", "down_proj"});
+  expect_refusal(quick(path("nan"), "out2", stories(), {"--level", "2"}),
+                 {"layer 1", "'model.layers.1.mlp.down_proj.weight' holds NaN at index 10"});
   expect_refusal(quick(model(), "out", stories(), {"--preset", "qlora"}), {"--preset qlora"}, 2);
   expect_refusal(quick(model(), "out", stories(), {"--allow-nonfinite"}), {"--allow-nonfinite"});
   EXPECT_FALSE(fs::exists(path("out")));
