@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <exception>
 #include <filesystem>
 #include <memory>
@@ -170,12 +171,17 @@ void run(Options& options) {
       server.stop();
     }
   });
-  const bool whole = server.run([&server] {
+  const auto patience = service_manager_patience();
+  auto told = std::chrono::steady_clock::now();
+  const bool whole = server.run([&] {
     if (ranks_lost()) server.stop();
-    if (interrupted())
+    const auto now = std::chrono::steady_clock::now();
+    if (interrupted()) {
       tell_service_manager("STOPPING=1");
-    else if (server.trouble().empty())
+    } else if (patience.count() > 0 && now - told >= patience / 2 && server.trouble().empty()) {
       tell_service_manager("WATCHDOG=1");
+      told = now;
+    }
     return interrupted();
   });
   loader.join();

@@ -9,6 +9,7 @@
 
 #include <charconv>
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <string>
 #include <system_error>
@@ -30,10 +31,22 @@ void tell_service_manager(std::string_view state) noexcept {
   const int file = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   if (file < 0) return;
   const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + path.size());
-  // Who does not listen misses it: serving does not depend on that.
-  [[maybe_unused]] const ssize_t sent = ::sendto(file, state.data(), state.size(), MSG_NOSIGNAL,
-                                                 reinterpret_cast<const sockaddr*>(&address), length);
+  // Who does not listen misses it: serving does not depend on that, nor waits for it.
+  [[maybe_unused]] const ssize_t sent =
+      ::sendto(file, state.data(), state.size(), MSG_NOSIGNAL | MSG_DONTWAIT,
+               reinterpret_cast<const sockaddr*>(&address), length);
   ::close(file);
+}
+
+std::chrono::microseconds service_manager_patience() noexcept {
+  const char* const time = std::getenv("WATCHDOG_USEC");
+  const char* const process = std::getenv("WATCHDOG_PID");
+  if (time == nullptr || (process != nullptr && process != std::to_string(::getpid()))) return {};
+  const std::string_view text = time;
+  int64_t microseconds = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), microseconds);
+  if (error != std::errc() || end != text.data() + text.size() || microseconds < 0) return {};
+  return std::chrono::microseconds(microseconds);
 }
 
 std::vector<int> sockets_of_service_manager() {

@@ -36,19 +36,25 @@ TEST_F(Serve, TellsItsServiceManagerWhenItIsReadyAndWhenItEnds) {
   address.sun_family = AF_UNIX;
   path("notify").copy(address.sun_path, sizeof address.sun_path - 1);
   ASSERT_EQ(::bind(manager, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-  Limits limits;
-  limits.signal = SIGTERM;
-  limits.after = std::chrono::seconds(3);
-  limits.environment["NOTIFY_SOCKET"] = path("notify");
-  EXPECT_TRUE(nfloat({"serve", model(), "--port", "0", "--quiet"}, limits).ok());
-  const auto next = [&] {
+  const auto told = [&](const std::map<std::string, std::string>& more) {
+    Limits limits;
+    limits.signal = SIGTERM;
+    limits.after = std::chrono::seconds(2);
+    limits.environment["NOTIFY_SOCKET"] = path("notify");
+    for (const auto& [name, value] : more) limits.environment[name] = value;
+    EXPECT_TRUE(nfloat({"serve", model(), "--port", "0", "--quiet"}, limits).ok());
+    std::vector<std::string> messages;
     char text[64];
-    const ssize_t count = ::recv(manager, text, sizeof text, 0);
-    return count < 0 ? "nothing" : std::string(text, static_cast<size_t>(count));
+    for (ssize_t count = 0; (count = ::recv(manager, text, sizeof text, 0)) >= 0;)
+      messages.emplace_back(text, static_cast<size_t>(count));
+    return messages;
   };
-  EXPECT_EQ(next(), "READY=1");
-  EXPECT_EQ(next(), "STOPPING=1");
-  EXPECT_EQ(next(), "nothing");
+  const std::vector<std::string> two{"READY=1", "STOPPING=1"};
+  EXPECT_EQ(told({}), two);
+  EXPECT_EQ(told({{"WATCHDOG_USEC", "1000000"}, {"WATCHDOG_PID", "1"}}), two) << "another process is watched";
+  std::vector<std::string> watched = told({{"WATCHDOG_USEC", "1000000"}});
+  EXPECT_GE(std::erase(watched, "WATCHDOG=1"), 2u);
+  EXPECT_EQ(watched, two);
   ::close(manager);
 }
 
