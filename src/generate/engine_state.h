@@ -43,6 +43,8 @@ struct Engine::State {
   void admit();
   // Keys and values that other sequences share with this one.
   void share_prefix(EngineStream& stream);
+  // What this process has in memory of the tokens; valid until prefixes or streams go.
+  PrefixStore::Found shared_prefix(const EngineStream& stream, std::span<const int32_t> wanted);
   // What the disk has of the tokens, where that is more than `beyond` and there is room for it.
   std::optional<Session> saved_prefix(std::span<const int32_t> wanted, int64_t beyond);
   bool waits_for_prefix(const EngineStream& stream) const;

@@ -98,9 +98,7 @@ void Engine::State::admit() {
   }
 }
 
-void Engine::State::share_prefix(EngineStream& stream) {
-  if (stream.scores_prompt()) return;
-  const std::span<const int32_t> wanted = stream.tokens().first(stream.tokens().size() - 1);
+PrefixStore::Found Engine::State::shared_prefix(const EngineStream& stream, std::span<const int32_t> wanted) {
   const LinearObserver* const adapters = stream.job->request.adapters.get();
   PrefixStore::Found best = prefixes.find(wanted, adapters);
   for (const StreamPointer& other : active) {
@@ -108,23 +106,29 @@ void Engine::State::share_prefix(EngineStream& stream) {
     const int64_t common = common_length(other->held(), wanted);
     if (common > best.length) best = {&*other->session, common};
   }
+  return best;
+}
+
+void Engine::State::share_prefix(EngineStream& stream) {
+  if (stream.scores_prompt()) return;
+  const std::span<const int32_t> wanted = stream.tokens().first(stream.tokens().size() - 1);
   const int64_t least = stream.position() + kLeastShared;
   std::optional<Session> shared;
-  if (adapters == nullptr) shared = saved_prefix(wanted, std::max(best.length, least - 1));
-  if (shared) {
-    best.length = shared->position();
-  } else {
+  if (saved && !stream.job->request.adapters)
+    shared = saved_prefix(wanted, std::max(shared_prefix(stream, wanted).length, least - 1));
+  if (!shared) {
+    // Not the one found before: it may have made room for what the disk did not have then.
+    const PrefixStore::Found best = shared_prefix(stream, wanted);
     if (best.session == nullptr || best.length < least) return;
     shared = best.session->fork();
     shared->rewind(best.length);
   }
   if (stream.continuation.generated() == 0 && stream.choice == 0)
-    stream.job->usage.cached_tokens += best.length - stream.position();
+    stream.job->usage.cached_tokens += shared->position() - stream.position();
   stream.session = std::move(shared);
 }
 
 std::optional<Session> Engine::State::saved_prefix(std::span<const int32_t> wanted, int64_t beyond) {
-  if (!saved) return std::nullopt;
   const int64_t length = saved->longest(wanted);
   if (length <= beyond) return std::nullopt;
   const uint64_t bytes = static_cast<uint64_t>(pages_for(length, page_positions)) * pool->page_bytes();

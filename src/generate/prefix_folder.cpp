@@ -36,8 +36,7 @@ constexpr size_t kMostWaiting = 2;
 constexpr size_t kMostFiles = 4096;
 constexpr uint64_t kMostPositions = uint64_t{1} << 27;
 
-// A file is this, the sums of its pages, the tokens, and the pages; all words as this machine has them, which
-// is part of the identity.
+// A file is this, the sums of its pages, the tokens, and the pages; all words as this machine has them.
 struct Header {
   std::array<char, 16> magic;
   uint64_t identity, positions, page_bytes;
@@ -116,6 +115,12 @@ std::optional<Contents> contents_of(const File& file, uint64_t identity, uint64_
   return in;
 }
 
+// Whether write() gives such names: whatever else is in the folder stays.
+bool is_own(std::string_view name) noexcept {
+  return name.size() == 32 + kSuffix.size() && name.ends_with(kSuffix) &&
+         name.find_first_not_of("0123456789abcdef") == 32;
+}
+
 bool begins_with(std::span<const int32_t> tokens, std::span<const int32_t> beginning) noexcept {
   return common_length(tokens, beginning) == static_cast<int64_t>(beginning.size());
 }
@@ -148,11 +153,10 @@ uint64_t identity_of(const Session& root, uint64_t page_bytes) {
   const SessionOptions& options = session.options;
   const Precision many = options.many_rows_precision.value_or(*options.precision);
   // The context is part of it: some angles are made for the longest sequence.
-  return fnv(fmt::format("{} {} {} {} {} {} {} {} {}", version(), active_target(),
+  return fnv(fmt::format("{} {} {} {} {} {} {} {}", version(), active_target(),
                          weights_identity(model, files_fingerprint(*model.checkpoint)),
                          precision_name(*options.precision), precision_name(many),
-                         static_cast<int>(options.kv_cache), options.context, page_bytes,
-                         std::endian::native == std::endian::little));
+                         static_cast<int>(options.kv_cache), options.context, page_bytes));
 }
 
 }  // namespace
@@ -181,9 +185,9 @@ void PrefixFolder::read_folder() {
   std::error_code ignored;
   for (const auto& file : fs::directory_iterator(folder_, ignored)) {
     const std::string name = file.path().filename().string();
-    if (const std::string_view target = target_of_temporary(name); target.ends_with(kSuffix))
+    if (const std::string_view target = target_of_temporary(name); is_own(target))
       remove_stale_temporaries(path_of(std::string(target)));
-    if (!name.ends_with(kSuffix) || entries_.size() == kMostFiles) continue;
+    if (!is_own(name) || entries_.size() == kMostFiles) continue;
     if (std::optional<Contents> in = contents_of(File(file.path()), identity_, page_bytes_))
       entries_.push_back({name, std::move(in->tokens)});
   }
@@ -333,7 +337,7 @@ bool PrefixFolder::make_room(uint64_t bytes) {
   for (const auto& file : fs::directory_iterator(folder_, ignored)) {
     const std::string name = file.path().filename().string();
     std::error_code error;
-    if (!name.ends_with(kSuffix) || !fs::is_regular_file(file.symlink_status(error))) continue;
+    if (!is_own(name) || !fs::is_regular_file(file.symlink_status(error))) continue;
     const uint64_t size = file.file_size(error);
     const fs::file_time_type used = file.last_write_time(error);
     if (error) continue;  // another server has removed it

@@ -201,6 +201,23 @@ TEST_F(PrefixFolders, TheMemoryForKeysAndValuesIsKept) {
   EXPECT_EQ(found[4].cached, 384);
 }
 
+TEST_F(PrefixFolders, WhatMemoryHasIsNotGivenUpForADamagedFile) {
+  // The file promises two pages, memory has one; there is room for no more than one sequence.
+  const std::vector<int32_t> tokens = prompt(13, 480);
+  answer(tokens, with_folder());
+  ASSERT_EQ(files().size(), 1u);
+  const fs::path file = files().front();
+  EngineOptions options = with_folder();
+  options.streams = 1;
+  options.kv_bytes = kv_cache_bytes(model().config(), KvCacheType::kF16, 512 + 128);
+  std::vector<int32_t> beginning = prompt(14, 400);
+  std::copy_n(tokens.begin(), 130, beginning.begin());
+  change(file, static_cast<int64_t>(fs::file_size(file)) - 1);
+  const std::vector<Outcome> found = answers({beginning, tokens}, options);
+  EXPECT_EQ(found[1].error, "");
+  EXPECT_EQ(found[1].tokens, answer(tokens, {.context = 512}).tokens);
+}
+
 TEST_F(PrefixFolders, AFolderThatOthersReadIsRefused) {
   fs::create_directory(kept());
   ASSERT_EQ(::chmod(kept().c_str(), 0755), 0);
