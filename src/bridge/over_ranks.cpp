@@ -12,6 +12,7 @@
 #include "base/fail.h"
 #include "base/fnv.h"
 #include "checkpoint/fingerprint.h"
+#include "ranks/same_files.h"
 
 namespace nfloat {
 
@@ -46,13 +47,7 @@ void expect_same_input(Ranks& ranks, const Checkpoint& input, const std::string&
     own = fmt::format("{} {} {:016x}", files_fingerprint(input),
                       adapter.empty() ? "none" : adapter_fingerprint(adapter), fnv(output, kFnvStart));
   });
-  const std::vector<std::string> all = ranks.gather_texts(own);
-  for (size_t i = 1; i < all.size(); ++i)
-    if (all[i] != all[0]) {
-      ranks.all_fail();
-      fail(ErrorCode::kInvalidArgument, "{}: {} has other files than {} (fingerprints {} and {})",
-           input.path(), ranks.name(static_cast<int>(i)), ranks.name(0), all[i], all[0]);
-    }
+  expect_same_files(ranks, input.path(), own);
 }
 
 std::string adapter_fingerprint(const std::string& folder) {

@@ -446,10 +446,10 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
   for (Part& part : parts)
     for (size_t i = 0; i < part.targets.size(); ++i) places.emplace_back(part.writer.get(), i);
   together(ranks, [&] {
-    // Of this rank.
     const size_t own = (plan.targets.size() + count - 1 - rank) / count;
-    progress.tensors_total = own;
-    progress.input_bytes_total /= count;
+    ConvertProgress of_rank = progress;
+    of_rank.tensors_total = own;
+    of_rank.input_bytes_total /= count;
     run_stream(
         own,
         [&](size_t turn) -> std::unique_ptr<StreamJob> {
@@ -462,7 +462,7 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
                 place.first->write(place.second, begin, bytes);
               });
         },
-        progress, control);
+        of_rank, control);
     result.seconds = watch.seconds();
     const Stopwatch syncing;
     for (Part& part : parts) part.writer->sync();
@@ -470,8 +470,6 @@ BridgeResult write_gguf(const Checkpoint& input, const std::string& output, cons
     if (control.cancelled && control.cancelled())
       fail(ErrorCode::kInterrupted, "interrupted; nothing was changed");
   });
-  progress.tensors_total = plan.targets.size();
-  progress.input_bytes_total *= count;
   together(ranks, [&] {
     if (rank == 0) commit_parts(parts, control.overwrite, expect_place);
   });

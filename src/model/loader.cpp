@@ -14,25 +14,19 @@
 #include "engine/ranks/ranks_device.h"
 #include "model/layer_reader.h"
 #include "model/model_state.h"
+#include "ranks/same_files.h"
 
 namespace nfloat {
 
 namespace {
 
-// Throws on every rank where one has other files.
-void expect_same_files(Ranks& ranks, const Checkpoint& checkpoint) {
-  uint64_t texts = kFnvStart;  // what decides tokens and how they are drawn
+// What decides the weights, the tokens and how they are drawn.
+std::string fingerprint_of(const Checkpoint& checkpoint) {
+  uint64_t texts = kFnvStart;
   for (const char* name : {"generation_config.json", "tokenizer.json", "tokenizer.model",
                            "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"})
     texts = fnv(checkpoint.text_file(name), fnv(name, texts));
-  const std::vector<std::string> all =
-      ranks.gather_texts(fmt::format("{}{:016x}", files_fingerprint(checkpoint), texts));
-  for (size_t i = 1; i < all.size(); ++i)
-    if (all[i] != all[0]) {
-      ranks.all_fail();
-      fail(ErrorCode::kInvalidArgument, "{}: {} has other files than {} (fingerprints {} and {})",
-           checkpoint.path(), ranks.name(static_cast<int>(i)), ranks.name(0), all[i], all[0]);
-    }
+  return fmt::format("{}{:016x}", files_fingerprint(checkpoint), texts);
 }
 
 // Of the packed weights, what this rank will hold.
@@ -51,7 +45,7 @@ std::shared_ptr<Model::State> read_state(std::shared_ptr<const Checkpoint> check
                                          int64_t layers) {
   auto state = std::make_shared<Model::State>(device_of(options));
   if (options.ranks) {
-    expect_same_files(*options.ranks, *checkpoint);
+    expect_same_files(*options.ranks, checkpoint->path(), fingerprint_of(*checkpoint));
     checkpoint->expect_places();
   }
   state->checkpoint = checkpoint;
