@@ -111,11 +111,7 @@ void add_bench_ranks_command(const Command& bench) {
   command.add_option("--seconds", options->seconds, "Time for all exchanges")
       .between(0.01, 86400.0)
       .show_default();
-  command
-      .add_option("--rank-timeout", options->ranks.timeout,
-                  "Seconds after which a rank that does not answer ends the run")
-      .between(0.1, 1e6)
-      .show_default();
+  add_rank_timeout(command, options->ranks);
   command.add_flag("--json", options->json, "Print JSON");
   command.callback_of_ranks([options] { run(*options); });
 }

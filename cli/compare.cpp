@@ -36,9 +36,9 @@ namespace nfloat::cli {
 namespace {
 
 constexpr size_t kMaxTextBytes = size_t{1} << 30;
-const RankArguments kRanks{.share = {}, .timeout = kLongestRankWait};
 
 struct Options {
+  RankArguments ranks{.share = {}, .timeout = kLongestRankWait};
   std::string model, text, reader = "nfloat", protocol = "bos", precision = "f32", budget, json, report,
                            figure, work;
   std::vector<std::string> formats, tasks;  // tasks: NAME=PATH
@@ -93,8 +93,8 @@ class Job {
     std::string text =
         options_.text.empty() ? std::string(embedded::stories_txt) : read_text(options_.text, kMaxTextBytes);
     text_name_ = options_.text.empty() ? "stories.txt (embedded)" : options_.text;
-    take_from_first_rank(kRanks, text);
-    if (const auto ranks = joined_ranks(kRanks))
+    take_from_first_rank(options_.ranks, text);
+    if (const auto ranks = joined_ranks(options_.ranks))
       compare_.measure.threads = threads_of_rank(*ranks, options_.threads);
     expect_text(text, text_name_);
     const Tokenizer tokenizer = Tokenizer::load(folder);
@@ -136,7 +136,7 @@ class Job {
     };
     compare_.planned = [this](const ComparePlan& plan) { announce(plan); };
     compare_.progress = [this](const CompareProgress& progress) { show(progress); };
-    if (const auto ranks = joined_ranks(kRanks))
+    if (const auto ranks = joined_ranks(options_.ranks))
       measure_by_ranks(*ranks, compare_.formats, work, [&](const std::vector<std::string>& formats) {
         CompareOptions own = compare_;
         own.formats = formats;
@@ -462,6 +462,7 @@ void add_compare_command(const Command& app) {
       "folder that is removed at the end");
   command.add_flag("--fresh", options->fresh, "Discard what an earlier run finished");
   command.add_option("--threads", options->threads, "Threads; 0: all cores").between(0, 1024);
+  add_rank_timeout(command, options->ranks);
   add_device_option(command, options->device);
   command.callback_of_ranks([options] { run(*options); });
 }

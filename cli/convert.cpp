@@ -104,7 +104,7 @@ Folder convert_folder(const Checkpoint& input, const Options& options, BridgeOpt
 // A GGUF file.
 BridgeResult convert_file(const Checkpoint& input, const Options& options, BridgeOptions bridge,
                           ConvertControl control) {
-  bridge.ranks = joined_ranks({.share = {}, .timeout = kLongestRankWait});
+  bridge.ranks = joined_ranks(options.parts.ranks);
   if (bridge.ranks) {
     bridge.ranks->at("the conversion", -1);
     control.threads = threads_of_rank(*bridge.ranks, control.threads);

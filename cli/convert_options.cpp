@@ -87,7 +87,7 @@ ConvertResult convert_in_parts(const PartOptions& options, ConvertControl contro
     throw UsageError(fmt::format(
         "{}: under mpirun each rank makes a part: --part, --finish and --fresh are for one process",
         command));
-  const std::shared_ptr<Ranks> ranks = joined_ranks({.share = {}, .timeout = kLongestRankWait});
+  const std::shared_ptr<Ranks> ranks = joined_ranks(options.ranks);
   ranks->at("the conversion", -1);
   control.threads = threads_of_rank(*ranks, control.threads);
   control.part = place.rank;
@@ -113,6 +113,7 @@ void add_part_options(const Command& command, PartOptions& options) {
   command.add_flag("--fresh", options.fresh,
                    "Discard what a run cut short has left: shards in OUT.partial, layers of a calibration in "
                    "OUT.calibration");
+  add_rank_timeout(command, options.ranks);
 }
 
 std::string part_sentence(const ConvertResult& result, const PartOptions& options,

@@ -10,6 +10,7 @@
 #include "command_line.h"
 #include "nfloat/convert.h"
 #include "progress.h"
+#include "rank_options.h"
 
 namespace nfloat::cli {
 
@@ -24,6 +25,7 @@ ConvertControl control_with_progress(const std::shared_ptr<ProgressBar>& bar, in
 
 // --part, --finish, --fresh.
 struct PartOptions {
+  RankArguments ranks{.share = {}, .timeout = kLongestRankWait};
   std::string part;
   bool finish = false, fresh = false;
 

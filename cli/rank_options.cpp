@@ -84,7 +84,11 @@ void add_rank_options(const Command& command, RankArguments& arguments) {
   command.add_option(
       "--share", arguments.share,
       "With mpirun: the ranks' shares of every matrix, as 3,1; auto: by the memory bandwidth that "
-      "each measures; none: equal ones");
+      "each measures; without it equal ones");
+  add_rank_timeout(command, arguments);
+}
+
+void add_rank_timeout(const Command& command, RankArguments& arguments) {
   command
       .add_option("--rank-timeout", arguments.timeout,
                   "With mpirun: seconds after which a rank that does not answer ends the run")

@@ -15,7 +15,7 @@
 // What a command does when mpirun has started it several times.
 namespace nfloat::cli {
 
-// Seconds, where a rank may take hours longer than another; mpirun ends all when one dies.
+// Seconds, where a rank may take hours longer than another: the default there. mpirun ends all when one dies.
 inline constexpr double kLongestRankWait = 86400;
 
 struct RankArguments {
@@ -25,6 +25,8 @@ struct RankArguments {
 
 // --share, --rank-timeout.
 void add_rank_options(const Command& command, RankArguments& arguments);
+// --rank-timeout alone: of commands whose ranks do not share a model out.
+void add_rank_timeout(const Command& command, RankArguments& arguments);
 
 // For the beginning of the program: of several ranks only the first writes to standard output and tells of
 // its progress.

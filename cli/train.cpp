@@ -121,7 +121,6 @@ class Job {
       options_.model.model = options_.loftq_base;
     }
     options_.model.whole = true;
-    options_.model.ranks.timeout = kLongestRankWait;
     const Model model = load_model(options_.model);
     train_.threads = model.options().threads;
     train_.ranks = joined_ranks();

@@ -225,6 +225,8 @@ void add_train_options(const Command& command, TrainArguments& o) {
       .show_default();
   command.add_option("--quantize", o.model.quantize, "Quantize a plain model while loading, as nf4:64");
   command.add_option("--threads", o.model.threads, "0: all").between(0, 4096);
+  o.model.ranks.timeout = kLongestRankWait;
+  add_rank_timeout(command, o.model.ranks);
   command.add_option("--device", o.model.device,
                      "cpu, or auto, which is the CPU: no other device trains, and those are refused");
   command.add_option("--log", o.log, "File for a line a step, .jsonl or .csv");

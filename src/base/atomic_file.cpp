@@ -160,13 +160,15 @@ void AtomicFile::sync() {
 
 void AtomicFile::commit(Existing existing) {
   if (!synced_) sync();
-  const bool closed = ::close(std::exchange(fd_, -1)) == 0;
-  if (!closed || (existing == Existing::kKeep ? rename_new(temporary_, target_)
-                                              : std::rename(temporary_.c_str(), target_.c_str())) != 0) {
+  // Locked until it has its name: whoever makes another for it would take this one for what a dead run left.
+  if ((existing == Existing::kKeep ? rename_new(temporary_, target_)
+                                   : std::rename(temporary_.c_str(), target_.c_str())) != 0) {
     const int error = errno;
     ::unlink(temporary_.c_str());
+    ::close(std::exchange(fd_, -1));
     fail_to_rename(path_, error);
   }
+  ::close(std::exchange(fd_, -1));  // what could fail has failed in sync()
   unfinished_.forget();
   sync_directory(parent_of(target_));
 }

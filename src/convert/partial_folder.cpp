@@ -119,8 +119,7 @@ PartialFolder::PartialFolder(const Checkpoint& input, const std::string& target,
       fail(ErrorCode::kIo, "{}: cannot remove: {}", path_, error.message());
   expect_key(key);
   expect_own_files(false);
-  // Parts may have begun before another machine had its copy.
-  if (!shared_ && !control.finish && has_shards()) expect_unchanged(input);
+  if (has_shards()) expect_unchanged(input, shared_ || control.finish);
   std::error_code error;
   fs::create_directory(files_, error);
   if (error) fail(ErrorCode::kIo, "{}: cannot create: {}", files_, error.message());
@@ -238,11 +237,16 @@ void PartialFolder::expect_key(const ConversionKey& key) {
   write_file_atomically(key_file_, wanted);
 }
 
-void PartialFolder::expect_unchanged(const Checkpoint& input) const {
+void PartialFolder::expect_unchanged(const Checkpoint& input, bool of_parts) const {
   std::error_code ignored;
   const fs::file_time_type began = fs::last_write_time(key_file_, ignored);
+  // Parts may have begun before another machine had its copy: theirs is asked on the disk that all see.
+  struct stat key {
+  }, own{};
+  ::stat(key_file_.c_str(), &key);
   for (const std::string& file : input.files())
-    if (fs::last_write_time(file, ignored) > began)
+    if ((!of_parts || (::stat(file.c_str(), &own) == 0 && own.st_dev == key.st_dev)) &&
+        fs::last_write_time(file, ignored) > began)
       fail(ErrorCode::kAlreadyExists,
            "{}: was changed since the run began whose shards are in {}: begin afresh (--fresh)", file, path_);
 }

@@ -64,7 +64,7 @@ class PartialFolder {
   void expect_ours() const;
   void expect_own_files(bool other_shards) const;
   void expect_key(const ConversionKey& key);
-  void expect_unchanged(const Checkpoint& input) const;
+  void expect_unchanged(const Checkpoint& input, bool of_parts) const;
   std::error_code remove_state() const noexcept;
   void clear() noexcept;
 

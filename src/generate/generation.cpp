@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <utility>
 
 #include "base/fail.h"
+#include "base/state_of.h"
 #include "generate/draft.h"
 #include "generate/guess_length.h"
 #include "generate/lookup.h"
+#include "model/model_state.h"
 #include "nfloat/generate.h"
 
 namespace nfloat {
@@ -135,6 +138,19 @@ struct Generation::Guesses {
       draft_seconds = 0.75 * draft_seconds + 0.25 * seconds / static_cast<double>(task.guess.size());
     return std::move(task.guess);
   }
+  // What the pass over a token and `guessed` more took.
+  void took(double seconds, int64_t guessed, const Model::State& model) {
+    if (look_up <= 0 && !draft) return;
+    // Ranks that all generate guess the same: by the times of the first. Where that one leads, it generates
+    // alone.
+    if (Ranks* const ranks = model.options.ranks.get(); ranks != nullptr && !model.leader) {
+      std::array<double, 2> times{seconds, draft_seconds};
+      ranks->broadcast(times.data(), sizeof times);
+      seconds = times[0];
+      draft_seconds = times[1];
+    }
+    costs.took(seconds, 1, guessed);
+  }
   void checked() noexcept {
     (drafted ? draft_length : looked_length)
         .checked(static_cast<int64_t>(count), static_cast<int64_t>(right));
@@ -233,7 +249,7 @@ std::span<const float> Generation::next_logits() {
       logits = std::span<const float>(rows_).first(vocabulary);
     }
   }
-  guesses_->costs.took(seconds, 1, std::ssize(guess));
+  guesses_->took(seconds, std::ssize(guess), state_of(sequence_->session().model()));
   return logits;
 }
 

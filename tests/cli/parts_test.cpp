@@ -358,5 +358,18 @@ TEST_F(Parts, KilledAtRandomMomentsARunGoesOn) {
   EXPECT_GT(went_on, 0) << "no run left a finished shard: this test looked at nothing";
 }
 
+TEST_F(Parts, AnInputThatWasChangedInBetweenIsRefused) {
+  ASSERT_TRUE(quantize("out", {"--part", "1/2"}).ok());
+  // Later than the beginning, in a place of the file that no sample need show.
+  const fs::path file = path("model/model.safetensors");
+  fs::last_write_time(file, fs::file_time_type::clock::now() + std::chrono::seconds(5));
+  for (const std::vector<std::string>& more : {std::vector<std::string>{"--part", "2/2"}, {"--finish"}, {}}) {
+    const Result result = quantize("out", more);
+    EXPECT_EQ(result.exit_code, 1) << result;
+    EXPECT_NE(result.err.find("was changed since the run began"), std::string::npos) << result;
+  }
+  EXPECT_FALSE(fs::exists(path("out")));
+}
+
 }  // namespace
 }  // namespace nfloat::cli_test

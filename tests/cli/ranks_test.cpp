@@ -81,6 +81,25 @@ TEST_F(RanksCli, GenerateTheSameDocumentFromStandardInput) {
   EXPECT_EQ(without_times(two.out), without_times(one.out));
 }
 
+// How much is guessed follows times, which each rank measures for itself: they have to agree.
+TEST_F(RanksCli, GuessTheSame) {
+  const std::vector<std::string> command = {
+      "generate", model(),     "-p",      "The king and the king and the king",
+      "-n",       "48",        "--quiet", "--temperature",
+      "0",        "--threads", "1",       "--precision",
+      "int8"};
+  const Result one = nfloat(command);
+  ASSERT_TRUE(one.ok()) << one;
+  for (const auto& more : {std::vector<std::string>{"--look-up", "7"}, {"--draft", model()}})
+    for (int run = 0; run < 4; ++run) {
+      std::vector<std::string> guessing = command;
+      guessing.insert(guessing.end(), more.begin(), more.end());
+      const Result two = nfloat_by_ranks(2, guessing);
+      EXPECT_TRUE(two.ok()) << two;
+      EXPECT_EQ(two.out, one.out) << two;
+    }
+}
+
 // Rank 0 alone reads the lines; --quiet leaves the answers.
 TEST_F(RanksCli, ChatGivesTheAnswersOfOneProcess) {
   write_file(path("turns"),

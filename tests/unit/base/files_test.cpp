@@ -8,6 +8,7 @@
 #include <iterator>
 #include <span>
 #include <string>
+#include <thread>
 
 #include "base/atomic_file.h"
 #include "base/mapped_file.h"
@@ -74,6 +75,24 @@ TEST_F(Files, StaleTemporariesGoLivingOnesStay) {
   living.append(std::string_view("x"));
   living.commit();
   EXPECT_EQ(read(target), "x");
+}
+
+TEST_F(Files, OfOneNameCanBeMadeAtOnce) {
+  // Making one removes what dead runs left: not what another is about to give its name.
+  const std::string target = (folder_ / "target").string();
+  std::vector<std::string> faults(4);
+  std::vector<std::thread> threads;
+  for (std::string& fault : faults)
+    threads.emplace_back([&] {
+      try {
+        for (int i = 0; i < 300; ++i) write_file_atomically(target, "whole");
+      } catch (const Error& error) {
+        fault = error.what();
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(faults, std::vector<std::string>(4));
+  EXPECT_EQ(fs::file_size(target), 5U);
 }
 
 TEST_F(Files, FoldersAppearWholeAndReplaceInOneStep) {
