@@ -160,6 +160,7 @@ void run(Options& options) {
   options.serve.listening = sockets_of_service_manager();
   check(options, folder);
   catch_interrupts();
+  ignore_broken_pipes();
   Server server(options.serve);
   note("Listening at {}; loading {}.\n", server.address(), options.model.model);
   std::exception_ptr failed;

@@ -84,6 +84,10 @@ void ignore_requests_to_end() noexcept {
   for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::signal(signal, SIG_IGN);
 }
 
+void ignore_broken_pipes() noexcept {
+  ::signal(SIGPIPE, SIG_IGN);
+}
+
 bool interrupted() noexcept {
   return seen.load(std::memory_order_relaxed) != 0;
 }

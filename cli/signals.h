@@ -15,6 +15,8 @@ void prepare_signals();
 void catch_interrupts(bool only_ctrl_c = false);
 // For who is ended by another process: what catch_interrupts() catches is passed over.
 void ignore_requests_to_end() noexcept;
+// For what serves on when nobody reads its notes any more.
+void ignore_broken_pipes() noexcept;
 bool interrupted() noexcept;
 void forget_interrupt() noexcept;
 // 128 and the number of the signal seen last, as a shell counts.

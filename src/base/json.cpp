@@ -233,6 +233,9 @@ Json Json::object() {
 Json Json::parse(std::string_view text, const JsonLimits& limits) {
   if (text.size() > limits.bytes)
     throw JsonError(fmt::format("{} bytes, expected at most {}", text.size(), limits.bytes));
+  // The parser takes it for the end and looks no further; JSON has none, not even in strings.
+  if (const size_t zero = text.find('\0'); zero != text.npos)
+    throw JsonError(fmt::format("a zero byte at {}", zero));
   PythonNumbers numbers;
   if (limits.python_numbers) text = numbers.replace(text);
   JsonBuilder builder(limits, numbers);

@@ -167,6 +167,9 @@ PrefixFolder::PrefixFolder(const std::string& path, uint64_t most_bytes, const S
       page_bytes_(static_cast<uint64_t>(cpu_device()->page_bytes(
           cache_shape(root.model().config(), kernel_type(state_of(root).options.kv_cache))))),
       identity_(identity_of(root, page_bytes_)) {
+  if (most_bytes_ <= page_bytes_)
+    fail(ErrorCode::kInvalidArgument, "{} bytes for prefixes keep nothing: {} tokens alone take {}",
+         most_bytes_, kPage, page_bytes_);
   make_own_folder(folder_);
   read_folder();
   thread_ = std::thread([this] { work(); });

@@ -94,6 +94,13 @@ TEST(Json, RefusesWhatNlohmannRefuses) {
       << message("[1,\n 2,,]");
 }
 
+TEST(Json, RefusesZeroBytes) {
+  for (const std::string& text : {std::string("{}\0", 3), std::string("{}\0x{{{", 7), std::string("\0{}", 3),
+                                  std::string("[1,\0]", 5), std::string("\"a\0b\"", 5)})
+    EXPECT_THROW(Json::parse(text), JsonError) << ::testing::PrintToString(text);
+  EXPECT_EQ(Json::parse(R"("a\u0000b")").get<std::string>(), std::string("a\0b", 3));
+}
+
 TEST(Json, StopsAtItsLimits) {
   const std::string deep = std::string(9, '[') + std::string(9, ']');
   EXPECT_EQ(message(deep, {.depth = 9}), "");

@@ -226,6 +226,10 @@ TEST_F(PrefixFolders, AFolderThatOthersReadIsRefused) {
   EngineOptions options = with_folder();
   options.prefix_folder = path("file");
   EXPECT_THROW(Engine(model(), tokenizer(), options), Error);
+  options = with_folder();
+  options.prefix_folder = path("new");
+  options.prefix_folder_bytes = 1000;
+  EXPECT_THROW(Engine(model(), tokenizer(), options), Error) << "nothing fits";
 }
 
 }  // namespace
