@@ -174,21 +174,6 @@ std::string chosen_device(const std::string& name) {
   }
 }
 
-void expect_cpu(const std::string& what, const std::string& device) {
-  const char* const forced = std::getenv("NFLOAT_DEVICE");
-  if ((device.empty() && forced != nullptr ? forced : device) == "auto") return;
-  const std::string found = chosen_device(device);
-  if (found == "cpu") return;
-  throw Error(ErrorCode::kUnsupported,
-              device.empty()
-                  ? fmt::format("{} computes on the CPU, and NFLOAT_DEVICE names {}: set it to cpu for this "
-                                "command (NFLOAT_DEVICE=cpu), or say --device cpu",
-                                what, found)
-                  : fmt::format("{} computes on the CPU, and --device names {}: say --device cpu, or leave "
-                                "it out",
-                                what, found));
-}
-
 void check_model_arguments(const ModelArguments& arguments) {
   ModelOptions ignored;
   if (!arguments.quantize.empty()) parse_quantize(arguments.quantize, ignored);

@@ -42,9 +42,6 @@ void add_device_option(const Command& command, std::string& device);
 // The device that it names, or NFLOAT_DEVICE where it is empty. Throws UsageError for what is no name of one,
 // Error where it is not there.
 std::string chosen_device(const std::string& name);
-// Throws Error where --device, or NFLOAT_DEVICE without it, names another device than the CPU; auto is the
-// CPU. `what` computes there: "training".
-void expect_cpu(const std::string& what, const std::string& device);
 
 // "vulkan:0 (NVIDIA H100)"; of the CPU its instruction set, too.
 std::string device_text(const std::string& name);

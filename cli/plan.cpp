@@ -68,6 +68,11 @@ DType plain_dtype(const std::string& config) {
 
 // What `nfloat train` will need with the same options.
 void plan_training(const Options& options) {
+  std::optional<DeviceInfo> device;
+  if (!options.device.empty()) {
+    device = device_info(chosen_device(options.device));
+    if (!device->free_bytes) device.reset();
+  }
   TrainOptions training = options.training;
   training.objective = train_objective(options.loss);
   training.bf16 = options.precision == "bf16";
@@ -77,9 +82,14 @@ void plan_training(const Options& options) {
   const std::string text = read_text(path, size_t{16} << 20);
   const ModelConfig config = parse_model_config(text, path);
   const std::vector<TrainMemory> levels =
-      plan_train_memory(config, training, options.weight_bits, plain_dtype(text));
+      plan_train_memory(config, training, options.weight_bits, plain_dtype(text), device.has_value());
   if (options.json) {
     Json json = {{"trained_parameters", levels[0].parameters}, {"tokens", levels[0].rows}};
+    if (device)
+      json["device"] = {{"name", device->name},
+                        {"model", device->model},
+                        {"needed_bytes", levels[0].device_bytes},
+                        {"free_bytes", *device->free_bytes}};
     for (const TrainMemory& level : levels)
       json["levels"].push_back({{"recompute", level_name(level.recompute)},
                                 {"model_bytes", level.model_bytes},
@@ -92,6 +102,12 @@ void plan_training(const Options& options) {
   }
   fmt::print("{} trained numbers; {} tokens go through the model together\n\n", levels[0].parameters,
              levels[0].rows);
+  if (device)
+    fmt::print(
+        "{} ({}) has {} free and is given {}: weights, and rows on their way{}; below is what this "
+        "machine keeps\n\n",
+        device->name, device->model, format_bytes(*device->free_bytes), format_bytes(levels[0].device_bytes),
+        levels[0].device_bytes <= *device->free_bytes ? "" : ", which is more than it has");
   std::vector<Table::Column> columns = {
       {"--recompute", Table::Align::kLeft}, {"model"}, {"adapter"}, {"passes"}, {"other"}, {"peak"}};
   if (memory > 0) columns.push_back({"fits " + format_bytes(memory)});
@@ -110,10 +126,7 @@ void run(const Options& options) {
   if (options.train && !options.ranks.memory.empty())
     throw UsageError("plan: --train is of one machine: --ranks does not go with it");
   expect_options_that_count(options);
-  if (options.train) {
-    if (!options.device.empty()) expect_cpu("training", options.device);
-    return plan_training(options);
-  }
+  if (options.train) return plan_training(options);
   const uint64_t memory = options.memory.empty() ? 0 : parse_bytes(options.memory, "--memory");
   const ModelSize model = measure_model(resolve_model_path(options.path));
   const int64_t context = options.context > 0 ? options.context : planned_context(model);

@@ -144,7 +144,11 @@ std::string expect_output(const Options& options, const Checkpoint& input, uint6
 
 void run(const Options& options, bool scale_given, bool tokens_given) {
   const std::string device = conversion_device(options.device);
-  if (options.calibrates() && device != "cpu") expect_cpu("a calibration", options.device);
+  if (options.calibrates() && device != "cpu")
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("a calibration computes on the CPU, and --device names {}: say --device cpu, or "
+                            "leave it out",
+                            device));
   if (options.text_alone && options.calibrate.empty())
     throw UsageError("quantize: --text-alone is for a text of one's own: it goes with --calibrate");
   if (!options.calibrates() && tokens_given)

@@ -92,9 +92,8 @@ class Job {
       : options_(options), train_(train_options(options)), rates_(learning_rates(options)) {}
 
   void run() {
-    // Before data are read and a folder is made.
-    expect_cpu("training", options_.model.device);
-    options_.model.device = "cpu";
+    options_.model.device =
+        chosen_device(options_.model.device);  // before data are read and a folder is made
     const std::string folder = model_folder(options_.model.model);
     if (options_.resume && !fs::exists(checkpoint()))
       throw Error(ErrorCode::kNotFound,
@@ -209,6 +208,9 @@ class Job {
     const uint64_t own = trainer.memory_bytes();
     note("adapter   {} trained numbers, {} of {} steps to do\n", trainer.parameters(),
          trainer.total_steps() - trainer.finished_steps(), trainer.total_steps());
+    if (const std::string& device = model.options().device; device != "cpu")
+      note("device    {} has the model and computes the products with its matrices; all else the CPU\n",
+           device_text(device));
     note("memory    {} for the model, {} for training ({} recomputed)\n",
          format_bytes(model.memory().resident_bytes()), format_bytes(own),
          trainer.recompute() == Recompute::kNone    ? "nothing"

@@ -228,7 +228,8 @@ void add_train_options(const Command& command, TrainArguments& o) {
   o.model.ranks.timeout = kLongestRankWait;
   add_rank_timeout(command, o.model.ranks);
   command.add_option("--device", o.model.device,
-                     "cpu, or auto, which is the CPU: no other device trains, and those are refused");
+                     "Where the model is and the products with its matrices run: cpu, cuda, cuda:N, vulkan, "
+                     "vulkan:N, or auto: the first card, else the CPU. All else is computed on the CPU");
   command.add_option("--log", o.log, "File for a line a step, .jsonl or .csv");
   command.add_option("--report", o.story.report, "HTML file with curves, losses and samples (works offline)");
   command.add_option("--sample", o.story.samples, "Text that is continued before and after");

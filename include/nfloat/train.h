@@ -123,15 +123,18 @@ struct TrainMemory {
   uint64_t adapter_bytes = 0;  // with gradients, moments, layouts for products
   uint64_t pass_bytes = 0;     // what the forward pass keeps and the backward pass needs
   uint64_t working_bytes = 0;  // activations packed for products, threads' own, the program itself
+  uint64_t device_bytes = 0;   // of another device, where products with frozen matrices run there
   uint64_t peak_bytes() const noexcept { return model_bytes + adapter_bytes + pass_bytes + working_bytes; }
 };
 
 // One entry a level. `weight_bits`: of the layers' matrices (NF4 in blocks of 64: 4.5); `plain`: of
 // embeddings and head, and of matrices that are not quantized: more is kept of what products with f16 and f32
-// weights read. Batches are as large as the options allow. Throws kUnsupported for mixtures,
+// weights read. Batches are as large as the options allow. `on_device`: the model is on another device than
+// the CPU. Throws kUnsupported for mixtures,
 // kInvalidArgument for targets.
 NFLOAT_API std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const TrainOptions& options,
-                                                      double weight_bits, DType plain = DType::kBF16);
+                                                      double weight_bits, DType plain = DType::kBF16,
+                                                      bool on_device = false);
 
 // One training run. The results do not depend on the number of threads; a run that was stopped, saved and
 // resumed gives the same bits as one that was not.

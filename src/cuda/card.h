@@ -28,13 +28,14 @@ struct Weights {
 };
 inline constexpr int64_t kLevelsAt = 0, kMapAt = 16, kOffsetAt = 272, kTableFloats = 273;
 
-// y = W x + bias for x_rows rows of x.
+// y = W x + bias for x_rows rows of x. Transposed: y = W^T x, plus what y held where it says so; no bias.
 struct ProductArguments {
   Weights weights{};
   const float* bias = nullptr;  // or none
   const float* x = nullptr;
   float* y = nullptr;
   int64_t x_rows = 0, x_stride = 0, y_stride = 0;
+  bool accumulate = false;
 };
 
 // One operation on all elements of rows; what one does not need is 0.
@@ -172,6 +173,10 @@ class Card {
   // multiplies_bf16() is true. Up to kFewRows rows do not change one another's bits, nor do more than those.
   static constexpr int64_t kFewRows = 8;
   virtual void multiply_bf16(const ProductArguments& arguments, const uint16_t* x) = 0;
+  // With W^T, as multiply(). On tensor cores: `x` in bf16, rows `x_stride` of the arguments apart, a multiple
+  // of 8, on 16 bytes; only where multiplies_transposed_bf16() is true.
+  virtual void multiply_transposed(const ProductArguments& arguments) = 0;
+  virtual void multiply_transposed_bf16(const ProductArguments& arguments, const uint16_t* x) = 0;
   // The CPU's bytes.
   virtual void quantize(const BlocksArguments& arguments) = 0;
   virtual void dequantize(const BlocksArguments& arguments) = 0;
@@ -183,6 +188,10 @@ inline bool multiplies_bf16(const Weights& w) noexcept {
   return (nested || w.storage == Storage::kCodes) && w.cols % 64 == 0 && w.block >= 64 &&
          (w.block & (w.block - 1)) == 0 && (!nested || w.nested_block == 256) &&
          w.rows * (w.cols / 64) < INT32_MAX;
+}
+
+inline bool multiplies_transposed_bf16(const Weights& w) noexcept {
+  return multiplies_bf16(w) && w.rows % 8 == 0;
 }
 
 // The cards of compute capability 8.0 and later, in the driver's order. None without a driver, and in a build

@@ -27,12 +27,12 @@ struct GemmShared {
 
 // !kTransposed: y[m][row] = sum over columns of x[m][column] * W[row][column]; x: [count, columns].
 // kTransposed: y[m][column] = sum over rows of x[m][row] * W[row][column]; x: [count, rows], rows divisible
-// by 8. x in bf16, rows `x_stride` elements apart (divisible by 8), W decoded to bf16(level * scale), sums in
-// float32. Tiles of 64 deep: one in shared memory being multiplied, the next being decoded beside it, the
-// codes of the one after that on their way.
+// by 8; `accumulate`: added to y. x in bf16, rows `x_stride` elements apart (divisible by 8), W decoded to
+// bf16(level * scale), sums in float32. Tiles of 64 deep: one in shared memory being multiplied, the next
+// being decoded beside it, the codes of the one after that on their way.
 template <bool kTransposed, int kTokenWarps, int kOutputs, int kWide, int kCopies>
 NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (kOutputs / kWide), 4 / kTokenWarps)
-    gemm(Nf4 w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride) {
+    gemm(Nf4 w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride, bool accumulate) {
   using Shared = GemmShared<kTransposed, kTokenWarps, kOutputs, kCopies>;
   constexpr int kDepth = GemmShape::kDepth, kXStride = GemmShape::kXStride, kWStride = Shared::kWStride;
   constexpr int kAcross = kOutputs / kWide, kThreads = kTokenWarps * kAcross * 32;
@@ -166,24 +166,28 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (kOutputs / kWide), 4 / kTok
   for (int e = 0; e < 4; ++e) {
     const int token = token0 + warp_token + i * 16 + lane / 4 + e / 2 * 8;
     const int64_t output = output0 + warp_output + j * 8 + lane % 4 * 2 + e % 2;
-    if (token < count && output < outputs) y[token * y_stride + output] = acc[i][j][e];
+    if (token >= count || output >= outputs) continue;
+    float& to = y[token * y_stride + output];
+    to = kTransposed && accumulate ? to + acc[i][j][e] : acc[i][j][e];
   }
 }
 
 template <bool kTransposed, int kTokenWarps, int kOutputs, int kWide, int kCopies>
-void launch_gemm(const Nf4& w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride) {
+void launch_gemm(const Nf4& w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride,
+                 bool accumulate = false) {
   const int64_t outputs = kTransposed ? w.columns : w.rows;
   constexpr int kTokens = 64 * kTokenWarps;
   launch(gemm<kTransposed, kTokenWarps, kOutputs, kWide, kCopies>, (count + kTokens - 1) / kTokens,
          static_cast<int>((outputs + kOutputs - 1) / kOutputs), kTokenWarps * 32 * (kOutputs / kWide),
-         sizeof(GemmShared<kTransposed, kTokenWarps, kOutputs, kCopies>), w, x, x_stride, count, y, y_stride);
+         sizeof(GemmShared<kTransposed, kTokenWarps, kOutputs, kCopies>), w, x, x_stride, count, y, y_stride,
+         accumulate);
 }
 
 // Blocks of 256 rows of x need 130 KiB of shared memory (compute capability 8.0, 9.0, 10.x); `large_blocks`
 // says that the device has it.
 template <bool kTransposed>
 void multiply_many(const Nf4& w, const uint16_t* x, int64_t x_stride, int count, float* y, int64_t y_stride,
-                   bool large_blocks, int multiprocessors) {
+                   bool large_blocks, int multiprocessors, bool accumulate = false) {
   if (!kTransposed && large_blocks && count > 128) {
     // Blocks of 112 outputs where they fill the multiprocessors better.
     const auto cost = [&](int outputs) {
@@ -196,7 +200,7 @@ void multiply_many(const Nf4& w, const uint16_t* x, int64_t x_stride, int count,
       launch_gemm<false, 4, 128, 32, 8>(w, x, x_stride, count, y, y_stride);
     }
   } else {
-    launch_gemm<kTransposed, 2, 128, 32, 4>(w, x, x_stride, count, y, y_stride);
+    launch_gemm<kTransposed, 2, 128, 32, 4>(w, x, x_stride, count, y, y_stride, accumulate);
   }
 }
 

@@ -12,6 +12,7 @@
 #include "cuda/multiply.h"
 #include "cuda/product.h"
 #include "cuda/steps.h"
+#include "cuda/transposed.h"
 
 namespace nfloat::gpu {
 inline namespace NFLOAT_MACHINE {
@@ -50,6 +51,15 @@ class Launches : public Card {
       bias.width = w.rows;
       bias.to_stride = a.y_stride;
       launch_rows<RowsOperation::kAddToAll>(bias);
+    });
+  }
+  void multiply_transposed(const ProductArguments& a) final {
+    queue([=] { launch_transposed(a); });
+  }
+  void multiply_transposed_bf16(const ProductArguments& a, const uint16_t* x) final {
+    queue([=, this] {
+      multiply_many<true>(view(a.weights), x, a.x_stride, static_cast<int>(a.x_rows), a.y, a.y_stride,
+                          large_blocks_, multiprocessors_, a.accumulate);
     });
   }
   void quantize(const BlocksArguments& a) final {

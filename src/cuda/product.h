@@ -76,23 +76,30 @@ NFLOAT_DEVICE void decode_eight(const Weights& w, const ProductShared& s, float 
   }
 }
 
+// The tables of codes to shared memory, and the offset of their nested scales; for all threads of a block.
+template <Storage kStorage>
+NFLOAT_DEVICE float load_tables(const Weights& w, ProductShared& s, int threads) {
+  constexpr bool kNested = kStorage == Storage::kNestedCodes;
+  float offset = 0;
+  if constexpr (kNested || kStorage == Storage::kCodes) {
+    if (thread() < 16) s.levels[thread()] = load_cached(w.tables + kLevelsAt + thread());
+    if constexpr (kNested) {
+      for (int i = thread(); i < 256; i += threads) s.map[i] = load_cached(w.tables + kMapAt + i);
+      offset = load_cached(w.tables + kOffsetAt);
+    }
+    barrier();
+  }
+  return offset;
+}
+
 // A warp takes kProductRows rows of W, its lanes eight columns each, so that what it reads lies together and
 // eight numbers of x serve kProductRows rows. A row of y is summed in the same order whatever kBatch is.
 // Blocks: rows of W (any number: they go on until none is left), batches of rows of x.
 template <Storage kStorage, bool kWholeWords, int kBatch>
 NFLOAT_KERNEL void product_rows(ProductArguments a) {
   const Weights& w = a.weights;
-  constexpr bool kNested = kStorage == Storage::kNestedCodes;
   ProductShared& s = shared<ProductShared>();
-  float offset = 0;
-  if constexpr (kNested || kStorage == Storage::kCodes) {
-    if (thread() < 16) s.levels[thread()] = load_cached(w.tables + kLevelsAt + thread());
-    if constexpr (kNested) {
-      for (int i = thread(); i < 256; i += kProductThreads) s.map[i] = load_cached(w.tables + kMapAt + i);
-      offset = load_cached(w.tables + kOffsetAt);
-    }
-    barrier();
-  }
+  const float offset = load_tables<kStorage>(w, s, kProductThreads);
   const int lane = thread() % 32;
   const int64_t x_row = int64_t{block_y()} * kBatch;
   const int64_t step = int64_t{blocks_x()} * kProductWarps * kProductRows;
@@ -148,6 +155,42 @@ NFLOAT_KERNEL void product_rows(ProductArguments a) {
   }
 }
 
+// body(part, batches) for parts of the rows of x: more batches than a launch has blocks for go in several.
+template <typename Body>
+void over_batches(const ProductArguments& a, int64_t batch, Body&& body) {
+  constexpr int64_t kMostBatches = 65535;
+  ProductArguments part = a;
+  for (int64_t done = 0; done < a.x_rows; done += part.x_rows) {
+    part.x_rows = a.x_rows - done < kMostBatches * batch ? a.x_rows - done : kMostBatches * batch;
+    part.x = a.x + done * a.x_stride;
+    part.y = a.y + done * a.y_stride;
+    body(part, static_cast<int>((part.x_rows + batch - 1) / batch));
+  }
+}
+
+// body.operator()<kStorage, kWholeWords>() of a matrix.
+template <typename Body>
+void with_storage(const Weights& w, Body&& body) {
+  // Eight codes that begin at a multiple of eight have one row and one scale.
+  const bool whole = w.cols % 8 == 0 && w.block % 8 == 0;
+  switch (w.storage) {
+    case Storage::kF32:
+      return body.template operator()<Storage::kF32, true>();
+    case Storage::kF16:
+      return body.template operator()<Storage::kF16, true>();
+    case Storage::kBF16:
+      return body.template operator()<Storage::kBF16, true>();
+    case Storage::kInt8:
+      return body.template operator()<Storage::kInt8, true>();
+    case Storage::kCodes:
+      return whole ? body.template operator()<Storage::kCodes, true>()
+                   : body.template operator()<Storage::kCodes, false>();
+    default:
+      return whole ? body.template operator()<Storage::kNestedCodes, true>()
+                   : body.template operator()<Storage::kNestedCodes, false>();
+  }
+}
+
 template <Storage kStorage, bool kWholeWords>
 void launch_product_of(const ProductArguments& a, int multiprocessors) {
   int batch = 1;
@@ -158,37 +201,16 @@ void launch_product_of(const ProductArguments& a, int multiprocessors) {
                       : batch == 2 ? product_rows<kStorage, kWholeWords, 2>
                       : batch == 4 ? product_rows<kStorage, kWholeWords, 4>
                                    : product_rows<kStorage, kWholeWords, 8>;
-  // More rows than a launch has blocks for go in several.
-  constexpr int64_t kMostBatches = 65535;
-  ProductArguments part = a;
-  for (int64_t done = 0; done < a.x_rows; done += part.x_rows) {
-    part.x_rows = a.x_rows - done < kMostBatches * batch ? a.x_rows - done : kMostBatches * batch;
-    part.x = a.x + done * a.x_stride;
-    part.y = a.y + done * a.y_stride;
-    launch(kernel, static_cast<int>(wanted < most ? wanted : most),
-           static_cast<int>((part.x_rows + batch - 1) / batch), kProductThreads, sizeof(ProductShared), part);
-  }
+  over_batches(a, batch, [&](const ProductArguments& part, int batches) {
+    launch(kernel, static_cast<int>(wanted < most ? wanted : most), batches, kProductThreads,
+           sizeof(ProductShared), part);
+  });
 }
 
 inline void launch_product(const ProductArguments& a, int multiprocessors) {
-  // Eight codes that begin at a multiple of eight have one row and one scale.
-  const bool whole = a.weights.cols % 8 == 0 && a.weights.block % 8 == 0;
-  switch (a.weights.storage) {
-    case Storage::kF32:
-      return launch_product_of<Storage::kF32, true>(a, multiprocessors);
-    case Storage::kF16:
-      return launch_product_of<Storage::kF16, true>(a, multiprocessors);
-    case Storage::kBF16:
-      return launch_product_of<Storage::kBF16, true>(a, multiprocessors);
-    case Storage::kInt8:
-      return launch_product_of<Storage::kInt8, true>(a, multiprocessors);
-    case Storage::kCodes:
-      return whole ? launch_product_of<Storage::kCodes, true>(a, multiprocessors)
-                   : launch_product_of<Storage::kCodes, false>(a, multiprocessors);
-    default:
-      return whole ? launch_product_of<Storage::kNestedCodes, true>(a, multiprocessors)
-                   : launch_product_of<Storage::kNestedCodes, false>(a, multiprocessors);
-  }
+  with_storage(a.weights, [&]<Storage kStorage, bool kWholeWords>() {
+    launch_product_of<kStorage, kWholeWords>(a, multiprocessors);
+  });
 }
 
 }  // namespace NFLOAT_MACHINE

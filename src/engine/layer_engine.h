@@ -163,6 +163,10 @@ class LayerEngine {
   // of `precision` are those of nfloat/linear.h.
   virtual void multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
                         Precision precision) = 0;
+  // dx = the sum over the group's matrices of W^T times their columns of dy, which lie side by side as in y:
+  // the gradients of x from those of y. kF32: in float32; else gradients and weights are rounded to bf16.
+  virtual void multiply_transposed(const LinearGroup& weights, const BufferRows& dy, const BufferRows& dx,
+                                   int64_t rows, Precision precision) = 0;
   // Of the rows of the next product so many of the largest numbers are enough, of equal ones the first;
   // others may be NaN when read() gives them. What is between is finish() and finite() alone. 0: all are
   // wanted.

@@ -71,8 +71,10 @@ void LinearGroup::apply(const Activations& x, float* y, int64_t y_stride, Precis
 }
 
 bool LinearGroup::multiplies_pairs() const {
-  return std::all_of(parts_.begin(), parts_.end(),
-                     [](const Part& part) { return on_cpu(*part.matrix).multiplies_pairs(); });
+  return std::all_of(parts_.begin(), parts_.end(), [](const Part& part) {
+    const CpuMatrix* own = part.matrix->on_cpu();
+    return own != nullptr && own->multiplies_pairs();
+  });
 }
 
 void LinearGroup::apply_pairs(const PackedGradients& x, float* y, int64_t y_stride, int threads) const {

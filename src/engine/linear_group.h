@@ -38,7 +38,8 @@ class LinearGroup {
 
   // y[row][0..outputs) = W x[row] + bias; rows of y are y_stride floats apart.
   void apply(const Activations& x, float* y, int64_t y_stride, Precision precision, int threads) const;
-  // Whether apply_pairs() is there, the same of rows in pairs of bf16 (linear/transposed.h).
+  // Whether apply_pairs() is there (not on another device), the same of rows in pairs of bf16
+  // (linear/transposed.h).
   bool multiplies_pairs() const;
   void apply_pairs(const PackedGradients& x, float* y, int64_t y_stride, int threads) const;
   // The same of one part, whose bias is put to what `y` says of the part's outputs.

@@ -9,6 +9,7 @@
 #include "base/float16.h"
 #include "base/parallel.h"
 #include "tokenizer/regex.h"
+#include "tune/frozen.h"
 #include "tune/random.h"
 
 namespace nfloat {
@@ -230,30 +231,26 @@ void LoraModule::clear_gradients() noexcept {
   std::fill(magnitude_gradient.begin(), magnitude_gradient.end(), 0.0f);
 }
 
-void LoraModule::start_magnitude(const LinearGroup& group) {
+void LoraModule::start_magnitude(const LinearGroup& group, FrozenProducts& products) {
   const auto outputs = static_cast<size_t>(module_.out);
   magnitude.resize(outputs);
   magnitude_gradient.assign(outputs, 0.0f);
   factors.assign(outputs, 1.0f);
   squares_.resize(outputs);
-  std::vector<float> row(static_cast<size_t>(module_.in));
-  for (size_t o = 0; o < outputs; ++o) {
-    group.dequantize_row(module_.part, static_cast<int64_t>(o), row.data());
+  over_decoded_rows(products, group, module_.part, [&](int64_t o, const float* row) {
     double sum = 0;
-    for (const float value : row) sum += static_cast<double>(value) * static_cast<double>(value);
-    squares_[o] = sum;
-    magnitude[o] = static_cast<float>(std::sqrt(sum));
-  }
+    for (int64_t i = 0; i < module_.in; ++i) sum += static_cast<double>(row[i]) * static_cast<double>(row[i]);
+    squares_[static_cast<size_t>(o)] = sum;
+    magnitude[static_cast<size_t>(o)] = static_cast<float>(std::sqrt(sum));
+  });
 }
 
 // |W_o + s B_o A|^2 = |W_o|^2 + 2 s B_o (A W_o) + s^2 B_o (A A^T) B_o: no matrix of W's size is made.
-void LoraModule::update_factors(const LinearGroup& group, int threads) {
+void LoraModule::update_factors(const LinearGroup& group, FrozenProducts& products, int threads) {
   const auto ranks = static_cast<size_t>(rank_), inputs = static_cast<size_t>(module_.in),
              outputs = static_cast<size_t>(module_.out);
   std::vector<float> along(ranks * outputs);  // A W^T, [rank][out]
-  Activations rows;
-  rows.assign(a.data(), module_.in, rank_, module_.in);
-  group.apply_part(module_.part, rows, along.data(), module_.out, Precision::kF32, threads);
+  products.multiply_part(group, module_.part, {a.data(), module_.in}, rank_, along.data());
   std::vector<double> squares(ranks * ranks);  // A A^T
   // Row r has r + 1 sums: the longest rows begin first.
   parallel_for(rank_, 1, threads, [&](int64_t begin, int64_t end) {
@@ -318,6 +315,7 @@ int64_t Adapter::parameters() const noexcept {
 Adapter make_adapter(const Model::State& model, const TrainOptions& options) {
   Adapter adapter;
   uint64_t number = 0;
+  FrozenProducts products(*model.device, false, Precision::kF32, model.options.threads);
   if (model.streamed())
     fail(ErrorCode::kUnsupported,
          "a model whose layers are streamed is not trained: every step needs them all");
@@ -331,7 +329,8 @@ Adapter make_adapter(const Model::State& model, const TrainOptions& options) {
     for (size_t i = 0; i < lora.a.size(); ++i)
       lora.a[i] = static_cast<float>(bound * (2 * uniform(options.seed, RandomUse::kStart, number, i) - 1));
     if (options.dora)
-      lora.start_magnitude(group_at(model.layers[static_cast<size_t>(lora.at().layer)], lora.at().place));
+      lora.start_magnitude(group_at(model.layers[static_cast<size_t>(lora.at().layer)], lora.at().place),
+                           products);
     lora.refresh();
     adapter.modules.push_back(std::move(lora));
     ++number;

@@ -12,6 +12,8 @@
 
 namespace nfloat {
 
+class FrozenProducts;
+
 // The groups of matrices of a layer.
 enum class Place : uint8_t { kQueryKeyValue, kOutput, kGateUp, kDown };
 inline constexpr size_t kPlaces = 4;
@@ -64,9 +66,9 @@ class LoraModule {
   std::vector<float> magnitude, magnitude_gradient, factors;  // [out]
   bool dora() const noexcept { return !magnitude.empty(); }
   // Magnitudes at the start: the lengths of the rows of W.
-  void start_magnitude(const LinearGroup& group);
+  void start_magnitude(const LinearGroup& group, FrozenProducts& products);
   // `factors` for the present values, the same for every number of threads.
-  void update_factors(const LinearGroup& group, int threads);
+  void update_factors(const LinearGroup& group, FrozenProducts& products, int threads);
 
   // The layouts that products read, from `a` and `b`: of float32, or of pairs of bf16 alone.
   void refresh() noexcept;

@@ -16,6 +16,7 @@
 #include "convert/adapter_names.h"
 #include "model/finite.h"
 #include "tensor/floats.h"
+#include "tune/frozen.h"
 
 namespace nfloat {
 namespace {
@@ -175,6 +176,7 @@ Adapter read_adapter(const std::string& folder, const Model::State& model, Train
   if (json["r"].is_number_integer()) options.rank = json["r"].get<int64_t>();
 
   Adapter adapter;
+  FrozenProducts products(*model.device, false, Precision::kF32, model.options.threads);
   std::vector<std::string> without_pair;
   for (LinearModule& at : linear_modules(model)) {
     const auto found = pairs.find(at.name);
@@ -205,16 +207,16 @@ Adapter read_adapter(const std::string& folder, const Model::State& model, Train
     module.b = std::move(up);
     if (config.dora()) {
       module.start_magnitude(
-          group_at(model.layers[static_cast<size_t>(module.at().layer)], module.at().place));
+          group_at(model.layers[static_cast<size_t>(module.at().layer)], module.at().place), products);
       module.magnitude = read_floats(file, magnitude, Shape({module.at().out}));
     }
     if (start_dora) {
       const LinearGroup& group =
           group_at(model.layers[static_cast<size_t>(module.at().layer)], module.at().place);
-      module.start_magnitude(group);
+      module.start_magnitude(group, products);
       // The lengths of the rows of W + scale * B A, which B = 0 leaves as they are.
       if (std::any_of(module.b.begin(), module.b.end(), [](float value) { return value != 0; })) {
-        module.update_factors(group, model.options.threads);
+        module.update_factors(group, products, model.options.threads);
         for (size_t o = 0; o < module.magnitude.size(); ++o) module.magnitude[o] /= module.factors[o];
       }
     }

@@ -4,6 +4,7 @@
 #include "engine/linear_id.h"
 #include "nfloat/adapter.h"
 #include "tune/adapter_file.h"
+#include "tune/frozen.h"
 #include "tune/low_rank.h"
 
 namespace nfloat {
@@ -28,6 +29,7 @@ class Beside : public LinearObserver {
  public:
   Beside(const Model::State& model, const std::vector<AdapterChoice>& choices)
       : model_(model), threads_(model.options.threads) {
+    FrozenProducts products(*model.device, false, Precision::kF32, threads_);
     for (const AdapterChoice& choice : choices) {
       TrainOptions read;
       Adapter adapter = read_adapter(choice.folder, model, read);
@@ -38,7 +40,8 @@ class Beside : public LinearObserver {
       for (LoraModule& module : adapter.modules)
         if (module.dora())
           module.update_factors(
-              group_at(model.layers[static_cast<size_t>(module.at().layer)], module.at().place), threads_);
+              group_at(model.layers[static_cast<size_t>(module.at().layer)], module.at().place), products,
+              threads_);
       if (!adapter.missing.empty()) notes_.push_back(adapter.missing);
       adapters_.push_back({std::move(adapter), static_cast<float>(choice.weight)});
     }

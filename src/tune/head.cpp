@@ -30,12 +30,10 @@ void Pass::product_head(const float* features, int64_t count, float* logits) {
   const int64_t hidden = config_.hidden, embedding = config_.embedding_size;
   const int64_t width = embedding > 0 ? embedding : hidden;
   if (embedding > 0) {
-    multiply_frozen(state_.project_out, {features, hidden}, count, {head_projected_, embedding}, options_,
-                    head_packed_, head_activations_);
+    head_products_.multiply(state_.project_out, {features, hidden}, count, {head_projected_, embedding});
     features = head_projected_;
   }
-  multiply_frozen(state_.head, {features, width}, count, {logits, config_.vocabulary}, options_, head_packed_,
-                  head_activations_);
+  head_products_.multiply(state_.head, {features, width}, count, {logits, config_.vocabulary});
 }
 
 void Pass::head_logits(int64_t first, int64_t count) {
@@ -103,14 +101,12 @@ void Pass::head_backward(int64_t first, int64_t count) {
   const int64_t hidden = config_.hidden, vocabulary = config_.vocabulary, embedding = config_.embedding_size;
   const auto epsilon = static_cast<float>(config_.norm_epsilon);
   const NormWeights& norm = state_.final_norm;
-  head_packed_.assign(logits_, vocabulary, count, vocabulary, options_.bf16, options_.threads);
   float* d_features = embedding > 0 ? d_projected_ : d_normed_;
-  state_.head.apply_transposed(head_packed_, 0, d_features, embedding > 0 ? embedding : hidden, false,
-                               options_.threads);
-  if (embedding > 0) {
-    head_packed_.assign(d_projected_, embedding, count, embedding, options_.bf16, options_.threads);
-    state_.project_out.apply_transposed(head_packed_, 0, d_normed_, hidden, false, options_.threads);
-  }
+  head_products_.multiply_transposed(state_.head, {logits_, vocabulary}, count,
+                                     {d_features, embedding > 0 ? embedding : hidden});
+  if (embedding > 0)
+    head_products_.multiply_transposed(state_.project_out, {d_projected_, embedding}, count,
+                                       {d_normed_, hidden});
   // The rows of a divergence follow one another.
   if (observer_ != nullptr && config_.final_norm)
     observer_->norm(norm, {inputs_.back() + targets_[static_cast<size_t>(first)].row * hidden, hidden},

@@ -11,6 +11,7 @@
 #include "kernels/dispatch.h"
 #include "tensor/floats.h"
 #include "tensor/orthonormal.h"
+#include "tune/frozen.h"
 #include "tune/random.h"
 
 namespace nfloat {
@@ -94,8 +95,8 @@ std::vector<double> eigenvectors(std::vector<double> a, size_t n, std::vector<do
 }
 
 // W - Q.
-Matrix residual(const LinearModule& at, const Model::State& model, const Checkpoint& original,
-                const std::string& name) {
+Matrix residual(const LinearModule& at, const Model::State& model, FrozenProducts& products,
+                const Checkpoint& original, const std::string& name) {
   const TensorInfo& info = *original.find(name);
   const bool transposed = find_family(model.config.family)->stored_transposed;
   const Shape expected = transposed ? Shape({at.in, at.out}) : Shape({at.out, at.in});
@@ -105,13 +106,10 @@ Matrix residual(const LinearModule& at, const Model::State& model, const Checkpo
   std::vector<float> stored = floats_of(original.view(info));
   const LinearGroup& group = group_at(model.layers[static_cast<size_t>(at.layer)], at.place);
   Matrix result(at.out, at.in);
-  std::vector<float> row(static_cast<size_t>(at.in));
-  for (int64_t o = 0; o < at.out; ++o) {
-    group.dequantize_row(at.part, o, row.data());
+  over_decoded_rows(products, group, at.part, [&](int64_t o, const float* row) {
     for (int64_t i = 0; i < at.in; ++i)
-      result.at(o, i) = stored[static_cast<size_t>(transposed ? i * at.out + o : o * at.in + i)] -
-                        row[static_cast<size_t>(i)];
-  }
+      result.at(o, i) = stored[static_cast<size_t>(transposed ? i * at.out + o : o * at.in + i)] - row[i];
+  });
   return result;
 }
 
@@ -120,13 +118,14 @@ Matrix residual(const LinearModule& at, const Model::State& model, const Checkpo
 void start_from_residual(Adapter& adapter, const Model::State& model, const Checkpoint& original,
                          uint64_t seed, int threads) {
   const BaseNames names(original);
+  FrozenProducts products(*model.device, false, Precision::kF32, threads);
   double lost = 0;
   for (size_t number = 0; number < adapter.modules.size(); ++number) {
     LoraModule& module = adapter.modules[number];
     const LinearModule& at = module.at();
     const std::string name = names.find(at.name + ".weight");
     if (name.empty()) fail(ErrorCode::kMalformedFile, "{}: no tensor '{}.weight'", original.path(), at.name);
-    const Matrix error = residual(at, model, original, name);
+    const Matrix error = residual(at, model, products, original, name);
     double power = 0;
     for (const float value : error.values) power += static_cast<double>(value) * static_cast<double>(value);
     if (!std::isfinite(power))

@@ -107,19 +107,9 @@ static void factors_backward(LoraModule& module, std::span<const float> bias, in
   });
 }
 
-void multiply_frozen(const LinearGroup& group, ConstRows x, int64_t rows, Rows y, const PassOptions& options,
-                     PackedGradients& packed, Activations& activations) {
-  if (options.bf16 && group.multiplies_pairs()) {
-    packed.assign(x.data, x.stride, rows, group.inputs(), true, options.threads);
-    return group.apply_pairs(packed, y.data, y.stride, options.threads);
-  }
-  activations.assign(x.data, x.stride, rows, group.inputs());
-  group.apply(activations, y.data, y.stride, options.precision, options.threads);
-}
-
-AdaptedProducts::AdaptedProducts(const PassOptions& options, bool halves, int64_t rows, int64_t widest,
-                                 int64_t widest_input)
-    : options_(options) {
+AdaptedProducts::AdaptedProducts(Device& device, const PassOptions& options, bool halves, int64_t rows,
+                                 int64_t widest, int64_t widest_input)
+    : options_(options), frozen_(device, options.bf16, options.precision, options.threads) {
   if (halves) {
     t_halves_.stride = pair_row_stride(widest);
     t_ = FloatMemory(rows * t_halves_.stride / 2);
@@ -169,7 +159,7 @@ void AdaptedProducts::forward(const LinearGroup& group, std::span<LoraModule> mo
                               int64_t rows, const KeptRows& y, const LowRows& z) {
   if (x.half != nullptr) return forward_pairs(group, modules, x.halves(), rows, y, z.together);
   const Rows to{y.data, y.stride};
-  multiply_frozen(group, {x.data, x.stride}, rows, to, options_, packed_, activations_);
+  frozen_.multiply(group, {x.data, x.stride}, rows, to);
   down(modules, x, rows, z);
   for (size_t i = 0; i < modules.size(); ++i) {
     low_rank_up(modules[i], z.each[i], rows, 1.0f, to, options_.threads);
@@ -187,10 +177,8 @@ void AdaptedProducts::backward(const LinearGroup& group, std::span<LoraModule> m
   const ConstRows x{x_rows.data, x_rows.stride}, y{y_rows.data, y_rows.stride};
   for (LoraModule& module : modules)
     factors_backward(module, group.bias(module.at().part), rows, dy, y, options_.threads);
-  if (dx.data != nullptr) {
-    packed_.assign(dy.data, dy.stride, rows, group.outputs(), options_.bf16, options_.threads);
-    group.apply_transposed(packed_, 0, dx.data, dx.stride, false, options_.threads);
-  }
+  if (dx.data != nullptr)
+    frozen_.multiply_transposed(group, {dy.data, dy.stride}, rows, {dx.data, dx.stride});
   for (size_t i = 0; i < modules.size(); ++i) {
     LoraModule& module = modules[i];
     const LinearModule& at = module.at();

@@ -6,9 +6,8 @@
 #include <functional>
 #include <span>
 
-#include "engine/linear_group.h"
-#include "linear/transposed.h"
 #include "tune/adapter.h"
+#include "tune/frozen.h"
 #include "tune/kept_rows.h"
 #include "tune/memory.h"
 
@@ -33,16 +32,6 @@ struct DropoutKey {
   uint64_t step = 0, batch = 0;
 };
 
-// Rows of a matrix in memory.
-struct Rows {
-  float* data = nullptr;
-  int64_t stride = 0;
-};
-struct ConstRows {
-  const float* data = nullptr;
-  int64_t stride = 0;
-};
-
 // A x of the modules of one group: each [rows][padded rank], or in halves all of them side by side.
 struct LowRows {
   std::span<float* const> each = {};
@@ -51,10 +40,6 @@ struct LowRows {
 
 // Sum of the modules' padded ranks: the width of the latter.
 int64_t padded_ranks(std::span<const LoraModule> modules) noexcept;
-
-// y = W x + b of a group of frozen matrices; the last two are memory to pack x in, one of them used.
-void multiply_frozen(const LinearGroup& group, ConstRows x, int64_t rows, Rows y, const PassOptions& options,
-                     PackedGradients& packed, Activations& activations);
 
 // z = A x, [rows][padded rank].
 void low_rank_down(const LoraModule& module, ConstRows x, int64_t rows, float* z, int threads);
@@ -67,9 +52,9 @@ void apply_factors(const LoraModule& module, std::span<const float> bias, int64_
 // The products of one group of matrices with its adapters, forwards and backwards, and their buffers.
 class AdaptedProducts {
  public:
-  // For `rows` rows. With `halves` the rows are of bf16 where they may be, `widest` the widest LowRows; else
-  // `widest` is the widest padded rank.
-  AdaptedProducts(const PassOptions& options, bool halves, int64_t rows, int64_t widest,
+  // For `rows` rows and a model whose matrices are on `device`. With `halves` the rows are of bf16 where they
+  // may be, `widest` the widest LowRows; else `widest` is the widest padded rank.
+  AdaptedProducts(Device& device, const PassOptions& options, bool halves, int64_t rows, int64_t widest,
                   int64_t widest_input);
 
   void set_dropout(const DropoutKey& key) noexcept { dropout_ = key; }
@@ -101,9 +86,9 @@ class AdaptedProducts {
 
   PassOptions options_;
   DropoutKey dropout_;
-  Activations activations_;
-  PackedGradients packed_;
-  FloatMemory t_;  // dy B, [rows][padded rank]
+  FrozenProducts frozen_;
+  PackedGradients packed_;  // of halves
+  FloatMemory t_;           // dy B, [rows][padded rank]
   HalfRows t_halves_;
   FloatMemory turned_;
   FloatMemory dropped_;  // [rows][inputs], only with dropout

@@ -66,11 +66,12 @@ Pass::Pass(const Model& model, Adapter& adapter, const PassOptions& options, int
       adapter_(adapter),
       options_(options),
       halves_(may_keep_halves(state_, options)),
-      products_(options, halves_, rows,
+      products_(*state_.device, options, halves_, rows,
                 halves_ ? widest_low_rows(adapter, config_.layers) : widest_rank(adapter),
                 std::max(config_.intermediate, std::max(config_.hidden, config_.query_size()))),
       places_(config_),
-      capacity_(rows) {
+      capacity_(rows),
+      head_products_(*state_.device, options.bf16, options.precision, options.threads) {
   for (LoraModule& module : adapter_.modules) module.use_pairs(halves_);
   rope_ = state_.tables->rope(config_, LayerRope::kMain, positions);
   local_rope_ = state_.tables->rope(config_, LayerRope::kLocal, positions);
@@ -191,7 +192,7 @@ void Pass::begin(const Batch& batch) {
   if (adapter_.dora() && factors_version_ != adapter_.version)
     for (LoraModule& module : adapter_.modules)
       module.update_factors(
-          group_at(state_.layers[static_cast<size_t>(module.at().layer)], module.at().place),
+          group_at(state_.layers[static_cast<size_t>(module.at().layer)], module.at().place), head_products_,
           options_.threads);
   factors_version_ = adapter_.version;
   rows_ = batch.rows();
@@ -224,10 +225,8 @@ void Pass::embed(const Batch& batch) {
     });
     state_.embedding.release();
   }
-  if (config_.embedding_size > 0) {
-    head_activations_.assign(rows, width, rows_, width);
-    state_.project_in.apply(head_activations_, x, config_.hidden, options_.precision, options_.threads);
-  }
+  if (config_.embedding_size > 0)
+    head_products_.multiply(state_.project_in, {rows, width}, rows_, {x, config_.hidden});
   over_rows([&](int64_t row) {
     float* to = x + row * config_.hidden;
     if (config_.embedding_scale != 1)

@@ -201,8 +201,7 @@ class Pass {
   float* expected_logits_ = nullptr;  // of divergences, made for the first
   GradientObserver* observer_ = nullptr;
   std::vector<double> losses_;
-  Activations head_activations_;
-  PackedGradients head_packed_;
+  FrozenProducts head_products_;
 };
 
 }  // namespace nfloat

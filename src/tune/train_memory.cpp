@@ -91,14 +91,14 @@ uint64_t pass_bytes(const ModelConfig& config, std::span<const PlannedModule> mo
 }
 
 std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const TrainOptions& options,
-                                           double weight_bits, DType plain) {
+                                           double weight_bits, DType plain, bool on_device) {
   TrainMemory common;
   std::vector<PlannedModule> modules;
   // Whether products with the head and with the layers are in pairs, as multiplies_pairs() of their matrices.
-  const bool head_pairs = options.bf16 && target_multiplies_pairs() && plain == DType::kBF16;
+  const bool in_pairs = options.bf16 && target_multiplies_pairs() && !on_device;
+  const bool head_pairs = in_pairs && plain == DType::kBF16;
   const bool layer_pairs =
-      options.bf16 && target_multiplies_pairs() &&
-      (weight_bits < kMostPackedBits || (plain == DType::kBF16 && weight_bits == kBF16Bits));
+      in_pairs && (weight_bits < kMostPackedBits || (plain == DType::kBF16 && weight_bits == kBF16Bits));
   const bool halves = layer_pairs && halves_may_be_kept(config, options.dropout);
   uint64_t layouts = 0;  // bytes
   for (const LinearModule& module : chosen_modules(config, options)) {
@@ -117,8 +117,9 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
   // The rows of the embedding are mapped, the head is packed from them or from its own. Of a large table
   // little is there at a time (Embedding::release).
   const auto table = static_cast<uint64_t>(config.vocabulary * width) * (plain == DType::kF32 ? 4 : 2);
-  common.model_bytes = static_cast<uint64_t>(static_cast<double>(linear) * weight_bits / 8) + table +
-                       (table < Embedding::kLarge ? table : Embedding::kLarge / 8);
+  const uint64_t matrices = static_cast<uint64_t>(static_cast<double>(linear) * weight_bits / 8) + table;
+  common.model_bytes = table < Embedding::kLarge ? table : Embedding::kLarge / 8;
+  (on_device ? common.device_bytes : common.model_bytes) += matrices;
 
   const int64_t length = std::min(options.length, config.context);
   common.rows = length * rows_per_batch(options);
@@ -136,20 +137,25 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
     const int64_t block = (std::min<int64_t>(common.rows, 2048) + 512) * kWideBlockColumns;
     floats += threads * std::max(attention / 4, block);
   } else {
-    // Inputs packed for products; in pairs they lie where the gradients do.
     floats += common.rows * low.widest;
-    const bool pairs = options.bf16 && kernels::table().train.pairs != nullptr;
-    if (!layer_pairs) floats += common.rows * octets(widest_input);
-    if (options.bf16) {
-      const int64_t gradients = std::max({(config.gated ? 2 : 1) * config.intermediate,
-                                          config.query_size() + 2 * config.kv_size(), widest_input});
-      const int64_t packed = common.rows * gradients + slice * std::max(config.vocabulary, width);
-      floats += pairs ? packed / 2 : packed;
+    const int64_t gradients = std::max({(config.gated ? 2 : 1) * config.intermediate,
+                                        config.query_size() + 2 * config.kv_size(), widest_input});
+    const int64_t packed = common.rows * gradients + slice * std::max(config.vocabulary, width);
+    if (on_device) {
+      // What goes to the device and what comes back, there and in the host memory that it reads; bf16 beside.
+      floats += 2 * packed;
+      common.device_bytes +=
+          static_cast<uint64_t>(2 * packed + (options.bf16 ? packed / 2 : 0)) * sizeof(float);
+    } else {
+      // Inputs packed for products; in pairs they lie where the gradients do.
+      const bool pairs = options.bf16 && kernels::table().train.pairs != nullptr;
+      if (!layer_pairs) floats += common.rows * octets(widest_input);
+      if (options.bf16) floats += pairs ? packed / 2 : packed;
     }
     if (options.dropout > 0) floats += 2 * common.rows * widest_input;
     floats += threads * (2 * config.head_dim + 3 * kScoreRows) * (length + 32);
   }
-  if (!head_pairs) floats += slice * octets(width);
+  if (!head_pairs && !on_device) floats += slice * octets(width);
   common.working_bytes = static_cast<uint64_t>(floats) * sizeof(float) + kProgramBytes;
 
   std::vector<TrainMemory> result;

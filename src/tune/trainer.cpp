@@ -89,11 +89,6 @@ struct Trainer::State {
   State(const Model& base, std::vector<TrainRow> data, const TrainOptions& chosen)
       : model(base), rows(std::move(data)), options(chosen) {
     check_options(options);
-    if (state_of(model).device->name() != "cpu")
-      fail(ErrorCode::kUnsupported,
-           "training computes on the CPU, and this model was loaded on {}: load it with the device \"cpu\" "
-           "(NFLOAT_DEVICE=cpu)",
-           state_of(model).device->name());
     options.length = std::min(options.length, model.config().context);
     if (model.config().position_rows > 0)
       options.length =

@@ -11,6 +11,7 @@
 #include "cuda/attention.h"
 #include "cuda/product.h"
 #include "cuda/steps.h"
+#include "cuda/transposed.h"
 
 namespace conformance {
 
@@ -412,6 +413,35 @@ inline void check_float_product(gpu::Storage storage, int64_t rows, int64_t cols
                 kNames[static_cast<int>(storage)], static_cast<long long>(rows), static_cast<long long>(cols),
                 static_cast<long long>(block), static_cast<long long>(x_rows));
   report.add(name, errors.within(1e-6, 1e-6) && y.whole(got), errors.text());
+
+  // With the same weights transposed, and once more on top of that.
+  const RowsOf dy(x_rows, rows, 3, &random), dx(x_rows, cols, 1, nullptr);
+  a.bias = nullptr;
+  a.x = dy.device->get();
+  a.y = dx.device->get();
+  a.x_stride = dy.stride;
+  a.y_stride = dx.stride;
+  for (const bool again : {false, true}) {
+    a.accumulate = again;
+    gpu::launch_transposed(a);
+  }
+  synchronize();
+  const std::vector<float> back = dx.device->read();
+  Errors transposed;
+  for (int64_t m = 0; m < x_rows; ++m)
+    for (int64_t i = 0; i < cols; ++i) {
+      double sum = 0, magnitudes = 0;
+      for (int64_t row = 0; row < rows; ++row) {
+        const double term = 2 * w[size(row * cols + i)] * dy.at(m, row);
+        sum += term;
+        magnitudes += std::fabs(term);
+      }
+      transposed.take(double{back[size(m * dx.stride + i)]}, sum, magnitudes);
+    }
+  std::snprintf(name, sizeof name, "float32 transposed, %s %lldx%lld, blocks of %lld, by %lld",
+                kNames[static_cast<int>(storage)], static_cast<long long>(rows), static_cast<long long>(cols),
+                static_cast<long long>(block), static_cast<long long>(x_rows));
+  report.add(name, transposed.within(1e-6, 1e-6) && dx.whole(back), transposed.text());
 }
 
 inline void check_layers(bool large, Random& random, Report& report) {

@@ -115,6 +115,12 @@ void CpuEngine::product(const LinearGroup& group, const Activations& x, float* y
   group.apply(x, y, y_stride, precision, threads_);
 }
 
+void CpuEngine::multiply_transposed(const LinearGroup& weights, const BufferRows& dy, const BufferRows& dx,
+                                    int64_t rows, Precision precision) {
+  gradients_.assign(at(dy), dy.stride, rows, weights.outputs(), precision != Precision::kF32, threads_);
+  weights.apply_transposed(gradients_, 0, at(dx), dx.stride, false, threads_);
+}
+
 void CpuEngine::activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) {
   activate(step, at(gate_up), gate_up.stride, rows);
 }

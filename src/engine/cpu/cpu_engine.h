@@ -31,6 +31,8 @@ class CpuEngine : public LayerEngine {
   void norm(const NormStep& step, const BufferRows& from, const BufferRows& to, int64_t rows) override;
   void multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
                 Precision precision) override;
+  void multiply_transposed(const LinearGroup& weights, const BufferRows& dy, const BufferRows& dx,
+                           int64_t rows, Precision precision) override;
   void attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) override;
   void activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) override;
   void mix(const MixtureStep& step, const BufferRows& normed, const BufferRows& added, int64_t rows) override;
@@ -78,6 +80,7 @@ class CpuEngine : public LayerEngine {
   int threads_ = 1;
   BufferTable<Buffer> buffers_;
   Activations activations_;
+  PackedGradients gradients_;
   Buffer scratch_;  // of attention, a part for each thread
 
   // Of mixtures, which grow to the largest number of rows seen.

@@ -176,32 +176,63 @@ void CudaEngine::norm(const NormStep& step, const BufferRows& from, const Buffer
                      .epsilon = step.epsilon});
 }
 
+const CudaMatrix& CudaEngine::on_card(const DeviceMatrix& matrix) const {
+  const auto* const found = dynamic_cast<const CudaMatrix*>(&matrix);
+  if (found == nullptr)
+    fail(ErrorCode::kUnsupported, "these weights are not on {} ({})", gpu_->name(), gpu_->model());
+  return *found;
+}
+
+const uint16_t* CudaEngine::rounded(const BufferRows& from, int64_t rows, int64_t width) {
+  const auto bytes = static_cast<uint64_t>(rows * width) * sizeof(uint16_t);
+  if (rounded_.bytes() < bytes) rounded_ = CardMemory(gpu_, bytes);
+  over_rows(
+      gpu::RowsOperation::kRound,
+      {.from = at(from), .to = rounded_.as(), .rows = rows, .width = width, .from_stride = from.stride});
+  return rounded_.as<uint16_t>();
+}
+
 void CudaEngine::multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
                           Precision precision) {
-  bool rounded = false;
+  const uint16_t* halves = nullptr;
   gpu::ProductArguments product{
       .x = at(x), .y = at(y), .x_rows = rows, .x_stride = x.stride, .y_stride = y.stride};
   for (size_t part = 0; part < weights.parts(); ++part) {
-    const auto* const matrix = dynamic_cast<const CudaMatrix*>(&weights.matrix(part));
-    if (matrix == nullptr)
-      fail(ErrorCode::kUnsupported, "these weights are not on {} ({})", gpu_->name(), gpu_->model());
-    product.weights = matrix->weights();
+    product.weights = on_card(weights.matrix(part)).weights();
     product.bias = address_of(weights.bias(part));
     if (precision != Precision::kF32 && gpu::multiplies_bf16(product.weights)) {
-      const int64_t width = product.weights.cols;
-      if (!rounded) {
-        const auto bytes = static_cast<uint64_t>(rows * width) * sizeof(uint16_t);
-        if (rounded_.bytes() < bytes) rounded_ = CardMemory(gpu_, bytes);
-        over_rows(
-            gpu::RowsOperation::kRound,
-            {.from = at(x), .to = rounded_.as(), .rows = rows, .width = width, .from_stride = x.stride});
-        rounded = true;
-      }
-      gpu_->card().multiply_bf16(product, rounded_.as<uint16_t>());
+      if (halves == nullptr) halves = rounded(x, rows, product.weights.cols);
+      gpu_->card().multiply_bf16(product, halves);
     } else {
       gpu_->card().multiply(product);
     }
     product.y += product.weights.rows;
+  }
+}
+
+void CudaEngine::multiply_transposed(const LinearGroup& weights, const BufferRows& dy, const BufferRows& dx,
+                                     int64_t rows, Precision precision) {
+  gpu::ProductArguments product{
+      .x = at(dy), .y = at(dx), .x_rows = rows, .x_stride = dy.stride, .y_stride = dx.stride};
+  // All outputs' gradients are rounded where every matrix begins and ends at a whole eight of them.
+  bool halves = precision != Precision::kF32;
+  for (size_t part = 0; part < weights.parts(); ++part)
+    halves = halves && gpu::multiplies_transposed_bf16(on_card(weights.matrix(part)).weights());
+  const uint16_t* from = nullptr;
+  if (halves) {
+    product.x_stride = weights.outputs();
+    from = rounded(dy, rows, product.x_stride);
+  }
+  for (size_t part = 0; part < weights.parts(); ++part) {
+    product.weights = on_card(weights.matrix(part)).weights();
+    if (halves) {
+      gpu_->card().multiply_transposed_bf16(product, from);
+      from += product.weights.rows;
+    } else {
+      gpu_->card().multiply_transposed(product);
+      product.x += product.weights.rows;
+    }
+    product.accumulate = true;
   }
 }
 

@@ -39,6 +39,8 @@ class CudaEngine final : public CardEngine {
   void norm(const NormStep& step, const BufferRows& from, const BufferRows& to, int64_t rows) override;
   void multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
                 Precision precision) override;
+  void multiply_transposed(const LinearGroup& weights, const BufferRows& dy, const BufferRows& dx,
+                           int64_t rows, Precision precision) override;
   void attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) override;
   void activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) override;
   void add(const NormStep& before, float scale, const NormStep& after, const BufferRows& added,
@@ -58,6 +60,9 @@ class CudaEngine final : public CardEngine {
   // The shadow of a buffer, at the rows.
   float* shadow(const BufferRows& rows);
   void wait();
+  const CudaMatrix& on_card(const DeviceMatrix& matrix) const;  // throws kUnsupported for another device's
+  // Rows of `width` floats in bf16, one behind the other, in memory that is used again.
+  const uint16_t* rounded(const BufferRows& from, int64_t rows, int64_t width);
   // Of sequences whose caches have one type, their rows from the first on.
   void attend_alike(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended);
   void zero(const BufferRows& to, int64_t rows, int64_t width) override;

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "base/fail.h"
 #include "engine/cpu/cpu_engine.h"
 #include "engine/ranks/best_numbers.h"
 #include "engine/ranks/head_shares.h"
@@ -27,6 +28,11 @@ class RanksEngine final : public CpuEngine {
         rank_(static_cast<size_t>(ranks_->rank())),
         sizes_(static_cast<size_t>(ranks_->count())) {}
 
+  // Nothing asks for it: training over ranks has whole models.
+  void multiply_transposed(const LinearGroup&, const BufferRows&, const BufferRows&, int64_t,
+                           Precision) override {
+    fail(ErrorCode::kUnsupported, "gradients through matrices of which each rank has some rows");
+  }
   void at_layer(int64_t layer) noexcept override { ranks_->at("layer", layer); }
 
   // A pass that failed in between leaves nothing to be gathered.

@@ -10,6 +10,9 @@ constexpr uint32_t kProductCode[] = {
 constexpr uint32_t kTilesCode[] = {
 #include "tiles.comp.inc"
 };
+constexpr uint32_t kTransposedCode[] = {
+#include "transposed.comp.inc"
+};
 constexpr uint32_t kRowsCode[] = {
 #include "rows.comp.inc"
 };
@@ -34,6 +37,8 @@ std::span<const uint32_t> code_of(Shader shader) noexcept {
       return kProductCode;
     case Shader::kTiles:
       return kTilesCode;
+    case Shader::kTransposed:
+      return kTransposedCode;
     case Shader::kRows:
       return kRowsCode;
     case Shader::kNorm:

@@ -12,7 +12,7 @@
 // sizes of the push constants there. An address is one of the device's memory.
 namespace nfloat::vulkan {
 
-enum class Shader : uint8_t { kProduct, kTiles, kRows, kNorm, kActivate, kStore, kAttend };
+enum class Shader : uint8_t { kProduct, kTiles, kTransposed, kRows, kNorm, kActivate, kStore, kAttend };
 
 // Values of a shader's specialization constants, 0 where it has fewer.
 using Constants = std::array<uint32_t, 4>;
@@ -39,6 +39,10 @@ struct ProductArguments {
   float nested_offset = 0;
   uint32_t biased = 0;
 };
+
+// transposed: constants {Storage, as above}, arguments as of product: x has `rows` numbers a row and y
+// `cols`; biased: y is added to. A workgroup takes kTransposedColumns of them and kTransposedBatch rows of x.
+inline constexpr uint32_t kTransposedColumns = 128, kTransposedBatch = 4;
 
 // rows: constants {RowsOperation, four elements at a time}. One thread an element of `to`, or four.
 enum class RowsOperation : uint32_t {

@@ -22,6 +22,19 @@ bool in_vectors(Address x, int64_t stride) noexcept {
   return x % 16 == 0 && stride % 4 == 0;
 }
 
+// Of a product with a slab of a matrix, but for the activations.
+ProductArguments arguments_of(const VulkanMatrix& matrix, const VulkanMatrix::Slab& slab) noexcept {
+  return {.weights = slab.weights,
+          .scales = slab.scales,
+          .nested_absmax = slab.nested_absmax,
+          .tables = matrix.tables(),
+          .rows = u32(slab.rows),
+          .cols = u32(matrix.cols()),
+          .block = u32(matrix.block()),
+          .nested_block = u32(matrix.nested_block()),
+          .nested_offset = matrix.nested_offset()};
+}
+
 }  // namespace
 
 Address address_of(const Constant& constant) {
@@ -164,38 +177,34 @@ void VulkanEngine::norm(const NormStep& step, const BufferRows& from, const Buff
                      {u32(rows), u32(step.parts)});
 }
 
+const VulkanMatrix& VulkanEngine::on_gpu(const DeviceMatrix& matrix) const {
+  const auto* const found = dynamic_cast<const VulkanMatrix*>(&matrix);
+  if (found == nullptr)
+    fail(ErrorCode::kUnsupported, "these weights are not on {} ({})", gpu_->name(), gpu_->model());
+  return *found;
+}
+
 void VulkanEngine::multiply(const DeviceMatrix& any, const Constant& bias, const BufferRows& x,
                             const BufferRows& y, int64_t rows, Precision precision, bool together) {
-  const auto* const matrix = dynamic_cast<const VulkanMatrix*>(&any);
-  if (matrix == nullptr)
-    fail(ErrorCode::kUnsupported, "these weights are not on {} ({})", gpu_->name(), gpu_->model());
+  const VulkanMatrix& matrix = on_gpu(any);
   const Address from = address(x), biases = address_of(bias);
-  const uint32_t storage = static_cast<uint32_t>(matrix->storage()),
-                 whole_words = matrix->whole_words() ? 1u : 0u,
-                 vectors = in_vectors(from, x.stride) ? 1u : 0u;
+  const uint32_t storage = static_cast<uint32_t>(matrix.storage()),
+                 whole_words = matrix.whole_words() ? 1u : 0u, vectors = in_vectors(from, x.stride) ? 1u : 0u;
   const bool many = rows > kMostFew && gpu_->shared_bytes() >= kTileSharedBytes,
-             halves = precision != Precision::kF32 && matrix->halves();
+             halves = precision != Precision::kF32 && matrix.halves();
   uint32_t batch = 1;
   while (batch < kMostBatch && batch < rows) batch *= 2;
   const uint32_t rows_of_group = kProductThreads / gpu_->subgroup() * kProductRows;
-  for (const VulkanMatrix::Slab& slab : matrix->slabs()) {
+  for (const VulkanMatrix::Slab& slab : matrix.slabs()) {
     const uint64_t before = static_cast<uint64_t>(slab.first) * sizeof(float);
-    const ProductArguments arguments{.weights = slab.weights,
-                                     .scales = slab.scales,
-                                     .nested_absmax = slab.nested_absmax,
-                                     .tables = matrix->tables(),
-                                     .bias = biases != 0 ? biases + before : 0,
-                                     .x = from,
-                                     .y = address(y) + before,
-                                     .rows = u32(slab.rows),
-                                     .cols = u32(matrix->cols()),
-                                     .x_rows = u32(rows),
-                                     .x_stride = u32(x.stride),
-                                     .y_stride = u32(y.stride),
-                                     .block = u32(matrix->block()),
-                                     .nested_block = u32(matrix->nested_block()),
-                                     .nested_offset = matrix->nested_offset(),
-                                     .biased = biases != 0 ? 1u : 0u};
+    ProductArguments arguments = arguments_of(matrix, slab);
+    arguments.bias = biases != 0 ? biases + before : 0;
+    arguments.biased = biases != 0 ? 1 : 0;
+    arguments.x = from;
+    arguments.y = address(y) + before;
+    arguments.x_rows = u32(rows);
+    arguments.x_stride = u32(x.stride);
+    arguments.y_stride = u32(y.stride);
     const auto all = static_cast<uint64_t>(rows), slab_rows = static_cast<uint64_t>(slab.rows);
     if (many && parts_of(slab_rows, kTile) <= kMostGroups)
       recorder_.dispatch(Shader::kTiles, {storage, whole_words, halves ? 1u : 0u, vectors}, arguments,
@@ -214,6 +223,30 @@ void VulkanEngine::multiply(const LinearGroup& weights, const BufferRows& x, con
   for (size_t part = 0; part < weights.parts(); ++part) {
     multiply(weights.matrix(part), weights.bias(part), x, to, rows, precision, part > 0);
     to.offset += weights.outputs(part);
+  }
+}
+
+void VulkanEngine::multiply_transposed(const LinearGroup& weights, const BufferRows& dy, const BufferRows& dx,
+                                       int64_t rows, Precision) {
+  uint64_t before = 0;  // bytes of a row of dy
+  bool added = false;
+  for (size_t part = 0; part < weights.parts(); ++part) {
+    const VulkanMatrix& matrix = on_gpu(weights.matrix(part));
+    for (const VulkanMatrix::Slab& slab : matrix.slabs()) {
+      ProductArguments arguments = arguments_of(matrix, slab);
+      arguments.x = address(dy) + before;
+      arguments.y = address(dx);
+      arguments.x_rows = u32(rows);
+      arguments.x_stride = u32(dy.stride);
+      arguments.y_stride = u32(dx.stride);
+      arguments.biased = added ? 1 : 0;
+      recorder_.dispatch(Shader::kTransposed,
+                         {static_cast<uint32_t>(matrix.storage()), matrix.whole_words() ? 1u : 0u}, arguments,
+                         {parts_of(static_cast<uint64_t>(matrix.cols()), kTransposedColumns),
+                          parts_of(static_cast<uint64_t>(rows), kTransposedBatch)});
+      before += static_cast<uint64_t>(slab.rows) * sizeof(float);
+      added = true;
+    }
   }
 }
 

@@ -40,6 +40,8 @@ class VulkanEngine final : public CardEngine {
   void norm(const NormStep& step, const BufferRows& from, const BufferRows& to, int64_t rows) override;
   void multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y, int64_t rows,
                 Precision precision) override;
+  void multiply_transposed(const LinearGroup& weights, const BufferRows& dy, const BufferRows& dx,
+                           int64_t rows, Precision precision) override;
   void attend(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended) override;
   void activate(const ActivationStep& step, const BufferRows& gate_up, int64_t rows) override;
   void add(const NormStep& before, float scale, const NormStep& after, const BufferRows& added,
@@ -57,6 +59,7 @@ class VulkanEngine final : public CardEngine {
   Address address(const BufferRows& rows) noexcept {
     return buffer(rows).memory.address() + static_cast<uint64_t>(rows.offset) * sizeof(float);
   }
+  const VulkanMatrix& on_gpu(const DeviceMatrix& matrix) const;  // throws kUnsupported for another device's
   // The shadow of a buffer, at the rows.
   Address shadow(const BufferRows& rows);
   float* shadow_in_host(const BufferRows& rows) noexcept {

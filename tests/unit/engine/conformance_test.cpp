@@ -173,6 +173,47 @@ TEST_P(EngineConformance, Products) {
     }
 }
 
+// Gradients of inputs: the same matrices, transposed in the oracle, of one to several parts side by side.
+TEST_P(EngineConformance, TransposedProducts) {
+  for (const auto& [cols, counts] : {std::pair<int64_t, std::vector<int64_t>>{64, {48, 16, 16}},
+                                     {192, {33}},
+                                     {96, {1, 17}},
+                                     {320, {72, 200}}})
+    for (const bool nested : {false, true}) {
+      Weights weights;
+      for (size_t i = 0; i < counts.size(); ++i) add_quantized(weights, counts[i], cols, nested, i % 2 == 0);
+      if (nested && cols != 320) add_plain(weights, 5, cols);
+      const int64_t outputs = weights.group.outputs();
+      std::vector<float> transposed(weights.values.size());
+      for (int64_t o = 0; o < outputs; ++o)
+        for (int64_t i = 0; i < cols; ++i)
+          transposed[index(i * outputs + o)] = weights.values[index(o * cols + i)];
+      const std::vector<float> no_bias(index(cols));
+      for (const int64_t rows : {1, 2, 9, 33, 130})
+        for (const Inputs inputs : kInputs) {
+          const std::vector<float> dy = random(rows * outputs, inputs);
+          const reference::Product expected =
+              reference::multiply(dy, transposed, no_bias, rows, cols, outputs);
+          Table& from = table(rows, outputs, 5);
+          from.fill(dy);
+          for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+            SCOPED_TRACE(::testing::Message()
+                         << outputs << " x " << cols << " rows " << rows << " nested " << nested << " inputs "
+                         << static_cast<int>(inputs) << " precision " << static_cast<int>(precision));
+            Table& to = table(rows, cols, 3);
+            engine_->multiply_transposed(weights.group, from.at(), to.at(), rows, precision);
+            const std::vector<float> dx = to.values();
+            const double walk = 2 * kUlp * (4 + std::sqrt(static_cast<double>(outputs)));
+            const double share = (precision == Precision::kBF16 ? 1.01 * 0x1p-7 : 1e-6) +
+                                 (inputs == Inputs::kHeavyTailed ? walk : 0);
+            for (size_t at = 0; at < dx.size(); ++at)
+              ASSERT_NEAR(double{dx[at]}, expected.y[at], share * expected.magnitude[at] + 1e-37)
+                  << "row " << at / index(cols) << " column " << at % index(cols);
+          }
+        }
+    }
+}
+
 TEST_P(EngineConformance, Activations) {
   for (const Activation kind : {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh,
                                 Activation::kQuickGelu, Activation::kRelu})
@@ -337,8 +378,9 @@ TEST_P(EngineConformance, RowsDoNotDependOnOneAnother) {
     std::vector<float> with = x;
     with[index(bad * width + 5)] = kNaN;
     const NormWeights norm = norm_weights(width, NormKind::kRms);
-    Weights weights;
+    Weights weights, across;
     add_quantized(weights, 20, width, true, true);
+    add_quantized(across, width, 20, true, false);
     const std::pair<int64_t, std::function<void(Table&, Table&)>> steps[] = {
         {width,
          [&](Table& from, Table& to) {
@@ -346,6 +388,10 @@ TEST_P(EngineConformance, RowsDoNotDependOnOneAnother) {
          }},
         {20, [&](Table& from,
                  Table& to) { engine_->multiply(weights.group, from.at(), to.at(), rows, Precision::kF32); }},
+        {20,
+         [&](Table& from, Table& to) {
+           engine_->multiply_transposed(across.group, from.at(), to.at(), rows, Precision::kF32);
+         }},
         {width, [&](Table& from, Table& to) {
            engine_->copy(from.at(), to.at(), rows, width);
            engine_->activate({Activation::kSilu, true, 0, width / 2}, to.at(), rows);

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// Training whose products with the frozen matrices run on another device, a card that is emulated always
+// among them: losses and gradients are those of the CPU within what sums in another order change.
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "adapters.h"
+#include "engine/device.h"
+#include "nfloat/error.h"
+#include "nfloat/train.h"
+#include "support/files.h"
+#include "tensor/floats.h"
+#include "tune/adapter_file.h"
+
+namespace nfloat::testing {
+namespace {
+
+// Biases, heads that share keys, rows that are no whole tiles; a head of its own; embeddings of another width
+// than the layers'.
+constexpr const char* kModels[] = {
+    kTrainedModel,
+    R"({"model_type": "qwen2", "hidden_size": 48, "intermediate_size": 88, "num_hidden_layers": 2,
+  "num_attention_heads": 4, "num_key_value_heads": 1, "vocab_size": 61, "max_position_embeddings": 200,
+  "tie_word_embeddings": false})",
+    R"({"model_type": "opt", "hidden_size": 64, "ffn_dim": 128, "num_hidden_layers": 2,
+  "num_attention_heads": 2, "vocab_size": 61, "max_position_embeddings": 200, "word_embed_proj_dim": 32,
+  "activation_function": "relu", "do_layer_norm_before": false})"};
+
+struct Trained {
+  std::vector<TrainStep> steps;
+  std::vector<float> gradients;  // of the first
+  std::vector<float> adapter;    // at the end
+};
+
+std::vector<float> floats_in(const std::string& path) {
+  const Checkpoint file(path);
+  std::vector<float> all;
+  for (const TensorInfo& info : file.tensors()) {
+    const std::vector<float> values = floats_of(file.view(info));
+    all.insert(all.end(), values.begin(), values.end());
+  }
+  return all;
+}
+
+// Three steps of a 4-bit model on a device.
+Trained train(const RandomModel& random, const std::string& device, TrainOptions options, bool plain = false,
+              const std::string& original = "") {
+  ModelOptions how{.precision = Precision::kF32, .threads = 2};
+  how.device = device;
+  if (!plain) how.quantize = make_codebook("nf4");
+  const Model model = Model::load(random.folder.path(), how);
+  options.rank = 3;
+  options.steps = 3;
+  options.length = 24;
+  options.rows_per_batch = 2;
+  options.accumulate = 2;
+  options.learning_rate = 3e-3;
+  options.warmup_steps = 0;
+  options.threads = 2;
+  Trainer trainer(model, random_rows(16, 5), options);
+  const OwnFolder folder;
+  if (original.empty()) {
+    std::filesystem::create_directory(folder.path() + "/start");
+    write_adapter(folder.path() + "/start", state_of(model), random_adapter(model, options), options, "base");
+    trainer.start_from(folder.path() + "/start");
+  } else {
+    trainer.start_from_original(original);
+  }
+  Trained run;
+  trainer.dump_gradients(folder.path() + "/gradients.safetensors");
+  run.gradients = floats_in(folder.path() + "/gradients.safetensors");
+  while (trainer.finished_steps() < trainer.total_steps()) run.steps.push_back(trainer.step());
+  trainer.save_adapter(folder.path() + "/end", "base");
+  run.adapter = floats_in(folder.path() + "/end/adapter_model.safetensors");
+  return run;
+}
+
+// By the norm of the first.
+double apart(const std::vector<float>& x, const std::vector<float>& y) {
+  EXPECT_EQ(x.size(), y.size());
+  double sum = 0, norm = 0;
+  for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
+    sum += std::pow(static_cast<double>(x[i]) - static_cast<double>(y[i]), 2);
+    norm += std::pow(static_cast<double>(x[i]), 2);
+  }
+  return std::sqrt(sum / norm);
+}
+
+std::vector<std::string> other_devices() {
+  std::vector<std::string> names;
+  for (const std::shared_ptr<Device>& device : devices())
+    if (device->name() != "cpu") names.emplace_back(device->name());
+  return names;
+}
+
+class TrainOnDevice : public ::testing::TestWithParam<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Devices, TrainOnDevice, ::testing::ValuesIn(other_devices()),
+                         [](const ::testing::TestParamInfo<std::string>& device) {
+                           std::string name = device.param;
+                           std::replace(name.begin(), name.end(), ':', '_');
+                           return name;
+                         });
+
+// float32: sums of some hundred terms in another order, through two layers and back.
+constexpr double kAnotherOrder = 2e-5;
+
+TEST_P(TrainOnDevice, Float32IsThatOfTheCpu) {
+  for (const char* config : kModels)
+    for (const bool dora : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << config << " DoRA " << dora);
+      const RandomModel random(config);
+      TrainOptions options;
+      options.dora = dora;
+      const Trained expected = train(random, "cpu", options), found = train(random, GetParam(), options);
+      EXPECT_LE(apart(expected.gradients, found.gradients), kAnotherOrder);
+      for (size_t i = 0; i < expected.steps.size(); ++i) {
+        EXPECT_NEAR(expected.steps[i].loss, found.steps[i].loss, kAnotherOrder * expected.steps[i].loss);
+        EXPECT_NEAR(expected.steps[i].grad_norm, found.steps[i].grad_norm,
+                    1e-4 * expected.steps[i].grad_norm);
+      }
+      // AdamW divides by the gradient's own size: what is nearly zero may go either way.
+      EXPECT_LE(apart(expected.adapter, found.adapter), 1e-2);
+    }
+}
+
+TEST_P(TrainOnDevice, PlainWeightsAndDropout) {
+  const RandomModel random(kModels[1]);
+  TrainOptions options;
+  options.dropout = 0.2;
+  const Trained expected = train(random, "cpu", options, true),
+                found = train(random, GetParam(), options, true);
+  EXPECT_LE(apart(expected.gradients, found.gradients), kAnotherOrder);
+}
+
+// Not farther from float32 than the CPU's, which rounds what it keeps as well.
+TEST_P(TrainOnDevice, Bf16IsNearFloat32) {
+  const RandomModel random(kModels[0]);
+  TrainOptions options;
+  const Trained exact = train(random, "cpu", options);
+  options.bf16 = true;
+  const Trained near = train(random, "cpu", options), found = train(random, GetParam(), options);
+  EXPECT_LE(apart(exact.gradients, found.gradients), 1.5 * apart(exact.gradients, near.gradients));
+  EXPECT_NEAR(exact.steps[0].loss, found.steps[0].loss, 1e-2 * exact.steps[0].loss);
+}
+
+TEST_P(TrainOnDevice, StartsFromWhatQuantizationLost) {
+  const RandomModel random(kModels[0]);
+  const TrainOptions options;
+  const Trained expected = train(random, "cpu", options, false, random.folder.path()),
+                found = train(random, GetParam(), options, false, random.folder.path());
+  EXPECT_LE(apart(expected.gradients, found.gradients), 1e-4);
+}
+
+}  // namespace
+}  // namespace nfloat::testing
