@@ -29,52 +29,80 @@ class CudaCard final : public Launches {
     return taken([](void** to, size_t count) { return cudaMallocHost(to, count); }, bytes);
   }
   void release(void* memory) noexcept override {
-    check(cudaStreamSynchronize(stream()));
+    finish();
     check(cudaFree(memory));
   }
   void release_host(void* memory) noexcept override {
-    check(cudaStreamSynchronize(stream()));
+    finish();
     check(cudaFreeHost(memory));
   }
-
-  void copy_to_card(void* to, const void* from, uint64_t bytes, uint64_t rows, uint64_t to_stride,
-                    uint64_t from_stride) override {
-    copy(to, from, bytes, rows, to_stride, from_stride, cudaMemcpyHostToDevice);
-  }
-  void copy_to_host(void* to, const void* from, uint64_t bytes, uint64_t rows, uint64_t to_stride,
-                    uint64_t from_stride) override {
-    copy(to, from, bytes, rows, to_stride, from_stride, cudaMemcpyDeviceToHost);
-  }
-  void copy_on_card(void* to, const void* from, uint64_t bytes) override {
-    copy(to, from, bytes, 1, 0, 0, cudaMemcpyDeviceToDevice);
-  }
-  void zero(void* memory, uint64_t bytes) override { check(cudaMemsetAsync(memory, 0, bytes, stream())); }
   void upload(void* to, const void* from, uint64_t bytes) override {
     copy_to_card(to, from, bytes, 1, 0, 0);
-    check(cudaStreamSynchronize(stream()));
+    finish();
   }
   std::string wait() override {
-    check(cudaStreamSynchronize(stream()));
+    finish();
     const std::scoped_lock lock(mutex_);
     return failure_ == cudaSuccess ? "" : cudaGetErrorString(failure_);
-  }
-
- protected:
-  void queue(std::function<void()> work) override {
-    launch_stream() = stream();
-    work();
-    check(cudaGetLastError());
   }
 
  private:
   static constexpr size_t kLargeBlock = size_t{130} << 10;
 
-  // Makes the card this thread's. The stream, and with it the card's context, is made when it is first used:
-  // a card that nobody names costs nothing.
+  class CudaGraph final : public Graph {
+   public:
+    CudaGraph(cudaGraphExec_t graph, cudaStream_t stream) noexcept : graph_(graph), stream_(stream) {}
+    ~CudaGraph() override {
+      cudaStreamSynchronize(stream_);  // it may be running
+      cudaGraphExecDestroy(graph_);
+    }
+    cudaGraphExec_t get() const noexcept { return graph_; }
+
+   private:
+    const cudaGraphExec_t graph_;
+    const cudaStream_t stream_;
+  };
+
+  void run(const Command& command) override {
+    launch_stream() = stream();
+    launch_command(command);
+    check(cudaGetLastError());
+  }
+  void run(Graph& graph) override {
+    const cudaStream_t own = stream();
+    check(cudaGraphLaunch(static_cast<CudaGraph&>(graph).get(), own));
+  }
+  // On a stream of its own: other threads may wait for the card's meanwhile.
+  std::unique_ptr<Graph> record(std::span<const Command> commands) override {
+    const cudaStream_t own = stream();
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t made = nullptr;
+    if (cudaStreamBeginCapture(recording_, cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
+      launch_stream() = recording_;
+      for (const Command& command : commands) launch_command(command);
+      bool good = cudaGetLastError() == cudaSuccess;
+      good = cudaStreamEndCapture(recording_, &graph) == cudaSuccess && good;
+      if (!good || cudaGraphInstantiate(&made, graph, 0) != cudaSuccess) made = nullptr;
+      if (graph != nullptr) cudaGraphDestroy(graph);
+    }
+    cudaGetLastError();  // not a failure of what is queued: the commands run on their own
+    return made == nullptr ? nullptr : std::make_unique<CudaGraph>(made, own);
+  }
+
+  // Makes the card this thread's. The streams, and with them the card's context, are made when they are first
+  // used: a card that nobody names costs nothing.
   cudaStream_t stream() noexcept {
     check(cudaSetDevice(device_));
-    std::call_once(made_, [this] { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); });
+    std::call_once(made_, [this] {
+      check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+      check(cudaStreamCreateWithFlags(&recording_, cudaStreamNonBlocking));
+    });
     return stream_;
+  }
+  void finish() noexcept {
+    const cudaStream_t own = stream();
+    queue_.flush();
+    check(cudaStreamSynchronize(own));
   }
   template <typename Take>
   void* taken(Take take, uint64_t bytes) noexcept {
@@ -84,12 +112,17 @@ class CudaCard final : public Launches {
     cudaGetLastError();  // not a failure of what is queued
     return nullptr;
   }
-  void copy(void* to, const void* from, uint64_t bytes, uint64_t rows, uint64_t to_stride,
-            uint64_t from_stride, cudaMemcpyKind kind) {
-    const cudaStream_t own = stream();
-    check(rows == 1 ? cudaMemcpyAsync(to, from, bytes, kind, own)
-                    : cudaMemcpy2DAsync(to, to_stride, from, from_stride, bytes, rows, kind, own));
+  void begin(const CopyCommand& c) const override {
+    const cudaMemcpyKind kind = c.way == CopyCommand::Way::kToCard   ? cudaMemcpyHostToDevice
+                                : c.way == CopyCommand::Way::kToHost ? cudaMemcpyDeviceToHost
+                                                                     : cudaMemcpyDeviceToDevice;
+    // Failures stay in cudaGetLastError(), as those of launches.
+    if (c.rows == 1)
+      cudaMemcpyAsync(c.to, c.from, c.bytes, kind, launch_stream());
+    else
+      cudaMemcpy2DAsync(c.to, c.to_stride, c.from, c.from_stride, c.bytes, c.rows, kind, launch_stream());
   }
+  void begin(const ZeroCommand& c) const override { cudaMemsetAsync(c.memory, 0, c.bytes, launch_stream()); }
   // Keeps the first failure.
   void check(cudaError_t result) noexcept {
     if (result == cudaSuccess) return;
@@ -101,7 +134,7 @@ class CudaCard final : public Launches {
   const std::string model_;
   const uint64_t total_bytes_;
   std::once_flag made_;
-  cudaStream_t stream_ = nullptr;
+  cudaStream_t stream_ = nullptr, recording_ = nullptr;
   std::mutex mutex_;
   cudaError_t failure_ = cudaSuccess;
 };

@@ -25,6 +25,7 @@ struct Weights {
   const float* tables = nullptr;  // of codes: 16 levels, 256 of the nested map, the nested offset
   int64_t rows = 0, cols = 0;
   int64_t block = 1, nested_block = 1;  // weights of one scale; scales of a second-level one
+  friend bool operator==(const Weights&, const Weights&) = default;
 };
 inline constexpr int64_t kLevelsAt = 0, kMapAt = 16, kOffsetAt = 272, kTableFloats = 273;
 
@@ -36,6 +37,7 @@ struct ProductArguments {
   float* y = nullptr;
   int64_t x_rows = 0, x_stride = 0, y_stride = 0;
   bool accumulate = false;
+  friend bool operator==(const ProductArguments&, const ProductArguments&) = default;
 };
 
 // One operation on all elements of rows; what one does not need is 0.
@@ -58,6 +60,7 @@ struct RowsArguments {
   const float* shares = nullptr;
   int64_t rows = 0, width = 0, from_stride = 0, to_stride = 0;
   float scale = 0, cap = 0;
+  friend bool operator==(const RowsArguments&, const RowsArguments&) = default;
 };
 
 // Parts of rows, `part_stride` apart; in place allowed. centred: layer norm, with or without a bias; else RMS
@@ -70,6 +73,7 @@ struct NormArguments {
   bool centred = false;
   int64_t rows = 0, parts = 0, width = 0, from_stride = 0, to_stride = 0, part_stride = 0;
   float epsilon = 0;
+  friend bool operator==(const NormArguments&, const NormArguments&) = default;
 };
 
 // In place, of a row's first `width` floats; clamped (limit > 0): gate and up alternate.
@@ -80,6 +84,7 @@ struct ActivateArguments {
   Gate kind = Gate::kSilu;
   bool gated = false;
   float limit = 0;
+  friend bool operator==(const ActivateArguments&, const ActivateArguments&) = default;
 };
 
 // What attention knows of a row: its pages, its angles, its position.
@@ -115,6 +120,7 @@ struct AttentionArguments {
   int32_t turned = 0;      // numbers of a head that its angles turn
   int64_t window = 0;      // positions that a row sees, its own the last; 0: all
   float scale = 1, softcap = 0;
+  friend bool operator==(const AttentionArguments&, const AttentionArguments&) = default;
 };
 
 // Between weights and 4-bit codes by absmax, in blocks of 2^block_shift. What is written does not depend on
@@ -131,6 +137,7 @@ struct BlocksArguments {
   unsigned long long* first_not_finite = nullptr;  // all ones before; its block's codes are then undefined
   int64_t elements = 0;
   int block_shift = 0;  // kLeastBlockShift to kMostBlockShift
+  friend bool operator==(const BlocksArguments&, const BlocksArguments&) = default;
 };
 inline constexpr int kLeastBlockShift = 4, kMostBlockShift = 12;
 

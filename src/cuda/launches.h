@@ -3,10 +3,8 @@
 #ifndef NFLOAT_CUDA_LAUNCHES_H_
 #define NFLOAT_CUDA_LAUNCHES_H_
 
-#include <functional>
-
 #include "cuda/attention.h"
-#include "cuda/card.h"
+#include "cuda/commands.h"
 #include "cuda/convert.h"
 #include "cuda/gemm.h"
 #include "cuda/multiply.h"
@@ -17,75 +15,89 @@
 namespace nfloat::gpu {
 inline namespace NFLOAT_MACHINE {
 
-class Launches : public Card {
+class Launches : public Card, private Runner {
  public:
-  void rows(RowsOperation operation, const RowsArguments& a) final {
-    queue([=] { launch_rows_of(operation, a); });
+  void copy_to_card(void* to, const void* from, uint64_t bytes, uint64_t rows, uint64_t to_stride,
+                    uint64_t from_stride) final {
+    queue_.push(CopyCommand{CopyCommand::Way::kToCard, to, from, bytes, rows, to_stride, from_stride});
   }
-  void norm(const NormArguments& a) final {
-    queue([=] { launch_norm(a); });
+  void copy_to_host(void* to, const void* from, uint64_t bytes, uint64_t rows, uint64_t to_stride,
+                    uint64_t from_stride) final {
+    queue_.push(CopyCommand{CopyCommand::Way::kToHost, to, from, bytes, rows, to_stride, from_stride});
   }
-  void activate(const ActivateArguments& a) final {
-    queue([=] { launch_activate(a); });
+  void copy_on_card(void* to, const void* from, uint64_t bytes) final {
+    queue_.push(CopyCommand{CopyCommand::Way::kOnCard, to, from, bytes});
   }
-  void attend(const AttentionArguments& a) final {
-    queue([=] { launch_attention(a); });
-  }
-  void multiply(const ProductArguments& a) final {
-    queue([=, this] { launch_product(a, multiprocessors_); });
-  }
+  void zero(void* memory, uint64_t bytes) final { queue_.push(ZeroCommand{memory, bytes}); }
+  void rows(RowsOperation operation, const RowsArguments& a) final { queue_.push(RowsCommand{operation, a}); }
+  void norm(const NormArguments& a) final { queue_.push(a); }
+  void activate(const ActivateArguments& a) final { queue_.push(a); }
+  void attend(const AttentionArguments& a) final { queue_.push(a); }
+  void multiply(const ProductArguments& a) final { queue_.push(ProductCommand{false, nullptr, a}); }
   void multiply_bf16(const ProductArguments& a, const uint16_t* x) final {
-    queue([=, this] {
-      const Nf4 w = view(a.weights);
-      const auto count = static_cast<int>(a.x_rows);
-      if (a.x_rows <= kFewRows) {
-        multiply_few(w, x, count, a.y, a.y_stride, multiprocessors_);
-      } else {
-        multiply_many<false>(w, x, w.columns, count, a.y, a.y_stride, large_blocks_, multiprocessors_);
-      }
-      if (a.bias == nullptr) return;
-      RowsArguments bias;
-      bias.from = a.bias;
-      bias.to = a.y;
-      bias.rows = a.x_rows;
-      bias.width = w.rows;
-      bias.to_stride = a.y_stride;
-      launch_rows<RowsOperation::kAddToAll>(bias);
-    });
+    queue_.push(ProductCommand{false, x, a});
   }
-  void multiply_transposed(const ProductArguments& a) final {
-    queue([=] { launch_transposed(a); });
-  }
+  void multiply_transposed(const ProductArguments& a) final { queue_.push(ProductCommand{true, nullptr, a}); }
   void multiply_transposed_bf16(const ProductArguments& a, const uint16_t* x) final {
-    queue([=, this] {
-      multiply_many<true>(view(a.weights), x, a.x_stride, static_cast<int>(a.x_rows), a.y, a.y_stride,
-                          large_blocks_, multiprocessors_, a.accumulate);
-    });
+    queue_.push(ProductCommand{true, x, a});
   }
-  void quantize(const BlocksArguments& a) final {
-    queue([=, this] {
-      with_elements(a, [&](auto* weights) {
-        quantize_blocks(weights, a.elements, a.block_shift, Code16{a.thresholds, a.code_of_rank}, a.codes,
-                        a.scales, a.first_not_finite, multiprocessors_);
-      });
-    });
-  }
-  void dequantize(const BlocksArguments& a) final {
-    queue([=, this] {
-      const Nf4 codes{a.codes, a.scales, nullptr,    nullptr,    nullptr,
-                      nullptr, a.levels, int64_t{1}, a.elements, a.block_shift};
-      with_elements(a, [&](auto* weights) { dequantize_blocks(codes, weights, multiprocessors_); });
-    });
-  }
+  void quantize(const BlocksArguments& a) final { queue_.push(BlocksCommand{true, a}); }
+  void dequantize(const BlocksArguments& a) final { queue_.push(BlocksCommand{false, a}); }
 
  protected:
   // `large_blocks`: a block may have 130 KiB of shared memory.
   Launches(int multiprocessors, bool large_blocks) noexcept
-      : multiprocessors_(multiprocessors), large_blocks_(large_blocks) {}
-  // Runs `work`, which launches kernels, behind what was queued before.
-  virtual void queue(std::function<void()> work) = 0;
+      : queue_(*this), multiprocessors_(multiprocessors), large_blocks_(large_blocks) {}
+
+  // Launches kernels and begins copies for one command, where the machine runs them in order.
+  void launch_command(const Command& command) const {
+    std::visit([this](const auto& own) { start(own); }, command);
+  }
+  virtual void begin(const CopyCommand& command) const = 0;
+  virtual void begin(const ZeroCommand& command) const = 0;
+
+  CommandQueue queue_;
 
  private:
+  void start(const CopyCommand& c) const { begin(c); }
+  void start(const ZeroCommand& c) const { begin(c); }
+  void start(const RowsCommand& c) const { launch_rows_of(c.operation, c.arguments); }
+  void start(const NormArguments& a) const { launch_norm(a); }
+  void start(const ActivateArguments& a) const { launch_activate(a); }
+  void start(const AttentionArguments& a) const { launch_attention(a); }
+  void start(const ProductCommand& c) const {
+    const ProductArguments& a = c.arguments;
+    if (c.x == nullptr) return c.transposed ? launch_transposed(a) : launch_product(a, multiprocessors_);
+    const Nf4 w = view(a.weights);
+    const auto count = static_cast<int>(a.x_rows);
+    if (c.transposed)
+      return multiply_many<true>(w, c.x, a.x_stride, count, a.y, a.y_stride, large_blocks_, multiprocessors_,
+                                 a.accumulate);
+    if (a.x_rows <= kFewRows) {
+      multiply_few(w, c.x, count, a.y, a.y_stride, multiprocessors_);
+    } else {
+      multiply_many<false>(w, c.x, w.columns, count, a.y, a.y_stride, large_blocks_, multiprocessors_);
+    }
+    if (a.bias == nullptr) return;
+    RowsArguments bias;
+    bias.from = a.bias;
+    bias.to = a.y;
+    bias.rows = a.x_rows;
+    bias.width = w.rows;
+    bias.to_stride = a.y_stride;
+    launch_rows<RowsOperation::kAddToAll>(bias);
+  }
+  void start(const BlocksCommand& c) const {
+    const BlocksArguments& a = c.arguments;
+    with_elements(a, [&](auto* weights) {
+      if (c.quantizes)
+        return quantize_blocks(weights, a.elements, a.block_shift, Code16{a.thresholds, a.code_of_rank},
+                               a.codes, a.scales, a.first_not_finite, multiprocessors_);
+      const Nf4 codes{a.codes, a.scales, nullptr,    nullptr,    nullptr,
+                      nullptr, a.levels, int64_t{1}, a.elements, a.block_shift};
+      dequantize_blocks(codes, weights, multiprocessors_);
+    });
+  }
   template <typename Body>
   static void with_elements(const BlocksArguments& a, const Body& body) {
     switch (a.element) {

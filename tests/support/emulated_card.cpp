@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/emulated_card.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -8,12 +9,15 @@
 #include <mutex>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "cuda/launches.h"
 #include "engine/cuda/open.h"
 
 namespace nfloat::testing {
 namespace {
+
+std::atomic<uint64_t> graphs_run = 0;
 
 class EmulatedCard final : public gpu::Launches {
  public:
@@ -36,8 +40,8 @@ class EmulatedCard final : public gpu::Launches {
     return memory;
   }
   void release(void* memory) noexcept override {
+    finish();
     const std::scoped_lock lock(mutex_);
-    run();
     left_ += sizes_[memory];
     sizes_.erase(memory);
     std::free(memory);
@@ -48,61 +52,69 @@ class EmulatedCard final : public gpu::Launches {
     return memory;
   }
   void release_host(void* memory) noexcept override {
-    const std::scoped_lock lock(mutex_);
-    run();
+    finish();
     std::free(memory);
   }
-  void copy_to_card(void* to, const void* from, uint64_t bytes, uint64_t rows, uint64_t to_stride,
-                    uint64_t from_stride) override {
-    queue([=] {
-      for (uint64_t row = 0; row < rows; ++row)
-        std::memcpy(static_cast<std::byte*>(to) + row * to_stride,
-                    static_cast<const std::byte*>(from) + row * from_stride, bytes);
-    });
-  }
-  void copy_to_host(void* to, const void* from, uint64_t bytes, uint64_t rows, uint64_t to_stride,
-                    uint64_t from_stride) override {
-    copy_to_card(to, from, bytes, rows, to_stride, from_stride);
-  }
-  void copy_on_card(void* to, const void* from, uint64_t bytes) override {
-    queue([=] { std::memcpy(to, from, bytes); });
-  }
-  void zero(void* memory, uint64_t bytes) override {
-    queue([=] { std::memset(memory, 0, bytes); });
-  }
   void upload(void* to, const void* from, uint64_t bytes) override {
-    const std::scoped_lock lock(mutex_);
-    run();
+    finish();
     std::memcpy(to, from, bytes);
   }
   std::string wait() override {
+    finish();
     const std::scoped_lock lock(mutex_);
-    run();
     return gpu::machine().fault;
   }
 
- protected:
-  void queue(std::function<void()> work) override {
-    const std::scoped_lock lock(mutex_);
-    queued_.push_back(std::move(work));
-  }
-
  private:
-  void run() noexcept {
-    for (; !queued_.empty(); queued_.pop_front()) queued_.front()();
+  // What was recorded, whatever its like was asked for later.
+  class Recorded final : public gpu::Graph {
+   public:
+    explicit Recorded(std::span<const gpu::Command> commands) : commands_(commands.begin(), commands.end()) {}
+    const std::vector<gpu::Command>& commands() const noexcept { return commands_; }
+
+   private:
+    std::vector<gpu::Command> commands_;
+  };
+
+  // Nothing runs before somebody waits.
+  void run(const gpu::Command& command) override {
+    const std::scoped_lock lock(mutex_);
+    queued_.push_back(command);
   }
+  std::unique_ptr<gpu::Graph> record(std::span<const gpu::Command> commands) override {
+    return std::make_unique<Recorded>(commands);
+  }
+  void run(gpu::Graph& graph) override {
+    ++graphs_run;
+    for (const gpu::Command& command : static_cast<Recorded&>(graph).commands()) run(command);
+  }
+  void finish() noexcept {
+    queue_.flush();
+    const std::scoped_lock lock(mutex_);
+    for (; !queued_.empty(); queued_.pop_front()) launch_command(queued_.front());
+  }
+  void begin(const gpu::CopyCommand& c) const override {
+    for (uint64_t row = 0; row < c.rows; ++row)
+      std::memcpy(static_cast<std::byte*>(c.to) + row * c.to_stride,
+                  static_cast<const std::byte*>(c.from) + row * c.from_stride, c.bytes);
+  }
+  void begin(const gpu::ZeroCommand& c) const override { std::memset(c.memory, 0, c.bytes); }
 
   const std::string model_ = "a card that this processor emulates";
   static inline std::mutex mutex_;  // of the machine, too
   const uint64_t total_;
   uint64_t left_;
   std::map<void*, uint64_t> sizes_;
-  std::deque<std::function<void()>> queued_;
+  std::deque<gpu::Command> queued_;
 };
 
 const bool kAdded = (add_device(emulated_device()), true);
 
 }  // namespace
+
+uint64_t emulated_graphs() {
+  return graphs_run;
+}
 
 std::shared_ptr<Device> emulated_device(uint64_t memory) {
   return cuda::device_on(std::make_shared<EmulatedCard>(memory), "cuda:emulated");

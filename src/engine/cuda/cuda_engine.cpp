@@ -57,9 +57,16 @@ CudaEngine::~CudaEngine() {
 }
 
 void CudaEngine::wait() {
+  const auto looks = static_cast<uint64_t>(looks_.asked);
+  if (looks > 0) gpu_->card().copy_to_host(looks_.shadow.as(), looks_.places.as(), looks * sizeof(int32_t));
   gpu_->wait();
   params_.reset();
   ++waits_;
+  const auto* const found = looks_.shadow.as<const int32_t>();
+  for (int32_t i = 0; i < looks_.asked && looks_.broken < 0; ++i)
+    if (found[i] != 0) looks_.broken = looks_.collected + i;
+  looks_.collected += looks_.asked;
+  looks_.asked = 0;
 }
 
 BufferId CudaEngine::make(int64_t floats) {
@@ -100,7 +107,7 @@ bool CudaEngine::finite(const BufferRows& rows, int64_t count, int64_t width) {
     looks_.shadow = HostMemory(gpu_, kBytes);
     looks_.places = CardMemory(gpu_, kBytes);
   }
-  if (looks_.asked == Looks::kMost) collect_looks();
+  if (looks_.asked == Looks::kMost) wait();
   if (looks_.asked == 0) gpu_->card().zero(looks_.places.as(), kBytes);
   over_rows(gpu::RowsOperation::kFindBroken, {.from = at(rows),
                                               .to = looks_.places.as<int32_t>() + looks_.asked,
@@ -111,19 +118,8 @@ bool CudaEngine::finite(const BufferRows& rows, int64_t count, int64_t width) {
   return true;
 }
 
-void CudaEngine::collect_looks() {
-  const auto* const found = looks_.shadow.as<const int32_t>();
-  gpu_->card().copy_to_host(looks_.shadow.as(), looks_.places.as(),
-                            static_cast<uint64_t>(looks_.asked) * sizeof(int32_t));
-  wait();
-  for (int32_t i = 0; i < looks_.asked && looks_.broken < 0; ++i)
-    if (found[i] != 0) looks_.broken = looks_.collected + i;
-  looks_.collected += looks_.asked;
-  looks_.asked = 0;
-}
-
 int64_t CudaEngine::first_broken() {
-  if (looks_.asked > 0) collect_looks();
+  if (looks_.asked > 0) wait();
   const int64_t broken = looks_.broken;
   looks_.collected = 0;
   looks_.broken = -1;

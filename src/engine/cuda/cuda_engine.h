@@ -59,7 +59,7 @@ class CudaEngine final : public CardEngine {
   float* at(const BufferRows& rows) noexcept { return buffer(rows).memory.as<float>() + rows.offset; }
   // The shadow of a buffer, at the rows.
   float* shadow(const BufferRows& rows);
-  void wait();
+  void wait();                                                  // for the answers in looks_, too
   const CudaMatrix& on_card(const DeviceMatrix& matrix) const;  // throws kUnsupported for another device's
   // Rows of `width` floats in bf16, one behind the other, in memory that is used again.
   const uint16_t* rounded(const BufferRows& from, int64_t rows, int64_t width);
@@ -73,9 +73,6 @@ class CudaEngine final : public CardEngine {
   void over_rows(gpu::RowsOperation operation, const gpu::RowsArguments& arguments) const {
     gpu_->card().rows(operation, arguments);
   }
-
-  // Collects the answers in looks_ and begins with its first place again.
-  void collect_looks();
 
   const std::shared_ptr<const Gpu> gpu_;
   Params params_;

@@ -148,6 +148,54 @@ TEST(EmulatedCard, RowsThatWereWrittenAreNotChangedBehindTheCopy) {
   EXPECT_EQ(engine->read(y, 1, 4)[0], 1.0f);
 }
 
+// A pass of few rows that comes again runs as it was recorded, with the numbers of its own time; one that
+// differs anywhere does not.
+TEST(EmulatedCard, PassesThatComeAgainRunAsGraphs) {
+  const std::shared_ptr<Device> device = emulated_device();
+  const std::unique_ptr<LayerEngine> engine = device->engine(), cpu = cpu_device()->engine();
+  constexpr int64_t kWidth = 40;
+  std::mt19937 generator(3);
+  std::normal_distribution<float> normal;
+  std::vector<float> weight(kWidth);
+  for (float& value : weight) value = normal(generator);
+  NormWeights norms{Constant(weight), {}};
+  device->place(norms.weight);
+  const auto pass = [&](LayerEngine& on, const BufferRows& x, const BufferRows& y,
+                        const std::vector<float>& from, int64_t rows, int64_t layers) {
+    std::copy_n(from.begin(), rows * kWidth, on.host(x, rows, kWidth));
+    on.write(x, rows, kWidth);
+    for (int64_t layer = 0; layer < layers; ++layer) {
+      on.norm({&norms, NormKind::kRms, 1e-5f, kWidth}, x, y, rows);
+      on.activate({Activation::kSilu, false, 0, kWidth}, y, rows);
+      on.add({}, 0.5f, {}, y, x, rows, kWidth);
+    }
+    EXPECT_TRUE(on.finite(x, rows, kWidth));
+    const float* const found = on.read(x, rows, kWidth);
+    std::vector<float> values(found, found + rows * kWidth);
+    EXPECT_EQ(on.first_broken(), -1);
+    return values;
+  };
+  struct Place {
+    BufferRows x, y;
+  };
+  const auto place = [&](LayerEngine& on) {
+    return Place{{on.make(8 * kWidth), 0, kWidth}, {on.make(8 * kWidth), 0, kWidth}};
+  };
+  const Place card = place(*engine), host = place(*cpu);
+  uint64_t before = emulated_graphs();
+  for (int round = 0; round < 30; ++round) {
+    // Three kinds of passes by turns: the third time that one comes it is a graph.
+    const int64_t rows = round % 3 == 2 ? 2 : 1, layers = round % 3 == 1 ? 5 : 4;
+    std::vector<float> from(8 * kWidth);
+    for (float& value : from) value = normal(generator);
+    const std::vector<float> expected = pass(*cpu, host.x, host.y, from, rows, layers),
+                             found = pass(*engine, card.x, card.y, from, rows, layers);
+    for (size_t i = 0; i < expected.size(); ++i)
+      ASSERT_NEAR(expected[i], found[i], 1e-5f * (1 + std::fabs(expected[i]))) << "round " << round;
+    ASSERT_EQ(emulated_graphs() - before, std::max(0, round - 2)) << "round " << round;
+  }
+}
+
 TEST(EmulatedCard, ACardThatFailsIsNamed) {
   const std::shared_ptr<Device> device = emulated_device();
   const std::unique_ptr<LayerEngine> engine = device->engine();

@@ -11,6 +11,7 @@
 #include "nfloat/error.h"
 #include "nfloat/memory_plan.h"
 #include "nfloat/model.h"
+#include "support/emulated_card.h"
 #include "support/files.h"
 #include "support/paths.h"
 #include "support/sanitizer.h"
@@ -203,6 +204,23 @@ TEST(EmbeddedModelOnDevices, ThePlanIsWhatIsTaken) {
   EXPECT_THROW(plan_device_memory(other, 1, context), Error);
   EXPECT_THROW(plan_device_memory(size, 1, 0), Error);
   EXPECT_EQ(plan_device_memory(size, 1 << 20, context)[0].largest_context, 0);
+}
+
+// The second of two tokens whose keys lie in the same pages is recorded; the next ones are one graph each.
+TEST(EmbeddedModelOnDevices, TokensOnACardRunAsGraphs) {
+  if (testing::kSanitized) GTEST_SKIP() << "minutes under a sanitizer";
+  for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+    ModelOptions options = on(kEmulated, "nf4", true);
+    options.precision = precision;
+    const Model model = Model::load(kFolder, options);
+    Session session(model);
+    session.prefill(std::vector<int32_t>{1, 5, 9});
+    for (int i = 0; i < 5; ++i) {
+      const uint64_t before = testing::emulated_graphs();
+      session.decode(7 + i);
+      EXPECT_EQ(testing::emulated_graphs() - before, i == 0 ? 0u : 1u) << "token " << i;
+    }
+  }
 }
 
 TEST(EmbeddedModelOnDevices, ADeviceThatIsNotThereIsNamed) {

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// The order in which a card's commands run, whatever is recorded meanwhile.
+#include "cuda/commands.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace nfloat::gpu {
+namespace {
+
+// Commands are told apart by their first argument.
+Command small(uint64_t number) {
+  return ZeroCommand{nullptr, number};
+}
+Command long_one(int64_t rows) {
+  return NormArguments{.rows = rows};
+}
+
+class Written final : public Runner {
+ public:
+  std::string text;
+  bool records = true;
+
+ private:
+  struct List final : Graph {
+    explicit List(std::string all) : commands(std::move(all)) {}
+    const std::string commands;
+  };
+  static std::string name(const Command& command) {
+    const auto* const zero = std::get_if<ZeroCommand>(&command);
+    return zero != nullptr ? std::to_string(zero->bytes) : "L";
+  }
+  void run(const Command& command) override { text += name(command) + " "; }
+  std::unique_ptr<Graph> record(std::span<const Command> commands) override {
+    if (!records) return nullptr;
+    std::string all;
+    for (const Command& command : commands) all += name(command) + " ";
+    return std::make_unique<List>(all);
+  }
+  void run(Graph& graph) override { text += "[" + static_cast<List&>(graph).commands + "] "; }
+};
+
+constexpr const char* kTen = "0 1 2 3 4 5 6 7 8 9 ";
+
+class Commands : public ::testing::Test {
+ protected:
+  // What ten commands, the last one as given, make run.
+  std::string ten(uint64_t last = 9) {
+    runner_.text.clear();
+    for (uint64_t i = 0; i < 9; ++i) queue_.push(small(i));
+    queue_.push(small(last));
+    EXPECT_EQ(runner_.text, "") << "they wait";
+    queue_.flush();
+    return runner_.text;
+  }
+  Written runner_;
+  CommandQueue queue_{runner_};
+};
+
+TEST_F(Commands, OfTheSecondTimeRunAsAGraph) {
+  EXPECT_EQ(ten(), kTen);
+  EXPECT_EQ(ten(), std::string("[") + kTen + "] ");
+  EXPECT_EQ(ten(), std::string("[") + kTen + "] ");
+  EXPECT_EQ(queue_.counts().recorded, 1u);
+  EXPECT_EQ(queue_.counts().replayed, 1u);
+  EXPECT_EQ(queue_.counts().commands, 10u);
+}
+
+TEST_F(Commands, OneOtherArgumentIsAnotherList) {
+  ten();
+  ten();
+  EXPECT_EQ(ten(11), "0 1 2 3 4 5 6 7 8 11 ");
+  EXPECT_EQ(ten(), std::string("[") + kTen + "] ");
+  EXPECT_EQ(ten(11), "[0 1 2 3 4 5 6 7 8 11 ] ");
+}
+
+TEST_F(Commands, FromALongOneOnTheyRunWhenTheyCome) {
+  queue_.push(small(1));
+  queue_.push(long_one(16));
+  EXPECT_EQ(runner_.text, "");
+  queue_.push(long_one(17));
+  EXPECT_EQ(runner_.text, "1 L L ");
+  queue_.push(small(2));
+  EXPECT_EQ(runner_.text, "1 L L 2 ");
+  queue_.flush();
+  queue_.push(small(3));
+  EXPECT_EQ(runner_.text, "1 L L 2 ");
+  queue_.flush();
+  EXPECT_EQ(runner_.text, "1 L L 2 3 ");
+}
+
+TEST_F(Commands, AFewAreNotWorthwhile) {
+  for (int i = 0; i < 4; ++i) {
+    queue_.push(small(1));
+    queue_.flush();
+  }
+  EXPECT_EQ(runner_.text, "1 1 1 1 ");
+  queue_.flush();
+  EXPECT_EQ(runner_.text, "1 1 1 1 ");
+}
+
+// Lists that come seldom give way; those in use stay.
+TEST_F(Commands, TheLeastUsedGraphIsForgotten) {
+  ten();
+  ten();
+  for (uint64_t other = 100; other < 120; ++other) {
+    ten(other);
+    EXPECT_EQ(ten(other).substr(0, 1), "[");
+    EXPECT_EQ(ten().substr(0, 1), "[") << other;
+  }
+  EXPECT_EQ(ten(100).substr(0, 1), "0");
+  EXPECT_EQ(ten(119).substr(0, 1), "[");
+  // One that came once is forgotten behind some others.
+  for (uint64_t other = 200; other < 210; ++other) EXPECT_EQ(ten(other).substr(0, 1), "0");
+  EXPECT_EQ(ten(200).substr(0, 1), "0");
+}
+
+TEST_F(Commands, WhatCannotBeRecordedRunsOnItsOwn) {
+  runner_.records = false;
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(ten(), kTen);
+}
+
+}  // namespace
+}  // namespace nfloat::gpu
