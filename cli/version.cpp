@@ -28,14 +28,20 @@ void run(bool as_json) {
                  {"target", active_target()},        {"targets", runnable_targets()},
                  {"vega", NFLOAT_WITH_VEGA != 0},    {"open_mpi", knows_open_mpi()}};
     json["devices"] = Json::array();
-    for (const DeviceInfo& device : available_devices())
-      json["devices"].push_back({{"name", device.name}, {"model", device.model}});
+    for (const DeviceInfo& device : available_devices()) {
+      Json own = {{"name", device.name}, {"model", device.model}};
+      if (!device.matrix_units.empty()) own["matrix_units"] = device.matrix_units;
+      json["devices"].push_back(std::move(own));
+    }
     fmt::print("{}\n", json.dump(2));
     return;
   }
   std::vector<std::string> devices;
   for (const DeviceInfo& device : available_devices())
-    devices.push_back(fmt::format("{} ({})", device.name, device.model));
+    devices.push_back(fmt::format("{} ({}{})", device.name, device.model,
+                                  device.matrix_units.empty() || device.matrix_units == "none"
+                                      ? ""
+                                      : ", matrix units: " + device.matrix_units));
   fmt::print(
       "nfloat {}\n"
       "commit     {}\n"

@@ -59,6 +59,7 @@ Json device_document(const std::string& name) {
   const DeviceInfo device = device_info(name);
   Json json{{"name", device.name}, {"model", device.model}};
   if (device.name == "cpu") json["target"] = active_target();
+  if (!device.matrix_units.empty()) json["matrix_units"] = device.matrix_units;
   return json;
 }
 

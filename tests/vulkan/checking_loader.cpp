@@ -6,12 +6,18 @@
 // NFLOAT_VULKAN_CHECK=1       order, barriers and memory; what is wrong is said, and ends the program with 86
 // NFLOAT_VULKAN_FAULT=...     submit:N, wait:N: from the Nth on the device is lost; pipeline:N: the Nth
 //                             cannot be made; memory:MIB: no more than that on a device; heap:MIB: and said
-//                             to be so; barrier:N: every Nth of those between dispatches is left out
+//                             to be so; barrier:N: every Nth of those between dispatches is left out;
+//                             units:1: matrix units multiply wrongly; shape:1: fragments of another shape
 // NFLOAT_VULKAN_SHADERS=DIR   a shader that is DIR/old.spv byte for byte is replaced by DIR/new.spv
+// NFLOAT_VULKAN_UNITS=FILE    devices are said to have matrix units with sub-groups of 32, and FILE, which
+// does
+//                             without, takes the place of a shader that asks for them
 #define VK_NO_PROTOTYPES
 #include <dlfcn.h>
 #include <unistd.h>
 #include <vulkan/vulkan.h>
+
+#include "engine/vulkan/cooperative_matrix.h"
 
 #include <algorithm>
 #include <cstdint>
@@ -51,11 +57,44 @@ int64_t fault(std::string_view name) {
   return std::atoll(wanted + name.size() + 1);
 }
 
+// The shader that stands for matrix units; null: there are none.
+const char* emulated_units() {
+  static const char* const file = std::getenv("NFLOAT_VULKAN_UNITS");
+  return file != nullptr && *file != '\0' ? file : nullptr;
+}
+
 PFN_vkGetInstanceProcAddr real_instance_function() {
   static void* const library = ::dlopen(REAL_VULKAN, RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) return nullptr;
   return reinterpret_cast<PFN_vkGetInstanceProcAddr>(::dlsym(library, "vkGetInstanceProcAddr"));
 }
+
+constexpr uint32_t kUnitSubgroup = 32;
+
+// The structure of that type in the chain behind `start`; null: none.
+template <typename T>
+T* in_chain(void* start, VkStructureType type) {
+  for (auto* own = static_cast<VkBaseOutStructure*>(start)->pNext; own != nullptr; own = own->pNext)
+    if (own->sType == type) return reinterpret_cast<T*>(own);
+  return nullptr;
+}
+
+// A structure in a chain that can be left out of it for as long as this lives.
+class Link {
+ public:
+  Link(void* start, VkStructureType type) : before_(static_cast<VkBaseOutStructure*>(start)) {
+    while (before_->pNext != nullptr && before_->pNext->sType != type) before_ = before_->pNext;
+    found_ = before_->pNext;
+  }
+  Link(const Link&) = delete;
+  Link& operator=(const Link&) = delete;
+  ~Link() { before_->pNext = found_; }
+  const VkBaseOutStructure* found() const { return found_; }
+  void take_out() const { before_->pNext = found_->pNext; }
+
+ private:
+  VkBaseOutStructure *before_, *found_;
+};
 
 struct Allocation {
   uint64_t bytes = 0, used = 0;  // with the guard; of the buffer that is bound to it
@@ -274,7 +313,19 @@ VKAPI_ATTR VkResult VKAPI_CALL pipelines(VkDevice device, VkPipelineCache cache,
   const std::scoped_lock lock(state().mutex);
   if (const int64_t at = fault("pipeline"); at >= 0 && ++state().pipelines >= at)
     return VK_ERROR_OUT_OF_HOST_MEMORY;
-  return REAL(vkCreateComputePipelines)(device, cache, count, infos, how, made);
+  std::vector<VkComputePipelineCreateInfo> own(infos, infos + count);
+  for (VkComputePipelineCreateInfo& one : own) {
+    if (emulated_units() == nullptr || one.stage.pNext == nullptr) continue;
+    const auto* const size =
+        static_cast<const VkPipelineShaderStageRequiredSubgroupSizeCreateInfoEXT*>(one.stage.pNext);
+    if (size->sType != VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO_EXT ||
+        size->requiredSubgroupSize != kUnitSubgroup ||
+        one.stage.flags != VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT)
+      wrong("a shader for matrix units does not ask for whole sub-groups of their size");
+    one.stage.pNext = nullptr;
+    one.stage.flags = 0;
+  }
+  return REAL(vkCreateComputePipelines)(device, cache, count, own.data(), how, made);
 }
 
 std::vector<char> file(const std::string& path) {
@@ -282,14 +333,39 @@ std::vector<char> file(const std::string& path) {
   return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
 }
 
+// Whether a module begins with the capability of cooperative matrices among its own.
+bool asks_for_units(const VkShaderModuleCreateInfo& info) {
+  constexpr uint32_t kHeader = 5, kCapability = 2u << 16 | 17u, kCooperativeMatrix = 6022;
+  for (size_t i = kHeader; i + 1 < info.codeSize / 4 && info.pCode[i] == kCapability; i += 2)
+    if (info.pCode[i + 1] == kCooperativeMatrix) return true;
+  return false;
+}
+
+// Halves are no longer read as such: UnpackHalf2x16 of GLSL.std.450 becomes UnpackSnorm2x16.
+void spoil(std::vector<char>& module) {
+  constexpr uint32_t kHeader = 5, kExtInst = 6u << 16 | 12u, kUnpackHalf = 62, kUnpackSnorm = 60;
+  std::vector<uint32_t> words(module.size() / 4);
+  std::memcpy(words.data(), module.data(), module.size());
+  for (size_t i = kHeader; i + 5 < words.size() && words[i] >> 16 != 0; i += words[i] >> 16)
+    if (words[i] == kExtInst && words[i + 4] == kUnpackHalf) words[i + 4] = kUnpackSnorm;
+  std::memcpy(module.data(), words.data(), module.size());
+}
+
 VKAPI_ATTR VkResult VKAPI_CALL create_shader(VkDevice device, const VkShaderModuleCreateInfo* info,
                                              const VkAllocationCallbacks* how, VkShaderModule* made) {
   const std::scoped_lock lock(state().mutex);
   VkShaderModuleCreateInfo own = *info;
-  std::vector<char> other;
+  std::vector<char> other, units;
+  if (emulated_units() != nullptr && asks_for_units(*info)) {
+    units = file(emulated_units());
+    if (units.empty()) wrong("NFLOAT_VULKAN_UNITS names no file");
+    if (fault("units") >= 0) spoil(units);
+    own.codeSize = units.size();
+    own.pCode = reinterpret_cast<const uint32_t*>(units.data());
+  }
   if (const char* const folder = std::getenv("NFLOAT_VULKAN_SHADERS"); folder != nullptr) {
     const std::vector<char> old = file(std::string(folder) + "/old.spv");
-    if (old.size() == info->codeSize && std::memcmp(old.data(), info->pCode, old.size()) == 0) {
+    if (old.size() == own.codeSize && std::memcmp(old.data(), own.pCode, old.size()) == 0) {
       other = file(std::string(folder) + "/new.spv");
       own.codeSize = other.size();
       own.pCode = reinterpret_cast<const uint32_t*>(other.data());
@@ -302,17 +378,90 @@ VKAPI_ATTR VkResult VKAPI_CALL create_shader(VkDevice device, const VkShaderModu
 VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const VkDeviceCreateInfo* info,
                                              const VkAllocationCallbacks* how, VkDevice* made) {
   const std::scoped_lock lock(state().mutex);
-  const VkResult result = REAL(vkCreateDevice)(physical, info, how, made);
+  VkDeviceCreateInfo own = *info;
+  std::vector<const char*> names(info->ppEnabledExtensionNames,
+                                 info->ppEnabledExtensionNames + info->enabledExtensionCount);
+  const Link features(&own, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR);
+  const auto unknown = std::find_if(names.begin(), names.end(), [](const std::string_view name) {
+    return name == VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
+  });
+  if ((features.found() != nullptr) != (unknown != names.end()))
+    wrong("matrix units are an extension and a feature: both are enabled, or neither");
+  if (emulated_units() != nullptr && unknown != names.end()) {
+    names.erase(unknown);
+    own.enabledExtensionCount = static_cast<uint32_t>(names.size());
+    own.ppEnabledExtensionNames = names.data();
+    features.take_out();
+  }
+  const VkResult result = REAL(vkCreateDevice)(physical, &own, how, made);
   if (result == VK_SUCCESS) state().devices[*made] = physical;
   return result;
 }
 
-// So that nobody takes the real loader for this one.
+// So that nobody takes the real loader for this one; and what matrix units say of themselves.
 VKAPI_ATTR void VKAPI_CALL properties2(VkPhysicalDevice physical, VkPhysicalDeviceProperties2* found) {
   const std::scoped_lock lock(state().mutex);
   REAL(vkGetPhysicalDeviceProperties2)(physical, found);
   const std::string name = std::string("checked ") + found->properties.deviceName;
   std::snprintf(found->properties.deviceName, sizeof found->properties.deviceName, "%s", name.c_str());
+  if (emulated_units() == nullptr) return;
+  if (auto* const sizes = in_chain<VkPhysicalDeviceSubgroupSizeControlPropertiesEXT>(
+          found, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES_EXT)) {
+    sizes->maxSubgroupSize = kUnitSubgroup;
+    sizes->requiredSubgroupSizeStages = VK_SHADER_STAGE_COMPUTE_BIT;
+  }
+  if (auto* const stages = in_chain<VkPhysicalDeviceCooperativeMatrixPropertiesKHR>(
+          found, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_PROPERTIES_KHR))
+    stages->cooperativeMatrixSupportedStages = VK_SHADER_STAGE_COMPUTE_BIT;
+}
+
+VKAPI_ATTR void VKAPI_CALL features2(VkPhysicalDevice physical, VkPhysicalDeviceFeatures2* found) {
+  const std::scoped_lock lock(state().mutex);
+  REAL(vkGetPhysicalDeviceFeatures2)(physical, found);
+  if (auto* const units = in_chain<VkPhysicalDeviceCooperativeMatrixFeaturesKHR>(
+          found, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR))
+    units->cooperativeMatrix = emulated_units() != nullptr ? VK_TRUE : VK_FALSE;
+}
+
+// `count` and `list` as Vulkan gives out any list.
+template <typename T>
+VkResult give(const std::vector<T>& all, uint32_t* count, T* list) {
+  const auto size = static_cast<uint32_t>(all.size());
+  if (list == nullptr) {
+    *count = size;
+    return VK_SUCCESS;
+  }
+  *count = std::min(*count, size);
+  std::copy_n(all.begin(), *count, list);
+  return *count < size ? VK_INCOMPLETE : VK_SUCCESS;
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL extensions(VkPhysicalDevice physical, const char* layer, uint32_t* count,
+                                          VkExtensionProperties* list) {
+  const std::scoped_lock lock(state().mutex);
+  const auto real_list = REAL(vkEnumerateDeviceExtensionProperties);
+  if (emulated_units() == nullptr || layer != nullptr) return real_list(physical, layer, count, list);
+  uint32_t own = 0;
+  if (const VkResult result = real_list(physical, layer, &own, nullptr); result != VK_SUCCESS) return result;
+  std::vector<VkExtensionProperties> all(own);
+  if (const VkResult result = real_list(physical, layer, &own, all.data()); result != VK_SUCCESS)
+    return result;
+  VkExtensionProperties units{VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME, 2};
+  all.push_back(units);
+  return give(all, count, list);
+}
+
+VKAPI_ATTR VkResult VKAPI_CALL unit_kinds(VkPhysicalDevice, uint32_t* count,
+                                          VkCooperativeMatrixPropertiesKHR* list) {
+  VkCooperativeMatrixPropertiesKHR kind{};
+  kind.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR;
+  kind.MSize = 8, kind.NSize = 16, kind.KSize = 16;
+  kind.AType = kind.BType = VK_COMPONENT_TYPE_FLOAT16_KHR;
+  kind.CType = kind.ResultType = VK_COMPONENT_TYPE_FLOAT32_KHR;
+  kind.scope = VK_SCOPE_SUBGROUP_KHR;
+  std::vector<VkCooperativeMatrixPropertiesKHR> all(2, kind);
+  if (fault("shape") < 0) all[1].MSize = 16;
+  return give(all, count, list);
 }
 
 VKAPI_ATTR void VKAPI_CALL memory_properties2(VkPhysicalDevice physical,
@@ -380,6 +529,11 @@ vkGetInstanceProcAddr(VkInstance instance, const char* name) {
   if (wanted == "vkCreateDevice") return reinterpret_cast<PFN_vkVoidFunction>(create_device);
   if (wanted == "vkGetDeviceProcAddr") return reinterpret_cast<PFN_vkVoidFunction>(device_function);
   if (wanted == "vkGetPhysicalDeviceProperties2") return reinterpret_cast<PFN_vkVoidFunction>(properties2);
+  if (wanted == "vkGetPhysicalDeviceFeatures2") return reinterpret_cast<PFN_vkVoidFunction>(features2);
+  if (wanted == "vkEnumerateDeviceExtensionProperties")
+    return reinterpret_cast<PFN_vkVoidFunction>(extensions);
+  if (wanted == "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR" && emulated_units() != nullptr)
+    return reinterpret_cast<PFN_vkVoidFunction>(unit_kinds);
   if (wanted == "vkGetPhysicalDeviceMemoryProperties2")
     return reinterpret_cast<PFN_vkVoidFunction>(memory_properties2);
   const auto find = real_instance_function();

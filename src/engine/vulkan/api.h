@@ -7,6 +7,8 @@
 
 #include <string>
 
+#include "engine/vulkan/cooperative_matrix.h"
+
 // Vulkan's functions, found in the loader library when the program runs: nothing links to it, and a machine
 // without it has no Vulkan devices.
 namespace nfloat::vulkan {
@@ -14,7 +16,8 @@ namespace nfloat::vulkan {
 #define NFLOAT_VULKAN_INSTANCE_FUNCTIONS(f)                                                 \
   f(EnumeratePhysicalDevices) f(GetPhysicalDeviceProperties2) f(GetPhysicalDeviceFeatures2) \
       f(GetPhysicalDeviceMemoryProperties2) f(GetPhysicalDeviceQueueFamilyProperties)       \
-          f(EnumerateDeviceExtensionProperties) f(CreateDevice) f(GetDeviceProcAddr)
+          f(EnumerateDeviceExtensionProperties) f(CreateDevice) f(GetDeviceProcAddr)        \
+              f(GetPhysicalDeviceCooperativeMatrixPropertiesKHR)
 
 #define NFLOAT_VULKAN_DEVICE_FUNCTIONS(f)                                                                    \
   f(DestroyDevice) f(GetDeviceQueue) f(QueueSubmit) f(CreateBuffer) f(DestroyBuffer)                         \

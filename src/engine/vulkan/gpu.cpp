@@ -4,7 +4,6 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <optional>
@@ -25,17 +24,6 @@ std::optional<uint32_t> memory_type(const VkPhysicalDeviceMemoryProperties& memo
     for (uint32_t i = 0; i < memory.memoryTypeCount; ++i)
       if ((allowed >> i & 1) != 0 && (memory.memoryTypes[i].propertyFlags & flags) == flags) return i;
   return std::nullopt;
-}
-
-bool has_extension(const InstanceApi& api, VkPhysicalDevice physical, const char* name) {
-  uint32_t count = 0;
-  if (api.EnumerateDeviceExtensionProperties(physical, nullptr, &count, nullptr) != VK_SUCCESS) return false;
-  std::vector<VkExtensionProperties> all(count);
-  if (api.EnumerateDeviceExtensionProperties(physical, nullptr, &count, all.data()) != VK_SUCCESS)
-    return false;
-  return std::any_of(all.begin(), all.end(), [&](const VkExtensionProperties& own) {
-    return std::strcmp(own.extensionName, name) == 0;
-  });
 }
 
 }  // namespace
@@ -97,6 +85,7 @@ bool Gpu::look(const InstanceApi& instance) {
   model_ = properties.properties.deviceName;
   accelerator_ = properties.properties.deviceType != VK_PHYSICAL_DEVICE_TYPE_CPU;
   subgroup_ = subgroup.subgroupSize;
+  unit_subgroup_ = find_unit_subgroup(instance, physical_, subgroup_);
   shared_bytes_ = properties.properties.limits.maxComputeSharedMemorySize;
   most_allocation_ = limits.maxMemoryAllocationSize;
 
@@ -127,15 +116,31 @@ bool Gpu::make_device(const InstanceApi& instance) {
   queue.queueFamilyIndex = family_;
   queue.queueCount = 1;
   queue.pQueuePriorities = &priority;
-  const char* const budget = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
-  budget_ = has_extension(instance, physical_, budget);
+  std::vector<const char*> extensions;
+  budget_ = has_extension(instance, physical_, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+  if (budget_) extensions.push_back(VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+  VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix{};
+  matrix.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
+  matrix.cooperativeMatrix = VK_TRUE;
+  VkPhysicalDeviceSubgroupSizeControlFeaturesEXT control{};
+  control.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_FEATURES_EXT;
+  control.pNext = &matrix;
+  control.subgroupSizeControl = VK_TRUE;
+  control.computeFullSubgroups = VK_TRUE;
+  if (unit_subgroup_ != 0) {
+    extensions.push_back(VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
+    extensions.push_back(VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
+    wanted.shaderFloat16 = VK_TRUE;
+    wanted.vulkanMemoryModel = VK_TRUE;
+    wanted.pNext = &control;
+  }
   VkDeviceCreateInfo info{};
   info.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO;
   info.pNext = &wanted;
   info.queueCreateInfoCount = 1;
   info.pQueueCreateInfos = &queue;
-  info.enabledExtensionCount = budget_ ? 1 : 0;
-  info.ppEnabledExtensionNames = &budget;
+  info.enabledExtensionCount = static_cast<uint32_t>(extensions.size());
+  info.ppEnabledExtensionNames = extensions.data();
   if (instance.CreateDevice(physical_, &info, nullptr, &device_) != VK_SUCCESS) {
     device_ = VK_NULL_HANDLE;
     return false;
@@ -254,6 +259,13 @@ VkPipeline Gpu::pipeline(Shader shader, const Constants& constants) {
     info.stage.pName = "main";
     info.stage.pSpecializationInfo = &specialization;
     info.layout = layout_;
+    VkPipelineShaderStageRequiredSubgroupSizeCreateInfoEXT size{};
+    size.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO_EXT;
+    size.requiredSubgroupSize = unit_subgroup_;
+    if (shader == Shader::kUnits) {
+      info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT;
+      info.stage.pNext = &size;
+    }
     result = api_.CreateComputePipelines(device_, VK_NULL_HANDLE, 1, &info, nullptr, &pipeline);
     api_.DestroyShaderModule(device_, made, nullptr);
   }

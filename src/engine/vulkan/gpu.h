@@ -16,6 +16,7 @@
 
 #include "engine/vulkan/memory.h"
 #include "engine/vulkan/shaders.h"
+#include "engine/vulkan/units.h"
 
 namespace nfloat::vulkan {
 
@@ -38,6 +39,10 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   bool accelerator() const noexcept { return accelerator_; }        // not the host's processor
   uint32_t subgroup() const noexcept { return subgroup_; }          // invocations, as reported
   uint32_t shared_bytes() const noexcept { return shared_bytes_; }  // of a workgroup
+  // Of units.comp; 0: there are no matrix units.
+  uint32_t unit_subgroup() const noexcept { return unit_subgroup_; }
+  Units units() const noexcept { return units_; }
+  void set_units(Units units) noexcept { units_ = units; }  // before others see the device
   uint64_t most_allocation() const noexcept { return most_allocation_; }
   uint64_t heap_bytes() const noexcept { return heap_bytes_; }  // of the memory on the card
   uint64_t free_bytes() const noexcept;
@@ -86,7 +91,8 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   DeviceApi api_;
   std::string name_, model_;
   bool accelerator_ = false, budget_ = false;
-  uint32_t subgroup_ = 0, heap_ = 0, shared_bytes_ = 0;
+  uint32_t subgroup_ = 0, unit_subgroup_ = 0, heap_ = 0, shared_bytes_ = 0;
+  Units units_ = Units::kNone;
   uint64_t most_allocation_ = 0, heap_bytes_ = 0;
   std::unique_ptr<Memory> memory_;
   VkPipelineLayout layout_ = VK_NULL_HANDLE;

@@ -20,6 +20,7 @@ class VulkanDevice final : public Device {
   std::string_view model() const noexcept override { return gpu_->model(); }
   bool accelerator() const noexcept override { return gpu_->accelerator(); }
   std::optional<uint64_t> free_bytes() const noexcept override { return gpu_->free_bytes(); }
+  std::string_view matrix_units() const noexcept override { return name_of(gpu_->units()); }
   std::optional<uint64_t> total_bytes() const noexcept override { return gpu_->heap_bytes(); }
 
   std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int) override {
@@ -49,13 +50,31 @@ class VulkanDevice final : public Device {
     gpu_->copy(reinterpret_cast<Address>(to), reinterpret_cast<Address>(from), bytes);
   }
 
-  void expect_usable() const override { gpu_->expect_own_process(); }
+  void expect_usable() const override {
+    gpu_->expect_own_process();
+    units_wanted();  // or its sentence
+  }
   std::unique_ptr<LayerEngine> engine() override { return std::make_unique<VulkanEngine>(gpu_); }
 
  private:
   const std::shared_ptr<Gpu> gpu_;
   const uint64_t most_bytes_;
 };
+
+// Whether a device's matrix units are taken.
+Units look_at_units(const std::shared_ptr<Gpu>& gpu) {
+  if (gpu->unit_subgroup() == 0 || gpu->shared_bytes() < kTileSharedBytes) return Units::kNone;
+  try {
+    const UnitsWanted wanted = units_wanted();
+    if (wanted == UnitsWanted::kOff) return Units::kOff;
+    if (wanted == UnitsWanted::kAlways) return Units::kInUse;
+    gpu->set_units(Units::kInUse);
+    VulkanDevice device(gpu, gpu->most_allocation());
+    return units_are_right(device) ? Units::kInUse : Units::kWrong;
+  } catch (const std::exception&) {  // a driver that cannot, or what expect_usable() refuses by name
+    return Units::kWrong;
+  }
+}
 
 std::vector<std::shared_ptr<Gpu>> open_all() {
   std::vector<std::shared_ptr<Gpu>> found;
@@ -66,8 +85,10 @@ std::vector<std::shared_ptr<Gpu>> open_all() {
   std::vector<VkPhysicalDevice> physical(count);
   if (api->EnumeratePhysicalDevices(api->instance, &count, physical.data()) != VK_SUCCESS) return found;
   for (uint32_t i = 0; i < count; ++i)
-    if (auto gpu = Gpu::open(*api, physical[i], "vulkan:" + std::to_string(found.size())))
+    if (auto gpu = Gpu::open(*api, physical[i], "vulkan:" + std::to_string(found.size()))) {
+      gpu->set_units(look_at_units(gpu));
       found.push_back(std::move(gpu));
+    }
   return found;
 }
 

@@ -13,6 +13,12 @@ constexpr uint32_t kTilesCode[] = {
 constexpr uint32_t kTransposedCode[] = {
 #include "transposed.comp.inc"
 };
+constexpr uint32_t kHalvesCode[] = {
+#include "halves.comp.inc"
+};
+constexpr uint32_t kUnitsCode[] = {
+#include "engine/vulkan/shaders/units.spv.inc"
+};
 constexpr uint32_t kRowsCode[] = {
 #include "rows.comp.inc"
 };
@@ -39,6 +45,10 @@ std::span<const uint32_t> code_of(Shader shader) noexcept {
       return kTilesCode;
     case Shader::kTransposed:
       return kTransposedCode;
+    case Shader::kHalves:
+      return kHalvesCode;
+    case Shader::kUnits:
+      return kUnitsCode;
     case Shader::kRows:
       return kRowsCode;
     case Shader::kNorm:

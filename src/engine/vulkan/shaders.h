@@ -12,7 +12,18 @@
 // sizes of the push constants there. An address is one of the device's memory.
 namespace nfloat::vulkan {
 
-enum class Shader : uint8_t { kProduct, kTiles, kTransposed, kRows, kNorm, kActivate, kStore, kAttend };
+enum class Shader : uint8_t {
+  kProduct,
+  kTiles,
+  kHalves,
+  kUnits,
+  kTransposed,
+  kRows,
+  kNorm,
+  kActivate,
+  kStore,
+  kAttend
+};
 
 // Values of a shader's specialization constants, 0 where it has fewer.
 using Constants = std::array<uint32_t, 4>;
@@ -30,14 +41,22 @@ enum class Storage : uint32_t { kF32, kF16, kBF16, kInt8, kCodes, kNestedCodes }
 inline constexpr uint32_t kProductThreads = 128, kProductRows = 4, kMostBatch = 8;
 // tiles: constants {Storage, as above, levels in halves, as above}. A workgroup takes kTile rows of the
 // matrix and kTile of x. Products of more rows than kMostFew.
+// units: constants {Storage, as above, invocations of a sub-group}; the same on matrix units. x: rows from
+// halves.
 inline constexpr uint32_t kTile = 64, kTileDepth = 32, kMostFew = 32;
-inline constexpr uint32_t kTileSharedBytes = 20480;  // at most
+inline constexpr uint32_t kTileSharedBytes = 20480;  // at most, of units too
 struct ProductArguments {
-  Address weights = 0, scales = 0, nested_absmax = 0, tables = 0, bias = 0, x = 0, y = 0;
+  Address weights = 0, scales = 0, nested_absmax = 0, tables = 0, bias = 0, x = 0, y = 0, x_factors = 0;
   uint32_t rows = 0, cols = 0, x_rows = 0, x_stride = 0, y_stride = 0;
   uint32_t block = 0, nested_block = 0;  // weights of a scale; scales of a second-level one
   float nested_offset = 0;
   uint32_t biased = 0;
+};
+
+// halves: rows of float32 for units, a workgroup each.
+struct HalvesArguments {
+  Address from = 0, to = 0, factors = 0;
+  uint32_t from_stride = 0, width = 0;
 };
 
 // transposed: constants {Storage, as above}, arguments as of product: x has `rows` numbers a row and y

@@ -184,14 +184,28 @@ const VulkanMatrix& VulkanEngine::on_gpu(const DeviceMatrix& matrix) const {
   return *found;
 }
 
+VulkanEngine::Halves VulkanEngine::to_halves(const BufferRows& x, int64_t rows, int64_t width) {
+  const Halves made{address(scratch(halves_, rows, width / 2)), address(scratch(halves_factors_, rows, 1))};
+  recorder_.dispatch(Shader::kHalves, {},
+                     HalvesArguments{address(x), made.rows, made.factors, u32(x.stride), u32(width)},
+                     {u32(rows)});
+  return made;
+}
+
 void VulkanEngine::multiply(const DeviceMatrix& any, const Constant& bias, const BufferRows& x,
-                            const BufferRows& y, int64_t rows, Precision precision, bool together) {
+                            const BufferRows& y, int64_t rows, Precision precision,
+                            std::optional<Halves>& halved, bool together) {
   const VulkanMatrix& matrix = on_gpu(any);
   const Address from = address(x), biases = address_of(bias);
   const uint32_t storage = static_cast<uint32_t>(matrix.storage()),
                  whole_words = matrix.whole_words() ? 1u : 0u, vectors = in_vectors(from, x.stride) ? 1u : 0u;
   const bool many = rows > kMostFew && gpu_->shared_bytes() >= kTileSharedBytes,
-             halves = precision != Precision::kF32 && matrix.halves();
+             halves = precision != Precision::kF32 && matrix.halves(),
+             units = many && precision != Precision::kF32 && matrix.on_units();
+  if (units && !halved) {
+    halved = to_halves(x, rows, matrix.cols());
+    together = false;
+  }
   uint32_t batch = 1;
   while (batch < kMostBatch && batch < rows) batch *= 2;
   const uint32_t rows_of_group = kProductThreads / gpu_->subgroup() * kProductRows;
@@ -206,13 +220,21 @@ void VulkanEngine::multiply(const DeviceMatrix& any, const Constant& bias, const
     arguments.x_stride = u32(x.stride);
     arguments.y_stride = u32(y.stride);
     const auto all = static_cast<uint64_t>(rows), slab_rows = static_cast<uint64_t>(slab.rows);
-    if (many && parts_of(slab_rows, kTile) <= kMostGroups)
+    const bool fits = parts_of(slab_rows, kTile) <= kMostGroups;
+    if (units && fits) {
+      arguments.x = halved->rows;
+      arguments.x_factors = halved->factors;
+      arguments.x_stride = u32(matrix.cols() / 2);
+      recorder_.dispatch(Shader::kUnits, {storage, whole_words, gpu_->unit_subgroup()}, arguments,
+                         {parts_of(slab_rows, kTile), parts_of(all, kTile)}, together);
+    } else if (many && fits) {
       recorder_.dispatch(Shader::kTiles, {storage, whole_words, halves ? 1u : 0u, vectors}, arguments,
                          {parts_of(slab_rows, kTile), parts_of(all, kTile)}, together);
-    else
+    } else {
       recorder_.dispatch(Shader::kProduct, {storage, whole_words, batch, vectors}, arguments,
                          {std::min(parts_of(slab_rows, rows_of_group), kMostGroups), parts_of(all, batch)},
                          together);
+    }
     together = true;
   }
 }
@@ -220,8 +242,9 @@ void VulkanEngine::multiply(const DeviceMatrix& any, const Constant& bias, const
 void VulkanEngine::multiply(const LinearGroup& weights, const BufferRows& x, const BufferRows& y,
                             int64_t rows, Precision precision) {
   BufferRows to = y;
+  std::optional<Halves> halves;
   for (size_t part = 0; part < weights.parts(); ++part) {
-    multiply(weights.matrix(part), weights.bias(part), x, to, rows, precision, part > 0);
+    multiply(weights.matrix(part), weights.bias(part), x, to, rows, precision, halves, part > 0);
     to.offset += weights.outputs(part);
   }
 }

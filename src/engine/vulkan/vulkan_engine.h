@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 
@@ -21,7 +22,7 @@ struct PlacedConstant {
 
 // Steps become dispatches. A buffer has a shadow in host memory once the host asks for its rows. Products are
 // computed in float32, but those of many rows with 4-bit codes: unless the precision is f32, these round the
-// codes' levels to halves.
+// codes' levels to halves, or on matrix units weights and x.
 class VulkanEngine final : public CardEngine {
  public:
   explicit VulkanEngine(std::shared_ptr<Gpu> gpu) : gpu_(std::move(gpu)), recorder_(gpu_) {}
@@ -72,8 +73,14 @@ class VulkanEngine final : public CardEngine {
               int64_t width) override;
   void scatter_add(const BufferRows& from, std::span<const int32_t> list, std::span<const float> shares,
                    const BufferRows& to, int64_t width) override;
+  // Rows of x in halves for units.comp.
+  struct Halves {
+    Address rows = 0, factors = 0;
+  };
+  Halves to_halves(const BufferRows& x, int64_t rows, int64_t width);
+  // `halves`: x, where the units take it; kept for the matrices that follow.
   void multiply(const DeviceMatrix& matrix, const Constant& bias, const BufferRows& x, const BufferRows& y,
-                int64_t rows, Precision precision, bool together);
+                int64_t rows, Precision precision, std::optional<Halves>& halves, bool together);
 
   // Waits for the answers in looks_ and begins with its first place again.
   void collect_looks();
@@ -90,7 +97,8 @@ class VulkanEngine final : public CardEngine {
     uint64_t finished = 0;        // the recorder's finished() at the last call
   } looks_;
   BufferTable<Buffer> buffers_;
-  Scratch partials_;  // of attention in parts
+  Scratch partials_;                 // of attention in parts
+  Scratch halves_, halves_factors_;  // of to_halves()
 };
 
 // Where a constant is. Throws kUnsupported for one that was placed nowhere.

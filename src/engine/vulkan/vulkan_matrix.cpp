@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "base/fail.h"
 #include "base/parallel.h"
@@ -41,6 +42,41 @@ int64_t slab_rows(int64_t rows, int64_t cols, int64_t unit, double bytes_per_wei
   return whole;
 }
 
+// The smallest size but zero and the largest of some numbers; `largest` is not finite where one is not.
+struct Sizes {
+  float smallest = INFINITY, largest = 0;
+  void add(float value) noexcept {
+    const float size = std::fabs(value);
+    if (size > 0) smallest = std::min(smallest, size);
+    if (!(size <= largest)) largest = std::isfinite(size) ? size : INFINITY;
+  }
+};
+
+Sizes sizes_of_scales(const PackSource& source) {
+  Sizes sizes;
+  for (const float scale : source.scales) sizes.add(scale);
+  const auto block = static_cast<size_t>(source.nested_block_size);
+  for (size_t i = 0; i < source.nested_codes.size(); ++i)
+    sizes.add(source.nested_map[source.nested_codes[i]] * source.nested_absmax[i / block] +
+              source.nested_offset);
+  return sizes;
+}
+
+// The power of two that takes the largest weight to [2^14, 2^15); none where the smallest would then be no
+// normal half, or numbers go beyond what matrices have.
+std::optional<int> power_for_units(const PackSource& source) {
+  Sizes levels;
+  for (const float level : source.levels) levels.add(level);
+  const Sizes scales = sizes_of_scales(source);
+  const double largest = double{levels.largest} * double{scales.largest},
+               smallest = double{levels.smallest} * double{scales.smallest};
+  if (largest == 0) return 0;
+  if (!(largest < 0x1p60 && largest > 0x1p-60 && levels.largest < 0x1p30f && levels.largest > 0x1p-30f))
+    return std::nullopt;
+  const int power = 14 - std::ilogb(largest);
+  return std::ldexp(smallest, power) >= double{kLeastHalf} ? std::optional(power) : std::nullopt;
+}
+
 }  // namespace
 
 VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const PackSource& source, uint64_t most)
@@ -55,7 +91,7 @@ VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const PackSource& so
     const float size = std::fabs(level);
     return size == 0 || (size >= kLeastHalf && size <= kMostHalf);
   });
-  std::vector<float> tables(kLevels + kMap);
+  std::vector<float> tables(2 * kLevels + kMap + 1);
   std::copy(source.levels.begin(), source.levels.end(), tables.begin());
   if (nested) {
     nested_block_ = source.nested_block_size;
@@ -67,6 +103,13 @@ VulkanMatrix::VulkanMatrix(const std::shared_ptr<Gpu>& gpu, const PackSource& so
       fail(ErrorCode::kUnsupported, "packing a matrix: its scales begin inside a second-level block");
     std::copy(source.nested_map.begin(), source.nested_map.end(), tables.begin() + kLevels);
   }
+  if (gpu->units() == Units::kInUse && cols_ % kTileDepth == 0 && block_ % kTileDepth == 0)
+    if (const std::optional<int> power = power_for_units(source)) {
+      on_units_ = true;
+      for (size_t i = 0; i < source.levels.size(); ++i)
+        tables[kLevels + kMap + i] = std::ldexp(source.levels[i], *power);
+      tables.back() = std::ldexp(1.0f, -*power);
+    }
   tables_ = GpuMemory(gpu, tables.size() * sizeof(float), Place::kDevice);
   gpu->upload(tables_.address(), std::as_bytes(std::span<const float>(tables)));
   bytes_ = tables_.bytes();

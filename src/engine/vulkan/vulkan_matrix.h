@@ -41,6 +41,8 @@ class VulkanMatrix final : public DeviceMatrix {
   bool whole_words() const noexcept { return cols_ % 8 == 0 && block_ % 8 == 0; }
   // A step of a tile has one scale, and a half holds each level but for its rounding.
   bool halves() const noexcept { return halves_ && cols_ % kTileDepth == 0 && block_ % kTileDepth == 0; }
+  // In units.comp every weight that is not zero is a normal half, once a power of two is taken out of all.
+  bool on_units() const noexcept { return on_units_; }
   Address tables() const noexcept { return tables_.address(); }
   const std::vector<Slab>& slabs() const noexcept { return slabs_; }
 
@@ -49,8 +51,9 @@ class VulkanMatrix final : public DeviceMatrix {
   int64_t rows_ = 0, cols_ = 0, block_ = 1, nested_block_ = 1;
   float nested_offset_ = 0;
   uint64_t bytes_ = 0;
-  bool halves_ = false;
-  GpuMemory tables_;  // 16 levels, 256 of the nested map
+  bool halves_ = false, on_units_ = false;
+  GpuMemory tables_;  // 16 levels, 256 of the nested map; for units.comp: the levels times a power of two,
+                      // and its inverse
   std::vector<Slab> slabs_;
 };
 

@@ -16,6 +16,7 @@ layout(push_constant) uniform Push {
   Floats bias;
   Floats x;
   Floats y;
+  Floats x_factors;  // units.comp: of rows of x
   uint rows, cols, x_rows, x_stride, y_stride;
   uint block, nested_block;
   float nested_offset;
