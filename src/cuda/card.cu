@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cuda/card.h"
 
+#include <unistd.h>
+
 #include <mutex>
 
 #include "cuda/launches.h"
@@ -53,7 +55,8 @@ class CudaCard final : public Launches {
    public:
     CudaGraph(cudaGraphExec_t graph, cudaStream_t stream) noexcept : graph_(graph), stream_(stream) {}
     ~CudaGraph() override {
-      cudaStreamSynchronize(stream_);  // it may be running
+      if (::getpid() != process_) return;  // a child of fork() has no card
+      cudaStreamSynchronize(stream_);      // it may be running
       cudaGraphExecDestroy(graph_);
     }
     cudaGraphExec_t get() const noexcept { return graph_; }
@@ -61,6 +64,7 @@ class CudaCard final : public Launches {
    private:
     const cudaGraphExec_t graph_;
     const cudaStream_t stream_;
+    const pid_t process_ = ::getpid();
   };
 
   void run(const Command& command) override {
@@ -78,8 +82,7 @@ class CudaCard final : public Launches {
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t made = nullptr;
     if (cudaStreamBeginCapture(recording_, cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
-      launch_stream() = recording_;
-      for (const Command& command : commands) launch_command(command);
+      record_branches(commands);
       bool good = cudaGetLastError() == cudaSuccess;
       good = cudaStreamEndCapture(recording_, &graph) == cudaSuccess && good;
       if (!good || cudaGraphInstantiate(&made, graph, 0) != cudaSuccess) made = nullptr;
@@ -89,6 +92,27 @@ class CudaCard final : public Launches {
     return made == nullptr ? nullptr : std::make_unique<CudaGraph>(made, own);
   }
 
+  // Products side by side become branches that the card may run together.
+  void record_branches(std::span<const Command> commands) {
+    for (size_t i = 0; i < commands.size();) {
+      size_t end = i + 1;
+      while (end < commands.size() && end - i <= kBranches && side_by_side(commands[end - 1], commands[end]))
+        ++end;
+      if (end - i > 1) cudaEventRecord(forked_, recording_);
+      for (size_t branch = 1; branch < end - i; ++branch) {
+        launch_stream() = branches_[branch - 1];
+        cudaStreamWaitEvent(launch_stream(), forked_, 0);
+        launch_command(commands[i + branch]);
+        cudaEventRecord(joined_[branch - 1], launch_stream());
+      }
+      launch_stream() = recording_;
+      launch_command(commands[i]);
+      for (size_t branch = 1; branch < end - i; ++branch)
+        cudaStreamWaitEvent(recording_, joined_[branch - 1], 0);
+      i = end;
+    }
+  }
+
   // Makes the card this thread's. The streams, and with them the card's context, are made when they are first
   // used: a card that nobody names costs nothing.
   cudaStream_t stream() noexcept {
@@ -96,6 +120,11 @@ class CudaCard final : public Launches {
     std::call_once(made_, [this] {
       check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
       check(cudaStreamCreateWithFlags(&recording_, cudaStreamNonBlocking));
+      check(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming));
+      for (size_t i = 0; i < kBranches; ++i) {
+        check(cudaStreamCreateWithFlags(&branches_[i], cudaStreamNonBlocking));
+        check(cudaEventCreateWithFlags(&joined_[i], cudaEventDisableTiming));
+      }
     });
     return stream_;
   }
@@ -134,7 +163,11 @@ class CudaCard final : public Launches {
   const std::string model_;
   const uint64_t total_bytes_;
   std::once_flag made_;
-  cudaStream_t stream_ = nullptr, recording_ = nullptr;
+  cudaStream_t stream_ = nullptr;
+  // Of record(), beside the first product of a group: those of query, key and value.
+  static constexpr size_t kBranches = 2;
+  cudaStream_t recording_ = nullptr, branches_[kBranches] = {};
+  cudaEvent_t forked_ = nullptr, joined_[kBranches] = {};
   std::mutex mutex_;
   cudaError_t failure_ = cudaSuccess;
 };

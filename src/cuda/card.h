@@ -64,19 +64,25 @@ struct RowsArguments {
 };
 
 // Parts of rows, `part_stride` apart; in place allowed. centred: layer norm, with or without a bias; else RMS
-// norm.
+// norm. With one part: of from + scale * added, which takes the place of `from`, where there is `added`; and
+// bf16 beside `to`, rows one behind the other, where there is `rounded`.
 struct NormArguments {
-  const float* from = nullptr;
+  float* from = nullptr;
   float* to = nullptr;
   const float* weight = nullptr;
   const float* bias = nullptr;
   bool centred = false;
   int64_t rows = 0, parts = 0, width = 0, from_stride = 0, to_stride = 0, part_stride = 0;
   float epsilon = 0;
+  const float* added = nullptr;
+  int64_t added_stride = 0;
+  float scale = 0;
+  uint16_t* rounded = nullptr;
   friend bool operator==(const NormArguments&, const NormArguments&) = default;
 };
 
-// In place, of a row's first `width` floats; clamped (limit > 0): gate and up alternate.
+// In place, of a row's first `width` floats; clamped (limit > 0): gate and up alternate. `rounded`: the same
+// in bf16, rows one behind the other; or none.
 enum class Gate : uint8_t { kSilu, kGelu, kGeluTanh, kQuickGelu, kRelu };
 struct ActivateArguments {
   float* at = nullptr;
@@ -84,6 +90,7 @@ struct ActivateArguments {
   Gate kind = Gate::kSilu;
   bool gated = false;
   float limit = 0;
+  uint16_t* rounded = nullptr;
   friend bool operator==(const ActivateArguments&, const ActivateArguments&) = default;
 };
 

@@ -22,6 +22,81 @@ bool takes_long(const Command& command) noexcept {
   return std::visit(Long(), command);
 }
 
+namespace {
+
+// Rows of floats that a command writes.
+struct Written {
+  const float* at = nullptr;
+  int64_t rows = 0, width = 0, stride = 0;
+  friend bool operator==(const Written&, const Written&) = default;
+};
+
+// The norm reads what was added to, and nothing but that.
+bool reads_sum(const NormArguments& norm, const RowsCommand& add) noexcept {
+  const RowsArguments& a = add.arguments;
+  return add.operation == RowsOperation::kAdd && norm.added == nullptr && norm.parts == 1 &&
+         Written{norm.from, norm.rows, norm.width, norm.from_stride} ==
+             Written{static_cast<const float*>(a.to), a.rows, a.width, a.to_stride};
+}
+
+// `command` also writes what `round` would.
+bool take_over(Command& command, const RowsCommand& round) noexcept {
+  if (round.operation != RowsOperation::kRound) return false;
+  const RowsArguments& a = round.arguments;
+  const Written wanted{a.from, a.rows, a.width, a.from_stride};
+  auto* const to = static_cast<uint16_t*>(a.to);
+  if (auto* const norm = std::get_if<NormArguments>(&command)) {
+    if (norm->parts != 1 || norm->rounded != nullptr ||
+        wanted != Written{norm->to, norm->rows, norm->width, norm->to_stride})
+      return false;
+    norm->rounded = to;
+    return true;
+  }
+  if (auto* const activate = std::get_if<ActivateArguments>(&command)) {
+    if (activate->rounded != nullptr ||
+        wanted != Written{activate->at, activate->rows, activate->width, activate->stride})
+      return false;
+    activate->rounded = to;
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+std::vector<Command> fuse(std::span<const Command> commands) {
+  std::vector<Command> result;
+  result.reserve(commands.size());
+  for (const Command& command : commands) {
+    if (!result.empty()) {
+      const auto* const before = std::get_if<RowsCommand>(&result.back());
+      const auto* const norm = std::get_if<NormArguments>(&command);
+      if (before != nullptr && norm != nullptr && reads_sum(*norm, *before)) {
+        NormArguments both = *norm;
+        both.added = before->arguments.from;
+        both.added_stride = before->arguments.from_stride;
+        both.scale = before->arguments.scale;
+        result.back() = both;
+        continue;
+      }
+      const auto* const rows = std::get_if<RowsCommand>(&command);
+      if (rows != nullptr && take_over(result.back(), *rows)) continue;
+    }
+    result.push_back(command);
+  }
+  return result;
+}
+
+bool side_by_side(const Command& one, const Command& other) noexcept {
+  const auto* const a = std::get_if<ProductCommand>(&one);
+  const auto* const b = std::get_if<ProductCommand>(&other);
+  if (a == nullptr || b == nullptr || a->transposed || b->transposed || a->x != b->x) return false;
+  const ProductArguments &first = a->arguments, &second = b->arguments;
+  return first.x == second.x && first.x_rows == second.x_rows && first.y_stride == second.y_stride &&
+         second.y >= first.y + first.weights.rows &&
+         second.y + second.weights.rows <= first.y + first.y_stride;
+}
+
 void CommandQueue::push(const Command& command) {
   const std::scoped_lock lock(mutex_);
   if (at_once_) {
@@ -65,7 +140,7 @@ bool CommandQueue::replay() {
     }
     return false;
   }
-  std::unique_ptr<Graph> graph = runner_.record(waiting_);
+  std::unique_ptr<Graph> graph = runner_.record(fuse(waiting_));
   if (graph == nullptr) {
     records_ = false;
     return false;

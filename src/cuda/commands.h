@@ -50,6 +50,12 @@ using Command = std::variant<CopyCommand, ZeroCommand, RowsCommand, NormArgument
 // Whether the card is busy with it for so long that the host may as well launch what follows.
 bool takes_long(const Command& command) noexcept;
 
+// The same work in fewer commands, to the same bits: sums that a norm reads are made by it, and rows that are
+// rounded to bf16 next are so by what makes them.
+std::vector<Command> fuse(std::span<const Command> commands);
+// Products with the same rows whose results lie beside one another: none waits for another.
+bool side_by_side(const Command& one, const Command& other) noexcept;
+
 // A list of commands as the card runs it at once.
 class Graph {
  public:

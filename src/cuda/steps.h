@@ -11,6 +11,10 @@ inline namespace NFLOAT_MACHINE {
 
 inline constexpr uint32_t kExponent = 0x7f800000u;  // of a float32 that is infinite or NaN
 
+NFLOAT_DEVICE float added_to(float sum, float scale, float value) {
+  return fused(scale, value, sum);
+}
+
 // A block takes kRowsOfBlock columns of a row: block (row, part).
 inline constexpr int kColumnsOfBlock = 1024;
 
@@ -32,7 +36,7 @@ NFLOAT_KERNEL void over_rows(RowsArguments a) {
     } else if constexpr (kOperation == RowsOperation::kZero) {
       to[i] = 0;
     } else if constexpr (kOperation == RowsOperation::kAdd) {
-      to[i] += a.scale * from[i];
+      to[i] = added_to(to[i], a.scale, from[i]);
     } else if constexpr (kOperation == RowsOperation::kAddToAll) {
       to[i] += from[i];
     } else if constexpr (kOperation == RowsOperation::kEmbed) {
@@ -83,8 +87,12 @@ NFLOAT_DEVICE float sum_of_block(float value, NormShared& s) {
 template <bool kCentred>
 NFLOAT_KERNEL void norm_rows(NormArguments a) {
   NormShared& s = shared<NormShared>();
-  const float* const from = a.from + block_x() * a.from_stride + block_y() * a.part_stride;
+  float* const from = a.from + block_x() * a.from_stride + block_y() * a.part_stride;
   float* const to = a.to + block_x() * a.to_stride + block_y() * a.part_stride;
+  if (a.added != nullptr) {  // a thread goes on with what it adds itself
+    const float* const added = a.added + block_x() * a.added_stride;
+    for (int64_t i = thread(); i < a.width; i += threads()) from[i] = added_to(from[i], a.scale, added[i]);
+  }
   float mean = 0;
   if constexpr (kCentred) {
     float sum = 0;
@@ -99,8 +107,10 @@ NFLOAT_KERNEL void norm_rows(NormArguments a) {
   const float factor =
       divide_rounded(1.0f, square_root(sum_of_block(squares, s) / static_cast<float>(a.width) + a.epsilon));
   for (int64_t i = thread(); i < a.width; i += threads()) {
-    const float y = (from[i] - mean) * factor * a.weight[i];
-    to[i] = kCentred && a.bias != nullptr ? y + a.bias[i] : y;
+    float y = (from[i] - mean) * factor * a.weight[i];
+    if (kCentred && a.bias != nullptr) y += a.bias[i];
+    to[i] = y;
+    if (a.rounded != nullptr) a.rounded[block_x() * a.width + i] = round_bf16(y);
   }
 }
 
@@ -133,8 +143,10 @@ NFLOAT_KERNEL void activate_rows(ActivateArguments a) {
   const int64_t begin = int64_t{block_y()} * kColumnsOfBlock;
   const int64_t end = begin + kColumnsOfBlock < a.width ? begin + kColumnsOfBlock : a.width;
   for (int64_t i = begin + thread(); i < end; i += threads()) {
-    const float y = activated(a.kind, row[i]);
-    row[i] = a.gated ? y * row[a.width + i] : y;
+    float y = activated(a.kind, row[i]);
+    if (a.gated) y *= row[a.width + i];
+    row[i] = y;
+    if (a.rounded != nullptr) a.rounded[block_x() * a.width + i] = round_bf16(y);
   }
 }
 
@@ -151,7 +163,9 @@ NFLOAT_KERNEL void activate_clamped_rows(ActivateArguments a) {
       y = (up + 1.0f) * gate * logistic(1.702f * gate);
     }
     barrier();  // what the others read here is overwritten now; what comes later lies behind it
-    if (i < a.width) row[i] = y;
+    if (i >= a.width) continue;
+    row[i] = y;
+    if (a.rounded != nullptr) a.rounded[block_x() * a.width + i] = round_bf16(y);
   }
 }
 

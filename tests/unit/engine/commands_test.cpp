@@ -116,6 +116,92 @@ TEST_F(Commands, TheLeastUsedGraphIsForgotten) {
   EXPECT_EQ(ten(200).substr(0, 1), "0");
 }
 
+// Steps of a block as an engine queues them, on memory that nobody reads.
+struct Block {
+  float x[64], added[64], normed[64], gate[128];
+  uint16_t halves[64];
+
+  RowsCommand add() {
+    return {
+        RowsOperation::kAdd,
+        {.from = added, .to = x, .rows = 2, .width = 8, .from_stride = 9, .to_stride = 10, .scale = 0.5f}};
+  }
+  NormArguments norm() {
+    return {.from = x, .to = normed, .rows = 2, .parts = 1, .width = 8, .from_stride = 10, .to_stride = 11};
+  }
+  RowsCommand round(const float* from, int64_t stride) {
+    return {RowsOperation::kRound,
+            {.from = from, .to = halves, .rows = 2, .width = 8, .from_stride = stride}};
+  }
+  ActivateArguments activate() { return {.at = gate, .rows = 2, .width = 8, .stride = 16}; }
+};
+
+TEST(FusedCommands, SumsAndRoundingsGoWithTheirNeighbours) {
+  Block b;
+  const std::vector<Command> list{b.add(), b.norm(), b.round(b.normed, 11), b.activate(),
+                                  b.round(b.gate, 16)};
+  NormArguments norm = b.norm();
+  norm.added = b.added;
+  norm.added_stride = 9;
+  norm.scale = 0.5f;
+  norm.rounded = b.halves;
+  ActivateArguments activate = b.activate();
+  activate.rounded = b.halves;
+  EXPECT_EQ(fuse(list), (std::vector<Command>{norm, activate}));
+}
+
+TEST(FusedCommands, OtherRowsStayOnTheirOwn) {
+  Block b;
+  const auto expect_kept = [](const std::vector<Command>& list) { EXPECT_EQ(fuse(list), list); };
+  NormArguments parts = b.norm();
+  parts.parts = 2;
+  expect_kept({b.add(), parts, b.round(b.normed, 11)});
+  NormArguments fewer = b.norm();
+  fewer.rows = 1;
+  expect_kept({b.add(), fewer});
+  RowsCommand narrow = b.add();
+  narrow.arguments.width = 7;
+  expect_kept({narrow, b.norm()});
+  RowsCommand other = b.add();
+  other.arguments.to = b.gate;
+  expect_kept({other, b.norm()});
+  RowsCommand copy = b.add();
+  copy.operation = RowsOperation::kCopy;
+  expect_kept({copy, b.norm()});
+  expect_kept({b.norm(), b.round(b.normed, 12)});
+  expect_kept({b.norm(), b.round(b.x, 10)});
+  expect_kept({b.norm(), b.activate(), b.round(b.normed, 11)});
+  expect_kept({b.activate(), b.round(b.normed, 16)});
+  expect_kept({b.round(b.x, 10), b.round(b.x, 10)});
+  // A second one is not forgotten.
+  const RowsCommand round = b.round(b.normed, 11);
+  EXPECT_EQ(fuse(std::vector<Command>{b.norm(), round, round}).size(), 2u);
+  EXPECT_EQ(fuse(std::vector<Command>{b.add(), b.add(), b.norm()}).size(), 2u);
+}
+
+TEST(FusedCommands, ProductsSideBySideDoNotOverlap) {
+  Block b;
+  ProductCommand first{false, b.halves, {.x = b.x, .y = b.gate, .x_rows = 2, .x_stride = 10, .y_stride = 32}};
+  first.arguments.weights.rows = 8;
+  ProductCommand second = first;
+  second.arguments.y += 8;
+  EXPECT_TRUE(side_by_side(first, second));
+  EXPECT_FALSE(side_by_side(first, first));
+  ProductCommand overlapping = second;
+  overlapping.arguments.y -= 1;
+  EXPECT_FALSE(side_by_side(first, overlapping));
+  ProductCommand next_row = second;
+  next_row.arguments.y = first.arguments.y + 30;
+  EXPECT_FALSE(side_by_side(first, next_row));
+  ProductCommand others_rows = second;
+  others_rows.x = nullptr;
+  EXPECT_FALSE(side_by_side(first, others_rows));
+  ProductCommand transposed = second;
+  transposed.transposed = true;
+  EXPECT_FALSE(side_by_side(first, transposed));
+  EXPECT_FALSE(side_by_side(first, b.norm()));
+}
+
 TEST_F(Commands, WhatCannotBeRecordedRunsOnItsOwn) {
   runner_.records = false;
   for (int i = 0; i < 4; ++i) EXPECT_EQ(ten(), kTen);

@@ -196,6 +196,53 @@ TEST(EmulatedCard, PassesThatComeAgainRunAsGraphs) {
   }
 }
 
+// What is fused in a graph gives the bits of the steps that it replaces.
+TEST_P(Cuda, GraphsGiveTheBitsOfTheirSteps) {
+  constexpr int64_t kWidth = 128, kInner = 64, kRows = 3;
+  LinearGroup across, wide, back;
+  const Coded first = coded(kWidth, kWidth, 64, 256), gate = coded(2 * kInner, kWidth, 64, 4),
+              down = coded(kWidth, kInner, 64, 256);
+  across.add(*device_, first.source, random(kWidth), 1);
+  wide.add(*device_, gate.source, {}, 1);
+  wide.add(*device_, gate.source, {}, 1);
+  back.add(*device_, down.source, {}, 1);
+  NormWeights norms{Constant(random(kWidth)), Constant(random(kWidth))};
+  device_->place(norms.weight);
+  device_->place(norms.bias);
+  for (const NormKind kind : {NormKind::kRms, NormKind::kLayer})
+    for (const float limit : {0.0f, 7.0f}) {
+      const std::unique_ptr<LayerEngine> engine = device_->engine();
+      const auto rows_of = [&](int64_t width) {
+        return BufferRows{engine->make(kRows * (width + 4)), 0, width + 4};
+      };
+      const BufferRows x = rows_of(kWidth), normed = rows_of(kWidth), inner = rows_of(4 * kInner);
+      const std::vector<float> start = random(kRows * kWidth);
+      std::vector<float> before;
+      for (int round = 0; round < 4; ++round) {
+        for (int64_t row = 0; row < kRows; ++row) {
+          std::copy_n(start.data() + row * kWidth, kWidth, engine->host(x.from(row), 1, kWidth));
+          engine->write(x.from(row), 1, kWidth);
+        }
+        const NormStep norm{&norms, kind, 1e-5f, kWidth};
+        engine->norm(norm, x, normed, kRows);
+        engine->multiply(across, normed, inner, kRows, Precision::kBF16);
+        engine->add({}, 0.25f, {}, inner, x, kRows, kWidth);
+        engine->norm(norm, x, normed, kRows);
+        engine->multiply(wide, normed, inner, kRows, Precision::kBF16);
+        engine->activate({Activation::kSilu, true, limit, kInner}, inner, kRows);
+        engine->multiply(back, inner, normed, kRows, Precision::kBF16);
+        engine->add({}, 1.0f, norm, normed, x, kRows, kWidth);  // a norm in place
+        std::vector<float> found;
+        for (int64_t row = 0; row < kRows; ++row) {
+          const float* const from = engine->read(x.from(row), 1, kWidth);
+          found.insert(found.end(), from, from + kWidth);
+        }
+        if (round == 0) before = found;
+        ASSERT_EQ(before, found) << "round " << round;
+      }
+    }
+}
+
 TEST(EmulatedCard, ACardThatFailsIsNamed) {
   const std::shared_ptr<Device> device = emulated_device();
   const std::unique_ptr<LayerEngine> engine = device->engine();
