@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scripts/gpu_check on a machine whose card, tools and programs are all imagined: order, counting, limits, results, exit statuses."""
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+PROGRAMS = ("nfloat", "engine_conformance")
+TOOLS = ("nvidia-smi", "compute-sanitizer", "ncu")
+# All but those that PyTorch computes.
+STAGES = ["kernels", "engine", "vulkan", "convert", "sanitizer", "bench", "engine_bench", "vulkan_bench", "model_bench", "ncu"]
+
+
+class DryRun(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.mkdtemp(prefix="dry_run.")
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.bundle, self.tools = self.path("bundle"), self.path("tools")
+        shutil.copytree(os.path.join(ROOT, "scripts", "gpu"), os.path.join(self.bundle, "gpu"), ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(os.path.join(ROOT, "scripts", "gpu_check"), self.bundle)
+        os.makedirs(os.path.join(self.bundle, "tests", "cuda"))
+        os.makedirs(os.path.join(self.bundle, "bin"))
+        os.makedirs(os.path.join(self.bundle, "models"))
+        os.symlink(os.path.join(ROOT, "models", "nfloat-tiny"), os.path.join(self.bundle, "models", "nfloat-tiny"))
+        with open(os.path.join(self.bundle, "commit"), "w") as file:
+            file.write("abcdef0-dirty\n")
+        os.makedirs(self.tools)
+        fake = os.path.join(HERE, "fake_program")
+        for name in TOOLS:
+            os.symlink(fake, os.path.join(self.tools, name))
+        for name in PROGRAMS:
+            os.symlink(fake, os.path.join(self.bundle, "bin", name))
+        os.symlink(fake, os.path.join(self.bundle, "device"))
+        self.write_golden()
+
+    def path(self, name):
+        return os.path.join(self.folder, name)
+
+    def write_golden(self):
+        with open(os.path.join(ROOT, "models", "nfloat-tiny", "reference.json")) as file:
+            golden = json.load(file)
+        for code in ("plain", "nf4"):
+            logits = golden[code]["last_logits"]
+            total = max(logits) + math.log(sum(math.exp(one - max(logits)) for one in logits))
+            top = sorted(range(len(logits)), key=lambda i: -logits[i])[:5]
+            found = {"tokens": golden[code]["greedy_32"], "logprobs": [{"top": [{"id": i, "logprob": logits[i] - total} for i in top]}]}
+            with open(self.path("golden." + code), "w") as file:
+                json.dump(found, file)
+
+    def environment(self, faults=()):
+        return {**os.environ, "PATH": self.tools + ":" + os.environ["PATH"], "FAKE_CALLS": self.path("calls"), "FAKE_FAULTS": "\n".join(faults),
+                "FAKE_BENCH": os.path.join(ROOT, "bench", "gpu.json"), "FAKE_GOLDEN": self.path("golden"), "TMPDIR": self.folder}  # fmt: skip
+
+    def command(self, *arguments):
+        return [sys.executable, os.path.join(self.bundle, "gpu_check"), "--out", self.path("out"), *arguments]
+
+    def check(self, *arguments, faults=(), only=STAGES):
+        done = subprocess.run(self.command("--only", ",".join(only), *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              env=self.environment(faults), timeout=120)  # fmt: skip
+        self.assertEqual([name for name in os.listdir(self.folder) if name.startswith("gpu_check.")], [], "work files are left")
+        return done.returncode, done.stdout
+
+    def result(self):
+        with open(self.path("out/gpu.json")) as file:
+            return json.load(file)
+
+    def calls(self):
+        if not os.path.exists(self.path("calls")):
+            return ""
+        with open(self.path("calls")) as file:
+            return file.read()
+
+    def test_all_is_well(self):
+        status, text = self.check(only=list(reversed(STAGES)))
+        self.assertEqual(status, 0, text)
+        result = self.result()
+        self.assertEqual(list(result["stages"]), STAGES, "not in their order")
+        self.assertEqual(result["tests"]["failures"], [])
+        self.assertEqual(result["device"], "Imaginary GPU")
+        self.assertEqual(result["commit"], "abcdef0-dirty")
+        self.assertEqual(result["vulkan"]["device"]["name"], "vulkan:1", "a processor was taken for a card")
+        # 13 launches a token, 6 layers.
+        self.assertEqual(result["launches"], {"a_token": 13.0, "layers": 6})
+        lines = text.splitlines()
+        begin = next(i for i, line in enumerate(lines) if line.startswith("figure"))
+        self.assertLessEqual(len(lines) - begin, 61)
+        wanted = {"generate, 8b": "400 tokens/s  at least 350 (430)       met", "generate, 1b": "missed", "launches of a token": "target met",
+                  "dequantize to bf16": "target met", "prompt of 512": "met", "Vulkan / CUDA, generate": "target met"}  # fmt: skip
+        for what, verdict in wanted.items():
+            self.assertTrue(next(line for line in lines[begin:] if line.startswith(what)).endswith(verdict), text)
+        self.assertIn("passed, 0 failed", lines[-1])
+        with open(self.path("out/gpu.log")) as file:
+            self.assertIn("vulkan one row", file.read())
+
+    def test_faults_are_counted_and_named(self):
+        status, text = self.check(faults=["device conformance: fail", "engine_conformance */cuda_0: crash", "nfloat 8b: crash", "compute-sanitizer racecheck: fail"])
+        self.assertEqual(status, 1, text)
+        failures = self.result()["tests"]["failures"]
+        names = [failure.split(":")[0] for failure in failures]
+        self.assertEqual([name for name in names if name.startswith("kernels, seed")], names[:2])
+        self.assertIn("3 of 4 outputs differ", failures[0])
+        crashed = next(failure for failure in failures if failure.startswith("cuda conformance"))
+        self.assertIn("SIGSEGV", crashed)
+        self.assertIn("Products/cuda_0", crashed)
+        self.assertEqual(self.result()["cuda"]["alone"], {"Devices/EngineConformance.Products/cuda_0": "passes"})
+        for name in ("cuda 8b", "vulkan 8b", "compute-sanitizer racecheck, kernels", "compute-sanitizer racecheck, engine"):
+            self.assertIn(name, names)
+        self.assertEqual(list(self.result()["stages"]), STAGES, "a fault ended what follows")
+        self.assertEqual(len(failures), 7, failures)
+
+    def test_wrong_answers_fail(self):
+        with open(self.path("golden.nf4")) as file:
+            found = json.load(file)
+        found["logprobs"][0]["top"][0]["logprob"] += 0.002
+        found["tokens"][3] += 1
+        with open(self.path("golden.nf4"), "w") as file:
+            json.dump(found, file)
+        status, text = self.check(only=["engine"])
+        self.assertEqual(status, 1, text)
+        names = [failure.split(":")[0] for failure in self.result()["tests"]["failures"]]
+        self.assertEqual(names, ["cuda greedy tokens, nf4", "cuda golden logits, nf4, f32"])
+
+    def test_hanging_ends_with_the_time(self):
+        begin = time.monotonic()
+        child = subprocess.Popen(self.command("--only", ",".join(STAGES), "--seconds", "4"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                 env=self.environment(["engine_conformance */cuda_0: hang", "ncu x: hang"]))  # fmt: skip
+        while "kernels" not in (self.result()["stages"] if os.path.exists(self.path("out/gpu.json")) else {}):
+            self.assertLess(time.monotonic() - begin, 60)
+            time.sleep(0.02)
+        text = child.communicate(timeout=60)[0]
+        self.assertEqual(child.returncode, 0, text)
+        skipped = self.result()["tests"]["skipped"]
+        self.assertIn("cuda conformance: the 4 s of this check are over", skipped)
+        self.assertIn("bench: the 4 s of this check are over", skipped)
+        self.assertIn("not measured", text)
+        self.assert_no_process_is_left()
+
+    def test_a_command_that_hangs_is_ended_alone(self):
+        sys.path.insert(0, os.path.join(ROOT, "scripts", "gpu"))
+        self.addCleanup(sys.path.pop, 0)
+        from running import Running
+
+        run = Running(self.path("own"), 60)
+        environment = self.environment(["device conformance: hang"])
+        done = run.command([os.path.join(self.bundle, "device"), "conformance", "7"], 1, environment)
+        self.assertTrue(done.outlasted)
+        self.assertLess(done.seconds, 30)
+        self.assert_no_process_is_left()
+        run.count_run("one that may be slow", done)
+        run.count_run("one that may not", done, hangs=True)
+        self.assertEqual(run.result["tests"]["skipped"], ["one that may be slow: outlasted its 1 s"])
+        self.assertEqual(run.result["tests"]["failed"], 1)
+        self.assertIn("outlasted its 1 s", run.result["tests"]["failures"][0])
+        self.assertEqual(run.command(["/no/such/program"], 1).status, 127)
+        run.log.close()
+        shutil.rmtree(run.work)
+
+    def assert_no_process_is_left(self):
+        left = []
+        for process in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{process}/environ", "rb") as file:
+                    if os.fsencode(self.path("calls")) in file.read() and int(process) != os.getpid():
+                        with open(f"/proc/{process}/stat") as stat:
+                            if stat.read().rsplit(")", 1)[1].split()[0] != "Z":
+                                left.append(process)
+            except OSError:
+                pass
+        self.assertEqual(left, [])
+
+    def test_ended_from_outside_leaves_results(self):
+        child = subprocess.Popen(self.command("--only", "kernels,engine"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                 env=self.environment(["engine_conformance */cuda_0: hang"]))  # fmt: skip
+        while "engine_conformance" not in self.calls():
+            time.sleep(0.02)
+        child.send_signal(signal.SIGTERM)
+        text = child.communicate(timeout=60)[0]
+        self.assertEqual(child.returncode, 1, text)
+        self.assertIn("kernels", self.result()["stages"])
+        self.assertIn("ended from outside", self.result()["tests"]["failures"][0])
+        self.assert_no_process_is_left()
+
+    def test_nothing_to_do_is_77(self):
+        shutil.rmtree(os.path.join(self.bundle, "bin"))
+        with open(os.path.join(self.tools, "nvidia-smi.new"), "w") as file:
+            file.write("#!/bin/sh\necho no devices were found\nexit 6\n")
+        os.chmod(file.name, 0o755)
+        os.replace(file.name, os.path.join(self.tools, "nvidia-smi"))
+        status, text = self.check()
+        self.assertEqual(status, 77, text)
+        self.assertIn("kernels: no NVIDIA driver: no devices were found", self.result()["tests"]["skipped"])
+        self.assertTrue(any("no nfloat here or carried" in one for one in self.result()["tests"]["skipped"]))
+
+    def test_one_device_alone(self):
+        status, text = self.check("--device", "vulkan:0", only=["kernels", "engine", "vulkan"])
+        self.assertEqual(self.result()["vulkan"]["device"]["name"], "vulkan:0", text)
+        self.assertEqual(self.result()["tests"]["skipped"], ["kernels: --device names vulkan:0", "engine: --device names vulkan:0"])
+        self.assertNotIn("nvidia-smi", self.calls())
+        self.assertEqual(status, 0, text)
+
+    def test_baseline(self):
+        self.check(only=["bench", "engine_bench"])
+        past = self.result()
+        for row in past["bench"]:
+            row["us"] *= 2
+        past["cuda"]["bench"]["1b"]["results"][1]["tokens_per_second"] *= 4
+        with open(self.path("past.json"), "w") as file:
+            json.dump(past, file)
+        status, text = self.check("--baseline", self.path("past.json"), only=["bench", "engine_bench"])
+        self.assertEqual(status, 0, text)
+        lines = text.splitlines()
+        self.assertTrue(next(line for line in lines if line.startswith("few rows 14336x4096, 1 rows")).endswith("  2.00"), text)
+        self.assertTrue(next(line for line in lines if line.startswith("cuda 1b, generate 128")).endswith("  0.25"), text)
+        # The results of an earlier version are compared with, too.
+        self.assertEqual(self.check("--baseline", os.path.join(ROOT, "bench", "gpu.json"), only=["bench"])[0], 0)
+
+    def test_wrong_arguments(self):
+        with open(self.path("bad.json"), "w") as file:
+            file.write('{"bench": [1]}')
+        for arguments, named in ((("--only", "kernel"), "kernel"), (("--device", "rocm"), "rocm"), (("--baseline", self.path("bad.json")), "bad.json"),
+                                 (("--baseline", self.path("none.json")), "none.json")):  # fmt: skip
+            done = subprocess.run(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment(), timeout=60)
+            self.assertEqual(done.returncode, 2, done.stdout)
+            self.assertIn(named, done.stdout.splitlines()[-1])
+
+    def test_tools_that_may_not_work(self):
+        for name, script in (("ncu", "echo '==ERROR== ERR_NVGPUCTRPERM - The user does not have permission' >&2; exit 1"),
+                             ("compute-sanitizer", "echo '========= Error: Device not supported. Please refer to the manual'; exit 1")):  # fmt: skip
+            os.remove(os.path.join(self.tools, name))
+            with open(os.path.join(self.tools, name), "w") as file:
+                file.write("#!/bin/sh\n" + script + "\n")
+            os.chmod(file.name, 0o755)
+        status, text = self.check(only=["kernels", "sanitizer", "ncu"])
+        self.assertEqual(status, 0, text)
+        skipped = "\n".join(self.result()["tests"]["skipped"])
+        self.assertIn("ERR_NVGPUCTRPERM", skipped)
+        self.assertIn("Device not supported", skipped)
+
+
+if __name__ == "__main__":
+    unittest.main()
