@@ -76,7 +76,8 @@ struct DeviceInfo {
   bool accelerator = false;                            // hardware of its own, not the host's processor
   std::optional<uint64_t> free_bytes = std::nullopt;   // of its own memory; none: it takes the host's
   std::optional<uint64_t> total_bytes = std::nullopt;  // of that memory, used or not
-  std::string matrix_units = {};  // of Vulkan: "in use", "none", "off", "wrong results"; empty: not said
+  std::string matrix_units =
+      {};  // of Vulkan: "in use (...)", "none", "off", "wrong results"; empty: not said
 };
 // Every device that can compute here, the CPU first.
 NFLOAT_API std::vector<DeviceInfo> available_devices();

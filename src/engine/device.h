@@ -59,7 +59,8 @@ class Device {
   // Throws kUnsupported with the reason where it cannot be used here: in a child of the process that opened
   // it.
   virtual void expect_usable() const {}
-  // Of a device of Vulkan: whether its matrix units multiply ("in use", "none", "off", "wrong results").
+  // Of a device of Vulkan: whether its matrix units multiply ("in use (...)", "none", "off", "wrong
+  // results").
   virtual std::string_view matrix_units() const noexcept { return {}; }
   // Bytes that it could still give; none: it takes the host's memory.
   virtual std::optional<uint64_t> free_bytes() const noexcept { return std::nullopt; }

@@ -7,11 +7,11 @@
 // NFLOAT_VULKAN_FAULT=...     submit:N, wait:N: from the Nth on the device is lost; pipeline:N: the Nth
 //                             cannot be made; memory:MIB: no more than that on a device; heap:MIB: and said
 //                             to be so; barrier:N: every Nth of those between dispatches is left out;
-//                             units:1: matrix units multiply wrongly; shape:1: fragments of another shape
+//                             units:1: matrix units multiply wrongly
 // NFLOAT_VULKAN_SHADERS=DIR   a shader that is DIR/old.spv byte for byte is replaced by DIR/new.spv
-// NFLOAT_VULKAN_UNITS=FILE    devices are said to have matrix units with sub-groups of 32, and FILE, which
-// does
-//                             without, takes the place of a shader that asks for them
+// NFLOAT_VULKAN_UNITS=FILE    devices are said to have matrix units, and FILE, which does without, takes
+//                             the place of a shader that asks for them
+// NFLOAT_VULKAN_UNIT_SHAPE=M,N,K,S   of M x N x K, in sub-groups of S; else 16,16,16,32
 #define VK_NO_PROTOTYPES
 #include <dlfcn.h>
 #include <unistd.h>
@@ -69,7 +69,19 @@ PFN_vkGetInstanceProcAddr real_instance_function() {
   return reinterpret_cast<PFN_vkGetInstanceProcAddr>(::dlsym(library, "vkGetInstanceProcAddr"));
 }
 
-constexpr uint32_t kUnitSubgroup = 32;
+struct UnitShape {
+  uint32_t rows = 16, columns = 16, depth = 16, subgroup = 32;
+};
+const UnitShape& unit_shape() {
+  static const UnitShape shape = [] {
+    UnitShape own;
+    if (const char* const text = std::getenv("NFLOAT_VULKAN_UNIT_SHAPE"); text != nullptr)
+      if (std::sscanf(text, "%u,%u,%u,%u", &own.rows, &own.columns, &own.depth, &own.subgroup) != 4)
+        wrong("NFLOAT_VULKAN_UNIT_SHAPE is no M,N,K,S");
+    return own;
+  }();
+  return shape;
+}
 
 // The structure of that type in the chain behind `start`; null: none.
 template <typename T>
@@ -319,7 +331,7 @@ VKAPI_ATTR VkResult VKAPI_CALL pipelines(VkDevice device, VkPipelineCache cache,
     const auto* const size =
         static_cast<const VkPipelineShaderStageRequiredSubgroupSizeCreateInfoEXT*>(one.stage.pNext);
     if (size->sType != VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO_EXT ||
-        size->requiredSubgroupSize != kUnitSubgroup ||
+        size->requiredSubgroupSize != unit_shape().subgroup ||
         one.stage.flags != VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT)
       wrong("a shader for matrix units does not ask for whole sub-groups of their size");
     one.stage.pNext = nullptr;
@@ -407,7 +419,7 @@ VKAPI_ATTR void VKAPI_CALL properties2(VkPhysicalDevice physical, VkPhysicalDevi
   if (emulated_units() == nullptr) return;
   if (auto* const sizes = in_chain<VkPhysicalDeviceSubgroupSizeControlPropertiesEXT>(
           found, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES_EXT)) {
-    sizes->maxSubgroupSize = kUnitSubgroup;
+    sizes->minSubgroupSize = sizes->maxSubgroupSize = unit_shape().subgroup;
     sizes->requiredSubgroupSizeStages = VK_SHADER_STAGE_COMPUTE_BIT;
   }
   if (auto* const stages = in_chain<VkPhysicalDeviceCooperativeMatrixPropertiesKHR>(
@@ -455,12 +467,16 @@ VKAPI_ATTR VkResult VKAPI_CALL unit_kinds(VkPhysicalDevice, uint32_t* count,
                                           VkCooperativeMatrixPropertiesKHR* list) {
   VkCooperativeMatrixPropertiesKHR kind{};
   kind.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR;
-  kind.MSize = 8, kind.NSize = 16, kind.KSize = 16;
+  kind.MSize = unit_shape().rows, kind.NSize = unit_shape().columns, kind.KSize = unit_shape().depth;
   kind.AType = kind.BType = VK_COMPONENT_TYPE_FLOAT16_KHR;
   kind.CType = kind.ResultType = VK_COMPONENT_TYPE_FLOAT32_KHR;
   kind.scope = VK_SCOPE_SUBGROUP_KHR;
-  std::vector<VkCooperativeMatrixPropertiesKHR> all(2, kind);
-  if (fault("shape") < 0) all[1].MSize = 16;
+  // What looks like it comes first: sums that are halves, of another shape, that saturate, of a workgroup.
+  std::vector<VkCooperativeMatrixPropertiesKHR> all(5, kind);
+  all[0].ResultType = all[0].CType = VK_COMPONENT_TYPE_FLOAT16_KHR;
+  all[1].KSize = 64;
+  all[2].saturatingAccumulation = VK_TRUE;
+  all[3].scope = static_cast<VkScopeKHR>(2);
   return give(all, count, list);
 }
 

@@ -85,7 +85,7 @@ bool Gpu::look(const InstanceApi& instance) {
   model_ = properties.properties.deviceName;
   accelerator_ = properties.properties.deviceType != VK_PHYSICAL_DEVICE_TYPE_CPU;
   subgroup_ = subgroup.subgroupSize;
-  unit_subgroup_ = find_unit_subgroup(instance, physical_, subgroup_);
+  unit_shapes_ = find_unit_shapes(instance, physical_, subgroup_);
   shared_bytes_ = properties.properties.limits.maxComputeSharedMemorySize;
   most_allocation_ = limits.maxMemoryAllocationSize;
 
@@ -127,7 +127,7 @@ bool Gpu::make_device(const InstanceApi& instance) {
   control.pNext = &matrix;
   control.subgroupSizeControl = VK_TRUE;
   control.computeFullSubgroups = VK_TRUE;
-  if (unit_subgroup_ != 0) {
+  if (!unit_shapes_.empty()) {
     extensions.push_back(VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME);
     extensions.push_back(VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME);
     wanted.shaderFloat16 = VK_TRUE;
@@ -261,7 +261,7 @@ VkPipeline Gpu::pipeline(Shader shader, const Constants& constants) {
     info.layout = layout_;
     VkPipelineShaderStageRequiredSubgroupSizeCreateInfoEXT size{};
     size.sType = VK_STRUCTURE_TYPE_PIPELINE_SHADER_STAGE_REQUIRED_SUBGROUP_SIZE_CREATE_INFO_EXT;
-    size.requiredSubgroupSize = unit_subgroup_;
+    size.requiredSubgroupSize = constants[2];
     if (shader == Shader::kUnits) {
       info.stage.flags = VK_PIPELINE_SHADER_STAGE_CREATE_REQUIRE_FULL_SUBGROUPS_BIT_EXT;
       info.stage.pNext = &size;

@@ -39,10 +39,16 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   bool accelerator() const noexcept { return accelerator_; }        // not the host's processor
   uint32_t subgroup() const noexcept { return subgroup_; }          // invocations, as reported
   uint32_t shared_bytes() const noexcept { return shared_bytes_; }  // of a workgroup
-  // Of units.comp; 0: there are no matrix units.
-  uint32_t unit_subgroup() const noexcept { return unit_subgroup_; }
+  // Of matrix units; what is taken, and how, is set before others see the device.
+  const std::vector<UnitShape>& unit_shapes() const noexcept { return unit_shapes_; }
   Units units() const noexcept { return units_; }
-  void set_units(Units units) noexcept { units_ = units; }  // before others see the device
+  const UnitShape& unit_shape() const noexcept { return unit_shape_; }
+  const std::string& units_text() const noexcept { return units_text_; }
+  void set_units(Units units, const UnitShape& shape = {}) {
+    units_ = units;
+    unit_shape_ = shape;
+    units_text_ = text_of(units, shape);
+  }
   uint64_t most_allocation() const noexcept { return most_allocation_; }
   uint64_t heap_bytes() const noexcept { return heap_bytes_; }  // of the memory on the card
   uint64_t free_bytes() const noexcept;
@@ -91,8 +97,11 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   DeviceApi api_;
   std::string name_, model_;
   bool accelerator_ = false, budget_ = false;
-  uint32_t subgroup_ = 0, unit_subgroup_ = 0, heap_ = 0, shared_bytes_ = 0;
+  uint32_t subgroup_ = 0, heap_ = 0, shared_bytes_ = 0;
+  std::vector<UnitShape> unit_shapes_;
   Units units_ = Units::kNone;
+  UnitShape unit_shape_;
+  std::string units_text_;
   uint64_t most_allocation_ = 0, heap_bytes_ = 0;
   std::unique_ptr<Memory> memory_;
   VkPipelineLayout layout_ = VK_NULL_HANDLE;

@@ -20,7 +20,7 @@ class VulkanDevice final : public Device {
   std::string_view model() const noexcept override { return gpu_->model(); }
   bool accelerator() const noexcept override { return gpu_->accelerator(); }
   std::optional<uint64_t> free_bytes() const noexcept override { return gpu_->free_bytes(); }
-  std::string_view matrix_units() const noexcept override { return name_of(gpu_->units()); }
+  std::string_view matrix_units() const noexcept override { return gpu_->units_text(); }
   std::optional<uint64_t> total_bytes() const noexcept override { return gpu_->heap_bytes(); }
 
   std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int) override {
@@ -61,19 +61,21 @@ class VulkanDevice final : public Device {
   const uint64_t most_bytes_;
 };
 
-// Whether a device's matrix units are taken.
-Units look_at_units(const std::shared_ptr<Gpu>& gpu) {
-  if (gpu->unit_subgroup() == 0 || gpu->shared_bytes() < kTileSharedBytes) return Units::kNone;
+// Takes a device's matrix units, in the first shape whose products are right.
+void look_at_units(const std::shared_ptr<Gpu>& gpu) {
+  gpu->set_units(Units::kNone);
+  if (gpu->unit_shapes().empty() || gpu->shared_bytes() < kUnitsSharedBytes) return;
   try {
     const UnitsWanted wanted = units_wanted();
-    if (wanted == UnitsWanted::kOff) return Units::kOff;
-    if (wanted == UnitsWanted::kAlways) return Units::kInUse;
-    gpu->set_units(Units::kInUse);
-    VulkanDevice device(gpu, gpu->most_allocation());
-    return units_are_right(device) ? Units::kInUse : Units::kWrong;
+    if (wanted == UnitsWanted::kOff) return gpu->set_units(Units::kOff);
+    for (const UnitShape& shape : gpu->unit_shapes()) {
+      gpu->set_units(Units::kInUse, shape);
+      VulkanDevice device(gpu, gpu->most_allocation());
+      if (wanted == UnitsWanted::kAlways || units_are_right(device)) return;
+    }
   } catch (const std::exception&) {  // a driver that cannot, or what expect_usable() refuses by name
-    return Units::kWrong;
   }
+  gpu->set_units(Units::kWrong);
 }
 
 std::vector<std::shared_ptr<Gpu>> open_all() {
@@ -86,7 +88,7 @@ std::vector<std::shared_ptr<Gpu>> open_all() {
   if (api->EnumeratePhysicalDevices(api->instance, &count, physical.data()) != VK_SUCCESS) return found;
   for (uint32_t i = 0; i < count; ++i)
     if (auto gpu = Gpu::open(*api, physical[i], "vulkan:" + std::to_string(found.size()))) {
-      gpu->set_units(look_at_units(gpu));
+      look_at_units(gpu);
       found.push_back(std::move(gpu));
     }
   return found;

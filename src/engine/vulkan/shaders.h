@@ -26,7 +26,7 @@ enum class Shader : uint8_t {
 };
 
 // Values of a shader's specialization constants, 0 where it has fewer.
-using Constants = std::array<uint32_t, 4>;
+using Constants = std::array<uint32_t, 7>;
 
 // SPIR-V, compiled when the library was built.
 std::span<const uint32_t> code_of(Shader shader) noexcept;
@@ -41,10 +41,10 @@ enum class Storage : uint32_t { kF32, kF16, kBF16, kInt8, kCodes, kNestedCodes }
 inline constexpr uint32_t kProductThreads = 128, kProductRows = 4, kMostBatch = 8;
 // tiles: constants {Storage, as above, levels in halves, as above}. A workgroup takes kTile rows of the
 // matrix and kTile of x. Products of more rows than kMostFew.
-// units: constants {Storage, as above, invocations of a sub-group}; the same on matrix units. x: rows from
-// halves.
+// units: constants {Storage, as above, invocations of a sub-group, as above, rows of weights, rows of x and
+// columns of a fragment}; the same on matrix units. x: rows from halves.
 inline constexpr uint32_t kTile = 64, kTileDepth = 32, kMostFew = 32;
-inline constexpr uint32_t kTileSharedBytes = 20480;  // at most, of units too
+inline constexpr uint32_t kTileSharedBytes = 20480, kUnitsSharedBytes = 24576;  // at most
 struct ProductArguments {
   Address weights = 0, scales = 0, nested_absmax = 0, tables = 0, bias = 0, x = 0, y = 0, x_factors = 0;
   uint32_t rows = 0, cols = 0, x_rows = 0, x_stride = 0, y_stride = 0;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/vulkan/units.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -13,27 +15,37 @@
 namespace nfloat::vulkan {
 namespace {
 
-constexpr uint32_t kFragment = 16;  // rows and columns
+// What units.comp divides its tiles by.
+bool is_side(uint32_t size) noexcept {
+  return size == 8 || size == 16;
+}
 
-bool multiplies_halves(const InstanceApi& instance, VkPhysicalDevice physical) {
+// 16 x 16 x 16, else the first in the driver's order; zeros: none.
+UnitShape best_shape(const InstanceApi& instance, VkPhysicalDevice physical) {
   const auto list = instance.GetPhysicalDeviceCooperativeMatrixPropertiesKHR;
   uint32_t count = 0;
-  if (list == nullptr || list(physical, &count, nullptr) != VK_SUCCESS) return false;
+  if (list == nullptr || list(physical, &count, nullptr) != VK_SUCCESS) return {};
   VkCooperativeMatrixPropertiesKHR empty{};
   empty.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR;
   std::vector<VkCooperativeMatrixPropertiesKHR> kinds(count, empty);
-  if (list(physical, &count, kinds.data()) != VK_SUCCESS) return false;
-  return std::any_of(kinds.begin(), kinds.end(), [](const VkCooperativeMatrixPropertiesKHR& own) {
-    return own.MSize == kFragment && own.NSize == kFragment && own.KSize == kFragment &&
-           own.AType == VK_COMPONENT_TYPE_FLOAT16_KHR && own.BType == VK_COMPONENT_TYPE_FLOAT16_KHR &&
-           own.CType == VK_COMPONENT_TYPE_FLOAT32_KHR && own.ResultType == VK_COMPONENT_TYPE_FLOAT32_KHR &&
-           own.scope == VK_SCOPE_SUBGROUP_KHR && !own.saturatingAccumulation;
-  });
+  if (list(physical, &count, kinds.data()) != VK_SUCCESS) return {};
+  UnitShape best;
+  for (const VkCooperativeMatrixPropertiesKHR& own : kinds) {
+    if (!is_side(own.MSize) || !is_side(own.NSize) || !is_side(own.KSize) ||
+        own.AType != VK_COMPONENT_TYPE_FLOAT16_KHR || own.BType != VK_COMPONENT_TYPE_FLOAT16_KHR ||
+        own.CType != VK_COMPONENT_TYPE_FLOAT32_KHR || own.ResultType != VK_COMPONENT_TYPE_FLOAT32_KHR ||
+        own.scope != VK_SCOPE_SUBGROUP_KHR || own.saturatingAccumulation)
+      continue;
+    const bool largest = own.MSize == 16 && own.NSize == 16 && own.KSize == 16;
+    if (best.rows == 0 || largest) best = {own.MSize, own.NSize, own.KSize};
+    if (largest) break;
+  }
+  return best;
 }
 
 }  // namespace
 
-std::string_view name_of(Units units) noexcept {
+std::string text_of(Units units, const UnitShape& shape) {
   switch (units) {
     case Units::kNone:
       return "none";
@@ -42,7 +54,8 @@ std::string_view name_of(Units units) noexcept {
     case Units::kWrong:
       return "wrong results";
     case Units::kInUse:
-      return "in use";
+      return fmt::format("in use ({} x {} x {}, sub-groups of {})", shape.rows, shape.batch, shape.depth,
+                         shape.subgroup);
   }
   return {};
 }
@@ -59,10 +72,11 @@ bool has_extension(const InstanceApi& instance, VkPhysicalDevice physical, const
   });
 }
 
-uint32_t find_unit_subgroup(const InstanceApi& instance, VkPhysicalDevice physical, uint32_t usual) {
+std::vector<UnitShape> find_unit_shapes(const InstanceApi& instance, VkPhysicalDevice physical,
+                                        uint32_t usual) {
   if (!has_extension(instance, physical, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME) ||
       !has_extension(instance, physical, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME))
-    return 0;
+    return {};
   VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrix{};
   matrix.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR;
   VkPhysicalDeviceSubgroupSizeControlFeaturesEXT control{};
@@ -77,7 +91,7 @@ uint32_t find_unit_subgroup(const InstanceApi& instance, VkPhysicalDevice physic
   instance.GetPhysicalDeviceFeatures2(physical, &all);
   if (!matrix.cooperativeMatrix || !control.subgroupSizeControl || !control.computeFullSubgroups ||
       !features.shaderFloat16 || !features.vulkanMemoryModel)
-    return 0;
+    return {};
 
   VkPhysicalDeviceCooperativeMatrixPropertiesKHR stages{};
   stages.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_PROPERTIES_KHR;
@@ -88,14 +102,17 @@ uint32_t find_unit_subgroup(const InstanceApi& instance, VkPhysicalDevice physic
   properties.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2;
   properties.pNext = &sizes;
   instance.GetPhysicalDeviceProperties2(physical, &properties);
+  UnitShape shape = best_shape(instance, physical);
   if ((stages.cooperativeMatrixSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT) == 0 ||
-      (sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT) == 0 ||
-      !multiplies_halves(instance, physical))
-    return 0;
-  for (const uint32_t size : {usual, 32u, 64u})
-    if ((size == 32 || size == 64) && size >= sizes.minSubgroupSize && size <= sizes.maxSubgroupSize)
-      return size;
-  return 0;
+      (sizes.requiredSubgroupSizeStages & VK_SHADER_STAGE_COMPUTE_BIT) == 0 || shape.rows == 0)
+    return {};
+  std::vector<UnitShape> shapes;
+  for (const uint32_t size : {32u, 64u, 16u, 8u}) {
+    if (size < sizes.minSubgroupSize || size > sizes.maxSubgroupSize) continue;
+    shape.subgroup = size;
+    shapes.insert(size == usual ? shapes.begin() : shapes.end(), shape);
+  }
+  return shapes;
 }
 
 UnitsWanted units_wanted() {

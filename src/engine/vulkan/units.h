@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "engine/device.h"
 #include "engine/vulkan/api.h"
@@ -18,11 +19,19 @@ enum class Units : uint8_t {
   kWrong,  // there, but their first products were not what they should be
   kInUse
 };
-std::string_view name_of(Units units) noexcept;
 
-// Invocations of a sub-group that multiplies fragments of 16 x 16 x 16, halves to float32: 32 or 64; 0: the
-// driver has no such, or does not let a shader choose its sub-groups. `usual`: those of other shaders.
-uint32_t find_unit_subgroup(const InstanceApi& instance, VkPhysicalDevice physical, uint32_t usual);
+// A fragment: rows of weights, rows of x, columns of both; invocations of the sub-group that holds it.
+struct UnitShape {
+  uint32_t rows = 0, batch = 0, depth = 0, subgroup = 0;
+};
+// "in use (16 x 16 x 16, sub-groups of 32)", "none", "off", "wrong results".
+std::string text_of(Units units, const UnitShape& shape);
+
+// The shapes that units.comp can take here, halves to float32, the best one first: none where the driver has
+// no such, or does not let a shader choose its sub-groups. `usual`: the invocations in those of other
+// shaders.
+std::vector<UnitShape> find_unit_shapes(const InstanceApi& instance, VkPhysicalDevice physical,
+                                        uint32_t usual);
 bool has_extension(const InstanceApi& instance, VkPhysicalDevice physical, const char* name);
 
 // What NFLOAT_VULKAN_MATRIX says. Throws kInvalidArgument for what it cannot be.

@@ -225,8 +225,10 @@ void VulkanEngine::multiply(const DeviceMatrix& any, const Constant& bias, const
       arguments.x = halved->rows;
       arguments.x_factors = halved->factors;
       arguments.x_stride = u32(matrix.cols() / 2);
-      recorder_.dispatch(Shader::kUnits, {storage, whole_words, gpu_->unit_subgroup()}, arguments,
-                         {parts_of(slab_rows, kTile), parts_of(all, kTile)}, together);
+      const UnitShape& shape = gpu_->unit_shape();
+      recorder_.dispatch(Shader::kUnits,
+                         {storage, whole_words, shape.subgroup, 0, shape.rows, shape.batch, shape.depth},
+                         arguments, {parts_of(slab_rows, kTile), parts_of(all, kTile)}, together);
     } else if (many && fits) {
       recorder_.dispatch(Shader::kTiles, {storage, whole_words, halves ? 1u : 0u, vectors}, arguments,
                          {parts_of(slab_rows, kTile), parts_of(all, kTile)}, together);

@@ -11,7 +11,6 @@
 const uint kThreads = 128;
 layout(local_size_x = kThreads) in;
 #include "weights.glsl"
-layout(constant_id = 2) const uint kSubgroup = 32;
 #include "fragments.glsl"
 layout(buffer_reference, std430, buffer_reference_align = 16) buffer Quads {
   uvec4 at[];
@@ -20,8 +19,10 @@ layout(buffer_reference, std430, buffer_reference_align = 16) buffer Quads {
 const uint kScaledLevels = 272, kTakenOut = 288;  // in p.tables: 16 levels times a power of two, and its inverse
 const uint kParts = kThreads / kTile;             // invocations that fill a row of a tile
 const uint kPart = kDepth / kParts;               // columns of each
-const uint kOwnRows = 2;                          // fragments of a sub-group: rows of W, rows of x
-const uint kOwnBatch = kTile / kSide * 2 / kUnits;
+// Sub-groups beside each other over rows of W and over rows of x, and the fragments of each.
+const uint kDown = kUnits >= 8 ? 4 : 2, kAcross = kUnits / kDown;
+const uint kOwnRows = kTile / kDown / kRowsSide, kOwnBatch = kTile / kAcross / kBatchSide;
+const uint kElements = kRowsSide * kBatchSide;  // of a fragment of sums
 
 shared vec2 pairs[256];  // levels of a byte of codes
 
@@ -46,20 +47,21 @@ void main() {
   for (uint i = gl_LocalInvocationIndex; i < 256; i += kThreads)
     pairs[i] = vec2(p.tables.at[kScaledLevels + (i >> 4)], p.tables.at[kScaledLevels + (i & 15u)]);
   uint first = gl_WorkGroupID.x * kTile, x_first = gl_WorkGroupID.y * kTile;
-  uint unit = own_unit(), down = unit % 2 * kOwnRows, across = unit / 2 * kOwnBatch;
+  uint unit = own_unit(), down = unit % kDown * kOwnRows, across = unit / kDown * kOwnBatch;
   SumFragment sums[kOwnRows * kOwnBatch];
-  [[unroll]] for (uint i = 0; i < kOwnRows * kOwnBatch; ++i) CLEAR(sums[i]);
+  [[unroll]] for (uint i = 0; i < kOwnRows * kOwnBatch; ++i) sums[i] = NO_SUMS;
   for (uint k = 0; k < p.cols; k += kDepth) {
     barrier();  // the table is there; the tiles before have been read
     fill_tiles(first, x_first, k);
     barrier();
-    [[unroll]] for (uint j = 0; j < kDepth; j += kSide) {
+    [[unroll]] for (uint j = 0; j < kDepth; j += kDepthSide) {
       WeightFragment weights[kOwnRows];
-      [[unroll]] for (uint r = 0; r < kOwnRows; ++r) LOAD_WEIGHTS(weights[r], (down + r) * kSide, j);
+      [[unroll]] for (uint r = 0; r < kOwnRows; ++r) LOAD_WEIGHTS(weights[r], (down + r) * kRowsSide, j);
       [[unroll]] for (uint b = 0; b < kOwnBatch; ++b) {
         BatchFragment batch;
-        LOAD_BATCH(batch, (across + b) * kSide, j);
-        [[unroll]] for (uint r = 0; r < kOwnRows; ++r) MULTIPLY_ADD(weights[r], batch, sums[b * kOwnRows + r]);
+        LOAD_BATCH(batch, (across + b) * kBatchSide, j);
+        [[unroll]] for (uint r = 0; r < kOwnRows; ++r)
+          sums[b * kOwnRows + r] = coopMatMulAdd(weights[r], batch, sums[b * kOwnRows + r]);
       }
     }
   }
@@ -69,12 +71,12 @@ void main() {
       barrier();  // what was staged before has been read
       STAGE(sums[b * kOwnRows + r], unit);
       barrier();
-      for (uint i = gl_LocalInvocationIndex; i < kUnits * kSide * kSide; i += kThreads) {
-        uint from = i / (kSide * kSide), own = i % (kSide * kSide);
-        uint row = first + (from % 2 * kOwnRows + r) * kSide + own % kSide;
-        uint x_row = x_first + (from / 2 * kOwnBatch + b) * kSide + own / kSide;
+      for (uint i = gl_LocalInvocationIndex; i < kUnits * kElements; i += kThreads) {
+        uint from = i / kElements, own_row = i % kRowsSide, own_x_row = i % kElements / kRowsSide;
+        uint row = first + (from % kDown * kOwnRows + r) * kRowsSide + own_row;
+        uint x_row = x_first + (from / kDown * kOwnBatch + b) * kBatchSide + own_x_row;
         if (row >= p.rows || x_row >= p.x_rows) continue;
-        float sum = staged[from * kStaged + own / kSide * kStagedPitch + own % kSide];
+        float sum = staged[from * kStaged + own_x_row * kStagedPitch + own_row];
         sum = sum * taken_out * p.x_factors.at[x_row];
         p.y.at[x_row * p.y_stride + row] = p.biased != 0 ? sum + p.bias.at[row] : sum;
       }
