@@ -183,8 +183,8 @@ class Card {
   virtual void attend(const AttentionArguments& arguments) = 0;  // stores keys and values first
   // In float32. The bits of a row do not depend on the rows beside it.
   virtual void multiply(const ProductArguments& arguments) = 0;
-  // On tensor cores: `x` in bf16, [x_rows][cols], on 16 bytes. Only for weights of which
-  // multiplies_bf16() is true. Up to kFewRows rows do not change one another's bits, nor do more than those.
+  // On tensor cores: `x` in bf16, [x_rows][cols], on 16 bytes. Only where multiplies_bf16() is true. Up to
+  // kFewRows rows do not change one another's bits, nor do more than those.
   static constexpr int64_t kFewRows = 8;
   virtual void multiply_bf16(const ProductArguments& arguments, const uint16_t* x) = 0;
   // With W^T, as multiply(). On tensor cores: `x` in bf16, rows `x_stride` of the arguments apart, a multiple
@@ -197,15 +197,21 @@ class Card {
 };
 
 // Codes in blocks that the kernels of tensor cores take: columns and blocks of whole 64.
-inline bool multiplies_bf16(const Weights& w) noexcept {
+inline bool is_tiled_code(const Weights& w) noexcept {
   const bool nested = w.storage == Storage::kNestedCodes;
   return (nested || w.storage == Storage::kCodes) && w.cols % 64 == 0 && w.block >= 64 &&
          (w.block & (w.block - 1)) == 0 && (!nested || w.nested_block == 256) &&
          w.rows * (w.cols / 64) < INT32_MAX;
 }
-
-inline bool multiplies_transposed_bf16(const Weights& w) noexcept {
-  return multiplies_bf16(w) && w.rows % 8 == 0;
+// Plain weights that they take, of many rows of x.
+inline bool is_plain_bf16(const Weights& w) noexcept {
+  return w.storage == Storage::kBF16 && w.cols % 8 == 0;
+}
+inline bool multiplies_bf16(const Weights& w, int64_t x_rows) noexcept {
+  return is_tiled_code(w) || (is_plain_bf16(w) && x_rows > Card::kFewRows);
+}
+inline bool multiplies_transposed_bf16(const Weights& w, int64_t x_rows) noexcept {
+  return w.rows % 8 == 0 && multiplies_bf16(w, x_rows);
 }
 
 // The cards of compute capability 8.0 and later, in the driver's order. None without a driver, and in a build

@@ -25,6 +25,49 @@ struct GemmShared {
   alignas(16) uint16_t w[2][kWRows * kWStride];
 };
 
+// Sixteen of a tile's depth, from `kk` on: a warp's 64 rows of x times kWide outputs.
+template <bool kTransposed, int kWide>
+NFLOAT_DEVICE void multiply_step(float (&acc)[4][kWide / 8][4], const uint16_t* x, const uint16_t* w,
+                                 int w_stride, int warp_token, int warp_output, int kk, int lane) {
+  uint32_t a[4][4];
+  NFLOAT_UNROLL
+  for (int i = 0; i < 4; ++i)
+    load_matrices<false>(a[i],
+                         &x[(warp_token + i * 16 + lane % 16) * GemmShape::kXStride + kk + lane / 16 * 8]);
+  NFLOAT_UNROLL
+  for (int j = 0; j < (kWide + 15) / 16; ++j) {
+    uint32_t b[4];
+    const int output = warp_output + j * 16;
+    if constexpr (kTransposed) {
+      load_matrices<true>(b, &w[(kk + lane % 16) * w_stride + output + lane / 16 * 8]);
+    } else {
+      load_matrices<false>(b, &w[(output + lane / 16 * 8 + lane % 8) * w_stride + kk + lane / 8 % 2 * 8]);
+    }
+    NFLOAT_UNROLL
+    for (int i = 0; i < 4; ++i) {
+      const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
+      mma(acc[i][2 * j], a[i], first);
+      if (2 * j + 1 < kWide / 8) mma(acc[i][2 * j + 1], a[i], second);
+    }
+  }
+}
+
+// A warp's sums to y, whose first row is x row `token0`; its first number output `output0`.
+template <bool kMayAccumulate, int kWide>
+NFLOAT_DEVICE void store_sums(const float (&acc)[4][kWide / 8][4], int token0, int count, int64_t output0,
+                              int64_t outputs, float* y, int64_t y_stride, bool accumulate, int lane) {
+  NFLOAT_UNROLL
+  for (int i = 0; i < 4; ++i) NFLOAT_UNROLL
+  for (int j = 0; j < kWide / 8; ++j) NFLOAT_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    const int token = token0 + i * 16 + lane / 4 + e / 2 * 8;
+    const int64_t output = output0 + j * 8 + lane % 4 * 2 + e % 2;
+    if (token >= count || output >= outputs) continue;
+    float& to = y[token * y_stride + output];
+    to = kMayAccumulate && accumulate ? to + acc[i][j][e] : acc[i][j][e];
+  }
+}
+
 // !kTransposed: y[m][row] = sum over columns of x[m][column] * W[row][column]; x: [count, columns].
 // kTransposed: y[m][column] = sum over rows of x[m][row] * W[row][column]; x: [count, rows], rows divisible
 // by 8; `accumulate`: added to y. x in bf16, rows `x_stride` elements apart (divisible by 8), W decoded to
@@ -128,28 +171,8 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (kOutputs / kWide), 4 / kTok
     NFLOAT_UNROLL
     for (int part = 0; part < 4; ++part) {
       const int kk = part * 16;
-      uint32_t a[4][4];
-      NFLOAT_UNROLL
-      for (int i = 0; i < 4; ++i)
-        load_matrices<false>(a[i],
-                             &s.x[stage][(warp_token + i * 16 + lane % 16) * kXStride + kk + lane / 16 * 8]);
-      NFLOAT_UNROLL
-      for (int j = 0; j < (kWide + 15) / 16; ++j) {
-        uint32_t b[4];
-        const int output = warp_output + j * 16;
-        if constexpr (kTransposed) {
-          load_matrices<true>(b, &s.w[stage][(kk + lane % 16) * kWStride + output + lane / 16 * 8]);
-        } else {
-          load_matrices<false>(
-              b, &s.w[stage][(output + lane / 16 * 8 + lane % 8) * kWStride + kk + lane / 8 % 2 * 8]);
-        }
-        NFLOAT_UNROLL
-        for (int i = 0; i < 4; ++i) {
-          const uint32_t first[2] = {b[0], b[1]}, second[2] = {b[2], b[3]};
-          mma(acc[i][2 * j], a[i], first);
-          if (2 * j + 1 < kWide / 8) mma(acc[i][2 * j + 1], a[i], second);
-        }
-      }
+      multiply_step<kTransposed, kWide>(acc, s.x[stage], s.w[stage], kWStride, warp_token, warp_output, kk,
+                                        lane);
       if (more) decode(run, part, stage ^ 1);
     }
     if constexpr (kTransposed) {
@@ -159,17 +182,8 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (kOutputs / kWide), 4 / kTok
       run = load_w(k + 2 * kDepth);
     }
   }
-  const int64_t outputs = kTransposed ? w.columns : w.rows;
-  NFLOAT_UNROLL
-  for (int i = 0; i < 4; ++i) NFLOAT_UNROLL
-  for (int j = 0; j < kWide / 8; ++j) NFLOAT_UNROLL
-  for (int e = 0; e < 4; ++e) {
-    const int token = token0 + warp_token + i * 16 + lane / 4 + e / 2 * 8;
-    const int64_t output = output0 + warp_output + j * 8 + lane % 4 * 2 + e % 2;
-    if (token >= count || output >= outputs) continue;
-    float& to = y[token * y_stride + output];
-    to = kTransposed && accumulate ? to + acc[i][j][e] : acc[i][j][e];
-  }
+  store_sums<kTransposed, kWide>(acc, token0 + warp_token, count, output0 + warp_output,
+                                 kTransposed ? w.columns : w.rows, y, y_stride, accumulate, lane);
 }
 
 template <bool kTransposed, int kTokenWarps, int kOutputs, int kWide, int kCopies>

@@ -8,6 +8,7 @@
 #include "cuda/convert.h"
 #include "cuda/gemm.h"
 #include "cuda/multiply.h"
+#include "cuda/plain_gemm.h"
 #include "cuda/product.h"
 #include "cuda/steps.h"
 #include "cuda/transposed.h"
@@ -68,12 +69,17 @@ class Launches : public Card, private Runner {
   void start(const ProductCommand& c) const {
     const ProductArguments& a = c.arguments;
     if (c.x == nullptr) return c.transposed ? launch_transposed(a) : launch_product(a, multiprocessors_);
-    const Nf4 w = view(a.weights);
     const auto count = static_cast<int>(a.x_rows);
+    const bool plain = is_plain_bf16(a.weights);
+    if (c.transposed && plain)
+      return multiply_plain<true>(a.weights, c.x, a.x_stride, count, a.y, a.y_stride, a.accumulate);
+    const Nf4 w = view(a.weights);
     if (c.transposed)
       return multiply_many<true>(w, c.x, a.x_stride, count, a.y, a.y_stride, large_blocks_, multiprocessors_,
                                  a.accumulate);
-    if (a.x_rows <= kFewRows) {
+    if (plain) {
+      multiply_plain<false>(a.weights, c.x, a.weights.cols, count, a.y, a.y_stride);
+    } else if (a.x_rows <= kFewRows) {
       multiply_few(w, c.x, count, a.y, a.y_stride, multiprocessors_);
     } else {
       multiply_many<false>(w, c.x, w.columns, count, a.y, a.y_stride, large_blocks_, multiprocessors_);

@@ -5,6 +5,7 @@
 #include "conformance.h"
 #include "cuda/gemm.h"
 #include "cuda/multiply.h"
+#include "cuda/plain_gemm.h"
 
 namespace conformance {
 
@@ -64,6 +65,54 @@ inline void check_product(Product kind, int64_t rows, int64_t columns, int count
              errors.text() + (beside ? "" : ", wrote beside its output"));
 }
 
+// Plain bf16 weights, there or back; `again`: once more on top of it.
+inline void check_plain_product(bool transposed, int64_t rows, int64_t columns, int count, bool again,
+                                Random& random, Report& report) {
+  const int64_t depth = transposed ? rows : columns, outputs = transposed ? columns : rows,
+                stride = outputs + 3;
+  const std::vector<uint16_t> w = random.bf16s(static_cast<size_t>(rows * columns)),
+                              x = random.bf16s(static_cast<size_t>(count * depth));
+  const Buffer<uint16_t> device_w(w), device_x(x);
+  const Buffer<float> y(static_cast<size_t>(count * stride));
+  gpu::Weights weights;
+  weights.storage = gpu::Storage::kBF16;
+  weights.elements = device_w.get();
+  weights.rows = rows;
+  weights.cols = columns;
+  for (const bool more : {false, true}) {
+    if (more && !again) continue;
+    if (transposed)
+      gpu::multiply_plain<true>(weights, device_x.get(), depth, count, y.get(), stride, more);
+    else
+      gpu::multiply_plain<false>(weights, device_x.get(), depth, count, y.get(), stride, more);
+  }
+  synchronize();
+  const std::vector<float> got = y.read();
+  Errors errors;
+  bool beside = y.guards_whole();
+  for (int m = 0; m < count; ++m) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      double sum = 0, magnitudes = 0;
+      for (int64_t k = 0; k < depth; ++k) {
+        const double product =
+            (again ? 2.0 : 1.0) *
+            double{bf16(w[static_cast<size_t>(transposed ? k * columns + o : o * columns + k)])} *
+            double{bf16(x[static_cast<size_t>(m * depth + k)])};
+        sum += product;
+        magnitudes += std::fabs(product);
+      }
+      errors.take(double{got[static_cast<size_t>(m * stride + o)]}, sum, magnitudes);
+    }
+    for (int64_t o = outputs; o < stride; ++o)
+      beside = beside && std::isnan(got[static_cast<size_t>(m * stride + o)]);
+  }
+  char name[160];
+  std::snprintf(name, sizeof name, "plain%s %lldx%lld by %d%s", transposed ? " transposed" : "",
+                static_cast<long long>(rows), static_cast<long long>(columns), count, again ? ", twice" : "");
+  report.add(name, beside && errors.within(1e-6, 1e-5),
+             errors.text() + (beside ? "" : ", wrote beside its output"));
+}
+
 // `large`: shapes that only a device computes in reasonable time.
 inline void check_products(bool large, Random& random, Report& report) {
   using P = Product;
@@ -82,7 +131,13 @@ inline void check_products(bool large, Random& random, Report& report) {
   check_product(P::kMany, 230, 192, 200, 6, true, random, report);
   check_product(P::kTransposed, 136, 192, 70, 6, true, random, report);
   check_product(P::kTransposed, 64, 64, 9, 6, false, random, report);
+  check_plain_product(false, 131, 200, 9, false, random, report);
+  check_plain_product(false, 30, 64, 130, true, random, report);
+  check_plain_product(true, 136, 72, 12, false, random, report);
+  check_plain_product(true, 64, 136, 129, true, random, report);
   if (!large) return;
+  check_plain_product(false, 1000, 2056, 300, false, random, report);
+  check_plain_product(true, 1000, 2056, 300, true, random, report);
   for (int count : {1, 2, 7, 8}) check_product(P::kFew, 1031, 4096, count, 6, count % 2 == 0, random, report);
   check_product(P::kFew, 272, 14336, 8, 6, true, random, report);
   check_product(P::kExact, 1031, 4096, 4, 6, true, random, report);

@@ -196,7 +196,7 @@ void CudaEngine::multiply(const LinearGroup& weights, const BufferRows& x, const
   for (size_t part = 0; part < weights.parts(); ++part) {
     product.weights = on_card(weights.matrix(part)).weights();
     product.bias = address_of(weights.bias(part));
-    if (precision != Precision::kF32 && gpu::multiplies_bf16(product.weights)) {
+    if (precision != Precision::kF32 && gpu::multiplies_bf16(product.weights, rows)) {
       if (halves == nullptr) halves = rounded(x, rows, product.weights.cols);
       gpu_->card().multiply_bf16(product, halves);
     } else {
@@ -213,7 +213,7 @@ void CudaEngine::multiply_transposed(const LinearGroup& weights, const BufferRow
   // All outputs' gradients are rounded where every matrix begins and ends at a whole eight of them.
   bool halves = precision != Precision::kF32;
   for (size_t part = 0; part < weights.parts(); ++part)
-    halves = halves && gpu::multiplies_transposed_bf16(on_card(weights.matrix(part)).weights());
+    halves = halves && gpu::multiplies_transposed_bf16(on_card(weights.matrix(part)).weights(), rows);
   const uint16_t* from = nullptr;
   if (halves) {
     product.x_stride = weights.outputs();

@@ -3,6 +3,7 @@
 // cores, a card that fails.
 #include <tuple>
 
+#include "base/float16.h"
 #include "card_test.h"
 #include "cuda/warp.h"
 #include "nfloat/error.h"
@@ -64,6 +65,49 @@ TEST_P(Cuda, ProductsOnTensorCores) {
   const std::vector<float> x = random(3 * 128);
   EXPECT_NE(product(group, x, 3, Precision::kF32), product(group, x, 3, Precision::kBF16));
   EXPECT_EQ(product(group, x, 3, Precision::kInt8), product(group, x, 3, Precision::kBF16));
+}
+
+// Plain bf16: many rows in pieces of 16 bytes take tensor cores, what else there is float32; there and back.
+TEST_P(Cuda, PlainProductsOnTensorCores) {
+  for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{136, 200}, {72, 64}, {9, 40}, {40, 33}}) {
+    const std::vector<float> drawn = random(rows * cols);
+    std::vector<uint16_t> stored(drawn.size());
+    std::vector<float> weights(drawn.size());
+    for (size_t i = 0; i < drawn.size(); ++i) {
+      stored[i] = float_to_bf16(drawn[i]);
+      weights[i] = bf16_to_float(stored[i]);
+    }
+    LinearGroup group;
+    group.add(*device_, {DType::kBF16, Shape({rows, cols}), std::as_bytes(std::span(stored))},
+              DenseMatrix::Storage::kBF16, {}, 1);
+    std::vector<float> across(weights.size());
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t i = 0; i < cols; ++i) across[index(i * rows + row)] = weights[index(row * cols + i)];
+    for (const int64_t count : {8, 9, 130})
+      for (const bool back : {false, true}) {
+        const int64_t inputs = back ? rows : cols, outputs = back ? cols : rows;
+        SCOPED_TRACE(::testing::Message() << rows << " x " << cols << " by " << count << " back " << back);
+        const std::vector<float> x = random(count * inputs);
+        const std::unique_ptr<LayerEngine> engine = device_->engine();
+        Table from(*engine, count, inputs, 3), to(*engine, count, outputs, 2);
+        from.fill(x);
+        if (back)
+          engine->multiply_transposed(group, from.at(), to.at(), count, Precision::kBF16);
+        else
+          engine->multiply(group, from.at(), to.at(), count, Precision::kBF16);
+        const std::vector<float> y = to.values();
+        const reference::Product expected = reference::multiply(
+            x, back ? across : weights, std::vector<float>(index(outputs)), count, outputs, inputs);
+        const bool units = count > 8 && cols % 8 == 0 && (!back || rows % 8 == 0);
+        bool rounded = false;
+        for (size_t i = 0; i < y.size(); ++i) {
+          const double error = std::fabs(double{y[i]} - expected.y[i]);
+          ASSERT_LE(error, (units ? kBf16Factors : 1e-6) * expected.magnitude[i] + 1e-37) << i;
+          rounded = rounded || error > 1e-5 * expected.magnitude[i];
+        }
+        EXPECT_EQ(rounded, units);
+      }
+  }
 }
 
 // Served answers and guesses of a draft rest on it: in float32 the bits of a row are the same in any company;
