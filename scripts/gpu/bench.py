@@ -24,7 +24,7 @@ def bench(run, args):
     """Kernels, each twice, beside the card's own limits."""
     path = run.path("bench.json")
     done = run.command([args.device_program, "bench", str(run.result.get("torch", {}).get("matmul_tflops", 0)), path], 200)
-    run.say(done.out)
+    run.note(done.out)
     if done.status == 0:
         with open(path, encoding="utf-8") as file:
             measured = json.load(file)
@@ -132,10 +132,11 @@ def convert(run, args):
             return
         for on in engines:
             there = run.path("convert_there")
-            if convert_pair(on, plain, there, options, on.name) is not None:
-                for what, folder in (("quantize", ""), ("dequantize", "_back")):
-                    same = same_bytes(*(os.path.join(stem + folder, "model.safetensors") for stem in (here, there)))
-                    run.count(f"{what} on {on.name}, {name}", same, "the CPU's bytes" if same else "other bytes than the CPU's")
+            if convert_pair(on, plain, there, options, on.name) is None:
+                return
+            for what, folder in (("quantize", ""), ("dequantize", "_back")):
+                same = same_bytes(*(os.path.join(stem + folder, "model.safetensors") for stem in (here, there)))
+                run.count(f"{what} on {on.name}, {name}", same, "the CPU's bytes" if same else "other bytes than the CPU's")
             clear(there)
         clear(here)
 

@@ -14,8 +14,10 @@ KEPT = 4 << 20  # bytes of a command's output
 
 
 class Done:
-    def __init__(self, status, out, err, seconds, limit):
-        self.status, self.out, self.err, self.seconds, self.limit = status, out, err, seconds, limit
+    """`whole`: it had all the time that was meant for it."""
+
+    def __init__(self, status, out, err, seconds, limit, whole=True):
+        self.status, self.out, self.err, self.seconds, self.limit, self.whole = status, out, err, seconds, limit, whole
 
     @property
     def text(self):
@@ -41,11 +43,18 @@ class Running:
 
     def say(self, text):
         print(text, flush=True)
-        self.log.write(text + "\n")
-        self.log.flush()
+        self.note(text)
 
     def left(self):
         return self.start + self.seconds - time.monotonic()
+
+    def stage_left(self):
+        return min(self.left(), self.stage_end - time.monotonic())
+
+    def note(self, text):
+        """For the log alone."""
+        self.log.write(text + "\n")
+        self.log.flush()
 
     def path(self, name):
         return os.path.join(self.work, name)
@@ -53,7 +62,10 @@ class Running:
     def command(self, arguments, limit, environment=None):
         """Runs it in a process group of its own, all of which is ended after `limit` seconds or with the stage's or the run's time. Output
         goes to files, so that nothing that holds a pipe open is waited for; nor is a process that a driver does not let go."""
-        limit = max(1.0, min(limit, self.left(), self.stage_end - time.monotonic()))
+        whole = limit <= self.stage_left()
+        limit = min(limit, self.stage_left())
+        if limit < 0.5:
+            return Done(OUTLASTED, "", "", 0, 0, False)
         begin = time.monotonic()
         with tempfile.TemporaryFile(dir=self.work) as out, tempfile.TemporaryFile(dir=self.work) as err:
             try:
@@ -68,7 +80,7 @@ class Running:
                 end(child)
                 raise
             end(child)
-            return Done(status, tail_of(out), tail_of(err), time.monotonic() - begin, limit)
+            return Done(status, tail_of(out), tail_of(err), time.monotonic() - begin, limit, whole)
 
     def count(self, name, good, text):
         tests = self.result["tests"]
@@ -88,7 +100,7 @@ class Running:
         """Counts what a command said. One that outlasted its time is skipped, unless it had failed by then, or `hangs`: it has many times
         the time that it needs, and what does not end is a fault."""
         good = done.status == 0 if good is None else good
-        if done.outlasted and "FAIL" not in done.text and not (hangs and self.left() > 0):
+        if done.outlasted and "FAIL" not in done.text and not (hangs and done.whole):
             self.skip(name, self.why_outlasted(done))
         elif done.outlasted:
             self.count(name, False, done.text + "\n" + self.why_outlasted(done))
@@ -96,7 +108,9 @@ class Running:
             self.count(name, good, done.text if text is None else text)
 
     def why_outlasted(self, done):
-        return f"outlasted its {done.limit:.0f} s" if self.left() > 0 else f"the {self.seconds:.0f} s of this check are over"
+        if self.left() < 0.5:
+            return f"the {self.seconds:.0f} s of this check are over"
+        return f"outlasted its {done.limit:.0f} s" if done.whole else "the time of its stage is over"
 
     def save(self):
         """Whole or not at all, and on the disk."""

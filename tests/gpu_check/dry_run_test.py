@@ -86,6 +86,8 @@ class DryRun(unittest.TestCase):
         self.assertEqual(result["tests"]["failures"], [])
         self.assertEqual(result["device"], "Imaginary GPU")
         self.assertEqual(result["commit"], "abcdef0-dirty")
+        self.assertEqual(result["card"]["power.limit"], "700.00 W")
+        self.assertEqual(result["cuda"]["conformance"], 3)
         self.assertEqual(result["vulkan"]["device"]["name"], "vulkan:1", "a processor was taken for a card")
         # 13 launches a token, 6 layers.
         self.assertEqual(result["launches"], {"a_token": 13.0, "layers": 6})
@@ -101,7 +103,7 @@ class DryRun(unittest.TestCase):
             self.assertIn("vulkan one row", file.read())
 
     def test_faults_are_counted_and_named(self):
-        status, text = self.check(faults=["device conformance: fail", "engine_conformance */cuda_0: crash", "nfloat 8b: crash", "compute-sanitizer racecheck: fail"])
+        status, text = self.check(faults=["device conformance: fail", "engine_conformance Products: crash", "nfloat 8b: crash", "compute-sanitizer racecheck: fail"])
         self.assertEqual(status, 1, text)
         failures = self.result()["tests"]["failures"]
         names = [failure.split(":")[0] for failure in failures]
@@ -110,11 +112,14 @@ class DryRun(unittest.TestCase):
         crashed = next(failure for failure in failures if failure.startswith("cuda conformance"))
         self.assertIn("SIGSEGV", crashed)
         self.assertIn("Products/cuda_0", crashed)
-        self.assertEqual(self.result()["cuda"]["alone"], {"Devices/EngineConformance.Products/cuda_0": "passes"})
+        alone = self.result()["cuda"]["alone"]
+        self.assertEqual(list(alone), ["Devices/EngineConformance.Products/cuda_0"])
+        self.assertIn("SIGSEGV", alone["Devices/EngineConformance.Products/cuda_0"])
+        self.assertEqual(self.result()["cuda"]["conformance"], 2, "what stands behind a crash has not run")
         for name in ("cuda 8b", "vulkan 8b", "compute-sanitizer racecheck, kernels", "compute-sanitizer racecheck, engine"):
             self.assertIn(name, names)
         self.assertEqual(list(self.result()["stages"]), STAGES, "a fault ended what follows")
-        self.assertEqual(len(failures), 7, failures)
+        self.assertEqual(len(failures), 8, failures)
 
     def test_wrong_answers_fail(self):
         with open(self.path("golden.nf4")) as file:
@@ -131,7 +136,7 @@ class DryRun(unittest.TestCase):
     def test_hanging_ends_with_the_time(self):
         begin = time.monotonic()
         child = subprocess.Popen(self.command("--only", ",".join(STAGES), "--seconds", "4"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                 env=self.environment(["engine_conformance */cuda_0: hang", "ncu x: hang"]))  # fmt: skip
+                                 env=self.environment(["engine_conformance Products: hang", "ncu x: hang"]))  # fmt: skip
         while "kernels" not in (self.result()["stages"] if os.path.exists(self.path("out/gpu.json")) else {}):
             self.assertLess(time.monotonic() - begin, 60)
             time.sleep(0.02)
@@ -154,12 +159,17 @@ class DryRun(unittest.TestCase):
         self.assertTrue(done.outlasted)
         self.assertLess(done.seconds, 30)
         self.assert_no_process_is_left()
+        run.stage_end = time.monotonic() + 0.6
+        run.count_run("one that had too little time", run.command([os.path.join(self.bundle, "device"), "conformance", "7"], 20, environment), hangs=True)
+        run.count_run("one that had none", run.command([os.path.join(self.bundle, "device"), "conformance", "7"], 20, environment), hangs=True)
+        run.stage_end = time.monotonic() + 60
+        self.assertEqual(run.command(["/no/such/program"], 1).status, 127)
         run.count_run("one that may be slow", done)
         run.count_run("one that may not", done, hangs=True)
-        self.assertEqual(run.result["tests"]["skipped"], ["one that may be slow: outlasted its 1 s"])
+        self.assertEqual(run.result["tests"]["skipped"], ["one that had too little time: the time of its stage is over",
+                                                          "one that had none: the time of its stage is over", "one that may be slow: outlasted its 1 s"])  # fmt: skip
         self.assertEqual(run.result["tests"]["failed"], 1)
         self.assertIn("outlasted its 1 s", run.result["tests"]["failures"][0])
-        self.assertEqual(run.command(["/no/such/program"], 1).status, 127)
         run.log.close()
         shutil.rmtree(run.work)
 
@@ -178,7 +188,7 @@ class DryRun(unittest.TestCase):
 
     def test_ended_from_outside_leaves_results(self):
         child = subprocess.Popen(self.command("--only", "kernels,engine"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                 env=self.environment(["engine_conformance */cuda_0: hang"]))  # fmt: skip
+                                 env=self.environment(["engine_conformance Products: hang"]))  # fmt: skip
         while "engine_conformance" not in self.calls():
             time.sleep(0.02)
         child.send_signal(signal.SIGTERM)
