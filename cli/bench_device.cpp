@@ -20,6 +20,7 @@ std::string bench_json(const DeviceBench& found) {
             {"limits", {{"copy_gb_s", found.copy}, {"read_gb_s", found.read}}},
             {"memory_bytes", found.memory},
             {"results", Json::array()}};
+  if (!found.matrix_units.empty()) json["device"]["matrix_units"] = found.matrix_units;
   for (const DeviceBenchRow& row : found.rows)
     json["results"].push_back({{"name", row.name},
                                {"seconds", row.seconds},

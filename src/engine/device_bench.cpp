@@ -75,6 +75,7 @@ class DeviceJob {
     found_.device = device_->name();
     found_.model = device_->model();
     found_.accelerator = device_->accelerator();
+    found_.matrix_units = device_->matrix_units();
     found_.memory = options.memory;
     if (const auto free = device_->free_bytes()) found_.memory = std::min(found_.memory, *free / 2);
   }

@@ -45,6 +45,7 @@ inline constexpr uint32_t kProductThreads = 128, kProductRows = 4, kMostBatch = 
 // columns of a fragment}; the same on matrix units. x: rows from halves.
 inline constexpr uint32_t kTile = 64, kTileDepth = 32, kMostFew = 32;
 inline constexpr uint32_t kTileSharedBytes = 20480, kUnitsSharedBytes = 24576;  // at most
+inline constexpr uint32_t kUnitThreads = 128;
 struct ProductArguments {
   Address weights = 0, scales = 0, nested_absmax = 0, tables = 0, bias = 0, x = 0, y = 0, x_factors = 0;
   uint32_t rows = 0, cols = 0, x_rows = 0, x_stride = 0, y_stride = 0;

@@ -11,6 +11,7 @@
 #include "base/fail.h"
 #include "engine/layer_engine.h"
 #include "engine/linear_group.h"
+#include "engine/vulkan/shaders.h"
 
 namespace nfloat::vulkan {
 namespace {
@@ -108,7 +109,9 @@ std::vector<UnitShape> find_unit_shapes(const InstanceApi& instance, VkPhysicalD
     return {};
   std::vector<UnitShape> shapes;
   for (const uint32_t size : {32u, 64u, 16u, 8u}) {
-    if (size < sizes.minSubgroupSize || size > sizes.maxSubgroupSize) continue;
+    if (size < sizes.minSubgroupSize || size > sizes.maxSubgroupSize ||
+        kUnitThreads / size > sizes.maxComputeWorkgroupSubgroups)
+      continue;
     shape.subgroup = size;
     shapes.insert(size == usual ? shapes.begin() : shapes.end(), shape);
   }

@@ -5,6 +5,8 @@
 // of the row's products are not. A workgroup a row.
 #version 450
 #extension GL_GOOGLE_include_directive : require
+#extension GL_KHR_shader_subgroup_basic : require
+#extension GL_KHR_shader_subgroup_arithmetic : require
 #include "common.glsl"
 
 const uint kThreads = 128;
@@ -16,16 +18,17 @@ layout(push_constant) uniform Push {
   uint from_stride, width;  // width: even
 } p;
 
-shared uint largest;  // bits without the sign
+shared uint parts[kThreads / 4];  // of sub-groups; no atomics: their scope is the device's
 
 void main() {
-  if (gl_LocalInvocationIndex == 0) largest = 0;
-  barrier();
   uint row = gl_WorkGroupID.x, from = row * p.from_stride, to = row * (p.width / 2), own = 0;
   for (uint i = gl_LocalInvocationIndex; i < p.width; i += kThreads)
     own = max(own, floatBitsToUint(p.from.at[from + i]) & 0x7fffffffu);
-  atomicMax(largest, own);
+  own = subgroupMax(own);
+  if (subgroupElect()) parts[gl_SubgroupID] = own;
   barrier();
+  uint largest = 0;  // bits without the sign
+  for (uint i = 0; i < gl_NumSubgroups; ++i) largest = max(largest, parts[i]);
   uint exponent = max(largest >> 23, 15u);  // what is smaller does not reach 2^14
   float factor = uintBitsToFloat((268u - exponent) << 23);
   for (uint i = gl_LocalInvocationIndex; i < p.width / 2; i += kThreads) {
