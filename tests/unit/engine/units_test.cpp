@@ -2,6 +2,8 @@
 // Products on matrix units of Vulkan, or on what stands for them (tests/vulkan: the checking loader).
 #include "card_test.h"
 #include "engine/vulkan/open.h"
+#include "nfloat/codebook.h"
+#include "nfloat/quantize.h"
 
 namespace nfloat::testing {
 namespace {
@@ -94,6 +96,50 @@ TEST_F(VulkanUnits, OnlyFactorsAreRounded) {
           EXPECT_TRUE(halves_hold_it || found > 2 * kSums) << "these are not halves";
           if (HasFailure()) return;
         }
+}
+
+// Tables of all codes, as a quantizer fills them; a block and a row of zeros among the weights.
+TEST_F(VulkanUnits, EveryCodeIsTaken) {
+  const int64_t outputs = 40, cols = 128;
+  int codes = 0;
+  for (const std::string& name : codebook_names()) {
+    const Codebook code = make_codebook(name);
+    if (code.levels.size() > 16) continue;
+    ++codes;
+    for (const bool nested : {false, true}) {
+      SCOPED_TRACE(name + (nested ? ":dq" : ""));
+      std::vector<float> plain = random(outputs * cols);
+      std::fill_n(plain.begin() + 3 * cols, cols, 0.0f);
+      std::fill_n(plain.begin() + 7 * cols + 64, 64, 0.0f);
+      for (float& value : plain) value *= 0.02f;
+      const TensorView view{DType::kF32, Shape({outputs, cols}), std::as_bytes(std::span(plain))};
+      const QuantizedTensor tensor =
+          quantize_blockwise(view, code, {.double_quantization = nested, .threads = 1});
+      PackSource source;
+      source.codes = tensor.codes;
+      source.levels = tensor.codebook.levels;
+      source.rows = outputs;
+      source.cols = cols;
+      source.block_size = tensor.block_size;
+      if (nested) {
+        source.nested_codes = tensor.nested.codes;
+        source.nested_absmax = tensor.nested.absmax;
+        source.nested_map = dynamic_codebook().levels;
+        source.nested_offset = tensor.nested.offset;
+        source.nested_block_size = kNestedBlockSize;
+      } else {
+        source.scales = tensor.scales;
+      }
+      Group group;
+      group.bias.resize(index(outputs));
+      group.weights.add(*device_, source, {}, 1);
+      group.values = decoded(source);
+      const double found = error(group, random(36 * cols), 36, Precision::kInt8);
+      EXPECT_LE(found, kSums + kHalves);
+      EXPECT_GT(found, 2 * kSums) << "not on units";
+    }
+  }
+  EXPECT_GT(codes, 8);
 }
 
 // Tiles would keep all of x, and levels that halves hold.
