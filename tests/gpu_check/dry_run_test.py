@@ -200,14 +200,31 @@ class DryRun(unittest.TestCase):
 
     def test_nothing_to_do_is_77(self):
         shutil.rmtree(os.path.join(self.bundle, "bin"))
-        with open(os.path.join(self.tools, "nvidia-smi.new"), "w") as file:
-            file.write("#!/bin/sh\necho no devices were found\nexit 6\n")
-        os.chmod(file.name, 0o755)
-        os.replace(file.name, os.path.join(self.tools, "nvidia-smi"))
+        self.put_tool("nvidia-smi", "echo no devices were found; exit 6")
         status, text = self.check()
         self.assertEqual(status, 77, text)
         self.assertIn("kernels: no NVIDIA driver: no devices were found", self.result()["tests"]["skipped"])
         self.assertTrue(any("no nfloat here or carried" in one for one in self.result()["tests"]["skipped"]))
+
+    def test_engines_need_no_device_program(self):
+        os.remove(os.path.join(self.bundle, "device"))
+        self.put_tool("nvcc", "echo this card is not known; exit 1")
+        status, text = self.check(only=["kernels", "engine", "sanitizer"])
+        self.assertEqual(status, 1, text)
+        result = self.result()
+        self.assertEqual(len(result["tests"]["failures"]), 1)
+        self.assertIn("this card is not known", result["tests"]["failures"][0])
+        self.assertEqual(result["tests"]["skipped"], ["kernels: no device program: it could not be compiled here"])
+        self.assertEqual(result["cuda"]["conformance"], 3)
+        self.assertIn("compute-sanitizer --tool memcheck --error-exitcode 9 " + os.path.join(self.bundle, "bin", "engine_conformance"), self.calls())
+
+    def put_tool(self, name, script):
+        path = os.path.join(self.tools, name)
+        if os.path.lexists(path):
+            os.remove(path)
+        with open(path, "w") as file:
+            file.write("#!/bin/sh\n" + script + "\n")
+        os.chmod(path, 0o755)
 
     def test_one_device_alone(self):
         status, text = self.check("--device", "vulkan:0", only=["kernels", "engine", "vulkan"])
@@ -242,12 +259,8 @@ class DryRun(unittest.TestCase):
             self.assertIn(named, done.stdout.splitlines()[-1])
 
     def test_tools_that_may_not_work(self):
-        for name, script in (("ncu", "echo '==ERROR== ERR_NVGPUCTRPERM - The user does not have permission' >&2; exit 1"),
-                             ("compute-sanitizer", "echo '========= Error: Device not supported. Please refer to the manual'; exit 1")):  # fmt: skip
-            os.remove(os.path.join(self.tools, name))
-            with open(os.path.join(self.tools, name), "w") as file:
-                file.write("#!/bin/sh\n" + script + "\n")
-            os.chmod(file.name, 0o755)
+        self.put_tool("ncu", "echo '==ERROR== ERR_NVGPUCTRPERM - The user does not have permission' >&2; exit 1")
+        self.put_tool("compute-sanitizer", "echo '========= Error: Device not supported. Please refer to the manual'; exit 1")
         status, text = self.check(only=["kernels", "sanitizer", "ncu"])
         self.assertEqual(status, 0, text)
         skipped = "\n".join(self.result()["tests"]["skipped"])
