@@ -32,8 +32,8 @@ def bench(run, args):
     run.count_run("benchmark", done, text="ran" if done.status == 0 else None)
 
 
-def measured(on, name, arguments, limit):
-    done = on.command(["nfloat"] + arguments + ["--device", on.name, "--json"], limit)
+def measured(on, name, arguments, limit, **environment):
+    done = on.command(["nfloat"] + arguments + ["--device", on.name, "--json"], limit, **environment)
     if done.status == 0:
         on.results.setdefault("bench", {})[name] = json.loads(done.out)
     on.run.count_run(f"{on.kind} {name}", done, text="measured" if done.status == 0 else None)
@@ -52,6 +52,8 @@ def bench_engine(run, args, kind):
     if on.device["free_bytes"] > 8e9:
         measured(on, "8b", ["bench", "--synthetic", "8b", "--head", "int8", "--repetitions", "3"], 150)
     measured(on, "kernels", ["bench", "kernels", "--seconds", "25"], 60)
+    if on.device.get("matrix_units", "").startswith("in use"):
+        measured(on, "1b without matrix units", ["bench", "--synthetic", "1b", "--head", "int8", "--repetitions", "3", "--generate", "0"], 40, NFLOAT_VULKAN_MATRIX="off")
     measured(on, "tiny", ["bench", MODEL], 30)
 
 

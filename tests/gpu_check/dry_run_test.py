@@ -88,6 +88,7 @@ class DryRun(unittest.TestCase):
         self.assertEqual(result["commit"], "abcdef0-dirty")
         self.assertEqual(result["card"]["power.limit"], "700.00 W")
         self.assertEqual(result["cuda"]["conformance"], 3)
+        self.assertIn("1b without matrix units", result["vulkan"]["bench"])
         self.assertEqual(result["vulkan"]["device"]["name"], "vulkan:1", "a processor was taken for a card")
         # 13 launches a token, 6 layers.
         self.assertEqual(result["launches"], {"a_token": 13.0, "layers": 6})
