@@ -24,6 +24,8 @@ RANK, ALPHA = 8, 16
 # How often the deviation that PyTorch itself has from float64, in the same arithmetic on the same data, may be exceeded: another
 # order of sums, fused multiplications.
 FACTOR = {"f32": 4.0, "bf16": 3.0}
+# The same of the root of the mean square of a million differences, which chance moves little.
+RMS_FACTOR = {"f32": 2.0, "bf16": 1.5}
 KL = {"f32": 1e-5, "bf16": 1e-3}
 
 
@@ -152,6 +154,8 @@ def compare_run(run, ids, truth, allowed):
     bound = allowed["most"]
     tell(f"{of}: losses", float((losses - own).abs().max()), bound, f"{context - 1} tokens differ from float64 by")
     tell(f"{of}: log-probabilities", float((found - expected).abs().max()), bound + step, f"{found.numel()} differ by")
+    rms = float((found - expected).square().mean().sqrt())
+    tell(f"{of}: root mean square", rms, allowed["rms"] + step / 3, "differ by")
     kl = float((expected.exp() * (expected - log_p(found))).sum(-1).mean())
     return tell(f"{of}: divergence", kl, KL[run["precision"]], "mean KL in nats")
 
@@ -190,8 +194,9 @@ def logits(todo):
         with torch.no_grad():
             found = {name: log_p(model.forward(ids)) for name, model in models.items()}
         truth = found["f64"]
-        allowed = {name: {"most": FACTOR[name] * float((found[name] - truth).abs().max())} for name in FACTOR}
-        say(result={"bounds": {folder["name"]: {name: one["most"] for name, one in allowed.items()}}})
+        allowed = {name: {"most": FACTOR[name] * float((found[name] - truth).abs().max()),
+                          "rms": RMS_FACTOR[name] * float((found[name] - truth).square().mean().sqrt())} for name in FACTOR}  # fmt: skip
+        say(result={"bounds": {folder["name"]: allowed}})
         with torch.no_grad():
             for run in folder["runs"]:
                 compare_run(run, ids, truth, allowed[run["precision"]])
