@@ -39,11 +39,15 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   bool accelerator() const noexcept { return accelerator_; }        // not the host's processor
   uint32_t subgroup() const noexcept { return subgroup_; }          // invocations, as reported
   uint32_t shared_bytes() const noexcept { return shared_bytes_; }  // of a workgroup
-  // Of matrix units; what is taken, and how, is set before others see the device.
+  // Of matrix units. What is taken, and how, is found out by the first call of look_at_units_once().
   const std::vector<UnitShape>& unit_shapes() const noexcept { return unit_shapes_; }
   Units units() const noexcept { return units_; }
   const UnitShape& unit_shape() const noexcept { return unit_shape_; }
   const std::string& units_text() const noexcept { return units_text_; }
+  template <typename Look>
+  void look_at_units_once(const Look& look) {
+    std::call_once(units_once_, look);
+  }
   void set_units(Units units, const UnitShape& shape = {}) {
     units_ = units;
     unit_shape_ = shape;
@@ -99,6 +103,7 @@ class Gpu : public std::enable_shared_from_this<Gpu> {
   bool accelerator_ = false, budget_ = false;
   uint32_t subgroup_ = 0, heap_ = 0, shared_bytes_ = 0;
   std::vector<UnitShape> unit_shapes_;
+  std::once_flag units_once_;
   Units units_ = Units::kNone;
   UnitShape unit_shape_;
   std::string units_text_;

@@ -13,17 +13,22 @@ namespace {
 
 class VulkanDevice final : public Device {
  public:
-  VulkanDevice(std::shared_ptr<Gpu> gpu, uint64_t most_bytes)
-      : gpu_(std::move(gpu)), most_bytes_(std::min(most_bytes, gpu_->most_allocation())) {}
+  // `looks`: finds out about the matrix units once somebody asks, or has 4-bit weights for them.
+  VulkanDevice(std::shared_ptr<Gpu> gpu, uint64_t most_bytes, bool looks = true)
+      : gpu_(std::move(gpu)), most_bytes_(std::min(most_bytes, gpu_->most_allocation())), looks_(looks) {}
 
   std::string_view name() const noexcept override { return gpu_->name(); }
   std::string_view model() const noexcept override { return gpu_->model(); }
   bool accelerator() const noexcept override { return gpu_->accelerator(); }
   std::optional<uint64_t> free_bytes() const noexcept override { return gpu_->free_bytes(); }
-  std::string_view matrix_units() const noexcept override { return gpu_->units_text(); }
+  std::string_view matrix_units() const noexcept override {
+    look_at_units();
+    return gpu_->units_text();
+  }
   std::optional<uint64_t> total_bytes() const noexcept override { return gpu_->heap_bytes(); }
 
   std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int) override {
+    if (looks_) look_at_units();
     return std::make_unique<const VulkanMatrix>(gpu_, source, most_bytes_);
   }
   std::unique_ptr<const DeviceMatrix> matrix(const TensorView& weights, DenseMatrix::Storage storage,
@@ -57,25 +62,36 @@ class VulkanDevice final : public Device {
   std::unique_ptr<LayerEngine> engine() override { return std::make_unique<VulkanEngine>(gpu_); }
 
  private:
+  void look_at_units() const noexcept {
+    if (!gpu_->own_process()) return;
+    gpu_->look_at_units_once([this] { take_units(); });
+  }
+  void take_units() const noexcept;
+
   const std::shared_ptr<Gpu> gpu_;
   const uint64_t most_bytes_;
+  const bool looks_;
 };
 
-// Takes a device's matrix units, in the first shape whose products are right.
-void look_at_units(const std::shared_ptr<Gpu>& gpu) {
-  gpu->set_units(Units::kNone);
-  if (gpu->unit_shapes().empty() || gpu->shared_bytes() < kUnitsSharedBytes) return;
+// In the first shape whose products are right.
+void VulkanDevice::take_units() const noexcept {
+  gpu_->set_units(Units::kNone);
+  if (gpu_->unit_shapes().empty() || gpu_->shared_bytes() < kUnitsSharedBytes) return;
+  UnitsWanted wanted = UnitsWanted::kOff;
   try {
-    const UnitsWanted wanted = units_wanted();
-    if (wanted == UnitsWanted::kOff) return gpu->set_units(Units::kOff);
-    for (const UnitShape& shape : gpu->unit_shapes()) {
-      gpu->set_units(Units::kInUse, shape);
-      VulkanDevice device(gpu, gpu->most_allocation());
+    wanted = units_wanted();
+  } catch (const std::exception&) {  // expect_usable() says it
+  }
+  if (wanted == UnitsWanted::kOff) return gpu_->set_units(Units::kOff);
+  try {
+    for (const UnitShape& shape : gpu_->unit_shapes()) {
+      gpu_->set_units(Units::kInUse, shape);
+      VulkanDevice device(gpu_, most_bytes_, false);
       if (wanted == UnitsWanted::kAlways || units_are_right(device)) return;
     }
-  } catch (const std::exception&) {  // a driver that cannot, or what expect_usable() refuses by name
+  } catch (const std::exception&) {  // a driver that cannot
   }
-  gpu->set_units(Units::kWrong);
+  gpu_->set_units(Units::kWrong);
 }
 
 std::vector<std::shared_ptr<Gpu>> open_all() {
@@ -87,10 +103,8 @@ std::vector<std::shared_ptr<Gpu>> open_all() {
   std::vector<VkPhysicalDevice> physical(count);
   if (api->EnumeratePhysicalDevices(api->instance, &count, physical.data()) != VK_SUCCESS) return found;
   for (uint32_t i = 0; i < count; ++i)
-    if (auto gpu = Gpu::open(*api, physical[i], "vulkan:" + std::to_string(found.size()))) {
-      look_at_units(gpu);
+    if (auto gpu = Gpu::open(*api, physical[i], "vulkan:" + std::to_string(found.size())))
       found.push_back(std::move(gpu));
-    }
   return found;
 }
 
