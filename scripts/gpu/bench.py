@@ -52,7 +52,8 @@ def bench_engine(run, args, kind):
     if on.device["free_bytes"] > 8e9:
         measured(on, "8b", ["bench", "--synthetic", "8b", "--head", "int8", "--repetitions", "3"], 150)
     measured(on, "kernels", ["bench", "kernels", "--seconds", "25"], 60)
-    if on.device.get("matrix_units", "").startswith("in use"):
+    units = on.results.get("bench", {}).get("1b", {}).get("device", {}).get("matrix_units", "")
+    if units.startswith("in use"):
         measured(on, "1b without matrix units", ["bench", "--synthetic", "1b", "--head", "int8", "--repetitions", "3", "--generate", "0"], 40, NFLOAT_VULKAN_MATRIX="off")
     measured(on, "tiny", ["bench", MODEL], 30)
 

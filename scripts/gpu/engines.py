@@ -179,6 +179,8 @@ def check_golden(on):
                 run.count_run(f"{on.kind} golden, {code}, {precision}", done, hangs=on.card)
                 continue
             found = json.loads(done.out)
+            if "matrix_units" in found["device"]:
+                on.results["matrix_units"] = found["device"]["matrix_units"]
             if precision == "f32":
                 run.count(f"{on.kind} greedy tokens, {code}", found["tokens"] == golden[code]["greedy_32"],
                           f"{found['tokens']} in place of {golden[code]['greedy_32']}" if found["tokens"] != golden[code]["greedy_32"] else "32 equal")
@@ -191,10 +193,11 @@ def check_golden(on):
 def check_engine(run, args, kind):
     on = open_engine(run, args, kind, kind)
     if on is not None:
-        units = on.device.get("matrix_units")
-        run.say(f"{on.name}: {on.device['model']}" + ("" if on.card else " (a processor)") + (f", matrix units: {units}" if units else ""))
+        run.say(f"{on.name}: {on.device['model']}" + ("" if on.card else " (a processor)"))
         check_steps(on)
         check_golden(on)
+        if "matrix_units" in on.results:
+            run.say(f"     matrix units: {on.results['matrix_units']}")
 
 
 def torch_child(run, what, todo, limit):

@@ -76,7 +76,8 @@ def measures(result):
     passes = {}
     for row in result.get("bench", []):
         m = f", {row['m']} rows" if row["m"] else ""
-        passes.setdefault(f"{row['name']} {row['shape']}{m}, {row['bits']:.2f} bits", []).append(row["us"])
+        bits = f", {row['bits']:.2f} bits" if row["bits"] else ""
+        passes.setdefault(f"{row['name']} {row['shape']}{m}{bits}", []).append(row["us"])
     for name, times in passes.items():
         mean = sum(times) / len(times)
         found[name] = (mean, "us", False, (max(times) - min(times)) / mean if len(times) > 1 else None)

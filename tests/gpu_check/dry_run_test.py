@@ -51,7 +51,7 @@ class DryRun(unittest.TestCase):
             logits = golden[code]["last_logits"]
             total = max(logits) + math.log(sum(math.exp(one - max(logits)) for one in logits))
             top = sorted(range(len(logits)), key=lambda i: -logits[i])[:5]
-            found = {"tokens": golden[code]["greedy_32"], "logprobs": [{"top": [{"id": i, "logprob": logits[i] - total} for i in top]}]}
+            found = {"device": {}, "tokens": golden[code]["greedy_32"], "logprobs": [{"top": [{"id": i, "logprob": logits[i] - total} for i in top]}]}
             with open(self.path("golden." + code), "w") as file:
                 json.dump(found, file)
 
