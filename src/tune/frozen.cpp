@@ -34,24 +34,27 @@ BufferRows FrozenProducts::place(Place& own, int64_t rows, int64_t width) {
 template <typename Step>
 void FrozenProducts::through_device(ConstRows from, int64_t rows, int64_t width, Rows to, int64_t to_width,
                                     Step&& step) {
-  const auto copy = [&](ConstRows source, Rows target, int64_t count) {
-    parallel_for(rows, 1, threads_, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row)
-        std::copy_n(source.data + row * source.stride, count, target.data + row * target.stride);
-    });
-  };
-  const BufferRows there = place(from_, rows, width), back = place(to_, rows, to_width);
-  copy(from, {engine_->host(there, rows, width), width}, width);
-  engine_->write(there, rows, width);
-  step(there, back);
-  copy({engine_->read(back, rows, to_width), to_width}, to, to_width);
+  for (int64_t first = 0; first < rows; first += kMostRows) {
+    const int64_t part = std::min(kMostRows, rows - first);
+    const auto copy = [&](ConstRows source, Rows target, int64_t count) {
+      parallel_for(part, 1, threads_, [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row)
+          std::copy_n(source.data + row * source.stride, count, target.data + row * target.stride);
+      });
+    };
+    const BufferRows there = place(from_, part, width), back = place(to_, part, to_width);
+    copy({from.data + first * from.stride, from.stride}, {engine_->host(there, part, width), width}, width);
+    engine_->write(there, part, width);
+    step(there, back, part);
+    copy({engine_->read(back, part, to_width), to_width}, {to.data + first * to.stride, to.stride}, to_width);
+  }
 }
 
 void FrozenProducts::multiply(const LinearGroup& group, ConstRows x, int64_t rows, Rows y) {
   if (engine_ != nullptr)
     return through_device(x, rows, group.inputs(), y, group.outputs(),
-                          [&](const BufferRows& from, const BufferRows& to) {
-                            engine_->multiply(group, from, to, rows, precision_);
+                          [&](const BufferRows& from, const BufferRows& to, int64_t part) {
+                            engine_->multiply(group, from, to, part, precision_);
                           });
   if (bf16_ && group.multiplies_pairs()) {
     packed_.assign(x.data, x.stride, rows, group.inputs(), true, threads_);
@@ -63,10 +66,11 @@ void FrozenProducts::multiply(const LinearGroup& group, ConstRows x, int64_t row
 
 void FrozenProducts::multiply_transposed(const LinearGroup& group, ConstRows dy, int64_t rows, Rows dx) {
   if (engine_ != nullptr)
-    return through_device(
-        dy, rows, group.outputs(), dx, group.inputs(), [&](const BufferRows& from, const BufferRows& to) {
-          engine_->multiply_transposed(group, from, to, rows, bf16_ ? Precision::kBF16 : Precision::kF32);
-        });
+    return through_device(dy, rows, group.outputs(), dx, group.inputs(),
+                          [&](const BufferRows& from, const BufferRows& to, int64_t part) {
+                            engine_->multiply_transposed(group, from, to, part,
+                                                         bf16_ ? Precision::kBF16 : Precision::kF32);
+                          });
   packed_.assign(dy.data, dy.stride, rows, group.outputs(), bf16_, threads_);
   group.apply_transposed(packed_, 0, dx.data, dx.stride, false, threads_);
 }
@@ -82,8 +86,8 @@ void FrozenProducts::multiply_part(const LinearGroup& group, size_t part, ConstR
   for (size_t before = 0; before < part; ++before) first += group.outputs(before);
   std::vector<float> whole(static_cast<size_t>(rows * all));
   through_device(x, rows, group.inputs(), {whole.data(), all}, all,
-                 [&](const BufferRows& from, const BufferRows& to) {
-                   engine_->multiply(group, from, to, rows, Precision::kF32);
+                 [&](const BufferRows& from, const BufferRows& to, int64_t together) {
+                   engine_->multiply(group, from, to, together, Precision::kF32);
                  });
   const Constant& bias = group.bias(part);
   for (int64_t row = 0; row < rows; ++row)
@@ -103,8 +107,8 @@ void FrozenProducts::decode(const LinearGroup& group, size_t part, int64_t first
   std::vector<float> units(static_cast<size_t>(count * all));
   for (int64_t row = 0; row < count; ++row) units[static_cast<size_t>(row * all + first + row)] = 1;
   through_device({units.data(), all}, count, all, {to, inputs}, inputs,
-                 [&](const BufferRows& from, const BufferRows& back) {
-                   engine_->multiply_transposed(group, from, back, count, Precision::kF32);
+                 [&](const BufferRows& from, const BufferRows& back, int64_t together) {
+                   engine_->multiply_transposed(group, from, back, together, Precision::kF32);
                  });
 }
 

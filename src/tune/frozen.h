@@ -25,6 +25,10 @@ struct ConstRows {
 // another one than the CPU the rows go there and back. One thread at a time. Throw what the engines throw.
 class FrozenProducts {
  public:
+  // That a device is given together. More keep it no busier, would want memory there for all of them, and of
+  // a whole long batch more than a step may have groups of or one piece of its memory holds.
+  static constexpr int64_t kMostRows = 4096;
+
   // bf16: gradients, and weights that meet them, rounded to it. `precision`: of the forward products.
   FrozenProducts(Device& device, bool bf16, Precision precision, int threads);
   FrozenProducts(const FrozenProducts&) = delete;
@@ -47,7 +51,8 @@ class FrozenProducts {
     int64_t floats = 0;
   };
   BufferRows place(Place& own, int64_t rows, int64_t width);
-  // Gives `rows` rows to the device, has `step` compute rows of `to_width` from them, and takes those.
+  // Gives `rows` rows to the device, has `step` compute rows of `to_width` from them, and takes those; in
+  // parts.
   template <typename Step>
   void through_device(ConstRows from, int64_t rows, int64_t width, Rows to, int64_t to_width, Step&& step);
 

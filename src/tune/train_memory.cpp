@@ -10,6 +10,7 @@
 #include "model/embedding.h"
 #include "tune/adapter.h"
 #include "tune/attention.h"
+#include "tune/frozen.h"
 #include "tune/plan.h"
 
 namespace nfloat {
@@ -140,7 +141,8 @@ std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const Trai
     floats += common.rows * low.widest;
     const int64_t gradients = std::max({(config.gated ? 2 : 1) * config.intermediate,
                                         config.query_size() + 2 * config.kv_size(), widest_input});
-    const int64_t packed = common.rows * gradients + slice * std::max(config.vocabulary, width);
+    const int64_t together = on_device ? std::min(common.rows, FrozenProducts::kMostRows) : common.rows;
+    const int64_t packed = together * gradients + slice * std::max(config.vocabulary, width);
     if (on_device) {
       // What goes to the device and what comes back, there and in the host memory that it reads; bf16 beside.
       floats += 2 * packed;

@@ -14,6 +14,7 @@
 #include "support/files.h"
 #include "tensor/floats.h"
 #include "tune/adapter_file.h"
+#include "tune/frozen.h"
 
 namespace nfloat::testing {
 namespace {
@@ -152,6 +153,28 @@ TEST_P(TrainOnDevice, StartsFromWhatQuantizationLost) {
   const Trained expected = train(random, "cpu", options, false, random.folder.path()),
                 found = train(random, GetParam(), options, false, random.folder.path());
   EXPECT_LE(apart(expected.gradients, found.gradients), 1e-4);
+}
+
+// A long batch goes there in parts, the last one short.
+TEST_P(TrainOnDevice, MoreRowsThanGoTogether) {
+  const RandomModel random(kModels[1]);
+  const int64_t rows = FrozenProducts::kMostRows + 3;
+  const auto products = [&](const std::string& device) {
+    ModelOptions how{.quantize = make_codebook("nf4"), .precision = Precision::kF32, .threads = 2};
+    how.device = device;
+    const Model model = Model::load(random.folder.path(), how);
+    const LinearGroup& group = state_of(model).layers[0].down;
+    FrozenProducts own(*state_of(model).device, false, Precision::kF32, 2);
+    const int64_t inputs = group.inputs(), outputs = group.outputs(), x_stride = inputs + 3;
+    std::vector<float> x(static_cast<size_t>(rows * x_stride)), y(static_cast<size_t>(rows * outputs)),
+        dx(static_cast<size_t>(rows * inputs));
+    for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 37 % 1021) / 512 - 1;
+    own.multiply(group, {x.data(), x_stride}, rows, {y.data(), outputs});
+    own.multiply_transposed(group, {y.data(), outputs}, rows, {dx.data(), inputs});
+    y.insert(y.end(), dx.begin(), dx.end());
+    return y;
+  };
+  EXPECT_LE(apart(products("cpu"), products(GetParam())), kAnotherOrder);
 }
 
 }  // namespace
