@@ -39,6 +39,7 @@ class CudaCard final : public Launches {
     check(cudaFreeHost(memory));
   }
   void upload(void* to, const void* from, uint64_t bytes) override {
+    queue_.flush();  // what waits may become a graph, in which a copy from any memory has no place
     copy_to_card(to, from, bytes, 1, 0, 0);
     finish();
   }
@@ -95,9 +96,7 @@ class CudaCard final : public Launches {
   // Products side by side become branches that the card may run together.
   void record_branches(std::span<const Command> commands) {
     for (size_t i = 0; i < commands.size();) {
-      size_t end = i + 1;
-      while (end < commands.size() && end - i <= kBranches && side_by_side(commands[end - 1], commands[end]))
-        ++end;
+      const size_t end = i + side_by_side(commands.subspan(i), 1 + kBranches);
       if (end - i > 1) cudaEventRecord(forked_, recording_);
       for (size_t branch = 1; branch < end - i; ++branch) {
         launch_stream() = branches_[branch - 1];

@@ -2,6 +2,7 @@
 #include "cuda/commands.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <new>
 
 namespace nfloat::gpu {
@@ -31,12 +32,31 @@ struct Written {
   friend bool operator==(const Written&, const Written&) = default;
 };
 
-// The norm reads what was added to, and nothing but that.
+// Rows in memory, with what lies between them. Blocks of a launch run in any order: what one writes must not
+// be what another still reads, which two launches would have kept apart.
+struct Stretch {
+  uintptr_t begin = 0, end = 0;
+  bool is_apart(const Stretch& other) const noexcept { return end <= other.begin || other.end <= begin; }
+};
+template <typename Element>
+Stretch stretch(const Element* at, int64_t rows, int64_t width, int64_t stride) noexcept {
+  const auto begin = reinterpret_cast<uintptr_t>(at);
+  if (at == nullptr || rows < 1) return {begin, begin};
+  return {begin, begin + static_cast<uint64_t>((rows - 1) * stride + width) * sizeof(Element)};
+}
+Stretch stretch(const Written& rows) noexcept {
+  return stretch(rows.at, rows.rows, rows.width, rows.stride);
+}
+
+// The norm reads what was added to, and nothing but that; the rows that were added are its own, or elsewhere.
 bool reads_sum(const NormArguments& norm, const RowsCommand& add) noexcept {
   const RowsArguments& a = add.arguments;
+  const Written added{a.from, a.rows, a.width, a.from_stride},
+      to{norm.to, norm.rows, norm.width, norm.to_stride};
   return add.operation == RowsOperation::kAdd && norm.added == nullptr && norm.parts == 1 &&
          Written{norm.from, norm.rows, norm.width, norm.from_stride} ==
-             Written{static_cast<const float*>(a.to), a.rows, a.width, a.to_stride};
+             Written{static_cast<const float*>(a.to), a.rows, a.width, a.to_stride} &&
+         (added == to || stretch(added).is_apart(stretch(to)));
 }
 
 // `command` also writes what `round` would.
@@ -45,16 +65,20 @@ bool take_over(Command& command, const RowsCommand& round) noexcept {
   const RowsArguments& a = round.arguments;
   const Written wanted{a.from, a.rows, a.width, a.from_stride};
   auto* const to = static_cast<uint16_t*>(a.to);
+  const Stretch written = stretch(to, a.rows, a.width, a.width);
   if (auto* const norm = std::get_if<NormArguments>(&command)) {
     if (norm->parts != 1 || norm->rounded != nullptr ||
-        wanted != Written{norm->to, norm->rows, norm->width, norm->to_stride})
+        wanted != Written{norm->to, norm->rows, norm->width, norm->to_stride} ||
+        !written.is_apart(stretch(norm->from, norm->rows, norm->width, norm->from_stride)) ||
+        !written.is_apart(stretch(norm->added, norm->rows, norm->width, norm->added_stride)))
       return false;
     norm->rounded = to;
     return true;
   }
   if (auto* const activate = std::get_if<ActivateArguments>(&command)) {
     if (activate->rounded != nullptr ||
-        wanted != Written{activate->at, activate->rows, activate->width, activate->stride})
+        wanted != Written{activate->at, activate->rows, activate->width, activate->stride} ||
+        !written.is_apart(stretch(activate->at, activate->rows, 2 * activate->width, activate->stride)))
       return false;
     activate->rounded = to;
     return true;
@@ -87,14 +111,27 @@ std::vector<Command> fuse(std::span<const Command> commands) {
   return result;
 }
 
-bool side_by_side(const Command& one, const Command& other) noexcept {
+namespace {
+
+bool are_side_by_side(const Command& one, const Command& other) noexcept {
   const auto* const a = std::get_if<ProductCommand>(&one);
   const auto* const b = std::get_if<ProductCommand>(&other);
   if (a == nullptr || b == nullptr || a->transposed || b->transposed || a->x != b->x) return false;
   const ProductArguments &first = a->arguments, &second = b->arguments;
-  return first.x == second.x && first.x_rows == second.x_rows && first.y_stride == second.y_stride &&
-         second.y >= first.y + first.weights.rows &&
+  return first.x == second.x && first.weights.cols == second.weights.cols && first.x_rows == second.x_rows &&
+         first.y_stride == second.y_stride && second.y >= first.y + first.weights.rows &&
          second.y + second.weights.rows <= first.y + first.y_stride;
+}
+
+}  // namespace
+
+size_t side_by_side(std::span<const Command> commands, size_t most) noexcept {
+  size_t count = std::min<size_t>(commands.size(), 1);
+  // Each lies behind the one before it, and within the rows of the first.
+  while (count < commands.size() && count < most && are_side_by_side(commands[count - 1], commands[count]) &&
+         are_side_by_side(commands[0], commands[count]))
+    ++count;
+  return count;
 }
 
 void CommandQueue::push(const Command& command) {

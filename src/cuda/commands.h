@@ -53,8 +53,9 @@ bool takes_long(const Command& command) noexcept;
 // The same work in fewer commands, to the same bits: sums that a norm reads are made by it, and rows that are
 // rounded to bf16 next are so by what makes them.
 std::vector<Command> fuse(std::span<const Command> commands);
-// Products with the same rows whose results lie beside one another: none waits for another.
-bool side_by_side(const Command& one, const Command& other) noexcept;
+// How many of the commands, from the first on, none of which waits for another: products with the same rows
+// whose results lie beside one another, at most `most`; else one.
+size_t side_by_side(std::span<const Command> commands, size_t most) noexcept;
 
 // A list of commands as the card runs it at once.
 class Graph {

@@ -179,27 +179,66 @@ TEST(FusedCommands, OtherRowsStayOnTheirOwn) {
   EXPECT_EQ(fuse(std::vector<Command>{b.add(), b.add(), b.norm()}).size(), 2u);
 }
 
+// Blocks of one launch run in any order.
+TEST(FusedCommands, WhatAnotherBlockReadsIsNotOverwritten) {
+  Block b;
+  const auto expect_kept = [](const std::vector<Command>& list) { EXPECT_EQ(fuse(list), list); };
+  NormArguments over_added = b.norm();  // rows of other strides
+  over_added.to = b.added;
+  expect_kept({b.add(), over_added});
+  over_added.to = b.added + 9 + 7;
+  expect_kept({b.add(), over_added});
+  over_added.to = b.added + 9 + 8;
+  EXPECT_EQ(fuse(std::vector<Command>{b.add(), over_added}).size(), 1u);
+  over_added.to = b.added;
+  over_added.to_stride = 9;  // a block its own row
+  EXPECT_EQ(fuse(std::vector<Command>{b.add(), over_added}).size(), 1u);
+  const auto over = [](RowsCommand round, float* at) {
+    round.arguments.to = at;
+    return round;
+  };
+  expect_kept({b.norm(), over(b.round(b.normed, 11), b.x)});
+  expect_kept({b.norm(), over(b.round(b.normed, 11), b.x + 17)});
+  EXPECT_EQ(fuse(std::vector<Command>{b.norm(), over(b.round(b.normed, 11), b.x + 18)}).size(), 1u);
+  EXPECT_EQ(fuse(std::vector<Command>{b.add(), b.norm(), over(b.round(b.normed, 11), b.added)}).size(), 2u);
+  expect_kept({b.activate(), over(b.round(b.gate, 16), b.gate + 8)});
+}
+
 TEST(FusedCommands, ProductsSideBySideDoNotOverlap) {
   Block b;
+  const auto beside = [](const std::vector<Command>& list, size_t most = 3) {
+    return side_by_side(list, most);
+  };
   ProductCommand first{false, b.halves, {.x = b.x, .y = b.gate, .x_rows = 2, .x_stride = 10, .y_stride = 32}};
   first.arguments.weights.rows = 8;
   ProductCommand second = first;
   second.arguments.y += 8;
-  EXPECT_TRUE(side_by_side(first, second));
-  EXPECT_FALSE(side_by_side(first, first));
+  EXPECT_EQ(beside({first, second}), 2u);
+  EXPECT_EQ(beside({first, first}), 1u);
   ProductCommand overlapping = second;
   overlapping.arguments.y -= 1;
-  EXPECT_FALSE(side_by_side(first, overlapping));
+  EXPECT_EQ(beside({first, overlapping}), 1u);
   ProductCommand next_row = second;
   next_row.arguments.y = first.arguments.y + 30;
-  EXPECT_FALSE(side_by_side(first, next_row));
+  EXPECT_EQ(beside({first, next_row}), 1u);
   ProductCommand others_rows = second;
   others_rows.x = nullptr;
-  EXPECT_FALSE(side_by_side(first, others_rows));
+  EXPECT_EQ(beside({first, others_rows}), 1u);
   ProductCommand transposed = second;
   transposed.transposed = true;
-  EXPECT_FALSE(side_by_side(first, transposed));
-  EXPECT_FALSE(side_by_side(first, b.norm()));
+  EXPECT_EQ(beside({first, transposed}), 1u);
+  EXPECT_EQ(beside({first, b.norm()}), 1u);
+  ProductCommand wider = second;
+  wider.arguments.weights.cols = 64;
+  EXPECT_EQ(beside({first, wider}), 1u);
+  ProductCommand third = second;
+  third.arguments.y += 8;
+  EXPECT_EQ(beside({first, second, third, b.norm()}), 3u);
+  EXPECT_EQ(beside({first, second, third}, 2), 2u);
+  EXPECT_EQ(beside({first}), 1u);
+  EXPECT_EQ(beside({}), 0u);
+  third.arguments.weights.rows = 20;  // within the rows of the second, but not within the first's
+  EXPECT_EQ(beside({first, second, third}), 2u);
 }
 
 TEST_F(Commands, WhatCannotBeRecordedRunsOnItsOwn) {
