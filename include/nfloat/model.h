@@ -27,8 +27,8 @@ class LinearObserver;
 enum class HeadFormat : uint8_t { kKeep, kInt8, kNf4 };
 
 struct ModelOptions {
-  // Quantize the projections of a plain checkpoint while loading: a code of at most 16 levels. Weights that
-  // are already quantized stay as they are.
+  // Quantize the projections of a plain checkpoint while loading: a code of at most 16 levels. Those that are
+  // already quantized stay as they are; where all of them are, loading throws kInvalidArgument.
   std::optional<Codebook> quantize = std::nullopt;
   int64_t quantize_block_size = 64;
   bool quantize_double = false;  // scales in 8 bits

@@ -181,10 +181,24 @@ uint64_t estimated_bytes(const Checkpoint& checkpoint, const ModelConfig& config
   return static_cast<uint64_t>(static_cast<double>(total) * own_share(options));
 }
 
+// Throws where all matrices of the layers have codes, which stay as they are.
+static void expect_plain_matrices(const Checkpoint& checkpoint, const ModelConfig& config) {
+  const TensorNames names(checkpoint.weight_names(), *find_family(config.family));
+  for (const ExpectedTensor& expected : expected_tensors(config, names.experts())) {
+    const bool matrix = expected.role == TensorRole::kLinear || expected.role == TensorRole::kConv1D ||
+                        expected.role == TensorRole::kExpert;
+    if (matrix && !expected.bytes && !checkpoint.is_quantized(names(expected.name))) return;
+  }
+  fail(ErrorCode::kInvalidArgument,
+       "{}: its matrices are quantized already: there is nothing to quantize while it is loaded",
+       checkpoint.path());
+}
+
 Model Model::load(std::shared_ptr<const Checkpoint> checkpoint, const ModelConfig& config,
                   const ModelOptions& options) {
   expect_readable(*checkpoint);
   check_tensors(*checkpoint, config);
+  if (options.quantize && !options.transform) expect_plain_matrices(*checkpoint, config);
   check_available_memory(estimated_bytes(*checkpoint, config, options), checkpoint->path(),
                          find_device(options.device).get());
   return Model(load_state(std::move(checkpoint), config, options));

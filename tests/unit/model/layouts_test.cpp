@@ -523,6 +523,10 @@ TEST_P(Layouts, Quantized) {
   }
   EXPECT_GT(quantized, 4);
   dequantize_checkpoint(Checkpoint(nf4), plain, DType::kF32);
+  ModelOptions once_more;
+  once_more.quantize = make_codebook("nf4");
+  EXPECT_THROW(Model::load(nf4, once_more), Error) << "nothing is left to quantize";
+  EXPECT_NO_THROW(Model::load(plain, once_more));
   const std::vector<int32_t> tokens = random_.tokens(30);
   const auto logits_of = [&](const std::string& path) {
     const Model model = Model::load(path);
