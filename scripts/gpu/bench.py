@@ -16,14 +16,14 @@ NCU_METRICS = ["gpu__time_duration.sum", "dram__throughput.avg.pct_of_peak_susta
                "l1tex__data_bank_conflicts_pipe_lsu_mem_shared.sum"]  # fmt: skip
 
 
-def limits(run, _):
-    torch_child(run, "matmul", {}, 60)
+def limits(run, args):
+    torch_child(run, "matmul", {}, 60, args.card_environment)
 
 
 def bench(run, args):
     """Kernels, each twice, beside the card's own limits."""
     path = run.path("bench.json")
-    done = run.command([args.device_program, "bench", str(run.result.get("torch", {}).get("matmul_tflops", 0)), path], 200)
+    done = run.command([args.device_program, "bench", str(run.result.get("torch", {}).get("matmul_tflops", 0)), path], 200, args.card_environment)
     run.note(done.out)
     if done.status == 0:
         with open(path, encoding="utf-8") as file:

@@ -200,12 +200,12 @@ def check_engine(run, args, kind):
             run.say(f"     matrix units: {on.results['matrix_units']}")
 
 
-def torch_child(run, what, todo, limit):
+def torch_child(run, what, todo, limit, environment=None):
     """Lets PyTorch compute and counts what it says. Whether it came to its end: False also where there is no PyTorch."""
     path = run.path(f"{what}.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(todo, file)
-    done = run.command([sys.executable, "-B", os.path.join(HERE, "torch_checks.py"), what, path], limit)
+    done = run.command([sys.executable, "-B", os.path.join(HERE, "torch_checks.py"), what, path], limit, environment)
     rest = []
     for line in done.out.splitlines():
         try:

@@ -84,7 +84,7 @@ class DryRun(unittest.TestCase):
         result = self.result()
         self.assertEqual(list(result["stages"]), STAGES, "not in their order")
         self.assertEqual(result["tests"]["failures"], [])
-        self.assertEqual(result["device"], "Imaginary GPU")
+        self.assertEqual(result["device"], "Imaginary GPU 0")
         self.assertEqual(result["commit"], "abcdef0-dirty")
         self.assertEqual(result["card"]["power.limit"], "700.00 W")
         self.assertEqual(result["cuda"]["conformance"], 3)
@@ -234,6 +234,16 @@ class DryRun(unittest.TestCase):
         self.assertNotIn("nvidia-smi", self.calls())
         self.assertEqual(status, 0, text)
 
+    def test_the_second_card(self):
+        status, text = self.check("--device", "cuda:1", only=["kernels", "engine_bench", "vulkan"])
+        self.assertEqual(status, 0, text)
+        self.assertEqual(self.result()["device"], "Imaginary GPU 1")
+        self.assertEqual(self.result()["cuda"]["device"]["name"], "cuda:1")
+        self.assertIn("card 1", self.calls())
+        self.assertNotIn("card 0", self.calls())
+        self.assertIn("nfloat bench --synthetic 8b --head int8 --repetitions 3 --device cuda:1 --json", self.calls())
+        self.assertEqual(self.result()["tests"]["skipped"], ["vulkan: --device names cuda:1"])
+
     def test_baseline(self):
         self.check(only=["bench", "engine_bench"])
         past = self.result()
@@ -253,7 +263,7 @@ class DryRun(unittest.TestCase):
     def test_wrong_arguments(self):
         with open(self.path("bad.json"), "w") as file:
             file.write('{"bench": [1]}')
-        for arguments, named in ((("--only", "kernel"), "kernel"), (("--device", "rocm"), "rocm"), (("--baseline", self.path("bad.json")), "bad.json"),
+        for arguments, named in ((("--only", "kernel"), "kernel"), (("--device", "rocm"), "rocm"), (("--device", "cuda:x"), "cuda:x"), (("--baseline", self.path("bad.json")), "bad.json"),
                                  (("--baseline", self.path("none.json")), "none.json")):  # fmt: skip
             done = subprocess.run(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment(), timeout=60)
             self.assertEqual(done.returncode, 2, done.stdout)
