@@ -278,8 +278,11 @@ def scored(run, on, folder, name, precision, texts, new_tokens):
 def logits(run, args):
     """Log-probabilities of a random Llama: a prompt of three pages, then tokens one by one over the end of a page."""
     engines = opened(run, args, "logits", kinds_of(args))
-    made = random_llama(run, args, engines[0]) if engines else None
+    if not engines:
+        return
+    made = random_llama(run, args, engines[0])
     if made is None:
+        run.skip("logits", "there is no random Llama to compare with")
         return
     with open(os.path.join(MODEL, "stories.txt"), encoding="utf-8") as file:
         story = file.read(1500)
@@ -303,8 +306,11 @@ def logits(run, args):
 def lora(run, args):
     """Gradients and steps of low-rank adapters beside 4-bit weights."""
     engines = opened(run, args, "lora", kinds_of(args))
-    made = random_llama(run, args, engines[0]) if engines else None
+    if not engines:
+        return
+    made = random_llama(run, args, engines[0])
     if made is None:
+        run.skip("lora", "there is no random Llama to compare with")
         return
     how = {"steps": STEPS, "rate": 1e-3, "decay": 0.01, "clip": 1.0}
     folder, runs = made["folders"]["8-bit scales"], []

@@ -73,14 +73,6 @@ def measures(result):
     for name, unit in (("copy_gbs", "GB/s"), ("read_gbs", "GB/s"), ("launch_us", "us")):
         if name in result.get("limits", {}):
             found[name.split("_")[0]] = (result["limits"][name], unit, name != "launch_us", None)
-    passes = {}
-    for row in result.get("bench", []):
-        m = f", {row['m']} rows" if row["m"] else ""
-        bits = f", {row['bits']:.2f} bits" if row["bits"] else ""
-        passes.setdefault(f"{row['name']} {row['shape']}{m}{bits}", []).append(row["us"])
-    for name, times in passes.items():
-        mean = sum(times) / len(times)
-        found[name] = (mean, "us", False, (max(times) - min(times)) / mean if len(times) > 1 else None)
     for kind in ("cuda", "vulkan"):
         for shape, own in result.get(kind, {}).get("bench", {}).items():
             for one in own["results"]:
@@ -97,6 +89,14 @@ def measures(result):
         for what, value in own.items() if isinstance(own, dict) else ():
             unit = "GB/s" if what.endswith("gb_s") else "s"
             found[f"{name} {what.replace('_gb_s', '').replace('_seconds', '').replace('_', ' ')}"] = (value, unit, unit == "GB/s", None)
+    passes = {}
+    for row in result.get("bench", []):
+        m = f", {row['m']} rows" if row["m"] else ""
+        bits = f", {row['bits']:.2f} bits" if row["bits"] else ""
+        passes.setdefault(f"{row['name']} {row['shape']}{m}{bits}", []).append(row["us"])
+    for name, times in passes.items():
+        mean = sum(times) / len(times)
+        found[name] = (mean, "us", False, (max(times) - min(times)) / mean if len(times) > 1 else None)
     return found
 
 
