@@ -211,10 +211,23 @@ inline bool run_block(size_t shared_bytes) {
   return true;
 }
 
+// What a launch may ask for: blocks, at most kMostBlocksY in the second direction, whole warps, shared memory
+// as a block of compute capability 9.0 has it.
+inline constexpr int kMostBlocksY = 65535, kMostThreads = 1024;
+inline constexpr size_t kMostShared = size_t{227} << 10;
+
 // Runs `body` in every thread of every block, blocks in a random order, until the first fault.
 inline void run_grid(int blocks_x, int blocks_y, int threads, size_t shared_bytes,
                      std::function<void()> body) {
   Machine& m = machine();
+  if (blocks_x < 1 || blocks_y < 1 || blocks_y > kMostBlocksY || threads < 32 || threads % 32 != 0 ||
+      threads > kMostThreads || shared_bytes > kMostShared) {
+    if (m.fault.empty())
+      m.fault = "no launch: " + std::to_string(blocks_x) + " x " + std::to_string(blocks_y) + " blocks of " +
+                std::to_string(threads) + " threads, " + std::to_string(shared_bytes) +
+                " bytes of shared memory";
+    return;
+  }
   m.body = std::move(body);
   m.threads = threads;
   m.blocks_x = blocks_x;
@@ -334,22 +347,32 @@ inline void atomic_min(unsigned long long* to, unsigned long long value) {
   *to = std::min(*to, value);
 }
 
+// A card stops where a processor reads and writes across.
+inline void expect_aligned(const void* at, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(at) % bytes != 0 && machine().fault.empty())
+    machine().fault = std::to_string(bytes) + " bytes that do not begin at a multiple of them";
+}
 template <typename T>
 T load_stream(const T* from) {
+  expect_aligned(from, sizeof(T));
   return *from;
 }
 template <typename T>
 T load_cached(const T* from) {
+  expect_aligned(from, sizeof(T));
   return *from;
 }
 template <typename T>
 void store_stream(T* to, T value) {
+  expect_aligned(to, sizeof(T));
   *to = value;
 }
 
 // A copy happens as late as a GPU may make it: when it is waited for.
 inline void copy_async16(void* to, const void* from, bool valid) {
   Machine& m = machine();
+  expect_aligned(to, 16);
+  expect_aligned(from, 16);
   m.fibers[static_cast<size_t>(m.current)].groups.back().push_back({to, from, valid});
 }
 inline void copy_commit() {
@@ -398,6 +421,7 @@ template <bool kTransposed>
 void load_matrices(uint32_t (&to)[4], const void* row) {
   const int own = machine().current, lane = own % 32, base = own - lane;
   auto& slot = exchange_slots();
+  expect_aligned(row, 16);
   std::memcpy(&slot[own][0], row, 16);
   wait_for(Wait::kMatrix);
   const auto element = [&](int matrix, int r, int c) {

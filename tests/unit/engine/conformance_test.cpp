@@ -127,6 +127,7 @@ TEST_P(EngineConformance, Norms) {
 TEST_P(EngineConformance, Products) {
   for (const auto& [cols, counts] : {std::pair<int64_t, std::vector<int64_t>>{64, {48, 16, 16}},
                                      {192, {33}},
+                                     {128, {17, 16}},
                                      {96, {1, 17}},
                                      {320, {70, 70}}})
     for (const bool nested : {false, true}) {
@@ -177,6 +178,7 @@ TEST_P(EngineConformance, Products) {
 TEST_P(EngineConformance, TransposedProducts) {
   for (const auto& [cols, counts] : {std::pair<int64_t, std::vector<int64_t>>{64, {48, 16, 16}},
                                      {192, {33}},
+                                     {128, {17, 16}},
                                      {96, {1, 17}},
                                      {320, {72, 200}}})
     for (const bool nested : {false, true}) {

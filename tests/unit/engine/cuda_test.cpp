@@ -2,6 +2,7 @@
 // What the steps of the other files do not reach on a device of CUDA, emulated or real: products on tensor
 // cores, a card that fails.
 #include <tuple>
+#include <utility>
 
 #include "base/float16.h"
 #include "card_test.h"
@@ -285,6 +286,30 @@ TEST_P(Cuda, GraphsGiveTheBitsOfTheirSteps) {
         ASSERT_EQ(before, found) << "round " << round;
       }
     }
+}
+
+// What a processor would do and a card does not.
+void read_pair(const float* from) {
+  gpu::load_cached(reinterpret_cast<const float2*>(from));
+}
+
+TEST(EmulatedCard, LaunchesAndAddressesThatACardRefusesAreFaults) {
+  alignas(16) const float numbers[4] = {};
+  const auto fault_of = [&](int blocks_x, int blocks_y, int threads, size_t shared_bytes, int first) {
+    gpu::launch(read_pair, blocks_x, blocks_y, threads, shared_bytes, numbers + first);
+    return std::exchange(gpu::machine().fault, {});
+  };
+  EXPECT_EQ(fault_of(2, 3, 64, 16, 2), "");
+  EXPECT_EQ(fault_of(1, 1, 32, 0, 1), "8 bytes that do not begin at a multiple of them");
+  for (const auto& [x, y, threads, shared] : {std::tuple<int, int, int, size_t>{0, 1, 32, 0},
+                                              {1, 0, 32, 0},
+                                              {1, 65536, 32, 0},
+                                              {1, 1, 0, 0},
+                                              {1, 1, 48, 0},
+                                              {1, 1, 1056, 0},
+                                              {1, 1, 32, 240000}})
+    EXPECT_TRUE(fault_of(x, y, threads, shared, 0).starts_with("no launch: "))
+        << x << " " << y << " " << threads;
 }
 
 TEST(EmulatedCard, ACardThatFailsIsNamed) {

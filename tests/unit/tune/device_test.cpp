@@ -177,5 +177,37 @@ TEST_P(TrainOnDevice, MoreRowsThanGoTogether) {
   EXPECT_LE(apart(products("cpu"), products(GetParam())), kAnotherOrder);
 }
 
+// What a plan says of a device is what training takes there: weights, and rows on their way. Of a head that
+// is wider than all else and of long batches; with a head of its own.
+TEST(TrainPlanOnDevice, SaysWhatADeviceIsGiven) {
+  const RandomModel random(R"({"model_type": "llama", "hidden_size": 128, "intermediate_size": 384,
+  "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 700,
+  "max_position_embeddings": 512, "tie_word_embeddings": false})");
+  const std::string device = "cuda:emulated";
+  TrainOptions options;
+  options.rank = 4;
+  options.steps = 1;
+  options.packing = false;
+  options.length = 100;
+  options.rows_per_batch = 2;
+  options.accumulate = 1;
+  options.threads = 1;
+  const uint64_t free = *device_info(device).free_bytes;
+  ModelOptions how{.quantize = make_codebook("nf4"), .precision = Precision::kF32, .threads = 1};
+  how.device = device;
+  const Model model = Model::load(random.folder.path(), how);
+  std::vector<TrainRow> rows(2);
+  for (TrainRow& row : rows) {
+    row.tokens.assign(100, 5);
+    row.labels = row.tokens;
+  }
+  Trainer trainer(model, rows, options);
+  trainer.step();
+  const auto taken = static_cast<double>(free - *device_info(device).free_bytes);
+  const auto planned =
+      static_cast<double>(plan_train_memory(model.config(), options, 4.5, DType::kF32, true)[0].device_bytes);
+  EXPECT_NEAR(planned, taken, 0.05 * taken);
+}
+
 }  // namespace
 }  // namespace nfloat::testing
