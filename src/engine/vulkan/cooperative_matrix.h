@@ -5,6 +5,7 @@
 // VK_KHR_cooperative_matrix for headers that do not have it (before 1.3.255): the names and numbers of the
 // Vulkan specification. Behind vulkan/vulkan.h.
 #ifndef VK_KHR_cooperative_matrix
+// NOLINTBEGIN(readability-identifier-naming)
 #define VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME "VK_KHR_cooperative_matrix"
 
 constexpr auto VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR =
@@ -37,6 +38,7 @@ struct VkCooperativeMatrixPropertiesKHR {
 };
 using PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR =
     VkResult(VKAPI_PTR*)(VkPhysicalDevice, uint32_t*, VkCooperativeMatrixPropertiesKHR*);
+// NOLINTEND(readability-identifier-naming)
 #endif
 
 #endif  // NFLOAT_ENGINE_VULKAN_COOPERATIVE_MATRIX_H_
