@@ -177,6 +177,29 @@ TEST_P(TrainOnDevice, MoreRowsThanGoTogether) {
   EXPECT_LE(apart(products("cpu"), products(GetParam())), kAnotherOrder);
 }
 
+// Tensor cores take gradients where they may: as floats they are nearer.
+TEST_P(TrainOnDevice, Bf16GradientsAreRounded) {
+  const RandomModel random(kModels[0]);
+  ModelOptions how{.quantize = make_codebook("nf4"), .precision = Precision::kF32, .threads = 2};
+  how.device = GetParam();
+  const Model model = Model::load(random.folder.path(), how);
+  const LinearGroup& group = state_of(model).layers[0].gate_up;
+  const int64_t rows = 20, inputs = group.inputs(), outputs = group.outputs();
+  std::vector<float> dy(static_cast<size_t>(rows * outputs));
+  for (size_t i = 0; i < dy.size(); ++i) dy[i] = static_cast<float>(i * 37 % 1021) / 509 - 1;
+  const auto dx = [&](bool bf16) {
+    FrozenProducts own(*state_of(model).device, bf16, Precision::kF32, 2);
+    std::vector<float> found(static_cast<size_t>(rows * inputs));
+    own.multiply_transposed(group, {dy.data(), outputs}, rows, {found.data(), inputs});
+    return found;
+  };
+  const double rounding = apart(dx(false), dx(true));
+  EXPECT_LE(rounding, 1e-2);
+  if (GetParam().starts_with("cuda")) {
+    EXPECT_GE(rounding, 1e-4);
+  }
+}
+
 // What a plan says of a device is what training takes there: weights, and rows on their way. Of a head that
 // is wider than all else and of long batches; with a head of its own.
 TEST(TrainPlanOnDevice, SaysWhatADeviceIsGiven) {
