@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over pages of keys and values, in float32; layouts in card.h.
+// Attention over pages of keys and values, in float32, row by row; prompts in tiles: attention_tiles.h.
+// Layouts in card.h.
 #ifndef NFLOAT_CUDA_ATTENTION_H_
 #define NFLOAT_CUDA_ATTENTION_H_
 
@@ -38,7 +39,7 @@ NFLOAT_DEVICE float turned_element(const float* from, int d, int turned, const f
   if (d >= turned) return x;
   const int half = turned / 2, pair = d < half ? d : d - half;
   const float other = from[d < half ? d + half : d - half], cosine = angles[pair], sine = angles[half + pair];
-  return d < half ? x * cosine - other * sine : x * cosine + other * sine;
+  return fused(d < half ? -other : other, sine, multiply_rounded(x, cosine));
 }
 
 // Infinite where the number is not finite, told by its bits: a comparison drops NaN.
@@ -125,18 +126,103 @@ NFLOAT_KERNEL void store_rows(AttentionArguments a) {
   }
 }
 
-inline constexpr int kShares = 8;  // parts of a row's pages, each summed on its own and merged in this order
+// Slots [first, last) of a page that a row sees.
+struct Seen {
+  int first, last;
+};
+NFLOAT_DEVICE int first_seen(const AttentionArguments& a, int position) {
+  return a.window > 0 && position >= a.window ? position + 1 - static_cast<int>(a.window) : 0;
+}
+NFLOAT_DEVICE int slot_of(int position, int page) {
+  const int slot = position - page * kPage;
+  return slot < 0 ? 0 : slot > kPage ? kPage : slot;
+}
+NFLOAT_DEVICE Seen seen_slots(const AttentionArguments& a, int position, int page) {
+  return {slot_of(first_seen(a, position), page), slot_of(position + 1, page)};
+}
+
+// What a page adds to a row: each page is summed on its own, from its own largest score, and the pages are
+// merged in their order. So the bits of a row depend neither on the kernel nor on who else computes.
+inline constexpr int kSlots = kPage / 32;  // of a lane: kSlots * lane and those behind it
+struct PageSum {
+  float largest, total;
+};
+// Products of the query with the keys of a lane's slots become weights of their values, below zero (kUnseen)
+// where the row does not see. Of int8: `page` is where the scales are.
+inline constexpr float kUnseen = -1;
+template <Cache kType>
+NFLOAT_DEVICE PageSum weigh(const AttentionArguments& a, const CacheWords<kType>& layout,
+                            const uint32_t* page, Seen seen, float (&scores)[kSlots]) {
+  const int slot = kSlots * (thread() % 32);
+  float largest = kNone, total = 0;
+  NFLOAT_UNROLL
+  for (int i = 0; i < kSlots; ++i) {
+    if (slot + i < seen.first || slot + i >= seen.last) continue;
+    float score = scores[i];
+    if constexpr (kType == Cache::kInt8)
+      score = multiply_rounded(score, bits_to_float(page[layout.key_scales_at() + slot + i]));
+    if (a.softcap > 0)
+      score = multiply_rounded(a.softcap, hyperbolic_tangent(divide_rounded(score, a.softcap)));
+    scores[i] = score;
+    largest = score > largest ? score : largest;
+  }
+  largest = largest_of_warp(largest);
+  NFLOAT_UNROLL
+  for (int i = 0; i < kSlots; ++i) {
+    if (slot + i < seen.first || slot + i >= seen.last) {
+      scores[i] = kUnseen;
+      continue;
+    }
+    scores[i] = exponential(scores[i] - largest);
+    total = add_rounded(total, scores[i]);
+    if constexpr (kType == Cache::kInt8)
+      scores[i] = multiply_rounded(scores[i], bits_to_float(page[layout.value_scales_at() + slot + i]));
+  }
+  for (int mask = 16; mask > 0; mask /= 2) total = add_rounded(total, shuffle_xor(total, mask));
+  return {largest, total};
+}
+
+// A row's softmax over the pages before: sums of values become kept * sums + factor * those of the next page.
+struct Softmax {
+  float top, total;
+  struct Step {
+    float kept, factor;
+    NFLOAT_DEVICE float merged(float sum, float added) const {
+      return fused(added, factor, multiply_rounded(sum, kept));
+    }
+  };
+  static NFLOAT_DEVICE Softmax begin(const AttentionArguments& a, int head) {
+    if (a.sinks == nullptr) return {kNone, 0.0f};
+    return {a.sinks[head], 1.0f};
+  }
+  NFLOAT_DEVICE Step add(PageSum page) {
+    const float before = top;
+    top = page.largest > top ? page.largest : top;
+    const Step step{exponential(before - top), exponential(page.largest - top)};
+    total = step.merged(total, page.total);
+    return step;
+  }
+};
+
+NFLOAT_DEVICE float query_element(const AttentionArguments& a, int64_t row, int head, int d) {
+  if (d >= a.head) return 0;
+  const float* const from = a.projected + row * a.projected_stride + int64_t{head} * a.query_stride;
+  return multiply_rounded(turned_element(from, d, a.turned, a.places[row].angles), a.scale);
+}
+
+inline constexpr int kTogether = 8;  // pages that a block sums side by side
 
 struct AttendShared {
   float query[kMostHeadFloats + 4];
-  float weights[kShares][kPage];
-  float largest[kShares], totals[kShares];
-  float sums[kShares][kMostHeadFloats];
+  float weights[kTogether][kPage];
+  PageSum pages[kTogether];
+  float sums[kTogether][kMostHeadFloats];
+  float merged[kMostHeadFloats];
 };
 
-// Softmax attention of one query: block (row, query head). Share s has the pages s, s + kShares, ... that the
-// row sees, whoever takes it: a warp takes every warps-th share, so that a row's bits do not depend on the
-// number of warps. Lanes are positions for the scores, words of the values for the sums: kWords of them each.
+// Softmax attention of one query: block (row, query head). kTogether pages at a time, of which each warp
+// takes every warps-th. Lanes are slots for the scores, words of the values for the sums: kWords of them
+// each.
 template <Cache kType, int kWords>
 NFLOAT_KERNEL void attend_rows(AttentionArguments a) {
   using Words = CacheWords<kType>;
@@ -145,105 +231,69 @@ NFLOAT_KERNEL void attend_rows(AttentionArguments a) {
   const Words layout(a.head);
   const RowPlace place = a.places[block_x()];
   const int lane = thread() % 32, warp = thread() / 32, warps = threads() / 32;
-  const float* const from =
-      a.projected + block_x() * a.projected_stride + int64_t{block_y()} * a.query_stride;
   for (int d = thread(); d < layout.words * kInWord; d += threads())
-    s.query[d] = d < a.head ? turned_element(from, d, a.turned, place.angles) * a.scale : 0.0f;
+    s.query[d] = query_element(a, block_x(), block_y(), d);
+  for (int d = thread(); d < a.head; d += threads()) s.merged[d] = 0;
   barrier();
-  const int64_t end = place.position + 1, begin = a.window > 0 && end > a.window ? end - a.window : 0;
   const int64_t head_at = layout.head_at(a, block_y() / (a.heads / a.kv_heads));
-  const int64_t first_page = begin / kPage, pages = (end + kPage - 1) / kPage;
-  for (int share = warp; share < kShares; share += warps) {
-    float sums[kWords][kInWord] = {};
-    float largest = kNone, total = 0;
-    for (int64_t number = first_page + share; number < pages; number += kShares) {
-      const uint32_t* const page = reinterpret_cast<const uint32_t*>(place.pages[number]) + head_at;
-      const int first = begin > number * kPage ? static_cast<int>(begin - number * kPage) : 0;
-      const int last = end - number * kPage < kPage ? static_cast<int>(end - number * kPage) : kPage;
-      float scores[kPage / 32];
-      float highest = kNone;
-      NFLOAT_UNROLL
-      for (int i = 0; i < kPage / 32; ++i) {
-        const int slot = i * 32 + lane;
-        scores[i] = kNone;
-        if (slot < first || slot >= last) continue;
-        float sum = 0;
-        for (int word = 0; word < layout.words; ++word) {
-          const uint32_t bits = page[word * kPage + slot];
-          NFLOAT_UNROLL
-          for (int e = 0; e < kInWord; ++e)
-            sum = fused(s.query[word * kInWord + e], Words::number(bits, e), sum);
-        }
-        if constexpr (kType == Cache::kInt8) sum *= bits_to_float(page[layout.key_scales_at() + slot]);
-        scores[i] = a.softcap > 0 ? a.softcap * hyperbolic_tangent(sum / a.softcap) : sum;
-        highest = scores[i] > highest ? scores[i] : highest;
+  const auto position = static_cast<int>(place.position);
+  const int end = position / kPage + 1;
+  Softmax softmax = Softmax::begin(a, block_y());
+  for (int begin = first_seen(a, position) / kPage; begin < end; begin += kTogether) {
+    const int pages = end - begin < kTogether ? end - begin : kTogether;
+    for (int own = warp; own < pages; own += warps) {
+      const uint32_t* const page = reinterpret_cast<const uint32_t*>(place.pages[begin + own]) + head_at;
+      const Seen seen = seen_slots(a, position, begin + own);
+      float scores[kSlots] = {};
+      for (int word = 0; word < layout.words; ++word) {
+        const uint4 bits = *reinterpret_cast<const uint4*>(page + word * kPage + kSlots * lane);
+        const uint32_t keys[kSlots] = {bits.x, bits.y, bits.z, bits.w};
+        NFLOAT_UNROLL
+        for (int e = 0; e < kInWord; ++e) NFLOAT_UNROLL
+        for (int i = 0; i < kSlots; ++i)
+          scores[i] = fused(s.query[word * kInWord + e], Words::number(keys[i], e), scores[i]);
       }
-      highest = largest_of_warp(highest);
-      highest = highest > largest ? highest : largest;
-      const float kept = largest == kNone ? 0.0f : exponential(largest - highest);
-      largest = highest;
-      float added = 0;
+      const PageSum sum = weigh<kType>(a, layout, page, seen, scores);
+      if (lane == 0) s.pages[own] = sum;
       NFLOAT_UNROLL
-      for (int i = 0; i < kPage / 32; ++i) {
-        const int slot = i * 32 + lane;
-        const bool seen = slot >= first && slot < last;
-        float weight = seen ? exponential(scores[i] - highest) : 0.0f;
-        added += weight;
-        if (kType == Cache::kInt8 && seen) weight *= bits_to_float(page[layout.value_scales_at() + slot]);
-        s.weights[share][slot] = weight;
-      }
-      for (int mask = 16; mask > 0; mask /= 2) added += shuffle_xor(added, mask);
-      total = total * kept + added;
+      for (int i = 0; i < kSlots; ++i) s.weights[own][kSlots * lane + i] = scores[i];
       warp_barrier();
       NFLOAT_UNROLL
       for (int i = 0; i < kWords; ++i) {
         const int word = lane + i * 32;
-        NFLOAT_UNROLL
-        for (int e = 0; e < kInWord; ++e) sums[i][e] *= kept;
         if (word >= layout.words) continue;
+        float sums[kInWord] = {};
         const uint32_t* const values = page + layout.values_at() + word;
-        for (int slot = first; slot < last; ++slot) {
+        for (int slot = seen.first; slot < seen.last; ++slot) {
           const uint32_t bits = values[slot * layout.words];
           NFLOAT_UNROLL
           for (int e = 0; e < kInWord; ++e)
-            sums[i][e] = fused(s.weights[share][slot], Words::number(bits, e), sums[i][e]);
+            sums[e] = fused(s.weights[own][slot], Words::number(bits, e), sums[e]);
         }
+        NFLOAT_UNROLL
+        for (int e = 0; e < kInWord; ++e)
+          if (word * kInWord + e < a.head) s.sums[own][word * kInWord + e] = sums[e];
       }
-      warp_barrier();  // the weights are read
     }
-    if (lane == 0) {
-      s.largest[share] = largest;
-      s.totals[share] = total;
+    barrier();
+    for (int own = 0; own < pages; ++own) {
+      const Softmax::Step step = softmax.add(s.pages[own]);
+      for (int d = thread(); d < a.head; d += threads())
+        s.merged[d] = step.merged(s.merged[d], s.sums[own][d]);
     }
-    NFLOAT_UNROLL
-    for (int i = 0; i < kWords; ++i) NFLOAT_UNROLL
-    for (int e = 0; e < kInWord; ++e) {
-      const int d = (lane + i * 32) * kInWord + e;
-      if (d < a.head) s.sums[share][d] = sums[i][e];
-    }
+    barrier();  // the sums are read
   }
-  barrier();
-  float top = a.sinks != nullptr ? a.sinks[block_y()] : kNone;
-  for (int share = 0; share < kShares; ++share) top = s.largest[share] > top ? s.largest[share] : top;
-  float factors[kShares];
-  float total = a.sinks != nullptr ? exponential(a.sinks[block_y()] - top) : 0.0f;
-  NFLOAT_UNROLL
-  for (int share = 0; share < kShares; ++share) {
-    factors[share] =
-        s.largest[share] == kNone && s.totals[share] == 0 ? 0.0f : exponential(s.largest[share] - top);
-    total += s.totals[share] * factors[share];
-  }
-  for (int d = thread(); d < a.head; d += threads()) {
-    float value = 0;
-    NFLOAT_UNROLL
-    for (int share = 0; share < kShares; ++share) value += s.sums[share][d] * factors[share];
-    a.attended[block_x() * a.attended_stride + int64_t{block_y()} * a.head + d] = value / total;
-  }
+  float* const to = a.attended + block_x() * a.attended_stride + int64_t{block_y()} * a.head;
+  for (int d = thread(); d < a.head; d += threads()) to[d] = divide_rounded(s.merged[d], softmax.total);
 }
 
 template <Cache kType>
-void launch_attention_of(const AttentionArguments& a) {
+void store_keys(const AttentionArguments& a) {
   launch(store_rows<kType>, static_cast<int>(a.rows), a.kv_heads, 32, sizeof(StoreShared), a);
+}
+
+template <Cache kType>
+void attend_row_by_row(const AttentionArguments& a) {
   const int64_t words = (a.head + in_word(kType) - 1) / in_word(kType);
   auto* kernel = attend_rows<kType, 1>;
   if (words > 32) kernel = attend_rows<kType, 2>;
@@ -253,18 +303,8 @@ void launch_attention_of(const AttentionArguments& a) {
   if constexpr (kType == Cache::kF32)
     if (words > 256) kernel = attend_rows<kType, 16>;
   int warps = 1;
-  while (warps < kShares && warps < a.most_pages) warps *= 2;
+  while (warps < kTogether && warps < a.most_pages) warps *= 2;
   launch(kernel, static_cast<int>(a.rows), a.heads, warps * 32, sizeof(AttendShared), a);
-}
-
-inline void launch_attention(const AttentionArguments& a) {
-  if (a.type == Cache::kF32) {
-    launch_attention_of<Cache::kF32>(a);
-  } else if (a.type == Cache::kF16) {
-    launch_attention_of<Cache::kF16>(a);
-  } else {
-    launch_attention_of<Cache::kInt8>(a);
-  }
 }
 
 }  // namespace NFLOAT_MACHINE

@@ -113,6 +113,8 @@ inline constexpr int64_t head_words(Cache type, int64_t head) noexcept {
   return kPagePositions * (2 * words + (type == Cache::kInt8 ? 2 : 0));
 }
 
+inline constexpr int64_t kPromptRows = 16;  // of one sequence, from which on attention may go in tiles
+
 struct AttentionArguments {
   const float* projected = nullptr;
   float* attended = nullptr;
@@ -120,6 +122,7 @@ struct AttentionArguments {
   const float* sinks = nullptr;      // one a query head, or none
   Cache type = Cache::kF16;
   int64_t rows = 0, projected_stride = 0, attended_stride = 0;
+  bool one_sequence = false;                  // its rows have one position after the other
   int32_t heads = 0, kv_heads = 0, head = 0;  // head: numbers, at most kMostHead
   int32_t query_stride = 0, key_at = 0, key_stride = 0, value_after_key = 0;
   int64_t first_word = 0;  // of the layer in a page

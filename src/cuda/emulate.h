@@ -41,6 +41,9 @@ struct uint4 {
 struct float2 {
   float x, y;
 };
+struct float4 {
+  float x, y, z, w;
+};
 
 namespace nfloat::gpu {
 inline namespace NFLOAT_MACHINE {

@@ -3,7 +3,7 @@
 #ifndef NFLOAT_CUDA_LAUNCHES_H_
 #define NFLOAT_CUDA_LAUNCHES_H_
 
-#include "cuda/attention.h"
+#include "cuda/attention_tiles.h"
 #include "cuda/commands.h"
 #include "cuda/convert.h"
 #include "cuda/gemm.h"
@@ -65,7 +65,7 @@ class Launches : public Card, private Runner {
   void start(const RowsCommand& c) const { launch_rows_of(c.operation, c.arguments); }
   void start(const NormArguments& a) const { launch_norm(a); }
   void start(const ActivateArguments& a) const { launch_activate(a); }
-  void start(const AttentionArguments& a) const { launch_attention(a); }
+  void start(const AttentionArguments& a) const { launch_attention(a, multiprocessors_); }
   void start(const ProductCommand& c) const {
     const ProductArguments& a = c.arguments;
     if (c.x == nullptr) return c.transposed ? launch_transposed(a) : launch_product(a, multiprocessors_);

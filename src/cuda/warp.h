@@ -19,6 +19,7 @@
 #define NFLOAT_DEVICE __device__ __forceinline__
 #define NFLOAT_BOUNDS(threads, blocks) __launch_bounds__(threads, blocks)
 #define NFLOAT_UNROLL _Pragma("unroll")
+#define NFLOAT_UNROLL_TWO _Pragma("unroll 2")
 
 namespace nfloat::gpu {
 inline namespace NFLOAT_MACHINE {
@@ -192,6 +193,7 @@ void launch(void (*kernel)(Parameters...), int blocks_x, int blocks_y, int threa
 #define NFLOAT_DEVICE inline
 #define NFLOAT_BOUNDS(threads, blocks)
 #define NFLOAT_UNROLL
+#define NFLOAT_UNROLL_TWO
 
 #endif
 

@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "bench.h"
+#include "bench_attention.h"
 #include "conversions.h"
 
 namespace conformance {
@@ -77,6 +78,14 @@ inline int run_bench(double matmul, const char* path) {
         add({"quantize absmax from bf16", shape, 0, 4.5, in, gbs, 0, gbs / limits.copy_gbs});
       }
   }
+  // What the card's multiprocessors could do in float32: 128 fused sums a clock.
+  int kilohertz = 0;
+  cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, 0);
+  const double float_tflops = 256.0 * multiprocessors * kilohertz * 1e-9;
+  for (const int m : {512, 4096})
+    for (const bool in_tiles : {true, false})
+      add(attention_row(m, 0, in_tiles, multiprocessors, float_tflops));
+  add(attention_row(1, 4095, false, multiprocessors, float_tflops));
   const std::string fault = machine_fault();
   std::ofstream json(path);
   json << "{\"device\": \"" << device.name << "\", \"multiprocessors\": " << multiprocessors

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <random>
@@ -221,7 +222,7 @@ struct Matrix {
 // Collects what fails, one line a case.
 struct Report {
   int passed = 0, failed = 0;
-  bool quiet = false;
+  bool quiet = false, until_failure = false;
   std::vector<std::string> failures;
 
   void add(const std::string& name, bool good, const std::string& detail) {
@@ -232,6 +233,7 @@ struct Report {
     if (!quiet || !good)
       std::printf("%s %s: %s%s\n", good ? "ok  " : "FAIL", name.c_str(), detail.c_str(),
                   fault.empty() ? "" : ("; " + fault).c_str());
+    if (!good && until_failure) std::exit(1);
   }
 };
 

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "attention.h"
 #include "bench_rows.h"
 #include "conversions.h"
 #include "layers.h"
@@ -23,6 +24,7 @@ int run_suite(bool large, unsigned seed) {
   check_conversions(large, random, report);
   check_products(large, random, report);
   check_layers(large, random, report);
+  check_attention(large, random, report);
   std::printf("%d passed, %d failed, seed %u\n", report.passed, report.failed, seed);
   return report.failed == 0 ? 0 : 1;
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels of an engine's steps, as the engine launches them: products in float32, attention over pages,
+// The kernels of an engine's steps, as the engine launches them, but for attention: products in float32,
 // operations on rows.
 #ifndef NFLOAT_TESTS_CUDA_LAYERS_H_
 #define NFLOAT_TESTS_CUDA_LAYERS_H_
@@ -7,39 +7,12 @@
 #include <algorithm>
 #include <memory>
 
-#include "conformance.h"
-#include "cuda/attention.h"
 #include "cuda/product.h"
 #include "cuda/steps.h"
 #include "cuda/transposed.h"
+#include "rows_of.h"
 
 namespace conformance {
-
-inline size_t size(int64_t count) {
-  return static_cast<size_t>(count);
-}
-
-// Rows that lie `stride` apart in memory that ends with the last one; NaN between them.
-struct RowsOf {
-  int64_t rows, width, stride;
-  std::vector<float> values;  // as they lie
-  std::unique_ptr<Buffer<float>> device;
-
-  RowsOf(int64_t r, int64_t w, int64_t gap, Random* random, float scale = 1)
-      : rows(r), width(w), stride(w + gap), values(size((r - 1) * (w + gap) + w), NAN) {
-    for (int64_t row = 0; random != nullptr && row < r; ++row)
-      for (int64_t i = 0; i < w; ++i) values[size(row * stride + i)] = scale * random->normal();
-    device = std::make_unique<Buffer<float>>(values);
-  }
-  double at(int64_t row, int64_t i) const { return double{values[size(row * stride + i)]}; }
-  // What lies between rows, and around all of them, is as it was.
-  bool whole(const std::vector<float>& got) const {
-    bool good = device->guards_whole();
-    for (int64_t row = 0; row + 1 < rows; ++row)
-      for (int64_t i = width; i < stride; ++i) good = good && std::isnan(got[size(row * stride + i)]);
-    return good;
-  }
-};
 
 inline void check_norm(bool centred, int64_t rows, int64_t width, Random& random, Report& report) {
   const RowsOf x(rows, width, 3, &random), y(rows, width, 1, nullptr);
@@ -209,114 +182,6 @@ inline uint16_t f16_bits(float value) {
   return static_cast<uint16_t>(magnitude == 0 ? sign : sign | ((magnitude - 0x38000000u) >> 13));
 }
 
-struct AttentionCase {
-  gpu::Cache type;
-  int heads, kv_heads, head, turned, window;
-  float softcap;
-  bool sinks;
-  int rows;
-};
-
-// A prompt of one sequence, position by position: what is stored is checked by what is attended from it.
-inline void check_attention(const AttentionCase& c, Random& random, Report& report) {
-  const int64_t width = int64_t{c.heads + 2 * c.kv_heads} * c.head, layers = 2;
-  const int64_t pages = (c.rows + gpu::kPagePositions - 1) / gpu::kPagePositions;
-  const int64_t head_words = gpu::head_words(c.type, c.head), page_words = layers * c.kv_heads * head_words;
-  const RowsOf x(c.rows, width, 3, &random), y(c.rows, int64_t{c.heads} * c.head, 1, nullptr);
-  const std::vector<float> sinks = random.normals(size(c.heads));
-  std::vector<float> angles(size(c.rows * c.turned));
-  for (int p = 0; p < c.rows; ++p)
-    for (int i = 0; i < c.turned / 2; ++i) {
-      const double angle = p * std::pow(10000.0, -2.0 * i / c.turned);
-      angles[size(p * c.turned + i)] = static_cast<float>(std::cos(angle));
-      angles[size(p * c.turned + c.turned / 2 + i)] = static_cast<float>(std::sin(angle));
-    }
-  const Buffer<float> d_sinks(sinks), d_angles(angles);
-  std::vector<std::unique_ptr<Buffer<uint32_t>>> memory;
-  std::vector<std::byte*> page_list;
-  for (int64_t i = 0; i < pages; ++i) {
-    memory.push_back(std::make_unique<Buffer<uint32_t>>(size(page_words)));
-    page_list.push_back(reinterpret_cast<std::byte*>(memory.back()->get()));
-  }
-  const Buffer<std::byte*> d_pages(page_list);
-  std::vector<gpu::RowPlace> places;
-  for (int p = 0; p < c.rows; ++p) places.push_back({d_pages.get(), d_angles.get() + p * c.turned, p});
-  const Buffer<gpu::RowPlace> d_places(places);
-  gpu::AttentionArguments a;
-  a.projected = x.device->get();
-  a.attended = y.device->get();
-  a.places = d_places.get();
-  a.sinks = c.sinks ? d_sinks.get() : nullptr;
-  a.type = c.type;
-  a.rows = c.rows;
-  a.projected_stride = x.stride;
-  a.attended_stride = y.stride;
-  a.heads = c.heads;
-  a.kv_heads = c.kv_heads;
-  a.head = c.head;
-  a.query_stride = a.key_stride = c.head;
-  a.key_at = c.heads * c.head;
-  a.value_after_key = c.kv_heads * c.head;
-  a.first_word = (layers - 1) * c.kv_heads * head_words;
-  a.most_pages = pages;
-  a.turned = c.turned;
-  a.window = c.window;
-  a.scale = 1 / std::sqrt(static_cast<float>(c.head));
-  a.softcap = c.softcap;
-  gpu::launch_attention(a);
-  synchronize();
-  const std::vector<float> got = y.device->read();
-  const auto element = [&](int row, int which, int d) {
-    const int half = c.turned / 2, at = which * c.head;
-    if (d >= c.turned) return x.at(row, at + d);
-    const double angle = row * std::pow(10000.0, -2.0 * (d % half) / c.turned);
-    const double first = x.at(row, at + d % half), second = x.at(row, at + d % half + half);
-    return d < half ? first * std::cos(angle) - second * std::sin(angle)
-                    : second * std::cos(angle) + first * std::sin(angle);
-  };
-  Errors errors;
-  for (int row = 0; row < c.rows; ++row)
-    for (int head = 0; head < c.heads; ++head) {
-      const int kv = head / (c.heads / c.kv_heads),
-                first = c.window > 0 ? std::max(0, row - c.window + 1) : 0;
-      std::vector<double> scores;
-      double largest = c.sinks ? double{sinks[size(head)]} : -1e30;
-      for (int p = first; p <= row; ++p) {
-        double score = 0;
-        for (int d = 0; d < c.head; ++d) score += element(row, head, d) * element(p, c.heads + kv, d);
-        score /= std::sqrt(static_cast<double>(c.head));
-        if (c.softcap > 0) score = double{c.softcap} * std::tanh(score / double{c.softcap});
-        scores.push_back(score);
-        largest = std::max(largest, score);
-      }
-      double total = c.sinks ? std::exp(double{sinks[size(head)]} - largest) : 0;
-      for (double& score : scores) total += score = std::exp(score - largest);
-      for (int d = 0; d < c.head; ++d) {
-        double value = 0, magnitudes = 0;
-        for (int p = first; p <= row; ++p) {
-          const double term =
-              scores[size(p - first)] / total * x.at(p, int64_t{c.heads + c.kv_heads + kv} * c.head + d);
-          value += term;
-          magnitudes += std::fabs(term);
-        }
-        // Steps of a 127th of the largest number, near 2 of normal ones.
-        if (c.type == gpu::Cache::kInt8) magnitudes += 1;
-        errors.take(double{got[size(row * y.stride + head * c.head + d)]}, value, magnitudes);
-      }
-    }
-  bool whole = y.whole(got);
-  for (const auto& page : memory) whole = whole && page->guards_whole();
-  // What a cache rounds off keys moves scores of a few units, and those the weights of the values.
-  const double bound = c.type == gpu::Cache::kF32 ? 1e-5 : c.type == gpu::Cache::kF16 ? 5e-3 : 3e-2;
-  const double rms = c.type == gpu::Cache::kF32 ? 2e-6 : c.type == gpu::Cache::kF16 ? 1e-3 : 2e-2;
-  static const char* const kTypes[] = {"f32", "f16", "int8"};
-  char name[128];
-  std::snprintf(name, sizeof name, "attention %d rows, %d/%d heads of %d in %s, window %d%s%s", c.rows,
-                c.heads, c.kv_heads, c.head, kTypes[static_cast<int>(c.type)], c.window,
-                c.softcap > 0 ? ", capped" : "", c.sinks ? ", sinks" : "");
-  report.add(name, errors.within(bound, rms) && whole, errors.text());
-}
-
 inline void check_float_product(gpu::Storage storage, int64_t rows, int64_t cols, int64_t block,
                                 int64_t x_rows, Random& random, Report& report) {
   const int64_t padded = (cols + 7) / 8 * 8;
@@ -445,7 +310,6 @@ inline void check_float_product(gpu::Storage storage, int64_t rows, int64_t cols
 }
 
 inline void check_layers(bool large, Random& random, Report& report) {
-  using gpu::Cache;
   using gpu::Gate;
   using gpu::RowsOperation;
   using gpu::Storage;
@@ -463,10 +327,6 @@ inline void check_layers(bool large, Random& random, Report& report) {
   for (const Gate kind : {Gate::kSilu, Gate::kGelu, Gate::kGeluTanh, Gate::kQuickGelu, Gate::kRelu})
     check_activate(kind, kind != Gate::kRelu, 0, 3, 77, random, report);
   check_activate(Gate::kSilu, true, 7, 2, 100, random, report);
-  check_attention({Cache::kF32, 4, 2, 64, 64, 0, 0, false, 21}, random, report);
-  check_attention({Cache::kF16, 3, 1, 96, 48, 5, 0, true, 13}, random, report);
-  check_attention({Cache::kF16, 2, 1, 16, 16, 0, 20, false, 140}, random, report);
-  check_attention({Cache::kInt8, 2, 2, 37, 0, 130, 0, false, 150}, random, report);
   for (const Storage storage : {Storage::kF32, Storage::kF16, Storage::kBF16})
     check_float_product(storage, 21, 100, 104, 3, random, report);
   check_float_product(Storage::kInt8, 40, 264, 8, 9, random, report);
@@ -476,8 +336,6 @@ inline void check_layers(bool large, Random& random, Report& report) {
   }
   if (!large) return;
   check_norm(false, 5, 4096, random, report);
-  check_attention({Cache::kF16, 8, 2, 128, 128, 0, 0, false, 1200}, random, report);
-  check_attention({Cache::kF32, 2, 2, 512, 512, 0, 0, false, 30}, random, report);
   for (const Storage storage : {Storage::kBF16, Storage::kInt8, Storage::kNestedCodes})
     check_float_product(storage, 1000, 4096, 64, 17, random, report);
 }

@@ -237,7 +237,11 @@ void CudaEngine::attend(const AttentionStep& step, const BufferRows& projected, 
   for (size_t first = 0; first < step.sequences.size(); first += part.sequences.size()) {
     const SequenceRows& own = step.sequences[first];
     size_t last = first + 1;
-    while (last < step.sequences.size() && step.sequences[last].cache.type == own.cache.type) ++last;
+    // A prompt goes on its own, in tiles of its rows.
+    const auto alone = [](const SequenceRows& sequence) { return sequence.rows >= gpu::kPromptRows; };
+    while (last < step.sequences.size() && step.sequences[last].cache.type == own.cache.type && !alone(own) &&
+           !alone(step.sequences[last]))
+      ++last;
     part.sequences = step.sequences.subspan(first, last - first);
     attend_alike(part, projected.from(own.row), attended.from(own.row));
   }
@@ -291,6 +295,7 @@ void CudaEngine::attend_alike(const AttentionStep& step, const BufferRows& proje
        .rows = rows,
        .projected_stride = projected.stride,
        .attended_stride = attended.stride,
+       .one_sequence = step.sequences.size() == 1,
        .heads = static_cast<int32_t>(heads.heads),
        .kv_heads = static_cast<int32_t>(heads.kv_heads),
        .head = static_cast<int32_t>(heads.head_dim),
