@@ -74,6 +74,7 @@ struct Machine {
   ucontext_t scheduler;
   std::jmp_buf scheduler_place;
   std::function<void()> body;
+  Fiber* own = nullptr;  // that runs
   int current = 0, threads = 0, block_x = 0, block_y = 0, blocks_x = 0, blocks_y = 0;
   // What lanes give each other, two places by turns: who is one exchange ahead writes the other one, and a
   // lane can be no further ahead.
@@ -83,9 +84,9 @@ struct Machine {
   std::string fault;
 };
 
+inline Machine the_machine;
 inline Machine& machine() {
-  static Machine one;
-  return one;
+  return the_machine;
 }
 
 inline constexpr size_t kSharedGuard = 256;
@@ -110,8 +111,7 @@ inline constexpr unsigned char kPoison = 0xff;  // NaN as float, bf16 and f16
 }
 
 inline void wait_for(Wait what) {
-  Machine& m = machine();
-  Fiber& fiber = m.fibers[static_cast<size_t>(m.current)];
+  Fiber& fiber = *machine().own;
   fiber.wait = what;
   leave(fiber);
 }
@@ -119,7 +119,7 @@ inline void wait_for(Wait what) {
 inline void fiber_entry() {
   Machine& m = machine();
   for (;;) {
-    Fiber& fiber = m.fibers[static_cast<size_t>(m.current)];
+    Fiber& fiber = *m.own;
     m.body();
     fiber.done = true;
     leave(fiber);
@@ -160,6 +160,7 @@ inline bool run_warp(int warp) {
       Fiber& fiber = *lanes[lane];
       if (fiber.done || fiber.wait != Wait::kNone) continue;
       m.current = warp * 32 + static_cast<int>(lane);
+      m.own = &fiber;
       enter(fiber);
       moved = true;
     }
@@ -277,7 +278,7 @@ Shared& shared() {
 // Words that this thread gives to the exchange that it takes part in next.
 inline uint32_t (&exchange_slots())[1024][8] {
   Machine& m = machine();
-  return m.slots[m.fibers[static_cast<size_t>(m.current)].exchanges++ % 2];
+  return m.slots[m.own->exchanges++ % 2];
 }
 
 template <typename T>
@@ -376,16 +377,16 @@ inline void copy_async16(void* to, const void* from, bool valid) {
   Machine& m = machine();
   expect_aligned(to, 16);
   expect_aligned(from, 16);
-  m.fibers[static_cast<size_t>(m.current)].groups.back().push_back({to, from, valid});
+  m.own->groups.back().push_back({to, from, valid});
 }
 inline void copy_commit() {
   Machine& m = machine();
-  m.fibers[static_cast<size_t>(m.current)].groups.emplace_back();
+  m.own->groups.emplace_back();
 }
 template <int kLeft>
 void copy_wait() {
   Machine& m = machine();
-  auto& groups = m.fibers[static_cast<size_t>(m.current)].groups;
+  auto& groups = m.own->groups;
   while (groups.size() > size_t{kLeft} + 1) {
     for (const PendingCopy& copy : groups.front()) {
       if (copy.valid) {
