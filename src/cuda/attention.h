@@ -284,7 +284,13 @@ NFLOAT_KERNEL void attend_rows(AttentionArguments a) {
     barrier();  // the sums are read
   }
   float* const to = a.attended + block_x() * a.attended_stride + int64_t{block_y()} * a.head;
-  for (int d = thread(); d < a.head; d += threads()) to[d] = divide_rounded(s.merged[d], softmax.total);
+  uint16_t* const rounded =
+      a.rounded != nullptr ? a.rounded + (int64_t{block_x()} * a.heads + block_y()) * a.head : nullptr;
+  for (int d = thread(); d < a.head; d += threads()) {
+    const float value = divide_rounded(s.merged[d], softmax.total);
+    to[d] = value;
+    if (rounded != nullptr) rounded[d] = round_bf16(value);
+  }
 }
 
 template <Cache kType>

@@ -130,6 +130,8 @@ struct AttentionArguments {
   int32_t turned = 0;      // numbers of a head that its angles turn
   int64_t window = 0;      // positions that a row sees, its own the last; 0: all
   float scale = 1, softcap = 0;
+  uint16_t* rounded =
+      nullptr;  // what is attended in bf16 too, rows one behind the other; of fewer than kPromptRows
   friend bool operator==(const AttentionArguments&, const AttentionArguments&) = default;
 };
 

@@ -83,6 +83,16 @@ bool take_over(Command& command, const RowsCommand& round) noexcept {
     activate->rounded = to;
     return true;
   }
+  if (auto* const attend = std::get_if<AttentionArguments>(&command)) {
+    if (attend->rounded != nullptr || attend->rows >= kPromptRows ||
+        wanted != Written{attend->attended, attend->rows, int64_t{attend->heads} * attend->head,
+                          attend->attended_stride} ||
+        !written.is_apart(
+            stretch(attend->projected, attend->rows, attend->projected_stride, attend->projected_stride)))
+      return false;
+    attend->rounded = to;
+    return true;
+  }
   return false;
 }
 

@@ -150,6 +150,33 @@ TEST(FusedCommands, SumsAndRoundingsGoWithTheirNeighbours) {
   EXPECT_EQ(fuse(list), (std::vector<Command>{norm, activate}));
 }
 
+TEST(FusedCommands, WhatFewRowsAttendIsRoundedByAttention) {
+  std::vector<float> projected(64 * 24), attended(64 * 8);
+  std::vector<uint16_t> halves(64 * 8);
+  AttentionArguments attend{.projected = projected.data(),
+                            .attended = attended.data(),
+                            .rows = 2,
+                            .projected_stride = 24,
+                            .attended_stride = 8,
+                            .heads = 2,
+                            .kv_heads = 1,
+                            .head = 4};
+  RowsCommand round{RowsOperation::kRound,
+                    {.from = attended.data(), .to = halves.data(), .rows = 2, .width = 8, .from_stride = 8}};
+  AttentionArguments both = attend;
+  both.rounded = halves.data();
+  EXPECT_EQ(fuse(std::vector<Command>{attend, round}), std::vector<Command>{both});
+  EXPECT_EQ(fuse(std::vector<Command>{attend, round, round}).size(), 2u);
+  for (int64_t* other : {&round.arguments.width, &round.arguments.from_stride, &round.arguments.rows}) {
+    ++*other;
+    EXPECT_EQ(fuse(std::vector<Command>{attend, round}).size(), 2u);
+    --*other;
+  }
+  // Tiles of a prompt round nothing.
+  attend.rows = round.arguments.rows = kPromptRows;
+  EXPECT_EQ(fuse(std::vector<Command>{attend, round}).size(), 2u);
+}
+
 TEST(FusedCommands, OtherRowsStayOnTheirOwn) {
   Block b;
   const auto expect_kept = [](const std::vector<Command>& list) { EXPECT_EQ(fuse(list), list); };

@@ -206,7 +206,8 @@ TEST(EmbeddedModelOnDevices, ThePlanIsWhatIsTaken) {
   EXPECT_EQ(plan_device_memory(size, 1 << 20, context)[0].largest_context, 0);
 }
 
-// The second of two tokens whose keys lie in the same pages is recorded; the next ones are one graph each.
+// The second of two tokens whose keys lie in the same pages is recorded; the next ones are one graph each,
+// and give the bits of the steps that they are made of: up to eight rows do not change one another's.
 TEST(EmbeddedModelOnDevices, TokensOnACardRunAsGraphs) {
   if (testing::kSanitized) GTEST_SKIP() << "minutes under a sanitizer";
   for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
@@ -220,6 +221,11 @@ TEST(EmbeddedModelOnDevices, TokensOnACardRunAsGraphs) {
       session.decode(7 + i);
       EXPECT_EQ(testing::emulated_graphs() - before, i == 0 ? 0u : 1u) << "token " << i;
     }
+    Session together(model);
+    const uint64_t before = testing::emulated_graphs();
+    const std::span<const float> steps = together.prefill(std::vector<int32_t>{1, 5, 9, 7, 8, 9, 10, 11});
+    EXPECT_EQ(testing::emulated_graphs(), before);
+    EXPECT_TRUE(std::equal(steps.begin(), steps.end(), session.logits().begin()));
   }
 }
 
