@@ -82,7 +82,15 @@ class EmulatedCard final : public gpu::Launches {
     queued_.push_back(command);
   }
   std::unique_ptr<gpu::Graph> record(std::span<const gpu::Command> commands) override {
-    return std::make_unique<Recorded>(commands);
+    // Branches may run in any order: here the last one is the first.
+    std::vector<gpu::Command> order;
+    for (size_t i = 0; i < commands.size();) {
+      const std::span<const gpu::Command> branches =
+          commands.subspan(i, gpu::side_by_side(commands.subspan(i), commands.size()));
+      order.insert(order.end(), branches.rbegin(), branches.rend());
+      i += branches.size();
+    }
+    return std::make_unique<Recorded>(order);
   }
   void run(gpu::Graph& graph) override {
     ++graphs_run;
