@@ -21,9 +21,10 @@ namespace nfloat {
 struct RankPlace {
   int rank = 0, count = 1;
   int local_count = 1;  // of them on this machine
+  int local_rank = 0;   // of this one among those
 };
 
-// As mpirun has told in the environment; {0, 1, 1} elsewhere.
+// As mpirun has told in the environment; {0, 1, 1, 0} elsewhere.
 NFLOAT_API RankPlace rank_place() noexcept;
 
 // Calls that exchange something are made by all ranks, in the same order, with sizes that agree. Each wait

@@ -113,8 +113,14 @@ std::vector<std::shared_ptr<Device>> devices();
 // offered.
 void add_device(std::shared_ptr<Device> device);
 
+// Of `all` the one that `name` names, or of several of that kind the one for this rank of the machine; null:
+// none.
+std::shared_ptr<Device> choose_device(std::span<const std::shared_ptr<Device>> all, std::string_view name,
+                                      int local_rank);
+
 // The device that `name` names: "cpu"; "cuda" or "vulkan" (the first of them), "cuda:N" or "vulkan:N";
-// "auto": the first accelerator, else the CPU; "": what NFLOAT_DEVICE names, else the CPU. Throws
+// "auto": the first accelerator, else the CPU; "": what NFLOAT_DEVICE names, else the CPU. Of several ranks
+// on one machine each takes another one of a kind, as far as there are enough. Throws
 // kInvalidArgument for another name, and kNotFound where there is no such device; both say which there are.
 std::shared_ptr<Device> find_device(std::string_view name);
 

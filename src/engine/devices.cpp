@@ -11,6 +11,7 @@
 #include "engine/cuda/open.h"
 #include "engine/device.h"
 #include "engine/vulkan/open.h"
+#include "nfloat/ranks.h"
 
 namespace nfloat {
 namespace {
@@ -29,10 +30,14 @@ bool is_card_name(std::string_view name) noexcept {
   return false;
 }
 
-// The first of its kind is also named by the kind alone.
-bool has_name(const Device& device, std::string_view name) {
-  const std::string_view own = device.name();
-  return own == name || (own.ends_with(":0") && own.substr(0, own.size() - 2) == name);
+// "cuda" of "cuda:1".
+std::string_view kind_of(const Device& device) noexcept {
+  return device.name().substr(0, device.name().find(':'));
+}
+
+// "cuda:1" is of the kind "cuda", a device with another word behind the colon only has its own name.
+bool is_of_kind(const Device& device, std::string_view kind) noexcept {
+  return is_card_name(device.name()) && kind_of(device) == kind;
 }
 
 struct AddedDevices {
@@ -60,6 +65,18 @@ std::vector<std::shared_ptr<Device>> devices() {
   return all;
 }
 
+std::shared_ptr<Device> choose_device(std::span<const std::shared_ptr<Device>> all, std::string_view name,
+                                      int local_rank) {
+  const bool automatic = name == "auto";
+  std::vector<std::shared_ptr<Device>> meant;
+  for (const std::shared_ptr<Device>& device : all) {
+    if (automatic && !device->accelerator()) continue;
+    const std::string_view kind = !automatic ? name : kind_of(meant.empty() ? *device : *meant.front());
+    if (device->name() == name || is_of_kind(*device, kind)) meant.push_back(device);
+  }
+  return meant.empty() ? nullptr : meant[static_cast<size_t>(local_rank) % meant.size()];
+}
+
 std::shared_ptr<Device> find_device(std::string_view name) {
   const char* from = "the device";
   if (name.empty()) {
@@ -69,16 +86,15 @@ std::shared_ptr<Device> find_device(std::string_view name) {
     from = "NFLOAT_DEVICE";
   }
   if (name == "cpu") return cpu_device();
-  std::string names;
   const std::vector<std::shared_ptr<Device>> all = devices();
-  for (const std::shared_ptr<Device>& device : all) {
-    if (name == "auto" ? device->accelerator() : has_name(*device, name)) {
-      device->expect_usable();
-      return device;
-    }
+  if (std::shared_ptr<Device> found = choose_device(all, name, rank_place().local_rank)) {
+    found->expect_usable();
+    return found;
+  }
+  std::string names;
+  for (const std::shared_ptr<Device>& device : all)
     names +=
         (names.empty() ? "" : ", ") + std::string(device->name()) + " (" + std::string(device->model()) + ")";
-  }
   if (name == "auto") return cpu_device();
   if (is_card_name(name))
     fail(ErrorCode::kNotFound, "{} is \"{}\", which is not there; there are: {}", from, name, names);

@@ -30,6 +30,7 @@ RankPlace rank_place() noexcept {
   place.count = number_of("OMPI_COMM_WORLD_SIZE", 1);
   place.rank = number_of("OMPI_COMM_WORLD_RANK", 0);
   place.local_count = std::max(1, number_of("OMPI_COMM_WORLD_LOCAL_SIZE", 1));
+  place.local_rank = std::max(0, number_of("OMPI_COMM_WORLD_LOCAL_RANK", 0));
   if (place.count < 1 || place.rank < 0 || place.rank >= place.count) return {};
   return place;
 }

@@ -124,8 +124,8 @@ uint64_t emulated_graphs() {
   return graphs_run;
 }
 
-std::shared_ptr<Device> emulated_device(uint64_t memory) {
-  return cuda::device_on(std::make_shared<EmulatedCard>(memory), "cuda:emulated");
+std::shared_ptr<Device> emulated_device(uint64_t memory, const std::string& name) {
+  return cuda::device_on(std::make_shared<EmulatedCard>(memory), name);
 }
 
 }  // namespace nfloat::testing

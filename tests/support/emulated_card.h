@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "engine/device.h"
 
@@ -13,7 +14,8 @@ namespace nfloat::testing {
 // processor. Steps run as late as they may, when somebody waits; memory is poisoned and has no byte more than
 // was asked for. A test program with this file has one among its devices(), "cuda:emulated".
 // Lists of commands that came again run as they were recorded.
-std::shared_ptr<Device> emulated_device(uint64_t memory = uint64_t{1} << 30);
+std::shared_ptr<Device> emulated_device(uint64_t memory = uint64_t{1} << 30,
+                                        const std::string& name = "cuda:emulated");
 
 // How many recorded lists such cards have run.
 uint64_t emulated_graphs();

@@ -164,6 +164,27 @@ TEST_P(Cuda, HeadsOfTooManyNumbersAreNamed) {
   }
 }
 
+// Ranks of one machine share its cards out; a number names one.
+TEST(EmulatedCard, EachRankOfAMachineTakesACard) {
+  std::vector<std::shared_ptr<Device>> all{cpu_device()};
+  for (const char* name : {"cuda:0", "cuda:1", "cuda:2", "vulkan:0", "cuda:emulated"})
+    all.push_back(emulated_device(100000, name));
+  const auto chosen = [&](std::string_view name, int rank) {
+    const std::shared_ptr<Device> found = choose_device(all, name, rank);
+    return found == nullptr ? "none" : std::string(found->name());
+  };
+  for (const char* name : {"cuda", "auto"}) {
+    EXPECT_EQ(chosen(name, 0), "cuda:0");
+    EXPECT_EQ(chosen(name, 2), "cuda:2");
+    EXPECT_EQ(chosen(name, 4), "cuda:1");
+  }
+  EXPECT_EQ(chosen("cuda:1", 2), "cuda:1");
+  EXPECT_EQ(chosen("cuda:emulated", 2), "cuda:emulated");
+  EXPECT_EQ(chosen("vulkan", 1), "vulkan:0");
+  EXPECT_EQ(chosen("cpu", 1), "cpu");
+  for (const char* name : {"cud", "cuda:", "cuda:3", "cuda:1x", "", ":"}) EXPECT_EQ(chosen(name, 0), "none");
+}
+
 // What was made before memory ran out is given back, and the device goes on.
 TEST(EmulatedCard, RunsOutOfMemory) {
   const std::shared_ptr<Device> small = emulated_device(100000);
