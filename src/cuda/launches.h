@@ -70,26 +70,26 @@ class Launches : public Card, private Runner {
     const ProductArguments& a = c.arguments;
     if (c.x == nullptr) return c.transposed ? launch_transposed(a) : launch_product(a, multiprocessors_);
     const auto count = static_cast<int>(a.x_rows);
-    const bool plain = is_plain_bf16(a.weights);
-    if (c.transposed && plain)
-      return multiply_plain<true>(a.weights, c.x, a.x_stride, count, a.y, a.y_stride, a.accumulate);
-    const Nf4 w = view(a.weights);
-    if (c.transposed)
-      return multiply_many<true>(w, c.x, a.x_stride, count, a.y, a.y_stride, large_blocks_, multiprocessors_,
-                                 a.accumulate);
-    if (plain) {
+    if (is_plain_bf16(a.weights)) {
+      if (c.transposed)
+        return multiply_plain<true>(a.weights, c.x, a.x_stride, count, a.y, a.y_stride, a.accumulate);
       multiply_plain<false>(a.weights, c.x, a.weights.cols, count, a.y, a.y_stride);
-    } else if (a.x_rows <= kFewRows) {
-      multiply_few(w, c.x, count, a.y, a.y_stride, multiprocessors_);
     } else {
-      multiply_many<false>(w, c.x, w.columns, count, a.y, a.y_stride, large_blocks_, multiprocessors_);
+      const Nf4 w = view(a.weights);
+      if (c.transposed)
+        return multiply_many<true>(w, c.x, a.x_stride, count, a.y, a.y_stride, large_blocks_,
+                                   multiprocessors_, a.accumulate);
+      if (a.x_rows <= kFewRows)
+        multiply_few(w, c.x, count, a.y, a.y_stride, multiprocessors_);
+      else
+        multiply_many<false>(w, c.x, w.columns, count, a.y, a.y_stride, large_blocks_, multiprocessors_);
     }
     if (a.bias == nullptr) return;
     RowsArguments bias;
     bias.from = a.bias;
     bias.to = a.y;
     bias.rows = a.x_rows;
-    bias.width = w.rows;
+    bias.width = a.weights.rows;
     bias.to_stride = a.y_stride;
     launch_rows<RowsOperation::kAddToAll>(bias);
   }
