@@ -130,8 +130,7 @@ struct TrainMemory {
 // One entry a level. `weight_bits`: of the layers' matrices (NF4 in blocks of 64: 4.5); `plain`: of
 // embeddings and head, and of matrices that are not quantized: more is kept of what products with f16 and f32
 // weights read. Batches are as large as the options allow. `on_device`: the model is on another device than
-// the CPU. Throws kUnsupported for mixtures,
-// kInvalidArgument for targets.
+// the CPU. Throws kUnsupported for mixtures, kInvalidArgument for targets.
 NFLOAT_API std::vector<TrainMemory> plan_train_memory(const ModelConfig& config, const TrainOptions& options,
                                                       double weight_bits, DType plain = DType::kBF16,
                                                       bool on_device = false);

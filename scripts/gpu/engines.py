@@ -200,11 +200,11 @@ def check_engine(run, args, kind):
             run.say(f"     matrix units: {on.results['matrix_units']}")
 
 
-def torch_child(run, what, todo, limit, environment=None):
+def torch_child(run, what, request, limit, environment=None):
     """Lets PyTorch compute and counts what it says. Whether it came to its end: False also where there is no PyTorch."""
     path = run.path(f"{what}.json")
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(todo, file)
+        json.dump(request, file)
     done = run.command([sys.executable, "-B", os.path.join(HERE, "torch_checks.py"), what, path], limit, environment)
     rest = []
     for line in done.out.splitlines():
@@ -235,18 +235,18 @@ def random_llama(run, args, any_engine):
     """Folders of a random Llama, plain and in two layouts of 4 bits; made once. None where it cannot be made."""
     if args.llama is None:
         args.llama = {}
-        todo = {"seed": args.seed, "model": run.path("plain"), "adapter": run.path("adapter"), "rows": run.path("rows.jsonl"),
+        request = {"seed": args.seed, "model": run.path("plain"), "adapter": run.path("adapter"), "rows": run.path("rows.jsonl"),
                 "tokenizer": MODEL, "steps": STEPS}  # fmt: skip
-        if torch_child(run, "make", todo, 60):
+        if torch_child(run, "make", request, 60):
             made = {"float scales": [], "8-bit scales": ["--preset", "best"]}
             for number, (name, options) in enumerate(made.items()):
                 folder = run.path(f"nf4_{number}")
-                done = any_engine.command(["nfloat", "quantize", todo["model"], folder, "--quiet"] + options, 60)
+                done = any_engine.command(["nfloat", "quantize", request["model"], folder, "--quiet"] + options, 60)
                 if done.status != 0:
                     run.count_run(f"quantize a random Llama, {name}", done)
                     return None
                 made[name] = folder
-            args.llama = {**todo, "folders": made}
+            args.llama = {**request, "folders": made}
     return args.llama or None
 
 
@@ -275,14 +275,19 @@ def scored(run, on, folder, name, precision, texts, new_tokens):
     return {"name": label, "precision": precision, "distributions": stem + ".p", "generated": stem + ".json", "context": CONTEXT}
 
 
+def llama_on(run, args, stage):
+    """The engines of a stage and the random Llama that it compares; None where there is none, which has been said."""
+    engines = opened(run, args, stage, kinds_of(args))
+    made = random_llama(run, args, engines[0]) if engines else None
+    if engines and made is None:
+        run.skip(stage, "there is no random Llama to compare with")
+    return engines, made
+
+
 def logits(run, args):
     """Log-probabilities of a random Llama: a prompt of three pages, then tokens one by one over the end of a page."""
-    engines = opened(run, args, "logits", kinds_of(args))
-    if not engines:
-        return
-    made = random_llama(run, args, engines[0])
+    engines, made = llama_on(run, args, "logits")
     if made is None:
-        run.skip("logits", "there is no random Llama to compare with")
         return
     with open(os.path.join(MODEL, "stories.txt"), encoding="utf-8") as file:
         story = file.read(1500)
@@ -305,12 +310,8 @@ def logits(run, args):
 
 def lora(run, args):
     """Gradients and steps of low-rank adapters beside 4-bit weights."""
-    engines = opened(run, args, "lora", kinds_of(args))
-    if not engines:
-        return
-    made = random_llama(run, args, engines[0])
+    engines, made = llama_on(run, args, "lora")
     if made is None:
-        run.skip("lora", "there is no random Llama to compare with")
         return
     how = {"steps": STEPS, "rate": 1e-3, "decay": 0.01, "clip": 1.0}
     folder, runs = made["folders"]["8-bit scales"], []

@@ -56,12 +56,12 @@ def matmul(_):
     return say(name="matrix rate", good=math.isfinite(rate) and rate > 0, text=f"bf16 8192^3 by PyTorch: {rate:.0f} TFLOP/s")
 
 
-def decode_tensor(todo):
+def decode_tensor(request):
     """Writes a matrix in bitsandbytes' layout for the device program, or compares every bf16 that it made of it."""
-    levels = torch.tensor(todo["levels"])
-    rows, columns, nested = 1031, 704, todo["nested"]
+    levels = torch.tensor(request["levels"])
+    rows, columns, nested = 1031, 704, request["nested"]
     blocks = rows * columns // 64
-    generator = torch.Generator().manual_seed(todo["seed"])
+    generator = torch.Generator().manual_seed(request["seed"])
     codes = torch.randint(0, 256, (rows * columns // 2,), dtype=torch.uint8, generator=generator)
     scales = torch.randn(blocks, generator=generator) * 0.02  # negative ones too
     parts = [struct.pack("<3q", rows, columns, nested), bytes(codes.tolist())]
@@ -74,12 +74,12 @@ def decode_tensor(todo):
     else:
         parts.append(struct.pack(f"<{blocks}f", *scales.tolist()))
     parts.append(struct.pack("<16f", *levels.tolist()))
-    if not os.path.exists(todo["out"]):
-        with open(todo["in"], "wb") as file:
+    if not os.path.exists(request["out"]):
+        with open(request["in"], "wb") as file:
             file.write(b"".join(parts))
         return
     expected = expand(codes, levels, scales, rows * columns, 64).to(torch.bfloat16)
-    with open(todo["out"], "rb") as file:
+    with open(request["out"], "rb") as file:
         data = bytearray(file.read())
     name = f"PyTorch decodes the same, {'8-bit' if nested else 'float'} scales"
     if len(data) != 2 * rows * columns:
@@ -88,17 +88,17 @@ def decode_tensor(todo):
     say(name=name, good=differ == 0, text=f"{differ} of {rows * columns} elements differ")
 
 
-def make(todo):
+def make(request):
     """A random Llama with the tokenizer of another model, an adapter whose B is not zero, rows to learn."""
-    with open(os.path.join(todo["tokenizer"], "config.json"), encoding="utf-8") as file:
+    with open(os.path.join(request["tokenizer"], "config.json"), encoding="utf-8") as file:
         vocabulary = json.load(file)["vocab_size"]
     config = {**SHAPE, "vocab_size": vocabulary}
-    random_model(todo["model"], config, todo["seed"])
+    random_model(request["model"], config, request["seed"])
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        with open(os.path.join(todo["tokenizer"], name), "rb") as source, open(os.path.join(todo["model"], name), "wb") as target:
+        with open(os.path.join(request["tokenizer"], name), "rb") as source, open(os.path.join(request["model"], name), "wb") as target:
             target.write(source.read())
-    generator = torch.Generator().manual_seed(todo["seed"] + 1)
-    weights = read_safetensors(os.path.join(todo["model"], "model.safetensors"))
+    generator = torch.Generator().manual_seed(request["seed"] + 1)
+    weights = read_safetensors(os.path.join(request["model"], "model.safetensors"))
     tensors = {}
     for layer in range(config["num_hidden_layers"]):
         for part in PROJECTIONS:
@@ -106,15 +106,15 @@ def make(todo):
             at = f"base_model.model.model.layers.{layer}.{part}.lora_"
             tensors[at + "A.weight"] = (torch.rand(RANK, inputs, generator=generator) * 2 - 1) * inputs**-0.5
             tensors[at + "B.weight"] = (torch.rand(outputs, RANK, generator=generator) * 2 - 1) * 0.02
-    os.makedirs(todo["adapter"])
-    write_safetensors(os.path.join(todo["adapter"], "adapter_model.safetensors"), tensors)
-    with open(os.path.join(todo["adapter"], "adapter_config.json"), "w", encoding="utf-8") as file:
+    os.makedirs(request["adapter"])
+    write_safetensors(os.path.join(request["adapter"], "adapter_model.safetensors"), tensors)
+    with open(os.path.join(request["adapter"], "adapter_config.json"), "w", encoding="utf-8") as file:
         json.dump({"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": RANK, "lora_alpha": ALPHA, "lora_dropout": 0.0, "bias": "none",
                    "fan_in_fan_out": False, "inference_mode": False, "base_model_name_or_path": "",
                    "target_modules": sorted(part.split(".")[1] for part in PROJECTIONS)}, file)  # fmt: skip
     # Lengths on both sides of a page of 128 positions.
-    with open(todo["rows"], "w", encoding="utf-8") as file:
-        for i in range(2 * todo["steps"]):
+    with open(request["rows"], "w", encoding="utf-8") as file:
+        for i in range(2 * request["steps"]):
             ids = torch.randint(2, vocabulary, (150 if i % 2 else 97,), generator=generator)
             file.write(json.dumps({"input_ids": ids.tolist()}) + "\n")
 
@@ -185,8 +185,8 @@ def transformers_model(config_folder, weights):
     return model.eval()
 
 
-def logits(todo):
-    for folder in todo["folders"]:
+def logits(request):
+    for folder in request["folders"]:
         config, weights = read_model(folder["model"])
         ids = folder["ids"]
         models = {"f64": Llama(config, weights, torch.float64), "f32": Llama(config, weights, torch.float32),
@@ -203,7 +203,7 @@ def logits(todo):
                 compare_generated(run, folder["prompt"], models["f64"].forward, allowed[run["precision"]])
             name = f"Transformers, {folder['name']}"
             try:
-                own = log_p(transformers_model(todo["plain"], weights)(torch.tensor([ids])).logits[0])
+                own = log_p(transformers_model(request["plain"], weights)(torch.tensor([ids])).logits[0])
             except Exception as error:  # missing, or of another make
                 say(skip=name, why=f"{type(error).__name__}: {error}"[:300])
                 continue
@@ -221,20 +221,20 @@ def step_loss(forward, rows):
     return sum(losses) / sum(len(row) - 1 for row in rows)
 
 
-def train(model, tensors, rows, todo):
+def train(model, tensors, rows, request):
     """(gradients of the first step, losses, norms, adapter) of AdamW with clipping over the whole adapter."""
     model.add_adapter(tensors, ALPHA / RANK)
     parameters = [tensor for pair in model.adapter.values() for tensor in pair]
-    optimizer = torch.optim.AdamW(parameters, todo["rate"], betas=(0.9, 0.999), eps=1e-8, weight_decay=todo["decay"])
+    optimizer = torch.optim.AdamW(parameters, request["rate"], betas=(0.9, 0.999), eps=1e-8, weight_decay=request["decay"])
     first, losses, norms = None, [], []
-    for step in range(todo["steps"]):
+    for step in range(request["steps"]):
         loss = step_loss(model.forward, rows[2 * step:2 * step + 2])
         optimizer.zero_grad()
         loss.backward()
         if first is None:
             first = model.adapter_tensors(lambda tensor: tensor.grad)
         losses.append(loss.item())
-        norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, todo["clip"])))
+        norms.append(float(torch.nn.utils.clip_grad_norm_(parameters, request["clip"])))
         optimizer.step()
     return first, losses, norms, model.adapter_tensors()
 
@@ -266,21 +266,21 @@ FLOOR = {"f32": {"losses": 3e-6, "norms": 1e-5, "gradients": 1e-5, "adapter": 2e
 
 
 
-def lora(todo):
-    config, weights = read_model(todo["model"])
-    tensors = read_safetensors(os.path.join(todo["adapter"], "adapter_model.safetensors"))
-    with open(todo["rows"], encoding="utf-8") as file:
+def lora(request):
+    config, weights = read_model(request["model"])
+    tensors = read_safetensors(os.path.join(request["adapter"], "adapter_model.safetensors"))
+    with open(request["rows"], encoding="utf-8") as file:
         rows = [json.loads(line)["input_ids"] for line in file]
-    truth = train(Llama(config, weights, torch.float64), tensors, rows, todo)
-    own = {"f32": deviations(train(Llama(config, weights, torch.float32), tensors, rows, todo), truth),
-           "bf16": deviations(train(Llama(config, weights, torch.float32, rounded=True), tensors, rows, todo), truth)}
+    truth = train(Llama(config, weights, torch.float64), tensors, rows, request)
+    own = {"f32": deviations(train(Llama(config, weights, torch.float32), tensors, rows, request), truth),
+           "bf16": deviations(train(Llama(config, weights, torch.float32, rounded=True), tensors, rows, request), truth)}
     say(result={"lora_deviations": own})
     allowed = {precision: {what: max(FACTOR[precision] * value, FLOOR[precision][what]) for what, value in one.items()} for precision, one in own.items()}
-    for run in todo["runs"]:
+    for run in request["runs"]:
         with open(run["log"], encoding="utf-8") as file:
             steps = [json.loads(line) for line in file]
-        if len(steps) != todo["steps"]:
-            say(name=run["name"], good=False, text=f"{len(steps)} steps in the log in place of {todo['steps']}")
+        if len(steps) != request["steps"]:
+            say(name=run["name"], good=False, text=f"{len(steps)} steps in the log in place of {request['steps']}")
             continue
         found = deviations((read_safetensors(run["gradients"]), [one["loss"] for one in steps], [one["grad_norm"] for one in steps],
                             read_safetensors(os.path.join(run["out"], "adapter_model.safetensors"))), truth)  # fmt: skip
@@ -290,7 +290,7 @@ def lora(todo):
     try:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(transformers_model(todo["plain"], weights), todo["adapter"], is_trainable=True)
+        model = PeftModel.from_pretrained(transformers_model(request["plain"], weights), request["adapter"], is_trainable=True)
         loss = step_loss(lambda row: model(torch.tensor([row])).logits[0].float(), rows[:2])
         loss.backward()
         theirs = {name.replace(".default.", "."): value.grad.double() for name, value in model.named_parameters() if value.grad is not None}
@@ -299,7 +299,7 @@ def lora(todo):
     bound = {what: 2 * value for what, value in allowed["f32"].items()}
     tell("PEFT and the model written here: loss", abs(loss.item() - truth[1][0]), bound["losses"], "differ by")
     tell("PEFT and the model written here: gradients", worst(theirs, truth[0]), bound["gradients"], "the worst tensor differs by")
-    for run in todo["runs"]:
+    for run in request["runs"]:
         if run["precision"] == "f32":
             tell(f"PEFT and {run['name']}: gradients", worst(read_safetensors(run["gradients"]), theirs), bound["gradients"], "the worst tensor differs by")
     return None
@@ -308,8 +308,8 @@ def lora(todo):
 def main():
     torch.backends.cuda.matmul.allow_tf32 = False
     with open(sys.argv[2], encoding="utf-8") as file:
-        todo = json.load(file)
-    {"matmul": matmul, "decode": decode_tensor, "make": make, "logits": logits, "lora": lora}[sys.argv[1]](todo)
+        request = json.load(file)
+    {"matmul": matmul, "decode": decode_tensor, "make": make, "logits": logits, "lora": lora}[sys.argv[1]](request)
 
 
 if __name__ == "__main__":

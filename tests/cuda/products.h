@@ -11,6 +11,37 @@ namespace conformance {
 
 enum class Product { kFew, kExact, kMany, kTransposed };
 
+struct Judged {
+  Errors errors;
+  bool beside;  // nothing was written beside the output
+};
+
+// What a product gave, `times` over, beside sums in double of W [rows, columns] and x, [count][depth].
+template <typename Number>
+Judged judge(const std::vector<double>& w, const std::vector<Number>& x, int64_t rows, int64_t columns,
+             int count, bool transposed, double times, const Buffer<float>& y,
+             const std::vector<float>& got) {
+  const int64_t depth = transposed ? rows : columns, outputs = transposed ? columns : rows;
+  const int64_t stride = static_cast<int64_t>(got.size()) / count;
+  Judged judged{{}, y.guards_whole()};
+  for (int m = 0; m < count; ++m) {
+    for (int64_t o = 0; o < outputs; ++o) {
+      double sum = 0, magnitudes = 0;
+      for (int64_t k = 0; k < depth; ++k) {
+        const double product = times *
+                               w[static_cast<size_t>(transposed ? k * columns + o : o * columns + k)] *
+                               static_cast<double>(x[static_cast<size_t>(m * depth + k)]);
+        sum += product;
+        magnitudes += std::fabs(product);
+      }
+      judged.errors.take(double{got[static_cast<size_t>(m * stride + o)]}, sum, magnitudes);
+    }
+    for (int64_t o = outputs; o < stride; ++o)
+      judged.beside = judged.beside && std::isnan(got[static_cast<size_t>(m * stride + o)]);
+  }
+  return judged;
+}
+
 // The product of `count` rows with a random matrix; y's rows lie `stride` apart and nothing between them may
 // change.
 inline void check_product(Product kind, int64_t rows, int64_t columns, int count, int shift, bool nested,
@@ -38,31 +69,15 @@ inline void check_product(Product kind, int64_t rows, int64_t columns, int count
   const std::vector<float> got = y.read();
   std::vector<double> w(static_cast<size_t>(rows * columns));
   for (size_t i = 0; i < w.size(); ++i) w[i] = matrix.at(static_cast<int64_t>(i));
-  Errors errors;
-  bool beside = y.guards_whole();
-  for (int m = 0; m < count; ++m) {
-    for (int64_t o = 0; o < outputs; ++o) {
-      double sum = 0, magnitudes = 0;
-      for (int64_t k = 0; k < depth; ++k) {
-        const double product =
-            w[static_cast<size_t>(kind == Product::kTransposed ? k * columns + o : o * columns + k)] *
-            double{exact[static_cast<size_t>(m * depth + k)]};
-        sum += product;
-        magnitudes += std::fabs(product);
-      }
-      errors.take(got[static_cast<size_t>(m * stride + o)], sum, magnitudes);
-    }
-    for (int64_t o = outputs; o < stride; ++o)
-      beside = beside && std::isnan(got[static_cast<size_t>(m * stride + o)]);
-  }
+  const Judged judged = judge(w, exact, rows, columns, count, kind == Product::kTransposed, 1, y, got);
   const bool exactly = kind == Product::kExact;
   static const char* const kNames[] = {"few rows", "few rows, float32", "many rows", "transposed"};
   char name[160];
   std::snprintf(name, sizeof name, "%s %lldx%lld by %d, blocks of %d%s", kNames[static_cast<int>(kind)],
                 static_cast<long long>(rows), static_cast<long long>(columns), count, 1 << shift,
                 nested ? ", 8-bit scales" : "");
-  report.add(name, beside && errors.within(exactly ? 1e-6 : 2.5e-3, exactly ? 1e-5 : 4e-3),
-             errors.text() + (beside ? "" : ", wrote beside its output"));
+  report.add(name, judged.beside && judged.errors.within(exactly ? 1e-6 : 2.5e-3, exactly ? 1e-5 : 4e-3),
+             judged.errors.text() + (judged.beside ? "" : ", wrote beside its output"));
 }
 
 // Plain bf16 weights, there or back; `again`: once more on top of it.
@@ -88,29 +103,18 @@ inline void check_plain_product(bool transposed, int64_t rows, int64_t columns, 
   }
   synchronize();
   const std::vector<float> got = y.read();
-  Errors errors;
-  bool beside = y.guards_whole();
-  for (int m = 0; m < count; ++m) {
-    for (int64_t o = 0; o < outputs; ++o) {
-      double sum = 0, magnitudes = 0;
-      for (int64_t k = 0; k < depth; ++k) {
-        const double product =
-            (again ? 2.0 : 1.0) *
-            double{bf16(w[static_cast<size_t>(transposed ? k * columns + o : o * columns + k)])} *
-            double{bf16(x[static_cast<size_t>(m * depth + k)])};
-        sum += product;
-        magnitudes += std::fabs(product);
-      }
-      errors.take(double{got[static_cast<size_t>(m * stride + o)]}, sum, magnitudes);
-    }
-    for (int64_t o = outputs; o < stride; ++o)
-      beside = beside && std::isnan(got[static_cast<size_t>(m * stride + o)]);
-  }
+  const auto widened = [](const std::vector<uint16_t>& halves) {
+    std::vector<double> all;
+    for (const uint16_t half : halves) all.push_back(double{bf16(half)});
+    return all;
+  };
+  const Judged judged =
+      judge(widened(w), widened(x), rows, columns, count, transposed, again ? 2 : 1, y, got);
   char name[160];
   std::snprintf(name, sizeof name, "plain%s %lldx%lld by %d%s", transposed ? " transposed" : "",
                 static_cast<long long>(rows), static_cast<long long>(columns), count, again ? ", twice" : "");
-  report.add(name, beside && errors.within(1e-6, 1e-5),
-             errors.text() + (beside ? "" : ", wrote beside its output"));
+  report.add(name, judged.beside && judged.errors.within(1e-6, 1e-5),
+             judged.errors.text() + (judged.beside ? "" : ", wrote beside its output"));
 }
 
 // `large`: shapes that only a device computes in reasonable time.

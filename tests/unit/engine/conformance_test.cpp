@@ -10,6 +10,7 @@
 #include "nfloat/quantize.h"
 #include "reference/gemm.h"
 #include "reference/transformer.h"
+#include "support/pack_source.h"
 
 namespace nfloat::testing {
 namespace {
@@ -82,21 +83,7 @@ class EngineConformance : public EngineTest {
     const QuantizedTensor tensor =
         quantize_blockwise(view, make_codebook("nf4"), {.double_quantization = nested, .threads = 1});
     const std::vector<float> bias = with_bias ? random(rows) : std::vector<float>();
-    PackSource source;
-    source.codes = tensor.codes;
-    source.levels = tensor.codebook.levels;
-    source.rows = rows;
-    source.cols = cols;
-    source.block_size = tensor.block_size;
-    if (nested) {
-      source.nested_codes = tensor.nested.codes;
-      source.nested_absmax = tensor.nested.absmax;
-      source.nested_map = dynamic_codebook().levels;
-      source.nested_offset = tensor.nested.offset;
-      source.nested_block_size = kNestedBlockSize;
-    } else {
-      source.scales = tensor.scales;
-    }
+    const PackSource source = source_of(tensor);
     weights.group.add(*device_, source, bias, 2);
     std::vector<float> decoded(plain.size());
     dequantize_blockwise(tensor, DType::kF32, std::as_writable_bytes(std::span(decoded)));

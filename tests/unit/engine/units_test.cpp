@@ -4,6 +4,7 @@
 #include "engine/vulkan/open.h"
 #include "nfloat/codebook.h"
 #include "nfloat/quantize.h"
+#include "support/pack_source.h"
 
 namespace nfloat::testing {
 namespace {
@@ -115,21 +116,7 @@ TEST_F(VulkanUnits, EveryCodeIsTaken) {
       const TensorView view{DType::kF32, Shape({outputs, cols}), std::as_bytes(std::span(plain))};
       const QuantizedTensor tensor =
           quantize_blockwise(view, code, {.double_quantization = nested, .threads = 1});
-      PackSource source;
-      source.codes = tensor.codes;
-      source.levels = tensor.codebook.levels;
-      source.rows = outputs;
-      source.cols = cols;
-      source.block_size = tensor.block_size;
-      if (nested) {
-        source.nested_codes = tensor.nested.codes;
-        source.nested_absmax = tensor.nested.absmax;
-        source.nested_map = dynamic_codebook().levels;
-        source.nested_offset = tensor.nested.offset;
-        source.nested_block_size = kNestedBlockSize;
-      } else {
-        source.scales = tensor.scales;
-      }
+      const PackSource source = source_of(tensor);
       Group group;
       group.bias.resize(index(outputs));
       group.weights.add(*device_, source, {}, 1);

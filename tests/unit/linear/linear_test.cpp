@@ -17,6 +17,7 @@
 #include "nfloat/error.h"
 #include "nfloat/quantize.h"
 #include "reference/gemm.h"
+#include "support/pack_source.h"
 #include "support/paths.h"
 
 namespace nfloat {
@@ -58,23 +59,7 @@ std::vector<float> dequantized(const QuantizedTensor& tensor) {
   return values;
 }
 
-PackSource source_of(const QuantizedTensor& tensor) {
-  PackSource source;
-  source.codes = tensor.codes;
-  source.levels = tensor.codebook.levels;
-  source.rows = tensor.shape[0];
-  source.cols = tensor.shape[1];
-  source.block_size = tensor.block_size;
-  if (tensor.double_quantized()) {
-    source.nested_codes = tensor.nested.codes;
-    source.nested_absmax = tensor.nested.absmax;
-    source.nested_map = dynamic_codebook().levels;
-    source.nested_offset = tensor.nested.offset;
-  } else {
-    source.scales = tensor.scales;
-  }
-  return source;
-}
+using testing::source_of;
 
 constexpr Precision kPrecisions[] = {Precision::kF32, Precision::kBF16, Precision::kInt8};
 

@@ -14,6 +14,7 @@
 #include "nfloat/codebook.h"
 #include "nfloat/error.h"
 #include "nfloat/quantize.h"
+#include "support/pack_source.h"
 
 namespace nfloat {
 namespace {
@@ -239,21 +240,7 @@ TEST(MultiplyTransposed, PackedMatricesAgreeWithDoublePrecision) {
       const TensorView view{DType::kF32, Shape({c.n, c.k}), std::as_bytes(std::span(weights))};
       const QuantizedTensor tensor = quantize_blockwise(
           view, make_codebook("nf4", c.block), {.block_size = c.block, .double_quantization = nested});
-      PackSource source;
-      source.codes = tensor.codes;
-      source.levels = tensor.codebook.levels;
-      source.rows = c.n;
-      source.cols = c.k;
-      source.block_size = c.block;
-      source.scales = tensor.scales;
-      if (nested) {
-        source.scales = {};
-        source.nested_codes = tensor.nested.codes;
-        source.nested_absmax = tensor.nested.absmax;
-        source.nested_map = dynamic_codebook().levels;
-        source.nested_offset = tensor.nested.offset;
-      }
-      const PackedMatrix matrix = PackedMatrix::pack(source, 1);
+      const PackedMatrix matrix = PackedMatrix::pack(testing::source_of(tensor), 1);
       expect_product(matrix, c, false, 2e-6);
       expect_product(matrix, c, true, 8e-3);
       expect_few_rows(matrix, c);

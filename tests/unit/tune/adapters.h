@@ -2,6 +2,10 @@
 #ifndef NFLOAT_TESTS_UNIT_TUNE_ADAPTERS_H_
 #define NFLOAT_TESTS_UNIT_TUNE_ADAPTERS_H_
 
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <random>
@@ -50,6 +54,17 @@ inline std::vector<TrainRow> random_rows(size_t count, unsigned seed) {
 inline std::string bytes_of(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
+// How far the second lies from the first, by the norm of the first.
+inline double apart(const std::vector<float>& x, const std::vector<float>& y) {
+  EXPECT_EQ(x.size(), y.size());
+  double sum = 0, norm = 0;
+  for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
+    sum += std::pow(static_cast<double>(x[i]) - static_cast<double>(y[i]), 2);
+    norm += std::pow(static_cast<double>(x[i]), 2);
+  }
+  return std::sqrt(sum / norm);
 }
 
 }  // namespace nfloat::testing

@@ -79,17 +79,6 @@ Trained train(const RandomModel& random, const std::string& device, TrainOptions
   return run;
 }
 
-// By the norm of the first.
-double apart(const std::vector<float>& x, const std::vector<float>& y) {
-  EXPECT_EQ(x.size(), y.size());
-  double sum = 0, norm = 0;
-  for (size_t i = 0; i < std::min(x.size(), y.size()); ++i) {
-    sum += std::pow(static_cast<double>(x[i]) - static_cast<double>(y[i]), 2);
-    norm += std::pow(static_cast<double>(x[i]), 2);
-  }
-  return std::sqrt(sum / norm);
-}
-
 std::vector<std::string> other_devices() {
   std::vector<std::string> names;
   for (const std::shared_ptr<Device>& device : devices())

@@ -20,6 +20,7 @@
 namespace nfloat {
 namespace {
 
+using testing::apart;
 using testing::RandomModel;
 
 struct Case {
@@ -265,16 +266,6 @@ class FamiliesInBf16 : public ::testing::TestWithParam<Case> {
   const Model model_ = Model::load(random_.folder.path(), in_four_bits());
   const Batch batch_ = make_test_batch(random_);
 };
-
-// By the norm of the first.
-double apart(const std::vector<float>& x, const std::vector<float>& y) {
-  double sum = 0, norm = 0;
-  for (size_t i = 0; i < x.size(); ++i) {
-    sum += std::pow(static_cast<double>(x[i]) - static_cast<double>(y[i]), 2);
-    norm += std::pow(static_cast<double>(x[i]), 2);
-  }
-  return std::sqrt(sum / norm);
-}
 
 TEST_P(FamiliesInBf16, GradientsAreNearThoseOfFloat32) {
   for (const bool dora : {false, true}) {
