@@ -40,6 +40,18 @@ class Running:
         self.log = open(os.path.join(out, "gpu.log"), "w", encoding="utf-8")
         self.result = {"stages": {}, "tests": {"passed": 0, "failed": 0, "skipped": [], "failures": []}}
         self.stage_end = self.start + seconds
+        self.starting, self.asked = False, None
+
+    def stop(self, number, _):
+        """The handler of signals that end the run; not between a child's start and the moment from which it is ended with the run."""
+        self.asked = number
+        if not self.starting:
+            self.leave_if_asked()
+
+    def leave_if_asked(self):
+        if self.asked is not None:
+            number, self.asked = self.asked, None
+            raise SystemExit(128 + number)
 
     def say(self, text):
         print(text, flush=True)
@@ -62,17 +74,22 @@ class Running:
     def command(self, arguments, limit, environment=None):
         """Runs it in a process group of its own, all of which is ended after `limit` seconds or with the stage's or the run's time. Output
         goes to files, so that nothing that holds a pipe open is waited for; nor is a process that a driver does not let go."""
+        self.leave_if_asked()
         whole = limit <= self.stage_left()
         limit = min(limit, self.stage_left())
         if limit < 0.5:
             return Done(OUTLASTED, "", "", 0, 0, False)
         begin = time.monotonic()
         with tempfile.TemporaryFile(dir=self.work) as out, tempfile.TemporaryFile(dir=self.work) as err:
+            self.starting = True
             try:
                 child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, start_new_session=True)
             except OSError as error:
                 return Done(ABSENT, "", str(error), 0, limit)
+            finally:
+                self.starting = False
             try:
+                self.leave_if_asked()
                 status = child.wait(limit)
             except subprocess.TimeoutExpired:
                 status = OUTLASTED
