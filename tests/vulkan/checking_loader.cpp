@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands before the Vulkan loader under its name and does what no driver on a processor does: runs the
-// dispatches between two barriers in the reverse order, fills memory with what is not a number, looks behind
-// its end, and fails where it is told to. LD_LIBRARY_PATH puts it before the real one; which is REAL_VULKAN.
+// dispatches between two barriers in the reverse order, fills memory with what is not a number, puts what may
+// be neither read nor written behind its end, and fails where it is told to. LD_LIBRARY_PATH puts it before
+// the real one; which is REAL_VULKAN.
 //
 // NFLOAT_VULKAN_CHECK=1       order, barriers and memory; what is wrong is said, and ends the program with 86
 // NFLOAT_VULKAN_FAULT=...     submit:N, wait:N: from the Nth on the device is lost; pipeline:N: the Nth
@@ -14,6 +15,8 @@
 // NFLOAT_VULKAN_UNIT_SHAPE=M,N,K,S   of M x N x K, in sub-groups of S; else 16,16,16,32
 #define VK_NO_PROTOTYPES
 #include <dlfcn.h>
+#include <signal.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <vulkan/vulkan.h>
 
@@ -35,8 +38,10 @@
 
 namespace {
 
-constexpr uint64_t kGuard = 4096;  // bytes behind each allocation
-constexpr int kPoison = 0xff;      // floats and halves of these bytes are not numbers
+constexpr uint64_t kPage = 4096;
+constexpr uint64_t kGuard = 2 * kPage;    // more than a buffer needs: with one whole page in it
+constexpr uint64_t kLeastAlignment = 16;  // of what shaders read at once
+constexpr int kPoison = 0xff;             // floats and halves of these bytes are not numbers
 
 [[noreturn]] void wrong(const char* what) {
   std::fprintf(stderr, "checking loader: %s\n", what);
@@ -108,10 +113,11 @@ class Link {
   VkBaseOutStructure *before_, *found_;
 };
 
+// The bytes before and behind the buffer stay as they are; the page behind those can be neither read nor
+// written where the host sees the memory that a dispatch uses, as it does on a processor.
 struct Allocation {
-  uint64_t bytes = 0, used = 0;  // with the guard; of the buffer that is bound to it
-  std::byte* host = nullptr;
-  bool on_device = false;
+  uint64_t bytes = 0, first = 0, used = 0;  // with the guard; of the buffer that is bound to it
+  std::byte *host = nullptr, *closed = nullptr;
 };
 
 struct Dispatch {
@@ -133,7 +139,7 @@ struct State {
   std::map<VkDevice, VkPhysicalDevice> devices;
   std::map<VkPhysicalDevice, uint64_t> bytes;  // that are allocated
   // Drivers do not know each other's handles: these may be equal on two devices.
-  std::map<std::pair<VkDevice, VkBuffer>, uint64_t> buffers;
+  std::map<std::pair<VkDevice, VkBuffer>, uint64_t> buffers;  // their bytes
   std::map<std::pair<VkDevice, VkDeviceMemory>, Allocation> memory;
   std::map<VkCommandBuffer, Commands> commands;
   int64_t submits = 0, waits = 0, pipelines = 0, barriers = 0;
@@ -153,18 +159,64 @@ Function real(const char* name) {
 
 void expect_guard(const Allocation& own) {
   if (own.host == nullptr || own.used == 0) return;
-  for (uint64_t i = own.used; i < own.bytes; ++i)
-    if (own.host[i] != std::byte{kPoison}) wrong("a dispatch wrote behind the end of its memory");
+  const std::byte* const end = own.closed != nullptr ? own.closed : own.host + own.bytes;
+  for (const std::byte* at = own.host; at < end; ++at) {
+    if (at == own.host + own.first) at += own.used;
+    if (at < end && *at != std::byte{kPoison}) wrong("a dispatch wrote beside its memory");
+  }
+}
+
+// Of a page that was closed; any other fault goes to who was asked before.
+struct sigaction asked_before;
+void tell_of_the_page(int number, siginfo_t* info, void*) {
+  if (info->si_code != SEGV_ACCERR) {
+    ::sigaction(number, &asked_before, nullptr);  // and once more
+    return;
+  }
+  constexpr std::string_view kText =
+      "checking loader: a dispatch read or wrote behind the end of its memory\n";
+  [[maybe_unused]] const auto written = ::write(2, kText.data(), kText.size());
+  ::_exit(86);
+}
+bool pages_tell() {
+  static const bool done = [] {
+    struct sigaction own {};
+    own.sa_sigaction = tell_of_the_page;
+    own.sa_flags = SA_SIGINFO;
+    return ::sigaction(SIGSEGV, &own, &asked_before) == 0;
+  }();
+  return done;
+}
+
+// Closes the first whole page behind the buffer, which ends before it with less than `alignment` bytes
+// between.
+void close_page(Allocation& own, uint64_t alignment) {
+  const auto begin = reinterpret_cast<uintptr_t>(own.host), end = begin + own.used;
+  const uintptr_t page = (end + kPage - 1) / kPage * kPage;
+  if (!pages_tell() || page + kPage > begin + own.bytes) return;
+  auto* const memory = own.host + (page - begin);
+  if (::mprotect(memory, kPage, PROT_NONE) != 0) return;
+  own.closed = memory;
+  own.first = (page - end) / alignment * alignment;
+}
+
+void open_page(Allocation& own) {
+  if (own.closed != nullptr) ::mprotect(own.closed, kPage, PROT_READ | PROT_WRITE);
+  own.closed = nullptr;
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL create_buffer(VkDevice device, const VkBufferCreateInfo* info,
                                              const VkAllocationCallbacks* how, VkBuffer* made) {
   const std::scoped_lock lock(state().mutex);
-  VkBufferCreateInfo own = *info;
-  if (checking()) own.size += kGuard;
-  const VkResult result = REAL(vkCreateBuffer)(device, &own, how, made);
+  const VkResult result = REAL(vkCreateBuffer)(device, info, how, made);
   if (result == VK_SUCCESS) state().buffers[{device, *made}] = info->size;
   return result;
+}
+
+VKAPI_ATTR void VKAPI_CALL requirements(VkDevice device, VkBuffer buffer, VkMemoryRequirements* found) {
+  const std::scoped_lock lock(state().mutex);
+  REAL(vkGetBufferMemoryRequirements)(device, buffer, found);
+  if (checking()) found->size += kGuard;
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL allocate(VkDevice device, const VkMemoryAllocateInfo* info,
@@ -182,7 +234,7 @@ VKAPI_ATTR VkResult VKAPI_CALL allocate(VkDevice device, const VkMemoryAllocateI
       return VK_ERROR_OUT_OF_DEVICE_MEMORY;
   const VkResult result = REAL(vkAllocateMemory)(device, info, how, made);
   if (result != VK_SUCCESS) return result;
-  Allocation own{info->allocationSize, 0, nullptr, true};
+  Allocation own{info->allocationSize};
   allocated += own.bytes;
   if (checking() && (type.propertyFlags & VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT) != 0) {
     void* host = nullptr;
@@ -198,15 +250,22 @@ VKAPI_ATTR VkResult VKAPI_CALL allocate(VkDevice device, const VkMemoryAllocateI
 VKAPI_ATTR VkResult VKAPI_CALL bind(VkDevice device, VkBuffer buffer, VkDeviceMemory memory,
                                     VkDeviceSize at) {
   const std::scoped_lock lock(state().mutex);
-  state().memory[{device, memory}].used = state().buffers[{device, buffer}];
-  return REAL(vkBindBufferMemory)(device, buffer, memory, at);
+  Allocation& own = state().memory[{device, memory}];
+  own.used = state().buffers[{device, buffer}];
+  if (own.host != nullptr && at == 0) {
+    VkMemoryRequirements needs{};
+    REAL(vkGetBufferMemoryRequirements)(device, buffer, &needs);
+    // Drivers on a processor ask for more than they need; a layer would notice.
+    close_page(own, std::getenv("VK_INSTANCE_LAYERS") != nullptr ? needs.alignment : kLeastAlignment);
+  }
+  return REAL(vkBindBufferMemory)(device, buffer, memory, at + own.first);
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL map(VkDevice device, VkDeviceMemory memory, VkDeviceSize at,
                                    VkDeviceSize bytes, VkMemoryMapFlags flags, void** host) {
   const std::scoped_lock lock(state().mutex);
-  if (std::byte* const own = state().memory[{device, memory}].host; own != nullptr) {
-    *host = own + at;
+  if (const Allocation& own = state().memory[{device, memory}]; own.host != nullptr) {
+    *host = own.host + own.first + at;
     return VK_SUCCESS;
   }
   return REAL(vkMapMemory)(device, memory, at, bytes, flags, host);
@@ -217,6 +276,7 @@ VKAPI_ATTR void VKAPI_CALL free_memory(VkDevice device, VkDeviceMemory memory,
   const std::scoped_lock lock(state().mutex);
   if (const auto own = state().memory.find({device, memory}); own != state().memory.end()) {
     expect_guard(own->second);
+    open_page(own->second);
     state().bytes[state().devices.at(device)] -= own->second.bytes;
     state().memory.erase(own);
   }
@@ -503,6 +563,7 @@ struct Replaced {
   { #name, reinterpret_cast < PFN_vkVoidFunction>(own), of_checks }
 const Replaced kReplaced[] = {
     REPLACED(vkCreateBuffer, create_buffer, false),
+    REPLACED(vkGetBufferMemoryRequirements, requirements, false),
     REPLACED(vkAllocateMemory, allocate, false),
     REPLACED(vkBindBufferMemory, bind, false),
     REPLACED(vkMapMemory, map, false),
@@ -536,6 +597,22 @@ VKAPI_ATTR VkResult VKAPI_CALL create_instance(const VkInstanceCreateInfo* info,
   return result;
 }
 
+// Tests skip what needs a device of Vulkan where there is none: the driver on a processor has one.
+void expect_device() {
+  if (!checking() || state().instance == VK_NULL_HANDLE || !state().devices.empty() ||
+      std::getenv("NFLOAT_VULKAN_FAULT") != nullptr)
+    return;
+  uint32_t count = 0;
+  REAL(vkEnumeratePhysicalDevices)(state().instance, &count, nullptr);
+  std::vector<VkPhysicalDevice> all(count);
+  REAL(vkEnumeratePhysicalDevices)(state().instance, &count, all.data());
+  for (VkPhysicalDevice physical : all) {
+    VkPhysicalDeviceProperties properties{};
+    REAL(vkGetPhysicalDeviceProperties)(physical, &properties);
+    if (std::string_view(properties.deviceName).starts_with("llvmpipe")) wrong("no device was opened");
+  }
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) VKAPI_ATTR PFN_vkVoidFunction VKAPI_CALL
@@ -558,5 +635,9 @@ vkGetInstanceProcAddr(VkInstance instance, const char* name) {
 
 // Memory that is kept while the program runs.
 __attribute__((destructor)) static void at_the_end() {
-  for (const auto& [memory, own] : state().memory) expect_guard(own);
+  expect_device();
+  for (auto& [memory, own] : state().memory) {
+    expect_guard(own);
+    open_page(own);
+  }
 }

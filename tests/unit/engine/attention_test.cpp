@@ -164,6 +164,7 @@ constexpr Case kCases[] = {
     {.heads = {1, 1, 64}, .rotary = 64, .softcap = 20, .sinks = true, .rope = LayerRope::kLocal},
     {.heads = {40, 2, 16}, .rotary = 0, .window = 131, .rope = LayerRope::kNone},
     {.heads = {5, 1, 80}, .rotary = 80, .softcap = 50},
+    {.heads = {2, 1, 150}, .rotary = 140},
 };
 
 TEST_P(EngineAttention, PromptsAndTokensOfSeveralSequences) {

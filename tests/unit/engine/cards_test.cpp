@@ -88,6 +88,21 @@ TEST_P(Cards, PlainWeightsAreThoseOfTheCpu) {
     }
 }
 
+// As much as a shader copies in one row, and more than is read or staged at once.
+TEST_P(Cards, UploadsOfManyBytes) {
+  for (const int64_t rows : {64, 8200}) {
+    const int64_t cols = 1024;
+    const std::vector<float> values = random(rows * cols), bias(index(rows)), x = random(cols);
+    LinearGroup group;
+    group.add(*device_, {DType::kF32, Shape({rows, cols}), std::as_bytes(std::span(values))},
+              DenseMatrix::Storage::kF32, {}, 1);
+    const std::vector<float> y = product(group, x, 1, Precision::kF32);
+    const reference::Product expected = reference::multiply(x, values, bias, 1, rows, cols);
+    for (size_t i = 0; i < y.size(); ++i)
+      ASSERT_NEAR(double{y[i]}, expected.y[i], 1e-6 * expected.magnitude[i]) << i;
+  }
+}
+
 TEST_P(Cards, WrongSourcesAreRefused) {
   Coded made = coded(8, 64, 64, 4);
   const auto refused = [&](const char* what, const std::function<void(PackSource&)>& change) {
@@ -181,6 +196,7 @@ TEST_P(Cards, ValuesAreRoundedToTheNearest) {
 
 TEST_P(Cards, MemoryIsGivenBackAndUsedAgain) {
   const std::optional<uint64_t> before = device_->free_bytes();
+  EXPECT_GT(before.value_or(0), 0u);
   {
     const std::unique_ptr<LayerEngine> engine = device_->engine();
     std::vector<std::pair<BufferRows, float>> all;

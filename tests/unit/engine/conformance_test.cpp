@@ -280,24 +280,27 @@ TEST_P(EngineConformance, AddsToTheResidualStream) {
 }
 
 TEST_P(EngineConformance, CopiesAndTellsWhatIsNotFinite) {
-  const std::vector<float> x = random(7 * 33);
-  Table &from = table(7, 33, 3), &to = table(4, 33, 1);
-  from.fill(x);
-  engine_->copy(from.at().from(2), to.at(), 4, 33);
-  EXPECT_EQ(to.values(), std::vector<float>(x.begin() + 2 * 33, x.begin() + 6 * 33));
-  const auto finite = [&](const BufferRows& rows, int64_t count) {
-    const bool at_once = engine_->finite(rows, count, 33);
-    return at_once && engine_->first_broken() < 0;
-  };
-  EXPECT_TRUE(finite(from.at(), 7)) << "what lies between rows does not count";
-  for (const float bad : {kNaN, INFINITY, -INFINITY})
-    for (const size_t place : {size_t{0}, size_t{6 * 33 + 32}}) {
-      std::vector<float> with = x;
-      with[place] = bad;
-      from.fill(with);
-      EXPECT_FALSE(finite(from.at(), 7));
-      EXPECT_TRUE(finite(from.at().from(1), 5));
-    }
+  for (const auto& [width, gap] : {std::pair<int64_t, int64_t>{33, 3}, {132, 4}}) {
+    const std::vector<float> x = random(7 * width);
+    Table &from = table(7, width, gap), &to = table(4, width, gap + 4);
+    from.fill(x);
+    engine_->copy(from.at().from(2), to.at(), 4, width);
+    EXPECT_EQ(to.values(), std::vector<float>(x.begin() + 2 * width, x.begin() + 6 * width));
+    const int64_t own_width = width;
+    const auto finite = [&](const BufferRows& rows, int64_t count) {
+      const bool at_once = engine_->finite(rows, count, own_width);
+      return at_once && engine_->first_broken() < 0;
+    };
+    EXPECT_TRUE(finite(from.at(), 7)) << "what lies between rows does not count";
+    for (const float bad : {kNaN, INFINITY, -INFINITY})
+      for (const int64_t place : {int64_t{0}, 6 * width + 1, 6 * width + width - 2, 7 * width - 1}) {
+        std::vector<float> with = x;
+        with[index(place)] = bad;
+        from.fill(with);
+        EXPECT_FALSE(finite(from.at(), 7));
+        EXPECT_TRUE(finite(from.at().from(1), 5));
+      }
+  }
   EXPECT_EQ(engine_->first_broken(), -1) << "nothing was asked";
 }
 

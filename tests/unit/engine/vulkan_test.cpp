@@ -52,6 +52,25 @@ TEST_F(Vulkan, MatricesInParts) {
     }
 }
 
+// Each part of a plain matrix has its own rows, whatever they are stored as.
+TEST_F(Vulkan, PlainMatricesInParts) {
+  const std::shared_ptr<Device> whole = device_, cut = vulkan::open(8192)[place_];
+  const int64_t rows = 150, cols = 100;
+  const std::vector<float> values = random(rows * cols), bias = random(rows), x = random(3 * cols);
+  const TensorView view{DType::kF32, Shape({rows, cols}), std::as_bytes(std::span(values))};
+  for (const DenseMatrix::Storage storage : {DenseMatrix::Storage::kF32, DenseMatrix::Storage::kF16,
+                                             DenseMatrix::Storage::kBF16, DenseMatrix::Storage::kInt8}) {
+    std::vector<float> y[2];
+    for (const bool in_parts : {false, true}) {
+      device_ = in_parts ? cut : whole;
+      LinearGroup group;
+      group.add(*device_, view, storage, bias, 1);
+      y[in_parts] = product(group, x, 3, Precision::kF32);
+    }
+    EXPECT_EQ(y[0], y[1]) << "storage " << static_cast<int>(storage);
+  }
+}
+
 // Prompts: levels rounded to halves, at most half of 2^-11 of each product; none where halves hold them.
 TEST_F(Vulkan, ManyRowsWithLevelsInHalves) {
   if (on_units()) GTEST_SKIP() << "its matrix units are in use: units_test.cpp";
@@ -141,17 +160,17 @@ TEST_F(Vulkan, RowsAreTheSameInAnyCompany) {
 
 // A few queries of a long context share its pages out, many do not: the bits are the same.
 TEST_F(Vulkan, AttentionInPartsHasTheSameBits) {
-  const int64_t width = 24, positions = 1250;
+  const int64_t positions = 1250;
   struct Kind {
     kernels::KvType type;
-    int64_t window;
+    int64_t width, window;
     bool with_sinks;
   };
-  for (const Kind& kind : {Kind{kernels::KvType::kF16, 0, false},
-                           {kernels::KvType::kInt8, 1100, true},
-                           {kernels::KvType::kF32, 1100, false}}) {
+  for (const Kind& kind : {Kind{kernels::KvType::kF16, 150, 0, false},  // more numbers than invocations
+                           {kernels::KvType::kInt8, 24, 1100, true},
+                           {kernels::KvType::kF32, 24, 1100, false}}) {
     const kernels::KvType type = kind.type;
-    const int64_t window = kind.window;
+    const int64_t width = kind.width, window = kind.window;
     const bool with_sinks = kind.with_sinks;
     const HeadLayout heads{2, 1, width};
     const auto bytes = index(device_->page_bytes({1, 1, width, type}));
