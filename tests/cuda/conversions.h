@@ -101,6 +101,9 @@ inline void check_conversions(bool large, Random& random, Report& report) {
   for (size_t i = 0; i < 16; ++i) crowded[i] = -0.1f + 0.01f * static_cast<float>(i);
   check_dequantize(1024, 6, false, random, report);
   check_dequantize(64 * 300 + 13, 6, true, random, report);
+  // More than the blocks of a launch take in one turn.
+  check_dequantize(64 * 2100 + 9, 6, true, random, report);
+  for (const int shift : {6, 8}) check_quantize(64 * 1100 + 5, shift, nf4_levels(), -1, random, report);
   check_dequantize(4096 + 6, 12, false, random, report);
   check_dequantize(7, 6, false, random, report);
   for (const int shift : {4, 5, 6, 7, 8, 9, 12})

@@ -309,6 +309,31 @@ inline void check_float_product(gpu::Storage storage, int64_t rows, int64_t cols
   report.add(name, transposed.within(1e-6, 1e-6) && dx.whole(back), transposed.text());
 }
 
+// More batches of rows than a launch may have blocks, in parts that follow one another.
+inline void check_batches(Report& report) {
+  constexpr int64_t kBatch = 4, kMost = 65535 * kBatch;
+  bool good = true;
+  for (const int64_t rows : {int64_t{1}, kMost, kMost + 1, 2 * kMost + 7}) {
+    const std::vector<float> x(size(2 * rows));
+    std::vector<float> y(size(rows));
+    gpu::ProductArguments a;
+    a.x = x.data();
+    a.y = y.data();
+    a.x_rows = rows;
+    a.x_stride = 2;
+    a.y_stride = 1;
+    int64_t done = 0;
+    gpu::over_batches(a, kBatch, [&](const gpu::ProductArguments& part, int batches) {
+      good = good && part.x_rows >= 1 && part.x_rows <= kMost && part.x_rows <= rows - done &&
+             batches == (part.x_rows + kBatch - 1) / kBatch && part.x == a.x + 2 * done &&
+             part.y == a.y + done;
+      done += part.x_rows;
+    });
+    good = good && done == rows;
+  }
+  report.add("batches of many rows", good, good ? "all once" : "left out or twice");
+}
+
 inline void check_layers(bool large, Random& random, Report& report) {
   using gpu::Gate;
   using gpu::RowsOperation;
@@ -327,6 +352,8 @@ inline void check_layers(bool large, Random& random, Report& report) {
   for (const Gate kind : {Gate::kSilu, Gate::kGelu, Gate::kGeluTanh, Gate::kQuickGelu, Gate::kRelu})
     check_activate(kind, kind != Gate::kRelu, 0, 3, 77, random, report);
   check_activate(Gate::kSilu, true, 7, 2, 100, random, report);
+  for (const float limit : {0.0f, 7.0f}) check_activate(Gate::kSilu, true, limit, 2, 1100, random, report);
+  check_batches(report);
   for (const Storage storage : {Storage::kF32, Storage::kF16, Storage::kBF16})
     check_float_product(storage, 21, 100, 104, 3, random, report);
   check_float_product(Storage::kInt8, 40, 264, 8, 9, random, report);

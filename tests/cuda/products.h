@@ -129,10 +129,14 @@ inline void check_products(bool large, Random& random, Report& report) {
     check_product(P::kExact, 9, 1088, 4, 7, nested, random, report);
   }
   check_product(P::kFew, 17, 8320, 5, 6, true, random, report);
+  // More tiles than a launch has blocks.
+  check_product(P::kFew, 600, 64, 3, 6, false, random, report);
+  check_product(P::kFew, 150, 2112, 7, 6, true, random, report);
   check_product(P::kMany, 130, 320, 70, 6, true, random, report);
   check_product(P::kMany, 64, 64, 9, 6, false, random, report);
-  check_product(P::kMany, 100, 192, 129, 6, false, random, report);
-  check_product(P::kMany, 230, 192, 200, 6, true, random, report);
+  // Blocks of 112 outputs and of 128, two of each.
+  check_product(P::kMany, 220, 192, 129, 6, false, random, report);
+  check_product(P::kMany, 230, 192, 260, 6, true, random, report);
   check_product(P::kTransposed, 136, 192, 70, 6, true, random, report);
   check_product(P::kTransposed, 64, 64, 9, 6, false, random, report);
   check_plain_product(false, 131, 200, 9, false, random, report);

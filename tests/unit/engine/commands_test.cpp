@@ -98,6 +98,7 @@ TEST_F(Commands, AFewAreNotWorthwhile) {
   EXPECT_EQ(runner_.text, "1 1 1 1 ");
   queue_.flush();
   EXPECT_EQ(runner_.text, "1 1 1 1 ");
+  EXPECT_EQ(queue_.counts().commands, 4u);
 }
 
 // Lists that come seldom give way; those in use stay.
