@@ -95,18 +95,18 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (kOutputs / kWide), 4 / kTok
     uint2 codes[kWords / 2];
     RawScale raw;
     float scale;
+    bool inside;
   };
   const auto load_w = [&](int64_t k) {
     Run run;
     const int64_t row = (kTransposed ? k : output0) + w_row;
     const int64_t column = (kTransposed ? output0 : k) + w_column;
-    const bool inside = (kTransposed || w_row < kOutputs) && row < w.rows && column < w.columns;
-    const int64_t at = inside ? row * w.columns + column : 0;
+    run.inside = (kTransposed || w_row < kOutputs) && row < w.rows && column < w.columns;
+    const int64_t at = run.inside ? row * w.columns + column : 0;
     if constexpr (kTransposed) {
       run.raw = raw_scale_of(w, at >> w.block_shift);
-      run.scale = inside ? 1.0f : 0.0f;
     } else {
-      run.scale = inside ? scale_of(w, at >> w.block_shift) : 0.0f;
+      run.scale = scale_of(w, at >> w.block_shift);
     }
     NFLOAT_UNROLL
     for (int i = 0; i < kWords / 2; ++i)
@@ -123,15 +123,16 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (kOutputs / kWide), 4 / kTok
     }
     copy_commit();
   };
-  // A quarter of this thread's codes, or a half in every second part.
+  // A quarter of this thread's codes, or a half in every second part. Rows behind the last are summed only
+  // where they are the depth, and there they are zeros whatever stands in the block that was read instead.
   const auto decode = [&](const Run& run, int part, int stage) {
     if (!kTransposed && w_row >= kOutputs) return;
     NFLOAT_UNROLL
     for (int i = part * kWords / 4; i < (part + 1) * kWords / 4; ++i) {
       const uint32_t word = i % 2 == 0 ? run.codes[i / 2].x : run.codes[i / 2].y;
-      uint32_t out[4];
+      uint32_t out[4] = {};
       NFLOAT_UNROLL
-      for (int b = 0; b < 4; ++b) {
+      for (int b = 0; b < 4 && (!kTransposed || run.inside); ++b) {
         const float2 pair = s.table.at(word >> (8 * b) & 255u, lane);
         out[b] = pack_bf16(pair.x * run.scale, pair.y * run.scale);
       }
@@ -150,12 +151,12 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (kOutputs / kWide), 4 / kTok
   const float* const map = nested ? s.map : nullptr;
   const float offset = nested ? load_cached(w.offset) : 0.0f;
   barrier();
-  if constexpr (kTransposed) run.scale *= scale_from(run.raw, map, offset);
+  if constexpr (kTransposed) run.scale = scale_from(run.raw, map, offset);
   NFLOAT_UNROLL
   for (int part = 0; part < 4; ++part) decode(run, part, 0);
   if (kDepth < depth) {
     run = load_w(kDepth);
-    if constexpr (kTransposed) run.scale *= scale_from(run.raw, map, offset);
+    if constexpr (kTransposed) run.scale = scale_from(run.raw, map, offset);
   }
   int stage = 0;
   for (int64_t k = 0; k < depth; k += kDepth, stage ^= 1) {
@@ -177,7 +178,7 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kTokenWarps * 32 * (kOutputs / kWide), 4 / kTok
     }
     if constexpr (kTransposed) {
       run = next;
-      run.scale *= scale_from(run.raw, map, offset);
+      run.scale = scale_from(run.raw, map, offset);
     } else if (k + 2 * kDepth < depth) {
       run = load_w(k + 2 * kDepth);
     }

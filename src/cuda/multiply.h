@@ -103,8 +103,9 @@ NFLOAT_KERNEL void NFLOAT_BOUNDS(kThreads, kBlocks)
                     : turn.scales[h][i];
       NFLOAT_UNROLL
       for (int i = 0; i < kSteps; ++i) {
+        if (!kWhole && begin + i >= blocks) break;  // the same for all lanes
         uint4 values[2] = {uint4{0, 0, 0, 0}, uint4{0, 0, 0, 0}};
-        if (g < count && (kWhole || begin + i < blocks)) {
+        if (g < count) {
           const uint4* at = reinterpret_cast<const uint4*>(x_lane + (begin + i) * 64);
           values[0] = load_cached(at);
           values[1] = load_cached(at + 1);

@@ -26,6 +26,26 @@ std::vector<std::shared_ptr<Device>> cuda_devices() {
 class Cuda : public CardTest, public ::testing::WithParamInterface<size_t> {
  protected:
   void SetUp() override { device_ = cuda_devices()[GetParam()]; }
+
+  // With the transposed matrix, too.
+  std::vector<float> product(const LinearGroup& group, const std::vector<float>& x, int64_t rows,
+                             Precision precision, bool back = false) {
+    if (!back) return CardTest::product(group, x, rows, precision);
+    const std::unique_ptr<LayerEngine> engine = device_->engine();
+    Table from(*engine, rows, group.outputs(), 3), to(*engine, rows, group.inputs(), 2);
+    from.fill(x);
+    engine->multiply_transposed(group, from.at(), to.at(), rows, precision);
+    return to.values();
+  }
+  // What product() should give of W, [rows, cols].
+  static reference::Product expected_product(const std::vector<float>& weights, int64_t rows, int64_t cols,
+                                             const std::vector<float>& x, int64_t count, bool back) {
+    if (!back) return reference::multiply(x, weights, {}, count, rows, cols);
+    std::vector<float> across(weights.size());
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t i = 0; i < cols; ++i) across[index(i * rows + row)] = weights[index(row * cols + i)];
+    return reference::multiply(x, across, {}, count, cols, rows);
+  }
 };
 INSTANTIATE_TEST_SUITE_P(Devices, Cuda, ::testing::Range(size_t{0}, cuda_devices().size()),
                          [](const ::testing::TestParamInfo<size_t>& device) {
@@ -81,24 +101,12 @@ TEST_P(Cuda, PlainProductsOnTensorCores) {
     LinearGroup group;
     group.add(*device_, {DType::kBF16, Shape({rows, cols}), std::as_bytes(std::span(stored))},
               DenseMatrix::Storage::kBF16, {}, 1);
-    std::vector<float> across(weights.size());
-    for (int64_t row = 0; row < rows; ++row)
-      for (int64_t i = 0; i < cols; ++i) across[index(i * rows + row)] = weights[index(row * cols + i)];
     for (const int64_t count : {8, 9, 130})
       for (const bool back : {false, true}) {
-        const int64_t inputs = back ? rows : cols, outputs = back ? cols : rows;
         SCOPED_TRACE(::testing::Message() << rows << " x " << cols << " by " << count << " back " << back);
-        const std::vector<float> x = random(count * inputs);
-        const std::unique_ptr<LayerEngine> engine = device_->engine();
-        Table from(*engine, count, inputs, 3), to(*engine, count, outputs, 2);
-        from.fill(x);
-        if (back)
-          engine->multiply_transposed(group, from.at(), to.at(), count, Precision::kBF16);
-        else
-          engine->multiply(group, from.at(), to.at(), count, Precision::kBF16);
-        const std::vector<float> y = to.values();
-        const reference::Product expected = reference::multiply(
-            x, back ? across : weights, std::vector<float>(index(outputs)), count, outputs, inputs);
+        const std::vector<float> x = random(count * (back ? rows : cols)),
+                                 y = product(group, x, count, Precision::kBF16, back);
+        const reference::Product expected = expected_product(weights, rows, cols, x, count, back);
         const bool units = count > 8 && cols % 8 == 0 && (!back || rows % 8 == 0);
         bool rounded = false;
         for (size_t i = 0; i < y.size(); ++i) {
@@ -109,6 +117,56 @@ TEST_P(Cuda, PlainProductsOnTensorCores) {
         EXPECT_EQ(rounded, units);
       }
   }
+}
+
+// A number that is not finite makes those results so that depend on it and no others, whatever is read behind
+// the ends of a matrix: of few rows and many, in float32 and on tensor cores, there and back.
+TEST_P(Cuda, ABrokenNumberBreaksWhatDependsOnItAlone) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const auto expect_rows = [&](const LinearGroup& group, const std::vector<float>& weights, int64_t rows,
+                               int64_t cols, bool in_x, bool last) {
+    for (const int64_t count : {1, 3, 9, 20})
+      for (const bool back : {false, true})
+        for (const Precision precision : {Precision::kF32, Precision::kBF16}) {
+          SCOPED_TRACE(::testing::Message()
+                       << rows << " x " << cols << " by " << count << " back " << back << " in x " << in_x
+                       << " last " << last << " precision " << static_cast<int>(precision));
+          std::vector<float> x = random(count * (back ? rows : cols));
+          if (in_x) (last ? x.back() : x.front()) = last ? kInfinity : kNaN;
+          const std::vector<float> y = product(group, x, count, precision, back);
+          const reference::Product expected = expected_product(weights, rows, cols, x, count, back);
+          const double share = precision == Precision::kF32 ? 1e-6 : kBf16Factors;
+          for (size_t i = 0; i < y.size(); ++i) {
+            ASSERT_EQ(std::isfinite(y[i]), std::isfinite(expected.magnitude[i])) << i;
+            if (!std::isfinite(y[i])) continue;
+            ASSERT_NEAR(double{y[i]}, expected.y[i], share * expected.magnitude[i] + 1e-37) << i;
+          }
+        }
+  };
+  for (const bool in_x : {false, true})
+    for (const bool last : {false, true}) {
+      for (const auto& [rows, cols, block] :
+           {std::tuple<int64_t, int64_t, int64_t>{72, 192, 64}, {9, 320, 64}, {33, 100, 64}, {9, 24, 24}}) {
+        Coded made = coded(rows, cols, block, 0);
+        if (!in_x) (last ? made.scales.back() : made.scales.front()) = last ? kInfinity : kNaN;
+        LinearGroup group;
+        group.add(*device_, made.source, {}, 1);
+        expect_rows(group, decoded(made.source), rows, cols, in_x, last);
+        if (HasFatalFailure()) return;
+      }
+      for (const auto& [rows, cols] : {std::pair<int64_t, int64_t>{72, 136}, {9, 33}})
+        for (const DenseMatrix::Storage storage :
+             {DenseMatrix::Storage::kF32, DenseMatrix::Storage::kF16, DenseMatrix::Storage::kBF16}) {
+          std::vector<float> weights = random(rows * cols);
+          for (float& value : weights) value = bf16_to_float(float_to_bf16(value));  // a half holds them, too
+          if (!in_x) (last ? weights.back() : weights.front()) = last ? kInfinity : kNaN;
+          LinearGroup group;
+          group.add(*device_, {DType::kF32, Shape({rows, cols}), std::as_bytes(std::span(weights))}, storage,
+                    {}, 1);
+          expect_rows(group, weights, rows, cols, in_x, last);
+          if (HasFatalFailure()) return;
+        }
+    }
 }
 
 // Served answers and guesses of a draft rest on it: in float32 the bits of a row are the same in any company;
