@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Formats measured in one pass over the layers, against each on the whole model.
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <cstring>
@@ -85,13 +86,14 @@ std::string without_time(FormatMeasurement measurement) {
 
 void expect_as_alone(const CompareOptions& options, const Comparison& found,
                      std::span<const int32_t> tokens) {
-  const std::string path = ::testing::TempDir() + "/together_reference.bin";
+  const std::string path = ::testing::TempDir() + "/together_reference." + std::to_string(::getpid());
   ModelOptions load;
   load.precision = options.measure.precision;
   PerplexityOptions scoring = options.measure.scoring;
   scoring.precision = load.precision;
   ReferenceDistributions::write(path, "", Model::load(kEmbedded, load), tokens, scoring);
   const ReferenceDistributions reference(path);
+  std::filesystem::remove(path);  // from here on a file without a name
   ASSERT_EQ(found.measurements.size(), options.formats.size());
   for (size_t i = 0; i < options.formats.size(); ++i) {
     const FormatMeasurement alone =

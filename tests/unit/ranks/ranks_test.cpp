@@ -48,19 +48,24 @@ TEST(Ranks, BroadcastAndTextsReachEveryRank) {
 }
 
 TEST(Ranks, WhoDoesNotAnswerIsNamedWithThePlace) {
-  const auto ranks = thread_ranks(3, .05);
-  std::vector<std::string> errors(3);
-  by_all(ranks, [&](Ranks& own) {
-    if (own.rank() == 1) return;
-    own.at("layer", 17);
-    try {
-      own.barrier();
-    } catch (const Error& error) {
-      errors[static_cast<size_t>(own.rank())] = error.what();
-    }
-  });
-  EXPECT_EQ(errors[0], "rank 1 on this machine has not answered for 0.05 s in layer 17");
-  EXPECT_EQ(errors[2], errors[0]);
+  std::vector<std::string> errors(3), expected(3);
+  // The other two have to meet within this time, which on a busy machine they may not do at first.
+  for (const std::string timeout : {"0.05", "1", "20"}) {
+    const auto ranks = thread_ranks(3, std::stod(timeout));
+    by_all(ranks, [&](Ranks& own) {
+      if (own.rank() == 1) return;
+      own.at("layer", 17);
+      try {
+        own.barrier();
+      } catch (const Error& error) {
+        errors[static_cast<size_t>(own.rank())] = error.what();
+      }
+    });
+    expected[0] = "rank 1 on this machine has not answered for " + timeout + " s in layer 17";
+    expected[2] = expected[0];
+    if (errors == expected) break;
+  }
+  EXPECT_EQ(errors, expected);
 }
 
 TEST(Ranks, SharesOfRowsCoverThemInUnits) {
