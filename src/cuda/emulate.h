@@ -6,12 +6,15 @@
 #ifndef NFLOAT_CUDA_EMULATE_H_
 #define NFLOAT_CUDA_EMULATE_H_
 
+#include <sys/mman.h>
 #include <ucontext.h>
+#include <unistd.h>
 #include <csetjmp>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <functional>
@@ -87,6 +90,34 @@ struct Machine {
 inline Machine the_machine;
 inline Machine& machine() {
   return the_machine;
+}
+
+// Memory of the card on 16 bytes. Behind it, within the 16, a page that can be neither read nor written ends
+// the program; the address sanitizer sees as much by itself. Null: there is no more.
+inline size_t whole_pages(size_t bytes) {
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  return (bytes + page - 1) / page * page;
+}
+inline void* allocate_exactly(size_t bytes) {
+#if !NFLOAT_JUMPS
+  return std::malloc(bytes);
+#else
+  const size_t used = (bytes + 15) / 16 * 16, pages = whole_pages(used), all = pages + whole_pages(1);
+  void* const made = ::mmap(nullptr, all, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (made == MAP_FAILED) return nullptr;
+  ::mprotect(static_cast<unsigned char*>(made) + pages, all - pages, PROT_NONE);
+  return static_cast<unsigned char*>(made) + (pages - used);
+#endif
+}
+inline void give_back(void* memory, size_t bytes) {
+#if !NFLOAT_JUMPS
+  static_cast<void>(bytes);
+  std::free(memory);
+#else
+  if (memory == nullptr) return;
+  const size_t used = (bytes + 15) / 16 * 16, pages = whole_pages(used);
+  ::munmap(static_cast<unsigned char*>(memory) - (pages - used), pages + whole_pages(1));
+#endif
 }
 
 inline constexpr size_t kSharedGuard = 256;

@@ -60,7 +60,8 @@ inline std::string machine_fault() {
 #endif
 }
 
-// Memory of the device between two guards, poisoned where the test gives no values.
+// Memory of the device behind a guard, poisoned where the test gives no values; before another guard, or in
+// the emulation before a page that nobody may touch.
 template <typename T>
 class Buffer {
  public:
@@ -72,7 +73,7 @@ class Buffer {
 #if defined(__CUDACC__)
     cudaFree(memory_);
 #else
-    std::free(memory_);
+    gpu::give_back(memory_, bytes_);
 #endif
   }
 
@@ -96,16 +97,21 @@ class Buffer {
 
  private:
   static constexpr size_t kGuard = 1024;
+#if defined(__CUDACC__)
+  static constexpr size_t kBehind = kGuard, kWhole = 256;
+#else
+  static constexpr size_t kBehind = 0, kWhole = 16;
+#endif
 
   Buffer(const std::vector<T>& values, size_t count)
-      : count_(count), bytes_(2 * kGuard + (count * sizeof(T) + 255) / 256 * 256) {
+      : count_(count), bytes_(kGuard + kBehind + (count * sizeof(T) + kWhole - 1) / kWhole * kWhole) {
     std::vector<unsigned char> all(bytes_, 0xff);
     if (!values.empty()) std::memcpy(all.data() + kGuard, values.data(), count * sizeof(T));
 #if defined(__CUDACC__)
     cudaMalloc(&memory_, bytes_);
     cudaMemcpy(memory_, all.data(), bytes_, cudaMemcpyHostToDevice);
 #else
-    memory_ = static_cast<unsigned char*>(std::aligned_alloc(256, (bytes_ + 255) / 256 * 256));
+    memory_ = static_cast<unsigned char*>(gpu::allocate_exactly(bytes_));
     std::memcpy(memory_, all.data(), bytes_);
 #endif
   }

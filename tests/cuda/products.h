@@ -198,14 +198,14 @@ inline void check_products(bool large, Random& random, Report& report) {
   // More tiles than a launch has blocks.
   check_product(P::kFew, 600, 64, 3, 6, false, random, report);
   check_product(P::kFew, 150, 2112, 7, 6, true, random, report);
-  check_product(P::kMany, 130, 320, 70, 6, true, random, report);
+  check_product(P::kMany, 129, 320, 70, 6, true, random, report);
   check_product(P::kMany, 64, 64, 9, 6, false, random, report);
   // Blocks of 112 outputs and of 128, two of each.
   check_product(P::kMany, 220, 192, 129, 6, false, random, report);
   check_product(P::kMany, 230, 192, 260, 6, true, random, report);
   check_product(P::kTransposed, 136, 192, 70, 6, true, random, report);
   check_product(P::kTransposed, 64, 64, 9, 6, false, random, report);
-  check_plain_product(false, 131, 200, 9, false, random, report);
+  check_plain_product(false, 129, 200, 9, false, random, report);
   check_plain_product(false, 30, 64, 130, true, random, report);
   check_plain_product(true, 136, 72, 12, false, random, report);
   check_plain_product(true, 64, 136, 129, true, random, report);

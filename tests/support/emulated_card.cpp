@@ -32,7 +32,7 @@ class EmulatedCard final : public gpu::Launches {
   uint64_t total_bytes() const noexcept override { return total_; }
   void* allocate(uint64_t bytes) noexcept override {
     const std::scoped_lock lock(mutex_);
-    void* const memory = bytes <= left_ ? std::malloc(bytes) : nullptr;
+    void* const memory = bytes <= left_ ? gpu::allocate_exactly(bytes) : nullptr;
     if (memory == nullptr) return nullptr;
     std::memset(memory, 0xff, bytes);  // NaN
     left_ -= bytes;
@@ -43,8 +43,8 @@ class EmulatedCard final : public gpu::Launches {
     finish();
     const std::scoped_lock lock(mutex_);
     left_ += sizes_[memory];
+    gpu::give_back(memory, sizes_[memory]);
     sizes_.erase(memory);
-    std::free(memory);
   }
   void* allocate_host(uint64_t bytes) noexcept override {
     void* const memory = std::malloc(bytes);

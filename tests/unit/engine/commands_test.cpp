@@ -117,6 +117,16 @@ TEST_F(Commands, TheLeastUsedGraphIsForgotten) {
   EXPECT_EQ(ten(200).substr(0, 1), "0");
 }
 
+// Of lists that came once, so many are known again as are kept.
+TEST_F(Commands, TheOldestListIsForgotten) {
+  for (const uint64_t others : {4, 3}) {
+    const uint64_t first = 300 + 10 * others;
+    for (uint64_t i = 0; i <= others; ++i) EXPECT_EQ(ten(first + i).substr(0, 1), "0");
+    EXPECT_EQ(ten(first).substr(0, 1), others < 4 ? "[" : "0");
+    for (uint64_t i = 0; i < 4; ++i) ten(first + 100 + i);  // no place is left empty
+  }
+}
+
 // Steps of a block as an engine queues them, on memory that nobody reads.
 struct Block {
   float x[64], added[64], normed[64], gate[128];
