@@ -126,6 +126,9 @@ TEST_P(Cards, WrongSourcesAreRefused) {
   const std::unique_ptr<LayerEngine> engine = device_->engine();
   Table x(*engine, 1, 64), y(*engine, 1, 8);
   EXPECT_THROW(engine->multiply(group, x.at(), y.at(), 1, Precision::kF32), Error);
+  // A constant that was not placed.
+  const NormWeights norm{Constant(std::vector<float>(8, 1.0f)), {}};
+  EXPECT_THROW(engine->norm({&norm, NormKind::kRms, 1e-5f, 8}, y.at(), y.at(), 1), Error);
 }
 
 // Steps that wait in one engine come before the copy, and what comes after it sees it.

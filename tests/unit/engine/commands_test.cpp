@@ -231,6 +231,10 @@ TEST(FusedCommands, WhatAnotherBlockReadsIsNotOverwritten) {
   over_added.to = b.added;
   over_added.to_stride = 9;  // a block its own row
   EXPECT_EQ(fuse(std::vector<Command>{b.add(), over_added}).size(), 1u);
+  RowsCommand one_row = b.add();
+  over_added.to = b.added + 1;
+  one_row.arguments.rows = over_added.rows = 1;
+  expect_kept({one_row, over_added});
   const auto over = [](RowsCommand round, float* at) {
     round.arguments.to = at;
     return round;

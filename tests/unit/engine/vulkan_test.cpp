@@ -42,6 +42,7 @@ TEST_F(Vulkan, MatricesInParts) {
       const std::vector<float> bias = random(shape.rows);
       group.add(*device_, made.source, bias, 1);
       EXPECT_GT(group.bytes(), index(shape.rows * shape.cols / 2));
+      EXPECT_LT(group.bytes(), index(shape.rows * shape.cols * 4 + 65536));
       expect_product(made, 3, Precision::kF32, 1e-6);
       // The biases of a part are its own.
       const std::unique_ptr<LayerEngine> engine = device_->engine();
@@ -68,6 +69,22 @@ TEST_F(Vulkan, PlainMatricesInParts) {
       y[in_parts] = product(group, x, 3, Precision::kF32);
     }
     EXPECT_EQ(y[0], y[1]) << "storage " << static_cast<int>(storage);
+  }
+}
+
+// Pieces that lay beside each other become one again, whichever is given back first.
+TEST_F(Vulkan, NeighboursThatAreGivenBackBecomeOnePiece) {
+  if (std::getenv("NFLOAT_VULKAN_PIECES") != nullptr)
+    GTEST_SKIP() << "each piece is an allocation of its own";
+  constexpr size_t kBytes = size_t{20} << 20;
+  for (const bool first_goes_first : {false, true}) {
+    std::shared_ptr<std::byte> first = device_->page(kBytes), second = device_->page(kBytes);
+    const std::shared_ptr<std::byte> third = device_->page(kBytes / 2);
+    const std::byte* const before = first.get();
+    ASSERT_EQ(second.get(), before + kBytes);
+    (first_goes_first ? first : second).reset();
+    (first_goes_first ? second : first).reset();
+    EXPECT_EQ(device_->page(2 * kBytes).get(), before);
   }
 }
 
