@@ -470,6 +470,13 @@ VKAPI_ATTR VkResult VKAPI_CALL create_device(VkPhysicalDevice physical, const Vk
   return result;
 }
 
+// Only of a device that could not be used: the others are kept.
+VKAPI_ATTR void VKAPI_CALL destroy_device(VkDevice device, const VkAllocationCallbacks* how) {
+  const std::scoped_lock lock(state().mutex);
+  state().devices.erase(device);
+  REAL(vkDestroyDevice)(device, how);
+}
+
 // So that nobody takes the real loader for this one; and what matrix units say of themselves.
 VKAPI_ATTR void VKAPI_CALL properties2(VkPhysicalDevice physical, VkPhysicalDeviceProperties2* found) {
   const std::scoped_lock lock(state().mutex);
@@ -562,6 +569,7 @@ struct Replaced {
 #define REPLACED(name, own, of_checks) \
   { #name, reinterpret_cast < PFN_vkVoidFunction>(own), of_checks }
 const Replaced kReplaced[] = {
+    REPLACED(vkDestroyDevice, destroy_device, false),
     REPLACED(vkCreateBuffer, create_buffer, false),
     REPLACED(vkGetBufferMemoryRequirements, requirements, false),
     REPLACED(vkAllocateMemory, allocate, false),

@@ -190,7 +190,7 @@ TEST_F(VulkanUnits, OtherWeightsGoInTiles) {
     Coded made = coded(40, 64, 32, 0);
     made.scales[2] = made.scales[3] = scale;  // a row, beside which nothing hides what is lost
     Group group;
-    add(group, made);
+    add(group, made, false);
     EXPECT_LE(error(group, random(40 * 64), 40, Precision::kBF16), 0x1p-11 + kSums) << scale;
   }
   for (const Size& size : {Size{20, 100, 64}, {20, 64, 16}, {7, 96, 48}}) {
