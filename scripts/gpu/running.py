@@ -40,12 +40,13 @@ class Running:
         self.log = open(os.path.join(out, "gpu.log"), "w", encoding="utf-8")
         self.result = {"stages": {}, "tests": {"passed": 0, "failed": 0, "skipped": [], "failures": []}}
         self.stage_end = self.start + seconds
-        self.starting, self.asked = False, None
+        self.busy, self.asked = False, None
 
     def stop(self, number, _):
-        """The handler of signals that end the run; not between a child's start and the moment from which it is ended with the run."""
+        """The handler of signals that end the run; not between a child's start and the moment from which it is ended with the run, nor while
+        a child is being ended."""
         self.asked = number
-        if not self.starting:
+        if not self.busy:
             self.leave_if_asked()
 
     def leave_if_asked(self):
@@ -81,22 +82,23 @@ class Running:
             return Done(OUTLASTED, "", "", 0, 0, False)
         begin = time.monotonic()
         with tempfile.TemporaryFile(dir=self.work) as out, tempfile.TemporaryFile(dir=self.work) as err:
-            self.starting = True
+            self.busy = True
             try:
                 child = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, start_new_session=True)
             except OSError as error:
+                self.busy = False
                 return Done(ABSENT, "", str(error), 0, limit)
-            finally:
-                self.starting = False
             try:
+                self.busy = False
                 self.leave_if_asked()
                 status = child.wait(limit)
             except subprocess.TimeoutExpired:
                 status = OUTLASTED
-            except BaseException:
+            finally:
+                self.busy = True
                 end(child)
-                raise
-            end(child)
+                self.busy = False
+            self.leave_if_asked()
             return Done(status, tail_of(out), tail_of(err), time.monotonic() - begin, limit, whole)
 
     def count(self, name, good, text):

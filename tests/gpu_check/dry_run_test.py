@@ -69,7 +69,7 @@ class DryRun(unittest.TestCase):
 
     def check(self, *arguments, faults=(), only=STAGES):
         done = subprocess.run(self.command("--only", ",".join(only), *arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                              env=self.environment(faults), timeout=120)  # fmt: skip
+                              env=self.environment(faults), timeout=400)  # fmt: skip
         self.assertEqual([name for name in os.listdir(self.folder) if name.startswith("gpu_check.")], [], "work files are left")
         return done.returncode, done.stdout
 
@@ -143,7 +143,7 @@ class DryRun(unittest.TestCase):
         # So many seconds that this machine, whatever else it does, comes to the command that hangs.
         for seconds in (4, 16, 64):
             child = self.start("--only", ",".join(STAGES), "--seconds", str(seconds), faults=["engine_conformance Products: hang", "ncu x: hang"])
-            text = child.communicate(timeout=seconds + 60)[0]
+            text = child.communicate(timeout=seconds + 400)[0]
             if "engine_conformance" in self.calls():
                 break
         self.assertEqual(child.returncode, 0, text)
@@ -203,7 +203,7 @@ class DryRun(unittest.TestCase):
 
     def assert_no_process_is_left(self):
         """Soon: one that was killed takes a moment to end, and only a child can be waited for."""
-        for _ in range(1000):
+        for _ in range(5000):
             left = self.processes()
             if not left:
                 return
@@ -212,10 +212,10 @@ class DryRun(unittest.TestCase):
 
     def test_ended_from_outside_leaves_results(self):
         child = self.start("--only", "kernels,engine", faults=["engine_conformance Products: hang"])
-        while "engine_conformance" not in self.calls():
+        while "engine_conformance" not in self.calls() and child.poll() is None:
             time.sleep(0.02)
         child.send_signal(signal.SIGTERM)
-        text = child.communicate(timeout=60)[0]
+        text = child.communicate(timeout=400)[0]
         self.assertEqual(child.returncode, 1, text)
         self.assertIn("kernels", self.result()["stages"])
         self.assertIn("ended from outside", self.result()["tests"]["failures"][0])
@@ -306,7 +306,7 @@ class DryRun(unittest.TestCase):
             file.write('{"bench": [1]}')
         for arguments, named in ((("--only", "kernel"), "kernel"), (("--device", "rocm"), "rocm"), (("--device", "cuda:x"), "cuda:x"), (("--baseline", self.path("bad.json")), "bad.json"),
                                  (("--baseline", self.path("none.json")), "none.json")):  # fmt: skip
-            done = subprocess.run(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment(), timeout=60)
+            done = subprocess.run(self.command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment(), timeout=400)
             self.assertEqual(done.returncode, 2, done.stdout)
             self.assertIn(named, done.stdout.splitlines()[-1])
 
