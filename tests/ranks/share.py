@@ -100,9 +100,9 @@ def serving(command, errors, expected=1):
     with open(errors, "w") as out:
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=out, stdin=subprocess.DEVNULL)
     try:
-        end = time.time() + 60
+        end = time.monotonic() + 240
         while "Ready" not in open(errors).read():
-            if time.time() > end or server.poll() is not None:
+            if time.monotonic() > end or server.poll() is not None:
                 sys.exit("no server: " + open(errors).read())
             time.sleep(0.1)
         found = {}
@@ -123,7 +123,7 @@ def serving(command, errors, expected=1):
     finally:
         server.send_signal(signal.SIGTERM)
         try:
-            server.wait(20)
+            server.wait(60)
         except subprocess.TimeoutExpired:
             server.kill()
 

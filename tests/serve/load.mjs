@@ -81,7 +81,7 @@ const end = Date.now() + seconds * 1000;
 await Promise.all([...Array.from({length: 20}, async () => { while (Date.now() < end && failed < kEnough) await one(); }),
                    ...Array.from({length: 4}, async () => { while (Date.now() < end && failed < kEnough) await cut(); })]);
 let rest = NaN;
-for (let i = 0; i < 200 && rest !== 0 && failed < kEnough; ++i) {
+for (let i = 0; i < 1200 && rest !== 0 && failed < kEnough; ++i) {
   await new Promise(yes => setTimeout(yes, 50));
   const metrics = await (await fetch(root + '/metrics')).text();
   rest = ['running', 'waiting'].reduce((sum, name) => sum + Number(new RegExp(`\nnfloat:requests_${name} (\\S+)`).exec(metrics)?.[1]), 0);
