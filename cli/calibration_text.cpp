@@ -106,7 +106,7 @@ std::vector<std::vector<int32_t>> windows_of(const std::string& text, const std:
   std::vector<std::vector<int32_t>> windows;
   int64_t left = tokens;
   if (path.ends_with(".json")) {
-    const Json json = parse_json(text, path);
+    const Json json = parse_json(text, path, {.unique_names = true});
     if (!json.is_object() || !json.contains("token_ids") || !json["token_ids"].is_array())
       throw Error(
           ErrorCode::kMalformedFile,

@@ -39,7 +39,7 @@ std::vector<std::vector<int32_t>> read_sequences(const std::string& path, const 
   const auto bad = [&](const std::string& what) {
     return Error(ErrorCode::kMalformedFile, fmt::format("{}: {}", path, what));
   };
-  const Json json = parse_json(text, path);
+  const Json json = parse_json(text, path, {.unique_names = true});
   if (!json.is_object() || !json.contains("token_ids") || !json["token_ids"].is_array())
     throw bad("expected an object with \"token_ids\", a list of lists of token ids");
   std::vector<std::vector<int32_t>> sequences;

@@ -18,7 +18,8 @@ namespace {
 
 using Backend = nlohmann::json;
 
-constexpr size_t kFew = 16;  // members that are compared one by one instead of indexed
+constexpr size_t kMostShown = 60;  // bytes of a name in a message
+constexpr size_t kFew = 16;        // members that are compared one by one instead of indexed
 
 // "[json.exception.parse_error.101] parse error at ..." without the tag.
 std::string plain_message(const std::exception& error) {
@@ -112,6 +113,10 @@ class JsonBuilder {
   bool start_object(size_t) { return open(Json::object()); }
   bool start_array(size_t) { return open(Json::array()); }
   bool key(std::string& name) {
+    if (limits_.unique_names && open_.back()->find(name) != nullptr)
+      throw JsonError(
+          fmt::format("two members of one object have the name {}",
+                      Json(name).dump(-1, Json::Invalid::kReplaceAndEscape).substr(0, kMostShown)));
     member_ = &(*open_.back())[name];
     return true;
   }

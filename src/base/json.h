@@ -35,6 +35,10 @@ struct JsonLimits {
   // NaN, Infinity and -Infinity are numbers, as Python's json reads and writes them: parse_json and
   // parse_json_object, which read files that Python wrote, set it.
   bool python_numbers = false;
+  // Two members of one object with one name are refused: in what a person or a client writes for nfloat one
+  // of them is a mistake. Files that the field shares (config.json, tokenizer.json) stay as Python's json
+  // reads them.
+  bool unique_names = false;
 };
 
 // A JSON value (RFC 8259). Objects keep the order of their text; of two members with one name the last value

@@ -74,7 +74,7 @@ Codebook load_codebook(const std::string& path) {
   bool signed_scale = false;
   if (start < text.size() && (text[start] == '{' || text[start] == '[')) {
     try {
-      const Json json = Json::parse(text);
+      const Json json = Json::parse(text, {.unique_names = true});
       const Json& table = json.is_object() ? json.at("levels") : json;
       levels = table.get<std::vector<double>>();
       if (json.is_object()) {

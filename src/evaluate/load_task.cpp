@@ -19,9 +19,9 @@ class Line {
  public:
   Line(const std::string& path, size_t number, std::string_view text) : path_(path), number_(number) {
     try {
-      json_ = Json::parse(text);
-    } catch (const JsonError&) {
-      bad("not valid JSON");
+      json_ = Json::parse(text, {.unique_names = true});
+    } catch (const JsonError& error) {
+      bad(error.what());
     }
     if (!json_.is_object()) bad("expected a JSON object");
   }

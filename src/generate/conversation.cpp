@@ -243,7 +243,7 @@ void Conversation::from_json(std::string_view text, const std::string& source) {
   const auto malformed = [&](const std::string& what) {
     return Error(ErrorCode::kMalformedFile, source + ": " + what);
   };
-  const Json json = parse_json_object(text, source);
+  const Json json = parse_json_object(text, source, {.unique_names = true});
   if (plain()) {
     if (!json.contains("text") || !json["text"].is_string())
       throw malformed("no \"text\"; this model has no chat template and continues a text");

@@ -43,9 +43,9 @@ constexpr size_t kMostForced = 128;  // bytes of a text without a choice that ar
 
 Json parsed_schema(std::string_view text) {
   try {
-    return Json::parse(text, {.depth = 64, .values = 200000});
+    return Json::parse(text, {.depth = 64, .values = 200000, .unique_names = true});
   } catch (const JsonError& error) {
-    fail(ErrorCode::kInvalidArgument, "the schema is not JSON: {}", error.what());
+    fail(ErrorCode::kInvalidArgument, "the schema: {}", error.what());
   }
 }
 

@@ -100,7 +100,7 @@ class Reader {
       if (line.size() > kMostLineBytes) malformed("a line of {} bytes", line.size());
       Json json;
       try {
-        json = Json::parse(line, {.depth = 64, .python_numbers = true});
+        json = Json::parse(line, {.depth = 64, .python_numbers = true, .unique_names = true});
       } catch (const JsonError& error) {
         malformed("{}", error.what());
       }

@@ -426,6 +426,8 @@ TEST_F(Train, BadDataIsNamedByItsLine) {
   complains("", {"bad.jsonl", "empty"});
   complains("{\"text\": \"a\"}\n{\"text\": ", {"bad.jsonl:2"});
   complains("[1]\n", {"bad.jsonl:1", "not a JSON object"});
+  complains("{\"text\": \"a b c\"}\n{\"text\": \"a\", \"text\": \"b\"}\n",
+            {"bad.jsonl:2", "two members of one object have the name \"text\""});
   complains("{\"text\": \"a b\", \"weight\": 2}\n", {"bad.jsonl:1", "\"weight\""});
   complains("{\"prompt\": \"a\"}\n", {"bad.jsonl:1", "\"completion\""});
   complains("{\"input_ids\": [0, 5], \"labels\": [-100, -100]}\n", {"nothing is trained", "1 of them"});

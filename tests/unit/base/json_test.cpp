@@ -94,6 +94,30 @@ TEST(Json, RefusesWhatNlohmannRefuses) {
       << message("[1,\n 2,,]");
 }
 
+// Python's json takes the last; where a person or a client writes, one of the two is a mistake.
+TEST(Json, NamesThatComeTwiceCountOnceOrAreRefused) {
+  const Json last = Json::parse(R"({"a": 1, "b": {"c": 2, "c": 3}, "a": 4})");
+  EXPECT_EQ(last.dump(), R"({"a":4,"b":{"c":3}})");
+  const auto refused = [](const std::string& text) {
+    try {
+      Json::parse(text, {.unique_names = true});
+    } catch (const JsonError& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(refused(R"({"a": {"a": [{"a": 1}, {"a": 1}]}, "b": {"a": 1}, "A": null})"), "");
+  for (const char* text : {R"({"a": 1, "a": 1})", R"([{"b": {"a": 1, "x": 2, "a": []}}])",
+                           R"({"a": {}, "b": 1, "\u0061": {}})", R"({"a": null, "a": null})"})
+    EXPECT_EQ(refused(text), "two members of one object have the name \"a\"") << text;
+  std::string many = "{";
+  for (int i = 0; i < 40; ++i) many += "\"n" + std::to_string(i) + "\": 0, ";
+  EXPECT_EQ(refused(many + "\"m\": 0}"), "");
+  EXPECT_EQ(refused(many + "\"n7\": 0}"), "two members of one object have the name \"n7\"");
+  EXPECT_LT(refused("{\"" + std::string(9999, 'x') + "\":0,\"" + std::string(9999, 'x') + "\":0}").size(),
+            200u);
+}
+
 TEST(Json, RefusesZeroBytes) {
   for (const std::string& text : {std::string("{}\0", 3), std::string("{}\0x{{{", 7), std::string("\0{}", 3),
                                   std::string("[1,\0]", 5), std::string("\"a\0b\"", 5)})

@@ -90,6 +90,8 @@ TEST_F(Tasks, MalformedLinesAreNamed) {
   const auto arc = [&](const std::string& line) { return write("bad", good + "\n" + line + "\n" + good); };
   expect_error("arc-easy", arc("{\"query\": "), {"bad", "line 2", "JSON"});
   expect_error("arc-easy", arc("[1]"), {"line 2", "object"});
+  expect_error("arc-easy", arc(R"({"query": "q", "query": "r", "choices": ["a", "b"], "gold": 1})"),
+               {"line 2", "two members", "query"});
   expect_error("arc-easy", arc(R"({"query": "q", "gold": 1})"), {"line 2", "choices"});
   expect_error("arc-easy", arc(R"({"query": 3, "choices": ["a", "b"], "gold": 1})"),
                {"line 2", "query", "number"});
