@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cctype>
 #include <chrono>
 #include <exception>
 #include <filesystem>
@@ -41,22 +39,6 @@ struct Options {
   std::string kv_memory, prefix_cache_size, api_key_file, chat_template, draft;
   std::vector<std::string> adapters;  // NAME=FOLDER
 };
-
-// One key a line.
-std::vector<std::string> read_keys(const std::string& path) {
-  std::vector<std::string> keys;
-  const std::string text = read_text(path, kMostFileBytes);
-  for (size_t at = 0; at < text.size();) {
-    const size_t end = std::min(text.find('\n', at), text.size());
-    std::string key = text.substr(at, end - at);
-    while (!key.empty() && std::isspace(static_cast<unsigned char>(key.back()))) key.pop_back();
-    key.erase(0, std::min(key.find_first_not_of(" \t"), key.size()));
-    if (!key.empty()) keys.push_back(std::move(key));
-    at = end + 1;
-  }
-  if (keys.empty()) throw Error(ErrorCode::kInvalidArgument, path + ": no API key in it");
-  return keys;
-}
 
 struct Loaded {
   Model model;
@@ -154,7 +136,9 @@ void run(Options& options) {
     options.serve.model_name = given.substr(given.rfind('/') + 1);
   }
   if (rank_place().rank > 0) return follow(options, folder);
-  if (!options.api_key_file.empty()) options.serve.api_keys = read_keys(options.api_key_file);
+  if (!options.api_key_file.empty())
+    options.serve.api_keys =
+        read_api_keys(read_text(options.api_key_file, kMostFileBytes), options.api_key_file);
   if (!options.chat_template.empty())
     options.serve.chat_template = read_text(options.chat_template, kMostFileBytes);
   options.serve.listening = sockets_of_service_manager();

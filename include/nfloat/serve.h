@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "nfloat/adapter.h"
@@ -42,7 +43,7 @@ struct ServeOptions {
   bool any_model = false;                       // requests may name any model
   std::vector<std::string> api_keys = {};       // empty: none is asked for
   bool public_without_key = false;              // allows an address that is not loopback without keys
-  std::vector<std::string> allowed_hosts = {};  // of the Host header, besides loopback and `host`
+  std::vector<std::string> allowed_hosts = {};  // of the Host header, besides loopback and `host`; no ports
   std::string cors_origin = {};                 // that browsers may call from; empty: none
   std::string chat_template = {};               // a template's text; empty: the model's own
   // PEM files: the certificate with those that vouch for it, and its key. Empty: no TLS.
@@ -52,11 +53,17 @@ struct ServeOptions {
   double stall_seconds = 120;
 };
 
+// The keys in a file's text: one a line, spaces around it left out, as are empty lines, those that begin with
+// #, and keys that stood before. Throws kInvalidArgument, naming `source` and the line and never a key, for
+// one that is not visible ASCII alone, and where there is none.
+NFLOAT_API std::vector<std::string> read_api_keys(std::string_view text, const std::string& source);
+
 // A server of the OpenAI API (chat completions, completions, models), with /health, /metrics, /tokenize and a
 // page to talk with the model. It listens from construction on and answers 503 until a model is opened.
 class NFLOAT_API Server {
  public:
-  // Throws kInvalidArgument (address; not loopback without keys; certificate and key), kAlreadyExists (at the
+  // Throws kInvalidArgument (address; not loopback without keys; keys and hosts that no
+  // request can carry; certificate and key), kAlreadyExists (at the
   // path of the Unix socket is something else, or a server), kIo (in use, not
   // permitted), kUnsupported (TLS in a build without OpenSSL).
   explicit Server(const ServeOptions& options);

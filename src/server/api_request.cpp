@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <charconv>
+#include <set>
 
+#include "base/ascii.h"
 #include "server/api_error.h"
 #include "server/fields.h"
 
@@ -161,9 +163,22 @@ Json calls_of(const Json& calls, const std::string& where) {
   return result;
 }
 
+// OpenAI takes names of letters, digits, _ and -, at most 64; clients that hand on the tools of MCP servers
+// send their dots, slashes and colons and up to 128 characters too. Others would not stand in one piece
+// between the marks of a call.
+bool is_tool_name(std::string_view name) noexcept {
+  constexpr size_t kMostCharacters = 128;
+  static constexpr std::string_view kOthers = "_-./:";
+  return !name.empty() && name.size() <= kMostCharacters && std::all_of(name.begin(), name.end(), [](char c) {
+    const char l = lower(c);
+    return (l >= 'a' && l <= 'z') || (l >= '0' && l <= '9') || kOthers.find(c) != kOthers.npos;
+  });
+}
+
 void read_tools(const Fields& fields, ChatRequest& request) {
   const Json* tools = fields.array("tools");
   if (tools != nullptr) {
+    std::set<std::string_view> names;
     for (size_t i = 0; i < tools->size(); ++i) {
       const Json& tool = (*tools)[i];
       const Json* type = tool.is_object() ? tool.find("type") : nullptr;
@@ -173,6 +188,13 @@ void read_tools(const Fields& fields, ChatRequest& request) {
       const Json* name = function != nullptr && function->is_object() ? function->find("name") : nullptr;
       if (name == nullptr || !name->is_string() || name->text().empty())
         bad_field("tools", "tools[{}] has no function with a name", i);
+      if (!is_tool_name(name->text()))
+        bad_field(
+            "tools",
+            "tools[{}].function.name is {}, expected at most 128 letters, digits and characters of _-./:", i,
+            Fields::shown(*name));
+      if (!names.insert(name->text()).second)
+        bad_field("tools", "tools[{}].function.name is {}, which another tool has too", i, name->text());
       if (const Json* parameters = function->find("parameters");
           parameters != nullptr && !parameters->is_null() && !parameters->is_object())
         bad_field("tools", "tools[{}].function.parameters is {}, expected a schema", i,
@@ -187,19 +209,24 @@ void read_tools(const Fields& fields, ChatRequest& request) {
   if (choice->is_string()) {
     const std::string& name = choice->text();
     if (name != "none" && name != "auto" && name != "required")
-      bad_field("tool_choice", "tool_choice is \"{}\", expected none, auto, required or a function", name);
+      bad_field("tool_choice", "tool_choice is {}, expected none, auto, required or a function",
+                Fields::shown(*choice));
     if (name == "required" && request.tools.empty())
       bad_field("tool_choice", "tool_choice is required, but there are no tools");
     if (name == "none") request.tool_choice = ToolChoice::kNone;
     if (name == "required") request.tool_choice = ToolChoice::kRequired;
     return;
   }
+  const Json* type = choice->is_object() ? choice->find("type") : nullptr;
+  if (type != nullptr && *type != "function")
+    bad_field("tool_choice", "tool_choice.type is {}, expected function", Fields::shown(*type));
   const Json* function = choice->is_object() ? choice->find("function") : nullptr;
   const Json* name = function != nullptr && function->is_object() ? function->find("name") : nullptr;
   if (name == nullptr || !name->is_string()) bad_field("tool_choice", "tool_choice names no function");
   const bool known = std::any_of(request.tools.begin(), request.tools.end(),
                                  [&](const Json& tool) { return tool["function"]["name"] == *name; });
-  if (!known) bad_field("tool_choice", "tool_choice names {}, which is not among the tools", name->text());
+  if (!known)
+    bad_field("tool_choice", "tool_choice names {}, which is not among the tools", Fields::shown(*name));
   request.tool_choice = ToolChoice::kRequired;
   request.tool = name->text();
 }
@@ -242,10 +269,10 @@ void read_format(const Fields& fields, ChatRequest::Format& format, Json& schema
 
 Json parse_body(std::string_view body) {
   try {
-    Json json = Json::parse(body, {.depth = 64, .values = 1 << 20});
+    Json json = Json::parse(body, {.depth = 64, .values = 1 << 20, .unique_names = true});
     if (json.is_object()) return json;
   } catch (const Error& error) {
-    throw ApiError{400, std::string("the body is not JSON: ") + error.what()};
+    throw ApiError{400, std::string("the body: ") + error.what()};
   }
   throw ApiError{400, "the body is not a JSON object"};
 }

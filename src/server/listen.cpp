@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstddef>
 #include <cstring>
+#include <memory>
 #include <string_view>
 #include <utility>
 
@@ -35,6 +36,27 @@ sockaddr_un unix_address(const std::string& path) {
          path.size(), sizeof address.sun_path - 1);
   path.copy(address.sun_path, path.size());
   return address;
+}
+
+struct FreeAddress {
+  void operator()(addrinfo* info) const noexcept { ::freeaddrinfo(info); }
+};
+
+// Of an IP address or "localhost". Throws kInvalidArgument.
+std::unique_ptr<addrinfo, FreeAddress> address_of(const std::string& host, uint16_t port) {
+  addrinfo wanted{}, *found = nullptr;
+  wanted.ai_flags = AI_NUMERICHOST | AI_PASSIVE;
+  wanted.ai_socktype = SOCK_STREAM;
+  const std::string number = host == "localhost" ? "127.0.0.1" : host;
+  if (number.empty() || ::getaddrinfo(number.c_str(), std::to_string(port).c_str(), &wanted, &found) != 0)
+    fail(ErrorCode::kInvalidArgument, "{} is not an IP address to listen on", host);
+  return std::unique_ptr<addrinfo, FreeAddress>(found);
+}
+
+bool is_loopback(const sockaddr& address) noexcept {
+  return address.sa_family == AF_INET
+             ? ntohl(reinterpret_cast<const sockaddr_in&>(address).sin_addr.s_addr) >> 24 == IN_LOOPBACKNET
+             : IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6&>(address).sin6_addr) != 0;
 }
 
 // Held while a path is looked at and taken: of two servers that start at once one finds the other's socket,
@@ -84,6 +106,10 @@ bool is_unix(const std::string& host) noexcept {
   return host.starts_with(kUnixPrefix);
 }
 
+bool is_local(const std::string& host) {
+  return is_unix(host) || is_loopback(*address_of(host, 0)->ai_addr);
+}
+
 Listener Listener::open_unix(const std::string& path) {
   const sockaddr_un address = unix_address(path);
   Listener result(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -107,19 +133,13 @@ Listener Listener::open_unix(const std::string& path) {
 
 Listener Listener::open(const std::string& host, uint16_t port) {
   if (is_unix(host)) return open_unix(host.substr(std::string_view(kUnixPrefix).size()));
-  addrinfo wanted{}, *found = nullptr;
-  wanted.ai_flags = AI_NUMERICHOST | AI_PASSIVE;
-  wanted.ai_socktype = SOCK_STREAM;
-  const std::string number = host == "localhost" ? "127.0.0.1" : host;
-  if (number.empty() || ::getaddrinfo(number.c_str(), std::to_string(port).c_str(), &wanted, &found) != 0)
-    fail(ErrorCode::kInvalidArgument, "{} is not an IP address to listen on", host);
+  const auto found = address_of(host, port);
   Listener result(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int yes = 1;
   const bool listens =
       result.file_ >= 0 && ::setsockopt(result.file_, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
       ::bind(result.file_, found->ai_addr, found->ai_addrlen) == 0 && ::listen(result.file_, SOMAXCONN) == 0;
   const std::string why = reason();
-  ::freeaddrinfo(found);
   if (!listens) fail(ErrorCode::kIo, "{} port {}: {}", host, port, why);
   result.read_address();
   return result;
@@ -181,9 +201,7 @@ void Listener::read_address() {
       ::getnameinfo(reinterpret_cast<const sockaddr*>(&own), length, host, sizeof host, port, sizeof port,
                     NI_NUMERICHOST | NI_NUMERICSERV) != 0)
     fail(ErrorCode::kInvalidArgument, "the socket {} is neither TCP's nor a Unix socket", file_);
-  local_ = own.ss_family == AF_INET
-               ? ntohl(reinterpret_cast<const sockaddr_in&>(own).sin_addr.s_addr) >> 24 == 127
-               : IN6_IS_ADDR_LOOPBACK(&reinterpret_cast<const sockaddr_in6&>(own).sin6_addr) != 0;
+  local_ = is_loopback(reinterpret_cast<const sockaddr&>(own));
   address_ = own.ss_family == AF_INET ? fmt::format("{}:{}", host, port) : fmt::format("[{}]:{}", host, port);
 }
 

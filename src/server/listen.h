@@ -13,6 +13,8 @@ namespace nfloat {
 inline constexpr const char* kUnixPrefix = "unix:";
 
 bool is_unix(const std::string& host) noexcept;
+// Only this machine reaches what listens at `host`. Throws kInvalidArgument where it is no address.
+bool is_local(const std::string& host);
 
 // A socket that listens, over TCP or in the file system.
 class Listener {

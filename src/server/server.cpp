@@ -54,20 +54,6 @@ uint64_t kv_bytes_of_token(const Model& model, const ServeOptions& options) {
 
 }  // namespace
 
-bool is_loopback(std::string_view host) noexcept {
-  // A name may begin as an address does: 127.0.0.1.example.org.
-  return host == "localhost" || host == "::1" || host == "[::1]" ||
-         (host.starts_with("127.") && host.find_first_not_of("0123456789.") == std::string_view::npos);
-}
-
-bool equal_secrets(std::string_view a, std::string_view b) noexcept {
-  size_t difference = a.size() ^ b.size();
-  for (size_t i = 0; i < b.size(); ++i)
-    difference |= static_cast<size_t>(static_cast<unsigned char>(a.empty() ? 0 : a[i % a.size()]) ^
-                                      static_cast<unsigned char>(b[i]));
-  return difference == 0;
-}
-
 ServedModel::ServedModel(const Model& weights, const std::string& path, const std::optional<Model>& draft,
                          const ServeOptions& options,
                          std::function<void(std::span<const EngineEvent>)> events)
@@ -162,9 +148,10 @@ Server::State::~State() {
 Server::Server(const ServeOptions& options) {
   if (options.tls_certificate.empty() != options.tls_key.empty())
     fail(ErrorCode::kInvalidArgument, "TLS needs a certificate and its key");
+  check_access(options);
   // Before anything listens there.
-  if (options.listening.empty() && !is_loopback(options.host) && !is_unix(options.host) &&
-      options.api_keys.empty() && !options.public_without_key)
+  if (options.listening.empty() && options.api_keys.empty() && !options.public_without_key &&
+      !is_local(in_lower_case(options.host)))
     fail(ErrorCode::kInvalidArgument,
          "{} can be reached from other machines: give API keys, or allow it without", options.host);
   state_ = std::make_unique<State>(options);

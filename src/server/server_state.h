@@ -145,7 +145,10 @@ struct Server::State {
   HttpServer http;
 };
 
-bool is_loopback(std::string_view host) noexcept;
+// Throws kInvalidArgument naming a key or an allowed host that no request can carry.
+void check_access(const ServeOptions& options);
+// What is wrong with an API key, as the end of a sentence that does not show it; empty: nothing.
+std::string fault_of_key(std::string_view key);
 // In a time that depends on the lengths only.
 bool equal_secrets(std::string_view a, std::string_view b) noexcept;
 

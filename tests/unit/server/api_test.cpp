@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
 
+#include "nfloat/error.h"
+#include "nfloat/serve.h"
 #include "nfloat/tokenizer.h"
 #include "server/api_error.h"
 #include "server/api_request.h"
@@ -43,6 +45,30 @@ TEST(ApiRequests, FieldsAndTheirDefaults) {
   EXPECT_EQ(request.choices, 1);
 }
 
+// Letters, digits, _ and - are OpenAI's; the others come from clients that hand on the tools of MCP servers.
+TEST(ApiRequests, NamesOfToolsAreThoseThatClientsSend) {
+  const auto body_of = [](const std::string& name) {
+    return R"({"messages": [{"role": "user", "content": "x"}], "tools": [{"type": "function", "function":
+              {"name": ")" +
+           name + R"("}}], "tool_choice": {"type": "function", "function": {"name": ")" + name + R"("}}})";
+  };
+  for (const std::string name : {"get_weather", "Get-Weather2", "immich.assets.list", "mcp/server/tool",
+                                 "server:tool", "7", "mcp__a__b"})
+    EXPECT_EQ(parse_chat_request(parse_body(body_of(name)), kBounds).tool, name);
+  EXPECT_EQ(chat_error(body_of(std::string(128, 'a'))).status, 0);
+  EXPECT_EQ(chat_error(body_of(std::string(129, 'a'))).param, "tools");
+}
+
+TEST(ApiRequests, FieldsThatComeTwiceAreRefused) {
+  for (const std::string body : {R"({"messages": [{"role": "user", "content": "x"}], "n": 1, "n": 2})",
+                                 R"({"messages": [{"role": "user", "content": "x", "content": "n"}]})"}) {
+    const ApiError error = chat_error(body);
+    EXPECT_EQ(error.status, 400);
+    EXPECT_NE(error.message.find("two members of one object have the name"), std::string::npos)
+        << error.message;
+  }
+}
+
 TEST(ApiRequests, WhatIsWrongIsNamed) {
   const std::string messages = R"("messages": [{"role": "user", "content": "x"}])";
   const std::pair<const char*, const char*> cases[] = {
@@ -57,6 +83,23 @@ TEST(ApiRequests, WhatIsWrongIsNamed) {
       {R"("top_logprobs": 2)", "top_logprobs"},
       {R"("seed": 1.5)", "seed"},
       {R"("tools": [{"type": "x"}])", "tools"},
+      {R"("tools": [{"type": "function", "function": {"name": ""}}])", "tools"},
+      {R"("tools": [{"type": "function", "function": {"name": "a b"}}])", "tools"},
+      {R"("tools": [{"type": "function", "function": {"name": "caf\u00e9"}}])", "tools"},
+      {R"("tools": [{"type": "function", "function": {"name": "a\u0000"}}])", "tools"},
+      {R"("tools": [{"type": "function", "function": {"name": "<tool_call>"}}])", "tools"},
+      {R"("tools": [{"type": "function", "function": {"name": "f"}},
+                    {"type": "function", "function": {"name": "f"}}])",
+       "tools"},
+      {R"("tools": [{"type": "function", "function": {"name": "f"}}],
+          "tool_choice": {"type": "function", "function": {"name": "g"}})",
+       "tool_choice"},
+      {R"("tools": [{"type": "function", "function": {"name": "f"}}],
+          "tool_choice": {"type": "custom", "function": {"name": "f"}})",
+       "tool_choice"},
+      {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": {"type": "function"})",
+       "tool_choice"},
+      {R"("tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "f")", "tool_choice"},
       {R"("tool_choice": "required")", "tool_choice"},
       {R"("response_format": {"type": "xml"})", "response_format"},
       {R"("stream_options": {})", "stream_options"},
@@ -207,6 +250,32 @@ TEST(ChatPrompts, SpecialTokensOfUsersStayText) {
                      "7\uefb1\uefb0"}};
   EXPECT_EQ(count(cut.tokens(values)), 0);
   EXPECT_EQ(tokenizer.decode(cut.tokens(values)).back(), '!');
+}
+
+TEST(ApiKeys, AreReadFromLines) {
+  const auto keys = [](const std::string& text) { return read_api_keys(text, "keys.txt"); };
+  using Keys = std::vector<std::string>;
+  EXPECT_EQ(keys("one\ntwo"), (Keys{"one", "two"}));
+  EXPECT_EQ(keys("# c\r\n\r\n \tone \r\n  # of two\r\ntwo#\r\none\r\n"), (Keys{"one", "two#"}));
+  EXPECT_EQ(keys("x"), Keys{"x"});
+  const auto complaint = [&](const std::string& text) {
+    try {
+      keys(text);
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+    return std::string("taken");
+  };
+  for (const std::string none : {"", "\n", "# all\n#of\n  # them", " \r\n\t"})
+    EXPECT_EQ(complaint(none), "keys.txt: no API key in it") << none;
+  for (const auto& [text, words] : {std::pair<std::string, std::string>{"one\nse cret", "line 2 has a space"},
+                                    {"#\n\ncaf\xc3\xa9", "line 3 has 0xc3 at its byte 4"},
+                                    {"\xef\xbb\xbfone", "line 1 has 0xef at its byte 1"},
+                                    {std::string("se\0cret", 7), "line 1 has 0x00 at its byte 3"},
+                                    {"se\rcret\n", "line 1 has 0x0d at its byte 3"}}) {
+    EXPECT_NE(complaint(text).find(words), std::string::npos) << complaint(text);
+    EXPECT_EQ(complaint(text).find("cret"), std::string::npos) << "keys are not shown";
+  }
 }
 
 }  // namespace

@@ -279,6 +279,53 @@ TEST_F(Servers, GrammarsBeyondTheirBoundAreTheClientsFault) {
   EXPECT_EQ(status(get("/health")), 200);
 }
 
+// RFC 9110, 7.2 and RFC 3986, 3.2: a host, then perhaps a colon and digits, which may be none.
+TEST_F(Servers, HostHeadersAreHostsAndPorts) {
+  start({.allowed_hosts = {"Box.example"}}, false);
+  const auto asked = [&](const std::string& host) {
+    return status(raw("GET /v1/models HTTP/1.1\r\nHost: " + host + "\r\nConnection: close\r\n\r\n"));
+  };
+  constexpr int kTaken = 503;  // there is no model yet
+  for (const char* host : {"localhost", "localhost:8080", "localhost:", "localhost:0", "LOCALHOST:65535",
+                           "localhost:008080", "127.0.0.1", "127.255.0.9:1", "[::1]", "[::1]:80",
+                           "[0:0:0:0:0:0:0:1]:80", "box.example", "BOX.example:443"})
+    EXPECT_EQ(asked(host), kTaken) << host;
+  for (const char* host : {"127.0.0.1:evil",
+                           "localhost:80x",
+                           "localhost:-1",
+                           "localhost:+80",
+                           "localhost:65536",
+                           "127.0.0.1:99999",
+                           "localhost:99999999999999999999",
+                           "localhost::80",
+                           "localhost:80:80",
+                           "[::1",
+                           "[::1:80",
+                           "::1",
+                           "::1:80",
+                           "[::1]80",
+                           "[::1]:x",
+                           "[127.0.0.1]",
+                           "[localhost]",
+                           "[]",
+                           "[]:80",
+                           ":80",
+                           ":",
+                           "evil@localhost",
+                           "localhost/",
+                           "localhost:80/",
+                           "local host",
+                           "localhost, localhost",
+                           "localhost%",
+                           "localhost%2",
+                           "localhost%zz",
+                           "caf\xc3\xa9"})
+    EXPECT_EQ(asked(host), 400) << host;
+  for (const char* host : {"127.1", "127.0.0.1.2", "127.0.0.256", "localhost.", "[::2]", "[::ffff:127.0.0.1]",
+                           "8.8.8.8", "localhos%74", "evil.example:80", "xbox.example"})
+    EXPECT_EQ(asked(host), 403) << host;
+}
+
 TEST_F(Servers, OlderClientsGetAStreamWithoutChunks) {
   start();
   const std::string text = chat(4, true).dump();
@@ -497,6 +544,14 @@ TEST_F(Servers, KeysAreAskedForWhereThereAreSome) {
   EXPECT_EQ(status(get("/v1/models", "authorization: bearer other\r\n")), 200);
   EXPECT_EQ(status(get("/health")), 200);
   EXPECT_THROW(Server({.host = "0.0.0.0", .port = 0}), Error);
+  EXPECT_THROW(Server({.host = "nowhere", .port = 0, .public_without_key = true}), Error);
+  for (const char* key : {"", "a b", "a\n", "caf\xc3\xa9"})
+    EXPECT_THROW(Server({.port = 0, .api_keys = {"secret", key}}), Error)
+        << "would let anybody in, or nobody";
+  for (const char* host : {"", "box:8080", "http://box", "::1", "[box]", "a b"})
+    EXPECT_THROW(Server({.port = 0, .allowed_hosts = {host}}), Error) << host;
+  EXPECT_NO_THROW(Server({.host = "LocalHost", .port = 0}));
+  EXPECT_NO_THROW(Server({.host = "127.1", .port = 0, .allowed_hosts = {"[::2]", "Box", "10.0.0.1"}}));
 }
 
 // Stands for a device: its products wait while `held`, and are lost with `lost`.
