@@ -247,7 +247,7 @@ void add_analyze_command(const Command& app) {
       .required();
   command
       .add_option("--codes", options->codes, "Codes to try, separated by commas (nfloat codebook lists them)")
-      .delimiter(',');
+      .list();
   command.add_option("--block-size", options->block_size, "Weights that share a scale")
       .between(int64_t{16}, int64_t{1} << 30)
       .show_default();

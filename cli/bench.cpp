@@ -232,21 +232,21 @@ void add_bench_command(const Command& app) {
   command.add_option("--synthetic", options->synthetic, "Random weights of a shape: 1b, 8b or moe")
       .one_of({"1b", "8b", "moe"});
   command.add_option("--prefill", options->prefill, "Prompt lengths; 0: none")
-      .delimiter(',')
+      .list()
       .between(0, 1 << 24)
       .show_default();
   command.add_option("--generate", options->generate, "Numbers of tokens to generate; 0: none")
-      .delimiter(',')
+      .list()
       .between(0, 1 << 24)
       .show_default();
   command.add_option("--depth", options->depth, "Tokens already in the context before each test")
       .between(0, 1 << 24)
       .show_default();
   command.add_option("--threads-list", options->threads, "Several numbers of threads")
-      .delimiter(',')
+      .list()
       .between(1, 1024);
   command.add_option("--precision-list", options->precisions, "Several precisions")
-      .delimiter(',')
+      .list()
       .one_of({"f32", "bf16", "int8", "bf16+int8", "int8+bf16"});
   command.add_option("--repetitions", options->repetitions, "Runs of each test; the median is reported")
       .between(1, 1000)

@@ -441,7 +441,7 @@ void add_bench_kernels_command(const Command& bench) {
       "operations with the rate of the instruction. Rows 'in cache' work on 16384 weights, which\n"
       "one thread takes alone; the others pass over --memory, which should exceed every cache.");
   command.add_option("--threads-list", options->threads, "Numbers of threads; otherwise 1 and all")
-      .delimiter(',')
+      .list()
       .between(1, 1024);
   command.add_option("--seconds", options->seconds, "Time for all rows; each gets at least three calls")
       .between(0.01, 86400.0)

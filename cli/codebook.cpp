@@ -251,7 +251,7 @@ void add_codebook_command(const Command& app) {
   command
       .add_option("--block-sizes,--block-size", options->block_sizes,
                   "Weights that share a scale; several with commas")
-      .delimiter(',')
+      .list()
       .between(int64_t{2}, int64_t{1} << 30)
       .show_default();
   command.add_option("--offset", options->offset,
@@ -260,7 +260,7 @@ void add_codebook_command(const Command& app) {
   command
       .add_option("--distribution", options->distributions,
                   "Of the weights: normal, student-t, student-t:7, laplace")
-      .delimiter(',')
+      .list()
       .show_default();
   command.add_option("--simulate", options->simulate, "Errors also by drawing this many weights")
       .between(int64_t{1}, int64_t{1} << 40);

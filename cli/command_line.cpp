@@ -8,11 +8,13 @@
 #include <cerrno>
 #include <cstdlib>
 #include <limits>
+#include <string_view>
 #include <type_traits>
 #include <utility>
 
 #include "nfloat/ranks.h"
 #include "notes.h"
+#include "numbers.h"
 
 namespace nfloat::cli {
 namespace {
@@ -30,6 +32,36 @@ CLI::Validator numbers(std::string which, Holds holds) {
             return holds(number) ? std::string() : fmt::format("must be {}, not {}", which, text);
           },
           which};
+}
+
+std::vector<std::string_view> values_of(std::string_view argument, bool list) {
+  return list ? split_at_commas(argument) : std::vector<std::string_view>{argument};
+}
+
+template <typename T>
+CLI::Option* add_target(CLI::App& app, const std::string& names, T& value, const std::string& help,
+                        const std::shared_ptr<const bool>&) {
+  return app.add_option(names, value, help);
+}
+
+// As the library's add_option() for a vector, but that a list is taken apart here: the library would leave
+// out what is empty.
+template <typename T>
+CLI::Option* add_target(CLI::App& app, const std::string& names, std::vector<T>& value,
+                        const std::string& help, std::shared_ptr<const bool> list) {
+  using Values = std::vector<T>;
+  CLI::Option* option = app.add_option(
+      names,
+      [&value, list = std::move(list)](const CLI::results_t& arguments) {
+        CLI::results_t all;
+        for (const std::string& argument : arguments)
+          for (const std::string_view one : values_of(argument, *list)) all.emplace_back(one);
+        return CLI::detail::lexical_conversion<Values, Values>(all, value);
+      },
+      help, false, [&value] { return CLI::detail::checked_to_string<Values, Values>(value); });
+  option->type_name(CLI::detail::type_name<Values>());
+  option->expected(CLI::detail::expected_count<Values>::value);
+  return option;
 }
 
 // The names of a command's options, or of its subcommands.
@@ -109,9 +141,23 @@ Option Option::required() const {
   return *this;
 }
 
-Option Option::delimiter(char between) const {
-  option_->delimiter(between);
+Option Option::list() const {
+  *list_ = true;
+  check(CLI::Validator([](const std::string&) { return std::string(); }, ""));
   return *this;
+}
+
+void Option::check(CLI::Validator holds) const {
+  option_->check(CLI::Validator(
+      [holds, list = list_](std::string& text) {
+        const std::vector<std::string_view> values = values_of(text, *list);
+        if (values.size() > 1 && std::ranges::find(values, "") != values.end())
+          return fmt::format("has an empty value beside its commas: {}", text);
+        for (std::string value : std::vector<std::string>(values.begin(), values.end()))
+          if (std::string fault = holds(value); !fault.empty()) return fault;
+        return std::string();
+      },
+      holds.get_description(), holds.get_name()));
 }
 
 Option Option::one_at_a_time() const {
@@ -126,7 +172,7 @@ Option Option::show_default() const {
 
 Option Option::one_of(std::vector<std::string> words) const {
   const std::string list = fmt::format("{}", fmt::join(words, ","));
-  option_->check(CLI::Validator(
+  check(CLI::Validator(
       [words = std::move(words)](const std::string& text) {
         return std::ranges::find(words, text) != words.end()
                    ? std::string()
@@ -142,12 +188,12 @@ Option Option::may_be_empty() const {
 }
 
 Option Option::at_least_zero() const {
-  option_->check(numbers<double>("0 or more", [](double number) { return number >= 0; }));
+  check(numbers<double>("0 or more", [](double number) { return number >= 0; }));
   return *this;
 }
 
 Option Option::above_zero() const {
-  option_->check(numbers<double>("above 0", [](double number) { return number > 0; }));
+  check(numbers<double>("above 0", [](double number) { return number > 0; }));
   return *this;
 }
 
@@ -160,14 +206,14 @@ std::string not_unsigned(const std::string& text) {
 }
 
 Option Option::between_integers(int64_t from, int64_t to) const {
-  option_->check(numbers<int64_t>(fmt::format("{} to {}", from, to),
-                                  [=](int64_t number) { return number >= from && number <= to; }));
+  check(numbers<int64_t>(fmt::format("{} to {}", from, to),
+                         [=](int64_t number) { return number >= from && number <= to; }));
   return *this;
 }
 
 Option Option::between(double from, double to) const {
-  option_->check(numbers<double>(fmt::format("{} to {}", from, to),
-                                 [=](double number) { return number >= from && number <= to; }));
+  check(numbers<double>(fmt::format("{} to {}", from, to),
+                        [=](double number) { return number >= from && number <= to; }));
   return *this;
 }
 
@@ -182,22 +228,23 @@ Command Command::add_subcommand(const std::string& name, const std::string& desc
 Option Command::add_value(const std::string& names, OptionTarget target, const std::string& help) const {
   return std::visit(
       [&](auto* value) {
-        CLI::Option* option = app_->add_option(names, *value, help);
         using T = std::remove_pointer_t<decltype(value)>;
+        const auto list = std::make_shared<bool>(false);
+        const Option option(*add_target(*app_, names, *value, help, list), list);
         if constexpr (std::is_same_v<T, uint64_t> || std::is_same_v<T, std::optional<uint64_t>>)
-          option->check(CLI::Validator(not_unsigned, ""));
+          option.check(CLI::Validator(not_unsigned, ""));
         if constexpr (std::is_same_v<T, std::string> || std::is_same_v<T, std::optional<std::string>> ||
                       std::is_same_v<T, std::vector<std::string>>)
-          option->check(CLI::Validator(
+          option.check(CLI::Validator(
               [](const std::string& text) { return std::string(text.empty() ? "must not be empty" : ""); },
               "", kFilled));
-        return Option(*option);
+        return option;
       },
       target);
 }
 
 Option Command::add_flag(const std::string& names, bool& target, const std::string& help) const {
-  return Option(*app_->add_flag(names, target, help));
+  return Option(*app_->add_flag(names, target, help), std::make_shared<bool>(false));
 }
 
 void Command::footer(const std::string& text) const {

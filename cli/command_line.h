@@ -9,12 +9,14 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
 namespace CLI {
 class App;
 class Option;
+class Validator;
 }  // namespace CLI
 
 // Commands and their options, over CLI11, which command_line.cpp alone includes: its templates take longer to
@@ -37,9 +39,11 @@ using OptionTarget = std::variant<std::string*, int*, int64_t*, uint64_t*, doubl
 class Option {
  public:
   Option required() const;
-  Option delimiter(char between) const;  // several values in one argument
-  Option one_at_a_time() const;          // several values, the option repeated for each
-  Option show_default() const;           // the target's value, in --help
+  // Of a vector: several values in one argument, between commas. What narrows it holds for each; none is
+  // empty.
+  Option list() const;
+  Option one_at_a_time() const;  // several values, the option repeated for each
+  Option show_default() const;   // the target's value, in --help
   Option one_of(std::vector<std::string> words) const;
   Option may_be_empty() const;  // a text; all others are refused: "" is rather a variable that is not set
   Option at_least_zero() const;
@@ -54,10 +58,12 @@ class Option {
 
  private:
   friend class Command;
-  explicit Option(CLI::Option& option) : option_(&option) {}
+  Option(CLI::Option& option, std::shared_ptr<bool> list) : option_(&option), list_(std::move(list)) {}
+  void check(CLI::Validator holds) const;
   Option between_integers(int64_t from, int64_t to) const;
 
   CLI::Option* option_;
+  std::shared_ptr<bool> list_;  // each argument is one
 };
 
 // A command or subcommand. A handle: copies are the same command. Targets must outlive the parsing.

@@ -409,11 +409,11 @@ void add_compare_command(const Command& app) {
                   "Model folder (plain) or a name org/model in the Hugging Face cache")
       .required();
   command.add_option("--formats", options->formats, "Formats to compare, separated by commas; see below")
-      .delimiter(',');
+      .list();
   command
       .add_option("--block-sizes", options->block_sizes,
                   "Block sizes of the usual formats, when --formats is not given (64)")
-      .delimiter(',')
+      .list()
       .between(int64_t{16}, int64_t{1} << 30);
   command.add_option("--calibrate", options->calibrate,
                      "Text for calibrated formats, as quantize --calibrate takes it; without it, the general "
@@ -437,7 +437,7 @@ void add_compare_command(const Command& app) {
   command
       .add_option("--tasks", options->tasks,
                   "Tests to score too, as arc-easy=arc_easy.jsonl,piqa=FOLDER (nfloat evaluate --help)")
-      .delimiter(',');
+      .list();
   command.add_option("--task-limit", options->task_limit, "Only the first so many questions of each; 0: all")
       .at_least_zero();
   command

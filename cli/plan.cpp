@@ -224,7 +224,7 @@ void add_plan_command(const Command& app) {
   command
       .add_option("--ranks", options->ranks.memory,
                   "Memory of each of several machines that run the model together (16GB,8GB,8GB)")
-      .delimiter(',');
+      .list();
   const auto with = [&command, &bound = options->bound](const char* other, const char* name, auto& target,
                                                         const char* help) {
     const Option option = command.add_option(name, target, help);
@@ -233,7 +233,7 @@ void add_plan_command(const Command& app) {
   };
   with("--ranks", "--read", options->ranks.read,
        "With --ranks: GB/s that each reads of its memory (nfloat bench ranks), for tokens a second")
-      .delimiter(',');
+      .list();
   with("--read", "--latency", options->ranks.latency,
        "With --ranks and --read: ms of an exchange between them (nfloat bench ranks)")
       .above_zero()
@@ -255,7 +255,7 @@ void add_plan_command(const Command& app) {
   with("--train", "--rows-per-batch", options->training.rows_per_batch,
        "With --train: rows that go through the model together")
       .above_zero();
-  with("--train", "--targets", options->training.targets, "With --train: as of nfloat train").delimiter(',');
+  with("--train", "--targets", options->training.targets, "With --train: as of nfloat train").list();
   options->bound.push_back(
       {"--dora", "--train",
        command.add_flag("--dora", options->training.dora, "With --train: as of nfloat train")});

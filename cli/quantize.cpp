@@ -324,7 +324,7 @@ void add_quantize_command(const Command& app) {
   command
       .add_option("--block-sizes", options->limits.block_sizes,
                   "Of these three: the block sizes to choose from (128,64,32)")
-      .delimiter(',')
+      .list()
       .between(kMinBlockSize, int64_t{1} << 30);
   add_part_options(command, options->parts);
   command

@@ -21,7 +21,11 @@ double number(std::string_view text, const char* option) {
 
 std::vector<double> numbers(const std::string& text, const char* option) {
   std::vector<double> values;
-  for (const std::string_view part : split_at_commas(text)) values.push_back(number(part, option));
+  for (const std::string_view part : split_at_commas(text)) {
+    if (part.empty())
+      throw UsageError(fmt::format("{} {}: has an empty value beside its commas", option, text));
+    values.push_back(number(part, option));
+  }
   return values;
 }
 
@@ -40,8 +44,7 @@ std::vector<std::pair<std::string, double>> patterns(const std::vector<std::stri
 void add_step_options(const Command& command, TrainArguments& o) {
   command.add_option("--steps", o.train.steps, "Steps; without it by --epochs").between(0, int64_t{1} << 40);
   command.add_option("--epochs", o.train.epochs, "Passes over the data").above_zero().show_default();
-  command.add_option("--lr", o.learning_rates, "Learning rate (0.0002); several: compare them")
-      .delimiter(',');
+  command.add_option("--lr", o.learning_rates, "Learning rate (0.0002); several: compare them").list();
   command.add_option("--lora-plus", o.train.lora_plus, "Rate of B over that of A (LoRA+: 16)").above_zero();
   command.add_option("--schedule", o.schedule, "Of the rate: linear, cosine or constant")
       .one_of({"linear", "cosine", "constant"})
@@ -211,8 +214,8 @@ void add_train_options(const Command& command, TrainArguments& o) {
       .between(0.0, 0.99)
       .show_default();
   command.add_option("--targets", o.targets, "all-linear, ends of names (q_proj,v_proj), or an expression")
-      .delimiter(',');
-  command.add_option("--layers", o.layers, "Only these layers, from 0").delimiter(',');
+      .list();
+  command.add_option("--layers", o.layers, "Only these layers, from 0").list();
   command.add_option("--rank-pattern", o.rank_pattern, "EXPRESSION=RANK of the modules whose names match");
   command.add_option("--alpha-pattern", o.alpha_pattern, "EXPRESSION=ALPHA of the modules whose names match");
   add_step_options(command, o);

@@ -74,6 +74,48 @@ TEST_F(Cli, MisuseSaysWhatMayStandThere) {
                   " --help explains the options\n");
 }
 
+// Every option that takes a list: nothing between two commas, before the first or behind the last is
+// somebody's mistake, not a shorter list.
+TEST_F(Cli, ListsHaveNoEmptyValues) {
+  const std::pair<std::vector<std::string>, std::string> lists[] = {
+      {{"plan", model(), "--ranks"}, "16GB"},
+      {{"plan", model(), "--ranks", "16GB,8GB", "--read"}, "20"},
+      {{"plan", model(), "--train", "--targets"}, "q_proj"},
+      {{"bench", model(), "--prefill"}, "8"},
+      {{"bench", model(), "--generate"}, "8"},
+      {{"bench", model(), "--threads-list"}, "1"},
+      {{"bench", model(), "--precision-list"}, "int8"},
+      {{"bench", "kernels", "--threads-list"}, "1"},
+      {{"train", model(), "x.jsonl", "--out", path("out"), "--lr"}, "1e-4"},
+      {{"train", model(), "x.jsonl", "--out", path("out"), "--targets"}, "q_proj"},
+      {{"train", model(), "x.jsonl", "--out", path("out"), "--layers"}, "0"},
+      {{"train", model(), "x.jsonl", "--out", path("out"), "--betas"}, "0.9"},
+      {{"analyze", model(), "--codes"}, "nf4"},
+      {{"quantize", model(), path("out"), "--max-size", "9MB", "--block-sizes"}, "64"},
+      {{"codebook", "nf4", "--block-sizes"}, "64"},
+      {{"codebook", "nf4", "--distribution"}, "normal"},
+      {{"compare", model(), "--formats"}, "nf4"},
+      {{"compare", model(), "--block-sizes"}, "64"},
+      {{"compare", model(), "--tasks"}, "piqa=x"}};
+  for (const auto& [command, value] : lists)
+    for (const std::string& text : {value + ",," + value, "," + value, value + ",", std::string(",")}) {
+      std::vector<std::string> arguments = command;
+      arguments.push_back(text);
+      const Result result = nfloat(arguments);
+      EXPECT_EQ(result.exit_code, 2) << ::testing::PrintToString(arguments) << result;
+      EXPECT_NE(result.err.find(command.back()), std::string::npos) << result;
+      EXPECT_NE(result.err.find("has an empty value beside its commas"), std::string::npos) << result;
+      EXPECT_NE(result.err.find(text), std::string::npos) << result;
+    }
+  const Result several = nfloat({"codebook", "nf4", "--errors", "--block-sizes", "32,64", "128", "--json"}),
+               commas = nfloat({"codebook", "nf4", "--errors", "--block-sizes", "32,64,128", "--json"});
+  EXPECT_TRUE(several.ok()) << several;
+  EXPECT_EQ(several.out, commas.out);
+  EXPECT_NE(nfloat({"codebook", "nf4", "--block-sizes", "64,1"}).err.find("not 1"), std::string::npos);
+  EXPECT_NE(nfloat({"train", model(), "x", "--out", "y", "--layers", "0,x"}).err.find("--layers"),
+            std::string::npos);
+}
+
 TEST_F(Cli, MisuseExitsWith2AndNamesWhatIsWrong) {
   struct Case {
     std::vector<std::string> arguments;
