@@ -5,6 +5,8 @@
 #include <bit>
 #include <charconv>
 #include <cmath>
+#include <functional>
+#include <initializer_list>
 #include <optional>
 #include <string>
 
@@ -44,10 +46,28 @@ std::optional<std::string> fault_of(const Checkpoint& checkpoint, const TensorIn
     convert_elements(piece, DType::kF32, std::as_writable_bytes(std::span(values)));
     const int64_t bad = first_not_finite(values);
     if (bad >= 0)
-      return fmt::format("tensor '{}' holds {} at index {}", info.name,
-                         std::isnan(values[static_cast<size_t>(bad)]) ? "NaN" : "an infinity", at + bad);
+      return fmt::format(
+          "tensor '{}' holds {} at index {}{}", info.name,
+          std::isnan(values[static_cast<size_t>(bad)]) ? "NaN" : "an infinity", at + bad,
+          view.shape.rank() == 2 ? fmt::format(", in row {}", (at + bad) / view.shape[1]) : "");
   }
   return std::nullopt;
+}
+
+// In the tensors of the layers that `looked_at` takes, one choice after the other.
+std::string cause_in(const Checkpoint& checkpoint,
+                     std::initializer_list<std::function<bool(int64_t layer)>> looked_at) {
+  if (checkpoint.is_gguf()) return "";
+  for (const auto& is_looked_at : looked_at)
+    for (const TensorInfo& info : checkpoint.tensors()) {
+      if (!is_looked_at(layer_in(info.name))) continue;
+      try {
+        if (const auto fault = fault_of(checkpoint, info)) return ": " + *fault;
+      } catch (const Error&) {
+        continue;
+      }
+    }
+  return ": the tensors it is computed from are finite, the numbers got too large for float32";
 }
 
 }  // namespace
@@ -63,20 +83,27 @@ int64_t first_not_finite(std::span<const float> values) noexcept {
 }
 
 std::string not_finite_cause(const Checkpoint& checkpoint, int64_t layer) {
-  if (checkpoint.is_gguf()) return "";
   // The layer's own, then those outside of all layers: embeddings, final norm, head.
-  for (const bool own : {true, false}) {
-    for (const TensorInfo& info : checkpoint.tensors()) {
-      const int64_t at = layer_in(info.name);
-      if (own != (at >= 0 && at == layer) || (!own && at >= 0)) continue;
-      try {
-        if (const auto fault = fault_of(checkpoint, info)) return ": " + *fault;
-      } catch (const Error&) {
-        continue;
-      }
-    }
+  return cause_in(checkpoint,
+                  {[=](int64_t at) { return at >= 0 && at == layer; }, [](int64_t at) { return at < 0; }});
+}
+
+std::string not_finite_cause(const Checkpoint& checkpoint) {
+  return cause_in(checkpoint, {[](int64_t) { return true; }});
+}
+
+void expect_finite_embeddings(const Model::State& model, std::span<const int32_t> tokens,
+                              std::string_view where) {
+  const auto width = static_cast<size_t>(model.config.embedding_size > 0 ? model.config.embedding_size
+                                                                         : model.config.hidden);
+  std::vector<float> row(width);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    model.embedding.row(tokens[i], row.data());
+    if (first_not_finite(row) >= 0)
+      fail(ErrorCode::kNotFinite, "{}: the embedding of its token {}, which is {}, is not finite{}", where,
+           i + 1, tokens[i], model.checkpoint == nullptr ? "" : not_finite_cause(*model.checkpoint, -1));
   }
-  return ": the tensors it is computed from are finite, the numbers got too large for float32";
+  model.embedding.release();
 }
 
 void fail_not_finite(const Model::State& model, int64_t layer, std::string_view what) {

@@ -18,6 +18,13 @@ int64_t first_not_finite(std::span<const float> values) noexcept;
 // `layer` is -1 for the embeddings, the number of layers for the head. Reads the layer's tensors.
 std::string not_finite_cause(const Checkpoint& checkpoint, int64_t layer);
 
+// The same of whatever is computed from the whole model. Reads all of it.
+std::string not_finite_cause(const Checkpoint& checkpoint);
+
+// Throws kNotFinite, naming `where` ("row 3 of the data") and the first token whose embedding is not finite.
+void expect_finite_embeddings(const Model::State& model, std::span<const int32_t> tokens,
+                              std::string_view where);
+
 // Throws kNotFinite: `what` ("the hidden state after its attention") of `layer` is not finite; the tensor
 // that holds a NaN or an infinity is named, of the layer or of what comes before, or that all of them are
 // finite.

@@ -125,23 +125,37 @@ void Pass::head_backward(int64_t first, int64_t count) {
 }
 
 void Pass::fail_not_finite(const Batch& batch) const {
-  const auto row_of = [&](int64_t at) {
-    for (const Document& document : batch.documents)
-      if (at >= document.begin && at < document.begin + document.length) return document.source;
-    return int64_t{0};
-  };
   const int64_t hidden = config_.hidden;
-  for (size_t layer = 0; layer < inputs_.size(); ++layer) {
+  const auto place_of = [&](int64_t at) {
+    int64_t source = 0;
+    for (const Document& document : batch.documents)
+      if (at >= document.begin && at < document.begin + document.length) source = document.source;
+    return fmt::format("row {} of the data", source + 1);
+  };
+  const auto cause = [&](int64_t layer) {
+    return state_.checkpoint == nullptr ? std::string() : not_finite_cause(*state_.checkpoint, layer);
+  };
+  for (const Document& document : batch.documents)
+    expect_finite_embeddings(
+        state_,
+        std::span(batch.tokens)
+            .subspan(static_cast<size_t>(document.begin), static_cast<size_t>(document.length)),
+        place_of(document.begin));
+  // Without gradients the streams of the layers take turns in two places: which is whose is not known then.
+  for (size_t layer = 0; layer < inputs_.size() && kept_; ++layer) {
     const int64_t at = first_not_finite({inputs_[layer], static_cast<size_t>(rows_ * hidden)});
     if (at >= 0)
-      fail(ErrorCode::kNotFinite, "row {} of the data: {} is not finite", row_of(at / hidden) + 1,
+      fail(ErrorCode::kNotFinite, "{}: {} is not finite{}", place_of(at / hidden),
            layer == 0 ? std::string("its embedding")
-                      : fmt::format("the hidden state behind layer {}", layer - 1));
+                      : fmt::format("the hidden state behind layer {}", layer - 1),
+           cause(static_cast<int64_t>(layer) - 1));
   }
   for (size_t i = 0; i < losses_.size(); ++i)
     if (!std::isfinite(losses_[i]))
-      fail(ErrorCode::kNotFinite, "row {} of the data: a logit is not finite", row_of(targets_[i].row) + 1);
-  fail(ErrorCode::kNotFinite, "the loss is not finite");
+      fail(ErrorCode::kNotFinite, "{}: a logit is not finite{}", place_of(targets_[i].row),
+           !kept_ && state_.checkpoint != nullptr ? not_finite_cause(*state_.checkpoint)
+                                                  : cause(config_.layers));
+  fail(ErrorCode::kNotFinite, "the loss is not finite{}", cause(config_.layers));
 }
 
 }  // namespace nfloat

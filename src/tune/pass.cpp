@@ -243,6 +243,7 @@ void Pass::expect_wanted() const {
 }
 
 void Pass::forward_layers(bool keep) {
+  kept_ = keep;
   for (int64_t layer = 0; layer < config_.layers; ++layer) {
     expect_wanted();
     Tape& tape = tapes_[tapes_.size() > 1 ? static_cast<size_t>(layer) : 0];

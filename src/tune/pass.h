@@ -167,6 +167,7 @@ class Pass {
 
   std::vector<Tape> tapes_;     // one a layer, or one for all of them
   std::vector<float*> inputs_;  // of the layers and, last, of the head
+  bool kept_ = false;           // of the batch at work: the inputs are those of the layers
   int64_t in_slot_ = -1;        // the layer whose values the one tape holds
   bool with_adapter_ = true;
   uint64_t factors_version_ = 0;  // of the adapter whose factors are made

@@ -166,12 +166,27 @@ struct Trainer::State {
     TrainStep result = preferences ? pair_gradients(index) : token_gradients(index);
     result.step = index + 1;
     result.grad_norm = gradient_norm(adapter, options.threads);
-    if (!std::isfinite(result.grad_norm))
-      fail(ErrorCode::kNotFinite, "step {}: the gradient of {} is not finite, the loss is {}", index + 1,
-           first_not_finite_gradient(adapter), result.loss);
+    if (!std::isfinite(result.grad_norm)) fail_not_finite(index, result.loss);
     result.learning_rate =
         options.learning_rate * schedule_factor(options.schedule, index, warmup, plan->total_steps());
     return result;
+  }
+
+  // A frozen number that is not finite shows in a gradient alone where no target is computed from it.
+  [[noreturn]] void fail_not_finite(int64_t index, double loss) {
+    const Model::State& frozen = state_of(model);
+    const size_t together = preferences ? 2 : 1;
+    for (const BatchRows& batch : plan->step(index))
+      for (const size_t entry : batch)
+        for (size_t row = entry * together; row < (entry + 1) * together; ++row) {
+          const std::vector<int32_t>& tokens = rows[row].tokens;
+          expect_finite_embeddings(
+              frozen, std::span(tokens).first(std::min(tokens.size(), static_cast<size_t>(options.length))),
+              fmt::format("step {}: row {} of the data", index + 1, entry + 1));
+        }
+    fail(ErrorCode::kNotFinite, "step {}: the gradient of {} is not finite, the loss is {}{}", index + 1,
+         first_not_finite_gradient(adapter), loss,
+         frozen.checkpoint == nullptr ? "" : not_finite_cause(*frozen.checkpoint));
   }
 
   TrainStep pair_gradients(int64_t index) {

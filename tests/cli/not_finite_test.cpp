@@ -82,6 +82,37 @@ TEST_F(NotFinite, AnInt8HeadHidesNothing) {
                   {"after the last layer", "model.embed_tokens.weight", "index 1048325"});
 }
 
+// A frozen number may show in gradients alone, which name an innocent matrix of the adapter: what is named is
+// the tensor, and the token where one of the data has it for its embedding.
+TEST_F(NotFinite, TrainingNamesTheFrozenTensor) {
+  write_file(path("ids.jsonl"), R"({"input_ids": [0, 50, 86, 440, 15], "labels": [-100, 50, 86, 440, -100]})"
+                                "\n");
+  const auto train = [&](const std::vector<std::string>& words) {
+    const Result result = run({"train", path("model"), path("ids.jsonl"), "--out", path("out"), "--steps",
+                               "2", "--rank", "2", "--quiet"});
+    expect_sentence(result, words);
+    EXPECT_FALSE(fs::exists(path("out/adapter_model.safetensors")));
+    fs::remove_all(path("out"));
+  };
+  const std::string embeddings = "tensor 'model.embed_tokens.weight' holds ";
+  const std::string whole = read_file(path("model/model.safetensors"));
+  const auto again = [&] { write_file(path("model/model.safetensors"), whole); };
+  // The last token of the row: no target comes behind it.
+  set("model.embed_tokens.weight", 15 * 256 + 5, Value::kNan);
+  train({"row 1 of the data: the embedding of its token 5, which is 15, is not finite",
+         embeddings + "NaN at index 3845, in row 15"});
+  again();
+  set("model.embed_tokens.weight", 50 * 256, Value::kInfinity);
+  train({"row 1 of the data: the embedding of its token 2, which is 50, is not finite",
+         embeddings + "an infinity at index 12800, in row 50"});
+  again();
+  set("model.embed_tokens.weight", 4095 * 256 + 5, Value::kNan);  // of a token that the data does not have
+  train({"step 1: ", embeddings + "NaN at index 1048325, in row 4095"});
+  again();
+  set("model.layers.2.self_attn.k_proj.weight", 256 + 1, Value::kNan);
+  train({"step 1: ", "tensor 'model.layers.2.self_attn.k_proj.weight' holds NaN at index 257, in row 1"});
+}
+
 // Between types of floats, on every way, what is not finite stays as it is and is told.
 TEST_F(NotFinite, ConversionKeepsAndTellsIt) {
   const std::string name = "model.layers.1.mlp.down_proj.weight";
