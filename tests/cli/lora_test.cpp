@@ -2,7 +2,7 @@
 // `nfloat convert --lora`: an adapter as PEFT saves it, merged into plain and 4-bit bases; pairs that it
 // lacks.
 #include <gtest/gtest.h>
-#include <signal.h>
+#include <unistd.h>
 
 #include <cmath>
 #include <cstring>
@@ -143,16 +143,15 @@ TEST_F(Lora, PairsThatAreLackedAreNamedByWhatRunsWithAnAdapter) {
       {"serve", model(), "--port", "0", "--quiet", "--adapter", "mine=" + folder},
       {"convert", folder, path("out.gguf"), "--adapter-of", model(), "--overwrite"}};
   const std::string words = "asks for a pair for 'model.layers.1.self_attn.q_proj'";
+  ServiceManager manager("@nfloat-lora-test-" + std::to_string(::getpid()));
   for (const bool lacks : {false, true}) {
     std::vector<std::string> targets{"up_proj"};
     if (lacks) targets.push_back("q_proj");
     adapter(pair(), {{"target_modules", targets}, {"layers_to_transform", {1}}});
     for (const std::vector<std::string>& command : commands) {
       Limits limits;
-      if (command[0] == "serve") {
-        limits.signal = SIGTERM;
-        limits.after = std::chrono::seconds(3);
-      }
+      if (command[0] == "serve") limits = manager.until_ready();
+      manager.forget();
       const Result result = nfloat(command, limits);
       EXPECT_TRUE(result.ok()) << result;
       const std::string all = result.out + result.err;

@@ -236,7 +236,7 @@ TEST_F(ManyOutputs, OfManyRunsToOneNameOneSucceeds) {
 }
 
 TEST_F(ManyOutputs, SignalsEndARunWithTheShellsCodeAndNothingIsLeft) {
-  const double seconds = quantize().seconds;
+  double seconds = quantize().seconds;
   fs::remove_all(path("place/out"));
   for (const int signal : {SIGHUP, SIGTERM, SIGINT}) {
     int seen = 0;
@@ -247,6 +247,7 @@ TEST_F(ManyOutputs, SignalsEndARunWithTheShellsCodeAndNothingIsLeft) {
       const Result result = quantize(limits);
       EXPECT_TRUE(result.ok() || result.exit_code == 128 + signal || result.signal == signal) << result;
       seen += !result.ok();
+      if (result.ok()) seconds = std::min(seconds, result.seconds);  // of a machine that is busy no more
       EXPECT_TRUE(temporaries(path("place")).empty()) << "signal " << signal << result;
       fs::remove_all(path("place/out"));
     }
@@ -274,7 +275,9 @@ TEST_F(Outputs, AnInputThatShrinksEndsWithASentence) {
   for (const std::vector<std::string>& command :
        {std::vector<std::string>{"quantize", input, path("out.safetensors")}, {"analyze", input}}) {
     bool told = false;
-    for (int wait = 20; wait < 2000 && !told; wait *= 2) {
+    // Again where a busy machine began to read too late, or had read all.
+    for (int turn = 0; turn < 56 && !told; ++turn) {
+      const int wait = 20 << turn % 7;
       fs::remove(path("out.safetensors"));
       ASSERT_EQ(::truncate(input.c_str(), whole), 0);
       auto cutting = std::async(std::launch::async, [&] {

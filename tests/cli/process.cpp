@@ -3,12 +3,15 @@
 
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <cstddef>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -24,6 +27,15 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kCannotStart = 127;
 constexpr int kNobody = 65534;
+constexpr auto kPatience = std::chrono::minutes(5);  // with what Limits::once waits for
+
+// Whatever the tests were started with, Ctrl-C in a script's background or `nohup` among it.
+void forget_signals() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE}) ::signal(signal, SIG_DFL);
+  sigset_t none;
+  ::sigemptyset(&none);
+  ::sigprocmask(SIG_SETMASK, &none, nullptr);
+}
 
 // `command`: the program first, searched in PATH.
 [[noreturn]] void become(const std::vector<std::string>& command, const Limits& limits, const fs::path& out,
@@ -35,6 +47,7 @@ constexpr int kNobody = 65534;
   ::dup2(in_fd, STDIN_FILENO);
   ::dup2(out_fd, STDOUT_FILENO);
   ::dup2(err_fd, STDERR_FILENO);
+  forget_signals();
   if (limits.file_bytes > 0) {
     // Ignored, so that the write fails as it does on a full disk instead of killing the process.
     ::signal(SIGXFSZ, SIG_IGN);
@@ -45,6 +58,8 @@ constexpr int kNobody = 65534;
     const rlimit limit{limits.processes, limits.processes};
     ::setrlimit(RLIMIT_NPROC, &limit);
   }
+  for (const char* name : {"NFLOAT_DEVICE", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+    ::unsetenv(name);
   ::setenv("NFLOAT_PRECISION", "int8", 0);  // so that no result follows from a measurement
   for (const auto& [name, value] : limits.environment) ::setenv(name.c_str(), value.c_str(), 1);
   if (limits.as_nobody && (::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)) ::_exit(kCannotStart);
@@ -53,6 +68,23 @@ constexpr int kNobody = 65534;
   argv.push_back(nullptr);
   ::execvp(argv[0], argv.data());
   ::_exit(kCannotStart);
+}
+
+// A child that was not waited for yet.
+bool runs(pid_t pid) {
+  siginfo_t ended{};
+  return ::waitid(P_PID, static_cast<id_t>(pid), &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+         ended.si_pid == 0;
+}
+
+// Until the time or the event of `limits` has come, or the child has ended.
+void wait_for_moment(pid_t pid, const Limits& limits, Clock::time_point start, const fs::path& err) {
+  constexpr std::chrono::nanoseconds kTurn = std::chrono::milliseconds(2);
+  for (Clock::time_point now = start; now < start + limits.after && runs(pid); now = Clock::now())
+    std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(kTurn, start + limits.after - now));
+  if (!limits.once) return;
+  while (runs(pid) && !limits.once(read_file(err)) && Clock::now() < start + kPatience)
+    std::this_thread::sleep_for(5 * kTurn);
 }
 
 Result run(const std::vector<std::string>& command, const Limits& limits) {
@@ -65,7 +97,7 @@ Result run(const std::vector<std::string>& command, const Limits& limits) {
   const pid_t pid = ::fork();
   if (pid == 0) become(command, limits, out, err);
   if (limits.signal != 0) {
-    std::this_thread::sleep_until(start + limits.after);
+    wait_for_moment(pid, limits, start, err);
     ::kill(pid, limits.signal);
   }
   int status = 0;
@@ -74,6 +106,8 @@ Result run(const std::vector<std::string>& command, const Limits& limits) {
   Result result;
   result.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   result.peak_bytes = static_cast<int64_t>(usage.ru_maxrss) * 1024;
+  for (const timeval& time : {usage.ru_utime, usage.ru_stime})
+    result.processor_seconds += static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
   if (WIFEXITED(status)) result.exit_code = WEXITSTATUS(status);
   if (WIFSIGNALED(status)) result.signal = WTERMSIG(status);
   if (limits.standard_output.empty()) {
@@ -106,7 +140,16 @@ Result nfloat_by_ranks(int ranks, const std::vector<std::string>& arguments, con
     command.emplace_back(":");
     add(ranks - 1, others);
   }
-  return run(command, limits);
+  // Runs of mpirun at the same time make and remove one folder, each for the others too.
+  std::string folder = "/tmp/nfloat-mpi-XXXXXX";
+  if (::mkdtemp(folder.data()) == nullptr) folder = "/tmp";
+  Limits own = limits;
+  for (const char* name : {"OMPI_MCA_orte_tmpdir_base", "PRTE_MCA_prte_tmpdir_base"})
+    own.environment[name] = folder;
+  const Result result = run(command, own);
+  std::error_code ignored;
+  if (folder != "/tmp") fs::remove_all(folder, ignored);
+  return result;
 }
 
 std::string no_ranks() {
@@ -116,6 +159,37 @@ std::string no_ranks() {
   if (version.out.find("Open MPI: yes") == std::string::npos)
     return "built without MPI (apt-get install libopenmpi-dev)";
   return {};
+}
+
+ServiceManager::ServiceManager(const std::string& name)
+    : name_(name), socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  name.copy(address.sun_path, sizeof address.sun_path - 1);
+  if (name[0] == '@') address.sun_path[0] = '\0';
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + name.size());
+  EXPECT_EQ(::bind(socket_, reinterpret_cast<const sockaddr*>(&address), length), 0) << name;
+}
+
+ServiceManager::~ServiceManager() {
+  ::close(socket_);
+}
+
+const std::vector<std::string>& ServiceManager::told() {
+  char text[64];
+  for (ssize_t count = 0; (count = ::recv(socket_, text, sizeof text, 0)) >= 0;)
+    told_.emplace_back(text, static_cast<size_t>(count));
+  return told_;
+}
+
+Limits ServiceManager::until_ready() {
+  Limits limits;
+  limits.signal = SIGTERM;
+  limits.environment["NOTIFY_SOCKET"] = name_;
+  limits.once = [this](const std::string&) {
+    return std::count(told().begin(), told().end(), "READY=1") > 0;
+  };
+  return limits;
 }
 
 std::ostream& operator<<(std::ostream& out, const Result& result) {

@@ -17,9 +17,11 @@
 namespace nfloat::cli_test {
 
 struct Limits {
-  uint64_t file_bytes = 0;                         // RLIMIT_FSIZE, a write beyond it fails; 0: none
-  int signal = 0;                                  // sent `after` the start, 0: none
-  std::chrono::nanoseconds after{0};               //
+  uint64_t file_bytes = 0;            // RLIMIT_FSIZE, a write beyond it fails; 0: none
+  int signal = 0;                     // sent `after` the start, 0: none; to none that has ended
+  std::chrono::nanoseconds after{0};  //
+  // Sent later, when this is true, which is asked again and again with what standard error has.
+  std::function<bool(const std::string&)> once;
   std::map<std::string, std::string> environment;  // added to ours
   std::string standard_input;                      // a file; "": nothing comes
   std::string standard_output;                     // a device to use instead of a file
@@ -33,6 +35,7 @@ struct Result {
   std::string out, err;
   int64_t peak_bytes = 0;  // resident, mapped files included
   double seconds = 0;
+  double processor_seconds = 0;  // of all its threads
 
   bool ok() const { return exit_code == 0; }
 };
@@ -46,6 +49,25 @@ Result nfloat_by_ranks(int ranks, const std::vector<std::string>& arguments, con
                        const std::vector<std::string>& others = {});
 // Why that is not possible here; empty when it is.
 std::string no_ranks();
+
+// Hears what `nfloat serve` tells a service manager.
+class ServiceManager {
+ public:
+  // `name`: of a socket, a path or with '@' none.
+  explicit ServiceManager(const std::string& name);
+  ServiceManager(const ServiceManager&) = delete;
+  ServiceManager& operator=(const ServiceManager&) = delete;
+  ~ServiceManager();
+  const std::vector<std::string>& told();  // so far
+  void forget() { told_.clear(); }
+  // A server under it that gets SIGTERM when it is ready.
+  Limits until_ready();
+
+ private:
+  const std::string name_;
+  int socket_;
+  std::vector<std::string> told_;
+};
 
 // What a failed expectation prints.
 std::ostream& operator<<(std::ostream& out, const Result& result);

@@ -2,10 +2,8 @@
 // `nfloat serve` from outside: how it starts and ends. What it answers: tests/unit/server.
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 
 #include "cli/process.h"
@@ -18,7 +16,7 @@ using Serve = Cli;
 TEST_F(Serve, SaysWhereItIsAndEndsWhenAskedTo) {
   Limits limits;
   limits.signal = SIGTERM;
-  limits.after = std::chrono::seconds(3);
+  limits.once = [](const std::string& said) { return said.find("Ready: ") != std::string::npos; };
   std::filesystem::copy(model(), path("model"), std::filesystem::copy_options::recursive);
   write_file(path("model/generation_config.json"), R"({"penalty_alpha": 0.6, "top_k": 4})");
   const Result result = nfloat({"serve", path("model"), "--port", "0", "--streams", "2"}, limits);
@@ -31,31 +29,28 @@ TEST_F(Serve, SaysWhereItIsAndEndsWhenAskedTo) {
 }
 
 TEST_F(Serve, TellsItsServiceManagerWhenItIsReadyAndWhenItEnds) {
-  const int manager = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path("notify").copy(address.sun_path, sizeof address.sun_path - 1);
-  ASSERT_EQ(::bind(manager, reinterpret_cast<const sockaddr*>(&address), sizeof address), 0);
-  const auto told = [&](const std::map<std::string, std::string>& more) {
-    Limits limits;
-    limits.signal = SIGTERM;
-    limits.after = std::chrono::seconds(2);
-    limits.environment["NOTIFY_SOCKET"] = path("notify");
-    for (const auto& [name, value] : more) limits.environment[name] = value;
+  ServiceManager manager(path("notify"));
+  const auto told = [&](Limits limits) {
+    manager.forget();
     EXPECT_TRUE(nfloat({"serve", model(), "--port", "0", "--quiet"}, limits).ok());
-    std::vector<std::string> messages;
-    char text[64];
-    for (ssize_t count = 0; (count = ::recv(manager, text, sizeof text, 0)) >= 0;)
-      messages.emplace_back(text, static_cast<size_t>(count));
-    return messages;
+    return manager.told();
   };
   const std::vector<std::string> two{"READY=1", "STOPPING=1"};
-  EXPECT_EQ(told({}), two);
-  EXPECT_EQ(told({{"WATCHDOG_USEC", "1000000"}, {"WATCHDOG_PID", "1"}}), two) << "another process is watched";
-  std::vector<std::string> watched = told({{"WATCHDOG_USEC", "1000000"}});
+  Limits limits = manager.until_ready();
+  EXPECT_EQ(told(limits), two);
+  limits.environment["WATCHDOG_USEC"] = "1000000";
+  Limits other = limits;
+  other.environment["WATCHDOG_PID"] = "1";
+  other.after = std::chrono::seconds(2);
+  EXPECT_EQ(told(other), two) << "another process is watched";
+  limits.once = [&](const std::string&) {
+    const std::vector<std::string>& all = manager.told();
+    return std::count(all.begin(), all.end(), "READY=1") > 0 &&
+           std::count(all.begin(), all.end(), "WATCHDOG=1") > 1;
+  };
+  std::vector<std::string> watched = told(limits);
   EXPECT_GE(std::erase(watched, "WATCHDOG=1"), 2u);
   EXPECT_EQ(watched, two);
-  ::close(manager);
 }
 
 TEST_F(Serve, WhatCannotBeServedIsNamed) {

@@ -21,6 +21,7 @@ Terminal::Terminal(const std::vector<std::string>& arguments,
   size.ws_col = 80;
   pid_ = ::forkpty(&terminal_, nullptr, nullptr, &size);
   if (pid_ != 0) return;
+  for (const int signal : {SIGINT, SIGHUP, SIGQUIT}) ::signal(signal, SIG_DFL);  // whatever the tests have
   ::setenv("TERM", "xterm", 1);
   ::unsetenv("NO_COLOR");
   for (const auto& [name, value] : environment) ::setenv(name.c_str(), value.c_str(), 1);
