@@ -10,11 +10,13 @@ const problems = [];
 const browser = new Browser(path);
 const evaluate = body => browser.evaluate(body), press = key => browser.press(key), send = (...call) => browser.send(...call);
 async function until(what, body) {
-  for (let i = 0; i < 200; ++i) {
-    if (await evaluate(`return (${body});`)) return;
+  let trouble = '';
+  for (let i = 0; i < 1200; ++i) {
+    // What is asked while the page is loaded again gets no answer.
+    if (await evaluate(`return (${body});`).catch(error => { trouble = ` (${error})`; })) return;
     await new Promise(r => setTimeout(r, 50));
   }
-  problems.push('never: ' + what);
+  problems.push('never: ' + what + trouble);
 }
 const hostile = ['<img src=x onerror="window.hacked = 1">', '<script>window.hacked = 1</script>', '[x](javascript:window.hacked=1)',
   '```\n</code></pre><svg onload=window.hacked=1>\n```', '**<b onclick=x>**', '`<iframe>`', '\u202e\u2066reversed', '</article><form action=//evil>'];

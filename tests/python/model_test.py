@@ -336,22 +336,50 @@ class Interrupted(InFolder):
         super().setUp()
         self.model = nfloat.Model.load(TINY, threads=1)
         self.text = self.model.tokenizer.encode("Once upon a time there was a king. " * 6000)
+        # Whatever the tests were started with: a script's background ignores it.
+        self.addCleanup(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.default_int_handler))
 
-    def once_at_work(self, control, act):
+    def watcher(self, control, act):
         """A thread that acts as soon as a part of a call is done."""
 
         def watch():
-            late = time.monotonic() + 60
+            late = time.monotonic() + 600
             while control.progress.done == 0 and time.monotonic() < late:
                 time.sleep(0.001)
             act()
 
-        thread = threading.Thread(target=watch, daemon=True)
+        return threading.Thread(target=watch, daemon=True)
+
+    def once_at_work(self, control, act):
+        thread = self.watcher(control, act)
         thread.start()
         self.addCleanup(thread.join)
 
     def interrupt(self):
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    def interrupted(self, call, thread):
+        """The processor's seconds of a call that is ended by Ctrl-C, which the thread gives; None where the call came to its end first, as it
+        may on a busy machine."""
+        ended, taken, begin = False, None, time.process_time()
+        try:
+            thread.start()
+            call()
+            ended = True
+            thread.join()
+            time.sleep(1)
+        except KeyboardInterrupt:
+            taken = time.process_time() - begin
+        thread.join()
+        return None if ended else taken
+
+    def expect_interrupted(self, call, delay, most):
+        """Ctrl-C so many seconds after the beginning ends the call, which then has taken at most so many of the processor's."""
+        for _ in range(10):
+            taken = self.interrupted(call, threading.Timer(delay, self.interrupt))
+            if taken is not None and taken < most:
+                return
+        self.fail(f"it took {taken} s of at most {most}")
 
     def test_control_c(self):
         control = nfloat.Control()
@@ -362,12 +390,14 @@ class Interrupted(InFolder):
         self.model.session(context=8).decode(1)
 
     def test_control_c_leaves_a_session_as_before(self):
-        session = self.model.session(precision="f32", threads=1)
-        session.prefill(self.text[:5])
-        control = nfloat.Control()
-        self.once_at_work(control, self.interrupt)
-        with self.assertRaises(KeyboardInterrupt):
-            session.prefill(self.text[5 : self.model.context], control=control)
+        for _ in range(10):
+            session = self.model.session(precision="f32", threads=1)
+            session.prefill(self.text[:5])
+            control = nfloat.Control()
+            rest = self.text[5 : self.model.context]
+            self.interrupted(lambda: session.prefill(rest, control=control), self.watcher(control, self.interrupt))
+            if session.position < self.model.context:
+                break
         self.assertEqual((session.position, list(session.tokens)), (5, self.text[:5]))
 
     def test_control_c_in_a_batch(self):
@@ -376,15 +406,14 @@ class Interrupted(InFolder):
         begin = time.process_time()  # the processor's, whatever else the machine does
         nfloat.forward_batch(sessions, [whole] * 4)
         seconds = time.process_time() - begin
-        for session in sessions:
-            session.rewind(0)
-        timer = threading.Timer(min(0.05, seconds / 4), self.interrupt)
-        timer.start()
-        begin = time.process_time()
-        with self.assertRaises(KeyboardInterrupt):
+
+
+        def call():
+            for session in sessions:
+                session.rewind(0)
             nfloat.forward_batch(sessions, [whole] * 4)
-        self.assertLess(time.process_time() - begin, 0.2 + 0.7 * seconds)
-        timer.join()
+
+        self.expect_interrupted(call, min(0.05, seconds / 4), 0.2 + 0.7 * seconds)
         self.assertEqual([(s.position, len(s.tokens)) for s in sessions], [(0, 0)] * 4)
         self.assertEqual(sessions[0].prefill([1]).tobytes(), self.model.session(precision="f32", threads=1).decode(1).tobytes())
 
@@ -416,13 +445,7 @@ class Interrupted(InFolder):
                     begin = time.process_time()  # the processor's, whatever else the machine does
                     call(some)
                     seconds = time.process_time() - begin
-                timer = threading.Timer(min(0.05, seconds / 8), self.interrupt)
-                begin = time.process_time()
-                with self.assertRaises(KeyboardInterrupt):
-                    timer.start()
-                    call(some)
-                self.assertLess(time.process_time() - begin, 0.1 + 0.7 * seconds)
-                timer.join()
+                self.expect_interrupted(lambda: call(some), min(0.05, seconds / 8), 0.1 + 0.7 * seconds)
         self.assertEqual(nfloat.quantize_blockwise(pattern(256, 256)).codes.tobytes(), tensor.codes.tobytes())
 
     def test_cancelled_from_another_thread(self):
@@ -443,11 +466,14 @@ class Interrupted(InFolder):
             except RuntimeError as error:
                 seen.append(error)
 
-        threads = [threading.Thread(target=read) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        for _ in range(50):  # until two of them read at once, which a busy machine may let them do one after the other
+            threads = [threading.Thread(target=read) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            if seen:
+                break
         self.assertGreaterEqual(len(seen), 1)
 
     def test_a_child_after_fork_works(self):

@@ -152,7 +152,7 @@ const saved = (id, text) => evaluate(`let blob;
   const create = URL.createObjectURL;
   URL.createObjectURL = b => { blob = b; return create(b); };
   [...document.querySelectorAll('#${id} button.get')].find(b => b.textContent === '${text}').click();
-  for (let i = 0; i < 60 && !blob; ++i) await new Promise(r => setTimeout(r, 50));
+  for (let i = 0; i < 1200 && !blob; ++i) await new Promise(r => setTimeout(r, 50));
   URL.createObjectURL = create;
   return blob ? blob.text() : '';`);
 async function download(complain, by) {
