@@ -21,6 +21,7 @@ std::string bench_json(const DeviceBench& found) {
             {"memory_bytes", found.memory},
             {"results", Json::array()}};
   if (!found.matrix_units.empty()) json["device"]["matrix_units"] = found.matrix_units;
+  if (!found.graphs.empty()) json["device"]["graphs"] = found.graphs;
   for (const DeviceBenchRow& row : found.rows)
     json["results"].push_back({{"name", row.name},
                                {"seconds", row.seconds},

@@ -17,6 +17,7 @@
 #include "nfloat/error.h"
 #include "nfloat/generate.h"
 #include "nfloat/gguf.h"
+#include "nfloat/results.h"
 #include "nfloat/targets.h"
 #include "nfloat/threads.h"
 #include "notes.h"
@@ -162,7 +163,7 @@ Precision parse_precision(const std::string& name) {
 std::string device_text(const std::string& name) {
   const DeviceInfo device = device_info(name);
   return device.name == "cpu" ? fmt::format("cpu ({}, target {})", device.model, active_target())
-                              : fmt::format("{} ({})", device.name, device.model);
+                              : device_summary(device);
 }
 
 std::string chosen_device(const std::string& name) {

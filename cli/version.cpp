@@ -7,6 +7,7 @@
 #include "commands.h"
 #include "nfloat/model.h"
 #include "nfloat/ranks.h"
+#include "nfloat/results.h"
 #include "nfloat/targets.h"
 #include "nfloat_commit.h"
 
@@ -31,17 +32,14 @@ void run(bool as_json) {
     for (const DeviceInfo& device : available_devices()) {
       Json own = {{"name", device.name}, {"model", device.model}};
       if (!device.matrix_units.empty()) own["matrix_units"] = device.matrix_units;
+      if (!device.graphs.empty()) own["graphs"] = device.graphs;
       json["devices"].push_back(std::move(own));
     }
     fmt::print("{}\n", json.dump(2));
     return;
   }
   std::vector<std::string> devices;
-  for (const DeviceInfo& device : available_devices())
-    devices.push_back(fmt::format("{} ({}{})", device.name, device.model,
-                                  device.matrix_units.empty() || device.matrix_units == "none"
-                                      ? ""
-                                      : ", matrix units: " + device.matrix_units));
+  for (const DeviceInfo& device : available_devices()) devices.push_back(device_summary(device));
   fmt::print(
       "nfloat {}\n"
       "commit     {}\n"

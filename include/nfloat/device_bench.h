@@ -34,6 +34,7 @@ struct DeviceBench {
   std::string device, model;  // "vulkan:0", what it is
   bool accelerator = false;   // hardware of its own, not the host's processor
   std::string matrix_units;   // as DeviceInfo has it
+  std::string graphs;         // the same, behind the last row
   uint64_t memory = 0;        // bytes passed over
   double copy = 0;            // 10^9 bytes read and written a second, by the device's own copy of its memory
   double read = 0;            // 10^9 bytes read a second, by the step that looks for what is not finite

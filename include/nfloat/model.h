@@ -78,6 +78,8 @@ struct DeviceInfo {
   std::optional<uint64_t> total_bytes = std::nullopt;  // of that memory, used or not
   std::string matrix_units =
       {};  // of Vulkan: "in use (...)", "none", "off", "wrong results"; empty: not said
+  // Of CUDA: whether tokens run as graphs, so far: "none yet", "in use", "failed (REASON)"; empty: not said.
+  std::string graphs = {};
 };
 // Every device that can compute here, the CPU first.
 NFLOAT_API std::vector<DeviceInfo> available_devices();

@@ -106,6 +106,8 @@ NFLOAT_API std::string analysis_json(const std::string& model, const std::vector
 
 // What a document says of the device that computed it (ModelOptions::device).
 NFLOAT_API std::string device_json(const std::string& device);
+// The same in a line: "cuda:0 (its model, graphs failed (REASON))".
+NFLOAT_API std::string device_summary(const DeviceInfo& device);
 // As `nfloat evaluate`. `device` here and below: of the model; empty: left out.
 NFLOAT_API std::string evaluation_json(const std::string& model, const std::vector<TaskResult>& results,
                                        double seconds, const std::string& device = {});

@@ -78,19 +78,27 @@ class CudaCard final : public Launches {
     check(cudaGraphLaunch(static_cast<CudaGraph&>(graph).get(), own));
   }
   // On a stream of its own: other threads may wait for the card's meanwhile.
-  std::unique_ptr<Graph> record(std::span<const Command> commands) override {
+  std::unique_ptr<Graph> record(std::span<const Command> commands, std::string& failure) override {
     const cudaStream_t own = stream();
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t made = nullptr;
-    if (cudaStreamBeginCapture(recording_, cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
+    const char* failed = nullptr;  // the first call that did
+    cudaError_t reason = cudaSuccess;
+    const auto expect = [&](const char* call, cudaError_t result) {
+      if (result != cudaSuccess && failed == nullptr) failed = call, reason = result;
+    };
+    expect("cudaStreamBeginCapture", cudaStreamBeginCapture(recording_, cudaStreamCaptureModeThreadLocal));
+    if (failed == nullptr) {
       record_branches(commands);
-      bool good = cudaGetLastError() == cudaSuccess;
-      good = cudaStreamEndCapture(recording_, &graph) == cudaSuccess && good;
-      if (!good || cudaGraphInstantiate(&made, graph, 0) != cudaSuccess) made = nullptr;
+      expect("a launch that is recorded", cudaGetLastError());
+      expect("cudaStreamEndCapture", cudaStreamEndCapture(recording_, &graph));
+      if (failed == nullptr) expect("cudaGraphInstantiate", cudaGraphInstantiate(&made, graph, 0));
       if (graph != nullptr) cudaGraphDestroy(graph);
     }
     cudaGetLastError();  // not a failure of what is queued: the commands run on their own
-    return made == nullptr ? nullptr : std::make_unique<CudaGraph>(made, own);
+    if (failed == nullptr) return std::make_unique<CudaGraph>(made, own);
+    failure = std::string(failed) + ": " + cudaGetErrorString(reason);
+    return nullptr;
   }
 
   // Products side by side become branches that the card may run together.

@@ -161,6 +161,8 @@ class Card {
   virtual const std::string& model() const noexcept = 0;  // as its driver says it
   virtual uint64_t free_bytes() const noexcept = 0;
   virtual uint64_t total_bytes() const noexcept = 0;  // used or not
+  // Whether tokens run as graphs: "none yet", "in use", "failed (REASON)"; the last one ever after.
+  virtual std::string graphs() const = 0;
 
   // Memory of the card, on 256 bytes; null where it has no more. release() waits.
   virtual void* allocate(uint64_t bytes) noexcept = 0;

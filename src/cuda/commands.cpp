@@ -187,7 +187,7 @@ bool CommandQueue::replay() {
     }
     return false;
   }
-  std::unique_ptr<Graph> graph = runner_.record(fuse(waiting_));
+  std::unique_ptr<Graph> graph = runner_.record(fuse(waiting_), failure_);
   if (graph == nullptr) {
     records_ = false;
     return false;
@@ -212,6 +212,12 @@ void CommandQueue::run_each() {
 CommandQueue::Counts CommandQueue::counts() const {
   const std::scoped_lock lock(mutex_);
   return counts_;
+}
+
+std::string CommandQueue::graphs() const {
+  const std::scoped_lock lock(mutex_);
+  if (!records_) return "failed (" + failure_ + ")";
+  return counts_.recorded > 0 ? "in use" : "none yet";
 }
 
 }  // namespace nfloat::gpu

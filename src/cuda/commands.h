@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -67,8 +68,8 @@ class Graph {
 class Runner {
  public:
   virtual void run(const Command& command) = 0;
-  // null: it cannot.
-  virtual std::unique_ptr<Graph> record(std::span<const Command> commands) = 0;
+  // null: it cannot, and `failure` says why.
+  virtual std::unique_ptr<Graph> record(std::span<const Command> commands, std::string& failure) = 0;
   virtual void run(Graph& graph) = 0;
 
  protected:
@@ -77,8 +78,8 @@ class Runner {
 
 // Commands wait for flush(), or for one that takes long: from there on they run when they come, until the
 // next flush(). A list that comes for the second time is recorded, and from then on runs as a graph: all
-// arguments must be the same, pointers too, and what they point to is read when it runs. Any number of
-// threads.
+// arguments must be the same, pointers too, and what they point to is read when it runs. Where one cannot be
+// recorded, every list runs command by command ever after. Any number of threads.
 class CommandQueue {
  public:
   explicit CommandQueue(Runner& runner) noexcept : runner_(runner) {}
@@ -90,6 +91,7 @@ class CommandQueue {
     uint64_t recorded = 0, replayed = 0;
   };
   Counts counts() const;
+  std::string graphs() const;  // as Card has it
 
  private:
   static constexpr size_t kWorthwhile = 8, kMostCommands = 8192;
@@ -109,6 +111,7 @@ class CommandQueue {
   List waiting_;
   bool at_once_ = false;  // commands run when they come
   bool records_ = true;
+  std::string failure_;     // why not
   std::vector<List> seen_;  // lately, and not recorded
   size_t oldest_ = 0;       // of them
   std::vector<Recording> recordings_;

@@ -44,6 +44,7 @@ class Launches : public Card, private Runner {
   }
   void quantize(const BlocksArguments& a) final { queue_.push(BlocksCommand{true, a}); }
   void dequantize(const BlocksArguments& a) final { queue_.push(BlocksCommand{false, a}); }
+  std::string graphs() const final { return queue_.graphs(); }
 
  protected:
   // `large_blocks`: a block may have 130 KiB of shared memory.

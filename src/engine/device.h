@@ -62,6 +62,8 @@ class Device {
   // Of a device of Vulkan: whether its matrix units multiply ("in use (...)", "none", "off", "wrong
   // results").
   virtual std::string_view matrix_units() const noexcept { return {}; }
+  // Of a device of CUDA: whether tokens run as graphs, so far ("none yet", "in use", "failed (REASON)").
+  virtual std::string graphs() const { return {}; }
   // Bytes that it could still give; none: it takes the host's memory.
   virtual std::optional<uint64_t> free_bytes() const noexcept { return std::nullopt; }
 

@@ -89,6 +89,7 @@ class DeviceJob {
     each_row([this](const ProductShape& shape, bool nested, int64_t rows, const std::string& name) {
       measure_product(shape, nested, rows, name);
     });
+    found_.graphs = device_->graphs();
     return std::move(found_);
   }
 

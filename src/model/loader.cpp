@@ -249,8 +249,13 @@ std::string resolved_device(const std::string& name) {
 namespace {
 
 DeviceInfo info_of(const Device& device) {
-  return {std::string(device.name()), std::string(device.model()), device.accelerator(),
-          device.free_bytes(),        device.total_bytes(),        std::string(device.matrix_units())};
+  return {std::string(device.name()),
+          std::string(device.model()),
+          device.accelerator(),
+          device.free_bytes(),
+          device.total_bytes(),
+          std::string(device.matrix_units()),
+          device.graphs()};
 }
 
 }  // namespace

@@ -60,6 +60,7 @@ Json device_document(const std::string& name) {
   Json json{{"name", device.name}, {"model", device.model}};
   if (device.name == "cpu") json["target"] = active_target();
   if (!device.matrix_units.empty()) json["matrix_units"] = device.matrix_units;
+  if (!device.graphs.empty()) json["graphs"] = device.graphs;
   return json;
 }
 
@@ -67,6 +68,14 @@ Json device_document(const std::string& name) {
 
 std::string device_json(const std::string& device) {
   return to_text(device_document(device));
+}
+
+std::string device_summary(const DeviceInfo& device) {
+  std::string text = device.name + " (" + device.model;
+  if (!device.matrix_units.empty() && device.matrix_units != "none")
+    text += ", matrix units: " + device.matrix_units;
+  if (device.graphs.starts_with("failed")) text += ", graphs " + device.graphs;
+  return text + ")";
 }
 
 void add_device(Json& json, const std::string& device) {

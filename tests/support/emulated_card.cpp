@@ -22,7 +22,8 @@ std::atomic<uint64_t> graphs_run = 0;
 class EmulatedCard final : public gpu::Launches {
  public:
   // Two multiprocessors: blocks take several parts of a matrix.
-  explicit EmulatedCard(uint64_t memory) : Launches(2, true), total_(memory), left_(memory) {}
+  EmulatedCard(uint64_t memory, std::string recording_fault)
+      : Launches(2, true), total_(memory), left_(memory), recording_fault_(std::move(recording_fault)) {}
 
   const std::string& model() const noexcept override { return model_; }
   uint64_t free_bytes() const noexcept override {
@@ -81,7 +82,11 @@ class EmulatedCard final : public gpu::Launches {
     const std::scoped_lock lock(mutex_);
     queued_.push_back(command);
   }
-  std::unique_ptr<gpu::Graph> record(std::span<const gpu::Command> commands) override {
+  std::unique_ptr<gpu::Graph> record(std::span<const gpu::Command> commands, std::string& failure) override {
+    if (!recording_fault_.empty()) {
+      failure = recording_fault_;
+      return nullptr;
+    }
     // Branches may run in any order: here the last one is the first.
     std::vector<gpu::Command> order;
     for (size_t i = 0; i < commands.size();) {
@@ -112,6 +117,7 @@ class EmulatedCard final : public gpu::Launches {
   static inline std::mutex mutex_;  // of the machine, too
   const uint64_t total_;
   uint64_t left_;
+  const std::string recording_fault_;
   std::map<void*, uint64_t> sizes_;
   std::deque<gpu::Command> queued_;
 };
@@ -124,8 +130,9 @@ uint64_t emulated_graphs() {
   return graphs_run;
 }
 
-std::shared_ptr<Device> emulated_device(uint64_t memory, const std::string& name) {
-  return cuda::device_on(std::make_shared<EmulatedCard>(memory), name);
+std::shared_ptr<Device> emulated_device(uint64_t memory, const std::string& name,
+                                        const std::string& recording_fault) {
+  return cuda::device_on(std::make_shared<EmulatedCard>(memory, recording_fault), name);
 }
 
 }  // namespace nfloat::testing

@@ -14,8 +14,10 @@ namespace nfloat::testing {
 // processor. Steps run as late as they may, when somebody waits; memory is poisoned and has no byte more than
 // was asked for. A test program with this file has one among its devices(), "cuda:emulated".
 // Lists of commands that came again run as they were recorded.
+// `recording_fault`: none can be recorded, for this reason.
 std::shared_ptr<Device> emulated_device(uint64_t memory = uint64_t{1} << 30,
-                                        const std::string& name = "cuda:emulated");
+                                        const std::string& name = "cuda:emulated",
+                                        const std::string& recording_fault = {});
 
 // How many recorded lists such cards have run.
 uint64_t emulated_graphs();

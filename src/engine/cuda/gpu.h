@@ -34,6 +34,7 @@ class Gpu {
   uint64_t free_bytes() const noexcept { return own_process() ? card_->free_bytes() : 0; }
 
   uint64_t total_bytes() const noexcept { return card_->total_bytes(); }
+  std::string graphs() const { return own_process() ? card_->graphs() : ""; }
 
   // Throw kOutOfMemory with the numbers.
   void* take(uint64_t bytes) const;

@@ -20,6 +20,7 @@ class CudaDevice final : public Device {
   void expect_usable() const override { gpu_->expect_own_process(); }
   std::optional<uint64_t> free_bytes() const noexcept override { return gpu_->free_bytes(); }
   std::optional<uint64_t> total_bytes() const noexcept override { return gpu_->total_bytes(); }
+  std::string graphs() const override { return gpu_->graphs(); }
 
   std::unique_ptr<const DeviceMatrix> matrix(const PackSource& source, int) override {
     return std::make_unique<const CudaMatrix>(gpu_, source);

@@ -32,8 +32,11 @@ class Written final : public Runner {
     return zero != nullptr ? std::to_string(zero->bytes) : "L";
   }
   void run(const Command& command) override { text += name(command) + " "; }
-  std::unique_ptr<Graph> record(std::span<const Command> commands) override {
-    if (!records) return nullptr;
+  std::unique_ptr<Graph> record(std::span<const Command> commands, std::string& failure) override {
+    if (!records) {
+      failure = "no paper";
+      return nullptr;
+    }
     std::string all;
     for (const Command& command : commands) all += name(command) + " ";
     return std::make_unique<List>(all);
@@ -60,7 +63,9 @@ class Commands : public ::testing::Test {
 
 TEST_F(Commands, OfTheSecondTimeRunAsAGraph) {
   EXPECT_EQ(ten(), kTen);
+  EXPECT_EQ(queue_.graphs(), "none yet");
   EXPECT_EQ(ten(), std::string("[") + kTen + "] ");
+  EXPECT_EQ(queue_.graphs(), "in use");
   EXPECT_EQ(ten(), std::string("[") + kTen + "] ");
   EXPECT_EQ(queue_.counts().recorded, 1u);
   EXPECT_EQ(queue_.counts().replayed, 1u);
@@ -284,8 +289,15 @@ TEST(FusedCommands, ProductsSideBySideDoNotOverlap) {
 }
 
 TEST_F(Commands, WhatCannotBeRecordedRunsOnItsOwn) {
+  ten();
+  ten();
   runner_.records = false;
-  for (int i = 0; i < 4; ++i) EXPECT_EQ(ten(), kTen);
+  EXPECT_EQ(ten(), std::string("[") + kTen + "] ");
+  EXPECT_EQ(queue_.graphs(), "in use");
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(ten(11), "0 1 2 3 4 5 6 7 8 11 ");
+  EXPECT_EQ(queue_.graphs(), "failed (no paper)");
+  EXPECT_EQ(ten(), kTen);  // what was recorded before, too
+  EXPECT_EQ(queue_.counts().recorded, 1u);
 }
 
 }  // namespace

@@ -5,9 +5,11 @@
 #include <utility>
 
 #include "base/float16.h"
+#include "base/json.h"
 #include "card_test.h"
 #include "cuda/warp.h"
 #include "nfloat/error.h"
+#include "nfloat/results.h"
 #include "support/emulated_card.h"
 
 namespace nfloat::testing {
@@ -318,6 +320,33 @@ TEST(EmulatedCard, PassesThatComeAgainRunAsGraphs) {
       ASSERT_NEAR(expected[i], found[i], 1e-5f * (1 + std::fabs(expected[i]))) << "round " << round;
     ASSERT_EQ(emulated_graphs() - before, std::max(0, round - 2)) << "round " << round;
   }
+}
+
+// Where none can be recorded the steps run on their own, and whoever looks at the device is told why.
+TEST(EmulatedCard, GraphsThatFailAreNamed) {
+  add_device(
+      emulated_device(uint64_t{1} << 20, "cuda:without_graphs", "cudaGraphInstantiate: out of memory"));
+  for (const std::string name : {"cuda:emulated", "cuda:without_graphs"}) {
+    const bool works = name == "cuda:emulated";
+    const std::shared_ptr<Device> device = find_device(name);
+    const std::string before = device->graphs();
+    EXPECT_TRUE(before == "none yet" || (works && before == "in use")) << before;
+    const std::unique_ptr<LayerEngine> engine = device->engine();
+    const BufferRows x{engine->make(16), 0, 16};
+    for (int round = 0; round < 3; ++round) {
+      std::fill_n(engine->host(x, 1, 16), 16, 1.0f);
+      engine->write(x, 1, 16);
+      for (int step = 0; step < 10; ++step) engine->add({}, 1.0f, {}, x, x, 1, 16);
+      EXPECT_EQ(engine->read(x, 1, 16)[15], 1024.0f) << name << " round " << round;
+    }
+    const std::string graphs = works ? "in use" : "failed (cudaGraphInstantiate: out of memory)";
+    EXPECT_EQ(device->graphs(), graphs);
+    const DeviceInfo info = device_info(name);
+    EXPECT_EQ(info.graphs, graphs);
+    EXPECT_EQ(Json::parse(device_json(name))["graphs"], graphs);
+    EXPECT_EQ(device_summary(info), name + " (" + info.model + (works ? ")" : ", graphs " + graphs + ")"));
+  }
+  EXPECT_EQ(device_info("cpu").graphs, "");
 }
 
 // What is fused in a graph gives the bits of the steps that it replaces.
