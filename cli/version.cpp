@@ -35,11 +35,17 @@ void run(bool as_json) {
       if (!device.graphs.empty()) own["graphs"] = device.graphs;
       json["devices"].push_back(std::move(own));
     }
+    json["missing_devices"] = Json::object();
+    for (const MissingDevices& missing : missing_devices())
+      json["missing_devices"][missing.kind] = missing.reason;
     fmt::print("{}\n", json.dump(2));
     return;
   }
   std::vector<std::string> devices;
   for (const DeviceInfo& device : available_devices()) devices.push_back(device_summary(device));
+  std::string none;
+  for (const MissingDevices& missing : missing_devices())
+    none += fmt::format("no {:<8}{}\n", missing.kind, missing.reason);
   fmt::print(
       "nfloat {}\n"
       "commit     {}\n"
@@ -47,10 +53,11 @@ void run(bool as_json) {
       "processor  {}\n"
       "target     {} (this processor runs {}; NFLOAT_TARGET chooses)\n"
       "devices    {} (--device or NFLOAT_DEVICE chooses)\n"
+      "{}"
       "features   Vega figures in reports: {}, ranks over Open MPI: {}\n",
       NFLOAT_VERSION_STRING, NFLOAT_COMMIT, __VERSION__, kProcessor, active_target(),
-      fmt::join(runnable_targets(), ", "), fmt::join(devices, ", "), NFLOAT_WITH_VEGA != 0 ? "yes" : "no",
-      knows_open_mpi() ? "yes" : "no");
+      fmt::join(runnable_targets(), ", "), fmt::join(devices, ", "), none,
+      NFLOAT_WITH_VEGA != 0 ? "yes" : "no", knows_open_mpi() ? "yes" : "no");
 }
 
 }  // namespace

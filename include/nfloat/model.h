@@ -83,6 +83,11 @@ struct DeviceInfo {
 };
 // Every device that can compute here, the CPU first.
 NFLOAT_API std::vector<DeviceInfo> available_devices();
+// The kinds of which there is none, and why: "cuda", "no driver of NVIDIA was found".
+struct MissingDevices {
+  std::string kind, reason;
+};
+NFLOAT_API std::vector<MissingDevices> missing_devices();
 // The one that `name` names. Throws what resolved_device() throws.
 NFLOAT_API DeviceInfo device_info(const std::string& name);
 

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "cuda/launches.h"
+#include "cuda/why_none.h"
 
 namespace nfloat::gpu {
 namespace {
@@ -181,16 +182,29 @@ class CudaCard final : public Launches {
 
 }  // namespace
 
-std::vector<std::shared_ptr<Card>> open_cards() {
-  std::vector<std::shared_ptr<Card>> found;
+FoundCards open_cards() {
+  FoundCards found;
+  DriverReport report;
+  report.runtime = CUDART_VERSION;
+  if (cudaDriverGetVersion(&report.driver) != cudaSuccess) report.driver = 0;
+  const auto expect = [&](cudaError_t result) {
+    if (result != cudaSuccess && result != cudaErrorNoDevice && report.failure.empty())
+      report.failure = cudaGetErrorString(result);
+    return result == cudaSuccess;
+  };
   int count = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess) count = 0;
+  if (!expect(cudaGetDeviceCount(&count))) count = 0;
   for (int device = 0; device < count; ++device) {
     cudaDeviceProp properties{};
-    if (cudaGetDeviceProperties(&properties, device) != cudaSuccess || properties.major < 8) continue;
-    found.push_back(std::make_shared<CudaCard>(device, properties));
+    if (!expect(cudaGetDeviceProperties(&properties, device))) continue;
+    if (properties.major >= 8)
+      found.cards.push_back(std::make_shared<CudaCard>(device, properties));
+    else
+      report.old.push_back(std::string(properties.name) + " (" + std::to_string(properties.major) + "." +
+                           std::to_string(properties.minor) + ")");
   }
   cudaGetLastError();
+  if (found.cards.empty()) found.why_none = why_none(report);
   return found;
 }
 

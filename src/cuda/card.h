@@ -221,9 +221,13 @@ inline bool multiplies_transposed_bf16(const Weights& w, int64_t x_rows) noexcep
   return w.rows % 8 == 0 && multiplies_bf16(w, x_rows);
 }
 
-// The cards of compute capability 8.0 and later, in the driver's order. None without a driver, and in a build
-// without CUDA. Only a card that is used is given a context.
-std::vector<std::shared_ptr<Card>> open_cards();
+// The cards of compute capability 8.0 and later, in the driver's order; where there is none, the end of a
+// sentence that says why. Only a card that is used is given a context.
+struct FoundCards {
+  std::vector<std::shared_ptr<Card>> cards;
+  std::string why_none;
+};
+FoundCards open_cards();
 
 }  // namespace nfloat::gpu
 

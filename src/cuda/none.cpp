@@ -3,8 +3,8 @@
 
 namespace nfloat::gpu {
 
-std::vector<std::shared_ptr<Card>> open_cards() {
-  return {};
+FoundCards open_cards() {
+  return {{}, "this build is without CUDA (-DNFLOAT_CUDA=ON builds it in, where nvcc is)"};
 }
 
 }  // namespace nfloat::gpu

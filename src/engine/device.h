@@ -111,6 +111,9 @@ std::shared_ptr<Device> cpu_device();
 // Every device that can compute here, the CPU first.
 std::vector<std::shared_ptr<Device>> devices();
 
+// Why there is no device of a kind, "cuda" or "vulkan", as the end of a sentence; empty where there is one.
+std::string why_none(std::string_view kind);
+
 // Adds one to them, behind the others, for the rest of the program: tests compute on devices that nobody is
 // offered.
 void add_device(std::shared_ptr<Device> device);

@@ -56,6 +56,10 @@ void add_device(std::shared_ptr<Device> device) {
   added_devices().all.push_back(std::move(device));
 }
 
+std::string why_none(std::string_view kind) {
+  return kind == "cuda" ? cuda::why_none() : vulkan::why_none();
+}
+
 std::vector<std::shared_ptr<Device>> devices() {
   std::vector<std::shared_ptr<Device>> all{cpu_device()};
   for (std::shared_ptr<Device>& device : cuda::open()) all.push_back(std::move(device));
@@ -96,8 +100,10 @@ std::shared_ptr<Device> find_device(std::string_view name) {
     names +=
         (names.empty() ? "" : ", ") + std::string(device->name()) + " (" + std::string(device->model()) + ")";
   if (name == "auto") return cpu_device();
+  const std::string why = is_card_name(name) ? why_none(name.substr(0, name.find(':'))) : "";
   if (is_card_name(name))
-    fail(ErrorCode::kNotFound, "{} is \"{}\", which is not there; there are: {}", from, name, names);
+    fail(ErrorCode::kNotFound, "{} is \"{}\", which is not there{}{}; there are: {}", from, name,
+         why.empty() ? "" : ": ", why, names);
   fail(ErrorCode::kInvalidArgument, "{} is \"{}\", expected {}; there are: {}", from, name, kNames, names);
 }
 

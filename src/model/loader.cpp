@@ -266,6 +266,13 @@ std::vector<DeviceInfo> available_devices() {
   return all;
 }
 
+std::vector<MissingDevices> missing_devices() {
+  std::vector<MissingDevices> all;
+  for (const char* kind : {"cuda", "vulkan"})
+    if (std::string reason = why_none(kind); !reason.empty()) all.push_back({kind, std::move(reason)});
+  return all;
+}
+
 DeviceInfo device_info(const std::string& name) {
   return info_of(*find_device(name));
 }

@@ -93,15 +93,21 @@ TEST_F(DeviceFaults, WithoutALoaderOrADriverThereIsNoDevice) {
   for (const char* name : {"VK_DRIVER_FILES", "VK_ICD_FILENAMES"})
     missing.environment[name] = path("lost.json");
   const Json expected = tokens(nfloat(generate("cpu")));
-  for (const Limits& limits : {without, broken, missing}) {
+  const auto list = {without, broken, missing};
+  for (const Limits& limits : list) {
     const Result result = nfloat(generate(), limits);
+    const std::string reason =
+        &limits == &*list.begin() ? "its loader cannot be loaded (" : "its loader f";  // finds none, or fails
     EXPECT_EQ(result.exit_code, 1) << result;
     EXPECT_TRUE(result.out.empty()) << result;
-    EXPECT_NE(result.err.find("the device is \"vulkan\", which is not there; there are: cpu"),
-              std::string::npos)
+    EXPECT_NE(result.err.find("the device is \"vulkan\", which is not there: " + reason), std::string::npos)
         << result;
+    EXPECT_NE(result.err.find("; there are: cpu"), std::string::npos) << result;
     EXPECT_EQ(tokens(nfloat(generate("auto"), limits)), expected);
-    EXPECT_EQ(Json::parse(nfloat({"version", "--json"}, limits).out)["devices"].size(), 1u);
+    const Json version = Json::parse(nfloat({"version", "--json"}, limits).out);
+    EXPECT_EQ(version["devices"].size(), 1u);
+    EXPECT_TRUE(version["missing_devices"]["vulkan"].text().starts_with(reason)) << version.dump();
+    EXPECT_NE(nfloat({"version"}, limits).out.find("\nno vulkan  " + reason), std::string::npos);
   }
 }
 

@@ -31,6 +31,48 @@ TEST_F(Devices, WhatIsNotThereIsNamedBeforeAnythingIsLoaded) {
   }
 }
 
+// A kind of which there is none, whatever asks for it.
+TEST_F(Devices, WhyThereIsNoneIsSaid) {
+  const Json version = Json::parse(nfloat({"version", "--json"}).out);
+  bool there[2] = {false, false};
+  for (const Json& device : version["devices"]) {
+    there[0] = there[0] || device["name"] == "cuda:0";
+    there[1] = there[1] || device["name"] == "vulkan:0";
+  }
+  write_file(path("rows"), R"({"prompt": "Once", "completion": " more"})");
+  for (const bool vulkan : {false, true}) {
+    const std::string kind = vulkan ? "vulkan" : "cuda";
+    EXPECT_NE(version["missing_devices"].contains(kind), there[vulkan]);
+    if (there[vulkan]) continue;
+    const std::string reason = version["missing_devices"][kind].text();
+    EXPECT_NE(
+        nfloat({"version"}).out.find("\nno " + kind + std::string(8 - kind.size(), ' ') + reason + "\n"),
+        std::string::npos);
+    for (const std::vector<std::string>& command :
+         std::vector<std::vector<std::string>>{{"generate", model(), "-p", "Once"},
+                                               {"chat", model()},
+                                               {"serve", model()},
+                                               {"perplexity", model(), "--text", path("rows")},
+                                               {"compare", model(), "--text", path("rows")},
+                                               {"train", model(), path("rows"), "--out", path("adapter")},
+                                               {"quantize", model(), path("out")},
+                                               {"dequantize", model(), path("out")},
+                                               {"plan", model()},
+                                               {"bench", model()},
+                                               {"bench", "kernels"}})
+      for (const std::string& device : {kind, kind + ":1"}) {
+        std::vector<std::string> on_device = command;
+        on_device.insert(on_device.end(), {"--device", device});
+        const Result result = nfloat(on_device);
+        EXPECT_EQ(result.exit_code, 1) << result;
+        EXPECT_NE(result.err.find("the device is \"" + device + "\", which is not there: " + reason +
+                                  "; there are: cpu ("),
+                  std::string::npos)
+            << command[0] << ": " << result;
+      }
+  }
+}
+
 TEST_F(Devices, AnEnvironmentThatNamesNoneIsWrongUsageOfEveryCommand) {
   write_file(path("rows"), R"({"prompt": "Once", "completion": " more"})");
   for (const std::vector<std::string>& command :

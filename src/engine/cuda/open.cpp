@@ -61,11 +61,20 @@ class CudaDevice final : public Device {
   const std::shared_ptr<const Gpu> gpu_;
 };
 
-std::vector<std::shared_ptr<Device>> open_all() {
-  std::vector<std::shared_ptr<Device>> found;
-  for (std::shared_ptr<gpu::Card>& card : gpu::open_cards())
-    found.push_back(device_on(std::move(card), "cuda:" + std::to_string(found.size())));
-  return found;
+struct Opened {
+  std::vector<std::shared_ptr<Device>> devices;
+  std::string why_none;
+};
+
+const Opened& opened() {
+  static OpenedOnce<Opened> once;
+  return once.get([] {
+    gpu::FoundCards found = gpu::open_cards();
+    Opened all{{}, std::move(found.why_none)};
+    for (std::shared_ptr<gpu::Card>& card : found.cards)
+      all.devices.push_back(device_on(std::move(card), "cuda:" + std::to_string(all.devices.size())));
+    return all;
+  });
 }
 
 }  // namespace
@@ -75,8 +84,11 @@ std::shared_ptr<Device> device_on(std::shared_ptr<gpu::Card> card, std::string n
 }
 
 std::vector<std::shared_ptr<Device>> open() {
-  static OpenedOnce<std::shared_ptr<Device>> opened;
-  return opened.get(open_all);
+  return opened().devices;
+}
+
+std::string why_none() {
+  return opened().why_none;
 }
 
 }  // namespace nfloat::cuda

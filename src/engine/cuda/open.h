@@ -11,9 +11,11 @@
 
 namespace nfloat::cuda {
 
-// The cards that the engine can use, in the driver's order: "cuda:0", ... None without a driver, and in a
-// build without CUDA. They are opened once and kept while the program runs.
+// The cards that the engine can use, in the driver's order: "cuda:0", ... They are opened once and kept while
+// the program runs.
 std::vector<std::shared_ptr<Device>> open();
+// Why there is none, as the end of a sentence; empty where there is one.
+std::string why_none();
 
 // A device that computes on `card`.
 std::shared_ptr<Device> device_on(std::shared_ptr<gpu::Card> card, std::string name);

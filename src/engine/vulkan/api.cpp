@@ -9,12 +9,18 @@ namespace nfloat::vulkan {
 namespace {
 
 // Its library stays loaded: drivers do not like to be unloaded while the program ends.
-InstanceApi make_instance() noexcept {
+InstanceApi make_instance() {
   InstanceApi api;
   void* library = nullptr;
-  for (const char* name : {"libvulkan.so.1", "libvulkan.so", "libvulkan.1.dylib", "libMoltenVK.dylib"})
-    if (library == nullptr) library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+  for (const char* name : {"libvulkan.so.1", "libvulkan.so", "libvulkan.1.dylib", "libMoltenVK.dylib"}) {
+    if (library != nullptr) break;
+    library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    const char* const failure = library == nullptr ? dlerror() : nullptr;
+    if (failure != nullptr && api.why_none.empty())
+      api.why_none = std::string("its loader cannot be loaded (") + failure + ")";
+  }
   if (library == nullptr) return api;
+  api.why_none = "its loader is older than Vulkan 1.2";
   const auto find = reinterpret_cast<PFN_vkGetInstanceProcAddr>(dlsym(library, "vkGetInstanceProcAddr"));
   if (find == nullptr) return api;
   const auto version =
@@ -31,7 +37,12 @@ InstanceApi make_instance() noexcept {
   info.sType = VK_STRUCTURE_TYPE_INSTANCE_CREATE_INFO;
   info.pApplicationInfo = &application;
   VkInstance made = VK_NULL_HANDLE;
-  if (create(&info, nullptr, &made) != VK_SUCCESS) return api;
+  const VkResult result = create(&info, nullptr, &made);
+  if (result != VK_SUCCESS) {
+    api.why_none = result == VK_ERROR_INCOMPATIBLE_DRIVER ? "its loader finds no driver"
+                                                          : "its loader fails: " + result_name(result);
+    return api;
+  }
 #define NFLOAT_VULKAN_FIND(name) api.name = reinterpret_cast<PFN_vk##name>(find(made, "vk" #name));
   NFLOAT_VULKAN_INSTANCE_FUNCTIONS(NFLOAT_VULKAN_FIND)
 #undef NFLOAT_VULKAN_FIND
@@ -41,8 +52,9 @@ InstanceApi make_instance() noexcept {
 
 }  // namespace
 
-const InstanceApi* instance() {
+const InstanceApi* instance(std::string& reason) {
   static const InstanceApi api = make_instance();
+  reason = api.why_none;
   return api.instance != VK_NULL_HANDLE ? &api : nullptr;
 }
 

@@ -29,6 +29,7 @@ namespace nfloat::vulkan {
 
 struct InstanceApi {
   VkInstance instance = VK_NULL_HANDLE;
+  std::string why_none;  // why not
 #define NFLOAT_VULKAN_POINTER(name) PFN_vk##name name = nullptr;
   NFLOAT_VULKAN_INSTANCE_FUNCTIONS(NFLOAT_VULKAN_POINTER)
 };
@@ -39,8 +40,8 @@ struct DeviceApi {
 };
 
 // An instance of Vulkan 1.2, made when first asked for and kept; null where the library, a driver or that
-// version is missing.
-const InstanceApi* instance();
+// version is missing, and then `reason` says which.
+const InstanceApi* instance(std::string& reason);
 
 DeviceApi device_api(const InstanceApi& api, VkDevice device) noexcept;
 

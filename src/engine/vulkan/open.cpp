@@ -94,28 +94,51 @@ void VulkanDevice::take_units() const noexcept {
   gpu_->set_units(Units::kWrong);
 }
 
-std::vector<std::shared_ptr<Gpu>> open_all() {
-  std::vector<std::shared_ptr<Gpu>> found;
-  const InstanceApi* const api = instance();
+struct Opened {
+  std::vector<std::shared_ptr<Gpu>> gpus;
+  std::string why_none;
+};
+
+Opened open_all() {
+  Opened all;
+  const InstanceApi* const api = instance(all.why_none);
+  if (api == nullptr) return all;
   uint32_t count = 0;
-  if (api == nullptr || api->EnumeratePhysicalDevices(api->instance, &count, nullptr) != VK_SUCCESS)
-    return found;
-  std::vector<VkPhysicalDevice> physical(count);
-  if (api->EnumeratePhysicalDevices(api->instance, &count, physical.data()) != VK_SUCCESS) return found;
-  for (uint32_t i = 0; i < count; ++i)
-    if (auto gpu = Gpu::open(*api, physical[i], "vulkan:" + std::to_string(found.size())))
-      found.push_back(std::move(gpu));
-  return found;
+  std::vector<VkPhysicalDevice> physical;
+  VkResult result = api->EnumeratePhysicalDevices(api->instance, &count, nullptr);
+  if (result == VK_SUCCESS) {
+    physical.resize(count);
+    result = api->EnumeratePhysicalDevices(api->instance, &count, physical.data());
+    physical.resize(count);
+  }
+  all.why_none = result != VK_SUCCESS ? "its drivers fail: " + result_name(result)
+                 : count == 0         ? "its drivers find no device"
+                                      : "none of its devices has what the engine needs: Vulkan 1.2, buffer "
+                                        "device addresses, sub-groups that add";
+  if (result != VK_SUCCESS) return all;
+  for (const VkPhysicalDevice device : physical)
+    if (auto gpu = Gpu::open(*api, device, "vulkan:" + std::to_string(all.gpus.size())))
+      all.gpus.push_back(std::move(gpu));
+  if (!all.gpus.empty()) all.why_none.clear();
+  return all;
+}
+
+const Opened& opened() {
+  static OpenedOnce<Opened> once;
+  return once.get(open_all);
 }
 
 }  // namespace
 
 std::vector<std::shared_ptr<Device>> open(uint64_t most_bytes) {
-  static OpenedOnce<std::shared_ptr<Gpu>> opened;
   std::vector<std::shared_ptr<Device>> devices;
-  for (const std::shared_ptr<Gpu>& gpu : opened.get(open_all))
+  for (const std::shared_ptr<Gpu>& gpu : opened().gpus)
     devices.push_back(std::make_shared<VulkanDevice>(gpu, most_bytes));
   return devices;
+}
+
+std::string why_none() {
+  return opened().why_none;
 }
 
 }  // namespace nfloat::vulkan

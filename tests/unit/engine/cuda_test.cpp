@@ -8,6 +8,7 @@
 #include "base/json.h"
 #include "card_test.h"
 #include "cuda/warp.h"
+#include "cuda/why_none.h"
 #include "nfloat/error.h"
 #include "nfloat/results.h"
 #include "support/emulated_card.h"
@@ -243,6 +244,27 @@ TEST(EmulatedCard, EachRankOfAMachineTakesACard) {
   EXPECT_EQ(chosen("vulkan", 1), "vulkan:0");
   EXPECT_EQ(chosen("cpu", 1), "cpu");
   for (const char* name : {"cud", "cuda:", "cuda:3", "cuda:1x", "", ":"}) EXPECT_EQ(chosen(name, 0), "none");
+}
+
+TEST(Cards, WhyThereIsNoneIsSaid) {
+  using gpu::DriverReport;
+  EXPECT_EQ(gpu::why_none(
+                DriverReport{0, 13000, "CUDA driver version is insufficient for CUDA runtime version", {}}),
+            "no driver of NVIDIA was found");
+  EXPECT_EQ(gpu::why_none(DriverReport{
+                12040, 13000, "CUDA driver version is insufficient for CUDA runtime version", {}}),
+            "the driver of NVIDIA is for CUDA 12.4, and one for CUDA 13 or later is needed");
+  EXPECT_EQ(gpu::why_none(DriverReport{13010, 13020, "", {}}), "the driver of NVIDIA finds no card");
+  EXPECT_EQ(gpu::why_none(DriverReport{14000, 13020, "system not yet initialized", {}}),
+            "the driver of NVIDIA fails: system not yet initialized");
+  EXPECT_EQ(gpu::why_none(DriverReport{13010, 13020, "", {"Tesla T4 (7.5)", "A card (6.1)"}}),
+            "no card is of compute capability 8.0 or later: Tesla T4 (7.5), A card (6.1)");
+  for (const char* kind : {"cuda", "vulkan"}) {
+    bool there = false;
+    for (const std::shared_ptr<Device>& device : devices())
+      there = there || device->name() == kind + std::string(":0");
+    EXPECT_EQ(why_none(kind).empty(), there) << why_none(kind);
+  }
 }
 
 // What was made before memory ran out is given back, and the device goes on.
