@@ -13,6 +13,7 @@
 // NFLOAT_VULKAN_UNITS=FILE    devices are said to have matrix units, and FILE, which does without, takes
 //                             the place of a shader that asks for them
 // NFLOAT_VULKAN_UNIT_SHAPE=M,N,K,S   of M x N x K, in sub-groups of S; else 16,16,16,32
+// NFLOAT_VULKAN_SHARED=BYTES  devices are said to have no more shared memory
 #define VK_NO_PROTOTYPES
 #include <dlfcn.h>
 #include <signal.h>
@@ -483,6 +484,10 @@ VKAPI_ATTR void VKAPI_CALL properties2(VkPhysicalDevice physical, VkPhysicalDevi
   REAL(vkGetPhysicalDeviceProperties2)(physical, found);
   const std::string name = std::string("checked ") + found->properties.deviceName;
   std::snprintf(found->properties.deviceName, sizeof found->properties.deviceName, "%s", name.c_str());
+  if (const char* const most = std::getenv("NFLOAT_VULKAN_SHARED"); most != nullptr) {
+    uint32_t& shared = found->properties.limits.maxComputeSharedMemorySize;
+    shared = std::min(shared, static_cast<uint32_t>(std::atoll(most)));
+  }
   if (emulated_units() == nullptr) return;
   if (auto* const sizes = in_chain<VkPhysicalDeviceSubgroupSizeControlPropertiesEXT>(
           found, VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES_EXT)) {

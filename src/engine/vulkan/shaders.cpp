@@ -34,6 +34,9 @@ constexpr uint32_t kStoreCode[] = {
 constexpr uint32_t kAttendCode[] = {
 #include "attend.comp.inc"
 };
+constexpr uint32_t kAttendTilesCode[] = {
+#include "attend_tiles.comp.inc"
+};
 
 }  // namespace
 
@@ -59,6 +62,8 @@ std::span<const uint32_t> code_of(Shader shader) noexcept {
       return kStoreCode;
     case Shader::kAttend:
       return kAttendCode;
+    case Shader::kAttendTiles:
+      return kAttendTilesCode;
   }
   return {};
 }

@@ -22,7 +22,8 @@ enum class Shader : uint8_t {
   kNorm,
   kActivate,
   kStore,
-  kAttend
+  kAttend,
+  kAttendTiles
 };
 
 // Values of a shader's specialization constants, 0 where it has fewer.
@@ -116,6 +117,24 @@ inline constexpr int64_t head_bytes(kernels::KvType type, int64_t head_dim) noex
   const int64_t words = 2 * ((head_dim + in_word - 1) / in_word) + (type == kernels::KvType::kInt8 ? 2 : 0);
   return kernels::kAttentionBlock * words * 4;
 }
+
+// attend_tiles: many rows of one sequence; constants as of store, then queries of a workgroup. A workgroup a
+// tile of queries (of each row all query heads of a key-value head) and a key-value head; `rows` says how
+// many.
+inline constexpr int64_t kPromptRows = 16;  // of a sequence, at least: fewer fill less than half of a tile
+inline constexpr uint32_t kTileQueries = 32, kMostTileNumbers = 4096;  // queries; times numbers of a head
+inline constexpr int64_t attend_tile_bytes(uint32_t queries, int64_t head_dim) noexcept {
+  // A query, its weights of a page, sums of sub-groups, and six numbers.
+  return int64_t{queries} * ((head_dim + 3) / 4 * 4 + kernels::kAttentionBlock + 32 + 6) * 4;
+}
+// As many as `shared_bytes` hold; 0: not even four.
+inline constexpr uint32_t attend_tile_queries(int64_t head_dim, uint32_t shared_bytes) noexcept {
+  uint32_t queries = kTileQueries;
+  while (queries >= 4 &&
+         (attend_tile_bytes(queries, head_dim) > shared_bytes || queries * head_dim > kMostTileNumbers))
+    queries /= 2;
+  return queries >= 4 ? queries : 0;
+}
 struct AttentionArguments {
   Address projected = 0, attended = 0, places = 0, sinks = 0, partials = 0;
   uint32_t projected_stride = 0, attended_stride = 0;
@@ -126,7 +145,7 @@ struct AttentionArguments {
   uint32_t turned = 0;                      // dims
   uint32_t window = 0;
   float scale = 0, softcap = 0;
-  uint32_t has_sinks = 0, parts = 0;
+  uint32_t has_sinks = 0, parts = 0, rows = 0;
 };
 
 }  // namespace nfloat::vulkan

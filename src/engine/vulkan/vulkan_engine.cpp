@@ -12,6 +12,8 @@ namespace {
 
 constexpr uint32_t kMostGroups = 65535;  // of a dispatch, in any direction
 constexpr uint32_t kMostSplit = 256;     // queries times heads whose pages are shared out: more fill a device
+constexpr uint32_t kFewestTiles = 32;    // workgroups of attention in tiles
+constexpr uint32_t kMostTileBytes = 32768;  // shared memory of one: a device has room for several
 
 uint32_t u32(int64_t value) noexcept {
   return static_cast<uint32_t>(value);
@@ -295,13 +297,12 @@ void VulkanEngine::attend_alike(const AttentionStep& step, const BufferRows& pro
          heads.head_dim, kMostHeadDim);
   const bool local = step.rope == LayerRope::kLocal, turns = step.rope != LayerRope::kNone;
   const kernels::KvType type = step.sequences.front().cache.type;
-  uint64_t rows = 0, pages = 0, longest = 0;
+  uint64_t rows = 0, pages = 0;
   for (const SequenceRows& sequence : step.sequences) {
     const uint64_t own =
         parts_of(static_cast<uint64_t>(sequence.position + sequence.rows), kernels::kAttentionBlock);
     rows += static_cast<uint64_t>(sequence.rows);
     pages += own;
-    longest = std::max(longest, own);
   }
   const Recorder::Params params = recorder_.params(rows * sizeof(RowPlace) + pages * sizeof(Address));
   auto* place = reinterpret_cast<RowPlace*>(params.host);
@@ -345,15 +346,49 @@ void VulkanEngine::attend_alike(const AttentionStep& step, const BufferRows& pro
                                .scale = step.scale,
                                .softcap = step.softcap,
                                .has_sinks = sinks != 0 ? 1u : 0u};
-  const Constants constants{static_cast<uint32_t>(type), u32(heads.head_dim)};
-  const auto stage = [&](AttendStage own) {
-    return Constants{constants[0], constants[1], static_cast<uint32_t>(own)};
+  recorder_.dispatch(Shader::kStore, {static_cast<uint32_t>(type), u32(heads.head_dim)}, arguments,
+                     {u32(static_cast<int64_t>(rows)), u32(heads.kv_heads)});
+  // Long sequences go in tiles, those between them row by row.
+  const uint32_t tile = attend_tile_queries(heads.head_dim, std::min(gpu_->shared_bytes(), kMostTileBytes));
+  bool first = true;
+  const auto next = [&](int64_t count) {  // arguments of the next rows
+    AttentionArguments own = arguments;
+    own.rows = u32(count);
+    arguments.places += static_cast<uint64_t>(count) * sizeof(RowPlace);
+    arguments.projected += static_cast<uint64_t>(count * projected.stride) * sizeof(float);
+    arguments.attended += static_cast<uint64_t>(count * attended.stride) * sizeof(float);
+    return own;
   };
-  const uint32_t queries = u32(static_cast<int64_t>(rows)), all_heads = u32(heads.heads);
-  recorder_.dispatch(Shader::kStore, constants, arguments, {queries, u32(heads.kv_heads)});
-  const uint32_t parts = parts_of(longest, kPartPages);
+  const auto tiles_of = [&](const SequenceRows& sequence) -> uint32_t {  // 0: row by row
+    if (tile == 0 || sequence.rows < kPromptRows) return 0;
+    const uint32_t tiles = parts_of(static_cast<uint64_t>(sequence.rows) * arguments.group, tile);
+    // Fewer workgroups would leave most of a card idle.
+    return gpu_->accelerator() && tiles * heads.kv_heads < kFewestTiles ? 0 : tiles;
+  };
+  for (size_t i = 0; i < step.sequences.size(); first = false) {
+    if (const uint32_t tiles = tiles_of(step.sequences[i]); tiles > 0) {
+      recorder_.dispatch(Shader::kAttendTiles, {static_cast<uint32_t>(type), u32(heads.head_dim), tile},
+                         next(step.sequences[i++].rows), {tiles, u32(heads.kv_heads)}, !first);
+      continue;
+    }
+    int64_t count = 0, longest = 0;
+    do {
+      count += step.sequences[i].rows;
+      longest = std::max(longest, step.sequences[i].position + step.sequences[i].rows);
+    } while (++i < step.sequences.size() && tiles_of(step.sequences[i]) == 0);
+    attend_rows(heads, type, next(count),
+                parts_of(static_cast<uint64_t>(longest), kPartPages * kernels::kAttentionBlock), !first);
+  }
+}
+
+void VulkanEngine::attend_rows(const HeadLayout& heads, kernels::KvType type, AttentionArguments arguments,
+                               uint32_t parts, bool together) {
+  const auto stage = [&](AttendStage own) {
+    return Constants{static_cast<uint32_t>(type), u32(heads.head_dim), static_cast<uint32_t>(own)};
+  };
+  const uint32_t queries = arguments.rows, all_heads = u32(heads.heads);
   if (parts == 1 || queries * all_heads > kMostSplit) {
-    recorder_.dispatch(Shader::kAttend, stage(AttendStage::kAll), arguments, {queries, all_heads});
+    recorder_.dispatch(Shader::kAttend, stage(AttendStage::kAll), arguments, {queries, all_heads}, together);
     return;
   }
   const BufferRows partials =

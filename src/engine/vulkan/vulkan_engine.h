@@ -68,6 +68,9 @@ class VulkanEngine final : public CardEngine {
   }
   // Of sequences whose caches have one type, their rows from the first on.
   void attend_alike(const AttentionStep& step, const BufferRows& projected, const BufferRows& attended);
+  // Row by row; a query has up to `parts` parts.
+  void attend_rows(const HeadLayout& heads, kernels::KvType type, AttentionArguments arguments,
+                   uint32_t parts, bool together);
   void zero(const BufferRows& to, int64_t rows, int64_t width) override;
   void gather(const BufferRows& from, std::span<const int32_t> list, const BufferRows& to,
               int64_t width) override;

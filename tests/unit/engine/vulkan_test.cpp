@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the steps of the other files do not reach on a device of Vulkan: matrices in parts, prompts in tiles,
 // attention in parts.
+#include <numeric>
+
 #include "card_test.h"
 #include "engine/vulkan/open.h"
+#include "engine/vulkan/shaders.h"
 #include "nfloat/error.h"
 
 namespace nfloat::testing {
@@ -219,6 +222,133 @@ TEST_F(Vulkan, AttentionInPartsHasTheSameBits) {
             << "cache " << static_cast<int>(type) << " window " << window << " sinks " << with_sinks
             << " from " << first;
     }
+  }
+}
+
+// A prompt in tiles and in pieces too short for them: the bits are the same, and what is no number stays
+// where it is seen.
+struct TileCase {
+  HeadLayout heads;
+  kernels::KvType type;
+  int64_t rows, window;
+  float softcap;
+  bool sinks;
+  int64_t no_number;  // the row whose key and value are that; -1: none
+};
+// Few rows see what is no number, and most of them can be compared.
+constexpr TileCase kTileCases[] = {
+    {{6, 2, 16}, kernels::KvType::kF32, 45, 0, 0, false, 42},      // tiles end inside a row
+    {{4, 4, 5}, kernels::KvType::kInt8, 270, 1, 0, false, 135},    // a query sees itself
+    {{5, 1, 80}, kernels::KvType::kF16, 140, 131, 20, true, 138},  // two pages, of which a part is seen
+    {{2, 2, 33}, kernels::KvType::kF16, 1100, 70, 0, true, 1096},  // two parts, of which some see the second
+    {{2, 1, 128}, kernels::KvType::kInt8, 33, 7, 30, false, -1},
+    {{2, 1, 130}, kernels::KvType::kF32, 131, 0, 0, true, 128},
+    {{1, 1, 300}, kernels::KvType::kF16, 19, 0, 0, false, 17},
+};
+
+class VulkanTiles : public Vulkan, public ::testing::WithParamInterface<TileCase> {};
+
+TEST_P(VulkanTiles, HaveTheBitsOfRows) {
+  const TileCase& c = GetParam();
+  const HeadLayout& h = c.heads;
+  const auto bytes = index(device_->page_bytes({1, h.kv_heads, h.head_dim, c.type}));
+  std::vector<std::shared_ptr<std::byte>> owners;
+  std::vector<std::byte*> pages;
+  for (int64_t at = 0; at < c.rows; at += kernels::kAttentionBlock)
+    pages.push_back(owners.emplace_back(device_->page(bytes)).get());
+  std::reverse(pages.begin(), pages.end());
+  Constant sinks(c.sinks ? random(h.heads) : std::vector<float>());
+  device_->place(sinks);
+  const std::unique_ptr<LayerEngine> engine = device_->engine();
+  std::vector<float> x = random(c.rows * h.row());
+  for (int64_t kv = 0; c.no_number >= 0 && kv < h.kv_heads; ++kv) {
+    float* const key = x.data() + c.no_number * h.row() + h.key_at() + kv * h.key_stride();
+    std::fill_n(key, h.head_dim, kNaN);
+    std::fill_n(key + h.value_after_key(), h.head_dim, kNaN);
+  }
+  const auto attended = [&](int64_t piece) {
+    std::vector<float> all;
+    for (int64_t first = 0; first < c.rows; first += piece) {
+      const int64_t rows = std::min(piece, c.rows - first);
+      Table projected(*engine, rows, h.row(), 3), found(*engine, rows, h.query_size(), 1);
+      projected.fill({x.begin() + first * h.row(), x.begin() + (first + rows) * h.row()});
+      const SequenceRows own[] = {{.cache = {c.type, pages.data()}, .rows = rows, .position = first}};
+      engine->attend({.heads = h,
+                      .sequences = own,
+                      .rope = LayerRope::kNone,
+                      .scale = 0.3f,
+                      .softcap = c.softcap,
+                      .window = c.window,
+                      .sinks = c.sinks ? &sinks : nullptr},
+                     projected.at(), found.at());
+      const std::vector<float> values = found.values();
+      all.insert(all.end(), values.begin(), values.end());
+    }
+    return all;
+  };
+  // Tiles first: shared memory and outputs hold nothing that would be right.
+  const std::vector<float> tiles = attended(c.rows), rows = attended(vulkan::kPromptRows - 1);
+  const std::vector<float> continued = attended(c.rows * 11 / 12);  // parts begin inside of a tile, too
+  for (size_t i = 0; i < tiles.size(); ++i) {
+    const int64_t row = static_cast<int64_t>(i) / h.query_size();
+    const bool sees_it =
+        c.no_number >= 0 && row >= c.no_number && (c.window == 0 || row < c.no_number + c.window);
+    for (const float found : {tiles[i], continued[i]}) {
+      ASSERT_EQ(std::isnan(found), sees_it) << "row " << row << " element " << i % index(h.query_size());
+      if (sees_it) continue;
+      ASSERT_EQ(found, rows[i]) << "row " << row << " element " << i % index(h.query_size());
+    }
+  }
+}
+INSTANTIATE_TEST_SUITE_P(Cases, VulkanTiles, ::testing::ValuesIn(kTileCases), [](const auto& of) {
+  return std::to_string(of.param.heads.head_dim) + "_of_type_" +
+         std::to_string(static_cast<int>(of.param.type));
+});
+
+// Prompts between tokens of other sequences: each takes its own rows.
+TEST_F(Vulkan, LongAndShortSequencesOfOneStep) {
+  const HeadLayout h{4, 2, 16};
+  const auto bytes = index(device_->page_bytes({1, 2, 16, kernels::KvType::kF16}));
+  const std::unique_ptr<LayerEngine> engine = device_->engine();
+  const std::vector<int64_t> counts{1, 40, 3, 15, 16, 1, 33};
+  std::vector<std::shared_ptr<std::byte>> owners;
+  std::vector<std::byte*> pages;
+  for (size_t i = 0; i < 2 * counts.size(); ++i)
+    pages.push_back(owners.emplace_back(device_->page(bytes)).get());
+  const int64_t all = std::accumulate(counts.begin(), counts.end(), int64_t{0});
+  const std::vector<float> x = random(all * h.row());
+  const auto attended = [&](const std::vector<SequenceRows>& sequences, int64_t first, int64_t rows) {
+    Table projected(*engine, rows, h.row(), 1), found(*engine, rows, h.query_size(), 2);
+    projected.fill({x.begin() + first * h.row(), x.begin() + (first + rows) * h.row()});
+    engine->attend({.heads = h, .sequences = sequences, .rope = LayerRope::kNone, .scale = 0.3f},
+                   projected.at(), found.at());
+    return found.values();
+  };
+  std::vector<SequenceRows> together;
+  std::vector<float> alone;
+  int64_t row = 0;
+  for (size_t i = 0; i < counts.size(); ++i) {
+    SequenceRows own{.cache = {kernels::KvType::kF16, pages.data() + 2 * i}, .row = row, .rows = counts[i]};
+    together.push_back(own);
+    for (int64_t at = 0; at < counts[i]; ++at) {  // row by row, whose numbers the tests of steps judge
+      const std::vector<float> one = attended({{.cache = own.cache, .rows = 1, .position = at}}, row + at, 1);
+      alone.insert(alone.end(), one.begin(), one.end());
+    }
+    row += counts[i];
+  }
+  EXPECT_EQ(attended(together, 0, all), alone);
+}
+
+// What a device promises at least holds a tile of any head.
+TEST(VulkanTileSizes, FitIntoSharedMemory) {
+  for (int64_t head = 1; head <= vulkan::kMostHeadDim; ++head) {
+    for (const uint32_t shared : {16384u, 32768u}) {
+      const uint32_t queries = vulkan::attend_tile_queries(head, shared);
+      ASSERT_GE(queries, 4u) << head;
+      EXPECT_LE(vulkan::attend_tile_bytes(queries, head), shared) << head;
+      EXPECT_LE(queries * head, vulkan::kMostTileNumbers) << head;
+    }
+    EXPECT_EQ(vulkan::attend_tile_queries(head, 2048), 0u) << head;
   }
 }
 

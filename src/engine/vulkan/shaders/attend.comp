@@ -12,47 +12,22 @@ const uint kThreads = 128;  // positions of a page
 layout(local_size_x = kThreads) in;
 #include "sums.glsl"
 #include "cache.glsl"
+#include "attention.glsl"
 layout(constant_id = 2) const uint kStage = 0;  // all parts, one part, merge parts
 const uint kOnePart = 1, kMergeParts = 2;
-const uint kPart = 8;  // pages
 
-const float kNone = -3.402823466e38;  // no score is lower
 const uint kDims = (kHeadDim + kThreads - 1) / kThreads;  // of an invocation
 shared float query[kWords * kInWord];
 shared float weights[kPage];
 
-float number(uint word, uint i) {
-  return kType == 0   ? uintBitsToFloat(word)
-         : kType == 1 ? half_of(word, i)
-                      : float(bitfieldExtract(int(word), int(8 * i), 8));
-}
-
-// The pages of a query: positions [begin, end), of which `kPart` pages make a part.
-struct Range {
-  uint begin, end, first_part, last_part;
-};
-Range range_of(uint position) {
-  Range range;
-  range.end = position + 1;
-  range.begin = p.window > 0 && range.end > p.window ? range.end - p.window : 0;
-  range.first_part = range.begin / kPage / kPart;
-  range.last_part = position / kPage / kPart;
-  return range;
-}
-
-// A softmax so far: the largest score, the sum of the weights beside it; of this invocation the weighted values.
-// An array sized by a constant of the pipeline can be no member and no argument.
-struct Sums {
-  float largest, total;
-};
+// Weighted values of this invocation. An array sized by a constant of the pipeline can be no member and no
+// argument.
 float part_values[kDims], all_values[kDims];
 
 // Sums of a part; the values in part_values.
 Sums attend_part(Pages pages, Range range, uint base, uint part) {
   uint t = gl_LocalInvocationIndex;
-  Sums own;
-  own.largest = kNone;
-  own.total = 0.0;
+  Sums own = no_sums();
   for (uint i = 0; i < kDims; ++i) part_values[i] = 0.0;
   uint last_page = min((part + 1) * kPart, (range.end + kPage - 1) / kPage);
   for (uint page = max(range.begin / kPage, part * kPart); page < last_page; ++page) {
@@ -64,19 +39,14 @@ Sums attend_part(Pages pages, Range range, uint base, uint part) {
       float sum = 0.0;
       for (uint w = 0; w < kWords; ++w) {
         uint word = words.at[base + w * kPage + t];
-        for (uint i = 0; i < kInWord; ++i) sum += query[w * kInWord + i] * number(word, i);
+        for (uint i = 0; i < kInWord; ++i) sum = fma(query[w * kInWord + i], number(word, i), sum);
       }
-      if (kType == 2) {
-        sum *= uintBitsToFloat(words.at[base + kKeyScalesAt + t]);
-        value_scale = uintBitsToFloat(words.at[base + kValueScalesAt + t]);
-      }
-      score = p.softcap > 0.0 ? p.softcap * hyperbolic_tangent(sum / p.softcap) : sum;
+      score = score_of(sum, words, base, t);
+      value_scale = value_scale_of(words, base, t);
     }
-    float before = own.largest;
-    own.largest = max(own.largest, largest_of_all(score));
+    float kept = raise(own, largest_of_all(score));
     float weight = seen ? exponential(score - own.largest) : 0.0;
-    float kept = before == kNone ? 0.0 : exponential(before - own.largest);
-    own.total = own.total * kept + sum_of_all(weight);
+    own.total = fma(own.total, kept, sum_of_all(weight));
     weights[t] = weight * value_scale;
     barrier();
     uint first = range.begin > page * kPage ? range.begin - page * kPage : 0,
@@ -84,9 +54,11 @@ Sums attend_part(Pages pages, Range range, uint base, uint part) {
     for (uint i = 0; i < kDims; ++i) {
       uint d = t + i * kThreads;
       if (d >= kHeadDim) continue;
-      float sum = part_values[i] * kept;
-      for (uint slot = first; slot < last; ++slot)
-        sum += weights[slot] * number(words.at[base + kValuesAt + slot * kWords + d / kInWord], d % kInWord);
+      precise float sum = part_values[i] * kept;
+      for (uint slot = first; slot < last; ++slot) {
+        uint word = words.at[base + kValuesAt + slot * kWords + d / kInWord];
+        sum = fma(weights[slot], number(word, d % kInWord), sum);
+      }
       part_values[i] = sum;
     }  // the barriers of the next page's maximum come before its weights
   }
@@ -95,14 +67,9 @@ Sums attend_part(Pages pages, Range range, uint base, uint part) {
 
 // Adds part and part_values to all and all_values.
 void merge(inout Sums all, Sums part) {
-  float largest = max(all.largest, part.largest);
-  float kept = all.largest == kNone ? 0.0 : exponential(all.largest - largest);
-  float share = exponential(part.largest - largest);
-  all.largest = largest;
-  precise float total = all.total * kept + part.total * share;
-  all.total = total;
+  Factors factors = merge_sums(all, part);
   for (uint i = 0; i < kDims; ++i) {
-    precise float sum = all_values[i] * kept + part_values[i] * share;
+    precise float sum = all_values[i] * factors.kept + part_values[i] * factors.share;
     all_values[i] = sum;
   }
 }
@@ -138,9 +105,7 @@ void main() {
     }
     return;
   }
-  Sums all;
-  all.largest = p.has_sinks != 0 ? p.sinks.at[head] : kNone;
-  all.total = p.has_sinks != 0 ? 1.0 : 0.0;
+  Sums all = first_sums(head);
   for (uint i = 0; i < kDims; ++i) all_values[i] = 0.0;
   for (uint part = range.first_part; part <= range.last_part; ++part) {
     Sums own;

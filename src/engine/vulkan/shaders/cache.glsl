@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arguments of store and attend, and the words of a head in a page of kPage positions.
+// Arguments of store, attend and attend_tiles, and the words of a head in a page of kPage positions.
 const uint kPage = 128;
 layout(constant_id = 0) const uint kType = 0;  // float32, half, int8
 layout(constant_id = 1) const uint kHeadDim = 64;
@@ -30,7 +30,7 @@ layout(push_constant) uniform Push {
   uint head_words, first_word;
   uint turned, window;
   float scale, softcap;
-  uint has_sinks, parts;
+  uint has_sinks, parts, rows;
 } p;
 
 const uint kInWord = kType == 0 ? 1 : kType == 1 ? 2 : 4;  // numbers
