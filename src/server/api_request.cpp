@@ -164,14 +164,15 @@ Json calls_of(const Json& calls, const std::string& where) {
 }
 
 // OpenAI takes names of letters, digits, _ and -, at most 64; clients that hand on the tools of MCP servers
-// send their dots, slashes and colons and up to 128 characters too. Others would not stand in one piece
-// between the marks of a call.
+// send their dots, slashes and colons and up to 128 characters too; letters of any alphabet do no harm.
+// Others would not stand in one piece between the marks of a call.
 bool is_tool_name(std::string_view name) noexcept {
-  constexpr size_t kMostCharacters = 128;
+  constexpr size_t kMostBytes = 128;
   static constexpr std::string_view kOthers = "_-./:";
-  return !name.empty() && name.size() <= kMostCharacters && std::all_of(name.begin(), name.end(), [](char c) {
+  return !name.empty() && name.size() <= kMostBytes && std::all_of(name.begin(), name.end(), [](char c) {
     const char l = lower(c);
-    return (l >= 'a' && l <= 'z') || (l >= '0' && l <= '9') || kOthers.find(c) != kOthers.npos;
+    return (l >= 'a' && l <= 'z') || (l >= '0' && l <= '9') || static_cast<unsigned char>(c) >= 0x80 ||
+           kOthers.find(c) != kOthers.npos;
   });
 }
 
@@ -189,10 +190,9 @@ void read_tools(const Fields& fields, ChatRequest& request) {
       if (name == nullptr || !name->is_string() || name->text().empty())
         bad_field("tools", "tools[{}] has no function with a name", i);
       if (!is_tool_name(name->text()))
-        bad_field(
-            "tools",
-            "tools[{}].function.name is {}, expected at most 128 letters, digits and characters of _-./:", i,
-            Fields::shown(*name));
+        bad_field("tools",
+                  "tools[{}].function.name is {}, expected at most 128 bytes of letters, digits and _-./:", i,
+                  Fields::shown(*name));
       if (!names.insert(name->text()).second)
         bad_field("tools", "tools[{}].function.name is {}, which another tool has too", i, name->text());
       if (const Json* parameters = function->find("parameters");

@@ -125,7 +125,7 @@ static std::vector<int> released(std::vector<Listener>& listeners) {
 Server::State::State(const ServeOptions& given)
     : options(with_lower_hosts(given)),
       stalls(given.stall_seconds),
-      listeners(listeners_of(given)),
+      listeners(listeners_of(options)),
       loopback(std::all_of(listeners.begin(), listeners.end(),
                            [](const Listener& listener) { return listener.local(); })),
       http(

@@ -373,9 +373,10 @@ class Interrupted(InFolder):
         thread.join()
         return None if ended else taken
 
-    def expect_interrupted(self, call, delay, most):
+    def expect_interrupted(self, call, delay, most, before=lambda: None):
         """Ctrl-C so many seconds after the beginning ends the call, which then has taken at most so many of the processor's."""
         for _ in range(10):
+            before()
             taken = self.interrupted(call, threading.Timer(delay, self.interrupt))
             if taken is not None and taken < most:
                 return
@@ -407,13 +408,11 @@ class Interrupted(InFolder):
         nfloat.forward_batch(sessions, [whole] * 4)
         seconds = time.process_time() - begin
 
-
-        def call():
+        def rewind():
             for session in sessions:
                 session.rewind(0)
-            nfloat.forward_batch(sessions, [whole] * 4)
 
-        self.expect_interrupted(call, min(0.05, seconds / 4), 0.2 + 0.7 * seconds)
+        self.expect_interrupted(lambda: nfloat.forward_batch(sessions, [whole] * 4), min(0.05, seconds / 4), 0.2 + 0.7 * seconds, rewind)
         self.assertEqual([(s.position, len(s.tokens)) for s in sessions], [(0, 0)] * 4)
         self.assertEqual(sessions[0].prefill([1]).tobytes(), self.model.session(precision="f32", threads=1).decode(1).tobytes())
 

@@ -124,7 +124,7 @@ TEST_F(Commands, TheLeastUsedGraphIsForgotten) {
 
 // Of lists that came once, so many are known again as are kept.
 TEST_F(Commands, TheOldestListIsForgotten) {
-  for (const uint64_t others : {4, 3}) {
+  for (const uint64_t others : {uint64_t{4}, uint64_t{3}}) {
     const uint64_t first = 300 + 10 * others;
     for (uint64_t i = 0; i <= others; ++i) EXPECT_EQ(ten(first + i).substr(0, 1), "0");
     EXPECT_EQ(ten(first).substr(0, 1), others < 4 ? "[" : "0");

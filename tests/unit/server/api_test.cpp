@@ -52,8 +52,8 @@ TEST(ApiRequests, NamesOfToolsAreThoseThatClientsSend) {
               {"name": ")" +
            name + R"("}}], "tool_choice": {"type": "function", "function": {"name": ")" + name + R"("}}})";
   };
-  for (const std::string name : {"get_weather", "Get-Weather2", "immich.assets.list", "mcp/server/tool",
-                                 "server:tool", "7", "mcp__a__b"})
+  for (const std::string name : {"get_weather", "caf\xc3\xa9", "Get-Weather2", "immich.assets.list",
+                                 "mcp/server/tool", "server:tool", "7", "mcp__a__b"})
     EXPECT_EQ(parse_chat_request(parse_body(body_of(name)), kBounds).tool, name);
   EXPECT_EQ(chat_error(body_of(std::string(128, 'a'))).status, 0);
   EXPECT_EQ(chat_error(body_of(std::string(129, 'a'))).param, "tools");
@@ -85,7 +85,6 @@ TEST(ApiRequests, WhatIsWrongIsNamed) {
       {R"("tools": [{"type": "x"}])", "tools"},
       {R"("tools": [{"type": "function", "function": {"name": ""}}])", "tools"},
       {R"("tools": [{"type": "function", "function": {"name": "a b"}}])", "tools"},
-      {R"("tools": [{"type": "function", "function": {"name": "caf\u00e9"}}])", "tools"},
       {R"("tools": [{"type": "function", "function": {"name": "a\u0000"}}])", "tools"},
       {R"("tools": [{"type": "function", "function": {"name": "<tool_call>"}}])", "tools"},
       {R"("tools": [{"type": "function", "function": {"name": "f"}},

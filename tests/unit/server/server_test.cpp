@@ -550,6 +550,7 @@ TEST_F(Servers, KeysAreAskedForWhereThereAreSome) {
         << "would let anybody in, or nobody";
   for (const char* host : {"", "box:8080", "http://box", "::1", "[box]", "a b"})
     EXPECT_THROW(Server({.port = 0, .allowed_hosts = {host}}), Error) << host;
+  EXPECT_NO_THROW(Server({.host = "LocalHost", .port = 0}));
   EXPECT_NO_THROW(Server({.host = "127.1", .port = 0, .allowed_hosts = {"[::2]", "Box", "10.0.0.1"}}));
 }
 
@@ -579,6 +580,8 @@ TEST_F(Servers, AFullQueueAnswers429) {
   Connection running(port_);
   running.send(request("POST", "/v1/chat/completions", chat(400, true).dump()));
   running.receive("data:");
+  for (int i = 0; i < 6000 && !device->held; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  ASSERT_TRUE(device->held);
   const std::string refused = post("/v1/chat/completions", chat(1));
   EXPECT_EQ(status(refused), 429);
   EXPECT_NE(refused.find("Retry-After: "), std::string::npos);
