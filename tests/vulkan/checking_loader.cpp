@@ -167,6 +167,17 @@ void expect_guard(const Allocation& own) {
   }
 }
 
+void open_page(Allocation& own) {
+  if (own.closed != nullptr) ::mprotect(own.closed, kPage, PROT_READ | PROT_WRITE);
+  own.closed = nullptr;
+}
+
+// Who looks for leaks at the end of a program reads all memory that drivers have taken.
+void open_pages() {
+  const std::scoped_lock lock(state().mutex);
+  for (auto& [handle, own] : state().memory) open_page(own);
+}
+
 // Of a page that was closed; any other fault goes to who was asked before.
 struct sigaction asked_before;
 void tell_of_the_page(int number, siginfo_t* info, void*) {
@@ -184,7 +195,7 @@ bool pages_tell() {
     struct sigaction own {};
     own.sa_sigaction = tell_of_the_page;
     own.sa_flags = SA_SIGINFO;
-    return ::sigaction(SIGSEGV, &own, &asked_before) == 0;
+    return ::sigaction(SIGSEGV, &own, &asked_before) == 0 && std::atexit(open_pages) == 0;
   }();
   return done;
 }
@@ -199,11 +210,6 @@ void close_page(Allocation& own, uint64_t alignment) {
   if (::mprotect(memory, kPage, PROT_NONE) != 0) return;
   own.closed = memory;
   own.first = (page - end) / alignment * alignment;
-}
-
-void open_page(Allocation& own) {
-  if (own.closed != nullptr) ::mprotect(own.closed, kPage, PROT_READ | PROT_WRITE);
-  own.closed = nullptr;
 }
 
 VKAPI_ATTR VkResult VKAPI_CALL create_buffer(VkDevice device, const VkBufferCreateInfo* info,
