@@ -113,11 +113,12 @@ class JsonBuilder {
   bool start_object(size_t) { return open(Json::object()); }
   bool start_array(size_t) { return open(Json::array()); }
   bool key(std::string& name) {
-    if (limits_.unique_names && open_.back()->find(name) != nullptr)
+    const size_t before = open_.back()->size();
+    member_ = &(*open_.back())[name];
+    if (limits_.unique_names && open_.back()->size() == before)
       throw JsonError(
           fmt::format("two members of one object have the name {}",
                       Json(name).dump(-1, Json::Invalid::kReplaceAndEscape).substr(0, kMostShown)));
-    member_ = &(*open_.back())[name];
     return true;
   }
   bool end_object() { return close(); }

@@ -100,10 +100,11 @@ std::shared_ptr<Device> find_device(std::string_view name) {
     names +=
         (names.empty() ? "" : ", ") + std::string(device->name()) + " (" + std::string(device->model()) + ")";
   if (name == "auto") return cpu_device();
-  const std::string why = is_card_name(name) ? why_none(name.substr(0, name.find(':'))) : "";
-  if (is_card_name(name))
+  if (is_card_name(name)) {
+    const std::string why = why_none(name.substr(0, name.find(':')));
     fail(ErrorCode::kNotFound, "{} is \"{}\", which is not there{}{}; there are: {}", from, name,
          why.empty() ? "" : ": ", why, names);
+  }
   fail(ErrorCode::kInvalidArgument, "{} is \"{}\", expected {}; there are: {}", from, name, kNames, names);
 }
 

@@ -57,24 +57,28 @@ void add_weights(LinearGroup& group, Device& device, const QuantizedView& weight
   group.add(device, source, bias, threads);
 }
 
-void add_weights(LinearGroup& group, Device& device, const QuantizedTensor& weight,
-                 const std::vector<float>& bias, int threads) {
+PackSource source_of(const QuantizedTensor& tensor) {
   PackSource source;
-  source.codes = weight.codes;
-  source.levels = weight.codebook.levels;
-  source.rows = weight.shape[0];
-  source.cols = weight.shape[1];
-  source.block_size = weight.block_size;
-  if (weight.double_quantized()) {
-    source.nested_codes = weight.nested.codes;
-    source.nested_absmax = weight.nested.absmax;
+  source.codes = tensor.codes;
+  source.levels = tensor.codebook.levels;
+  source.rows = tensor.shape[0];
+  source.cols = tensor.shape[1];
+  source.block_size = tensor.block_size;
+  if (tensor.double_quantized()) {
+    source.nested_codes = tensor.nested.codes;
+    source.nested_absmax = tensor.nested.absmax;
     source.nested_map = dynamic_codebook().levels;
-    source.nested_offset = weight.nested.offset;
+    source.nested_offset = tensor.nested.offset;
     source.nested_block_size = kNestedBlockSize;
   } else {
-    source.scales = weight.scales;
+    source.scales = tensor.scales;
   }
-  group.add(device, source, bias, threads);
+  return source;
+}
+
+void add_weights(LinearGroup& group, Device& device, const QuantizedTensor& weight,
+                 const std::vector<float>& bias, int threads) {
+  group.add(device, source_of(weight), bias, threads);
 }
 
 }  // namespace nfloat

@@ -39,8 +39,8 @@
 
 namespace {
 
-constexpr uint64_t kPage = 4096;
-constexpr uint64_t kGuard = 2 * kPage;    // more than a buffer needs: with one whole page in it
+const auto kPage = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+const uint64_t kGuard = 2 * kPage;        // more than a buffer needs: with one whole page in it
 constexpr uint64_t kLeastAlignment = 16;  // of what shaders read at once
 constexpr int kPoison = 0xff;             // floats and halves of these bytes are not numbers
 

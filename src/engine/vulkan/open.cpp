@@ -113,8 +113,8 @@ Opened open_all() {
   }
   all.why_none = result != VK_SUCCESS ? "its drivers fail: " + result_name(result)
                  : count == 0         ? "its drivers find no device"
-                                      : "none of its devices has what the engine needs: Vulkan 1.2, buffer "
-                                        "device addresses, sub-groups that add";
+                                      : "none of its devices can be opened with Vulkan 1.2, buffer device "
+                                        "addresses, timeline semaphores and sub-groups that add";
   if (result != VK_SUCCESS) return all;
   for (const VkPhysicalDevice device : physical)
     if (auto gpu = Gpu::open(*api, device, "vulkan:" + std::to_string(all.gpus.size())))

@@ -6,11 +6,11 @@
 #include <functional>
 
 #include "engine_test.h"
+#include "model/add_weights.h"
 #include "nfloat/error.h"
 #include "nfloat/quantize.h"
 #include "reference/gemm.h"
 #include "reference/transformer.h"
-#include "support/pack_source.h"
 
 namespace nfloat::testing {
 namespace {

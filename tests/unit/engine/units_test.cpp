@@ -2,9 +2,9 @@
 // Products on matrix units of Vulkan, or on what stands for them (tests/vulkan: the checking loader).
 #include "card_test.h"
 #include "engine/vulkan/open.h"
+#include "model/add_weights.h"
 #include "nfloat/codebook.h"
 #include "nfloat/quantize.h"
-#include "support/pack_source.h"
 
 namespace nfloat::testing {
 namespace {

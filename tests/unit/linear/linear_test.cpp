@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/linear.h"
+#include "model/add_weights.h"
 
 #include <gtest/gtest.h>
 
@@ -17,7 +18,6 @@
 #include "nfloat/error.h"
 #include "nfloat/quantize.h"
 #include "reference/gemm.h"
-#include "support/pack_source.h"
 #include "support/paths.h"
 
 namespace nfloat {
@@ -58,8 +58,6 @@ std::vector<float> dequantized(const QuantizedTensor& tensor) {
   dequantize_blockwise(tensor, DType::kF32, std::as_writable_bytes(std::span(values)));
   return values;
 }
-
-using testing::source_of;
 
 constexpr Precision kPrecisions[] = {Precision::kF32, Precision::kBF16, Precision::kInt8};
 
