@@ -209,7 +209,7 @@ class Kernels {
         : x(static_cast<size_t>(most_rows * kCols)), y(static_cast<size_t>(most_rows * source.rows)) {
       uint64_t bytes = 0;
       do {
-        matrices.push_back(PackedMatrix::pack(source.pack_source(nested)));
+        matrices.push_back(PackedMatrix::pack(pack_source(source.tensor(nested))));
         bytes += matrices.back().bytes();
       } while (bytes < memory);
       for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 37 % 101) / 50.0f - 1.0f;
@@ -290,11 +290,11 @@ class Kernels {
       const std::string name = fmt::format("pack {}x{}, {} scales", kRows, kCols, nested ? "8-bit" : "f32");
       if (!wanted(name)) continue;
       if (!source) source = std::make_unique<Source>(kRows);
-      PackedMatrix matrix = PackedMatrix::pack(source->pack_source(nested));
+      PackedMatrix matrix = PackedMatrix::pack(pack_source(source->tensor(nested)));
       const double bytes = static_cast<double>(matrix.bytes()) / 1e9;
       measure({name, "GB/s", bytes, Bound::kCopy, bytes, {}}, [&](int threads) {
         matrix = PackedMatrix();
-        matrix = PackedMatrix::pack(source->pack_source(nested), threads);
+        matrix = PackedMatrix::pack(pack_source(source->tensor(nested)), threads);
       });
     }
   }

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <random>
 
-#include "nfloat/linear.h"
 #include "nfloat/quantize.h"
 
 namespace nfloat::cli {
@@ -39,23 +38,7 @@ struct Source {
     nested = quantize_blockwise(view, make_codebook("nf4"), options);
   }
 
-  PackSource pack_source(bool double_quantized) const {
-    const QuantizedTensor& tensor = double_quantized ? nested : plain;
-    PackSource source;
-    source.codes = tensor.codes;
-    source.levels = tensor.codebook.levels;
-    source.rows = rows;
-    source.cols = kCols;
-    source.block_size = kBlock;
-    source.scales = tensor.scales;
-    if (double_quantized) {
-      source.nested_codes = tensor.nested.codes;
-      source.nested_absmax = tensor.nested.absmax;
-      source.nested_map = dynamic_codebook().levels;
-      source.nested_offset = tensor.nested.offset;
-    }
-    return source;
-  }
+  const QuantizedTensor& tensor(bool double_quantized) const { return double_quantized ? nested : plain; }
 };
 
 }  // namespace nfloat::cli

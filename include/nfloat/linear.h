@@ -9,6 +9,7 @@
 #include <span>
 
 #include "nfloat/api.h"
+#include "nfloat/quantize.h"
 #include "nfloat/tensor.h"
 
 // Activations times weights: y[m, n] = sum over k of x[m, k] * w[n, k] (+ bias[n]), float32 in and out.
@@ -75,6 +76,10 @@ struct PackSource {
   // the pages of a mapped file can be dropped. May be empty.
   std::function<void(std::span<const uint8_t>)> release;
 };
+
+// A quantized matrix [out, in] as pack() takes it; borrows from `tensor`. Throws kInvalidArgument when the
+// tensor has another number of dimensions.
+NFLOAT_API PackSource pack_source(const QuantizedTensor& tensor);
 
 // Activations [m, k] converted for the kernels: to the form that a matrix needs when it is first needed, kept
 // for the matrices that follow (query, key and value; gate and up). Reuses its memory, so that repeated use

@@ -195,6 +195,28 @@ PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
 PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 PackedMatrix::~PackedMatrix() = default;
 
+PackSource pack_source(const QuantizedTensor& tensor) {
+  if (tensor.shape.rank() != 2)
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: the tensor has the shape {}, a matrix [out, in]",
+         tensor.shape.to_string());
+  PackSource source;
+  source.codes = tensor.codes;
+  source.levels = tensor.codebook.levels;
+  source.rows = tensor.shape[0];
+  source.cols = tensor.shape[1];
+  source.block_size = tensor.block_size;
+  if (tensor.double_quantized()) {
+    source.nested_codes = tensor.nested.codes;
+    source.nested_absmax = tensor.nested.absmax;
+    source.nested_map = dynamic_codebook().levels;
+    source.nested_offset = tensor.nested.offset;
+    source.nested_block_size = kNestedBlockSize;
+  } else {
+    source.scales = tensor.scales;
+  }
+  return source;
+}
+
 PackedMatrix PackedMatrix::pack(const PackSource& source, int threads) {
   expect_matrix(source);
   PackedMatrix matrix;

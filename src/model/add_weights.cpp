@@ -57,28 +57,9 @@ void add_weights(LinearGroup& group, Device& device, const QuantizedView& weight
   group.add(device, source, bias, threads);
 }
 
-PackSource source_of(const QuantizedTensor& tensor) {
-  PackSource source;
-  source.codes = tensor.codes;
-  source.levels = tensor.codebook.levels;
-  source.rows = tensor.shape[0];
-  source.cols = tensor.shape[1];
-  source.block_size = tensor.block_size;
-  if (tensor.double_quantized()) {
-    source.nested_codes = tensor.nested.codes;
-    source.nested_absmax = tensor.nested.absmax;
-    source.nested_map = dynamic_codebook().levels;
-    source.nested_offset = tensor.nested.offset;
-    source.nested_block_size = kNestedBlockSize;
-  } else {
-    source.scales = tensor.scales;
-  }
-  return source;
-}
-
 void add_weights(LinearGroup& group, Device& device, const QuantizedTensor& weight,
                  const std::vector<float>& bias, int threads) {
-  group.add(device, source_of(weight), bias, threads);
+  group.add(device, pack_source(weight), bias, threads);
 }
 
 }  // namespace nfloat

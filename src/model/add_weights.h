@@ -10,9 +10,6 @@
 
 namespace nfloat {
 
-// A quantized matrix [out, in] as products take it; borrows from `tensor`.
-PackSource source_of(const QuantizedTensor& tensor);
-
 // Add a matrix [out, in] of a checkpoint to a group. `release` as PackSource's.
 // As it is stored.
 void add_weights(LinearGroup& group, Device& device, const TensorView& weight, const std::vector<float>& bias,

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <string>
 #include <vector>
 #include "support/paths.h"
@@ -34,24 +36,24 @@ const std::map<std::string, Room> kRooms = {
     {"cuda", {2, {}}},
     {"quantize", {3, {"quantize.h"}}},
     {"grammar", {3, {"grammar.h"}}},
-    {"linear", {3, {"linear.h"}}},
+    {"linear", {4, {"linear.h"}}},
     {"llama_cpp", {3, {"imatrix.h"}}},
     {"checkpoint", {4, {"checkpoint.h"}}},
     {"tokenizer", {4, {"tokenizer.h"}}},
     {"chat", {4, {"chat.h"}}},
-    {"engine", {4, {"device_bench.h"}}},
-    {"convert", {5, {"convert.h", "memory_plan.h"}}},
+    {"engine", {5, {"device_bench.h"}}},
+    {"convert", {6, {"convert.h", "memory_plan.h"}}},
     {"formats", {4, {"formats.h"}}},
     {"analyze", {4, {"analyze.h"}}},
-    {"model", {5, {"lead.h", "model.h", "sampler.h", "synthetic.h"}}},
-    {"generate", {6, {"conversation.h", "engine.h", "generate.h"}}},
-    {"evaluate", {6, {"compare.h", "evaluate.h", "tasks.h"}}},
-    {"bridge", {6, {"adapter_gguf.h", "bridge.h"}}},
-    {"tune", {6, {"adapter.h", "train.h", "train_data.h"}}},
-    {"calibrate", {7, {"budget.h", "calibrate.h"}}},
-    {"server", {7, {"serve.h"}}},
-    {"report", {8, {"comparison.h", "plot.h", "report.h", "results.h", "train_report.h"}}},
-    {"c_api", {9, {"nfloat.h"}}},
+    {"model", {6, {"lead.h", "model.h", "sampler.h", "synthetic.h"}}},
+    {"generate", {7, {"conversation.h", "engine.h", "generate.h"}}},
+    {"evaluate", {7, {"compare.h", "evaluate.h", "tasks.h"}}},
+    {"bridge", {7, {"adapter_gguf.h", "bridge.h"}}},
+    {"tune", {7, {"adapter.h", "train.h", "train_data.h"}}},
+    {"calibrate", {8, {"budget.h", "calibrate.h"}}},
+    {"server", {8, {"serve.h"}}},
+    {"report", {9, {"comparison.h", "plot.h", "report.h", "results.h", "train_report.h"}}},
+    {"c_api", {10, {"nfloat.h"}}},
 };
 
 // What files compiled with instruction-set flags may include besides our own plain headers: nothing that
@@ -243,6 +245,35 @@ TEST(Layering, VulkanStaysInItsFolder) {
       }
     }
   EXPECT_TRUE(seen);
+}
+
+// NAMES of the line `set(LIST NAMES)` of a CMake file; `opening` is "set(LIST ".
+std::set<std::string> names_after(const fs::path& file, const std::string& opening) {
+  std::ifstream in(file);
+  std::string text;
+  while (std::getline(in, text)) {
+    if (!text.starts_with(opening)) continue;
+    std::istringstream words(text.substr(opening.size(), text.find(')') - opening.size()));
+    return {std::istream_iterator<std::string>(words), {}};
+  }
+  return {};
+}
+
+// tests/cross links a part of the library: neither that part nor its tests may reach beyond it.
+TEST(Layering, RoomsForOtherProcessorsAreWhole) {
+  const fs::path list = kRoot / "tests/cross/CMakeLists.txt";
+  const std::set<std::string> rooms = names_after(list, "set(rooms "),
+                              tests = names_after(list, "set(tested_rooms ");
+  ASSERT_TRUE(rooms.count("linear") == 1 && tests.count("linear") == 1)
+      << "the lists of " << list << " moved";
+  std::vector<std::string> folders;
+  for (const std::string& room : rooms) folders.push_back("src/" + room);
+  for (const std::string& room : tests) folders.push_back("tests/unit/" + room);
+  for (const std::string& folder : folders)
+    for (const Include& include : includes_under(folder)) {
+      const std::optional<std::string> to = room_reached(include);
+      EXPECT_TRUE(!to || rooms.count(*to) == 1) << where(include) << ", which tests/cross does not link";
+    }
 }
 
 // Follows the includes of every target_*.cpp.

@@ -6,7 +6,6 @@
 #include <functional>
 
 #include "engine_test.h"
-#include "model/add_weights.h"
 #include "nfloat/error.h"
 #include "nfloat/quantize.h"
 #include "reference/gemm.h"
@@ -83,7 +82,7 @@ class EngineConformance : public EngineTest {
     const QuantizedTensor tensor =
         quantize_blockwise(view, make_codebook("nf4"), {.double_quantization = nested, .threads = 1});
     const std::vector<float> bias = with_bias ? random(rows) : std::vector<float>();
-    const PackSource source = source_of(tensor);
+    const PackSource source = pack_source(tensor);
     weights.group.add(*device_, source, bias, 2);
     std::vector<float> decoded(plain.size());
     dequantize_blockwise(tensor, DType::kF32, std::as_writable_bytes(std::span(decoded)));

@@ -2,7 +2,6 @@
 // Products on matrix units of Vulkan, or on what stands for them (tests/vulkan: the checking loader).
 #include "card_test.h"
 #include "engine/vulkan/open.h"
-#include "model/add_weights.h"
 #include "nfloat/codebook.h"
 #include "nfloat/quantize.h"
 
@@ -116,7 +115,7 @@ TEST_F(VulkanUnits, EveryCodeIsTaken) {
       const TensorView view{DType::kF32, Shape({outputs, cols}), std::as_bytes(std::span(plain))};
       const QuantizedTensor tensor =
           quantize_blockwise(view, code, {.double_quantization = nested, .threads = 1});
-      const PackSource source = source_of(tensor);
+      const PackSource source = pack_source(tensor);
       Group group;
       group.bias.resize(index(outputs));
       group.weights.add(*device_, source, {}, 1);

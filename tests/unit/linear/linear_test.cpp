@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "nfloat/linear.h"
-#include "model/add_weights.h"
 
 #include <gtest/gtest.h>
 
@@ -106,7 +105,7 @@ TEST_F(LinearTest, MatchesTheOracleForEveryShapeAndPrecision) {
     for (const bool nested : {false, true}) {
       const QuantizedTensor tensor = quantized(gaussian(c.n * c.k, 2), c.n, c.k, c.block, "nf4", nested);
       const auto expected = reference::multiply(x, dequantized(tensor), bias, c.m, c.n, c.k);
-      const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor), 2);
+      const PackedMatrix matrix = PackedMatrix::pack(pack_source(tensor), 2);
       for (const Precision precision : kPrecisions) {
         SCOPED_TRACE(::testing::Message()
                      << "m " << c.m << " n " << c.n << " k " << c.k << " block " << c.block << " nested "
@@ -131,7 +130,7 @@ TEST_F(LinearTest, OutlierHeavyWeightsStayWithinTheBounds) {
     const QuantizedTensor tensor = quantized(weights, n, k, 64);
     const std::vector<float> x = gaussian(m * k, 14);
     const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
-    const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor), 2);
+    const PackedMatrix matrix = PackedMatrix::pack(pack_source(tensor), 2);
     for (const Precision precision : kPrecisions) {
       SCOPED_TRACE(::testing::Message() << info.name << " precision " << static_cast<int>(precision));
       const std::vector<float> y = product(matrix, x, m, precision, {});
@@ -163,7 +162,7 @@ TEST_F(LinearTest, RowsGiveTheSameBitsInEveryCompany) {
     std::vector<PackedMatrix> packed;
     for (const bool nested : {false, true}) {
       const QuantizedTensor tensor = quantized(weights, n, k, block, "nf4", nested);
-      packed.push_back(PackedMatrix::pack(source_of(tensor), 1));
+      packed.push_back(PackedMatrix::pack(pack_source(tensor), 1));
     }
     std::vector<DenseMatrix> dense;
     for (const auto storage : {DenseMatrix::Storage::kF32, DenseMatrix::Storage::kF16,
@@ -201,7 +200,7 @@ TEST_F(LinearTest, RowsDequantizeToTheirExactValues) {
     for (const bool nested : {false, true}) {
       const QuantizedTensor tensor = quantized(gaussian(c.n * c.k, 4), c.n, c.k, c.block, "nf4", nested);
       const std::vector<float> expected = dequantized(tensor);
-      const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor), 1);
+      const PackedMatrix matrix = PackedMatrix::pack(pack_source(tensor), 1);
       std::vector<float> row(static_cast<size_t>(c.k));
       for (int64_t n = 0; n < c.n; ++n) {
         matrix.dequantize_row(n, row.data());
@@ -221,7 +220,7 @@ TEST_F(LinearTest, EightBitScalesAreDecodedExactly) {
       const int64_t k = groups * block;
       QuantizedTensor tensor = quantized(gaussian(n * k, 7), n, k, block, "nf4", true);
       for (uint8_t& code : tensor.nested.codes) code = static_cast<uint8_t>(generator());
-      PackSource source = source_of(tensor);
+      PackSource source = pack_source(tensor);
       const std::vector<float> scales = dequantize_scales(tensor.nested);
       const PackedMatrix nested = PackedMatrix::pack(source);
       source.nested_codes = {};
@@ -241,7 +240,7 @@ TEST_F(LinearTest, OtherCodes) {
     const std::vector<float> x = gaussian(m * k, 5);
     const QuantizedTensor tensor = quantized(gaussian(n * k, 6), n, k, 64, code);
     const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
-    const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor));
+    const PackedMatrix matrix = PackedMatrix::pack(pack_source(tensor));
     for (const Precision precision : kPrecisions) {
       SCOPED_TRACE(::testing::Message() << code << " precision " << static_cast<int>(precision));
       expect_close(product(matrix, x, m, precision), expected, precision);
@@ -259,7 +258,7 @@ TEST_F(LinearTest, HoldsItsBoundsOnOutliers) {
   std::vector<float> weights(static_cast<size_t>(n * k));
   for (float& w : weights) w = tails(generator);
   const QuantizedTensor tensor = quantized(weights, n, k, 64);
-  const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor));
+  const PackedMatrix matrix = PackedMatrix::pack(pack_source(tensor));
   // A few rows, some, many: other kernels each.
   for (const int64_t m : {8, 20, 40})
     for (const bool spiked : {false, true}) {
@@ -287,14 +286,14 @@ TEST_F(LinearTest, FloatSumsOfOneSignStayExact) {
   for (float& v : x) v = std::fabs(v);
   const QuantizedTensor tensor = quantized(weights, n, k, 64);
   const auto expected = reference::multiply(x, dequantized(tensor), {}, m, n, k);
-  expect_close(product(PackedMatrix::pack(source_of(tensor)), x, m, Precision::kF32), expected,
+  expect_close(product(PackedMatrix::pack(pack_source(tensor)), x, m, Precision::kF32), expected,
                Precision::kF32);
 }
 
 // What is no finite number must not turn into one.
 TEST_F(LinearTest, KeepsWhatIsNoNumber) {
   const int64_t n = 16, k = 64;
-  const PackedMatrix matrix = PackedMatrix::pack(source_of(quantized(gaussian(n * k, 21), n, k, 64)));
+  const PackedMatrix matrix = PackedMatrix::pack(pack_source(quantized(gaussian(n * k, 21), n, k, 64)));
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()})
     for (const int64_t m : {1, 20})
       for (const Precision precision : kPrecisions) {
@@ -308,7 +307,7 @@ TEST_F(LinearTest, KeepsWhatIsNoNumber) {
 
 TEST_F(LinearTest, ThreadsChangeNothing) {
   const int64_t n = 100, k = 1024;
-  const PackedMatrix matrix = PackedMatrix::pack(source_of(quantized(gaussian(n * k, 9), n, k, 64)));
+  const PackedMatrix matrix = PackedMatrix::pack(pack_source(quantized(gaussian(n * k, 9), n, k, 64)));
   for (const int64_t m : {1, 5, 40})
     for (const Precision precision : kPrecisions) {
       const std::vector<float> x = gaussian(m * k, 10);
@@ -397,7 +396,7 @@ TEST_F(LinearTest, SharedActivationsAndStrides) {
   const std::vector<float> x = gaussian(m * stride, 14);
   const QuantizedTensor first = quantized(gaussian(32 * k, 15), 32, k, 64),
                         second = quantized(gaussian(20 * k, 16), 20, k, 32);
-  const PackedMatrix a = PackedMatrix::pack(source_of(first)), b = PackedMatrix::pack(source_of(second));
+  const PackedMatrix a = PackedMatrix::pack(pack_source(first)), b = PackedMatrix::pack(pack_source(second));
   std::vector<float> dense_x, y(static_cast<size_t>(m * 60), -1.0f);
   for (int64_t row = 0; row < m; ++row)
     dense_x.insert(dense_x.end(), x.begin() + row * stride, x.begin() + row * stride + k);
@@ -419,7 +418,7 @@ TEST_F(LinearTest, SharedActivationsAndStrides) {
 TEST_F(LinearTest, ReleasesTheSourceOnceFromFrontToBack) {
   const int64_t n = 2000, k = 512;
   const QuantizedTensor tensor = quantized(gaussian(n * k, 17), n, k, 64);
-  PackSource source = source_of(tensor);
+  PackSource source = pack_source(tensor);
   const uint8_t* next = source.codes.data();
   source.release = [&](std::span<const uint8_t> range) {
     EXPECT_EQ(range.data(), next);
@@ -432,24 +431,29 @@ TEST_F(LinearTest, ReleasesTheSourceOnceFromFrontToBack) {
 
 TEST_F(LinearTest, RejectsWhatDoesNotFit) {
   const QuantizedTensor tensor = quantized(gaussian(64, 18), 2, 32, 32);
-  PackSource source = source_of(tensor);
+  PackSource source = pack_source(tensor);
   source.codes = source.codes.first(31);
   EXPECT_THROW(PackedMatrix::pack(source), Error);
-  source = source_of(tensor);
+  source = pack_source(tensor);
   source.rows = 3;
   EXPECT_THROW(PackedMatrix::pack(source), Error);
-  source = source_of(tensor);
+  source = pack_source(tensor);
   source.levels = {};
   EXPECT_THROW(PackedMatrix::pack(source), Error);
-  source = source_of(tensor);  // scales of both kinds
+  source = pack_source(tensor);  // scales of both kinds
   const std::vector<uint8_t> nested(2);
   source.nested_codes = nested;
   EXPECT_THROW(PackedMatrix::pack(source), Error);
-  const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor));
+  const PackedMatrix matrix = PackedMatrix::pack(pack_source(tensor));
   Activations x;
   std::vector<float> values(64), y(4);
   x.assign(values.data(), 31, 1, 31);
   EXPECT_THROW(linear(matrix, x, y.data()), Error);
+  for (const Shape& shape : {Shape{}, Shape({64}), Shape({2, 4, 8})}) {
+    QuantizedTensor other = tensor;
+    other.shape = shape;
+    EXPECT_THROW(pack_source(other), Error) << shape.to_string();
+  }
 }
 
 TEST(Precisions, TheFasterOneUnlessItIsHardlyFaster) {

@@ -11,7 +11,6 @@
 
 #include "base/float16.h"
 #include "kernels/dispatch.h"
-#include "model/add_weights.h"
 #include "nfloat/codebook.h"
 #include "nfloat/error.h"
 #include "nfloat/quantize.h"
@@ -240,7 +239,7 @@ TEST(MultiplyTransposed, PackedMatricesAgreeWithDoublePrecision) {
       const TensorView view{DType::kF32, Shape({c.n, c.k}), std::as_bytes(std::span(weights))};
       const QuantizedTensor tensor = quantize_blockwise(
           view, make_codebook("nf4", c.block), {.block_size = c.block, .double_quantization = nested});
-      const PackedMatrix matrix = PackedMatrix::pack(source_of(tensor), 1);
+      const PackedMatrix matrix = PackedMatrix::pack(pack_source(tensor), 1);
       expect_product(matrix, c, false, 2e-6);
       expect_product(matrix, c, true, 8e-3);
       expect_few_rows(matrix, c);
