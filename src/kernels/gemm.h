@@ -29,7 +29,8 @@ inline constexpr int kPackedOctetBytes = 64;
 inline constexpr int kInt8OctetBytes = 128;
 inline constexpr int kHalfOctetBytes = 256;
 inline constexpr int kF32OctetBytes = 512;
-inline constexpr int kCorrectionBytes = 64;  // of words, a panel and block of activations
+inline constexpr int kCorrectionBytes = 64;     // of words, a panel and block of activations
+inline constexpr float kSmallestMost = 4e-37f;  // a block's largest magnitude: 127 over it is finite
 
 // The levels of a code as each precision wants them, repeated for the look-ups that ignore high index bits.
 struct LevelTables {

@@ -139,7 +139,6 @@ static void x_whole(const float* x, int64_t k, int64_t m, int64_t block, Whole* 
   constexpr int kWordColumn[kOctet] = {0, 2, 1, 3, 4, 6, 5, 7};
   constexpr int64_t kPart = 64;
   constexpr int32_t kInfinity = 0x7f800000;
-  constexpr float kSmallest = 4e-37f;  // 127 over it is finite
   for (int64_t begin = 0; begin < k; begin += block) {
     const int64_t count = k - begin < block ? k - begin : block;
     int32_t bits = 0;  // of the largest magnitude: floats are ordered as their bits, NaN above infinity
@@ -151,7 +150,7 @@ static void x_whole(const float* x, int64_t k, int64_t m, int64_t block, Whole* 
     }
     float largest;
     std::memcpy(&largest, &bits, sizeof largest);
-    const bool zeros = bits >= kInfinity || largest < kSmallest;
+    const bool zeros = bits >= kInfinity || largest < kSmallestMost;
     const float inverse = zeros ? 0.0f : 127.0f / largest;
     const int64_t counting = zeros ? 0 : count;
     int32_t sum = 0, products = 0;

@@ -38,13 +38,12 @@ void rows_of_run(const ByteTileArgs& a, int64_t row, int64_t first, int64_t coun
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
     totals[r] = first == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(sums + r * kPanelRows);
-  const int8_t* x = a.x + row * a.blocks * kByteBlock + first * kTileBytes;
-  const int64_t x_rows = (a.m + kTileSide - 1) / kTileSide * kTileSide;
-  const float* x_scales = a.x_scales + first * x_rows + row;
+  const int8_t* x = a.x + row * a.x_blocks * kByteBlock + first * kTileBytes;
+  const float* x_scales = a.x_scales + first * a.x_rows + row;
   alignas(64) int32_t products[2][kTileSide * kPanelRows];
   const auto add = [&](int64_t block) {
     const __m512 scale = _mm512_loadu_ps(a.scales + (first + block) / a.blocks_per_group * kPanelRows);
-    const float* x_scale = x_scales + block * x_rows;
+    const float* x_scale = x_scales + block * a.x_rows;
     const int32_t* product = products[block & 1];
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r)
@@ -68,9 +67,16 @@ void store(const ByteTileArgs& a) noexcept {
   const __mmask16 inside = static_cast<__mmask16>(a.columns < kPanelRows ? (1u << a.columns) - 1 : 0xffffu);
   const __m512 bias = a.bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(inside, a.bias);
   const __m512 factor = _mm512_set1_ps(a.levels->u8_scale);
-  for (int64_t row = 0; row < a.m; ++row)
-    _mm512_mask_storeu_ps(a.y + row * a.y_stride, inside,
-                          _mm512_fmadd_ps(_mm512_loadu_ps(a.sums + row * kPanelRows), factor, bias));
+  for (int64_t row = 0; row < a.m; ++row) {
+    float* const y = a.y + row * a.y_stride;
+    const __m512 sums = _mm512_loadu_ps(a.sums + row * kPanelRows);
+    const __m512 old = a.accumulate ? _mm512_maskz_loadu_ps(inside, y) : bias;
+    if (a.columns >= kPanelRows) {
+      _mm512_storeu_ps(y, _mm512_fmadd_ps(sums, factor, old));
+    } else {  // rounded twice, as store_tile() does it
+      _mm512_mask_storeu_ps(y, inside, _mm512_add_ps(_mm512_mul_ps(sums, factor), old));
+    }
+  }
 }
 
 void multiply(const ByteTileArgs& a) noexcept {
@@ -97,7 +103,8 @@ void multiply(const ByteTileArgs& a) noexcept {
   store(a);
 }
 
-// Rounds half away from zero, as x_int8 of the other targets; NaN in the block is its scale.
+// Rounds half away from zero; NaN in the block is its scale. Of a block of which nothing has a finite
+// inverse, and of infinities, the conversion makes zeros.
 float x_block(const float* x, int8_t* output) noexcept {
   __m512 values[4];
   __m512 largest = _mm512_setzero_ps();
@@ -109,7 +116,7 @@ float x_block(const float* x, int8_t* output) noexcept {
     largest = _mm512_max_ps(largest, _mm512_abs_ps(values[i]));
   }
   const float most = _mm512_reduce_max_ps(largest);
-  const __m512 inverse = _mm512_set1_ps(most > 0 ? 127.0f / most : 0.0f);
+  const __m512 inverse = _mm512_set1_ps(most >= kSmallestMost ? 127.0f / most : 0.0f);
   const __m512 half = _mm512_set1_ps(0.5f), sign = _mm512_set1_ps(-0.0f);
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {

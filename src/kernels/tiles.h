@@ -56,7 +56,8 @@ struct TileResult {
   const float* bias;  // or null
 };
 
-// One packed panel times all rows in int8: exact integer sums of blocks of 64 columns, scaled in float32.
+// A run of blocks of one packed panel times all rows in int8: exact integer sums of blocks of 64 columns,
+// scaled and added in float32 in the order of int8_packed, so that a row has the same bits here and there.
 inline constexpr int64_t kByteBlock = 64;
 struct ByteTileArgs {
   const uint8_t* codes;  // [blocks * 8 octets][64]
@@ -64,18 +65,21 @@ struct ByteTileArgs {
   const float* scales;  // [groups][16]
   int64_t blocks;
   int64_t blocks_per_group;
-  const int8_t* x;        // [rows / 16][block][16 rows][64], rows past the last are 0
-  const float* x_scales;  // [block][rows rounded up to 16]
+  const int8_t* x;        // at the first block, [rows / 16][x_blocks][16 rows][64], rows past the last are 0
+  int64_t x_blocks;       // of whole rows
+  const float* x_scales;  // at the first block, [block][x_rows]
+  int64_t x_rows;         // of the whole matrix, rounded up to 16
   int64_t m;
   float* sums;  // [rows rounded up to 16][16]: memory to use
   float* y;     // row 0, column 0 of the panel
   int64_t y_stride;
   int64_t columns;    // of y; less than 16 at the matrix's edge
   const float* bias;  // or null
+  bool accumulate;    // add to y, and not to the bias
 };
 
 struct ByteTileKernels {
-  // kByteBlock activations to int8; returns their scale.
+  // kByteBlock activations to int8 as x_int8 does it; returns their scale.
   float (*x_block)(const float* x, int8_t* output) noexcept;
   void (*multiply)(const ByteTileArgs&) noexcept;
 };

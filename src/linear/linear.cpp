@@ -353,7 +353,8 @@ void linear(const PackedMatrix& matrix, const Activations& activations, float* y
                  [&](int64_t begin, int64_t end) { unpacked(matrix, job, begin, end); });
     return;
   }
-  if (byte_tiles_serve(s, options.precision, x.m)) return byte_tiled(s, x, y, stride, options);
+  if (byte_tiles_serve(s, options.precision, x.m))
+    return byte_tiled(s, x, y, stride, options, run_octets(s.octets, s.group, activation_block(s.group), 1));
   if (tiles_serve(options.precision, x.m)) return tiled(s, x, y, stride, options);
   const bool has_words =
       options.precision == Precision::kInt8 && kernels::table().gemm.words_dense != nullptr;

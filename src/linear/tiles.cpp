@@ -21,8 +21,10 @@ using kernels::TileArgs;
 
 // From this many rows on the tiles win although the weights must be expanded for them.
 constexpr int64_t kTilesFromRows = 16;
-// int8 tiles spare that, and pay with a conversion of each block's sums: above 32 rows that costs more.
-constexpr int64_t kByteTilesFromRows = 5, kByteTilesToRows = 32;
+// int8 tiles spare that, and pay with a conversion of each block's sums.
+constexpr int64_t kByteTilesFromRows = 5;
+// Of rows that go over all panels together: the second cache keeps them.
+constexpr int64_t kByteRowsBytes = 512 << 10;
 // The activations of a run (at most 384 KiB) and the sums of a block of panels (1 MiB) share the second
 // cache.
 constexpr int64_t kBlockRows = 512;
@@ -107,16 +109,16 @@ size_t sums_bytes(int64_t m) noexcept {
 }  // namespace
 
 bool tiles_serve(Precision precision, int64_t m) noexcept {
-  return m >= kTilesFromRows && tile_kernels(precision) != nullptr;
+  return precision != Precision::kInt8 && m >= kTilesFromRows && tile_kernels(precision) != nullptr;
 }
 
 bool tiles_serve(const DenseMatrix::State& matrix, Precision precision, int64_t m) noexcept {
-  return precision != Precision::kF32 && tiles_serve(precision, m) &&
+  return precision == Precision::kBF16 && tiles_serve(precision, m) &&
          matrix.storage == DenseMatrix::Storage::kBF16 && matrix.octets % kTileOctets == 0;
 }
 
 bool byte_tiles_serve(const PackedMatrix::State& matrix, Precision precision, int64_t m) noexcept {
-  return precision == Precision::kInt8 && m >= kByteTilesFromRows && m <= kByteTilesToRows &&
+  return precision == Precision::kInt8 && m >= kByteTilesFromRows &&
          matrix.group % kernels::kByteBlock == 0 && kernels::table().gemm.byte_tiles != nullptr;
 }
 
@@ -145,35 +147,48 @@ Activations::State::ByteTiles Activations::State::prepared_byte_tiles(int thread
 }
 
 void byte_tiled(const PackedMatrix::State& s, Activations::State& x, float* y, int64_t y_stride,
-                const LinearOptions& options) {
+                const LinearOptions& options, int64_t run_octets) {
+  constexpr int64_t kBlock = kernels::kByteBlock;
   const Activations::State::ByteTiles prepared = x.prepared_byte_tiles(options.threads);
   const auto multiply = kernels::table().gemm.byte_tiles->multiply;
+  const int64_t together = std::max<int64_t>(1, kByteRowsBytes / (x.k * kTileSide)) * kTileSide;
   parallel_for(s.panels, 1, options.threads, [&](int64_t begin, int64_t end) {
-    const size_t sums = static_cast<size_t>(row_blocks(x.m) * kTileSide * kPanelRows);
+    const auto sums = static_cast<size_t>(std::min(together, row_blocks(x.m) * kTileSide) * kPanelRows);
     float* scratch = reinterpret_cast<float*>(
         thread_scratch((sums + static_cast<size_t>(s.groups * kPanelRows)) * sizeof(float)));
     kernels::ByteTileArgs a{};
     a.levels = &s.levels;
-    a.blocks = s.octets * kOctet / kernels::kByteBlock;
-    a.blocks_per_group = s.group / kernels::kByteBlock;
-    a.x = prepared.x;
-    a.x_scales = prepared.scales;
-    a.m = x.m;
+    a.x_blocks = x.k / kBlock;
+    a.x_rows = row_blocks(x.m) * kTileSide;
     a.sums = scratch;
     a.y_stride = y_stride;
-    for (int64_t panel = begin; panel < end; ++panel) {
-      a.codes = reinterpret_cast<const uint8_t*>(s.codes.data()) + panel * s.octets * kPackedOctetBytes;
+    const auto multiply_rows = [&](int64_t panel, int64_t row) {
+      const uint8_t* const codes =
+          reinterpret_cast<const uint8_t*>(s.codes.data()) + panel * s.octets * kPackedOctetBytes;
+      const float* scales = scratch + sums;
       if (s.nested()) {
         s.panel_scales(panel, 0, s.groups, scratch + sums);
-        a.scales = scratch + sums;
       } else {
-        a.scales = reinterpret_cast<const float*>(s.scales.data()) + panel * s.groups * kPanelRows;
+        scales = reinterpret_cast<const float*>(s.scales.data()) + panel * s.groups * kPanelRows;
       }
-      a.y = y + panel * kPanelRows;
+      a.m = std::min(together, x.m - row);
+      a.y = y + row * y_stride + panel * kPanelRows;
       a.columns = s.rows - panel * kPanelRows;
       a.bias = options.bias == nullptr ? nullptr : options.bias + panel * kPanelRows;
-      multiply(a);
-    }
+      for (int64_t octet = 0; octet < s.octets; octet += run_octets) {
+        const int64_t block = octet * kOctet / kBlock;
+        a.codes = codes + octet * kPackedOctetBytes;
+        a.scales = scales + octet * kOctet / s.group * kPanelRows;
+        a.blocks = std::min(run_octets, s.octets - octet) * kOctet / kBlock;
+        a.blocks_per_group = std::min(s.group / kBlock, a.blocks);
+        a.x = prepared.x + row * x.k + block * kBlock * kTileSide;
+        a.x_scales = prepared.scales + block * a.x_rows + row;
+        a.accumulate = octet > 0;
+        multiply(a);
+      }
+    };
+    for (int64_t row = 0; row < x.m; row += together)
+      for (int64_t panel = begin; panel < end; ++panel) multiply_rows(panel, row);
   });
 }
 
