@@ -20,6 +20,7 @@
 #include "commands.h"
 #include "convert_options.h"
 #include "nfloat/error.h"
+#include "notes.h"
 #include "table.h"
 
 namespace nfloat::cli {
@@ -196,7 +197,7 @@ void run(const Options& options) {
                  in_use(entry.path) ? "in use" : ""});
     fmt::print("{}", table.to_string());
   }
-  fmt::print("{}: {} in {} {}\n", *folder, format_bytes(total), list.size(),
+  fmt::print("{}: {} in {} {}\n", one_line(*folder), format_bytes(total), list.size(),
              list.size() == 1 ? "entry" : "entries");
 }
 

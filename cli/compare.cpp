@@ -271,7 +271,8 @@ class Job {
                           time_text(calibrating));
     note("{} on {} of {}, protocol {} with windows of {}{}{}\n",
          count_of(static_cast<int64_t>(compare_.formats.size()), "format"),
-         count_of(std::ssize(tokens_), "token"), text_name_, options_.protocol, scoring.context, time,
+         count_of(std::ssize(tokens_), "token"), one_line(text_name_), options_.protocol, scoring.context,
+         time,
          left < compare_.formats.size() ? fmt::format(", {} done already", compare_.formats.size() - left)
                                         : "");
   }

@@ -76,8 +76,8 @@ std::string task_table(const Comparison& c) {
 }
 
 void print_comparison(const Comparison& result) {
-  fmt::print("\n{}, {} tokens of {}, protocol {}, windows of {}, {} arithmetic{}\n", result.model,
-             result.tokens, result.text_name, result.protocol, result.context, result.precision,
+  fmt::print("\n{}, {} tokens of {}, protocol {}, windows of {}, {} arithmetic{}\n", one_line(result.model),
+             result.tokens, one_line(result.text_name), result.protocol, result.context, result.precision,
              result.device.empty() || result.device == "cpu" ? "" : " on " + device_text(result.device));
   fmt::print(
       "* on the Pareto front: no format is as small with less divergence, or smaller with as little\n\n");

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -57,7 +58,7 @@ std::vector<double> parse_shares(const std::string& text, int count) {
   std::vector<double> shares;
   for (const std::string_view part : split_at_commas(text)) {
     const auto share = parse_number<double>(part);
-    if (!share || !(*share > 0 && *share < 1e9)) throw wrong();
+    if (!share || !(*share > 0 && std::isfinite(*share))) throw wrong();
     shares.push_back(*share);
   }
   if (std::ssize(shares) != count) throw wrong();

@@ -44,9 +44,11 @@ TEST_F(RanksCli, GenerateTheTextOfOneProcess) {
     EXPECT_TRUE(several.ok()) << several;
     EXPECT_EQ(several.out, one.out) << ranks;
   }
-  const Result uneven = nfloat_by_ranks(2, with(command, {"--share", "3,1"}));
-  EXPECT_TRUE(uneven.ok()) << uneven;
-  EXPECT_EQ(uneven.out, one.out);
+  for (const char* share : {"3,1", "1e12,1"}) {  // of which the second leaves a rank without rows
+    const Result uneven = nfloat_by_ranks(2, with(command, {"--share", share}));
+    EXPECT_TRUE(uneven.ok()) << uneven;
+    EXPECT_EQ(uneven.out, one.out) << share;
+  }
   // Of these logits the best alone travel.
   for (const std::vector<std::string>& choice :
        {with(command, {"--top-k", "20", "--top-p", "0.9"}), with(plain, {"--temperature", "0"})}) {
