@@ -161,10 +161,11 @@ TEST_F(LinearTest, RowsGiveTheSameBitsInEveryCompany) {
     const int64_t n = shape.n, k = shape.k, block = shape.block;
     const std::vector<float> weights = gaussian(n * k, 5), bias = gaussian(n, 7);
     std::vector<float> x = gaussian(64 * k, 6);
+    float *const zeros = x.data() + 2 * k, *const outliers = zeros + k, *const tiny = outliers + k;
     for (int64_t i = 0; i < k; ++i) {
-      x[2 * k + i] = 0;
-      x[3 * k + i] *= i % 7 == 0 ? 1e3f : 1e-37f;
-      x[4 * k + i] *= i < 64 ? 3e-38f : 3e-37f;  // blocks below and about the smallest that are not zeros
+      zeros[i] = 0;
+      outliers[i] *= i % 7 == 0 ? 1e3f : 1e-37f;
+      tiny[i] *= i < 64 ? 3e-38f : 3e-37f;  // blocks below and about the smallest that are not zeros
     }
     const TensorView plain{DType::kF32, Shape({n, k}), std::as_bytes(std::span(weights))};
     std::vector<PackedMatrix> packed;
