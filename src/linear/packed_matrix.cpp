@@ -197,7 +197,7 @@ PackedMatrix::~PackedMatrix() = default;
 
 PackSource pack_source(const QuantizedTensor& tensor) {
   if (tensor.shape.rank() != 2)
-    fail(ErrorCode::kInvalidArgument, "packing a matrix: the tensor has the shape {}, a matrix [out, in]",
+    fail(ErrorCode::kInvalidArgument, "packing a matrix: its shape is [out, in], not {}",
          tensor.shape.to_string());
   PackSource source;
   source.codes = tensor.codes;

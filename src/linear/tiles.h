@@ -4,7 +4,8 @@
 
 #include "linear/state.h"
 
-// Products of many rows on the processor's matrix unit, in bf16 with float32 sums.
+// Products of many rows on the processor's matrix unit: in bf16 with float32 sums, in int8 with exact ones of
+// blocks.
 namespace nfloat {
 
 // Whether this machine has one and a product of m rows in this precision is faster there. Never in int8,
