@@ -15,10 +15,17 @@ stage_rows=()
 passed=0 failed=0 skipped=0
 readonly kSkipped=77  # exit status of a stage that cannot run here; its last line says why
 
-# stage NAME COMMAND...: runs it; counts the tests it recorded (record_ctest), or itself as one.
+# stage NAME COMMAND...: runs it; counts the tests it recorded (run_ctest), or itself as one. Once $minutes (if set) are over no
+# stage begins any more: it counts as skipped.
 stage() {
   local name=$1 begin=$SECONDS rc log
   shift
+  if [ -n "${minutes:-}" ] && [ "$SECONDS" -ge $((minutes * 60)) ]; then
+    skipped=$((skipped + 1))
+    stage_rows+=("$(printf '%5s    %-34s %s' - "$name" "not run: $minutes minutes were over")")
+    printf '== %s\n   not run: %d minutes were over\n' "$name" "$minutes"
+    return 1
+  fi
   log="$logs/${name//[^a-zA-Z0-9]/_}.log"
   mkdir -p "$logs"
   rm -f "$logs/counts"
@@ -56,7 +63,8 @@ stage() {
 
 # The closing table and line; returns 1 when anything failed.
 summary() {
-  printf '\n%s\n' "${stage_rows[@]}"
+  echo
+  printf '%s\n' "${stage_rows[@]}"
   printf '%5d s  in all\n\n' "$SECONDS"
   printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$skipped"
   [ "$failed" -eq 0 ]

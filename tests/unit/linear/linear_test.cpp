@@ -197,11 +197,13 @@ TEST_F(LinearTest, RowsGiveTheSameBitsInEveryCompany) {
     };
     expect_same(packed[0], Precision::kInt8, "float scales");
     expect_same(packed[1], Precision::kInt8, "8-bit scales");
+    // Long rows, which take most of the time, with each storage in one precision.
     for (const DenseMatrix& matrix : dense) {
-      expect_same(matrix, Precision::kF32, "plain, f32");
-      expect_same(matrix, Precision::kInt8, "plain, int8");
+      const bool all = k < 5000, int8 = &matrix == &dense.back();
+      if (all || !int8) expect_same(matrix, Precision::kF32, "plain, f32");
+      if (all || int8) expect_same(matrix, Precision::kInt8, "plain, int8");
       // Matrix units sum in another order.
-      if (kernels::table().gemm.tiles == nullptr) expect_same(matrix, Precision::kBF16, "plain, bf16");
+      if (all && kernels::table().gemm.tiles == nullptr) expect_same(matrix, Precision::kBF16, "plain, bf16");
     }
   }
 }
