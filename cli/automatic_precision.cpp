@@ -147,7 +147,7 @@ static AutomaticPrecision measured_precision(int threads) {
                       kept ? fmt::format(" and kept in {}{}", *folder, kFileName) : "", described(rates))};
 }
 
-AutomaticPrecision automatic_precision(int threads) {
+AutomaticPrecision automatic_precision(int threads, bool plain) {
   if (const char* fixed = std::getenv("NFLOAT_PRECISION"); fixed != nullptr && *fixed != '\0') {
     const std::optional<PrecisionChoice> choice = parse_precisions(fixed);
     if (!choice)
@@ -155,6 +155,7 @@ AutomaticPrecision automatic_precision(int threads) {
           fmt::format("NFLOAT_PRECISION is '{}'; expected f32, bf16, int8, bf16+int8 or int8+bf16", fixed));
     return {*choice, "as NFLOAT_PRECISION says"};
   }
+  if (plain) return {{Precision::kBF16, Precision::kBF16}, "because no matrix of this model has codes"};
   if (threads == 0) threads = default_threads();
   // A model and its draft take the same, wherever it can be kept.
   static std::map<int, AutomaticPrecision> known;

@@ -20,12 +20,12 @@ struct AutomaticPrecision {
   std::string reason;  // a sentence's end: "as measured now: ..."
 };
 
-// NFLOAT_PRECISION where that is set, else the faster precision of each number of rows: as an earlier run on
-// this processor measured it with the same target, number of threads and version, or else measured now and
-// kept for later runs in precisions.json of the cache folder. A file that is damaged or cannot be written
-// costs the quarter of a second again and is no error. Throws UsageError: NFLOAT_PRECISION is not a
-// precision.
-AutomaticPrecision automatic_precision(int threads);
+// NFLOAT_PRECISION where that is set; bf16 for a `plain` model, no matrix of which has codes; else the faster
+// precision of each number of rows: as an earlier run on this processor measured it with the same target,
+// number of threads and version, or else measured now and kept for later runs in precisions.json of the cache
+// folder. A file that is damaged or cannot be written costs the quarter of a second again and is no error.
+// Throws UsageError: NFLOAT_PRECISION is not a precision.
+AutomaticPrecision automatic_precision(int threads, bool plain);
 
 }  // namespace nfloat::cli
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -124,6 +125,22 @@ KvCacheType parse_kv_cache(const std::string& name) {
                           : KvCacheType::kAuto;
 }
 
+// Whether no matrix will have codes: then int8 has nothing to compute faster, and on AMX bf16 alone goes on
+// tiles.
+static bool is_plain(const ModelArguments& arguments) {
+  if (arguments.model.empty() || !arguments.quantize.empty() || arguments.head != "keep") return false;
+  try {
+    const Checkpoint model(arguments.model);
+    const std::vector<std::string> names = model.weight_names();
+    return std::all_of(names.begin(), names.end(), [&](const std::string& name) {
+      const std::string type = model.stored_type(name);
+      return type == "F32" || type == "F16" || type == "BF16";
+    });
+  } catch (const Error&) {
+    return false;  // loading says what is wrong
+  }
+}
+
 static void choose_precision(const ModelArguments& arguments, ModelOptions& options) {
   PrecisionChoice choice{options.precision, options.precision};
   std::string reason;
@@ -137,7 +154,8 @@ static void choose_precision(const ModelArguments& arguments, ModelOptions& opti
   } else if (arguments.scoring) {
     reason = "the same on every machine, because this command scores";
   } else {
-    const AutomaticPrecision automatic = automatic_precision(arguments.threads);
+    const AutomaticPrecision automatic =
+        automatic_precision(arguments.threads, !arguments.one_precision && is_plain(arguments));
     choice = automatic.choice;
     reason = automatic.reason;
     if (arguments.one_precision) choice.one_row = choice.many_rows;

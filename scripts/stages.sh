@@ -15,17 +15,24 @@ stage_rows=()
 passed=0 failed=0 skipped=0
 readonly kSkipped=77  # exit status of a stage that cannot run here; its last line says why
 
-# stage NAME COMMAND...: runs it; counts the tests it recorded (run_ctest), or itself as one. Once $minutes (if set) are over no
-# stage begins any more: it counts as skipped.
+last_begin=  # seconds after which no stage begins any more; empty: whenever
+
+# left_out NAME...: whether it is too late for these stages, which then count as skipped.
+left_out() {
+  local name
+  [ -n "$last_begin" ] && [ "$SECONDS" -ge "$last_begin" ] || return 1
+  for name in "$@"; do
+    skipped=$((skipped + 1))
+    stage_rows+=("$(printf '%5s    %-34s %s' - "$name" "not run: $((last_begin / 60)) minutes were over")")
+    printf '== %s\n   not run: %d minutes were over\n' "$name" $((last_begin / 60))
+  done
+}
+
+# stage NAME COMMAND...: runs it; counts the tests it recorded (run_ctest), or itself as one.
 stage() {
   local name=$1 begin=$SECONDS rc log
   shift
-  if [ -n "${minutes:-}" ] && [ "$SECONDS" -ge $((minutes * 60)) ]; then
-    skipped=$((skipped + 1))
-    stage_rows+=("$(printf '%5s    %-34s %s' - "$name" "not run: $minutes minutes were over")")
-    printf '== %s\n   not run: %d minutes were over\n' "$name" "$minutes"
-    return 1
-  fi
+  ! left_out "$name" || return 1
   log="$logs/${name//[^a-zA-Z0-9]/_}.log"
   mkdir -p "$logs"
   rm -f "$logs/counts"

@@ -171,14 +171,15 @@ struct LinearOptions {
 // y[m][n] for every row m of the activations, whose columns are the matrix's. Throws kInvalidArgument when
 // they are not. Accuracy: kF32 within 1e-6 of the sum of absolute products; kBF16 and kInt8 0.4 % and 1 %
 // relative root mean square on the weights of language models. A result does not depend on the number of
-// threads; nor, except on AMX, does a row's result depend on the other rows: of a PackedMatrix in kInt8, of a
-// DenseMatrix in every precision. A block size or a width that is not a multiple of 8 where blocks meet rows
-// takes a slow path in float32. DenseMatrix: the storage bounds the precision from below: F32 and F16 always
-// compute in float32, BF16 in bf16 or float32, int8 in int8 or float32. An activation far above the others of
-// its block of 64 costs kInt8 more: at ten times theirs up to 2 %. On a processor with AMX (target `amx`),
-// products of a PackedMatrix with many rows run on its tiles within the same bounds: kBF16 and kF32 from 16
-// rows on, kF32 with three bf16 for each factor; kInt8 from 5 rows on, above 32 as kBF16, which is faster
-// there. There an infinite product may become NaN, and numbers below 1e-33 have fewer significant digits.
+// threads; nor does a row's result depend on the other rows: of a PackedMatrix in kInt8, of a DenseMatrix in
+// every precision but, on AMX, kBF16. A block size or a width that is not a multiple of 8 where blocks meet
+// rows takes a slow path in float32. DenseMatrix: the storage bounds the precision from below: F32 and F16
+// always compute in float32, BF16 in bf16 or float32, int8 in int8 or float32. An activation far above the
+// others of its block of 64 costs kInt8 more: at ten times theirs up to 2 %. On a processor with AMX (target
+// `amx`), products with many rows run on its tiles within the same bounds: of a PackedMatrix kBF16 and kF32
+// from 16 rows on, kF32 with three bf16 for each factor, and kInt8 from 5 rows on where blocks and width have
+// a multiple of 64 in common; of a DenseMatrix in BF16 kBF16 from 16 rows on. On tiles of bf16 an infinite
+// product may become NaN, and numbers below 1e-33 have fewer significant digits.
 NFLOAT_API void linear(const PackedMatrix& matrix, const Activations& x, float* y,
                        const LinearOptions& options = {});
 NFLOAT_API void linear(const DenseMatrix& matrix, const Activations& x, float* y,

@@ -79,6 +79,30 @@ TEST_F(AutomaticPrecision, IsChosenByTheNumberOfRows) {
   EXPECT_EQ(Json::parse(generate().out)["precision"].get<std::string>(), "int8+bf16");
 }
 
+TEST_F(AutomaticPrecision, IsBf16WhereNoMatrixHasCodes) {
+  const auto precision = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command = {"generate",     model(), "-p",        "The",
+                                        "--max-tokens", "2",     "--verbose", "--json"};
+    command.insert(command.end(), more.begin(), more.end());
+    const Result result = nfloat(command, limits_);
+    EXPECT_TRUE(result.ok()) << result;
+    const bool plain = says(result, "because no matrix of this model has codes");
+    EXPECT_TRUE(!plain || Json::parse(result.out)["precision"].get<std::string>() == "bf16") << result;
+    return plain;
+  };
+  EXPECT_TRUE(precision({}));
+  EXPECT_FALSE(fs::exists(kept())) << "nothing was measured";
+  EXPECT_FALSE(precision({"--head", "int8"}));
+  EXPECT_FALSE(precision({"--quantize", "nf4"}));
+  EXPECT_FALSE(precision({"--look-up", "4"})) << "guesses are checked together";
+  ASSERT_TRUE(nfloat({"quantize", model(), path("nf4")}).ok());
+  const Result quantized =
+      nfloat({"generate", path("nf4"), "-p", "The", "--max-tokens", "2", "--verbose"}, limits_);
+  EXPECT_TRUE(quantized.ok() && says(quantized, "as measured before")) << quantized;
+  limits_.environment["NFLOAT_PRECISION"] = "int8";
+  EXPECT_FALSE(precision({}));
+}
+
 TEST_F(AutomaticPrecision, ADamagedFileIsMeasuredAgain) {
   ASSERT_TRUE(generate().ok());
   const std::string whole = read_file(kept());

@@ -105,8 +105,7 @@ TEST(Divergence, OfThePrecisions) {
   EXPECT_GT(bf16.mean_kl, 0);
   EXPECT_LT(bf16.mean_kl, 1e-4);
   EXPECT_LT(int8.mean_kl, 1.5e-3);
-  // Equal where a processor multiplies many rows of either in bf16 tiles.
-  EXPECT_GE(int8.mean_kl, bf16.mean_kl);
+  EXPECT_GT(int8.mean_kl, bf16.mean_kl);
 }
 
 class Stories260K : public ::testing::Test {
